@@ -1,0 +1,1 @@
+"""A TCP reverse proxy that knows how loaded its back-ends are."""

@@ -1,0 +1,1 @@
+"""What operators see. Reads the table, never changes it."""

@@ -1,0 +1,86 @@
+"""`/status.json`: the table and the counters, for people and programs that watch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from twisted.web.http import Request as HttpRequest
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+from rproxy.carrying.session import Balancer
+from rproxy.monitoring.monitor import Counters
+from rproxy.pool.backend import Backend, State
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]:
+    """One back-end. What it has not told yet is None; `tcp` is the live count; times in s or ms as named."""
+    told = backend.answered_at is not None
+    state = "draining" if backend.state is State.UP and backend.draining else backend.state.value
+    return {
+        "address": backend.address,
+        "port": backend.port,
+        "state": state,
+        "score": _rounded(score) if told else None,
+        "rtt_ms": _rounded(backend.rtt.last_ms),
+        "srtt_ms": _rounded(backend.rtt.smoothed_ms) if told else None,
+        "loss": round(backend.losses.rate, 4),
+        "tcp": backend.tcp if told else None,
+        "cpu": backend.report.cpu,
+        "memory": backend.report.memory,
+        "interval_s": backend.registration.interval_s,
+        "connections": backend.connections,
+        "total": backend.total,
+        "last_seen_s": _rounded(now - backend.heard_at),
+    }
+
+
+def status(balancer: Balancer, counters: Counters) -> dict[str, Any]:
+    """The whole of `/status.json`."""
+    now = balancer.seconds()
+    return {
+        "backends": [backend_status(backend, balancer.score(backend), now) for backend in balancer.table],
+        "counters": {
+            "accepted": dict(counters.accepted),
+            "dropped": dict(counters.dropped),
+            "send_errors": dict(counters.send_errors),
+            "sessions": {ending.value: count for ending, count in balancer.endings.items()},
+            "redispatches": balancer.redispatches,
+        },
+    }
+
+
+class StatusResource(Resource):
+    """Renders what `read` returns as JSON."""
+
+    isLeaf = True
+
+    def __init__(self, read: Callable[[], dict[str, Any]]) -> None:
+        super().__init__()
+        self._read = read
+
+    def render_GET(self, request: Request) -> bytes:
+        request.setHeader(b"content-type", b"application/json")
+        request.setHeader(b"cache-control", b"no-store")
+        return json.dumps(self._read(), indent=1).encode() + b"\n"
+
+
+class QuietSite(Site):
+    """A site that does not log its requests."""
+
+    noisy = False
+
+    def log(self, request: HttpRequest) -> None:
+        pass
+
+
+def admin_site(read: Callable[[], dict[str, Any]]) -> Site:
+    root = Resource()
+    root.putChild(b"status.json", StatusResource(read))
+    return QuietSite(root)

@@ -1,0 +1,1 @@
+"""Client sessions: choose a back-end, connect, carry the bytes."""

@@ -1,0 +1,348 @@
+"""The portable carrier: a Factory and a paired client Protocol, on any endpoint and any reactor.
+
+The report's TrataClienteTCP (chapter 4.2). Bytes go from one transport straight to its peer's; each transport is the
+other's producer, so a slow reader stops the reading for it and nothing piles up. An end of stream is passed on as
+one, a reset as a reset.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import struct
+import termios
+from contextlib import suppress
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectBindError, ConnectionDone
+from twisted.internet.interfaces import (
+    IAddress,
+    IConnector,
+    IConsumer,
+    IHalfCloseableProtocol,
+    IListeningPort,
+    IPullProducer,
+    IPushProducer,
+    IReactorTCP,
+    IReadWriteDescriptor,
+    ISSLTransport,
+    IStreamServerEndpoint,
+    ITCPTransport,
+)
+from twisted.internet.protocol import ClientFactory, Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rproxy.carrying.deadlines import Deadlines
+from rproxy.carrying.session import Balancer, Ending, Session
+from rproxy.pool.backend import Backend
+
+EARLY_MAX: Final = 65536
+"""Bytes taken from a client before its back-end is connected; then it is not read from."""
+FLUSH_CLIENT_S: Final = 30.0
+FLUSH_BACKEND_S: Final = 1.0
+"""How long bytes already read may take to reach a side whose peer was reset, before it is reset too."""
+_FLUSH_POLL_S: Final = 0.1
+
+LOCAL_ERRORS: Final = frozenset(
+    {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EACCES, errno.EPERM}
+)
+"""Connect errors of this host's own: no fault of the back-end."""
+
+
+def unacknowledged(transport: object) -> int:
+    """Bytes that the kernel still holds for the transport's peer; 0 where that cannot be known."""
+    if ISSLTransport.providedBy(transport):
+        transport = getattr(transport, "transport", transport)
+    handle = getattr(transport, "getHandle", lambda: None)()
+    if not isinstance(handle, socket.socket):
+        return 0
+    try:
+        (held,) = struct.unpack("i", fcntl.ioctl(handle, termios.TIOCOUTQ, b"\0" * 4))
+    except OSError:
+        return 0
+    return int(held)
+
+
+class StreamTransport(ITCPTransport, IConsumer, IPushProducer):
+    """What Twisted's stream transports provide together. TLS lacks the half-close, UNIX sockets TCP's own options."""
+
+
+@implementer(IHalfCloseableProtocol)
+class Side(Protocol):
+    """One of a session's two connections."""
+
+    transport: StreamTransport
+    deadlines: Deadlines
+    peer: Side | None = None
+    lost = False
+    _read_ended = False
+    _write_ended = False
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            with suppress(OSError):  # the peer may be gone already
+                self.transport.setTcpNoDelay(True)
+                self.transport.setTcpKeepAlive(True)
+
+    def join(self, peer: Side) -> None:
+        """Carry what arrives here to `peer` from now on, as fast as `peer` takes it."""
+        self.peer = peer
+        peer.transport.registerProducer(self.transport, True)
+
+    def readConnectionLost(self) -> None:
+        """An end of stream from this side."""
+        self._read_ended = True
+        if self.peer is not None:
+            self.peer.end_writing()
+        self._close_if_done()
+
+    def end_writing(self) -> None:
+        """The peer has ended its stream: end ours, after what it sent."""
+        if self.lost:
+            return
+        self.transport.unregisterProducer()
+        if ISSLTransport.providedBy(self.transport):
+            self.transport.loseConnection()  # TLS here has no half-close
+        else:
+            self.transport.loseWriteConnection()
+
+    def end(self) -> None:
+        """The peer's connection is over, in good order: so is this one, after what it sent."""
+        if self.lost:
+            return
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+        # which waits for this side to read
+        self.deadlines.arm(self, FLUSH_CLIENT_S, self.transport.abortConnection)
+
+    def writeConnectionLost(self) -> None:
+        """What was to be written is, and the end of stream with it."""
+        self._write_ended = True
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self._read_ended and self._write_ended:
+            self.transport.loseConnection()
+
+    def reset_flushed(self, within_s: float) -> None:
+        """Reset this side as soon as it has what was read for it, or the time is over."""
+        if self.lost:
+            return
+        self.transport.unregisterProducer()
+        _Flush(self, within_s).start()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = True
+        self.deadlines.disarm(self)
+
+
+@implementer(IPullProducer)
+class _Flush:
+    """Resets a side once all that was written to it has arrived, which a reset would otherwise destroy."""
+
+    def __init__(self, side: Side, within_s: float) -> None:
+        self._side = side
+        self._polls = int(within_s / _FLUSH_POLL_S)
+        self._asked = 0
+
+    def start(self) -> None:
+        self._side.deadlines.arm(self._side, _FLUSH_POLL_S, self._poll)
+        self._side.transport.registerProducer(self, False)
+        if IReadWriteDescriptor.providedBy(self._side.transport):
+            descriptor: Any = self._side.transport
+            descriptor.startWriting()
+
+    def resumeProducing(self) -> None:
+        """Asked for more: the transport's buffer is empty. The first call means nothing, it comes with registering."""
+        self._asked += 1
+        self._reset_if_flushed()
+
+    def stopProducing(self) -> None:
+        self._side.deadlines.disarm(self._side)
+
+    def _poll(self) -> None:
+        self._polls -= 1
+        if self._polls <= 0:
+            self._reset()
+        elif not self._reset_if_flushed():
+            self._side.deadlines.arm(self._side, _FLUSH_POLL_S, self._poll)
+
+    def _reset_if_flushed(self) -> bool:
+        if self._asked < 2 or unacknowledged(self._side.transport):
+            return False
+        self._reset()
+        return True
+
+    def _reset(self) -> None:
+        self._side.deadlines.disarm(self._side)
+        self._side.transport.unregisterProducer()
+        self._side.transport.abortConnection()
+
+
+class ClientSide(Side):
+    """The accepted connection. Keeps what the client sends early, and finds it a back-end."""
+
+    def __init__(self, carrier: PortableCarrier, session: Session) -> None:
+        self._carrier = carrier
+        self.deadlines = carrier.deadlines
+        self.session = session
+        self._early: list[bytes] = []
+        self._early_size = 0
+        self._connector: IConnector | None = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._carrier.clients.add(self)
+        self.connect_next()
+
+    def connect_next(self) -> None:
+        """Connect to the session's next back-end, or let the client go."""
+        backend = self.session.next()
+        if backend is None:
+            self.session.give_up()
+            self.transport.loseConnection()
+            return
+        self.deadlines.arm(self, self.session.patience_s(), self._stop_connecting)
+        self._connector = self._carrier.connect(self, backend)
+
+    def _stop_connecting(self) -> None:
+        if self._connector is not None:
+            self._connector.stopConnecting()
+
+    def connect_failed(self, *, blame: bool) -> None:
+        self.deadlines.disarm(self)
+        self._connector = None
+        if self.lost:
+            return
+        self.session.failed(blame=blame)
+        self.connect_next()
+
+    def connect_succeeded(self, backend_side: BackendSide) -> None:
+        """The back-end is there: hand over what came early, then carry both ways."""
+        self.deadlines.disarm(self)
+        self._connector = None
+        if self.lost:
+            backend_side.transport.abortConnection()
+            return
+        self.session.connected()
+        self.join(backend_side)
+        backend_side.join(self)
+        if self._early:
+            backend_side.transport.write(b"".join(self._early))
+            if self._early_size >= EARLY_MAX and not self._read_ended:
+                self.transport.resumeProducing()
+            self._early.clear()
+        if self._read_ended:
+            backend_side.end_writing()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.session.up += len(data)
+        if self.peer is not None:
+            self.peer.transport.write(data)
+            return
+        self._early.append(data)
+        self._early_size += len(data)
+        if self._early_size >= EARLY_MAX:
+            self.transport.pauseProducing()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self._carrier.clients.discard(self)
+        if self._connector is not None:
+            self._connector.stopConnecting()
+            self._connector = None
+        clean = reason.check(ConnectionDone) is not None
+        if self.peer is None:
+            self.session.ended(Ending.CLIENT_GONE)
+            return
+        if clean:
+            self.session.ended(Ending.CLOSED)
+            self.peer.end()
+        else:
+            self.session.ended(Ending.CLIENT_RESET)
+            self.peer.reset_flushed(FLUSH_BACKEND_S)
+
+
+class BackendSide(Side):
+    """The connection to the chosen back-end."""
+
+    def __init__(self, client: ClientSide) -> None:
+        self._client = client
+        self.deadlines = client.deadlines
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._client.connect_succeeded(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._client.session.down += len(data)
+        self._client.transport.write(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        if self.peer is None:
+            return
+        if reason.check(ConnectionDone):
+            self.peer.end()
+        else:
+            self._client.session.ended(Ending.BACKEND_RESET)
+            self.peer.reset_flushed(FLUSH_CLIENT_S)
+
+
+class _BackendFactory(ClientFactory):
+    """One try to connect."""
+
+    noisy = False
+
+    def __init__(self, client: ClientSide) -> None:
+        self._client = client
+
+    def buildProtocol(self, addr: IAddress | None) -> BackendSide:
+        return BackendSide(self._client)
+
+    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
+        local = reason.check(ConnectBindError) or getattr(reason.value, "osError", None) in LOCAL_ERRORS
+        self._client.connect_failed(blame=not local)
+
+
+class _ClientFactory(Factory[ClientSide]):
+    noisy = False
+
+    def __init__(self, carrier: PortableCarrier, balancer: Balancer) -> None:
+        self._carrier = carrier
+        self._balancer = balancer
+
+    def buildProtocol(self, addr: IAddress | None) -> ClientSide:
+        return ClientSide(self._carrier, self._balancer.open(addr))
+
+
+class PortableCarrier:
+    """A `Carrier` of Twisted's own transports."""
+
+    def __init__(self, reactor: IReactorTCP, balancer: Balancer, deadlines: Deadlines) -> None:
+        self.deadlines = deadlines
+        self.clients: set[ClientSide] = set()
+        self.factory = _ClientFactory(self, balancer)
+        self._reactor = reactor
+
+    @property
+    def sessions(self) -> int:
+        return len(self.clients)
+
+    def serve(self, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
+        return endpoint.listen(self.factory)
+
+    def connect(self, client: ClientSide, backend: Backend) -> IConnector:
+        """Start to connect to `backend`; the deadline is the session's, so Twisted's own is off."""
+        factory = _BackendFactory(client)
+        return self._reactor.connectTCP(backend.address, backend.port, factory, timeout=None)  # type: ignore[arg-type]
+
+    def abort(self) -> None:
+        for client in list(self.clients):
+            client.session.ended(Ending.STOPPED)
+            for side in (client, client.peer):
+                if side is not None and not side.lost:
+                    side.transport.abortConnection()

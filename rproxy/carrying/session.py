@@ -1,0 +1,218 @@
+"""One client's session, whatever carries its bytes: choose, connect, redispatch, account.
+
+A carrier opens a session for every client it accepts, asks it where to connect to, and tells it how that went. All
+of it is plain calls on memory: no Deferred, no timer, and no text unless somebody reads it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+from twisted.logger import Logger
+
+from rproxy.pool.backend import Backend
+from rproxy.pool.table import Table
+from rproxy.scoring.formula import score
+from rproxy.scoring.policies import Policy
+
+TRIES_MAX: Final = 3
+CONNECT_TIMEOUT_S: Final = 2.0
+CONNECT_TOTAL_S: Final = 4.8
+"""A client waits at most 5 s: this, and the ticks by which a deadline may be late."""
+_LOG_EVERY_S: Final = 10.0
+
+
+class Ending(StrEnum):
+    """How a session ended; each is a counter's name."""
+
+    CLOSED = "closed"
+    """Both sides said they were done."""
+    CLIENT_RESET = "client-reset"
+    BACKEND_RESET = "backend-reset"
+    CLIENT_GONE = "client-gone"
+    """The client gave up before it was connected."""
+    NO_BACKEND = "no-backend"
+    UNREACHABLE = "unreachable"
+    """No try to connect succeeded."""
+    STOPPED = "stopped"
+    """The proxy itself ended it."""
+
+
+class Balancer:
+    """The scoring service: opens sessions, and keeps table and policy told of them.
+
+    `seconds` is a monotonic clock. With `trace` every choice logs the scores of the whole table, and every end its
+    session.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        table: Table,
+        policy: Policy,
+        seconds: Callable[[], float],
+        *,
+        saturation: float | None = None,
+        trace: bool = False,
+    ) -> None:
+        self.table = table
+        self.policy = policy
+        self.seconds = seconds
+        self.saturation = saturation
+        self.trace = trace
+        self.endings: Counter[Ending] = Counter()
+        self.redispatches = 0
+        self._unserved = 0
+        self._unserved_logged = float("-inf")
+
+    def open(self, client: object) -> Session:
+        """A session for `client`, whose text is asked for only by a trace."""
+        return Session(self, client, self.seconds())
+
+    def score(self, backend: Backend) -> float:
+        """The report's score of a back-end now, whichever policy is in use."""
+        report = backend.report
+        return score(
+            rtt_ms=backend.rtt.last_ms or 0.0,
+            tcp=backend.tcp,
+            loss=backend.losses.rate,
+            cpu=report.cpu,
+            memory=report.memory,
+            saturation=self.saturation,
+        )
+
+    def trace_choice(self, client: object, chosen: Backend | None) -> None:
+        for backend in self.table:
+            if backend.eligible:
+                self.log.debug(
+                    "{backend} score {score:.3f} RTT {rtt_ms:.3f} ms TCP {tcp} CPU {cpu} % memory {memory} % "
+                    "loss {loss:.2f}",
+                    backend=backend.name,
+                    score=self.score(backend),
+                    rtt_ms=backend.rtt.last_ms,
+                    tcp=backend.tcp,
+                    cpu=backend.report.cpu,
+                    memory=backend.report.memory,
+                    loss=backend.losses.rate,
+                )
+        self.log.debug("client {client} -> {backend}", client=client, backend=chosen.name if chosen else "nobody")
+
+    def unserved(self, ending: Ending) -> None:
+        """Clients are being turned away: one line in ten seconds says how many."""
+        self._unserved += 1
+        now = self.seconds()
+        if now - self._unserved_logged >= _LOG_EVERY_S:
+            self.log.warn(
+                "{count} client(s) turned away: {reason}; {eligible} of {known} back-ends may be used",
+                count=self._unserved,
+                reason=_UNSERVED[ending],
+                eligible=len(self.table.eligible),
+                known=len(self.table),
+            )
+            self._unserved_logged = now
+            self._unserved = 0
+
+
+_UNSERVED: Final = {
+    Ending.NO_BACKEND: "no back-end is up",
+    Ending.UNREACHABLE: "no back-end could be connected to",
+}
+
+
+class Session:
+    """One client, and the back-end it holds: `next` takes one, `failed` and `ended` give it back."""
+
+    __slots__ = ("_balancer", "_tried", "backend", "client", "connected_at", "down", "ended_as", "started_at", "up")
+
+    def __init__(self, balancer: Balancer, client: object, now: float) -> None:
+        self._balancer = balancer
+        self._tried: list[Backend] = []
+        self.client = client
+        self.backend: Backend | None = None
+        self.started_at = now
+        self.connected_at: float | None = None
+        self.ended_as: Ending | None = None
+        self.up = 0
+        """Bytes carried from client to back-end."""
+        self.down = 0
+        """Bytes carried from back-end to client."""
+
+    def next(self) -> Backend | None:
+        """The back-end to connect to now, or None when there is none to try, or no more tries or time are left."""
+        balancer, tried = self._balancer, self._tried
+        if tried and (len(tried) >= TRIES_MAX or self.patience_s() <= 0):
+            return None
+        backend = balancer.policy.choose(balancer.table, tried)
+        if balancer.trace:
+            balancer.trace_choice(self.client, backend)
+        if backend is None:
+            return None
+        if tried:
+            balancer.redispatches += 1
+        tried.append(backend)
+        self.backend = backend
+        balancer.table.opened(backend)
+        balancer.policy.opened(backend)
+        return backend
+
+    def patience_s(self) -> float:
+        """How long the present try to connect may take, in seconds."""
+        if len(self._tried) <= 1:
+            return CONNECT_TIMEOUT_S
+        return min(CONNECT_TIMEOUT_S, self.started_at + CONNECT_TOTAL_S - self._balancer.seconds())
+
+    def connected(self) -> None:
+        assert self.backend is not None
+        self.connected_at = self._balancer.seconds()
+        self._balancer.table.connected(self.backend)
+
+    def failed(self, *, blame: bool = True) -> None:
+        """The connect failed; `blame` is whether the back-end, not this host, is the cause."""
+        assert self.backend is not None
+        if blame:
+            self._balancer.policy.failed(self.backend)
+        self._release()
+
+    def give_up(self) -> Ending:
+        """After `next` returned None: ends the session, and says why."""
+        ending = Ending.UNREACHABLE if self._tried else Ending.NO_BACKEND
+        self._balancer.unserved(ending)
+        self.ended(ending)
+        return ending
+
+    def ended(self, ending: Ending) -> None:
+        """The session is over. Only the first call counts."""
+        if self.ended_as is not None:
+            return
+        self.ended_as = ending
+        balancer = self._balancer
+        if balancer.trace:
+            self._trace_end()
+        if self.backend is not None:
+            self._release()
+        balancer.endings[ending] += 1
+
+    def _release(self) -> None:
+        backend, balancer = self.backend, self._balancer
+        assert backend is not None
+        self.backend = None
+        balancer.table.closed(backend, was_connected=self.connected_at is not None)
+        balancer.policy.closed(backend)
+
+    def _trace_end(self) -> None:
+        now = self._balancer.seconds()
+        self._balancer.log.debug(
+            "session {client} -> {backend}: {ending} after {seconds:.3f} s, {up} bytes up, {down} bytes down, "
+            "{tries} tries",
+            client=self.client,
+            backend=self.backend.name if self.backend else "nobody",
+            ending=self.ended_as,
+            seconds=now - self.started_at,
+            up=self.up,
+            down=self.down,
+            tries=len(self._tried),
+        )

@@ -1,0 +1,1 @@
+"""Registration and probing over UDP, on both sides."""

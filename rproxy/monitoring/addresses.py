@@ -1,0 +1,40 @@
+"""Addresses as the network layer hands them over, and as the table and people write them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from ipaddress import IPv6Address, ip_address
+
+from rproxy.pool.backend import Address
+
+_MAPPED = "::ffff:"
+
+
+def plain(address: Sequence[object]) -> Address:
+    """(host, port) of a datagram's source; an IPv4-mapped host, as an IPv6 socket sees it, becomes plain IPv4."""
+    host, port = str(address[0]), address[1]
+    assert isinstance(port, int)
+    if host.startswith(_MAPPED) and "." in host:
+        host = host[len(_MAPPED) :]
+    return host, port
+
+
+def reachable(address: Address, *, over_ipv6: bool) -> Address:
+    """`address` as a socket of the given family must be told it."""
+    host, port = address
+    if over_ipv6 and ":" not in host:
+        return _MAPPED + host, port
+    return host, port
+
+
+def is_loopback(host: str) -> bool:
+    ip = ip_address(host)
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return ip.is_loopback
+
+
+def speaks_ipv6(transport: object) -> bool:
+    """Whether a UDP transport's socket is an IPv6 one."""
+    return getattr(transport, "addressFamily", socket.AF_INET) == socket.AF_INET6

@@ -1,0 +1,1 @@
+"""What the proxy knows of its back-ends. Pure: time comes in as a number."""

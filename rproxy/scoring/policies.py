@@ -1,0 +1,224 @@
+"""The policies: which eligible back-end gets the next client.
+
+All keep their back-ends in one order, lowest rank first, in a heap that is mended lazily: choosing, opening and
+closing a session cost O(log n) amortised, whatever the number of back-ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from heapq import heappop, heappush, heapreplace
+from itertools import count
+from typing import Final, Protocol
+
+from rproxy.pool.backend import Backend
+from rproxy.pool.table import Table
+from rproxy.scoring.formula import TCP_TERM, is_saturated, unsaturated
+from rproxy.wire.pdu import WEIGHT_NORMAL
+
+SCORE_RESOLUTION: Final = 0.01
+"""Scores closer than this are equal: the noise of a LAN's round trip, or two points of CPU."""
+
+_ROUNDING: Final = 1e-6
+
+Rank = tuple[float, ...]
+
+
+class Rng(Protocol):
+    """The part of `random.Random` that policies use."""
+
+    def expovariate(self, lambd: float) -> float: ...
+
+
+class Policy(Protocol):
+    """The seam for a way of choosing.
+
+    `choose` changes nothing that a second call would notice; the session says with `opened` that it follows the
+    choice. `failed` is an `opened` session that could not connect, and comes before its `closed`. `reported` comes
+    after every datagram that changed the back-end.
+    """
+
+    def choose(self, table: Table, exclude: Collection[Backend]) -> Backend | None: ...
+    def opened(self, backend: Backend) -> None: ...
+    def closed(self, backend: Backend) -> None: ...
+    def failed(self, backend: Backend) -> None: ...
+    def reported(self, backend: Backend) -> None: ...
+
+
+class _Place:
+    """What the order keeps of one back-end: the lowest rank it stands under, when it was chosen, whether it failed."""
+
+    __slots__ = ("chosen", "entered", "failed")
+
+    def __init__(self) -> None:
+        self.entered: Rank | None = None
+        self.chosen = 0
+        self.failed = False
+
+
+class Ranked:
+    """The eligible back-end of the lowest rank; one that failed comes last until its next report.
+
+    Invariant: an eligible back-end stands in the heap under a rank not above its own. A rank that rises is therefore
+    left alone until it reaches the top, and only one that falls is entered anew.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Rank, int, Backend]] = []
+        self._places: dict[Backend, _Place] = {}
+        self._order = count(1)
+
+    def rank(self, backend: Backend) -> Rank:
+        """Lower goes first. May change only where a `Policy` method is called."""
+        raise NotImplementedError
+
+    def choose(self, table: Table, exclude: Collection[Backend]) -> Backend | None:
+        if not self._heap or len(self._heap) > 2 * len(table.eligible) + 64:
+            self._rebuild(table)
+        heap, places = self._heap, self._places
+        held = []
+        found = None
+        while heap and found is None:
+            entered, order, backend = heap[0]
+            place = places.get(backend)
+            if place is None or place.entered != entered:
+                heappop(heap)
+            elif backend.slot < 0:
+                heappop(heap)
+                self._forget(backend)
+            elif (rank := (place.failed, *self.rank(backend), place.chosen)) > entered:
+                heapreplace(heap, (rank, order, backend))
+                place.entered = rank
+            elif backend in exclude:
+                held.append(heappop(heap))
+            else:
+                found = backend
+        for entry in held:
+            heappush(heap, entry)
+        return found
+
+    def opened(self, backend: Backend) -> None:
+        self._place(backend).chosen = next(self._order)
+
+    def closed(self, backend: Backend) -> None:
+        if backend.slot >= 0:
+            self._enter(backend, self._place(backend))
+
+    def failed(self, backend: Backend) -> None:
+        self._place(backend).failed = True
+
+    def reported(self, backend: Backend) -> None:
+        if backend.slot >= 0:
+            place = self._place(backend)
+            place.failed = False
+            self._enter(backend, place)
+
+    def _place(self, backend: Backend) -> _Place:
+        place = self._places.get(backend)
+        if place is None:
+            place = self._places[backend] = _Place()
+        return place
+
+    def _enter(self, backend: Backend, place: _Place) -> None:
+        rank = (place.failed, *self.rank(backend), place.chosen)
+        if place.entered is None or rank < place.entered:
+            heappush(self._heap, (rank, next(self._order), backend))
+            place.entered = rank
+
+    def _forget(self, backend: Backend) -> None:
+        self._places.pop(backend, None)
+
+    def _rebuild(self, table: Table) -> None:
+        for backend in [backend for backend in self._places if backend.slot < 0]:
+            self._forget(backend)
+        self._heap = []
+        for backend in table.eligible:
+            place = self._place(backend)
+            place.entered = None
+            self._enter(backend, place)
+
+
+class ReportPolicy(Ranked):
+    """The report's choice (figure 4.4) with the live TCP term; see `formula`.
+
+    Equal scores go to the back-end with fewest of our sessions, then to the one that has waited longest. A weight
+    divides the score. When all are saturated, they are told apart by the unsaturated formula.
+    """
+
+    def __init__(self, saturation: float | None) -> None:
+        super().__init__()
+        self._saturation = saturation
+        self._fixed: dict[Backend, tuple[bool, float, float, int]] = {}
+
+    def reported(self, backend: Backend) -> None:
+        if backend.slot >= 0:
+            self._fixed[backend] = self._settle(backend)
+            super().reported(backend)
+
+    def _settle(self, backend: Backend) -> tuple[bool, float, float, int]:
+        """What stays of the score until the next report, in steps of the resolution: all but the TCP term."""
+        report, loss, weight = backend.report, backend.losses.rate, backend.registration.weight
+        scale = WEIGHT_NORMAL / (weight * SCORE_RESOLUTION)
+        rest = unsaturated(rtt_ms=backend.rtt.last_ms or 0.0, tcp=0, loss=loss, cpu=report.cpu, memory=report.memory)
+        saturated = is_saturated(self._saturation, loss=loss, cpu=report.cpu, memory=report.memory)
+        return saturated, rest * scale + _ROUNDING, TCP_TERM * scale, weight
+
+    def rank(self, backend: Backend) -> Rank:
+        fixed = self._fixed.get(backend)
+        if fixed is None:
+            fixed = self._fixed[backend] = self._settle(backend)
+        saturated, rest, term, weight = fixed
+        return (saturated, int(rest + term * backend.tcp), (backend.pending + backend.established) / weight)
+
+    def _forget(self, backend: Backend) -> None:
+        super()._forget(backend)
+        self._fixed.pop(backend, None)
+
+
+class LeastConnectionsPolicy(Ranked):
+    """The back-end with the fewest of our own sessions for its weight."""
+
+    def rank(self, backend: Backend) -> Rank:
+        return ((backend.connections + 1) / backend.registration.weight,)
+
+
+class TurnPolicy(Ranked):
+    """Every back-end has its next turn on one virtual time line; `step` says how far ahead the turn after it lies.
+
+    Equal steps of 1/weight make a weighted round robin. Exponential steps of that mean make the weighted random
+    choice: the next event of independent Poisson processes falls to each in proportion to its rate, whatever came
+    before.
+    """
+
+    def __init__(self, step: Callable[[int], float]) -> None:
+        super().__init__()
+        self._step = step
+        self._time = 0.0
+        self._turns: dict[Backend, float] = {}
+
+    def rank(self, backend: Backend) -> Rank:
+        turn = self._turns.get(backend)
+        if turn is None:
+            turn = self._turns[backend] = self._time + self._step(backend.registration.weight)
+        return (turn,)
+
+    def opened(self, backend: Backend) -> None:
+        super().opened(backend)
+        (turn,) = self.rank(backend)
+        self._time = max(self._time, turn)
+        self._turns[backend] = self._time + self._step(backend.registration.weight)
+
+    def _forget(self, backend: Backend) -> None:
+        super()._forget(backend)
+        self._turns.pop(backend, None)
+
+
+PolicyFactory = Callable[[float | None, Rng], Policy]
+"""Makes a policy from the saturation threshold (a fraction, or None) and a source of randomness."""
+
+POLICIES: Final[dict[str, PolicyFactory]] = {
+    "report": lambda saturation, rng: ReportPolicy(saturation),
+    "round-robin": lambda saturation, rng: TurnPolicy(lambda weight: 1 / weight),
+    "least-connections": lambda saturation, rng: LeastConnectionsPolicy(),
+    "random": lambda saturation, rng: TurnPolicy(rng.expovariate),
+}

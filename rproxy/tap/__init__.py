@@ -1,0 +1,1 @@
+"""The two twistd commands: options in, wired services out."""

@@ -1,0 +1,189 @@
+"""`twistd rproxy-agent`: the agent's options, and the one place that wires it."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Sequence
+from ipaddress import ip_address
+from random import random
+from typing import Any, Final
+
+import attrs
+from twisted.application.service import Service as TwistedService
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python import usage
+
+from rproxy.monitoring.agent import Agent, Resolve, Service
+from rproxy.monitoring.sampler import FixedSampler, HostSampler, Sampler
+from rproxy.pool.backend import Address, written
+from rproxy.tap.options import (
+    PORT_MAX,
+    CommandOptions,
+    cannot_listen,
+    host_and_port,
+    number,
+    report_startup_errors_in_one_line,
+    use_monotonic_time,
+    whole,
+)
+from rproxy.wire.pdu import UINT32_MAX, WEIGHT_MAX, WEIGHT_NORMAL
+
+AGENT_PORT: Final = 5555
+MONITOR_PORT: Final = 5555
+DATAGRAM_MAX: Final = 64
+_REPORT_LIMITS: Final = {"cpu": 100, "memory": 100, "tcp": UINT32_MAX}
+
+
+@attrs.frozen
+class Settings:
+    """Everything an agent is told. `report` replaces figures of the host's by name."""
+
+    proxies: tuple[Address, ...]
+    interval_s: float = 20.0
+    port: int = AGENT_PORT
+    service_port: int = 0
+    weight: int = WEIGHT_NORMAL
+    report: dict[str, int] = attrs.Factory(dict)
+    trace: bool = False
+
+
+class Options(CommandOptions):
+    """The command line of `twistd rproxy-agent`."""
+
+    command = "rproxy-agent"
+    synopsis = "--proxy HOST[:PORT] [options]"
+    longdesc = "Registers this host as a back-end with one or more proxies, and answers their probes of its load."
+
+    optParameters = [
+        ["interval", "i", "20", "seconds between registrations"],
+        ["port", None, str(AGENT_PORT), "UDP port to answer probes on; 0 is any"],
+        ["service-port", "s", "0", "TCP port of the service; 0 is the proxy's --backend-port"],
+        ["weight", "w", str(WEIGHT_NORMAL), "share of clients relative to 100"],
+        ["report", None, "", "report these instead of the host's, for tests: cpu=100,memory=100,tcp=100 or some"],
+    ]
+    optFlags = [["trace", None, "log every PDU"]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._proxies: list[Address] = []
+        self.settings = Settings(())
+
+    def opt_proxy(self, text: str) -> None:
+        """HOST[:PORT] of a proxy to register with; repeatable (port 5555)"""
+        host, port = host_and_port("proxy", text, port=MONITOR_PORT)
+        if port == 0:
+            raise usage.UsageError(f"--proxy {text}: must be from 1 to {PORT_MAX}")
+        self._proxies.append((host, port))
+
+    opt_p = opt_proxy
+
+    def postOptions(self) -> None:
+        if not self._proxies:
+            raise usage.UsageError("--proxy HOST is missing: the proxy to register with")
+        self.own_pidfile()
+        self.settings = Settings(
+            proxies=tuple(dict.fromkeys(self._proxies)),
+            interval_s=number("interval", self["interval"], 0, UINT32_MAX / 1000),
+            port=whole("port", self["port"], 0, PORT_MAX),
+            service_port=whole("service-port", self["service-port"], 0, PORT_MAX),
+            weight=whole("weight", self["weight"], 1, WEIGHT_MAX),
+            report=_report(self["report"]),
+            trace=bool(self["trace"]),
+        )
+
+
+def _report(text: str) -> dict[str, int]:
+    report = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in _REPORT_LIMITS:
+            raise usage.UsageError(f"--report {part}: not one of {', '.join(_REPORT_LIMITS)}")
+        report[name] = whole(f"report {name}", value, 0, _REPORT_LIMITS[name])
+    return report
+
+
+def resolver(reactor: Any, family: socket.AddressFamily) -> Resolve:
+    """Looks names up in a thread; an address of ours comes back as it is."""
+
+    def look_up(host: str) -> str:
+        return str(socket.getaddrinfo(host, None, family, socket.SOCK_DGRAM)[0][4][0])
+
+    def resolve(host: str) -> Deferred[str]:
+        try:
+            return succeed(str(ip_address(host)))
+        except ValueError:
+            return deferToThreadPool(reactor, reactor.getThreadPool(), look_up, host)
+
+    return resolve
+
+
+class AgentService(TwistedService):
+    """One agent on one UDP port, any local address."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, settings: Settings, *, host: str = "", sampler: Sampler | None = None) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        over_ipv6 = any(":" in proxy for proxy, _ in settings.proxies)
+        self._host = host or ("::" if over_ipv6 else "")
+        sampler = sampler or HostSampler(reactor.seconds)
+        if settings.report:
+            sampler = FixedSampler(sampler, **settings.report)
+        self.agent = Agent(
+            Service(settings.interval_s, secrets.randbits(64), settings.service_port, settings.weight),
+            settings.proxies,
+            sampler,
+            reactor,
+            resolver(reactor, socket.AF_UNSPEC if over_ipv6 else socket.AF_INET),
+            random,
+            trace=settings.trace,
+        )
+        self._port: IListeningPort | None = None
+
+    def privilegedStartService(self) -> None:
+        self._bind()
+
+    def startService(self) -> None:
+        if self._port is None:
+            self._bind()
+        super().startService()
+        self.log.info(
+            "agent registers with {proxies} every {interval_s:g} s",
+            proxies=_list(self._settings.proxies),
+            interval_s=self._settings.interval_s,
+        )
+
+    def _bind(self) -> None:
+        port = self._settings.port
+        try:
+            self._port = self._reactor.listenUDP(port, self.agent, self._host, maxPacketSize=DATAGRAM_MAX)
+        except Exception as error:
+            raise cannot_listen(f"--port {port} (UDP)", error) from error
+
+    def stopService(self) -> Deferred[Any]:
+        """A clean stop: every proxy is told, and sends nothing more."""
+        super().stopService()
+        if self._port is None:
+            return succeed(None)
+        self.agent.unregister()
+        port, self._port = self._port, None
+        stopping: Deferred[Any] | None = port.stopListening()
+        return stopping if stopping is not None else succeed(None)
+
+
+def _list(proxies: Sequence[Address]) -> str:
+    return ", ".join(written(proxy) for proxy in proxies)
+
+
+def makeService(options: Options) -> AgentService:
+    """twistd's entry point."""
+    from twisted.internet import reactor
+
+    report_startup_errors_in_one_line()
+    use_monotonic_time(reactor)
+    return AgentService(reactor, options.settings)

@@ -1,0 +1,72 @@
+"""Embedded back-ends for a first look: small web servers that say their name, each with a real agent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from rproxy.admin.status import QuietSite
+from rproxy.monitoring.sampler import HostSampler, Sampler
+from rproxy.pool.backend import Address, written
+from rproxy.tap import agent
+from rproxy.tap.options import cannot_listen
+
+
+class Greeting(Resource):
+    """Says which back-end answers, whatever is asked for."""
+
+    isLeaf = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._text = f"hello from {name}\n".encode()
+
+    def render_GET(self, request: Request) -> bytes:
+        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+        return self._text
+
+
+class Demo:
+    """`size` back-ends in this process, over real sockets."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, size: int, *, trace: bool = False) -> None:
+        self._reactor = reactor
+        self._size = size
+        self._trace = trace
+        self._ports: list[IListeningPort] = []
+        self._agents: list[agent.AgentService] = []
+
+    def open(self, monitor: Address) -> None:
+        """Open the servers, to be registered at `monitor`. Raises `StartupError`."""
+        sampler = HostSampler(self._reactor.seconds)
+        for number in range(1, self._size + 1):
+            self._open_one(f"demo back-end {number}", monitor, sampler)
+
+    def _open_one(self, name: str, monitor: Address, sampler: Sampler) -> None:
+        host = monitor[0]
+        try:
+            port = self._reactor.listenTCP(0, QuietSite(Greeting(name)), interface=host)
+        except Exception as error:
+            raise cannot_listen(f"a port for {name}", error) from error
+        self._ports.append(port)
+        address: Address = (host, port.getHost().port)
+        self.log.info("{name} serves on {address}", name=name, address=written(address))
+        settings = agent.Settings(proxies=(monitor,), port=0, service_port=address[1], trace=self._trace)
+        self._agents.append(agent.AgentService(self._reactor, settings, host=host, sampler=sampler))
+
+    def register(self) -> None:
+        """Start the agents, once the reactor runs: before, it would make their first round trips look long."""
+        for service in self._agents:
+            self._reactor.callWhenRunning(service.startService)
+
+    def stop(self) -> Deferred[Any]:
+        stopping = [service.stopService() for service in self._agents]
+        stopping += [each for port in self._ports if (each := port.stopListening()) is not None]
+        return DeferredList(stopping)

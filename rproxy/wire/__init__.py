@@ -1,0 +1,1 @@
+"""The monitoring protocol's bytes. Pure: bytes in, values out."""
