@@ -45,6 +45,8 @@ FLUSH_CLIENT_S: Final = 30.0
 FLUSH_BACKEND_S: Final = 1.0
 """How long bytes already read may take to reach a side whose peer was reset, before it is reset too."""
 _FLUSH_POLL_S: Final = 0.1
+_PAUSED_POLL_S: Final = 0.5
+_TCP_CLOSE: Final = 7  # tcpi_state, linux/tcp_states.h
 
 LOCAL_ERRORS: Final = frozenset(
     {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EACCES, errno.EPERM}
@@ -52,12 +54,18 @@ LOCAL_ERRORS: Final = frozenset(
 """Connect errors of this host's own: no fault of the back-end."""
 
 
+def socket_of(transport: object) -> socket.socket | None:
+    """The transport's own socket, below TLS if need be; None where there is none."""
+    if ISSLTransport.providedBy(transport):
+        transport = getattr(transport, "transport", None)
+    handle = getattr(transport, "getHandle", lambda: None)()
+    return handle if isinstance(handle, socket.socket) else None
+
+
 def unacknowledged(transport: object) -> int:
     """Bytes that the kernel still holds for the transport's peer; 0 where that cannot be known."""
-    if ISSLTransport.providedBy(transport):
-        transport = getattr(transport, "transport", transport)
-    handle = getattr(transport, "getHandle", lambda: None)()
-    if not isinstance(handle, socket.socket):
+    handle = socket_of(transport)
+    if handle is None:
         return 0
     try:
         (held,) = struct.unpack("i", fcntl.ioctl(handle, termios.TIOCOUTQ, b"\0" * 4))
@@ -66,11 +74,22 @@ def unacknowledged(transport: object) -> int:
     return int(held)
 
 
+def was_reset(transport: object) -> bool:
+    """Whether the connection is dead by the peer's reset, which a transport that does not read cannot see. Linux."""
+    handle = socket_of(transport)
+    if handle is None or handle.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
+        return False
+    try:
+        return handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+    except OSError:
+        return True
+
+
 class StreamTransport(ITCPTransport, IConsumer, IPushProducer):
     """What Twisted's stream transports provide together. TLS lacks the half-close, UNIX sockets TCP's own options."""
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class Side(Protocol):
     """One of a session's two connections."""
 
@@ -82,15 +101,26 @@ class Side(Protocol):
     _write_ended = False
 
     def connectionMade(self) -> None:
-        if ITCPTransport.providedBy(self.transport):
+        handle = socket_of(self.transport)
+        if handle is not None and handle.family != socket.AF_UNIX:
             with suppress(OSError):  # the peer may be gone already
-                self.transport.setTcpNoDelay(True)
-                self.transport.setTcpKeepAlive(True)
+                handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                handle.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
     def join(self, peer: Side) -> None:
         """Carry what arrives here to `peer` from now on, as fast as `peer` takes it."""
         self.peer = peer
-        peer.transport.registerProducer(self.transport, True)
+        peer.transport.registerProducer(self, True)
+
+    def pauseProducing(self) -> None:
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The peer is lost, and tells so itself."""
 
     def readConnectionLost(self) -> None:
         """An end of stream from this side."""
@@ -248,9 +278,25 @@ class ClientSide(Side):
         if self._early_size >= EARLY_MAX:
             self.transport.pauseProducing()
 
+    def pauseProducing(self) -> None:
+        super().pauseProducing()
+        self.deadlines.arm(self.session, _PAUSED_POLL_S, self._check_paused)
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        self.deadlines.disarm(self.session)
+
+    def _check_paused(self) -> None:
+        """A client that resets while its back-end reads nothing must not hold that back-end's connection."""
+        if was_reset(self.transport):
+            self.transport.abortConnection()
+        else:
+            self.deadlines.arm(self.session, _PAUSED_POLL_S, self._check_paused)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         self._carrier.clients.discard(self)
+        self.deadlines.disarm(self.session)
         if self._connector is not None:
             self._connector.stopConnecting()
             self._connector = None

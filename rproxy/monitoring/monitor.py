@@ -144,6 +144,8 @@ class Monitor(DatagramProtocol):
         self._policy.reported(backend)
         if confirmed.transition is not None:
             self._announce(confirmed.transition)
+        if confirmed.restarted:
+            self.log.info("back-end {backend}: its agent was started again", backend=backend.name)
         if self._trace:
             self.log.debug(
                 ":: [{backend}] RTT sample {sample_ms:.3f} ms, smoothed {smoothed_ms:.3f} ms",
@@ -166,8 +168,10 @@ class Monitor(DatagramProtocol):
             self.log.debug("<< [{backend}] {pdu}", backend=backend.name, pdu=probe.request)
 
     def timed_out(self, backend: Backend, token: int) -> None:
+        misses = backend.misses
         transition = self._table.lost(token)
-        self._policy.reported(backend)
+        if backend.misses > misses:
+            self._policy.failed(backend)
         if self._trace:
             self.log.debug(":: [{backend}] probe lost, {misses} in a row", backend=backend.name, misses=backend.misses)
         if transition is not None:

@@ -74,6 +74,8 @@ class Confirmed:
 
     backend: Backend
     sample_ms: float
+    restarted: bool
+    """Whether the agent is another instance than the one that answered before."""
     transition: Transition | None
 
 
@@ -153,7 +155,7 @@ class Table:
         if backend.state is State.REGISTERED and len(self) - self._unconfirmed >= self.backends_max:
             raise Rejected(Refusal.TABLE_FULL)
         self._end(probe, Refusal.DUPLICATE)
-        self._adopt(backend, probe.registration)
+        restarted = self._adopt(backend, probe.registration)
         backend.heard_at = backend.answered_at = now
         backend.misses = 0
         backend.draining = pdu.draining
@@ -163,15 +165,17 @@ class Table:
         backend.losses.add(lost=False)
         transition = self._move(backend, State.UP, "answered a probe")
         self._settle(backend)
-        return Confirmed(backend, sample_ms, transition)
+        return Confirmed(backend, sample_ms, restarted, transition)
 
-    def _adopt(self, backend: Backend, registration: Registration) -> None:
+    def _adopt(self, backend: Backend, registration: Registration) -> bool:
         """A confirmed candidate is the agent from now on; an outage's losses are not held against its successor."""
+        restarted = backend.state is not State.REGISTERED and registration.instance != backend.registration.instance
         if not _same_agent(registration, backend.registration):
             backend.registration = registration
             backend.candidate = None
         if backend.state is State.DOWN:
             backend.losses = LossWindow()
+        return restarted
 
     def lost(self, token: int) -> Transition | None:
         """The timeout of a probe has passed. Counts its loss, once; unknown tokens change nothing."""
@@ -181,6 +185,7 @@ class Table:
         self._end(probe, Refusal.LATE)
         backend = probe.backend
         if not _same_agent(probe.registration, backend.registration):
+            backend.candidate = None
             return None
         backend.losses.add(lost=True)
         backend.misses += 1

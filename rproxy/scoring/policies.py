@@ -34,8 +34,8 @@ class Policy(Protocol):
     """The seam for a way of choosing.
 
     `choose` changes nothing that a second call would notice; the session says with `opened` that it follows the
-    choice. `failed` is an `opened` session that could not connect, and comes before its `closed`. `reported` comes
-    after every datagram that changed the back-end.
+    choice. `failed` says that the back-end did not answer: a probe, or an `opened` session, before its `closed`.
+    `reported` comes after every datagram that changed the back-end.
     """
 
     def choose(self, table: Table, exclude: Collection[Backend]) -> Backend | None: ...
@@ -57,7 +57,7 @@ class _Place:
 
 
 class Ranked:
-    """The eligible back-end of the lowest rank; one that failed comes last until its next report.
+    """The eligible back-end of the lowest rank; one that failed comes after all others until its next report.
 
     Invariant: an eligible back-end stands in the heap under a rank not above its own. A rank that rises is therefore
     left alone until it reaches the top, and only one that falls is entered anew.
