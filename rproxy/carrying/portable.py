@@ -42,10 +42,10 @@ from rproxy.pool.backend import Backend
 EARLY_MAX: Final = 65536
 """Bytes taken from a client before its back-end is connected; then it is not read from."""
 FLUSH_CLIENT_S: Final = 30.0
-FLUSH_BACKEND_S: Final = 1.0
+FLUSH_BACKEND_S: Final = 0.2
 """How long bytes already read may take to reach a side whose peer was reset, before it is reset too."""
 _FLUSH_POLL_S: Final = 0.1
-_PAUSED_POLL_S: Final = 0.5
+_PAUSED_POLL_S: Final = 0.2
 _TCP_CLOSE: Final = 7  # tcpi_state, linux/tcp_states.h
 
 LOCAL_ERRORS: Final = frozenset(
@@ -263,7 +263,7 @@ class ClientSide(Side):
         if self._early:
             backend_side.transport.write(b"".join(self._early))
             if self._early_size >= EARLY_MAX and not self._read_ended:
-                self.transport.resumeProducing()
+                self.resumeProducing()
             self._early.clear()
         if self._read_ended:
             backend_side.end_writing()
@@ -276,7 +276,7 @@ class ClientSide(Side):
         self._early.append(data)
         self._early_size += len(data)
         if self._early_size >= EARLY_MAX:
-            self.transport.pauseProducing()
+            self.pauseProducing()
 
     def pauseProducing(self) -> None:
         super().pauseProducing()

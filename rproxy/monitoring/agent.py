@@ -132,7 +132,7 @@ class Agent(DatagramProtocol):
         assert self.transport is not None
         try:
             self.transport.write(encode(pdu), reachable(address, over_ipv6=speaks_ipv6(self.transport)))
-        except OSError as error:
+        except Exception as error:
             self.counters[error.__class__.__name__] += 1
             if self._trace:
                 self.log.debug("<< [{proxy}] not sent: {error}", proxy=written(address), error=error)

@@ -130,10 +130,11 @@ class Monitor(DatagramProtocol):
         if prober is None:
             prober = self._probers[backend] = _Prober(self, backend)
             prober.start()
-        elif backend.candidate is not None:
-            self.send_probe(backend, backend.candidate)
-        elif backend.state is not State.UP and not backend.outstanding:
-            self.send_probe(backend, backend.registration)
+        else:
+            registration = backend.candidate or backend.registration
+            confirmed = backend.candidate is None and backend.state is State.UP
+            if not confirmed and self._table.may_probe(backend, registration):
+                self.send_probe(backend, registration)
         self._policy.reported(backend)
 
     def _respond(self, source: Address, pdu: ProbeResponse) -> None:
@@ -162,7 +163,7 @@ class Monitor(DatagramProtocol):
         try:
             over_ipv6 = speaks_ipv6(self.transport)
             self.transport.write(encode(probe.request), reachable(registration.agent, over_ipv6=over_ipv6))
-        except OSError as error:
+        except Exception as error:
             self.counters.send_errors[error.__class__.__name__] += 1
         if self._trace:
             self.log.debug("<< [{backend}] {pdu}", backend=backend.name, pdu=probe.request)

@@ -20,6 +20,8 @@ FALL: Final = 3
 """Probes lost in a row that take a back-end down."""
 UNCONFIRMED_MAX: Final = 256
 BACKENDS_MAX: Final = 1024
+OUTSTANDING_MAX: Final = 8
+"""Probes of one back-end on their way, beyond which registrations earn none."""
 RETIRED_MAX: Final = 4096
 FORGET_INTERVALS: Final = 3
 FORGET_MIN_S: Final = 60.0
@@ -142,6 +144,12 @@ class Table:
         backend.outstanding.add(token)
         return probe
 
+    def may_probe(self, backend: Backend, registration: Registration) -> bool:
+        """Whether a REGISTER may earn a probe now: not while one is on its way, and few are in all."""
+        if len(backend.outstanding) >= OUTSTANDING_MAX:
+            return False
+        return not any(_same_agent(self._probes[token].registration, registration) for token in backend.outstanding)
+
     def respond(self, source: Address, pdu: ProbeResponse, now: float) -> Confirmed:
         """Take in a PROBE RESPONSE. Counts once, from the probed agent, within the timeout (rule 3)."""
         probe = self._probes.get(pdu.token)
@@ -152,6 +160,8 @@ class Table:
         if now - probe.sent_at > self.timeout_s:
             raise Rejected(Refusal.LATE)
         backend = probe.backend
+        if not _concerns(backend, probe.registration):
+            raise Rejected(Refusal.UNKNOWN)
         if backend.state is State.REGISTERED and len(self) - self._unconfirmed >= self.backends_max:
             raise Rejected(Refusal.TABLE_FULL)
         self._end(probe, Refusal.DUPLICATE)
@@ -185,7 +195,8 @@ class Table:
         self._end(probe, Refusal.LATE)
         backend = probe.backend
         if not _same_agent(probe.registration, backend.registration):
-            backend.candidate = None
+            if backend.candidate is not None and _same_agent(probe.registration, backend.candidate):
+                backend.candidate = None
             return None
         backend.losses.add(lost=True)
         backend.misses += 1
@@ -274,6 +285,13 @@ class Table:
                 self.eligible[backend.slot] = last
                 last.slot = backend.slot
             backend.slot = -1
+
+
+def _concerns(backend: Backend, registration: Registration) -> bool:
+    """Whether a probe of `registration` is one of the present agent, or of the candidate to replace it."""
+    if _same_agent(registration, backend.registration):
+        return True
+    return backend.candidate is not None and _same_agent(registration, backend.candidate)
 
 
 def _same_agent(one: Registration, other: Registration) -> bool:

@@ -98,14 +98,16 @@ class Ranked:
         return found
 
     def opened(self, backend: Backend) -> None:
-        self._place(backend).chosen = next(self._order)
+        if backend.slot >= 0:
+            self._place(backend).chosen = next(self._order)
 
     def closed(self, backend: Backend) -> None:
         if backend.slot >= 0:
             self._enter(backend, self._place(backend))
 
     def failed(self, backend: Backend) -> None:
-        self._place(backend).failed = True
+        if backend.slot >= 0:
+            self._place(backend).failed = True
 
     def reported(self, backend: Backend) -> None:
         if backend.slot >= 0:

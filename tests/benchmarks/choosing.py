@@ -1,0 +1,126 @@
+"""What one session costs the policy: run by hand, `python -m tests.benchmarks.choosing`.
+
+Microseconds to choose, open, connect and close a session, with two sessions held on every back-end and one report
+for every ten sessions; what the policy does with a report is counted, the table's own work on it is not. Exits with
+status 1 when the `report` policy exceeds its limits.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from random import Random
+from statistics import median
+from time import perf_counter
+from typing import Final
+
+from rproxy.pool.backend import Backend
+from rproxy.pool.table import Table
+from rproxy.scoring.policies import POLICIES
+from tests.pool.driving import Driver, agent
+from tests.scoring.balancing import policy
+
+SIZES: Final = (10, 1_000, 10_000)
+ROUNDS: Final = 7
+SESSIONS: Final = 20_000
+SESSIONS_PER_REPORT: Final = 10
+HELD_PER_BACKEND: Final = 2
+
+CHECKED: Final = "report"
+RATIO_MAX: Final = 3.0
+MICROSECONDS_MAX: Final = 10.0
+
+
+class Bench:
+    """A pool of one size under one policy, in a steady state."""
+
+    def __init__(self, name: str, size: int, rng: Random) -> None:
+        self._driver = Driver(Table(unconfirmed_max=size, backends_max=size))
+        self._policy = policy(name)
+        self._rng = rng
+        self._backends = [self._driver.register(agent(number)) for number in range(size)]
+        self._others = [rng.randrange(30) for _ in self._backends]
+        self._held: list[Backend] = []
+        for number in range(size):
+            self._report(number)
+            self._policy.reported(self._backends[number])
+        for _ in range(HELD_PER_BACKEND * size):
+            self._open()
+
+    def _report(self, number: int) -> Backend:
+        """The next report of one back-end: its round trip and CPU vary, its connections are what they are."""
+        backend, rng = self._backends[number], self._rng
+        self._driver.report(
+            backend,
+            after_s=rng.random() * 0.002,
+            cpu=rng.randrange(100),
+            memory=rng.randrange(60),
+            tcp=self._others[number] + backend.established,
+        )
+        return backend
+
+    def _open(self) -> None:
+        table, policy = self._driver.table, self._policy
+        backend = policy.choose(table, ())
+        assert backend is not None
+        table.opened(backend)
+        policy.opened(backend)
+        table.connected(backend)
+        self._held.append(backend)
+
+    def _close(self, position: int) -> None:
+        """The last one takes its place, so that the benchmark's own cost does not grow with the pool."""
+        held = self._held
+        backend, held[position] = held[position], held[-1]
+        held.pop()
+        self._driver.table.closed(backend, was_connected=True)
+        self._policy.closed(backend)
+
+    def microseconds(self) -> float:
+        """The mean cost of a session over one round."""
+        rng, elapsed = self._rng, 0.0
+        for _ in range(SESSIONS // SESSIONS_PER_REPORT):
+            reporting = self._report(rng.randrange(len(self._backends)))
+            closing = [rng.randrange(len(self._held)) for _ in range(SESSIONS_PER_REPORT)]
+            started = perf_counter()
+            self._policy.reported(reporting)
+            for position in closing:
+                self._open()
+                self._close(position)
+            elapsed += perf_counter() - started
+        return elapsed / SESSIONS * 1e6
+
+
+def measure(name: str) -> list[float]:
+    """The median cost for each size; rounds alternate between sizes, so that a slow moment hits all alike."""
+    benches = [Bench(name, size, Random(size)) for size in SIZES]
+    rounds = [[bench.microseconds() for bench in benches] for _ in range(ROUNDS)]
+    return [median(costs) for costs in zip(*rounds, strict=True)]
+
+
+def exceeded(costs: list[float]) -> list[str]:
+    """Which limits the costs break."""
+    smallest, largest = costs[0], costs[-1]
+    broken = []
+    if largest > MICROSECONDS_MAX:
+        broken.append(f"{largest:.1f} µs for {SIZES[-1]:,} back-ends, at most {MICROSECONDS_MAX:.0f} µs are allowed")
+    if largest > RATIO_MAX * smallest:
+        broken.append(f"{largest / smallest:.2f} times the cost for {SIZES[0]}, at most {RATIO_MAX:.0f} are allowed")
+    return broken
+
+
+def main(write: Callable[[str], object] = print) -> int:
+    write(f"{'µs a session, back-ends:':<26}" + "".join(f"{size:>9,}" for size in SIZES) + f"{'ratio':>9}")
+    broken = []
+    for name in POLICIES:
+        costs = measure(name)
+        write(f"{name:<26}" + "".join(f"{cost:>9.2f}" for cost in costs) + f"{costs[-1] / costs[0]:>9.2f}")
+        if name == CHECKED:
+            broken = exceeded(costs)
+    for limit in broken:
+        write(f"{CHECKED}: {limit}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

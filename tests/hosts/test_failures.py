@@ -1,0 +1,111 @@
+"""Agents, servers, hosts and the proxy die and come back, with the default timing."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import attrs
+import pytest
+
+from tests.hosts.net import Host
+from tests.hosts.system import POLL_S, System, kill, poll
+
+pytestmark = pytest.mark.hosts
+
+EJECTED_S: Final = 15.0
+"""Liveness and probe interval together."""
+WHOLE_S: Final = 12.0
+CONNECT_TIMEOUT_S: Final = 2.0
+CONNECT_TOTAL_S: Final = 5.0
+BACK_S: Final = 15.0
+LATE_S: Final = 5.0
+"""How long after its agents the proxy is started."""
+
+IDLE: Final = ("--report", "cpu=0,memory=0,tcp=0")
+BUSY: Final = ("--report", "cpu=0,memory=0,tcp=60")
+
+
+@attrs.frozen
+class Pair:
+    """Two servers; the preferred one, to which every client goes while it is well, is the one to fail."""
+
+    preferred: Host
+    other: Host
+
+
+@pytest.fixture
+def pair(system: System) -> Pair:
+    other, preferred = system.network.servers
+    system.start_all(BUSY, IDLE)
+    assert {system.served_by() for _ in range(3)} == {preferred.name}
+    return Pair(preferred, other)
+
+
+@attrs.frozen
+class Fetch:
+    server: str
+    took_s: float
+
+
+def fetches_until_down(system: System, host: Host) -> list[Fetch]:
+    """Fetch, one client after the other, until the proxy takes `host` down, which must be in time. None may fail."""
+    started = time.monotonic()
+    fetches: list[Fetch] = []
+    while system.state(host) != "down":
+        began = time.monotonic()
+        assert began - started <= EJECTED_S, f"{host.name} still may get clients; so far: {fetches}"
+        fetches.append(Fetch(system.served_by(), time.monotonic() - began))
+        time.sleep(POLL_S)
+    return fetches
+
+
+def test_a_server_whose_agent_was_killed_gets_no_client_until_an_agent_is_back(system: System, pair: Pair) -> None:
+    kill(system.agents[pair.preferred])
+    fetches_until_down(system, pair.preferred)
+    assert {system.served_by() for _ in range(5)} == {pair.other.name}
+    assert system.fetch(f"http://{pair.preferred.address}/").decode().strip() == pair.preferred.name
+    system.start_agent(pair.preferred, *IDLE)
+    poll(lambda: system.served_by() == pair.preferred.name, BACK_S, f"{pair.preferred.name} serves again")
+
+
+def test_no_client_fails_when_a_server_dies_with_its_agent(system: System, pair: Pair) -> None:
+    kill(system.httpds[pair.preferred])
+    kill(system.agents[pair.preferred])
+    fetches = fetches_until_down(system, pair.preferred)
+    assert {fetch.server for fetch in fetches} == {pair.other.name}
+    assert system.status()["counters"]["redispatches"] > 0
+
+
+def test_no_client_fails_when_a_whole_host_vanishes(system: System, pair: Pair) -> None:
+    """Its SYNs are dropped: at worst a client waits for the connect timeout."""
+    pair.preferred.cut()
+    fetches = fetches_until_down(system, pair.preferred)
+    assert {fetch.server for fetch in fetches} == {pair.other.name}
+    slowest_s = max(fetch.took_s for fetch in fetches)
+    assert CONNECT_TIMEOUT_S <= slowest_s < CONNECT_TOTAL_S
+    assert system.status()["counters"]["redispatches"] > 0
+
+
+def test_a_proxy_killed_and_started_again_has_its_pool_back_in_time(system: System) -> None:
+    proxy = system.start_all()
+    kill(proxy)
+    system.start_proxy()
+    assert_whole_in_time(system)
+
+
+def test_agents_started_before_the_proxy_are_in_its_pool_in_time(system: System) -> None:
+    for server in system.network.servers:
+        system.start_httpd(server)
+        system.start_agent(server)
+    time.sleep(LATE_S)
+    system.start_proxy()
+    assert_whole_in_time(system)
+
+
+def assert_whole_in_time(system: System) -> None:
+    """Counted from when the proxy is ready; the agents are the same all along."""
+    took_s = system.wait_until_up(*system.network.servers, within_s=2 * WHOLE_S)
+    assert took_s <= WHOLE_S, f"the pool was whole again after {took_s:.1f} s"
+    assert all(agent.poll() is None for agent in system.agents.values())
+    system.served_by()

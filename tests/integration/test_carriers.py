@@ -1,0 +1,498 @@
+"""What every carrier owes to clients and back-ends, over real sockets: one suite, run for each carrier and reactor."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Final
+
+import attrs
+import pytest
+
+from tests.integration.conftest import Certificate, Starter
+from tests.integration.processes import (
+    BUSY,
+    LOOPBACK,
+    Pool,
+    Proxy,
+    connect,
+    digest,
+    failures,
+    in_background,
+    payload,
+    poll,
+    receive,
+    receive_all,
+    receive_now,
+    receive_until_reset,
+    reset,
+    send_until_blocked,
+    unsent,
+    wait_for_reset,
+)
+
+CARRIERS = ["portable"]
+REACTORS = ["epoll", "asyncio"]
+
+MB: Final = 1_000_000
+SMALL_BUFFER: Final = 16384
+PROMPT_S: Final = 1.0
+"""The time for what happens at once: everything that waits for no timer."""
+CONNECT_TIMEOUT_S: Final = 2.0
+CONNECT_TOTAL_S: Final = 5.0
+STOP_S: Final = 2.0
+
+
+def carrier_options(carrier: str) -> list[str]:
+    """The options of `twistd rproxy` that select a carrier."""
+    return {"portable": []}[carrier]
+
+
+@attrs.frozen
+class Variant:
+    """One way to run the proxy."""
+
+    carrier: str
+    reactor: str
+
+    @property
+    def options(self) -> list[str]:
+        return carrier_options(self.carrier)
+
+
+VARIANTS: Final = [
+    pytest.param(Variant(carrier, reactor), id=f"{carrier}-{reactor}") for carrier in CARRIERS for reactor in REACTORS
+]
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> Variant:
+    variant: Variant = request.param
+    return variant
+
+
+@pytest.fixture(scope="module")
+def shared_proxy(
+    variant: Variant, certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    """One process for all tests that bring their own back-ends; on every kind of listener."""
+    folder = tmp_path_factory.mktemp("proxy")
+    files = f"privateKey={certificate.key}:certKey={certificate.certificate}"
+    endpoints = [f"{LOOPBACK}:0", "[::1]:0", f"unix:{folder / 'socket'}", f"ssl:0:interface={LOOPBACK}:{files}"]
+    listen = [word for endpoint in endpoints for word in ("--listen", endpoint)]
+    with Proxy(folder, *listen, *variant.options, reactor=variant.reactor) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def pool(shared_proxy: Proxy) -> Iterator[Pool]:
+    pool = Pool(shared_proxy)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def own_pool(variant: Variant, start: Starter) -> Pool:
+    """At a process of the test's own, which it may end."""
+    pool = Pool(start.proxy(*variant.options, reactor=variant.reactor))
+    start.closing(pool.abandon)
+    return pool
+
+
+def echo(connection: socket.socket) -> None:
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
+def greet(connection: socket.socket) -> None:
+    connection.sendall(b"hello")
+
+
+def answer_to(client: socket.socket, request: bytes) -> bytes:
+    client.sendall(request)
+    client.shutdown(socket.SHUT_WR)
+    return receive_all(client)
+
+
+def test_an_answer_of_50_mb_arrives_after_the_client_has_half_closed(pool: Pool) -> None:
+    client, server = pool.link()
+    client.sendall(b"request")
+    client.shutdown(socket.SHUT_WR)
+    assert receive_all(server) == b"request"
+    body = payload(50 * MB)
+    sending = in_background(send_and_close, server, body)
+    assert digest(receive_all(client)) == digest(body)
+    sending.result()
+
+
+def send_and_close(sock: socket.socket, data: bytes) -> None:
+    with sock:
+        sock.sendall(data)
+
+
+def test_an_upload_goes_on_after_the_server_has_half_closed(pool: Pool) -> None:
+    client, server = pool.link()
+    server.sendall(b"send me more")
+    server.shutdown(socket.SHUT_WR)
+    assert receive_all(client) == b"send me more"
+    body = payload(10 * MB)
+    sending = in_background(send_and_close, client, body)
+    assert digest(receive_all(server)) == digest(body)
+    sending.result()
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_descriptors_are_free_as_soon_as_both_sides_have_closed(pool: Pool, first: str) -> None:
+    listener = pool.listen()
+    for _ in range(20):
+        client = pool.connect()
+        server = listener.accept()
+        one, other = (client, server) if first == "client" else (server, client)
+        one.close()
+        assert receive_all(other) == b""
+        other.close()
+    pool.settled(within_s=PROMPT_S)
+
+
+@pytest.mark.parametrize("size", [0, 10, 10_000])
+def test_a_reset_by_the_server_follows_what_it_has_sent_before(pool: Pool, size: int) -> None:
+    client, server = pool.link()
+    server.sendall(payload(size))
+    poll(lambda: not unsent(server), PROMPT_S, "the proxy has it")
+    reset(server)
+    assert digest(receive_until_reset(client)) == digest(payload(size))
+
+
+def test_a_reset_by_the_server_follows_the_megabytes_that_a_slow_reader_has_yet_to_get(pool: Pool) -> None:
+    client, server = pool.link(client_buffer=SMALL_BUFFER)
+    body = payload(5 * MB)
+    sending = in_background(server.sendall, body)
+    received = b""
+    while not sending.done() or unsent(server):
+        time.sleep(0.001)
+        received += receive_now(client, SMALL_BUFFER)
+    assert len(received) < len(body), "all of it has gone through"
+    reset(server)
+    assert digest(received + receive_until_reset(client)) == digest(body)
+
+
+def test_a_reset_by_a_server_that_reads_nothing_ends_the_upload(pool: Pool) -> None:
+    client, server = pool.link()
+    send_until_blocked(client)
+    reset(server)
+    wait_for_reset(client, PROMPT_S)
+
+
+def test_a_reset_by_the_client_in_the_middle_of_an_upload_reaches_the_server(pool: Pool) -> None:
+    client, server = pool.link()
+    reading = in_background(receive_until_reset, server)
+    client.sendall(payload(1 * MB))
+    reset(client)
+    assert payload(1 * MB).startswith(reading.result(PROMPT_S))
+
+
+def test_a_reset_by_the_client_reaches_a_server_that_reads_nothing(pool: Pool) -> None:
+    """Nothing is read from the client any more then, so its reset is not seen by reading."""
+    client, server = pool.link()
+    send_until_blocked(client)
+    reset(client)
+    wait_for_reset(server, PROMPT_S)
+
+
+def test_a_reset_by_a_client_that_reads_nothing_ends_the_download(pool: Pool) -> None:
+    client, server = pool.link()
+    send_until_blocked(server)
+    reset(client)
+    wait_for_reset(server, PROMPT_S)
+
+
+def test_clients_that_never_read_cost_little_memory_and_no_other_clients_time(pool: Pool) -> None:
+    sent = dict.fromkeys(range(100), 0)
+
+    def flood(connection: socket.socket) -> None:
+        kind = receive(connection, 1)
+        if kind == b"h":
+            greet(connection)
+            return
+        number = connection.fileno()
+        while True:
+            sent[number] = sent.get(number, 0) + connection.send(payload(1 << 16))
+
+    def blocked() -> bool:
+        before = sum(sent.values())
+        time.sleep(0.3)
+        return sum(sent.values()) == before > 0
+
+    pool.serve(flood)
+    assert answer_to(pool.connect(), b"h") == b"hello"
+    before = pool.proxy.resident()
+    for _ in range(100):
+        pool.connect(receive_buffer=SMALL_BUFFER).sendall(b"f")
+    poll(blocked, 15, "the server is blocked")
+    assert pool.proxy.resident() - before <= 100 * 256 * 1024
+    for _ in range(10):
+        started = time.monotonic()
+        assert answer_to(pool.connect(), b"h") == b"hello"
+        assert time.monotonic() - started < PROMPT_S / 4
+
+
+def test_a_slow_reader_gets_everything_before_the_end_when_the_server_closes(pool: Pool) -> None:
+    client, server = pool.link(client_buffer=SMALL_BUFFER)
+    body = payload(8 * MB)
+    sending = in_background(send_and_close, server, body)
+    received = b""
+    while not sending.done():
+        time.sleep(0.001)
+        received += receive_now(client, SMALL_BUFFER)
+    assert len(received) < len(body)
+    time.sleep(0.2)
+    assert digest(received + receive_all(client)) == digest(body)
+
+
+def test_a_client_does_not_notice_that_a_back_end_refuses(pool: Pool) -> None:
+    pool.refuse()
+    pool.serve(echo, BUSY)
+    before = pool.proxy.status()["counters"]["redispatches"]
+    started = time.monotonic()
+    assert answer_to(pool.connect(), b"hello") == b"hello"
+    assert time.monotonic() - started < PROMPT_S / 4
+    assert pool.proxy.status()["counters"]["redispatches"] == before + 1
+
+
+def test_a_back_end_that_drops_syns_is_replaced_after_the_connect_timeout(pool: Pool) -> None:
+    """And its successor gets all that the client has sent in the meantime."""
+    pool.drop_syns()
+    pool.serve(echo, BUSY)
+    client = pool.connect()
+    body = payload(1 * MB)
+    sending = in_background(client.sendall, body)
+    started = time.monotonic()
+    first = receive(client, 1)
+    assert CONNECT_TIMEOUT_S - 0.1 < time.monotonic() - started < CONNECT_TIMEOUT_S + PROMPT_S
+    assert digest(first + receive(client, len(body) - 1)) == digest(body)
+    sending.result()
+
+
+def test_when_all_back_ends_refuse_the_client_is_let_go_and_the_log_says_why_once(own_pool: Pool) -> None:
+    own_pool.refuse()
+    own_pool.refuse()
+    assert_let_go_and_logged_once(own_pool, "no back-end could be connected to; 2 of 2 back-ends may be used")
+
+
+def test_without_a_back_end_the_client_is_let_go_and_the_log_says_why_once(own_pool: Pool) -> None:
+    assert_let_go_and_logged_once(own_pool, "no back-end is up; 0 of 0 back-ends may be used")
+
+
+def assert_let_go_and_logged_once(pool: Pool, reason: str) -> None:
+    for _ in range(10):
+        started = time.monotonic()
+        assert receive_all(pool.connect()) == b""
+        assert time.monotonic() - started < PROMPT_S / 4
+    (line,) = [line for line in pool.proxy.log.splitlines() if "turned away" in line]
+    assert line.endswith(reason)
+
+
+def test_when_all_back_ends_drop_syns_the_client_is_let_go_in_time(pool: Pool) -> None:
+    for _ in range(4):
+        pool.drop_syns()
+    client = pool.connect()
+    started = time.monotonic()
+    assert receive_all(client) == b""
+    assert 2 * CONNECT_TIMEOUT_S < time.monotonic() - started < CONNECT_TOTAL_S + 0.2
+
+
+def test_what_a_client_sends_before_its_back_end_is_connected_arrives_and_is_bounded(pool: Pool) -> None:
+    """It ends its stream, too, before then."""
+    listener = pool.drop_syns()
+    client = pool.connect()
+    body = payload(8 * MB)
+    before = pool.proxy.resident()
+    answering = in_background(answer_to, client, body)
+    time.sleep(0.5)
+    assert pool.proxy.resident() - before <= 1 * MB
+    listener.hear()
+    server = listener.accept()
+    assert digest(receive_all(server)) == digest(body)
+    send_and_close(server, b"thank you")
+    assert answering.result() == b"thank you"
+
+
+@pytest.mark.parametrize("early", [b"", payload(1 * MB)], ids=["silent", "has sent 1 MB"])
+def test_a_reset_by_the_client_cancels_the_connect(pool: Pool, early: bytes) -> None:
+    pool.drop_syns()
+    client = pool.connect()
+    poll(lambda: pool.proxy.connections() == 1, PROMPT_S, "the connect has begun")
+    client.settimeout(0.2)
+    with suppress(TimeoutError):
+        client.sendall(early)
+    reset(client)
+    pool.settled(within_s=PROMPT_S)
+
+
+def test_a_server_may_speak_first(pool: Pool) -> None:
+    client, server = pool.link()
+    server.sendall(b"220 ready\r\n")
+    assert receive(client, 11) == b"220 ready\r\n"
+    client.sendall(b"QUIT\r\n")
+    assert receive(server, 6) == b"QUIT\r\n"
+
+
+@pytest.mark.parametrize("sender", ["client", "server"])
+def test_an_urgent_byte_is_delivered_in_the_stream(pool: Pool, sender: str) -> None:
+    client, server = pool.link()
+    one, other = (client, server) if sender == "client" else (server, client)
+    one.sendall(b"before")
+    one.send(b"!", socket.MSG_OOB)
+    one.sendall(b"after")
+    one.shutdown(socket.SHUT_WR)
+    assert receive_all(other) == b"before!after"
+
+
+def test_single_bytes_are_not_held_back(pool: Pool) -> None:
+    """Two small writes and then a read: with Nagle's algorithm on either leg each round waits for a delayed ACK."""
+    client, server = pool.link()
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    rounds = 200
+    answering = in_background(answer_in_single_bytes, server, rounds)
+    started = time.monotonic()
+    for _ in range(rounds):
+        send_two_bytes(client)
+        assert receive(client, 2) == b"ab"
+    assert (time.monotonic() - started) / rounds < 0.01
+    answering.result()
+
+
+def send_two_bytes(sock: socket.socket) -> None:
+    sock.sendall(b"a")
+    time.sleep(0.001)
+    sock.sendall(b"b")
+
+
+def answer_in_single_bytes(sock: socket.socket, rounds: int) -> None:
+    for _ in range(rounds):
+        assert receive(sock, 2) == b"ab"
+        send_two_bytes(sock)
+
+
+def test_64_mb_go_both_ways_at_once(pool: Pool) -> None:
+    client, server = pool.link()
+    up, down = payload(64 * MB), payload(64 * MB)[::-1]
+    arrived = in_background(receive, server, len(up))
+    answering = in_background(server.sendall, down)
+    sending = in_background(client.sendall, up)
+    assert digest(receive(client, len(down))) == digest(down)
+    assert digest(arrived.result()) == digest(up)
+    answering.result()
+    sending.result()
+
+
+def test_500_clients_at_once_get_an_answer_each_and_are_counted(pool: Pool) -> None:
+    servers = [pool.serve(echo) for _ in range(3)]
+    before = pool.proxy.sessions().get("closed", 0)
+    clients = [pool.connect() for _ in range(500)]
+    for number, client in enumerate(clients):
+        client.sendall(b"%d" % number)
+    poll(lambda: sum(pool.proxy.backends()[server.address]["total"] for server in servers) == 500, 5, "500 in total")
+    assert pool.proxy.connections() == 500
+    for number, client in enumerate(clients):
+        client.shutdown(socket.SHUT_WR)
+        assert receive_all(client) == b"%d" % number
+    pool.settled(within_s=PROMPT_S)
+    assert pool.proxy.sessions()["closed"] == before + 500
+    assert sum(row["total"] for row in pool.proxy.backends().values()) == 500
+
+
+Dial = Callable[[str, Certificate], socket.socket]
+
+
+def dial_tls(address: str, certificate: Certificate) -> socket.socket:
+    context = ssl.create_default_context(cafile=str(certificate.certificate))
+    client = connect(_host_and_port(address))
+    return context.wrap_socket(client, server_hostname=LOOPBACK, suppress_ragged_eofs=False)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+LISTENERS: Final = [
+    pytest.param(0, lambda address, _: connect(_host_and_port(address)), id="IPv4"),
+    pytest.param(1, lambda address, _: connect(_host_and_port(address)), id="IPv6"),
+    pytest.param(2, lambda address, _: connect(address), id="UNIX"),
+    pytest.param(3, dial_tls, id="TLS"),
+]
+
+
+@pytest.mark.parametrize(("position", "dial"), LISTENERS)
+def test_every_kind_of_listener_carries_both_ways_to_the_end(
+    pool: Pool, certificate: Certificate, position: int, dial: Dial
+) -> None:
+    body = payload(3 * MB)
+
+    def answer_reversed(connection: socket.socket) -> None:
+        connection.sendall(receive(connection, len(body))[::-1])
+
+    pool.serve(answer_reversed)
+    client = pool.keep(dial(pool.proxy.listeners[position], certificate))
+    client.sendall(body)
+    assert digest(receive_all(client)) == digest(body[::-1])
+
+
+def test_a_reset_by_the_server_is_no_clean_end_for_a_tls_client(pool: Pool, certificate: Certificate) -> None:
+    """Such a client must not take a truncated answer for the whole one."""
+    listener = pool.listen()
+    client = pool.keep(dial_tls(pool.proxy.listeners[3], certificate))
+    server = listener.accept()
+    server.sendall(b"half")
+    assert receive(client, 4) == b"half"
+    reset(server)
+    with pytest.raises((ConnectionResetError, ssl.SSLEOFError)):
+        client.recv(1)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_proxy_in_time_whatever_its_sessions_do(own_pool: Pool, signum: signal.Signals) -> None:
+    open_sessions_of_every_kind(own_pool)
+    started = time.monotonic()
+    assert own_pool.proxy.stop(signum) == -signum
+    assert time.monotonic() - started < STOP_S
+    assert failures(own_pool.proxy.log) == []
+    assert own_pool.proxy.errors == ""
+
+
+def open_sessions_of_every_kind(pool: Pool) -> None:
+    for _ in range(3):
+        pool.link()
+    _, server = pool.link()
+    send_until_blocked(server)
+    client, _ = pool.link()
+    send_until_blocked(client)
+    client, server = pool.link()
+    client.shutdown(socket.SHUT_WR)
+    assert receive_all(server) == b""
+    client, server = pool.link()
+    server.shutdown(socket.SHUT_WR)
+    assert receive_all(client) == b""
+
+
+def test_a_session_that_ends_soon_after_sigterm_ends_well(own_pool: Pool) -> None:
+    client, server = own_pool.link()
+    started = time.monotonic()
+    own_pool.proxy.send_signal(signal.SIGTERM)
+    poll(lambda: "Port" in own_pool.proxy.log and "Closed" in own_pool.proxy.log, PROMPT_S, "it listens no more")
+    with pytest.raises(ConnectionRefusedError):
+        own_pool.connect()
+    body = payload(2 * MB)
+    sending = in_background(send_and_close, server, body)
+    assert digest(receive_all(client)) == digest(body)
+    sending.result()
+    client.close()
+    assert own_pool.proxy.wait() == -signal.SIGTERM
+    assert time.monotonic() - started < 1.0
+    assert failures(own_pool.proxy.log) == []

@@ -1,0 +1,73 @@
+"""Drives a table as the monitor does: with a clock, fresh tokens, and agents that answer or do not."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import attrs
+
+from rproxy.pool.backend import Address, Backend, Registration
+from rproxy.pool.table import FALL, Confirmed, Probe, Table, Transition
+from rproxy.wire.pdu import ProbeResponse, Register, Unregister
+
+AGENT: Address = ("10.0.0.1", 5555)
+REGISTER = Register(service_port=80, interval_ms=20_000, instance=1)
+
+
+def agent(number: int) -> Address:
+    return (f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 5555)
+
+
+def response(probe: Probe, **fields: Any) -> ProbeResponse:
+    """The valid answer to a probe, from an idle host unless `fields` say otherwise."""
+    request = probe.request
+    idle = ProbeResponse(request.sequence, request.token, cpu=0, memory=0, load=None, tcp=0)
+    return attrs.evolve(idle, **fields)
+
+
+class Driver:
+    def __init__(self, table: Table | None = None) -> None:
+        self.table = Table() if table is None else table
+        self.now = 1000.0
+        self._tokens = count(1)
+
+    def register(self, source: Address = AGENT, **fields: Any) -> Backend:
+        return self.table.register(source, attrs.evolve(REGISTER, **fields), self.now)
+
+    def probe(self, backend: Backend, registration: Registration | None = None) -> Probe:
+        return self.table.probe(backend, registration or backend.registration, next(self._tokens), self.now)
+
+    def answer(
+        self, probe: Probe, *, after_s: float = 0.001, source: Address | None = None, **fields: Any
+    ) -> Confirmed:
+        self.now += after_s
+        return self.table.respond(source or probe.registration.agent, response(probe, **fields), self.now)
+
+    def lose(self, probe: Probe) -> Transition | None:
+        self.now += self.table.timeout_s
+        return self.table.lost(probe.request.token)
+
+    def unregister(self, source: Address = AGENT, *, port: int = 80, instance: int = 1) -> Transition:
+        return self.table.unregister(source, Unregister(port, instance))
+
+    def report(self, backend: Backend, *, after_s: float = 0.001, **fields: Any) -> Confirmed:
+        """The agent tells its load, in answer to a probe."""
+        return self.answer(self.probe(backend), after_s=after_s, **fields)
+
+    def up(self, source: Address = AGENT, **fields: Any) -> Backend:
+        """A back-end that has registered and answered its first probe."""
+        backend = self.register(source, **fields)
+        self.report(backend)
+        return backend
+
+    def down(self, backend: Backend) -> None:
+        """It leaves as many probes in a row unanswered as take it down."""
+        for _ in range(FALL):
+            self.lose(self.probe(backend))
+
+    def opened(self, backend: Backend, sessions: int = 1, *, connected: bool = True) -> None:
+        for _ in range(sessions):
+            self.table.opened(backend)
+            if connected:
+                self.table.connected(backend)

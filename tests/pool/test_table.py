@@ -1,0 +1,744 @@
+"""Rules 1 to 6 of the monitoring protocol, and the states of a back-end, at the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import attrs
+import pytest
+
+from rproxy.pool.backend import Address, Backend, State
+from rproxy.pool.table import RETIRED_MAX, Confirmed, Refusal, Rejected, Table
+from rproxy.wire.pdu import UINT32_MAX
+from tests.pool.driving import AGENT, Driver, agent, response
+
+OTHER_PORT: Address = (AGENT[0], 5556)
+
+
+@pytest.fixture
+def driver() -> Driver:
+    return Driver()
+
+
+@contextmanager
+def refused(table: Table, refusal: Refusal) -> Iterator[None]:
+    """What runs inside is rejected for `refusal`, and leaves the table as it was."""
+    before = attrs.asdict(table)
+    with pytest.raises(Rejected) as caught:
+        yield
+    assert caught.value.refusal is refusal
+    assert attrs.asdict(table) == before
+
+
+def without_candidate(backend: Backend) -> dict[str, Any]:
+    state = attrs.asdict(backend)
+    del state["candidate"]
+    return state
+
+
+class TestWhatABackendIs:
+    """Rule 1."""
+
+    def test_it_is_the_source_address_and_the_service_port(self, driver: Driver) -> None:
+        one = driver.register(("10.0.0.1", 5555), service_port=80)
+        other_port = driver.register(("10.0.0.1", 5556), service_port=81)
+        other_host = driver.register(("10.0.0.2", 5555), service_port=80)
+        assert len({one, other_port, other_host}) == 3
+        assert [(b.address, b.port) for b in driver.table] == [("10.0.0.1", 80), ("10.0.0.1", 81), ("10.0.0.2", 80)]
+
+    def test_registering_again_is_the_same_backend(self, driver: Driver) -> None:
+        assert driver.register() is driver.register()
+        assert len(driver.table) == 1
+
+    def test_it_is_probed_where_its_registration_came_from(self, driver: Driver) -> None:
+        assert driver.register(("2001:db8::5", 40000)).registration.agent == ("2001:db8::5", 40000)
+
+    def test_service_port_0_is_the_default_port(self) -> None:
+        driver = Driver(Table(default_port=8080))
+        backend = driver.register(service_port=0)
+        assert backend.port == 8080
+        assert driver.register(service_port=8080) is backend
+        assert driver.table.get("10.0.0.1", 8080) is backend
+
+    def test_it_may_unregister_with_service_port_0(self) -> None:
+        driver = Driver(Table(default_port=8080))
+        driver.register(service_port=0)
+        driver.unregister(port=0)
+        assert driver.table.get("10.0.0.1", 8080) is None
+
+    def test_a_registration_updates_interval_and_weight(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.register(interval_ms=500, weight=300)
+        assert (backend.registration.interval_s, backend.registration.weight) == (0.5, 300)
+
+
+class TestTrafficIsEarned:
+    """Rule 2."""
+
+    def test_registering_however_often_earns_no_traffic(self, driver: Driver) -> None:
+        for _ in range(10):
+            backend = driver.register()
+        assert backend.state is State.REGISTERED
+        assert driver.table.eligible == []
+
+    def test_a_probe_without_an_answer_earns_no_traffic(self, driver: Driver) -> None:
+        driver.probe(driver.register())
+        assert driver.table.eligible == []
+
+    def test_the_first_valid_response_earns_it(self, driver: Driver) -> None:
+        backend = driver.register()
+        confirmed = driver.report(backend, after_s=0.25, cpu=17, memory=89, load=3, tcp=4)
+        assert driver.table.eligible == [backend]
+        assert confirmed.transition is not None
+        assert (confirmed.transition.before, confirmed.transition.after) == (State.REGISTERED, State.UP)
+
+    def test_a_valid_response_tells_load_and_round_trip_time(self, driver: Driver) -> None:
+        backend = driver.up()
+        confirmed = driver.report(backend, after_s=0.25, cpu=17, memory=None, load=3, tcp=4)
+        report = backend.report
+        assert (report.cpu, report.memory, report.load, report.tcp) == (17, None, 3, 4)
+        assert backend.rtt.last_ms == confirmed.sample_ms == pytest.approx(250)
+        assert confirmed.transition is None
+
+
+Answer = Callable[[Driver, Backend], Confirmed]
+
+
+def _unasked(driver: Driver, backend: Backend) -> Confirmed:
+    return driver.table.respond(AGENT, response(driver.probe(backend), token=UINT32_MAX), driver.now)
+
+
+def _wrong_sequence(driver: Driver, backend: Backend) -> Confirmed:
+    probe = driver.probe(backend)
+    return driver.answer(probe, sequence=probe.request.sequence + 1)
+
+
+def _sequence_of_another_probe(driver: Driver, backend: Backend) -> Confirmed:
+    first, second = driver.probe(backend), driver.probe(backend)
+    return driver.answer(first, sequence=second.request.sequence)
+
+
+def _wrong_host(driver: Driver, backend: Backend) -> Confirmed:
+    return driver.answer(driver.probe(backend), source=("10.0.0.9", 5555))
+
+
+def _wrong_port(driver: Driver, backend: Backend) -> Confirmed:
+    return driver.answer(driver.probe(backend), source=OTHER_PORT)
+
+
+def _probe_of_another_backend(driver: Driver, backend: Backend) -> Confirmed:
+    other = driver.register(("10.0.0.9", 5555))
+    driver.probe(backend)
+    return driver.answer(driver.probe(other), source=AGENT)
+
+
+def _twice(driver: Driver, backend: Backend) -> Confirmed:
+    probe = driver.probe(backend)
+    driver.answer(probe)
+    return driver.answer(probe)
+
+
+def _after_its_loss(driver: Driver, backend: Backend) -> Confirmed:
+    probe = driver.probe(backend)
+    driver.lose(probe)
+    return driver.answer(probe)
+
+
+def _after_the_timeout_but_before_its_loss(driver: Driver, backend: Backend) -> Confirmed:
+    return driver.answer(driver.probe(backend), after_s=0.501)
+
+
+def _after_it_was_forgotten(driver: Driver, backend: Backend) -> Confirmed:
+    probe = driver.probe(backend)
+    driver.unregister()
+    return driver.answer(probe)
+
+
+class TestWhichResponseCounts:
+    """Rule 3."""
+
+    @pytest.mark.parametrize("confirmed_before", [False, True], ids=["registered", "up"])
+    @pytest.mark.parametrize(
+        ("answer", "refusal"),
+        [
+            (_unasked, Refusal.UNKNOWN),
+            (_wrong_sequence, Refusal.UNKNOWN),
+            (_sequence_of_another_probe, Refusal.UNKNOWN),
+            (_wrong_host, Refusal.WRONG_SOURCE),
+            (_wrong_port, Refusal.WRONG_SOURCE),
+            (_probe_of_another_backend, Refusal.WRONG_SOURCE),
+            (_twice, Refusal.DUPLICATE),
+            (_after_its_loss, Refusal.LATE),
+            (_after_the_timeout_but_before_its_loss, Refusal.LATE),
+            (_after_it_was_forgotten, Refusal.UNKNOWN),
+        ],
+        ids=lambda value: getattr(value, "__name__", None),
+    )
+    def test_any_other_changes_nothing(
+        self, driver: Driver, monkeypatch: pytest.MonkeyPatch, answer: Answer, refusal: Refusal, confirmed_before: bool
+    ) -> None:
+        """The state is compared around the last response, the one that is refused."""
+        backend = driver.up() if confirmed_before else driver.register()
+        states = []
+        respond = Table.respond
+
+        def watched(table: Table, *args: Any) -> Confirmed:
+            states.append(attrs.asdict(table))
+            return respond(table, *args)
+
+        monkeypatch.setattr(Table, "respond", watched)
+        with pytest.raises(Rejected) as caught:
+            answer(driver, backend)
+        assert caught.value.refusal is refusal
+        assert attrs.asdict(driver.table) == states[-1]
+
+    def test_one_exactly_at_the_timeout_counts(self, driver: Driver) -> None:
+        backend = driver.register()
+        driver.report(backend, after_s=driver.table.timeout_s)
+        assert backend.eligible
+
+    def test_responses_may_come_out_of_order(self, driver: Driver) -> None:
+        backend = driver.register()
+        first, second = driver.probe(backend), driver.probe(backend)
+        driver.answer(second, cpu=2)
+        driver.answer(first, cpu=1)
+        assert backend.losses.rate == 0
+        assert backend.outstanding == set()
+
+    def test_a_refused_response_leaves_the_valid_one_its_effect(self, driver: Driver) -> None:
+        backend = driver.register()
+        probe = driver.probe(backend)
+        with refused(driver.table, Refusal.WRONG_SOURCE):
+            driver.answer(probe, source=OTHER_PORT)
+        driver.answer(probe)
+        assert backend.eligible
+
+    def test_a_late_response_does_not_take_its_loss_back(self, driver: Driver) -> None:
+        backend = driver.up()
+        probe = driver.probe(backend)
+        driver.lose(probe)
+        with refused(driver.table, Refusal.LATE):
+            driver.answer(probe)
+        assert (backend.misses, backend.losses.rate) == (1, 0.5)
+
+    def test_a_probe_is_lost_once(self, driver: Driver) -> None:
+        backend = driver.up()
+        probe = driver.probe(backend)
+        driver.lose(probe)
+        driver.lose(probe)
+        assert (backend.misses, backend.losses.rate) == (1, 0.5)
+
+    def test_an_answered_probe_cannot_be_lost(self, driver: Driver) -> None:
+        backend = driver.up()
+        probe = driver.probe(backend)
+        driver.answer(probe)
+        driver.lose(probe)
+        assert (backend.misses, backend.losses.rate) == (0, 0.0)
+
+
+class TestUnregistering:
+    """Rule 4."""
+
+    def test_the_registered_instance_takes_the_backend_away(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.probe(backend)
+        transition = driver.unregister()
+        assert (transition.before, transition.after) == (State.UP, State.FORGOTTEN)
+        assert (len(driver.table), driver.table.eligible, backend.outstanding) == (0, [], set())
+
+    def test_another_instance_changes_nothing(self, driver: Driver) -> None:
+        driver.up(instance=1)
+        with refused(driver.table, Refusal.WRONG_INSTANCE):
+            driver.unregister(instance=2)
+
+    @pytest.mark.parametrize(("source", "port"), [(("10.0.0.2", 5555), 80), (AGENT, 81)])
+    def test_for_another_backend_it_changes_nothing(self, driver: Driver, source: Address, port: int) -> None:
+        driver.up()
+        with refused(driver.table, Refusal.UNKNOWN):
+            driver.unregister(source, port=port)
+
+    def test_a_replayed_one_changes_nothing(self, driver: Driver) -> None:
+        driver.up()
+        driver.unregister()
+        with refused(driver.table, Refusal.UNKNOWN):
+            driver.unregister()
+
+    @pytest.mark.parametrize("source", [AGENT, OTHER_PORT])
+    def test_its_instance_cannot_register_again(self, driver: Driver, source: Address) -> None:
+        driver.up(instance=1)
+        driver.unregister(instance=1)
+        with refused(driver.table, Refusal.RETIRED):
+            driver.register(source, instance=1)
+
+    def test_it_stays_retired_while_its_successor_serves(self, driver: Driver) -> None:
+        driver.up(instance=1)
+        driver.unregister(instance=1)
+        driver.up(instance=2)
+        with refused(driver.table, Refusal.RETIRED):
+            driver.register(instance=1)
+
+    def test_a_new_instance_may_register_at_once(self, driver: Driver) -> None:
+        driver.up(instance=1)
+        driver.unregister(instance=1)
+        assert driver.up(instance=2).eligible
+
+    def test_it_retires_the_instance_of_its_own_backend_only(self, driver: Driver) -> None:
+        driver.up(("10.0.0.1", 5555), instance=1)
+        driver.unregister(("10.0.0.1", 5555), instance=1)
+        assert driver.up(("10.0.0.2", 5555), instance=1).eligible
+
+    def test_an_unconfirmed_backend_may_unregister(self, driver: Driver) -> None:
+        driver.register()
+        assert driver.unregister().before is State.REGISTERED
+        assert len(driver.table) == 0
+
+
+class TestSequenceNumbers:
+    """Rule 6."""
+
+    def test_they_start_at_0_and_count_up_by_1_for_each_backend(self, driver: Driver) -> None:
+        one, other = driver.register(agent(1)), driver.register(agent(2))
+        probed = [one, one, other, one, other]
+        assert [driver.probe(backend).request.sequence for backend in probed] == [0, 1, 0, 2, 1]
+
+    def test_a_lost_probe_uses_its_number_up(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.lose(driver.probe(backend))
+        assert driver.probe(backend).request.sequence == 2
+
+    def test_after_the_last_comes_0(self, driver: Driver) -> None:
+        backend = driver.up()
+        backend.next_sequence = UINT32_MAX
+        last, first = driver.probe(backend), driver.probe(backend)
+        assert (last.request.sequence, first.request.sequence) == (UINT32_MAX, 0)
+        driver.answer(last)
+        driver.answer(first)
+        assert backend.losses.rate == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "instance"),
+    [(AGENT, 2), (OTHER_PORT, 1), (OTHER_PORT, 2)],
+    ids=["another instance", "another port", "another agent"],
+)
+class TestCandidate:
+    """A registration that differs in the agent's port or instance waits for a probe."""
+
+    def test_it_changes_nothing_before_it_is_confirmed(self, driver: Driver, source: Address, instance: int) -> None:
+        backend = driver.up()
+        before = without_candidate(backend)
+        driver.now += 1
+        driver.register(source, instance=instance, draining=True, weight=500, interval_ms=1)
+        assert without_candidate(backend) == before
+        assert driver.table.eligible == [backend]
+
+    def test_a_probe_it_answers_makes_it_the_agent(self, driver: Driver, source: Address, instance: int) -> None:
+        backend = driver.up()
+        driver.register(source, instance=instance, weight=500)
+        candidate = backend.candidate
+        assert candidate is not None
+        driver.answer(driver.probe(backend, candidate))
+        assert backend.registration == candidate
+        assert (candidate.agent, candidate.instance, candidate.weight) == (source, instance, 500)
+        assert backend.candidate is None
+        assert driver.table.eligible == [backend]
+
+    def test_its_lost_probes_are_not_held_against_the_backend(
+        self, driver: Driver, source: Address, instance: int
+    ) -> None:
+        backend = driver.up()
+        for _ in range(5):
+            driver.register(source, instance=instance)
+            assert driver.lose(driver.probe(backend, backend.candidate)) is None
+        assert (backend.state, backend.misses, backend.losses.rate) == (State.UP, 0, 0.0)
+
+    def test_it_is_dropped_when_its_probe_is_lost(self, driver: Driver, source: Address, instance: int) -> None:
+        backend = driver.up()
+        before = attrs.asdict(backend.registration)
+        driver.register(source, instance=instance)
+        driver.lose(driver.probe(backend, backend.candidate))
+        assert backend.candidate is None
+        assert attrs.asdict(backend.registration) == before
+
+    def test_it_may_try_again_after_a_lost_probe(self, driver: Driver, source: Address, instance: int) -> None:
+        backend = driver.up()
+        driver.register(source, instance=instance)
+        driver.lose(driver.probe(backend, backend.candidate))
+        driver.register(source, instance=instance)
+        driver.answer(driver.probe(backend, backend.candidate))
+        assert (backend.registration.agent, backend.registration.instance) == (source, instance)
+
+    def test_its_predecessors_lost_probes_are_not_held_against_it(
+        self, driver: Driver, source: Address, instance: int
+    ) -> None:
+        backend = driver.up()
+        to_predecessor = [driver.probe(backend) for _ in range(3)]
+        driver.register(source, instance=instance)
+        driver.answer(driver.probe(backend, backend.candidate))
+        for probe in to_predecessor:
+            driver.lose(probe)
+        assert (backend.state, backend.misses, backend.losses.rate) == (State.UP, 0, 0.0)
+
+    def test_an_answer_to_an_older_probe_does_not_bring_its_predecessor_back(
+        self, driver: Driver, source: Address, instance: int
+    ) -> None:
+        backend = driver.up()
+        to_predecessor = driver.probe(backend)
+        driver.register(source, instance=instance)
+        driver.answer(driver.probe(backend, backend.candidate))
+        with suppress(Rejected):
+            driver.answer(to_predecessor)
+        assert (backend.registration.agent, backend.registration.instance) == (source, instance)
+
+    def test_it_brings_a_backend_that_is_down_up(self, driver: Driver, source: Address, instance: int) -> None:
+        backend = driver.up()
+        driver.down(backend)
+        driver.register(source, instance=instance)
+        assert driver.table.eligible == []
+        driver.answer(driver.probe(backend, backend.candidate))
+        assert driver.table.eligible == [backend]
+
+    def test_it_outlives_news_of_the_present_agent(self, driver: Driver, source: Address, instance: int) -> None:
+        backend = driver.up()
+        driver.register(source, instance=instance)
+        driver.register()
+        driver.report(backend)
+        assert backend.candidate is not None
+        assert (backend.registration.agent, backend.registration.instance) == (AGENT, 1)
+
+
+class TestInstanceOfACandidate:
+    def test_it_may_not_unregister_before_it_is_confirmed(self, driver: Driver) -> None:
+        driver.up(instance=1)
+        driver.register(instance=2)
+        with refused(driver.table, Refusal.WRONG_INSTANCE):
+            driver.unregister(instance=2)
+
+    def test_it_alone_may_unregister_once_confirmed(self, driver: Driver) -> None:
+        backend = driver.up(instance=1)
+        driver.register(instance=2)
+        driver.answer(driver.probe(backend, backend.candidate))
+        with refused(driver.table, Refusal.WRONG_INSTANCE):
+            driver.unregister(instance=1)
+        assert driver.unregister(instance=2).after is State.FORGOTTEN
+
+    @pytest.mark.parametrize(("instance", "restarted"), [(1, False), (2, True)])
+    def test_a_confirmed_answer_tells_of_a_new_instance(self, driver: Driver, instance: int, restarted: bool) -> None:
+        backend = driver.up(instance=1)
+        driver.register(OTHER_PORT, instance=instance)
+        assert driver.answer(driver.probe(backend, backend.candidate)).restarted is restarted
+
+    def test_the_first_answer_of_all_is_no_restart(self, driver: Driver) -> None:
+        assert not driver.report(driver.register()).restarted
+
+    def test_a_backend_never_confirmed_takes_the_latest_registration(self, driver: Driver) -> None:
+        driver.register(instance=1)
+        backend = driver.register(OTHER_PORT, instance=2)
+        assert (backend.registration.agent, backend.registration.instance) == (OTHER_PORT, 2)
+        assert backend.candidate is None
+
+
+class TestBounds:
+    def test_unconfirmed_backends_are_limited(self) -> None:
+        driver = Driver(Table(unconfirmed_max=3))
+        for number in range(3):
+            driver.register(agent(number))
+        with refused(driver.table, Refusal.TABLE_FULL):
+            driver.register(agent(3))
+
+    def test_a_full_table_still_hears_the_ones_it_knows(self) -> None:
+        driver = Driver(Table(unconfirmed_max=1))
+        backend = driver.register(agent(0))
+        assert driver.register(agent(0), weight=300) is backend
+        assert backend.registration.weight == 300
+
+    @pytest.mark.parametrize("leave", ["confirmed", "unregistered", "never answered"])
+    def test_an_unconfirmed_one_that_leaves_makes_room(self, leave: str) -> None:
+        driver = Driver(Table(unconfirmed_max=1))
+        backend = driver.register(agent(0))
+        match leave:
+            case "confirmed":
+                driver.report(backend)
+            case "unregistered":
+                driver.unregister(agent(0))
+            case _:
+                driver.table.check(backend, driver.now, driver.now)
+        assert driver.register(agent(1)).state is State.REGISTERED
+
+    def test_confirmed_backends_are_limited(self) -> None:
+        driver = Driver(Table(backends_max=2))
+        for number in range(2):
+            driver.up(agent(number))
+        probe = driver.probe(driver.register(agent(2)))
+        with refused(driver.table, Refusal.TABLE_FULL):
+            driver.answer(probe)
+
+    def test_a_confirmed_one_that_leaves_makes_room(self) -> None:
+        driver = Driver(Table(backends_max=1))
+        driver.up(agent(0))
+        waiting = driver.register(agent(1))
+        driver.unregister(agent(0))
+        driver.report(waiting)
+        assert driver.table.eligible == [waiting]
+
+    def test_a_flood_of_registrations_leaves_the_confirmed_ones_alone(self) -> None:
+        driver = Driver(Table(unconfirmed_max=4, backends_max=2))
+        confirmed = [driver.up(agent(number)) for number in range(2)]
+        for number in range(100, 1100):
+            with suppress(Rejected):
+                driver.register(agent(number))
+        assert len(driver.table) == 6
+        assert driver.table.eligible == confirmed
+        driver.report(confirmed[0])
+
+    def test_the_memory_of_retired_instances_is_bounded(self, driver: Driver) -> None:
+        for instance in range(RETIRED_MAX + 10):
+            driver.register(instance=instance)
+            driver.unregister(instance=instance)
+        assert len(driver.table._retired) == RETIRED_MAX
+        with refused(driver.table, Refusal.RETIRED):
+            driver.register(instance=RETIRED_MAX + 9)
+
+    def test_the_memory_of_ended_probes_is_bounded(self, driver: Driver) -> None:
+        backend = driver.up()
+        probes = [driver.probe(backend) for _ in range(1000)]
+        for probe in probes:
+            driver.lose(probe)
+        assert len(driver.table._ended) <= 100
+        with refused(driver.table, Refusal.LATE):
+            driver.answer(probes[-1])
+        with refused(driver.table, Refusal.UNKNOWN):
+            driver.answer(probes[0])
+
+    def test_nothing_of_a_forgotten_backends_probes_remains(self, driver: Driver) -> None:
+        backend = driver.up()
+        for _ in range(10):
+            driver.probe(backend)
+        driver.unregister()
+        assert driver.table._probes == {}
+
+
+class TestGoingDown:
+    def test_the_third_probe_lost_in_a_row_takes_it_down(self, driver: Driver) -> None:
+        backend = driver.up()
+        assert [driver.lose(driver.probe(backend)) for _ in range(2)] == [None, None]
+        assert driver.table.eligible == [backend]
+        transition = driver.lose(driver.probe(backend))
+        assert transition is not None
+        assert (transition.backend, transition.before, transition.after) == (backend, State.UP, State.DOWN)
+        assert driver.table.eligible == []
+
+    def test_an_answer_in_between_starts_the_count_anew(self, driver: Driver) -> None:
+        backend = driver.up()
+        for lost in [True, True, False, True, True]:
+            probe = driver.probe(backend)
+            if lost:
+                driver.lose(probe)
+            else:
+                driver.answer(probe)
+        assert driver.table.eligible == [backend]
+
+    def test_more_losses_are_no_more_transitions(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.down(backend)
+        assert driver.lose(driver.probe(backend)) is None
+        assert backend.state is State.DOWN
+
+    def test_one_that_never_answered_is_not_taken_down(self, driver: Driver) -> None:
+        backend = driver.register()
+        driver.down(backend)
+        assert backend.state is State.REGISTERED
+
+    def test_registering_does_not_bring_it_up(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.down(backend)
+        driver.register()
+        assert backend.state is State.DOWN
+        assert driver.table.eligible == []
+
+    def test_a_valid_response_brings_it_up(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.down(backend)
+        transition = driver.report(backend).transition
+        assert transition is not None
+        assert (transition.before, transition.after) == (State.DOWN, State.UP)
+        assert driver.table.eligible == [backend]
+
+    def test_its_losses_are_cleared_when_it_recovers(self, driver: Driver) -> None:
+        backend = driver.up()
+        for _ in range(50):
+            driver.lose(driver.probe(backend))
+        driver.report(backend)
+        assert (backend.losses.rate, backend.misses) == (0.0, 0)
+
+    def test_losses_that_did_not_take_it_down_stay_in_the_window(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.lose(driver.probe(backend))
+        driver.report(backend)
+        assert backend.losses.rate == pytest.approx(1 / 3)
+
+
+class TestLivenessCheck:
+    LIVENESS_S = 10.0
+
+    def check(self, driver: Driver, backend: Backend) -> State | None:
+        transition = driver.table.check(backend, driver.now - self.LIVENESS_S, driver.now)
+        return None if transition is None else transition.after
+
+    @pytest.mark.parametrize(("silent_s", "after"), [(0.0, None), (10.0, None), (10.5, State.DOWN)])
+    def test_one_that_answered_nothing_since_the_last_check_goes_down(
+        self, driver: Driver, silent_s: float, after: State | None
+    ) -> None:
+        backend = driver.up()
+        driver.now += silent_s
+        assert self.check(driver, backend) is after
+        assert backend.eligible is (after is None)
+
+    def test_registering_is_no_sign_of_life(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.now += 11
+        driver.register()
+        assert self.check(driver, backend) is State.DOWN
+
+    def test_one_that_never_answered_is_forgotten(self, driver: Driver) -> None:
+        backend = driver.register()
+        assert self.check(driver, backend) is State.FORGOTTEN
+        assert len(driver.table) == 0
+
+    def test_a_forgotten_one_is_left_alone(self, driver: Driver) -> None:
+        backend = driver.register()
+        driver.unregister()
+        assert self.check(driver, backend) is None
+
+    @pytest.mark.parametrize(
+        ("interval_s", "patience_s"), [(0.5, 60.0), (20.0, 60.0), (30.0, 90.0), (86_400.0, 3600.0)]
+    )
+    def test_one_that_is_down_is_forgotten_after_lasting_silence(
+        self, driver: Driver, interval_s: float, patience_s: float
+    ) -> None:
+        """Three of its intervals, but no less than a minute and no more than an hour."""
+        backend = driver.up(interval_ms=round(interval_s * 1000))
+        driver.down(backend)
+        silent_since = backend.heard_at
+        driver.now = silent_since + patience_s - 0.5
+        assert self.check(driver, backend) is None
+        driver.now = silent_since + patience_s
+        assert self.check(driver, backend) is State.FORGOTTEN
+        assert driver.table.get(backend.address, backend.port) is None
+
+    def test_one_that_is_down_but_registers_is_kept(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.down(backend)
+        for _ in range(10):
+            driver.now += 20
+            driver.register()
+            assert self.check(driver, backend) is None
+
+    def test_a_forgotten_backend_may_come_back(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.down(backend)
+        driver.now += 61
+        self.check(driver, backend)
+        again = driver.up()
+        assert again is not backend
+        assert driver.table.eligible == [again]
+
+
+class TestDraining:
+    def test_one_that_registers_as_draining_gets_no_client(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.register(draining=True)
+        assert (backend.state, driver.table.eligible) == (State.UP, [])
+        driver.register(draining=False)
+        assert driver.table.eligible == [backend]
+
+    def test_one_that_answers_as_draining_gets_no_client(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.report(backend, draining=True)
+        assert (backend.state, driver.table.eligible) == (State.UP, [])
+        driver.report(backend, draining=False)
+        assert driver.table.eligible == [backend]
+
+    def test_one_that_drains_at_its_first_answer_gets_no_client(self, driver: Driver) -> None:
+        backend = driver.register()
+        driver.report(backend, draining=True)
+        assert driver.table.eligible == []
+
+    def test_its_sessions_are_still_counted(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.opened(backend, 2)
+        driver.report(backend, draining=True, tcp=2)
+        driver.table.closed(backend, was_connected=True)
+        assert (backend.connections, backend.tcp) == (1, 1)
+
+
+class TestLiveConnections:
+    """`Backend.tcp`: what the report said, and what we opened and closed since its probe left."""
+
+    def test_sessions_opened_since_the_report_are_added(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.report(backend, tcp=7)
+        driver.opened(backend, 3)
+        assert backend.tcp == 10
+
+    def test_sessions_established_when_the_probe_left_are_in_the_report(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.opened(backend, 3)
+        driver.report(backend, tcp=10)
+        assert backend.tcp == 10
+
+    def test_sessions_established_while_the_probe_was_under_way_are_added(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.opened(backend, 3)
+        probe = driver.probe(backend)
+        driver.opened(backend, 2)
+        driver.answer(probe, tcp=10)
+        assert backend.tcp == 12
+
+    def test_sessions_still_connecting_are_added_whatever_was_reported(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.opened(backend, 2, connected=False)
+        driver.report(backend, tcp=10)
+        assert backend.tcp == 12
+        driver.table.connected(backend)
+        assert backend.tcp == 12
+
+    @pytest.mark.parametrize("connected", [True, False])
+    def test_a_session_that_ends_is_subtracted(self, driver: Driver, connected: bool) -> None:
+        backend = driver.up()
+        driver.opened(backend, connected=connected)
+        driver.table.closed(backend, was_connected=connected)
+        assert backend.tcp == 0
+
+    def test_a_reported_session_that_ends_is_subtracted(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.opened(backend, 3)
+        driver.report(backend, tcp=10)
+        driver.table.closed(backend, was_connected=True)
+        assert backend.tcp == 9
+
+    def test_a_new_report_replaces_what_was_added(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.report(backend, tcp=0)
+        driver.opened(backend, 5)
+        driver.report(backend, tcp=5)
+        assert backend.tcp == 5
+
+    def test_it_is_never_negative(self, driver: Driver) -> None:
+        """The agent counted before our sessions reached it."""
+        backend = driver.up()
+        driver.opened(backend, 3)
+        driver.report(backend, tcp=0)
+        driver.table.closed(backend, was_connected=True)
+        assert backend.tcp == 0
+
+    def test_sessions_are_counted_by_what_they_are(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.opened(backend, 3)
+        driver.opened(backend, 2, connected=False)
+        assert (backend.pending, backend.established, backend.connections, backend.total) == (2, 3, 5, 3)
+        driver.table.closed(backend, was_connected=True)
+        driver.table.closed(backend, was_connected=False)
+        assert (backend.pending, backend.established, backend.connections, backend.total) == (1, 2, 3, 3)

@@ -1,0 +1,148 @@
+"""The table under any sequence of datagrams, timeouts and sessions keeps its own books."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import attrs
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from rproxy.pool.backend import Address, Backend, State
+from rproxy.pool.table import Probe, Rejected, Table
+from tests.pool.driving import Driver
+
+UNCONFIRMED_MAX = 3
+BACKENDS_MAX = 3
+
+sources = st.tuples(st.sampled_from(["10.0.0.1", "10.0.0.2", "2001:db8::3"]), st.sampled_from([5555, 5556]))
+ports = st.sampled_from([0, 80, 81])
+instances = st.integers(1, 3)
+delays = st.sampled_from([0.0, 0.001, 0.4, 0.6, 5.0, 30.0])
+
+
+@attrs.define(eq=False)
+class Session:
+    backend: Backend
+    connected: bool = False
+
+
+class TableMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = Table(unconfirmed_max=UNCONFIRMED_MAX, backends_max=BACKENDS_MAX)
+        self.driver = Driver(self.table)
+        self.probes: list[Probe] = []
+        self.sessions: list[Session] = []
+        self.established_ever: Counter[Backend] = Counter()
+
+    @rule(source=sources, port=ports, instance=instances, draining=st.booleans())
+    def register(self, source: Address, port: int, instance: int, draining: bool) -> None:
+        with suppress(Rejected):
+            self.driver.register(source, service_port=port, instance=instance, draining=draining)
+
+    @rule(source=sources, port=ports, instance=instances)
+    def unregister(self, source: Address, port: int, instance: int) -> None:
+        with suppress(Rejected):
+            self.driver.unregister(source, port=port, instance=instance)
+
+    @precondition(lambda self: bool(len(self.table)))
+    @rule(data=st.data(), candidate=st.booleans())
+    def probe(self, data: st.DataObject, candidate: bool) -> None:
+        backend = data.draw(st.sampled_from(list(self.table)))
+        self.probes.append(self.driver.probe(backend, backend.candidate if candidate else None))
+
+    @precondition(lambda self: bool(len(self.table)))
+    @rule(data=st.data())
+    def probe_and_answer(self, data: st.DataObject) -> None:
+        backend = data.draw(st.sampled_from(list(self.table)))
+        self._answer(self.driver.probe(backend), after_s=0.001)
+
+    @precondition(lambda self: bool(self.probes))
+    @rule(data=st.data(), after_s=delays, draining=st.booleans(), source=st.none() | sources)
+    def answer(self, data: st.DataObject, after_s: float, draining: bool, source: Address | None) -> None:
+        """An answer to any probe ever sent: in time or not, again, or from elsewhere."""
+        probe = data.draw(st.sampled_from(self.probes))
+        self._answer(probe, after_s=after_s, draining=draining, source=source)
+
+    def _answer(self, probe: Probe, **how: Any) -> None:
+        with suppress(Rejected):
+            self.driver.answer(probe, **how)
+
+    @precondition(lambda self: bool(self.probes))
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        self.driver.lose(data.draw(st.sampled_from(self.probes)))
+
+    @precondition(lambda self: bool(len(self.table)))
+    @rule(data=st.data())
+    def lose_three_in_a_row(self, data: st.DataObject) -> None:
+        self.driver.down(data.draw(st.sampled_from(list(self.table))))
+
+    @precondition(lambda self: bool(len(self.table)))
+    @rule(data=st.data(), after_s=st.sampled_from([0.0, 9.0, 11.0, 61.0]))
+    def check(self, data: st.DataObject, after_s: float) -> None:
+        self.driver.now += after_s
+        self.table.check(data.draw(st.sampled_from(list(self.table))), self.driver.now - 10, self.driver.now)
+
+    @precondition(lambda self: bool(self.table.eligible))
+    @rule(data=st.data())
+    def open(self, data: st.DataObject) -> None:
+        backend = data.draw(st.sampled_from(self.table.eligible))
+        self.table.opened(backend)
+        self.sessions.append(Session(backend))
+
+    @precondition(lambda self: any(not session.connected for session in self.sessions))
+    @rule(data=st.data())
+    def connect(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from([session for session in self.sessions if not session.connected]))
+        session.connected = True
+        self.established_ever[session.backend] += 1
+        self.table.connected(session.backend)
+
+    @precondition(lambda self: bool(self.sessions))
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        session = self.sessions.pop(data.draw(st.integers(0, len(self.sessions) - 1)))
+        self.table.closed(session.backend, was_connected=session.connected)
+
+    @invariant()
+    def eligible_is_what_may_get_a_client(self) -> None:
+        eligible = self.table.eligible
+        assert set(eligible) == {backend for backend in self.table if backend.eligible}
+        assert [backend.slot for backend in eligible] == list(range(len(eligible)))
+        assert all(backend.slot == -1 for backend in self.table if not backend.eligible)
+
+    @invariant()
+    def limits_hold(self) -> None:
+        registered = sum(backend.state is State.REGISTERED for backend in self.table)
+        assert self.table._unconfirmed == registered <= UNCONFIRMED_MAX
+        assert len(self.table) - registered <= BACKENDS_MAX
+
+    @invariant()
+    def probes_outstanding_are_those_of_known_backends(self) -> None:
+        noted = {token: probe.backend for token, probe in self.table._probes.items()}
+        assert noted == {token: backend for backend in self.table for token in backend.outstanding}
+        assert not noted.keys() & self.table._ended.keys()
+
+    @invariant()
+    def every_session_is_counted_once(self) -> None:
+        pending = Counter(session.backend for session in self.sessions if not session.connected)
+        established = Counter(session.backend for session in self.sessions if session.connected)
+        for backend in {*self.table, *pending, *established}:
+            assert backend.pending == pending[backend]
+            assert backend.established == established[backend]
+            assert backend.total == self.established_ever[backend]
+            assert backend.tcp >= 0
+
+    @invariant()
+    def the_forgotten_are_gone(self) -> None:
+        assert all(backend.state is not State.FORGOTTEN for backend in self.table)
+        assert all(self.table.get(backend.address, backend.port) is backend for backend in self.table)
+
+
+TestTableMachine = TableMachine.TestCase
+TestTableMachine.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)

@@ -1,0 +1,90 @@
+"""Imports go only downwards, and the floors that decide touch neither network, clock nor randomness."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parent.parent / "rproxy"
+FLOORS: Final = {"wire": 0, "pool": 1, "scoring": 2, "monitoring": 3, "carrying": 3, "admin": 4, "tap": 5}
+PURE: Final = ("wire", "pool", "scoring")
+IMPURE: Final = {"asyncio", "datetime", "random", "secrets", "select", "socket", "time", "twisted", "zope"}
+
+
+def imported(source: str, package: str = "") -> Iterator[str]:
+    """Every module that `source`, a module of `package`, imports anywhere, by its full name."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def imports_of(room: str) -> Iterator[tuple[str, str]]:
+    for path in sorted((ROOT / room).rglob("*.py")):
+        package = ".".join(path.relative_to(ROOT.parent).parent.parts)
+        for module in imported(path.read_text(encoding="utf-8"), package):
+            yield str(path.relative_to(ROOT)), module
+
+
+def upward(room: str, module: str) -> bool:
+    """Whether a file of `room` may not import `module`: another room of its own floor, or one above."""
+    if module.split(".")[0] != "rproxy":
+        return False
+    other = module.split(".")[1]
+    return other != room and (other not in FLOORS or FLOORS[other] >= FLOORS[room])
+
+
+def impure(module: str) -> bool:
+    return module.split(".")[0] in IMPURE
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_a_room_imports_only_from_floors_below(room: str) -> None:
+    assert [(file, module) for file, module in imports_of(room) if upward(room, module)] == []
+
+
+@pytest.mark.parametrize("room", PURE)
+def test_a_pure_room_imports_no_network_clock_or_randomness(room: str) -> None:
+    assert [(file, module) for file, module in imports_of(room) if impure(module)] == []
+
+
+def test_every_room_has_its_floor() -> None:
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} == set(FLOORS)
+    assert {path.name for path in ROOT.glob("*.py")} == {"__init__.py"}
+
+
+@pytest.mark.parametrize(
+    ("source", "modules"),
+    [
+        ("import time", ["time"]),
+        ("import os, twisted.internet.reactor as r", ["os", "twisted.internet.reactor"]),
+        ("from rproxy import carrying", ["rproxy.carrying"]),
+        ("def late():\n    from random import Random", ["random.Random"]),
+        ("from . import backend", ["rproxy.pool.backend"]),
+        ("from ..scoring.formula import score", ["rproxy.scoring.formula.score"]),
+    ],
+)
+def test_every_way_to_import_is_read(source: str, modules: list[str]) -> None:
+    assert list(imported(source, "rproxy.pool")) == modules
+
+
+@pytest.mark.parametrize(
+    ("room", "module", "expected"),
+    [
+        ("pool", "rproxy.scoring.formula.score", True),
+        ("monitoring", "rproxy.carrying.session", True),
+        ("scoring", "rproxy.unknown", True),
+        ("admin", "rproxy.carrying.session.Balancer", False),
+        ("pool", "rproxy.pool.backend", False),
+        ("wire", "struct", False),
+    ],
+)
+def test_upward_is_the_same_floor_or_above(room: str, module: str, expected: bool) -> None:
+    assert upward(room, module) is expected
