@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import attrs
+from twisted.internet import testing as proto_helpers
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import (
@@ -30,10 +31,9 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import ClientFactory, DatagramProtocol
 from twisted.internet.task import Clock
+from twisted.internet.testing import EventLoggingObserver
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from twisted.internet import testing as proto_helpers
-from twisted.internet.testing import EventLoggingObserver
 from zope.interface import classImplements, implementer
 
 from rproxy.monitoring.sampler import Load

@@ -21,7 +21,7 @@ SCORE_RESOLUTION: Final = 0.01
 
 _ROUNDING: Final = 1e-6
 
-Rank = tuple[float, ...]
+Rank = tuple[float, float]
 
 
 class Rng(Protocol):
@@ -45,13 +45,19 @@ class Policy(Protocol):
     def reported(self, backend: Backend) -> None: ...
 
 
+_SATURATED: Final = 1e12
+"""More than any sum: what comes first in the rank of a saturated back-end."""
+_Entry = tuple[bool, float, float, int]
+"""A rank between what comes before it, a failure, and after it, the turn in which the back-end was chosen last."""
+
+
 class _Place:
     """What the order keeps of one back-end: the lowest rank it stands under, when it was chosen, whether it failed."""
 
     __slots__ = ("chosen", "entered", "failed")
 
     def __init__(self) -> None:
-        self.entered: Rank | None = None
+        self.entered: _Entry | None = None
         self.chosen = 0
         self.failed = False
 
@@ -64,7 +70,7 @@ class Ranked:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Rank, int, Backend]] = []
+        self._heap: list[tuple[_Entry, int, Backend]] = []
         self._places: dict[Backend, _Place] = {}
         self._order = count(1)
 
@@ -86,15 +92,15 @@ class Ranked:
             elif backend.slot < 0:
                 heappop(heap)
                 self._forget(backend)
-            elif (rank := (place.failed, *self.rank(backend), place.chosen)) > entered:
-                heapreplace(heap, (rank, order, backend))
-                place.entered = rank
+            elif (entry := self._entry(backend, place)) > entered:
+                heapreplace(heap, (entry, order, backend))
+                place.entered = entry
             elif backend in exclude:
                 held.append(heappop(heap))
             else:
                 found = backend
-        for entry in held:
-            heappush(heap, entry)
+        for kept in held:
+            heappush(heap, kept)
         return found
 
     def opened(self, backend: Backend) -> None:
@@ -121,11 +127,15 @@ class Ranked:
             place = self._places[backend] = _Place()
         return place
 
+    def _entry(self, backend: Backend, place: _Place) -> _Entry:
+        first, second = self.rank(backend)
+        return (place.failed, first, second, place.chosen)
+
     def _enter(self, backend: Backend, place: _Place) -> None:
-        rank = (place.failed, *self.rank(backend), place.chosen)
-        if place.entered is None or rank < place.entered:
-            heappush(self._heap, (rank, next(self._order), backend))
-            place.entered = rank
+        entry = self._entry(backend, place)
+        if place.entered is None or entry < place.entered:
+            heappush(self._heap, (entry, next(self._order), backend))
+            place.entered = entry
 
     def _forget(self, backend: Backend) -> None:
         self._places.pop(backend, None)
@@ -150,27 +160,27 @@ class ReportPolicy(Ranked):
     def __init__(self, saturation: float | None) -> None:
         super().__init__()
         self._saturation = saturation
-        self._fixed: dict[Backend, tuple[bool, float, float, int]] = {}
+        self._fixed: dict[Backend, tuple[float, float, float, int]] = {}
 
     def reported(self, backend: Backend) -> None:
         if backend.slot >= 0:
             self._fixed[backend] = self._settle(backend)
             super().reported(backend)
 
-    def _settle(self, backend: Backend) -> tuple[bool, float, float, int]:
+    def _settle(self, backend: Backend) -> tuple[float, float, float, int]:
         """What stays of the score until the next report, in steps of the resolution: all but the TCP term."""
         report, loss, weight = backend.report, backend.losses.rate, backend.registration.weight
         scale = WEIGHT_NORMAL / (weight * SCORE_RESOLUTION)
         rest = unsaturated(rtt_ms=backend.rtt.last_ms or 0.0, tcp=0, loss=loss, cpu=report.cpu, memory=report.memory)
         saturated = is_saturated(self._saturation, loss=loss, cpu=report.cpu, memory=report.memory)
-        return saturated, rest * scale + _ROUNDING, TCP_TERM * scale, weight
+        return _SATURATED if saturated else 0.0, rest * scale + _ROUNDING, TCP_TERM * scale, weight
 
     def rank(self, backend: Backend) -> Rank:
         fixed = self._fixed.get(backend)
         if fixed is None:
             fixed = self._fixed[backend] = self._settle(backend)
         saturated, rest, term, weight = fixed
-        return (saturated, int(rest + term * backend.tcp), (backend.pending + backend.established) / weight)
+        return (saturated + int(rest + term * backend.tcp), (backend.pending + backend.established) / weight)
 
     def _forget(self, backend: Backend) -> None:
         super()._forget(backend)
@@ -181,7 +191,7 @@ class LeastConnectionsPolicy(Ranked):
     """The back-end with the fewest of our own sessions for its weight."""
 
     def rank(self, backend: Backend) -> Rank:
-        return ((backend.connections + 1) / backend.registration.weight,)
+        return ((backend.pending + backend.established + 1) / backend.registration.weight, 0.0)
 
 
 class TurnPolicy(Ranked):
@@ -202,11 +212,11 @@ class TurnPolicy(Ranked):
         turn = self._turns.get(backend)
         if turn is None:
             turn = self._turns[backend] = self._time + self._step(backend.registration.weight)
-        return (turn,)
+        return (turn, 0.0)
 
     def opened(self, backend: Backend) -> None:
         super().opened(backend)
-        (turn,) = self.rank(backend)
+        turn, _ = self.rank(backend)
         self._time = max(self._time, turn)
         self._turns[backend] = self._time + self._step(backend.registration.weight)
 

@@ -23,4 +23,4 @@ def network() -> Iterator[Network]:
 def system(network: Network, tmp_path: Path) -> Iterator[System]:
     system = System(network, tmp_path)
     yield system
-    system.stop()
+    system.close()

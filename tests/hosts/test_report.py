@@ -22,8 +22,7 @@ def test_1_a_file_is_the_same_directly_and_through_the_proxy(system: System) -> 
     system.start_agent(server)
     system.wait_until_up(server)
     for path in ("", "noise"):
-        direct = system.fetch(f"http://{server.address}/{path}")
-        assert system.fetch(f"http://{system.network.proxy.address}/{path}") == direct
+        assert system.fetch(system.network.proxy, path) == system.fetch(server, path)
 
 
 def test_2a_ten_and_more_fetches_spread_over_both_servers(system: System) -> None:

@@ -53,13 +53,20 @@ class Environment:
         return COMMANDS & {line.split()[0] for line in shown.splitlines() if line.strip()}
 
 
+def tracked_files() -> list[str]:
+    """Empty where there is no git, or no clone."""
+    if not shutil.which("git"):
+        return []
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    return listed.stdout.rstrip("\0").split("\0") if listed.returncode == 0 else []
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clean clone's files, or all of them where there is no clone."""
     source = tmp_path_factory.mktemp("clone") / "rproxy"
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=False)
-    if tracked.returncode == 0:
-        for name in tracked.stdout.rstrip("\0").split("\0"):
+    if names := tracked_files():
+        for name in names:
             source.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(PROJECT / name, source / name)
     else:

@@ -33,6 +33,7 @@ from rproxy.wire.pdu import MalformedPdu, ProbeRequest, ProbeResponse, Register,
 
 PROJECT: Final = Path(__file__).parents[2]
 LOOPBACK: Final = "127.0.0.1"
+REACTORS: Final = ("epoll", "asyncio")
 READY_S: Final = 20.0
 """How long a process may take to start on a busy machine. Nothing that is tested for is this slow."""
 STOP_S: Final = 5.0
@@ -321,10 +322,8 @@ def _name(sock: socket.socket) -> Address:
 class Listener:
     """A port for a back-end; what connects to it is taken by `accept`."""
 
-    def __init__(self, host: str = LOOPBACK, *, backlog: int = 1024, receive_buffer: int = 0) -> None:
+    def __init__(self, host: str = LOOPBACK, *, backlog: int = 1024) -> None:
         self._socket = socket.socket(family(host))
-        if receive_buffer:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._socket.bind((host, 0))
         self._socket.listen(backlog)
         self._socket.settimeout(SOCKET_S)
@@ -541,6 +540,7 @@ class Pool:
 
     proxy: Proxy
     _agents: list[FakeAgent] = attrs.field(init=False, factory=list)
+    _linked: Listener | None = attrs.field(init=False, default=None)
     _stack: ExitStack = attrs.field(init=False, factory=ExitStack)
     _descriptors: int = attrs.field(init=False)
     _logged: int = attrs.field(init=False)
@@ -556,8 +556,8 @@ class Pool:
         poll(lambda: self.proxy.state(agent.backend) == "up", READY_S, f"{agent.backend} is up")
         return agent
 
-    def listen(self, load: Load = IDLE, *, receive_buffer: int = 0) -> Listener:
-        return self._use(Listener(receive_buffer=receive_buffer), load)
+    def listen(self, load: Load = IDLE) -> Listener:
+        return self._use(Listener(), load)
 
     def serve(self, handle: Callable[[socket.socket], None], load: Load = IDLE) -> Server:
         return self._use(Server(handle), load)
@@ -581,12 +581,15 @@ class Pool:
         self._stack.callback(client.close)
         return client
 
-    def link(self, *, client_buffer: int = 0, server_buffer: int = 0) -> tuple[socket.socket, socket.socket]:
+    def link(self, *, client_buffer: int = 0) -> tuple[socket.socket, socket.socket]:
         """A session that the proxy, too, knows to be connected: the client's socket, and the back-end's."""
-        listener = self.listen(receive_buffer=server_buffer)
+        if self._linked is None:
+            self._linked = self.listen()
+        linked = self._linked
         client = self.connect(receive_buffer=client_buffer)
-        server = listener.accept()
-        poll(lambda: self.proxy.backends()[listener.address]["total"] == 1, READY_S, "the session is connected")
+        server = linked.accept()
+        sessions = len(linked.accepted)
+        poll(lambda: self.proxy.backends()[linked.address]["total"] == sessions, READY_S, "the session is connected")
         return client, server
 
     def settled(self, within_s: float) -> None:

@@ -17,6 +17,7 @@ from tests.integration.conftest import Certificate, Starter
 from tests.integration.processes import (
     BUSY,
     LOOPBACK,
+    REACTORS,
     Pool,
     Proxy,
     connect,
@@ -36,7 +37,6 @@ from tests.integration.processes import (
 )
 
 CARRIERS = ["portable"]
-REACTORS = ["epoll", "asyncio"]
 
 MB: Final = 1_000_000
 SMALL_BUFFER: Final = 16384

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from rproxy.pool.backend import Address, Backend, State
-from rproxy.pool.table import RETIRED_MAX, Confirmed, Refusal, Rejected, Table
+from rproxy.pool.table import OUTSTANDING_MAX, RETIRED_MAX, Confirmed, Refusal, Rejected, Table
 from rproxy.wire.pdu import UINT32_MAX
 from tests.pool.driving import AGENT, Driver, agent, response
 
@@ -308,6 +308,12 @@ class TestSequenceNumbers:
         driver.lose(driver.probe(backend))
         assert driver.probe(backend).request.sequence == 2
 
+    @pytest.mark.parametrize("sequence", [2**16 - 1, 2**31 - 1, UINT32_MAX - 1])
+    def test_they_use_all_32_bits(self, driver: Driver, sequence: int) -> None:
+        backend = driver.up()
+        backend.next_sequence = sequence
+        assert [driver.probe(backend).request.sequence for _ in range(2)] == [sequence, sequence + 1]
+
     def test_after_the_last_comes_0(self, driver: Driver) -> None:
         backend = driver.up()
         backend.next_sequence = UINT32_MAX
@@ -388,9 +394,21 @@ class TestCandidate:
         to_predecessor = driver.probe(backend)
         driver.register(source, instance=instance)
         driver.answer(driver.probe(backend, backend.candidate))
-        with suppress(Rejected):
+        with refused(driver.table, Refusal.UNKNOWN):
             driver.answer(to_predecessor)
         assert (backend.registration.agent, backend.registration.instance) == (source, instance)
+
+    def test_a_newer_one_takes_its_place(self, driver: Driver, source: Address, instance: int) -> None:
+        backend = driver.up()
+        driver.register(source, instance=instance)
+        older = driver.probe(backend, backend.candidate)
+        driver.register(("10.0.0.1", 5557), instance=9)
+        newer = driver.probe(backend, backend.candidate)
+        with refused(driver.table, Refusal.UNKNOWN):
+            driver.answer(older)
+        assert driver.table.lost(older.request.token) is None
+        driver.answer(newer)
+        assert (backend.registration.agent, backend.registration.instance) == (("10.0.0.1", 5557), 9)
 
     def test_it_brings_a_backend_that_is_down_up(self, driver: Driver, source: Address, instance: int) -> None:
         backend = driver.up()
@@ -438,6 +456,14 @@ class TestInstanceOfACandidate:
         backend = driver.register(OTHER_PORT, instance=2)
         assert (backend.registration.agent, backend.registration.instance) == (OTHER_PORT, 2)
         assert backend.candidate is None
+
+    def test_an_older_agent_that_never_answered_confirms_nothing(self, driver: Driver) -> None:
+        to_older = driver.probe(driver.register(instance=1))
+        backend = driver.register(OTHER_PORT, instance=2)
+        with refused(driver.table, Refusal.UNKNOWN):
+            driver.answer(to_older)
+        driver.report(backend)
+        assert driver.table.eligible == [backend]
 
 
 class TestBounds:
@@ -518,6 +544,49 @@ class TestBounds:
             driver.probe(backend)
         driver.unregister()
         assert driver.table._probes == {}
+
+
+class TestProbesEarned:
+    """How many probes registrations may cause, by `Table.may_probe`."""
+
+    def may_probe(self, driver: Driver, source: Address = AGENT, instance: int = 1) -> bool:
+        backend = driver.register(source, instance=instance)
+        return driver.table.may_probe(backend, backend.candidate or backend.registration)
+
+    def test_a_registration_earns_one(self, driver: Driver) -> None:
+        assert self.may_probe(driver)
+
+    def test_none_while_one_to_the_same_agent_is_under_way(self, driver: Driver) -> None:
+        driver.probe(driver.register())
+        assert not self.may_probe(driver)
+
+    @pytest.mark.parametrize("end", ["answered", "lost"])
+    def test_another_when_that_has_ended(self, driver: Driver, end: str) -> None:
+        probe = driver.probe(driver.register())
+        if end == "answered":
+            driver.answer(probe)
+        else:
+            driver.lose(probe)
+        assert self.may_probe(driver)
+
+    @pytest.mark.parametrize(("source", "instance"), [(AGENT, 2), (OTHER_PORT, 1)])
+    def test_a_candidate_earns_one_beside_the_agents(self, driver: Driver, source: Address, instance: int) -> None:
+        driver.probe(driver.up())
+        assert self.may_probe(driver, source, instance)
+
+    def test_a_flood_of_candidates_earns_a_bounded_number(self, driver: Driver) -> None:
+        backend = driver.up()
+        for instance in range(100, 200):
+            if self.may_probe(driver, instance=instance):
+                driver.probe(backend, backend.candidate)
+        assert len(backend.outstanding) == OUTSTANDING_MAX
+
+    def test_a_flood_that_is_over_leaves_room_again(self, driver: Driver) -> None:
+        backend = driver.up()
+        probes = [driver.probe(backend) for _ in range(OUTSTANDING_MAX)]
+        assert not self.may_probe(driver, instance=2)
+        driver.answer(probes[0])
+        assert self.may_probe(driver, instance=2)
 
 
 class TestGoingDown:

@@ -14,7 +14,8 @@ from rproxy.scoring.formula import SATURATED, SATURATION, score
 from rproxy.wire.pdu import UINT32_MAX
 
 IDLE: dict[str, Any] = {"rtt_ms": 0.0, "tcp": 0, "loss": 0.0, "cpu": 0, "memory": 0}
-LONGEST_RTT_MS = 1e9
+ENDS: list[tuple[Any, ...]] = [(0.0, 1e9), (0, UINT32_MAX), (0.0, 1.0), (0, 100, None), (0, 100, None)]
+"""The least and the most of every field, in the order of `IDLE`, and where it may be unknown."""
 
 
 @pytest.mark.parametrize(
@@ -80,8 +81,9 @@ def test_an_unknown_percentage_never_saturates(saturation: float) -> None:
 
 @pytest.mark.parametrize("saturation", [None, SATURATION])
 def test_the_ends_of_every_field_give_a_number(saturation: float | None) -> None:
-    for values in product((0.0, LONGEST_RTT_MS), (0, UINT32_MAX), (0.0, 1.0), (0, 100, None), (0, 100, None)):
-        result = score(**dict(zip(IDLE, values, strict=True)), saturation=saturation)
+    for values in product(*ENDS):
+        fields: dict[str, Any] = dict(zip(IDLE, values, strict=True))
+        result = score(**fields, saturation=saturation)
         assert math.isfinite(result), values
         assert result >= 0, values
 
