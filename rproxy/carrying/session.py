@@ -147,7 +147,7 @@ class Session:
     def next(self) -> Backend | None:
         """The back-end to connect to now, or None when there is none to try, or no more tries or time are left."""
         balancer, tried = self._balancer, self._tried
-        if tried and (len(tried) >= TRIES_MAX or self.patience_s() <= 0):
+        if tried and (len(tried) >= TRIES_MAX or self._left_s() <= 0):
             return None
         backend = balancer.policy.choose(balancer.table, tried)
         if balancer.trace:
@@ -166,7 +166,10 @@ class Session:
         """How long the present try to connect may take, in seconds."""
         if len(self._tried) <= 1:
             return CONNECT_TIMEOUT_S
-        return min(CONNECT_TIMEOUT_S, self.started_at + CONNECT_TOTAL_S - self._balancer.seconds())
+        return min(CONNECT_TIMEOUT_S, self._left_s())
+
+    def _left_s(self) -> float:
+        return self.started_at + CONNECT_TOTAL_S - self._balancer.seconds()
 
     def connected(self) -> None:
         assert self.backend is not None

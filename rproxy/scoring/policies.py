@@ -45,7 +45,7 @@ class Policy(Protocol):
     def reported(self, backend: Backend) -> None: ...
 
 
-_SATURATED: Final = 1e12
+_SATURATED: Final = 1e13
 """More than any sum: what comes first in the rank of a saturated back-end."""
 _Entry = tuple[bool, float, float, int]
 """A rank between what comes before it, a failure, and after it, the turn in which the back-end was chosen last."""

@@ -140,7 +140,7 @@ def report_startup_errors_in_one_line() -> None:
 
     def hook(kind: type[BaseException], value: BaseException, traceback: TracebackType | None) -> None:
         if issubclass(kind, StartupError):
-            print(f"twistd: {value}", file=sys.stderr)
+            print(f"twistd: {value}", file=sys.__stderr__)  # sys.stderr is the log by now
         else:
             previous(kind, value, traceback)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -77,22 +79,27 @@ class System:
 
     def fetch(self, host: Host, path: str = "") -> bytes:
         """What the client's wget gets from `host`. Raises `CalledProcessError` when it fails."""
-        return self.network.client.output(*_wget(host, path))
+        return self.network.client.output(*_wget(f"{host.address}/{path}"))
 
     def served_by(self) -> str:
         """The name of the server that the proxy gives the client to."""
         return self.fetch(self.network.proxy).decode().strip()
 
+    def status(self) -> dict[str, Any]:
+        """By wget, which costs next to nothing: these tests ask often."""
+        status: dict[str, Any] = json.loads(self.network.proxy.output(*_wget(f"{ADMIN}/status.json")))
+        return status
+
     def backend(self, host: Host) -> dict[str, Any]:
         """A server's row of the proxy's table, empty when it has none."""
-        return self.proxy.backends().get((host.address, 80), {})
+        return next((row for row in self.status()["backends"] if row["address"] == host.address), {})
 
-    def is_up(self, host: Host) -> bool:
-        return self.backend(host).get("state") == "up"
+    def are_up(self, *hosts: Host) -> bool:
+        return all(self.backend(host).get("state") == "up" for host in hosts)
 
-    def wait_until_up(self, *hosts: Host, within_s: float = READY_S) -> None:
+    def wait_until_up(self, *hosts: Host) -> None:
         names = " and ".join(host.name for host in hosts)
-        poll(lambda: all(map(self.is_up, hosts)), within_s, f"{names} up", every_s=POLL_S)
+        poll(lambda: self.are_up(*hosts), READY_S, f"{names} up", every_s=POLL_S)
 
 
 def kill(program: subprocess.Popen[bytes] | Twistd) -> None:
@@ -101,14 +108,28 @@ def kill(program: subprocess.Popen[bytes] | Twistd) -> None:
     program.wait()
 
 
-def _wget(host: Host, path: str) -> list[str]:
-    options = ["--quiet", "--no-proxy", "--tries=1", "--timeout=10", "--output-document=-"]
-    return ["wget", *options, f"http://{host.address}/{path}"]
+def last_untrue(until: Callable[[], bool], patience_s: float) -> float:
+    """Wait for `until`: when it was last asked and was not true, in seconds from now.
+
+    What is late is then the system, not a machine that was too busy to ask.
+    """
+    started = time.monotonic()
+    untrue_s = 0.0
+    while True:
+        asked_s = time.monotonic() - started
+        if until() or untrue_s > patience_s:
+            return untrue_s
+        untrue_s = asked_s
+        time.sleep(POLL_S)
+
+
+def _wget(url: str) -> list[str]:
+    return ["wget", "--quiet", "--no-proxy", "--tries=1", "--timeout=10", "--output-document=-", f"http://{url}"]
 
 
 def _serves(host: Host) -> bool:
     try:
-        host.output(*_wget(host, ""))
+        host.output(*_wget(host.address))
     except subprocess.CalledProcessError:
         return False
     return True

@@ -493,13 +493,14 @@ def receive_now(sock: socket.socket, size: int) -> bytes:
         return b""
 
 
-def send_until_blocked(sock: socket.socket, quiet_s: float = 0.2) -> int:
-    """Send until nothing has been taken for `quiet_s`; how many bytes were."""
+def send_until_blocked(sock: socket.socket, quiet_s: float = 0.2, most: int = 200_000_000) -> int:
+    """Send until nothing has been taken for `quiet_s`; how many bytes were. More than `most` is no back-pressure."""
     block, sent = payload(1 << 16), 0
     sock.settimeout(quiet_s)
     with suppress(TimeoutError):
         while True:
             sent += sock.send(block)
+            assert sent <= most, f"{sent} bytes have been taken, and nobody reads them"
     sock.settimeout(SOCKET_S)
     return sent
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
@@ -211,23 +212,22 @@ def test_a_reset_by_a_client_that_reads_nothing_ends_the_download(pool: Pool) ->
 
 
 def test_clients_that_never_read_cost_little_memory_and_no_other_clients_time(pool: Pool) -> None:
-    sent = dict.fromkeys(range(100), 0)
+    sent: Counter[socket.socket] = Counter()
+    block = payload(1 << 16)
 
-    def flood(connection: socket.socket) -> None:
-        kind = receive(connection, 1)
-        if kind == b"h":
+    def serve(connection: socket.socket) -> None:
+        if receive(connection, 1) == b"h":
             greet(connection)
             return
-        number = connection.fileno()
-        while True:
-            sent[number] = sent.get(number, 0) + connection.send(payload(1 << 16))
+        while sent[connection] < 16 * MB:
+            sent[connection] += connection.send(block)
 
     def blocked() -> bool:
-        before = sum(sent.values())
+        before = sent.total()
         time.sleep(0.3)
-        return sum(sent.values()) == before > 0
+        return sent.total() == before > 0
 
-    pool.serve(flood)
+    pool.serve(serve)
     assert answer_to(pool.connect(), b"h") == b"hello"
     before = pool.proxy.resident()
     for _ in range(100):

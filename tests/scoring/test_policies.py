@@ -390,6 +390,12 @@ class TestReport:
         assert set(balance.serve(500, held=True)) == {other}
         assert balance.choose(other) is saturated
 
+    def test_a_saturated_one_waits_even_for_the_largest_sum(self, balance: Balance) -> None:
+        saturated, other = balance.up(agent(1), weight=WEIGHT_MAX), balance.up(agent(2), weight=1)
+        balance.report(saturated, cpu=70)
+        balance.report(other, cpu=69, memory=69, tcp=UINT32_MAX)
+        assert balance.choose() is other
+
     def test_without_saturation_the_sum_alone_decides(self) -> None:
         balance = balance_by("report", saturation=None)
         full_cpu, many_connections = balance.pool(2)
