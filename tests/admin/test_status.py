@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from twisted.web.resource import getChildForRequest
+from twisted.web.test.requesthelper import DummyRequest
+
+from rproxy.admin.status import StatusResource, admin_site, status
+from rproxy.carrying.session import Balancer
+from rproxy.monitoring.monitor import Counters
+from rproxy.monitoring.sampler import Load
+from rproxy.scoring.policies import LeastConnectionsPolicy
+from tests.fakes import confirm, registered, table_with
+
+FIELDS = {
+    *("address", "port", "state", "score", "rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory", "interval_s"),
+    *("connections", "total", "last_seen_s"),
+}
+
+
+def balancer(up: int) -> Balancer:
+    return Balancer(table_with(up), LeastConnectionsPolicy(), lambda: 3.0)
+
+
+def test_each_backend_has_the_documented_fields() -> None:
+    shown = status(balancer(2), Counters())["backends"]
+    assert [set(each) for each in shown] == [FIELDS, FIELDS]
+
+
+def test_what_a_backend_told_is_shown() -> None:
+    service = balancer(0)
+    backend = registered(service.table, "10.0.0.9")
+    confirm(service.table, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
+    service.table.opened(backend)
+    (shown,) = status(service, Counters())["backends"]
+    assert shown | {"score": 0, "srtt_ms": 0} == {
+        "address": "10.0.0.9",
+        "port": 80,
+        "state": "up",
+        "score": 0,
+        "rtt_ms": 10.0,
+        "srtt_ms": 0,
+        "loss": 0.0,
+        "tcp": 5,
+        "cpu": 17,
+        "memory": None,
+        "interval_s": 20.0,
+        "connections": 1,
+        "total": 0,
+        "last_seen_s": 2.99,
+    }
+    assert shown["score"] == pytest.approx(0.15 + 0.15 + 0.085 + 0.25)
+    assert shown["srtt_ms"] == pytest.approx(176.25)
+
+
+def test_what_is_not_known_yet_is_null() -> None:
+    service = balancer(0)
+    registered(service.table, "10.0.0.9")
+    (shown,) = status(service, Counters())["backends"]
+    assert shown["state"] == "registered"
+    assert {name for name, value in shown.items() if value is None} == {
+        *("score", "rtt_ms", "srtt_ms", "tcp", "cpu", "memory"),
+    }
+
+
+def test_a_backend_that_is_up_and_drains_is_draining() -> None:
+    service = balancer(0)
+    confirm(service.table, registered(service.table, "10.0.0.9"), token=7, draining=True)
+    assert status(service, Counters())["backends"][0]["state"] == "draining"
+
+
+def test_counters_are_those_of_the_datagrams() -> None:
+    counters = Counters()
+    counters.accepted["register"] += 2
+    counters.dropped["length"] += 3
+    shown = status(balancer(0), counters)["counters"]
+    assert (shown["accepted"], shown["dropped"]) == ({"register": 2}, {"length": 3})
+
+
+def fetch(path: bytes) -> Any:
+    site = admin_site(lambda: {"backends": []})
+    return getChildForRequest(site.resource, DummyRequest([path]))
+
+
+def test_status_json_is_json_and_not_kept() -> None:
+    resource = fetch(b"status.json")
+    assert isinstance(resource, StatusResource)
+    request: Any = DummyRequest([])
+    assert json.loads(resource.render(request)) == {"backends": []}
+    assert request.responseHeaders.getRawHeaders(b"content-type") == [b"application/json"]
+    assert request.responseHeaders.getRawHeaders(b"cache-control") == [b"no-store"]
+
+
+def test_another_path_is_not_found() -> None:
+    request: Any = DummyRequest([])
+    fetch(b"elsewhere").render(request)
+    assert request.responseCode == 404
