@@ -58,9 +58,9 @@ class Deadlines:
             bucket = self._buckets[tick]
             while bucket:
                 owner = next(iter(bucket))
-                del self._ticks[owner]
+                self._ticks.pop(owner, None)
                 self._call(bucket.pop(owner))
-            del self._buckets[tick]
+            self._buckets.pop(tick, None)
         if not self._ticks:
             self._buckets.clear()
         elif self._timer is None:
@@ -76,5 +76,7 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for bucket in self._buckets.values():
+            bucket.clear()
         self._buckets.clear()
         self._ticks.clear()

@@ -245,7 +245,7 @@ class ClientSide(Side):
     def connect_failed(self, *, blame: bool) -> None:
         self.deadlines.disarm(self)
         self._connector = None
-        if self.lost:
+        if self.lost or self.session.ended_as is not None:
             return
         self.session.failed(blame=blame)
         self.connect_next()
@@ -254,7 +254,7 @@ class ClientSide(Side):
         """The back-end is there: hand over what came early, then carry both ways."""
         self.deadlines.disarm(self)
         self._connector = None
-        if self.lost:
+        if self.lost or self.session.ended_as is not None:
             backend_side.transport.abortConnection()
             return
         self.session.connected()

@@ -249,6 +249,7 @@ class ProxyService(Service):
             self._open_demo()
         except StartupError:
             self._close_ports()
+            self._finish()
             raise
 
     def _listen_for_agents(self) -> None:

@@ -1,0 +1,399 @@
+"""How the portable carrier's connections fail, end and are cut off, on transports in memory."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+
+import pytest
+from twisted.internet import error
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
+
+from rproxy.carrying import portable
+from rproxy.carrying.deadlines import TICK_S, Deadlines
+from rproxy.carrying.portable import EARLY_MAX, FLUSH_CLIENT_S, PortableCarrier
+from rproxy.carrying.session import Balancer, Ending
+from tests.fakes import Connector, CountingPolicy, Reactor, Stream, TlsStream, logged, run, table_with, texts
+
+REFUSED = error.ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+CLIENT = IPv4Address("TCP", "192.0.2.1", 4321)
+
+
+def close(stream: Stream) -> None:
+    """The peer ends both directions at once, as TLS does."""
+    stream._lose(ConnectionDone())
+
+
+class Bench:
+    def __init__(self, up: int = 3) -> None:
+        self.reactor = Reactor()
+        self.table = table_with(up)
+        self.policy = CountingPolicy()
+        self.balancer = Balancer(self.table, self.policy, self.reactor.seconds)
+        self.deadlines = Deadlines(self.reactor)
+        self.carrier = PortableCarrier(self.reactor, self.balancer, self.deadlines)
+
+    def accept(self, kind: type[Stream] = Stream) -> Stream:
+        protocol = self.carrier.factory.buildProtocol(CLIENT)
+        assert protocol is not None
+        stream = kind(self.reactor, protocol)
+        protocol.makeConnection(stream)
+        return stream
+
+    @property
+    def connecting(self) -> Connector:
+        connector = self.reactor.connects[-1]
+        assert connector.state == "connecting"
+        return connector
+
+    def joined(self, kind: type[Stream] = Stream) -> tuple[Stream, Stream]:
+        client = self.accept(kind)
+        return client, self.connecting.succeed()
+
+    def settle(self, seconds: float = 0.0) -> None:
+        run(self.reactor, seconds)
+
+    @property
+    def tried(self) -> list[str]:
+        return [connector.address[0] for connector in self.reactor.connects]
+
+    @property
+    def blamed(self) -> list[str]:
+        return [backend.address for backend in self.policy.told["failed"].elements()]
+
+    def assert_over(self, *endings: Ending) -> None:
+        """Every session has ended so, and left nothing behind."""
+        self.settle(2 * TICK_S)
+        assert list(self.balancer.endings.elements()) == list(endings)
+        assert self.carrier.sessions == 0
+        assert [backend.connections for backend in self.table] == [0] * len(self.table)
+        assert self.policy.told["opened"] == self.policy.told["closed"]
+        assert (len(self.deadlines), self.reactor.getDelayedCalls()) == (0, [])
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.mark.parametrize("upwards", [True, False], ids=["to the back-end", "to the client"])
+def test_an_end_of_stream_comes_after_all_that_was_sent_before_it(bench: Bench, upwards: bool) -> None:
+    client, backend = bench.joined()
+    source, sink = (client, backend) if upwards else (backend, client)
+    sink.stalled = True
+    source.receive(b"x" * 50_000)
+    source.receive_end()
+    bench.settle(3)
+    before = sink.write_ended
+    sink.unstall()
+    bench.settle()
+    assert (before, sink.write_ended, len(sink.value())) == (False, True, 50_000)
+
+
+def test_a_slow_client_gets_everything_after_its_backend_has_closed(bench: Bench) -> None:
+    client, backend = bench.joined()
+    client.receive_end()
+    client.stalled = True
+    backend.receive(b"x" * 60_000)
+    backend.receive_end()
+    bench.settle(20)
+    assert client.connected
+    client.unstall()
+    bench.settle()
+    assert (len(client.value()), client.ended) == (60_000, ConnectionDone)
+    bench.assert_over(Ending.CLOSED)
+
+
+def test_a_tls_client_that_closes_closes_its_backend_after_what_it_sent(bench: Bench) -> None:
+    client, backend = bench.joined(TlsStream)
+    client.receive(b"request")
+    close(client)
+    bench.settle()
+    assert (backend.value(), backend.ended) == (b"request", ConnectionDone)
+    bench.assert_over(Ending.CLOSED)
+
+
+def test_a_tls_client_is_closed_when_its_backend_ends_the_stream(bench: Bench) -> None:
+    client, backend = bench.joined(TlsStream)
+    backend.receive(b"answer")
+    backend.receive_end()
+    bench.settle()
+    assert (client.value(), client.ended, backend.ended) == (b"answer", ConnectionDone, ConnectionDone)
+    bench.assert_over(Ending.CLOSED)
+
+
+def test_a_backend_that_does_not_take_what_a_closed_client_sent_is_given_up_in_the_end(bench: Bench) -> None:
+    client, backend = bench.joined(TlsStream)
+    backend.stalled = True
+    client.receive(b"request")
+    close(client)
+    bench.settle(FLUSH_CLIENT_S - 1)
+    assert backend.connected
+    bench.settle(1 + 2 * TICK_S)
+    assert backend.ended is ConnectionAborted
+    bench.assert_over(Ending.CLOSED)
+
+
+def test_a_reset_waits_for_what_the_kernel_still_holds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [100]
+    monkeypatch.setattr(portable, "unacknowledged", lambda transport: held[0])
+    client, backend = bench.joined()
+    backend.receive(b"x" * 100)
+    backend.reset()
+    bench.settle(5)
+    assert client.connected
+    held[0] = 0
+    bench.settle(3 * TICK_S)
+    assert (client.value(), client.ended) == (b"x" * 100, ConnectionAborted)
+    bench.assert_over(Ending.BACKEND_RESET)
+
+
+def test_a_client_that_never_reads_is_reset_when_its_time_is_over(bench: Bench) -> None:
+    client, backend = bench.joined()
+    client.stalled = True
+    backend.receive(b"x")
+    backend.reset()
+    bench.settle(FLUSH_CLIENT_S / 2)
+    assert client.connected
+    bench.settle(FLUSH_CLIENT_S * 3)
+    assert client.ended is ConnectionAborted
+    bench.assert_over(Ending.BACKEND_RESET)
+
+
+@pytest.mark.parametrize("client_first", [True, False], ids=["client", "back-end"])
+def test_a_reset_of_the_other_side_while_one_is_passed_on_ends_both(bench: Bench, client_first: bool) -> None:
+    client, backend = bench.joined()
+    client.stalled = backend.stalled = True
+    client.receive(b"x")
+    backend.receive(b"x")
+    for stream in (client, backend) if client_first else (backend, client):
+        stream.reset()
+    bench.assert_over(Ending.CLIENT_RESET if client_first else Ending.BACKEND_RESET)
+
+
+@pytest.mark.parametrize("by_client", [True, False], ids=["client", "back-end"])
+def test_a_reset_after_one_stream_has_ended_ends_both(bench: Bench, by_client: bool) -> None:
+    client, backend = bench.joined()
+    client.receive_end()
+    bench.settle(1)
+    (client if by_client else backend).reset()
+    bench.settle()
+    assert not client.connected
+    assert not backend.connected
+    bench.assert_over(Ending.CLIENT_RESET if by_client else Ending.BACKEND_RESET)
+
+
+def test_a_client_that_was_reset_while_it_is_not_read_from_is_noticed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its transport, paused, does not look."""
+    client, backend = bench.joined()
+    backend.stalled = True
+    while client.reading:
+        client.receive(b"x" * 10_000)
+    bench.settle(1)
+    assert client.connected
+    monkeypatch.setattr(portable, "was_reset", lambda transport: transport is client)
+    bench.settle(1)
+    assert (client.ended, backend.ended) == (ConnectionAborted, ConnectionAborted)
+    bench.assert_over(Ending.CLIENT_RESET)
+
+
+def test_a_client_that_was_reset_while_it_waits_to_be_connected_is_noticed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = bench.accept()
+    client.receive(b"x" * EARLY_MAX)
+    connector = bench.connecting
+    monkeypatch.setattr(portable, "was_reset", lambda transport: True)
+    bench.settle(1)
+    assert (client.ended, connector.state) == (ConnectionAborted, "disconnected")
+    bench.assert_over(Ending.CLIENT_GONE)
+
+
+@pytest.mark.parametrize(
+    ("failure", "blamed"),
+    [
+        (REFUSED, True),
+        (error.TCPTimedOutError(errno.ETIMEDOUT, "timed out"), True),
+        (error.NoRouteError(errno.EHOSTUNREACH, "no route"), True),
+        (ConnectError(string="anything"), True),
+        (error.ConnectBindError(errno.EADDRINUSE, "in use"), False),
+        (ConnectError(errno.EADDRNOTAVAIL), False),
+        (ConnectError(errno.EMFILE), False),
+        (ConnectError(errno.ENFILE), False),
+        (ConnectError(errno.ENOBUFS), False),
+        (ConnectError(errno.ENOMEM), False),
+    ],
+    ids=str,
+)
+def test_a_failed_connect_leads_to_another_backend_and_is_blamed_where_it_belongs(
+    bench: Bench, failure: Exception, blamed: bool
+) -> None:
+    bench.accept()
+    bench.connecting.fail(failure)
+    assert (bench.tried, bench.blamed) == (["10.0.0.1", "10.0.0.2"], ["10.0.0.1"] if blamed else [])
+
+
+def test_early_bytes_reach_the_backend_that_is_connected_at_last(bench: Bench) -> None:
+    client = bench.accept()
+    client.receive(b"one ")
+    bench.connecting.fail(REFUSED)
+    client.receive(b"two")
+    backend = bench.connecting.succeed()
+    bench.settle()
+    assert backend.value() == b"one two"
+
+
+def test_a_client_that_no_backend_answers_is_let_go_within_five_seconds() -> None:
+    bench = Bench(up=5)
+    client = bench.accept()
+    with logged() as events:
+        bench.settle(4)
+        assert client.connected
+        bench.settle(1)
+    assert client.ended is ConnectionDone
+    assert bench.tried == bench.blamed == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert "no back-end could be connected to" in texts(events)[0]
+    bench.assert_over(Ending.UNREACHABLE)
+
+
+def test_a_connected_backend_is_not_given_up_when_the_time_for_connecting_is_over(bench: Bench) -> None:
+    client, backend = bench.joined()
+    bench.settle(60)
+    assert (client.ended, backend.ended, len(bench.tried), len(bench.deadlines)) == (None, None, 1, 0)
+
+
+def test_sessions_do_not_touch_each_other(bench: Bench) -> None:
+    one, one_backend = bench.joined()
+    two, two_backend = bench.joined()
+    one.receive(b"one")
+    two_backend.receive(b"two")
+    one_backend.reset()
+    bench.settle()
+    two.receive(b"more")
+    bench.settle()
+    assert (one.ended, two.ended, two_backend.ended) == (ConnectionAborted, None, None)
+    assert (two.value(), two_backend.value()) == (b"two", b"more")
+    assert bench.carrier.sessions == 1
+
+
+def connecting(bench: Bench) -> None:
+    bench.accept()
+
+
+def half_closed(bench: Bench) -> None:
+    bench.joined()[0].receive_end()
+
+
+def held_up(bench: Bench) -> None:
+    client, backend = bench.joined()
+    backend.stalled = True
+    while client.reading:
+        client.receive(b"x" * 10_000)
+
+
+def passing_on_a_close(bench: Bench) -> None:
+    client, backend = bench.joined()
+    client.stalled = True
+    backend.receive(b"x")
+    close(backend)
+
+
+@pytest.mark.parametrize("begin", [connecting, half_closed, held_up, passing_on_a_close])
+def test_abort_ends_every_session_in_whatever_state_it_is(bench: Bench, begin: Callable[[Bench], None]) -> None:
+    begin(bench)
+    begin(bench)
+    bench.settle(0.5)
+    bench.carrier.abort()
+    bench.settle()
+    assert all(connector.state != "connecting" for connector in bench.reactor.connects)
+    bench.assert_over(Ending.STOPPED, Ending.STOPPED)
+
+
+def connector_succeeds(connector: Connector) -> None:
+    if connector.state == "connecting":
+        connector.succeed()
+
+
+def connector_fails(connector: Connector) -> None:
+    if connector.state == "connecting":
+        connector.fail(REFUSED)
+
+
+@pytest.mark.parametrize("then", [connector_succeeds, connector_fails])
+def test_a_connect_that_ends_in_the_turn_of_the_abort_starts_nothing(
+    bench: Bench, then: Callable[[Connector], None]
+) -> None:
+    """Twisted tells of an aborted connection's end only in the turn after."""
+    bench.accept()
+    connector = bench.connecting
+    bench.carrier.abort()
+    then(connector)
+    assert len(bench.tried) == 1
+    bench.assert_over(Ending.STOPPED)
+
+
+def test_a_session_without_a_trace_logs_nothing(bench: Bench) -> None:
+    with logged() as events:
+        client, backend = bench.joined()
+        client.receive(b"request")
+        backend.receive(b"answer")
+        client.receive_end()
+        backend.receive_end()
+        bench.assert_over(Ending.CLOSED)
+        client, backend = bench.joined()
+        backend.reset()
+        bench.settle(1)
+    assert list(events) == []
+
+
+class RecordingSocket(socket.socket):
+    """Unconnected; keeps the options that are set on it."""
+
+    def __init__(self, family: socket.AddressFamily) -> None:
+        super().__init__(family, socket.SOCK_STREAM)
+        self.error: OSError | None = None
+        self.set: set[int] = set()
+
+    def setsockopt(self, level: int, option: int, value: object, length: object = None) -> None:
+        if self.error is not None:
+            raise self.error
+        self.set.add(option)
+
+
+class SocketStream(Stream):
+    handle: socket.socket
+
+    def getHandle(self) -> socket.socket:
+        return self.handle
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        (socket.AF_INET, {socket.TCP_NODELAY, socket.SO_KEEPALIVE, socket.SO_OOBINLINE}),
+        (socket.AF_INET6, {socket.TCP_NODELAY, socket.SO_KEEPALIVE, socket.SO_OOBINLINE}),
+        (socket.AF_UNIX, set()),
+    ],
+    ids=["IPv4", "IPv6", "UNIX"],
+)
+def test_tcp_connections_are_sent_on_at_once_kept_alive_and_read_in_line(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, family: socket.AddressFamily, options: set[int]
+) -> None:
+    with RecordingSocket(family) as handle:
+        monkeypatch.setattr(SocketStream, "handle", handle, raising=False)
+        bench.accept(SocketStream)
+        assert handle.set == options
+
+
+def test_a_client_that_is_gone_before_its_options_are_set_is_still_served(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RecordingSocket(socket.AF_INET) as handle:
+        handle.error = OSError(errno.EINVAL, "gone")
+        monkeypatch.setattr(SocketStream, "handle", handle, raising=False)
+        bench.accept(SocketStream)
+    assert len(bench.tried) == 1

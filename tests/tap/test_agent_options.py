@@ -1,0 +1,220 @@
+"""The command line of `twistd rproxy-agent`."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import twisted.internet
+from twisted.internet.defer import Deferred
+
+from rproxy.tap.agent import Options, Settings, makeService, resolver
+from tests.fakes import Reactor
+
+PROXY = ("10.1.1.10", 5555)
+
+
+def settings(*arguments: str) -> Settings:
+    options = Options()
+    options.parseOptions(list(arguments))
+    return options.settings
+
+
+def complaint(*arguments: str) -> str:
+    """The one line that the command ends with."""
+    with pytest.raises(SystemExit) as ended:
+        settings(*arguments)
+    text = str(ended.value.code)
+    assert text.startswith("twistd rproxy-agent: ")
+    assert "\n" not in text
+    return text
+
+
+def test_with_a_proxy_alone_it_is_the_reports_agent() -> None:
+    assert settings("--proxy", "10.1.1.10") == Settings(
+        proxies=(PROXY,), interval_s=20, port=5555, service_port=0, weight=100, report={}, trace=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "proxies"),
+    [
+        (["10.1.1.10"], [PROXY]),
+        (["10.1.1.10:6666"], [("10.1.1.10", 6666)]),
+        (["proxy.example"], [("proxy.example", 5555)]),
+        (["proxy.example:6666"], [("proxy.example", 6666)]),
+        (["[::1]"], [("::1", 5555)]),
+        (["[2001:DB8:0::5]:6666"], [("2001:db8::5", 6666)]),
+        (["10.1.1.10", "10.1.1.11:6666"], [PROXY, ("10.1.1.11", 6666)]),
+        (["10.1.1.10", "10.1.1.10:5555"], [PROXY]),
+    ],
+)
+def test_a_proxy_is_a_host_with_or_without_a_port_and_there_may_be_several(
+    given: list[str], proxies: list[tuple[str, int]]
+) -> None:
+    assert settings(*(f"--proxy={proxy}" for proxy in given)).proxies == tuple(proxies)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["--interval", "30"], "interval_s", 30),
+        (["-i", "0.5"], "interval_s", 0.5),
+        (["--interval", "4294967.295"], "interval_s", 4294967.295),
+        (["--port", "6666"], "port", 6666),
+        (["--port", "0"], "port", 0),
+        (["--service-port", "8000"], "service_port", 8000),
+        (["-s", "65535"], "service_port", 65535),
+        (["--weight", "1"], "weight", 1),
+        (["-w", "65535"], "weight", 65535),
+        (["--report", "cpu=100,memory=100,tcp=100"], "report", {"cpu": 100, "memory": 100, "tcp": 100}),
+        (["--report", "memory=0"], "report", {"memory": 0}),
+        (["--report", "tcp=4294967295"], "report", {"tcp": 4294967295}),
+        (["--trace"], "trace", True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_each_option_is_taken(arguments: list[str], name: str, value: object) -> None:
+    assert getattr(settings("--proxy", "10.1.1.10", *arguments), name) == value
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--interval", value) for value in ["0", "-1", "nan", "inf", "-inf", "abc", "", "4294968", "1e999", "20s"]),
+        *(
+            (option, value)
+            for option in ("--port", "--service-port", "--weight")
+            for value in ["-1", "70000", "nan", "inf", "abc", "", "1.5", "0x10", "9" * 400]
+        ),
+        ("--weight", "0"),
+        *(("--report", value) for value in ["cpu=101", "cpu=900", "cpu=-1", "memory=101", "tcp=-1", "tcp=4294967296"]),
+        *(
+            ("--report", value)
+            for value in ["cpu=nan", "cpu=", "cpu", "cpu=1.5", "disk=1", "=1", "cpu:100", "cpu=100%"]
+        ),
+        ("--report", "cpu=1,memory=900"),
+        *(("--proxy", value) for value in ["", ":5555", "a:", "a:abc", "a:0", "a:70000", "a:-1", "::1", "::1:5555"]),
+        *(("--proxy", value) for value in ["[::1", "[zz]", "[zz]:5555", "[::1]x", "a b", "a b:5555", "a:1:2"]),
+    ],
+)
+def test_a_value_that_cannot_be_is_one_line_that_names_the_option(option: str, value: str) -> None:
+    text = complaint("--proxy", "10.1.1.10", option, value)
+    assert option in text
+    assert "twistd rproxy-agent --help" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--proxy"),
+        (["--interval", "20"], "--proxy"),
+        (["--proxy", "a", "--intervall", "5"], "intervall"),
+        (["--proxy", "a", "20"], "20"),
+        (["--proxy"], "--proxy"),
+        (["--proxy", "a", "--trace=yes"], "--trace"),
+    ],
+)
+def test_what_is_missing_or_no_option_is_one_line_that_names_it(arguments: list[str], named: str) -> None:
+    assert named in complaint(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [("twistd.pid", "rproxy-agent.pid"), ("mine.pid", "mine.pid"), ("", "")],
+    ids=["twistd's default", "of one's own", "none"],
+)
+def test_the_pid_file_is_the_commands_own_unless_it_is_chosen(
+    given: str, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parent: Any = {"pidfile": given}
+    options = Options()
+    options.parent = parent
+    options.parseOptions(["--proxy", "10.1.1.10"])
+    assert parent == {"pidfile": used}
+
+
+def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        settings("--help")
+    assert not ended.value.code
+    text = capsys.readouterr().out
+    for option in ("proxy", "interval", "port", "service-port", "weight", "report", "trace"):
+        assert f"--{option}" in text
+
+
+def test_an_agent_is_made_of_its_settings_and_opens_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    reactor = Reactor()
+    monkeypatch.setattr(twisted.internet, "reactor", reactor, raising=False)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    options = Options()
+    options.parseOptions(["--proxy", "10.1.1.10", "--interval", "30", "--service-port", "8000", "--weight", "7"])
+    service = makeService(options).agent.service
+    assert (service.interval_s, service.port, service.weight) == (30, 8000, 7)
+    assert reactor.ports == []
+
+
+def test_every_agent_is_an_instance_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twisted.internet, "reactor", Reactor(), raising=False)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    options = Options()
+    options.parseOptions(["--proxy", "10.1.1.10"])
+    assert makeService(options).agent.service.instance != makeService(options).agent.service.instance
+
+
+class NoThreads:
+    """A reactor and its thread pool, which does the work when the test says."""
+
+    def __init__(self) -> None:
+        self.work: list[Any] = []
+
+    def getThreadPool(self) -> NoThreads:
+        return self
+
+    def callInThreadWithCallback(self, done: Any, work: Any, *args: Any) -> None:
+        self.work.append((done, work, args))
+
+    def callFromThread(self, call: Any, *args: Any) -> None:
+        call(*args)
+
+    def run(self) -> None:
+        for done, work, args in self.work:
+            try:
+                result = work(*args)
+            except Exception as error:
+                done(False, error)
+            else:
+                done(True, result)
+
+
+def results(deferred: Deferred[str]) -> list[object]:
+    seen: list[object] = []
+    deferred.addBoth(seen.append)
+    return seen
+
+
+@pytest.mark.parametrize(("host", "address"), [("10.1.1.10", "10.1.1.10"), ("2001:DB8:0::5", "2001:db8::5")])
+def test_an_address_needs_no_looking_up(host: str, address: str) -> None:
+    reactor = NoThreads()
+    assert results(resolver(reactor, socket.AF_INET)(host)) == [address]
+    assert reactor.work == []
+
+
+def test_a_name_is_looked_up_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def look_up(*args: object) -> object:
+        asked.append(args)
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("10.1.1.10", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    reactor = NoThreads()
+    found = results(resolver(reactor, socket.AF_INET)("proxy.example"))
+    assert (asked, found) == ([], [])
+    reactor.run()
+    assert found == ["10.1.1.10"]
+    assert asked == [("proxy.example", None, socket.AF_INET, socket.SOCK_DGRAM)]

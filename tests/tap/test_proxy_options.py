@@ -1,0 +1,361 @@
+"""The command line of `twistd rproxy`."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
+from ipaddress import ip_network
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import twisted.internet
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.python import usage
+
+from rproxy.monitoring.monitor import Timing
+from rproxy.scoring.policies import POLICIES
+from rproxy.tap import options as common
+from rproxy.tap import proxy
+from rproxy.tap.proxy import BACKLOG, Options, Settings, listen_endpoint, makeService, policy_factory
+from tests.fakes import CountingPolicy, Reactor
+
+
+def settings(*arguments: str) -> Settings:
+    options = Options()
+    options.parseOptions(list(arguments))
+    return options.settings
+
+
+def complaint(*arguments: str) -> str:
+    """The one line that the command ends with."""
+    with pytest.raises(SystemExit) as ended:
+        settings(*arguments)
+    return one_line(ended.value)
+
+
+def one_line(ended: SystemExit) -> str:
+    text = str(ended.code)
+    assert text.startswith("twistd rproxy: ")
+    assert "\n" not in text
+    return text
+
+
+@pytest.fixture
+def reactor(monkeypatch: pytest.MonkeyPatch) -> Reactor:
+    """What `makeService` takes for Twisted's, whose clock and whose process it alters."""
+    reactor = Reactor()
+    monkeypatch.setattr(twisted.internet, "reactor", reactor, raising=False)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    return reactor
+
+
+def test_without_options_it_is_the_reports_proxy() -> None:
+    assert settings() == Settings(
+        listen=("80",),
+        monitor=("", 5555),
+        backend_port=80,
+        timing=Timing(5, 0.5, 10),
+        policy="report",
+        saturation=0.7,
+        allow=(),
+        demo=0,
+        admin=None,
+        trace=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["--listen", "8080"], "listen", ("8080",)),
+        (["--listen", "8080", "-l", "tcp:81"], "listen", ("8080", "tcp:81")),
+        (["--monitor", "6666"], "monitor", ("", 6666)),
+        (["--monitor", "0"], "monitor", ("", 0)),
+        (["-m", "10.1.1.10:6666"], "monitor", ("10.1.1.10", 6666)),
+        (["--monitor", "[::1]:6666"], "monitor", ("::1", 6666)),
+        (["--monitor", "[2001:DB8:0::5]:6666"], "monitor", ("2001:db8::5", 6666)),
+        (["--backend-port", "8000"], "backend_port", 8000),
+        (["--backend-port", "65535"], "backend_port", 65535),
+        (["--probe-interval", "1.5"], "timing", Timing(1.5, 0.5, 10)),
+        (["--probe-timeout", "0.25"], "timing", Timing(5, 0.25, 10)),
+        (["--liveness", "5.5"], "timing", Timing(5, 0.5, 5.5)),
+        (["--policy", "round-robin"], "policy", "round-robin"),
+        (["--saturation", "0.9"], "saturation", 0.9),
+        (["--saturation", "1"], "saturation", 1.0),
+        (["--saturation", "off"], "saturation", None),
+        (["--allow", "10.0.0.0/8"], "allow", (ip_network("10.0.0.0/8"),)),
+        (["--allow", "10.1.1.1"], "allow", (ip_network("10.1.1.1/32"),)),
+        (
+            ["--allow", "10.0.0.0/8", "--allow", "2001:db8::/32"],
+            "allow",
+            (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")),
+        ),
+        (["--demo", "3"], "demo", 3),
+        (["--admin", "127.0.0.1:8081"], "admin", ("127.0.0.1", 8081)),
+        (["--admin", "[::1]:8081"], "admin", ("::1", 8081)),
+        (["--trace"], "trace", True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_each_option_is_taken(arguments: list[str], name: str, value: object) -> None:
+    assert getattr(settings(*arguments), name) == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "host"), [([], "127.0.0.1"), (["--monitor", "6666"], "127.0.0.1"), (["--monitor", "[::1]:1"], "::1")]
+)
+def test_a_demos_agents_register_on_loopback_unless_told_otherwise(arguments: list[str], host: str) -> None:
+    assert settings("--demo", "2", *arguments).monitor[0] == host
+
+
+NUMBERS = ["-1", "nan", "inf", "-inf", "abc", "", "1e999", "0x10", "1,5"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(
+            (option, value)
+            for option in ("--probe-interval", "--probe-timeout", "--liveness", "--saturation")
+            for value in ["0", *NUMBERS]
+        ),
+        ("--probe-interval", "3601"),
+        ("--probe-timeout", "3601"),
+        ("--liveness", "86401"),
+        ("--saturation", "900"),
+        ("--saturation", "70%"),
+        ("--saturation", "1.01"),
+        ("--saturation", "Off"),
+        *(
+            (option, value)
+            for option in ("--backend-port", "--demo")
+            for value in [*NUMBERS, "1.5", "70000", "9" * 400, "٣"]
+        ),
+        ("--backend-port", "0"),
+        ("--demo", "101"),
+        *(
+            ("--monitor", value)
+            for value in ["abc", "-1", "70000", "1.5", "10.1.1.10:70000", "10.1.1.10:", ":5555", "::1", "[::1]"]
+        ),
+        *(("--monitor", value) for value in ["::1:5555", "[nonsense]:5555", "[::1]x:5555", "a b:5555", "[::1:5555"]),
+        *(("--admin", value) for value in ["8081", "abc", "", "localhost", "127.0.0.1:70000", "127.0.0.1:x", "::1:80"]),
+        *(("--allow", value) for value in ["", "abc", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/-1", "300.1.1.1", "10/8"]),
+    ],
+)
+def test_a_value_that_cannot_be_is_one_line_that_names_the_option(option: str, value: str) -> None:
+    text = complaint(option, value)
+    assert option in text
+    assert "twistd rproxy --help" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--probe-intervall", "5"], "probe-intervall"),
+        (["-z"], "-z"),
+        (["8080"], "8080"),
+        (["--trace", "yes"], "yes"),
+        (["--trace=yes"], "--trace"),
+        (["--policy"], "--policy"),
+    ],
+)
+def test_what_is_no_option_is_one_line_that_names_it(arguments: list[str], named: str) -> None:
+    assert named in complaint(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--liveness", "5.4"], ["--probe-interval", "10"], ["--probe-timeout", "5.1"], ["--probe-interval", "60"]],
+)
+def test_a_liveness_check_that_would_fire_between_two_probes_is_refused(arguments: list[str]) -> None:
+    assert "--liveness" in complaint(*arguments)
+
+
+@pytest.mark.parametrize(("option", "form"), [("--monitor", "name:5555"), ("--admin", "name:8081")])
+def test_a_host_of_ours_may_be_a_name(monkeypatch: pytest.MonkeyPatch, option: str, form: str) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.1.1.10", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: found)
+    told = settings(option, form)
+    assert (told.admin or told.monitor)[0] == "10.1.1.10"
+
+
+@pytest.mark.parametrize(("option", "form"), [("--monitor", "name:5555"), ("--admin", "name:8081")])
+def test_a_name_of_ours_that_is_not_found_is_one_line(monkeypatch: pytest.MonkeyPatch, option: str, form: str) -> None:
+    def not_found(*_: object) -> object:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", not_found)
+    text = complaint(option, form)
+    assert option in text
+    assert "Name or service not known" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [("twistd.pid", "rproxy.pid"), ("mine.pid", "mine.pid"), ("", ""), (None, None)],
+    ids=["twistd's default", "of one's own", "none", "not asked"],
+)
+def test_the_pid_file_is_the_commands_own_unless_it_is_chosen(
+    given: str | None, used: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parent: Any = {"pidfile": given}
+    options = Options()
+    options.parent = parent
+    options.parseOptions([])
+    assert parent == {"pidfile": used}
+
+
+def test_a_folder_where_no_pid_file_can_be_written_is_one_line() -> None:
+    parent: Any = {"pidfile": "/nonexistent/folder/mine.pid"}
+    options = Options()
+    options.parent = parent
+    with pytest.raises(SystemExit) as ended:
+        options.parseOptions([])
+    assert "/nonexistent/folder/mine.pid" in one_line(ended.value)
+
+
+def test_a_folder_without_the_right_to_write_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common.os, "access", lambda path, mode: False)  # type: ignore[attr-defined]
+    parent: Any = {"pidfile": "twistd.pid"}
+    options = Options()
+    options.parent = parent
+    with pytest.raises(SystemExit) as ended:
+        options.parseOptions([])
+    assert "rproxy.pid" in one_line(ended.value)
+
+
+def test_no_pid_file_needs_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common.os, "access", lambda path, mode: False)  # type: ignore[attr-defined]
+    parent: Any = {"pidfile": ""}
+    options = Options()
+    options.parent = parent
+    options.parseOptions([])
+
+
+def test_the_help_names_every_option_and_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        settings("--help")
+    assert not ended.value.code
+    text = capsys.readouterr().out
+    options = ("listen", "monitor", "backend-port", "probe-interval", "probe-timeout", "liveness", "policy")
+    for option in (*options, "saturation", "allow", "demo", "admin", "trace"):
+        assert f"--{option}" in text
+    for policy in POLICIES:
+        assert policy in text
+
+
+@pytest.mark.parametrize("name", ["report", "round-robin", "least-connections", "random"])
+def test_a_built_in_policy_is_found_by_its_name(name: str) -> None:
+    assert policy_factory(name) is POLICIES[name]
+    policy_factory(name)(0.7, Random(1))
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
+    monkeypatch.setattr(proxy, "entry_points", lambda *, group: EntryPoints(entries).select(group=group))
+
+
+def external(saturation: float | None, _: object) -> CountingPolicy:
+    policy = CountingPolicy()
+    policy.error = ValueError(f"made with {saturation}")
+    return policy
+
+
+def test_a_policy_of_another_package_is_loaded_from_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, EntryPoint("mine", f"{__name__}:external", "rproxy.policies"))
+    policy = policy_factory("mine")(0.5, Random(1))
+    assert isinstance(policy, CountingPolicy)
+    assert str(policy.error) == "made with 0.5"
+
+
+def test_a_built_in_policy_is_not_replaced_by_another_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, EntryPoint("report", "nowhere:external", "rproxy.policies"))
+    assert policy_factory("report") is POLICIES["report"]
+
+
+def test_an_entry_point_of_another_group_is_no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, EntryPoint("mine", "nowhere:external", "console_scripts"))
+    with pytest.raises(usage.UsageError, match="no such policy"):
+        policy_factory("mine")
+
+
+def test_an_unknown_policy_is_told_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, EntryPoint("mine", "nowhere:external", "rproxy.policies"))
+    with pytest.raises(usage.UsageError) as raised:
+        policy_factory("best")
+    for name in ("--policy best", *POLICIES, "mine"):
+        assert name in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "host", "port"),
+    [
+        ("8080", TCP4ServerEndpoint, "", 8080),
+        ("0", TCP4ServerEndpoint, "", 0),
+        ("10.1.1.10:8080", TCP4ServerEndpoint, "10.1.1.10", 8080),
+        ("[::1]:8080", TCP6ServerEndpoint, "::1", 8080),
+        ("tcp:8080", TCP4ServerEndpoint, "", 8080),
+        ("tcp:8080:interface=127.0.0.1", TCP4ServerEndpoint, "127.0.0.1", 8080),
+        ("tcp6:8080", TCP6ServerEndpoint, "::", 8080),
+    ],
+)
+def test_clients_are_accepted_on_a_port_a_host_and_port_or_an_endpoint_string(
+    text: str, kind: type[object], host: str, port: int
+) -> None:
+    reactor = Reactor()
+    endpoint = listen_endpoint(reactor, text)
+    assert isinstance(endpoint, kind)
+    endpoint.listen(None)  # type: ignore[arg-type]
+    ((listened, _, _, interface),) = reactor.tcpServers
+    assert (interface, listened) == (host, port)
+
+
+@pytest.mark.parametrize("text", ["8080", "10.1.1.10:8080", "[::1]:8080"])
+def test_the_queue_of_clients_not_yet_accepted_is_long(text: str) -> None:
+    reactor = Reactor()
+    listen_endpoint(reactor, text).listen(None)  # type: ignore[arg-type]
+    ((_, _, backlog, _),) = reactor.tcpServers
+    assert backlog == BACKLOG >= 1024
+
+
+def test_a_unix_endpoint_listens_on_its_path(tmp_path: Path) -> None:
+    reactor = Reactor()
+    listen_endpoint(reactor, f"unix:{tmp_path}/socket").listen(None)  # type: ignore[arg-type]
+    assert [server[0] for server in reactor.unixServers] == [f"{tmp_path}/socket"]
+
+
+NO_LISTENERS = [
+    *("", "abc", "-1", "70000", "10.1.1.10:", "10.1.1.10:70000", "::1:80", "[zz]:80", ":80", "80 81"),
+    *("tcp:abc", "tcp:", "tcp:80:nope=1", "ssl:443:privateKey=/nonexistent.pem", "ssl:443", "systemd:"),
+]
+
+
+@pytest.mark.parametrize("text", NO_LISTENERS)
+def test_a_listener_that_cannot_be_is_one_line_that_names_it(text: str, reactor: Reactor) -> None:
+    options = Options()
+    options.parseOptions(["--listen", text])
+    with pytest.raises(SystemExit) as ended:
+        makeService(options)
+    assert "--listen" in one_line(ended.value)
+    assert reactor.ports == []
+
+
+@pytest.mark.usefixtures("reactor")
+def test_a_policy_that_does_not_exist_is_one_line_that_names_it() -> None:
+    options = Options()
+    options.parseOptions(["--policy", "best"])
+    with pytest.raises(SystemExit) as ended:
+        makeService(options)
+    assert "--policy best" in one_line(ended.value)
+
+
+def test_a_proxy_is_made_of_its_settings_and_opens_nothing_yet(reactor: Reactor) -> None:
+    options = Options()
+    options.parseOptions(["--saturation", "off", "--backend-port", "8000", "--probe-timeout", "0.2"])
+    service = makeService(options)
+    table = service.balancer.table
+    assert (service.balancer.saturation, table.default_port, table.timeout_s) == (None, 8000, 0.2)
+    assert reactor.ports == []
