@@ -35,6 +35,8 @@ from rproxy.wire.pdu import UINT32_MAX, WEIGHT_MAX, WEIGHT_NORMAL
 AGENT_PORT: Final = 5555
 MONITOR_PORT: Final = 5555
 DATAGRAM_MAX: Final = 64
+INTERVAL_ABOVE_S: Final = 0.0009
+"""The wire counts whole milliseconds."""
 _REPORT_LIMITS: Final = {"cpu": 100, "memory": 100, "tcp": UINT32_MAX}
 
 
@@ -87,7 +89,7 @@ class Options(CommandOptions):
         self.own_pidfile()
         self.settings = Settings(
             proxies=tuple(dict.fromkeys(self._proxies)),
-            interval_s=number("interval", self["interval"], 0, UINT32_MAX / 1000),
+            interval_s=number("interval", self["interval"], INTERVAL_ABOVE_S, UINT32_MAX / 1000),
             port=whole("port", self["port"], 0, PORT_MAX),
             service_port=whole("service-port", self["service-port"], 0, PORT_MAX),
             weight=whole("weight", self["weight"], 1, WEIGHT_MAX),

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -103,9 +103,10 @@ def _host(name: str, text: str, six: str | None, host: str | None) -> str:
         assert host is not None
         return host
     try:
-        return str(ip_address(six))
+        ip = IPv6Address(six)
     except ValueError:
         raise usage.UsageError(f"--{name} {text}: [{six}] is not an IPv6 address") from None
+    return str(ip.ipv4_mapped or ip)
 
 
 def local_address(name: str, host: str) -> str:

@@ -123,7 +123,7 @@ class Options(CommandOptions):
     def _settings(self) -> Settings:
         demo = whole("demo", self["demo"], 0, 100)
         monitor_host = LOOPBACK if demo else ""
-        monitor_text = self["monitor"] or str(MONITOR_PORT)
+        monitor_text = str(MONITOR_PORT) if self["monitor"] is None else self["monitor"]
         host, port = host_and_port("monitor", monitor_text, host=monitor_host)
         return Settings(
             listen=tuple(self._listen or ["80"]),

@@ -218,3 +218,12 @@ def test_a_name_is_looked_up_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> Non
     reactor.run()
     assert found == ["10.1.1.10"]
     assert asked == [("proxy.example", None, socket.AF_INET, socket.SOCK_DGRAM)]
+
+
+def test_an_interval_the_wire_cannot_tell_is_no_interval() -> None:
+    assert "--interval" in complaint("--proxy", "10.1.1.10", "--interval", "1e-9")
+    assert settings("--proxy", "10.1.1.10", "--interval", "0.001").interval_s == 0.001
+
+
+def test_an_ipv4_mapped_proxy_is_the_ipv4_one_its_probes_come_from() -> None:
+    assert settings("--proxy", "[::ffff:10.1.1.10]").proxies == (("10.1.1.10", 5555),)

@@ -359,3 +359,7 @@ def test_a_proxy_is_made_of_its_settings_and_opens_nothing_yet(reactor: Reactor)
     table = service.balancer.table
     assert (service.balancer.saturation, table.default_port, table.timeout_s) == (None, 8000, 0.2)
     assert reactor.ports == []
+
+
+def test_an_empty_monitor_is_a_typo_not_the_default() -> None:
+    assert "--monitor" in complaint("--monitor", "")
