@@ -8,10 +8,7 @@ one, a reset as a reset.
 from __future__ import annotations
 
 import errno
-import fcntl
 import socket
-import struct
-import termios
 from contextlib import suppress
 from typing import Any, Final
 
@@ -37,6 +34,7 @@ from zope.interface import implementer
 
 from rproxy.carrying.deadlines import Deadlines
 from rproxy.carrying.session import Balancer, Ending, Session
+from rproxy.carrying.sockets import is_broken, socket_of, unacknowledged, was_reset
 from rproxy.pool.backend import Backend
 
 EARLY_MAX: Final = 65536
@@ -46,43 +44,11 @@ FLUSH_BACKEND_S: Final = 0.2
 """How long bytes already read may take to reach a side whose peer was reset, before it is reset too."""
 _FLUSH_POLL_S: Final = 0.1
 _PAUSED_POLL_S: Final = 0.2
-_TCP_CLOSE: Final = 7  # tcpi_state, linux/tcp_states.h
 
 LOCAL_ERRORS: Final = frozenset(
     {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EACCES, errno.EPERM}
 )
 """Connect errors of this host's own: no fault of the back-end."""
-
-
-def socket_of(transport: object) -> socket.socket | None:
-    """The transport's own socket, below TLS if need be; None where there is none."""
-    if ISSLTransport.providedBy(transport):
-        transport = getattr(transport, "transport", None)
-    handle = getattr(transport, "getHandle", lambda: None)()
-    return handle if isinstance(handle, socket.socket) else None
-
-
-def unacknowledged(transport: object) -> int:
-    """Bytes that the kernel still holds for the transport's peer; 0 where that cannot be known."""
-    handle = socket_of(transport)
-    if handle is None:
-        return 0
-    try:
-        (held,) = struct.unpack("i", fcntl.ioctl(handle, termios.TIOCOUTQ, b"\0" * 4))
-    except OSError:
-        return 0
-    return int(held)
-
-
-def was_reset(transport: object) -> bool:
-    """Whether the connection is dead by the peer's reset, which a transport that does not read cannot see. Linux."""
-    handle = socket_of(transport)
-    if handle is None or handle.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
-        return False
-    try:
-        return handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
-    except OSError:
-        return True
 
 
 class StreamTransport(ITCPTransport, IConsumer, IPushProducer):
@@ -123,7 +89,10 @@ class Side(Protocol):
         """The peer is lost, and tells so itself."""
 
     def readConnectionLost(self) -> None:
-        """An end of stream from this side."""
+        """An end of stream from this side; or a reset, which the epoll reactor may tell as one (see `is_broken`)."""
+        if is_broken(self.transport):
+            self.transport.abortConnection()
+            return
         self._read_ended = True
         if self.peer is not None:
             self.peer.end_writing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from typing import Any
 
 import pytest
@@ -204,3 +205,27 @@ def test_abort_ends_every_session_on_both_sides() -> None:
     assert client.ended is ConnectionAborted
     assert backend.ended is ConnectionAborted
     proxy.assert_over(Ending.STOPPED)
+
+
+class BrokenSocket(socket.socket):
+    """A socket on which a reset has arrived."""
+
+    def getsockopt(self, level: int, option: int, *_: Any) -> Any:
+        return errno.ECONNRESET if (level, option) == (socket.SOL_SOCKET, socket.SO_ERROR) else 0
+
+
+def test_a_reset_that_the_reactor_takes_for_an_end_of_stream_is_passed_on_as_a_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twisted's epoll reactor does, when the error event comes without readable data."""
+    proxy = Proxy()
+    client, backend = proxy.joined()
+    backend.receive(b"half an answer")
+    with BrokenSocket() as handle:
+        monkeypatch.setattr(backend, "getHandle", lambda: handle, raising=False)
+        backend.receive_end()
+        run(proxy.reactor, 0.5)
+    assert client.value() == b"half an answer"
+    assert not client.write_ended
+    assert client.ended is ConnectionAborted
+    proxy.assert_over(Ending.BACKEND_RESET)

@@ -19,6 +19,7 @@ from tests.integration.processes import (
     BUSY,
     LOOPBACK,
     REACTORS,
+    READY_S,
     Pool,
     Proxy,
     connect,
@@ -148,14 +149,20 @@ def test_an_upload_goes_on_after_the_server_has_half_closed(pool: Pool) -> None:
 
 @pytest.mark.parametrize("first", ["client", "server"])
 def test_descriptors_are_free_as_soon_as_both_sides_have_closed(pool: Pool, first: str) -> None:
-    listener = pool.listen()
+    """All but what the first session ever has made the carrier open for good."""
+    close_both(pool, first)
+    before = pool.proxy.descriptors()
     for _ in range(20):
-        client = pool.connect()
-        server = listener.accept()
-        one, other = (client, server) if first == "client" else (server, client)
-        one.close()
-        assert receive_all(other) == b""
-        other.close()
+        close_both(pool, first)
+    poll(lambda: pool.proxy.descriptors() <= before, PROMPT_S, "no descriptor is left")
+
+
+def close_both(pool: Pool, first: str) -> None:
+    client, server = pool.link()
+    one, other = (client, server) if first == "client" else (server, client)
+    one.close()
+    assert receive_all(other) == b""
+    other.close()
     pool.settled(within_s=PROMPT_S)
 
 
@@ -166,6 +173,24 @@ def test_a_reset_by_the_server_follows_what_it_has_sent_before(pool: Pool, size:
     poll(lambda: not unsent(server), PROMPT_S, "the proxy has it")
     reset(server)
     assert digest(receive_until_reset(client)) == digest(payload(size))
+
+
+@pytest.mark.parametrize("resetting", ["client", "server"])
+def test_a_reset_is_passed_on_at_whatever_moment_it_arrives(pool: Pool, resetting: str) -> None:
+    """Also while the proxy, just done with a byte, asks for events: epoll may tell it of an error and of no end yet."""
+    count = 800
+    listener = pool.listen()
+    clients = [pool.connect() for _ in range(count)]
+    servers = [listener.accept() for _ in range(count)]
+    poll(lambda: pool.proxy.backends()[listener.address]["total"] == count, READY_S, "all are connected")
+    pairs = zip(clients, servers, strict=True) if resetting == "client" else zip(servers, clients, strict=True)
+    for number, (one, other) in enumerate(pairs):
+        one.sendall(b"x")
+        reset_at = time.perf_counter() + number % 100 * 1e-6
+        while time.perf_counter() < reset_at:
+            pass
+        reset(one)
+        assert receive_until_reset(other) == b"x"
 
 
 def test_a_reset_by_the_server_follows_the_megabytes_that_a_slow_reader_has_yet_to_get(pool: Pool) -> None:
@@ -305,11 +330,12 @@ def test_when_all_back_ends_drop_syns_the_client_is_let_go_in_time(pool: Pool) -
     assert 2 * CONNECT_TIMEOUT_S < time.monotonic() - started < CONNECT_TOTAL_S + 0.2
 
 
-def test_what_a_client_sends_before_its_back_end_is_connected_arrives_and_is_bounded(pool: Pool) -> None:
+@pytest.mark.parametrize("size", [10, 8 * MB])
+def test_what_a_client_sends_before_its_back_end_is_connected_arrives_and_is_bounded(pool: Pool, size: int) -> None:
     """It ends its stream, too, before then."""
     listener = pool.drop_syns()
     client = pool.connect()
-    body = payload(8 * MB)
+    body = payload(size)
     before = pool.proxy.resident()
     answering = in_background(answer_to, client, body)
     time.sleep(0.5)
@@ -458,10 +484,13 @@ def test_a_reset_by_the_server_is_no_clean_end_for_a_tls_client(pool: Pool, cert
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_proxy_in_time_whatever_its_sessions_do(own_pool: Pool, signum: signal.Signals) -> None:
+    client, server = own_pool.link()
+    server.sendall(b"half")
     open_sessions_of_every_kind(own_pool)
     started = time.monotonic()
     assert own_pool.proxy.stop(signum) == -signum
     assert time.monotonic() - started < STOP_S
+    assert receive_until_reset(client) == b"half", "half must not look like the whole"
     assert failures(own_pool.proxy.log) == []
     assert own_pool.proxy.errors == ""
 
