@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from heapq import heappop, heappush, heapreplace
 from itertools import count
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from rproxy.pool.backend import Backend
 from rproxy.pool.table import Table
@@ -52,14 +52,18 @@ _Entry = tuple[bool, float, float, int]
 
 
 class _Place:
-    """What the order keeps of one back-end: the lowest rank it stands under, when it was chosen, whether it failed."""
+    """What the order keeps of one back-end: the lowest rank it stands under, when it was chosen, whether it failed.
 
-    __slots__ = ("chosen", "entered", "failed")
+    `own` is the policy's: what it needs of the back-end at every choice, without looking further.
+    """
+
+    __slots__ = ("chosen", "entered", "failed", "own")
 
     def __init__(self) -> None:
         self.entered: _Entry | None = None
         self.chosen = 0
         self.failed = False
+        self.own: Any = None
 
 
 class Ranked:
@@ -75,7 +79,11 @@ class Ranked:
         self._order = count(1)
 
     def rank(self, backend: Backend) -> Rank:
-        """Lower goes first. May change only where a `Policy` method is called."""
+        """Lower goes first."""
+        return self._rank(backend, self._place(backend))
+
+    def _rank(self, backend: Backend, place: _Place) -> Rank:
+        """May change only where a `Policy` method is called."""
         raise NotImplementedError
 
     def choose(self, table: Table, exclude: Collection[Backend]) -> Backend | None:
@@ -128,7 +136,7 @@ class Ranked:
         return place
 
     def _entry(self, backend: Backend, place: _Place) -> _Entry:
-        first, second = self.rank(backend)
+        first, second = self._rank(backend, place)
         return (place.failed, first, second, place.chosen)
 
     def _enter(self, backend: Backend, place: _Place) -> None:
@@ -160,37 +168,37 @@ class ReportPolicy(Ranked):
     def __init__(self, saturation: float | None) -> None:
         super().__init__()
         self._saturation = saturation
-        self._fixed: dict[Backend, tuple[float, float, float, int]] = {}
 
     def reported(self, backend: Backend) -> None:
         if backend.slot >= 0:
-            self._fixed[backend] = self._settle(backend)
+            self._place(backend).own = self._settle(backend)
             super().reported(backend)
 
-    def _settle(self, backend: Backend) -> tuple[float, float, float, int]:
-        """What stays of the score until the next report, in steps of the resolution: all but the TCP term."""
+    def _settle(self, backend: Backend) -> tuple[float, float, int, int]:
+        """What stays of the score until the next report: the sum without its TCP term, that term's factor, the host's
+        connections that are not our sessions (negative when some of ours have ended since), and the weight.
+        """
         report, loss, weight = backend.report, backend.losses.rate, backend.registration.weight
         scale = WEIGHT_NORMAL / (weight * SCORE_RESOLUTION)
         rest = unsaturated(rtt_ms=backend.rtt.last_ms or 0.0, tcp=0, loss=loss, cpu=report.cpu, memory=report.memory)
-        saturated = is_saturated(self._saturation, loss=loss, cpu=report.cpu, memory=report.memory)
-        return _SATURATED if saturated else 0.0, rest * scale + _ROUNDING, TCP_TERM * scale, weight
+        steps = rest * scale + _ROUNDING
+        if is_saturated(self._saturation, loss=loss, cpu=report.cpu, memory=report.memory):
+            steps += _SATURATED
+        return steps, TCP_TERM * scale, report.tcp - report.counted, weight
 
-    def rank(self, backend: Backend) -> Rank:
-        fixed = self._fixed.get(backend)
-        if fixed is None:
-            fixed = self._fixed[backend] = self._settle(backend)
-        saturated, rest, term, weight = fixed
-        return (saturated + int(rest + term * backend.tcp), (backend.pending + backend.established) / weight)
-
-    def _forget(self, backend: Backend) -> None:
-        super()._forget(backend)
-        self._fixed.pop(backend, None)
+    def _rank(self, backend: Backend, place: _Place) -> Rank:
+        if place.own is None:
+            place.own = self._settle(backend)
+        steps, term, others, weight = place.own
+        ours = backend.pending + backend.established
+        tcp = others + ours
+        return (int(steps + term * tcp) if tcp > 0 else int(steps), ours / weight)
 
 
 class LeastConnectionsPolicy(Ranked):
     """The back-end with the fewest of our own sessions for its weight."""
 
-    def rank(self, backend: Backend) -> Rank:
+    def _rank(self, backend: Backend, place: _Place) -> Rank:
         return ((backend.pending + backend.established + 1) / backend.registration.weight, 0.0)
 
 
@@ -206,23 +214,18 @@ class TurnPolicy(Ranked):
         super().__init__()
         self._step = step
         self._time = 0.0
-        self._turns: dict[Backend, float] = {}
 
-    def rank(self, backend: Backend) -> Rank:
-        turn = self._turns.get(backend)
-        if turn is None:
-            turn = self._turns[backend] = self._time + self._step(backend.registration.weight)
-        return (turn, 0.0)
+    def _rank(self, backend: Backend, place: _Place) -> Rank:
+        if place.own is None:
+            place.own = self._time + self._step(backend.registration.weight)
+        return (place.own, 0.0)
 
     def opened(self, backend: Backend) -> None:
         super().opened(backend)
-        turn, _ = self.rank(backend)
-        self._time = max(self._time, turn)
-        self._turns[backend] = self._time + self._step(backend.registration.weight)
-
-    def _forget(self, backend: Backend) -> None:
-        super()._forget(backend)
-        self._turns.pop(backend, None)
+        if backend.slot >= 0:
+            turn, _ = self.rank(backend)
+            self._time = max(self._time, turn)
+            self._place(backend).own = self._time + self._step(backend.registration.weight)
 
 
 PolicyFactory = Callable[[float | None, Rng], Policy]
