@@ -37,9 +37,6 @@ class Ending(StrEnum):
     NO_BACKEND = "no-backend"
     UNREACHABLE = "unreachable"
     """No try to connect succeeded."""
-    IDLE = "idle"
-    HALF_CLOSED = "half-closed"
-    """One direction ended and the other stayed silent."""
     STOPPED = "stopped"
     """The proxy itself ended it."""
 

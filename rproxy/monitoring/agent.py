@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.monitoring.addresses import plain, reachable, speaks_ipv6
+from rproxy.monitoring.loops import keep_looping
 from rproxy.monitoring.sampler import Load, Sampler
 from rproxy.pool.backend import Address, written
 from rproxy.wire.pdu import (
@@ -156,15 +157,11 @@ class _Registrar:
         self._lookup: Deferred[str] | None = None
 
     def start(self) -> None:
-        self._start(now=True)
+        keep_looping(self._loop, self._agent.service.interval_s, now=True, failed=self._failed)
         self._retry_after(RETRY_S)
 
-    def _start(self, *, now: bool) -> None:
-        def resume(failure: Failure) -> None:
-            self._agent.log.failure("registering with {proxy}", failure, proxy=written(self._proxy))
-            self._start(now=False)
-
-        self._loop.start(self._agent.service.interval_s, now=now).addErrback(resume)
+    def _failed(self, failure: Failure) -> None:
+        self._agent.log.failure("registering with {proxy}", failure, proxy=written(self._proxy))
 
     def stop(self) -> None:
         if self._loop.running:

@@ -19,8 +19,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.monitoring.addresses import plain, reachable, speaks_ipv6
+from rproxy.monitoring.loops import keep_looping
 from rproxy.pool.backend import Address, Backend, Registration, State, written
-from rproxy.pool.table import Rejected, Table, Transition
+from rproxy.pool.table import Refusal, Rejected, Table, Transition
 from rproxy.scoring.policies import Policy
 from rproxy.wire.pdu import MalformedPdu, PduType, ProbeResponse, Register, Unregister, decode, encode
 
@@ -74,9 +75,9 @@ class Monitor(DatagramProtocol):
         self.counters = Counters()
         self._table = table
         self._policy = policy
-        self._clock = clock
+        self.clock = clock
         self._token = token
-        self._timing = timing
+        self.timing = timing
         self._allow = tuple(allow)
         self._trace = trace
         self._probers: dict[Backend, _Prober] = {}
@@ -112,20 +113,18 @@ class Monitor(DatagramProtocol):
                     kind = PduType.UNREGISTER
                     self._announce(self._table.unregister(source, pdu))
                 case _:
-                    return "unexpected-probe-request"
+                    raise Rejected(Refusal.UNEXPECTED_PROBE_REQUEST)
         except MalformedPdu as error:
             return error.flaw.value
         except Rejected as error:
             return error.refusal.value
-        except _NotAllowed:
-            return "not-allowed"
         self.counters.accepted[kind.name.lower().replace("_", "-")] += 1
         return None
 
     def _register(self, source: Address, pdu: Register) -> None:
         if self._allow and not _within(source[0], self._allow):
-            raise _NotAllowed
-        backend = self._table.register(source, pdu, self._clock.seconds())
+            raise Rejected(Refusal.NOT_ALLOWED)
+        backend = self._table.register(source, pdu, self.clock.seconds())
         prober = self._probers.get(backend)
         if prober is None:
             prober = self._probers[backend] = _Prober(self, backend)
@@ -138,7 +137,7 @@ class Monitor(DatagramProtocol):
         self._policy.reported(backend)
 
     def _respond(self, source: Address, pdu: ProbeResponse) -> None:
-        confirmed = self._table.respond(source, pdu, self._clock.seconds())
+        confirmed = self._table.respond(source, pdu, self.clock.seconds())
         backend = confirmed.backend
         prober = self._probers[backend]
         prober.answered(pdu.token)
@@ -157,7 +156,7 @@ class Monitor(DatagramProtocol):
 
     def send_probe(self, backend: Backend, registration: Registration) -> None:
         """Ask one agent, and count the request lost unless it is answered in time."""
-        probe = self._table.probe(backend, registration, self._token(), self._clock.seconds())
+        probe = self._table.probe(backend, registration, self._token(), self.clock.seconds())
         self._probers[backend].expect(probe.request.token)
         assert self.transport is not None
         try:
@@ -180,8 +179,8 @@ class Monitor(DatagramProtocol):
 
     def check(self, backend: Backend) -> None:
         """The liveness check of one back-end."""
-        now = self._clock.seconds()
-        transition = self._table.check(backend, now - self._timing.liveness_s, now)
+        now = self.clock.seconds()
+        transition = self._table.check(backend, now - self.timing.liveness_s, now)
         if transition is not None:
             self._announce(transition)
 
@@ -201,23 +200,11 @@ class Monitor(DatagramProtocol):
         )
 
     def _may_log_unanswered(self) -> bool:
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         if now - self._unanswered_logged < UNANSWERED_LOG_S:
             return False
         self._unanswered_logged = now
         return True
-
-    @property
-    def timing(self) -> Timing:
-        return self._timing
-
-    @property
-    def clock(self) -> IReactorTime:
-        return self._clock
-
-
-class _NotAllowed(Exception):
-    """A REGISTER from outside the allowed networks."""
 
 
 def _within(address: str, networks: Collection[Network]) -> bool:
@@ -243,17 +230,11 @@ class _Prober:
 
     def start(self) -> None:
         timing = self._monitor.timing
-        self._start(self._probing, timing.probe_interval_s, now=True)
-        self._start(self._liveness, timing.liveness_s, now=False)
+        keep_looping(self._probing, timing.probe_interval_s, now=True, failed=self._failed)
+        keep_looping(self._liveness, timing.liveness_s, now=False, failed=self._failed)
 
-    def _start(self, loop: LoopingCall, interval_s: float, *, now: bool) -> None:
-        """A `LoopingCall` ends at its first exception: that must not end a back-end's monitoring."""
-
-        def resume(failure: Failure) -> None:
-            self._monitor.log.failure("monitoring {backend}", failure, backend=self._backend.name)
-            self._start(loop, interval_s, now=False)
-
-        loop.start(interval_s, now=now).addErrback(resume)
+    def _failed(self, failure: Failure) -> None:
+        self._monitor.log.failure("monitoring {backend}", failure, backend=self._backend.name)
 
     def stop(self) -> None:
         for loop in (self._probing, self._liveness):

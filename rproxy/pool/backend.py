@@ -50,6 +50,11 @@ class Report:
     tcp: int = 0
     counted: int = 0
 
+    @property
+    def others(self) -> int:
+        """The connections that are not our sessions; negative if the agent counted before ours reached it."""
+        return self.tcp - self.counted
+
 
 @attrs.define(eq=False)
 class Backend:
@@ -96,7 +101,7 @@ class Backend:
 
         The report says by its sequence number what it knows of: the sessions established when that probe left.
         """
-        now = self.report.tcp + self.pending + self.established - self.report.counted
+        now = self.report.others + self.pending + self.established
         return now if now > 0 else 0
 
     @property

@@ -38,7 +38,8 @@ class Refusal(StrEnum):
     WRONG_INSTANCE = "wrong-instance"
     RETIRED = "retired-instance"
     TABLE_FULL = "table-full"
-    NO_SERVICE_PORT = "no-service-port"
+    NOT_ALLOWED = "not-allowed"
+    UNEXPECTED_PROBE_REQUEST = "unexpected-probe-request"
 
 
 class Rejected(Exception):

@@ -17,7 +17,7 @@ from rproxy.scoring.formula import TCP_TERM, is_saturated, unsaturated
 from rproxy.wire.pdu import WEIGHT_NORMAL
 
 SCORE_RESOLUTION: Final = 0.01
-"""Scores closer than this are equal: the noise of a LAN's round trip, or two points of CPU."""
+"""Scores are compared in steps of this: two points of CPU, or most of the noise of a LAN's round trip."""
 
 _ROUNDING: Final = 1e-6
 
@@ -176,7 +176,7 @@ class ReportPolicy(Ranked):
 
     def _settle(self, backend: Backend) -> tuple[float, float, int, int]:
         """What stays of the score until the next report: the sum without its TCP term, that term's factor, the host's
-        connections that are not our sessions (negative when some of ours have ended since), and the weight.
+        connections that are not our sessions, and the weight.
         """
         report, loss, weight = backend.report, backend.losses.rate, backend.registration.weight
         scale = WEIGHT_NORMAL / (weight * SCORE_RESOLUTION)
@@ -184,7 +184,7 @@ class ReportPolicy(Ranked):
         steps = rest * scale + _ROUNDING
         if is_saturated(self._saturation, loss=loss, cpu=report.cpu, memory=report.memory):
             steps += _SATURATED
-        return steps, TCP_TERM * scale, report.tcp - report.counted, weight
+        return steps, TCP_TERM * scale, report.others, weight
 
     def _rank(self, backend: Backend, place: _Place) -> Rank:
         if place.own is None:
@@ -223,9 +223,10 @@ class TurnPolicy(Ranked):
     def opened(self, backend: Backend) -> None:
         super().opened(backend)
         if backend.slot >= 0:
-            turn, _ = self.rank(backend)
+            place = self._place(backend)
+            turn, _ = self._rank(backend, place)
             self._time = max(self._time, turn)
-            self._place(backend).own = self._time + self._step(backend.registration.weight)
+            place.own = self._time + self._step(backend.registration.weight)
 
 
 PolicyFactory = Callable[[float | None, Rng], Policy]

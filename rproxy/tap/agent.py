@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import attrs
 from twisted.application.service import Service as TwistedService
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -21,6 +21,8 @@ from rproxy.monitoring.agent import Agent, Resolve, Service
 from rproxy.monitoring.sampler import FixedSampler, HostSampler, Sampler
 from rproxy.pool.backend import Address, written
 from rproxy.tap.options import (
+    DATAGRAM_MAX,
+    MONITOR_PORT,
     PORT_MAX,
     CommandOptions,
     cannot_listen,
@@ -33,8 +35,6 @@ from rproxy.tap.options import (
 from rproxy.wire.pdu import UINT32_MAX, WEIGHT_MAX, WEIGHT_NORMAL
 
 AGENT_PORT: Final = 5555
-MONITOR_PORT: Final = 5555
-DATAGRAM_MAX: Final = 64
 INTERVAL_ABOVE_S: Final = 0.0009
 """The wire counts whole milliseconds."""
 _REPORT_LIMITS: Final = {"cpu": 100, "memory": 100, "tcp": UINT32_MAX}
@@ -174,8 +174,7 @@ class AgentService(TwistedService):
             return succeed(None)
         self.agent.unregister()
         port, self._port = self._port, None
-        stopping: Deferred[Any] | None = port.stopListening()
-        return stopping if stopping is not None else succeed(None)
+        return maybeDeferred(port.stopListening)
 
 
 def _list(proxies: Sequence[Address]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.web.resource import Resource
@@ -68,5 +68,5 @@ class Demo:
 
     def stop(self) -> Deferred[Any]:
         stopping = [service.stopService() for service in self._agents]
-        stopping += [each for port in self._ports if (each := port.stopListening()) is not None]
+        stopping += [maybeDeferred(port.stopListening) for port in self._ports]
         return DeferredList(stopping)

@@ -19,6 +19,10 @@ from twisted.python import usage
 from rproxy.pool.backend import Address
 
 PORT_MAX = 65535
+MONITOR_PORT = 5555
+DATAGRAM_MAX = 64
+"""Bytes read of a datagram: more than any PDU has, so that a longer one is seen to be too long."""
+_HOST = r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]\s]+))"
 _TWISTD_PIDFILE = "twistd.pid"
 
 
@@ -81,12 +85,12 @@ def whole(name: str, text: str, low: int, high: int) -> int:
 
 def host_and_port(name: str, text: str, *, host: str | None = None, port: int | None = None) -> Address:
     """HOST:PORT, with an IPv6 host in brackets; a lone part stands for the one that has no default."""
-    bare = re.fullmatch(r"\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]\s]+)", text)
+    bare = re.fullmatch(_HOST, text)
     if host is not None and text.isascii() and text.isdigit():
         return host, whole(name, text, 0, PORT_MAX)
     if port is not None and bare is not None:
         return _host(name, text, bare["six"], bare["host"]), port
-    match = re.fullmatch(r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]\s]+)):(?P<port>[0-9]+)", text)
+    match = re.fullmatch(_HOST + r":(?P<port>[0-9]+)", text)
     if match is None:
         raise usage.UsageError(f"--{name} {text}: not of the form {_form(host, port)}")
     return _host(name, text, match["six"], match["host"]), whole(name, match["port"], 0, PORT_MAX)

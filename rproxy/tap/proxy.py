@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -36,6 +36,8 @@ from rproxy.scoring.formula import SATURATION
 from rproxy.scoring.policies import POLICIES, PolicyFactory
 from rproxy.tap.demo import Demo
 from rproxy.tap.options import (
+    DATAGRAM_MAX,
+    MONITOR_PORT,
     PORT_MAX,
     CommandOptions,
     StartupError,
@@ -50,9 +52,6 @@ from rproxy.tap.options import (
 )
 
 BACKLOG: Final = 4096
-MONITOR_PORT: Final = 5555
-DATAGRAM_MAX: Final = 64
-"""Bytes read of a datagram: more than any PDU has, so that a longer one is seen to be too long."""
 DRAIN_S: Final = 1.0
 """How long sessions may go on after the proxy was told to stop."""
 POLICY_ENTRY_POINTS: Final = "rproxy.policies"
@@ -313,7 +312,7 @@ class ProxyService(Service):
 
     def _close_ports(self) -> Deferred[Any]:
         ports, self._ports = self._ports, []
-        return DeferredList([_stopped(port) for port in ports])
+        return DeferredList([maybeDeferred(port.stopListening) for port in ports])
 
     def _drain(self) -> Deferred[Any]:
         deadline = self._reactor.seconds() + DRAIN_S
@@ -328,14 +327,10 @@ class ProxyService(Service):
     def _finish(self) -> Deferred[Any]:
         self.carrier.abort()
         self._deadlines.stop()
-        return DeferredList([self._demo.stop(), _stopped(self._monitor_port)])
-
-
-def _stopped(port: IListeningPort | None) -> Deferred[Any]:
-    if port is None:
-        return succeed(None)
-    stopping = port.stopListening()
-    return stopping if isinstance(stopping, Deferred) else succeed(None)
+        stopping = [self._demo.stop()]
+        if self._monitor_port is not None:
+            stopping.append(maybeDeferred(self._monitor_port.stopListening))
+        return DeferredList(stopping)
 
 
 def _where(port: IListeningPort) -> str:
