@@ -17,8 +17,11 @@ from rproxy.scoring.formula import TCP_TERM, is_saturated, unsaturated
 from rproxy.wire.pdu import WEIGHT_NORMAL
 
 SCORE_RESOLUTION: Final = 0.01
-"""Scores are compared in steps of this: two points of CPU, or most of the noise of a LAN's round trip."""
+"""Scores are compared in steps of this: two points of CPU, or a third of a connection."""
 
+RTT_NOISE_MS: Final = 2.0
+"""Round trips below this rank as this: on a LAN their differences tell of wake-ups, not of paths, and would send every
+client to one host until the next report. Its term is as large as that of one connection."""
 _ROUNDING: Final = 1e-6
 
 Rank = tuple[float, float]
@@ -161,8 +164,9 @@ class Ranked:
 class ReportPolicy(Ranked):
     """The report's choice (figure 4.4) with the live TCP term; see `formula`.
 
-    Equal scores go to the back-end with fewest of our sessions, then to the one that has waited longest. A weight
-    divides the score. When all are saturated, they are told apart by the unsaturated formula.
+    Round trips below `RTT_NOISE_MS` count as that. Equal scores go to the back-end with fewest of our sessions, then
+    to the one that has waited longest. A weight divides the score. When all are saturated, they are told apart by the
+    unsaturated formula.
     """
 
     def __init__(self, saturation: float | None) -> None:
@@ -180,7 +184,8 @@ class ReportPolicy(Ranked):
         """
         report, loss, weight = backend.report, backend.losses.rate, backend.registration.weight
         scale = WEIGHT_NORMAL / (weight * SCORE_RESOLUTION)
-        rest = unsaturated(rtt_ms=backend.rtt.last_ms or 0.0, tcp=0, loss=loss, cpu=report.cpu, memory=report.memory)
+        rtt_ms = max(backend.rtt.last_ms or 0.0, RTT_NOISE_MS)
+        rest = unsaturated(rtt_ms=rtt_ms, tcp=0, loss=loss, cpu=report.cpu, memory=report.memory)
         steps = rest * scale + _ROUNDING
         if is_saturated(self._saturation, loss=loss, cpu=report.cpu, memory=report.memory):
             steps += _SATURATED

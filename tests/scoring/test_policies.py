@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from rproxy.pool.backend import Backend, State
 from rproxy.pool.table import Table
 from rproxy.scoring.formula import score
-from rproxy.scoring.policies import POLICIES, SCORE_RESOLUTION, Ranked
+from rproxy.scoring.policies import POLICIES, RTT_NOISE_MS, SCORE_RESOLUTION, Ranked
 from rproxy.wire.pdu import UINT32_MAX, WEIGHT_MAX
 from tests.pool.driving import agent
 from tests.scoring.balancing import Balance, policy, shares
@@ -341,7 +341,7 @@ class TestReport:
             if step % 10 == 0:
                 balance.report(
                     rng.choice(backends),
-                    after_s=rng.uniform(0, 0.02),
+                    after_s=rng.uniform(RTT_NOISE_MS / 1000, 0.02),
                     cpu=rng.randrange(70),
                     memory=rng.randrange(70),
                     tcp=rng.randrange(40),
@@ -425,6 +425,19 @@ class TestReport:
         balance.report(others, tcp=3)
         assert ours.tcp == others.tcp
         assert balance.choose() is others
+
+    def test_round_trips_of_a_lan_are_equal(self, balance: Balance) -> None:
+        """Such as 0.997 and 1.083 ms, between which a step of the score lies."""
+        backends = balance.pool(3)
+        for backend, rtt_s in zip(backends, (0.000997, 0.001083, 0.0019), strict=True):
+            balance.report(backend, after_s=rtt_s)
+        assert shares(balance.serve(30, held=False), backends) == [10, 10, 10]
+
+    def test_a_round_trip_beyond_a_lans_noise_decides(self, balance: Balance) -> None:
+        near, far = balance.pool(2)
+        balance.report(near, after_s=0.0019)
+        balance.report(far, after_s=0.0031)
+        assert set(balance.serve(10, held=False)) == {near}
 
     def test_scores_in_one_step_of_the_resolution_take_turns(self, balance: Balance) -> None:
         """A LAN's round trips differ by less; else one host would get everything until its next report."""
