@@ -5,22 +5,48 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Generator
+from glob import glob
 from typing import Final
 
 import pytest
 
-PACKAGES: Final = {"ip": "iproute2", "mini_httpd": "mini-httpd"}
+PACKAGES: Final = {
+    "initdb": "postgresql",
+    "ip": "iproute2",
+    "mini_httpd": "mini-httpd",
+    "nft": "nftables",
+    "nginx": "nginx-light libnginx-mod-stream",
+    "pgbench": "postgresql",
+    "postgres": "postgresql",
+    "psql": "postgresql",
+    "redis-benchmark": "redis-tools",
+    "redis-cli": "redis-tools",
+    "scp": "openssh-client",
+    "ss": "iproute2",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "sshd": "openssh-server",
+}
 """The Debian packages of programs that are not called like theirs."""
+POSTGRESQL: Final = "/usr/lib/postgresql/*/bin"
+"""Where Debian keeps programs that are on nobody's PATH."""
 
 
-def need(*programs: str, root: bool = False) -> None:
-    """Skip the test unless it runs as root, where it must, and the programs are there; the reason says what to do."""
+def need(*programs: str, root: bool = False) -> list[str]:
+    """The programs' paths. Skips the test, and says what for, if one is missing or if it must be root and is not."""
     lacking = ["root"] if root and os.geteuid() != 0 else []
-    missing = [PACKAGES.get(program, program) for program in programs if not shutil.which(program)]
+    paths = {program: _path(program) for program in programs}
+    missing = dict.fromkeys(PACKAGES.get(program, program) for program, path in paths.items() if not path)
     if missing:
         lacking.append(f"apt-get install {' '.join(missing)}")
     if lacking:
         pytest.skip(f"needs {' and '.join(lacking)}")
+    return [path for path in paths.values() if path]
+
+
+def _path(program: str) -> str | None:
+    folders = [os.environ.get("PATH", os.defpath), *glob(POSTGRESQL)]
+    return shutil.which(program, path=os.pathsep.join(folders))
 
 
 def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
+from rproxy.carrying.session import Ending, Session
+
 
 class Carrier(Protocol):
     """Accepts clients on any number of endpoints and carries their sessions."""
 
-    @property
-    def sessions(self) -> int:
-        """How many sessions it holds now."""
-        ...
-
     def serve(self, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
         """Accept clients on `endpoint`; fails as `endpoint.listen` does."""
+        ...
+
+    def connected(self) -> Iterator[Session]:
+        """The sessions that have their back-end, and are not over."""
+        ...
+
+    def unsent(self, session: Session) -> int:
+        """Bytes of a connected session that the kernel still holds for either side."""
+        ...
+
+    def cut(self, session: Session, ending: Ending) -> None:
+        """End a connected session at once: both sides see a reset."""
         ...
 
     def abort(self) -> None:

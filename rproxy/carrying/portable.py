@@ -7,8 +7,8 @@ one, a reset as a reset.
 
 from __future__ import annotations
 
-import errno
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,10 +20,9 @@ from twisted.internet.interfaces import (
     IConsumer,
     IHalfCloseableProtocol,
     IListeningPort,
-    IPullProducer,
     IPushProducer,
     IReactorTCP,
-    IReadWriteDescriptor,
+    IReadDescriptor,
     ISSLTransport,
     IStreamServerEndpoint,
     ITCPTransport,
@@ -33,22 +32,22 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.carrying.deadlines import Deadlines
-from rproxy.carrying.session import Balancer, Ending, Session
+from rproxy.carrying.flush import Flush
+from rproxy.carrying.room import Room
+from rproxy.carrying.session import (
+    FLUSH_BACKEND_S,
+    FLUSH_CLIENT_S,
+    LOCAL_ERRORS,
+    Balancer,
+    Ending,
+    Session,
+)
 from rproxy.carrying.sockets import is_broken, socket_of, unacknowledged, was_reset
 from rproxy.pool.backend import Backend
 
 EARLY_MAX: Final = 65536
 """Bytes taken from a client before its back-end is connected; then it is not read from."""
-FLUSH_CLIENT_S: Final = 30.0
-FLUSH_BACKEND_S: Final = 0.2
-"""How long bytes already read may take to reach a side whose peer was reset, before it is reset too."""
-_FLUSH_POLL_S: Final = 0.1
 _PAUSED_POLL_S: Final = 0.2
-
-LOCAL_ERRORS: Final = frozenset(
-    {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EACCES, errno.EPERM}
-)
-"""Connect errors of this host's own: no fault of the back-end."""
 
 
 class StreamTransport(ITCPTransport, IConsumer, IPushProducer):
@@ -61,6 +60,7 @@ class Side(Protocol):
 
     transport: StreamTransport
     deadlines: Deadlines
+    session: Session
     peer: Side | None = None
     lost = False
     _read_ended = False
@@ -95,6 +95,7 @@ class Side(Protocol):
             return
         self._read_ended = True
         if self.peer is not None:
+            self.session.half_closed = True
             self.peer.end_writing()
         self._close_if_done()
 
@@ -131,70 +132,30 @@ class Side(Protocol):
         if self.lost:
             return
         self.transport.unregisterProducer()
-        _Flush(self, within_s).start()
+        Flush(self, within_s).start()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = True
         self.deadlines.disarm(self)
 
 
-@implementer(IPullProducer)
-class _Flush:
-    """Resets a side once all that was written to it has arrived, which a reset would otherwise destroy."""
-
-    def __init__(self, side: Side, within_s: float) -> None:
-        self._side = side
-        self._polls = int(within_s / _FLUSH_POLL_S)
-        self._asked = 0
-
-    def start(self) -> None:
-        self._side.deadlines.arm(self._side, _FLUSH_POLL_S, self._poll)
-        self._side.transport.registerProducer(self, False)
-        if IReadWriteDescriptor.providedBy(self._side.transport):
-            descriptor: Any = self._side.transport
-            descriptor.startWriting()
-
-    def resumeProducing(self) -> None:
-        """Asked for more: the transport's buffer is empty. The first call means nothing, it comes with registering."""
-        self._asked += 1
-        self._reset_if_flushed()
-
-    def stopProducing(self) -> None:
-        self._side.deadlines.disarm(self._side)
-
-    def _poll(self) -> None:
-        self._polls -= 1
-        if self._polls <= 0:
-            self._reset()
-        elif not self._reset_if_flushed():
-            self._side.deadlines.arm(self._side, _FLUSH_POLL_S, self._poll)
-
-    def _reset_if_flushed(self) -> bool:
-        if self._asked < 2 or unacknowledged(self._side.transport):
-            return False
-        self._reset()
-        return True
-
-    def _reset(self) -> None:
-        self._side.deadlines.disarm(self._side)
-        self._side.transport.unregisterProducer()
-        self._side.transport.abortConnection()
-
-
 class ClientSide(Side):
     """The accepted connection. Keeps what the client sends early, and finds it a back-end."""
 
     def __init__(self, carrier: PortableCarrier, session: Session) -> None:
-        self._carrier = carrier
+        self.carrier = carrier
         self.deadlines = carrier.deadlines
         self.session = session
         self._early: list[bytes] = []
         self._early_size = 0
         self._connector: IConnector | None = None
 
+    def __str__(self) -> str:
+        return str(self.transport.getPeer())
+
     def connectionMade(self) -> None:
         super().connectionMade()
-        self._carrier.clients.add(self)
+        self.carrier.clients.add(self)
         self.connect_next()
 
     def connect_next(self) -> None:
@@ -205,7 +166,7 @@ class ClientSide(Side):
             self.transport.loseConnection()
             return
         self.deadlines.arm(self, self.session.patience_s(), self._stop_connecting)
-        self._connector = self._carrier.connect(self, backend)
+        self._connector = self.carrier.connect(self, backend)
 
     def _stop_connecting(self) -> None:
         if self._connector is not None:
@@ -235,10 +196,12 @@ class ClientSide(Side):
                 self.resumeProducing()
             self._early.clear()
         if self._read_ended:
+            self.session.half_closed = True
             backend_side.end_writing()
 
     def dataReceived(self, data: bytes) -> None:
         self.session.up += len(data)
+        self.session.quiet = 0
         if self.peer is not None:
             self.peer.transport.write(data)
             return
@@ -264,7 +227,9 @@ class ClientSide(Side):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self._carrier.clients.discard(self)
+        self.carrier.clients.discard(self)
+        if self.peer is None or self.peer.lost:
+            self.carrier.left()
         self.deadlines.disarm(self.session)
         if self._connector is not None:
             self._connector.stopConnecting()
@@ -287,23 +252,27 @@ class BackendSide(Side):
     def __init__(self, client: ClientSide) -> None:
         self._client = client
         self.deadlines = client.deadlines
+        self.session = client.session
 
     def connectionMade(self) -> None:
         super().connectionMade()
         self._client.connect_succeeded(self)
 
     def dataReceived(self, data: bytes) -> None:
-        self._client.session.down += len(data)
+        self.session.down += len(data)
+        self.session.quiet = 0
         self._client.transport.write(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         if self.peer is None:
             return
-        if reason.check(ConnectionDone):
+        if self.peer.lost:
+            self._client.carrier.left()
+        elif reason.check(ConnectionDone):
             self.peer.end()
         else:
-            self._client.session.ended(Ending.BACKEND_RESET)
+            self.session.ended(Ending.BACKEND_RESET)
             self.peer.reset_flushed(FLUSH_CLIENT_S)
 
 
@@ -327,37 +296,74 @@ class _ClientFactory(Factory[ClientSide]):
     noisy = False
 
     def __init__(self, carrier: PortableCarrier, balancer: Balancer) -> None:
-        self._carrier = carrier
+        self.carrier = carrier
         self._balancer = balancer
 
     def buildProtocol(self, addr: IAddress | None) -> ClientSide:
-        return ClientSide(self._carrier, self._balancer.open(addr))
+        side = ClientSide(self.carrier, self._balancer.open(None))
+        side.session.client = side
+        self.carrier.entered()
+        return side
 
 
 class PortableCarrier:
     """A `Carrier` of Twisted's own transports."""
 
-    def __init__(self, reactor: IReactorTCP, balancer: Balancer, deadlines: Deadlines) -> None:
+    def __init__(self, reactor: IReactorTCP, balancer: Balancer, deadlines: Deadlines, room: Room) -> None:
         self.deadlines = deadlines
+        self.room = room
         self.clients: set[ClientSide] = set()
         self.factory = _ClientFactory(self, balancer)
         self._reactor = reactor
-
-    @property
-    def sessions(self) -> int:
-        return len(self.clients)
+        self._ports: list[Any] = []
 
     def serve(self, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
-        return endpoint.listen(self.factory)
+        return endpoint.listen(self.factory).addCallback(self._opened)
+
+    def _opened(self, port: IListeningPort) -> IListeningPort:
+        if IReadDescriptor.providedBy(port):
+            self._ports.append(port)
+        return port
+
+    def entered(self) -> None:
+        """A client has been accepted. With no room for another, the ports accept no more until one leaves."""
+        self.room.enter()
+        if self.room.full:
+            for port in self._ports:
+                port.stopReading()
+                port.disconnecting = True  # which ends the loop that accepts
+            self.room.wait(self._resume)
+
+    def left(self) -> None:
+        """Both sides of a session are closed."""
+        self.room.leave()
+
+    def _resume(self) -> None:
+        self._ports = [port for port in self._ports if port.connected]
+        for port in self._ports:
+            port.disconnecting = False
+            port.startReading()
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
         """Start to connect to `backend`; the deadline is the session's, so Twisted's own is off."""
         factory = _BackendFactory(client)
         return self._reactor.connectTCP(backend.address, backend.port, factory, timeout=None)  # type: ignore[arg-type]
 
+    def connected(self) -> Iterator[Session]:
+        return (client.session for client in self.clients if client.session.is_connected)
+
+    def unsent(self, session: Session) -> int:
+        return sum(unacknowledged(side.transport) for side in self._sides(session.client))
+
+    def cut(self, session: Session, ending: Ending) -> None:
+        session.ended(ending)
+        for side in self._sides(session.client):
+            side.transport.abortConnection()
+
+    def _sides(self, client: object) -> list[Side]:
+        assert isinstance(client, ClientSide)
+        return [side for side in (client, client.peer) if side is not None and not side.lost]
+
     def abort(self) -> None:
         for client in list(self.clients):
-            client.session.ended(Ending.STOPPED)
-            for side in (client, client.peer):
-                if side is not None and not side.lost:
-                    side.transport.abortConnection()
+            self.cut(client.session, Ending.STOPPED)

@@ -6,6 +6,7 @@ of it is plain calls on memory: no Deferred, no timer, and no text unless somebo
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
@@ -22,6 +23,13 @@ TRIES_MAX: Final = 3
 CONNECT_TIMEOUT_S: Final = 2.0
 CONNECT_TOTAL_S: Final = 4.8
 """A client waits at most 5 s: this, and the ticks by which a deadline may be late."""
+FLUSH_CLIENT_S: Final = 30.0
+FLUSH_BACKEND_S: Final = 0.2
+"""How long bytes already read may take to reach a side whose peer was reset, before it is reset too."""
+LOCAL_ERRORS: Final = frozenset(
+    {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EACCES, errno.EPERM}
+)
+"""Connect errors of this host's own: no fault of the back-end."""
 _LOG_EVERY_S: Final = 10.0
 
 
@@ -37,6 +45,9 @@ class Ending(StrEnum):
     NO_BACKEND = "no-backend"
     UNREACHABLE = "unreachable"
     """No try to connect succeeded."""
+    IDLE = "idle"
+    HALF_CLOSED = "half-closed"
+    """One side had ended its stream, and the other was silent for too long."""
     STOPPED = "stopped"
     """The proxy itself ended it."""
 
@@ -66,6 +77,9 @@ class Balancer:
         self.trace = trace
         self.endings: Counter[Ending] = Counter()
         self.redispatches = 0
+        self.up = 0
+        self.down = 0
+        """Bytes that the sessions now over carried from clients, and to them."""
         self._unserved = 0
         self._unserved_logged = float("-inf")
 
@@ -126,16 +140,32 @@ _UNSERVED: Final = {
 class Session:
     """One client, and the back-end it holds: `next` takes one, `failed` and `ended` give it back."""
 
-    __slots__ = ("_balancer", "_tried", "backend", "client", "connected_at", "down", "ended_as", "started_at", "up")
+    __slots__ = (
+        "_balancer",
+        "_failed",
+        "backend",
+        "client",
+        "connected_at",
+        "down",
+        "ended_as",
+        "half_closed",
+        "quiet",
+        "started_at",
+        "up",
+    )
 
     def __init__(self, balancer: Balancer, client: object, now: float) -> None:
         self._balancer = balancer
-        self._tried: list[Backend] = []
+        self._failed: tuple[Backend, ...] = ()
         self.client = client
         self.backend: Backend | None = None
         self.started_at = now
         self.connected_at: float | None = None
         self.ended_as: Ending | None = None
+        self.half_closed = False
+        """Whether one side, and only one, has ended its stream; the carrier says so."""
+        self.quiet = 0
+        """Sweeps since anything was carried; the carrier sets it to 0 when something is."""
         self.up = 0
         """Bytes carried from client to back-end."""
         self.down = 0
@@ -143,17 +173,16 @@ class Session:
 
     def next(self) -> Backend | None:
         """The back-end to connect to now, or None when there is none to try, or no more tries or time are left."""
-        balancer, tried = self._balancer, self._tried
-        if tried and (len(tried) >= TRIES_MAX or self._left_s() <= 0):
+        balancer, failed = self._balancer, self._failed
+        if failed and (len(failed) >= TRIES_MAX or self._left_s() <= 0):
             return None
-        backend = balancer.policy.choose(balancer.table, tried)
+        backend = balancer.policy.choose(balancer.table, failed)
         if balancer.trace:
             balancer.trace_choice(self.client, backend)
         if backend is None:
             return None
-        if tried:
+        if failed:
             balancer.redispatches += 1
-        tried.append(backend)
         self.backend = backend
         balancer.table.opened(backend)
         balancer.policy.opened(backend)
@@ -161,12 +190,17 @@ class Session:
 
     def patience_s(self) -> float:
         """How long the present try to connect may take, in seconds."""
-        if len(self._tried) <= 1:
+        if not self._failed:
             return CONNECT_TIMEOUT_S
         return min(CONNECT_TIMEOUT_S, self._left_s())
 
     def _left_s(self) -> float:
         return self.started_at + CONNECT_TOTAL_S - self._balancer.seconds()
+
+    @property
+    def is_connected(self) -> bool:
+        """Has its back-end, and is not over."""
+        return self.connected_at is not None and self.ended_as is None
 
     def connected(self) -> None:
         assert self.backend is not None
@@ -178,11 +212,12 @@ class Session:
         assert self.backend is not None
         if blame:
             self._balancer.policy.failed(self.backend)
+        self._failed += (self.backend,)
         self._release()
 
     def give_up(self) -> Ending:
         """After `next` returned None: ends the session, and says why."""
-        ending = Ending.UNREACHABLE if self._tried else Ending.NO_BACKEND
+        ending = Ending.UNREACHABLE if self._failed else Ending.NO_BACKEND
         self._balancer.unserved(ending)
         self.ended(ending)
         return ending
@@ -198,6 +233,8 @@ class Session:
         if self.backend is not None:
             self._release()
         balancer.endings[ending] += 1
+        balancer.up += self.up
+        balancer.down += self.down
 
     def _release(self) -> None:
         backend, balancer = self.backend, self._balancer
@@ -217,5 +254,5 @@ class Session:
             seconds=now - self.started_at,
             up=self.up,
             down=self.down,
-            tries=len(self._tried),
+            tries=len(self._failed) + (self.backend is not None),
         )

@@ -1,4 +1,4 @@
-"""What the kernel knows of a Twisted transport's connection and Twisted does not tell."""
+"""What the kernel knows of a connection, and Twisted, where it has the transport, does not tell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import fcntl
 import socket
 import struct
 import termios
+from socket import SocketType
 from typing import Final
 
 from twisted.internet.interfaces import ISSLTransport
@@ -24,10 +25,13 @@ def socket_of(transport: object) -> socket.socket | None:
 def unacknowledged(transport: object) -> int:
     """Bytes that the kernel still holds for the transport's peer; 0 where that cannot be known."""
     handle = socket_of(transport)
-    if handle is None:
-        return 0
+    return 0 if handle is None else unsent(handle)
+
+
+def unsent(sock: SocketType) -> int:
+    """Bytes that the kernel still holds for the socket's peer."""
     try:
-        (held,) = struct.unpack("i", fcntl.ioctl(handle, termios.TIOCOUTQ, b"\0" * 4))
+        (held,) = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))
     except OSError:
         return 0
     return int(held)

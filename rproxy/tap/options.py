@@ -61,13 +61,13 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(message)
 
 
-def number(name: str, text: str, low: float, high: float = math.inf) -> float:
-    """`text` as a finite number with low < number <= high. Raises `UsageError`."""
+def number(name: str, text: str, low: float, high: float = math.inf, *, zero: bool = False) -> float:
+    """`text` as a finite number with low < number <= high, or 0 where that, too, is allowed. Raises `UsageError`."""
     try:
         value = float(text)
     except ValueError:
         raise usage.UsageError(f"--{name} {text}: not a number") from None
-    if not (low < value <= high and math.isfinite(value)):
+    if not (low < value <= high and math.isfinite(value)) and not (zero and value == 0):
         limits = f"above {low:g}" + (f" and at most {high:g}" if math.isfinite(high) else "")
         raise usage.UsageError(f"--{name} {text}: must be {limits}")
     return value

@@ -1,199 +1,49 @@
-"""`twistd rproxy`: the proxy's options, and the one place that wires it."""
+"""`twistd rproxy`: the one place that wires the proxy."""
 
 from __future__ import annotations
 
+import gc
 import secrets
-from importlib.metadata import entry_points
-from ipaddress import ip_network
 from random import Random
 from typing import Any, Final
 
-import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
-from twisted.internet.interfaces import (
-    IListeningPort,
-    IReactorCore,
-    IStreamServerEndpoint,
-    IStreamServerEndpointStringParser,
-)
+from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.plugin import getPlugins
 from twisted.python import usage
 from twisted.python.failure import Failure
 
 from rproxy.admin.status import admin_site, status
+from rproxy.carrying.carrier import Carrier
 from rproxy.carrying.deadlines import Deadlines
+from rproxy.carrying.pipes import Pipes
 from rproxy.carrying.portable import PortableCarrier
+from rproxy.carrying.room import Room, pipes_for, raise_descriptor_limit, sessions_for
 from rproxy.carrying.session import Balancer
+from rproxy.carrying.silence import Silence
+from rproxy.carrying.splice import SpliceCarrier
 from rproxy.monitoring.addresses import is_loopback
-from rproxy.monitoring.monitor import Monitor, Network, Timing
-from rproxy.pool.backend import Address, written
+from rproxy.monitoring.monitor import Monitor
+from rproxy.pool.backend import written
 from rproxy.pool.table import Table
-from rproxy.scoring.formula import SATURATION
-from rproxy.scoring.policies import POLICIES, PolicyFactory
 from rproxy.tap.demo import Demo
 from rproxy.tap.options import (
     DATAGRAM_MAX,
-    MONITOR_PORT,
-    PORT_MAX,
-    CommandOptions,
     StartupError,
     cannot_listen,
     fail,
-    host_and_port,
-    local_address,
-    number,
     report_startup_errors_in_one_line,
     use_monotonic_time,
-    whole,
 )
+from rproxy.tap.settings import CAN_SPLICE, LOOPBACK, Options, Settings, listen_endpoint, policy_factory
 
-BACKLOG: Final = 4096
+__all__ = ["Options", "ProxyService", "makeService"]
+
 DRAIN_S: Final = 1.0
 """How long sessions may go on after the proxy was told to stop."""
-POLICY_ENTRY_POINTS: Final = "rproxy.policies"
 ANY: Final = "0.0.0.0"  # noqa: S104 - twistd's own default for listeners
-LOOPBACK: Final = "127.0.0.1"
-_BUILT_IN_ENDPOINTS: Final = frozenset({"tcp", "tcp4", "tcp6", "ssl", "unix"})
-
-
-@attrs.frozen
-class Settings:
-    """Everything a proxy is told. Times in seconds; `saturation` is a fraction, None for off."""
-
-    listen: tuple[str, ...] = ("80",)
-    monitor: Address = ("", MONITOR_PORT)
-    backend_port: int = 80
-    timing: Timing = Timing()
-    policy: str = "report"
-    saturation: float | None = SATURATION
-    allow: tuple[Network, ...] = ()
-    demo: int = 0
-    admin: Address | None = None
-    trace: bool = False
-
-
-class Options(CommandOptions):
-    """The command line of `twistd rproxy`."""
-
-    command = "rproxy"
-    synopsis = "[options]"
-    longdesc = "Accepts TCP clients and hands each to the least loaded of the back-ends that registered themselves."
-
-    optParameters = [
-        ["monitor", "m", None, "[HOST:]PORT where agents register, UDP (default 5555)"],
-        ["backend-port", None, "80", "port of back-ends that register service port 0"],
-        ["probe-interval", None, "5", "seconds between probes of a back-end"],
-        ["probe-timeout", None, "0.5", "seconds until a probe counts as lost"],
-        ["liveness", None, "10", "seconds of silence that take a back-end down"],
-        ["policy", "p", "report", "how to choose: " + ", ".join(POLICIES)],
-        ["saturation", None, str(SATURATION), "share of CPU, memory or loss that rules a back-end out, or 'off'"],
-        ["demo", None, "0", "start this many embedded back-ends with their agents"],
-        ["admin", "a", None, "HOST:PORT of the operators' HTTP listener (GET /status.json)"],
-    ]
-    optFlags = [["trace", None, "log every PDU, every choice with the scores, and every session"]]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._listen: list[str] = []
-        self._allow: list[Network] = []
-        self.settings = Settings()
-
-    def opt_listen(self, text: str) -> None:
-        """PORT, HOST:PORT or a Twisted server endpoint string, for clients; repeatable (default 80)"""
-        self._listen.append(text)
-
-    opt_l = opt_listen
-
-    def opt_allow(self, text: str) -> None:
-        """network (CIDR) that agents may register from; repeatable (default: any)"""
-        try:
-            self._allow.append(ip_network(text))
-        except ValueError as error:
-            raise usage.UsageError(f"--allow {text}: {error}") from None
-
-    def postOptions(self) -> None:
-        self.own_pidfile()
-        self.settings = self._settings()
-
-    def _settings(self) -> Settings:
-        demo = whole("demo", self["demo"], 0, 100)
-        monitor_host = LOOPBACK if demo else ""
-        monitor_text = str(MONITOR_PORT) if self["monitor"] is None else self["monitor"]
-        host, port = host_and_port("monitor", monitor_text, host=monitor_host)
-        return Settings(
-            listen=tuple(self._listen or ["80"]),
-            monitor=(local_address("monitor", host), port),
-            backend_port=whole("backend-port", self["backend-port"], 1, PORT_MAX),
-            timing=self._timing(),
-            policy=self["policy"],
-            saturation=self._saturation(),
-            allow=tuple(self._allow),
-            demo=demo,
-            admin=self._admin(),
-            trace=bool(self["trace"]),
-        )
-
-    def _timing(self) -> Timing:
-        timing = Timing(
-            probe_interval_s=number("probe-interval", self["probe-interval"], 0, 3600),
-            probe_timeout_s=number("probe-timeout", self["probe-timeout"], 0, 3600),
-            liveness_s=number("liveness", self["liveness"], 0, 86400),
-        )
-        if timing.liveness_s < timing.probe_interval_s + timing.probe_timeout_s:
-            raise usage.UsageError(
-                f"--liveness {timing.liveness_s:g}: must be at least --probe-interval and --probe-timeout together, "
-                "or every back-end goes down between two probes"
-            )
-        return timing
-
-    def _saturation(self) -> float | None:
-        text = self["saturation"]
-        return None if text == "off" else number("saturation", text, 0, 1)
-
-    def _admin(self) -> Address | None:
-        if self["admin"] is None:
-            return None
-        host, port = host_and_port("admin", self["admin"])
-        return local_address("admin", host), port
-
-
-def policy_factory(name: str) -> PolicyFactory:
-    """The policy of that name: built in, or any installed package's entry point in the group rproxy.policies."""
-    factory = POLICIES.get(name)
-    if factory is not None:
-        return factory
-    found = entry_points(group=POLICY_ENTRY_POINTS)
-    if name in found.names:
-        loaded: PolicyFactory = found[name].load()
-        return loaded
-    raise usage.UsageError(f"--policy {name}: no such policy; there are {', '.join([*POLICIES, *sorted(found.names)])}")
-
-
-def listen_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
-    """What `--listen` names: PORT, HOST:PORT, or a Twisted server endpoint string."""
-    prefix = text.partition(":")[0]
-    parsers = {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)}
-    if prefix != text and prefix in parsers | _BUILT_IN_ENDPOINTS:
-        try:
-            endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
-            return endpoint
-        except Exception as error:
-            raise usage.UsageError(f"--listen {text}: {_endpoint_error(error)}") from None
-    host, port = host_and_port("listen", text, host="")
-    host = local_address("listen", host)
-    if ":" in host:
-        return TCP6ServerEndpoint(reactor, port, BACKLOG, host)
-    return TCP4ServerEndpoint(reactor, port, BACKLOG, host)
-
-
-def _endpoint_error(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename or 'cannot be used'}: {error.strerror}"
-    return str(error) or error.__class__.__name__
 
 
 class ProxyService(Service):
@@ -201,7 +51,8 @@ class ProxyService(Service):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, settings: Settings) -> None:
+    def __init__(self, reactor: Any, settings: Settings, *, descriptors: int = 1024) -> None:
+        """`descriptors` is how many the process may have open. Raises `UsageError`."""
         self._reactor = reactor
         self._settings = settings
         rng = Random()
@@ -218,13 +69,26 @@ class ProxyService(Service):
             allow=settings.allow,
             trace=settings.trace,
         )
-        self.carrier = PortableCarrier(reactor, self.balancer, self._deadlines)
+        self.room = Room(_sessions_max(settings, descriptors), reactor.seconds)
+        self.carrier = self._carrier(descriptors)
+        self._silences = [
+            Silence(reactor, self.carrier, limit_s, half_closed=half_closed)
+            for limit_s, half_closed in [(settings.idle_timeout_s, False), (settings.half_close_timeout_s, True)]
+            if limit_s
+        ]
         self._endpoints = [(text, listen_endpoint(reactor, text)) for text in settings.listen]
         self._demo = Demo(reactor, settings.demo, trace=settings.trace)
         self._bound = False
         self._monitor_port: IListeningPort | None = None
         self._ports: list[IListeningPort] = []
         """TCP listeners: for clients, and for operators."""
+
+    def _carrier(self, descriptors: int) -> Carrier:
+        portable = PortableCarrier(self._reactor, self.balancer, self._deadlines, self.room)
+        if self._settings.carrier == "portable" or not CAN_SPLICE:
+            return portable
+        strict = self._settings.carrier == "splice"
+        return SpliceCarrier(self._reactor, self.balancer, portable, Pipes(pipes_for(descriptors)), strict=strict)
 
     def privilegedStartService(self) -> None:
         self._bind()
@@ -233,6 +97,8 @@ class ProxyService(Service):
         if not self._bound:
             self._bind()
         super().startService()
+        for silence in self._silences:
+            silence.start()
         self._demo.register()
         if not self._settings.allow and not is_loopback(self._settings.monitor[0] or ANY):
             self.log.warn("any host may register as a back-end; --allow CIDR limits that")
@@ -321,10 +187,12 @@ class ProxyService(Service):
         return loop.start(0.05)
 
     def _stop_draining(self, loop: LoopingCall, deadline: float) -> None:
-        if not self.carrier.sessions or self._reactor.seconds() >= deadline:
+        if not self.room.sessions or self._reactor.seconds() >= deadline:
             loop.stop()
 
     def _finish(self) -> Deferred[Any]:
+        for silence in self._silences:
+            silence.stop()
         self.carrier.abort()
         self._deadlines.stop()
         stopping = [self._demo.stop()]
@@ -341,6 +209,26 @@ def _where(port: IListeningPort) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
+def _sessions_max(settings: Settings, descriptors: int) -> int:
+    fit = sessions_for(descriptors)
+    if fit < 1:
+        raise usage.UsageError(f"{descriptors} open files are too few for any session (ulimit -n)")
+    if settings.max_connections is None:
+        return fit
+    if settings.max_connections > fit:
+        raise usage.UsageError(
+            f"--max-connections {settings.max_connections}: {descriptors} open files are enough for {fit} (ulimit -n)"
+        )
+    return settings.max_connections
+
+
+def _quieten_collector() -> None:
+    """Nothing here leaks circles: what there is now is never looked at again, and what comes seldom."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 def makeService(options: Options) -> ProxyService:
     """twistd's entry point."""
     from twisted.internet import reactor
@@ -348,6 +236,8 @@ def makeService(options: Options) -> ProxyService:
     report_startup_errors_in_one_line()
     use_monotonic_time(reactor)
     try:
-        return ProxyService(reactor, options.settings)
+        service = ProxyService(reactor, options.settings, descriptors=raise_descriptor_limit())
     except usage.UsageError as error:
         fail(f"twistd {options.command}: {error}")
+    _quieten_collector()
+    return service

@@ -11,10 +11,11 @@ from twisted.internet import error
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
 
-from rproxy.carrying import portable
+from rproxy.carrying import flush, portable
 from rproxy.carrying.deadlines import TICK_S, Deadlines
-from rproxy.carrying.portable import EARLY_MAX, FLUSH_CLIENT_S, PortableCarrier
-from rproxy.carrying.session import Balancer, Ending
+from rproxy.carrying.portable import EARLY_MAX, PortableCarrier
+from rproxy.carrying.room import Room
+from rproxy.carrying.session import FLUSH_CLIENT_S, Balancer, Ending
 from tests.fakes import Connector, CountingPolicy, Reactor, Stream, TlsStream, logged, run, table_with, texts
 
 REFUSED = error.ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
@@ -33,7 +34,7 @@ class Bench:
         self.policy = CountingPolicy()
         self.balancer = Balancer(self.table, self.policy, self.reactor.seconds)
         self.deadlines = Deadlines(self.reactor)
-        self.carrier = PortableCarrier(self.reactor, self.balancer, self.deadlines)
+        self.carrier = PortableCarrier(self.reactor, self.balancer, self.deadlines, Room(100, self.reactor.seconds))
 
     def accept(self, kind: type[Stream] = Stream) -> Stream:
         protocol = self.carrier.factory.buildProtocol(CLIENT)
@@ -67,7 +68,7 @@ class Bench:
         """Every session has ended so, and left nothing behind."""
         self.settle(2 * TICK_S)
         assert list(self.balancer.endings.elements()) == list(endings)
-        assert self.carrier.sessions == 0
+        assert self.carrier.room.sessions == 0
         assert [backend.connections for backend in self.table] == [0] * len(self.table)
         assert self.policy.told["opened"] == self.policy.told["closed"]
         assert (len(self.deadlines), self.reactor.getDelayedCalls()) == (0, [])
@@ -138,7 +139,7 @@ def test_a_backend_that_does_not_take_what_a_closed_client_sent_is_given_up_in_t
 
 def test_a_reset_waits_for_what_the_kernel_still_holds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     held = [100]
-    monkeypatch.setattr(portable, "unacknowledged", lambda transport: held[0])
+    monkeypatch.setattr(flush, "unacknowledged", lambda transport: held[0])
     client, backend = bench.joined()
     backend.receive(b"x" * 100)
     backend.reset()
@@ -277,7 +278,7 @@ def test_sessions_do_not_touch_each_other(bench: Bench) -> None:
     bench.settle()
     assert (one.ended, two.ended, two_backend.ended) == (ConnectionAborted, None, None)
     assert (two.value(), two_backend.value()) == (b"two", b"more")
-    assert bench.carrier.sessions == 1
+    assert bench.carrier.room.sessions == 1
 
 
 def connecting(bench: Bench) -> None:

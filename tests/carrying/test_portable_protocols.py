@@ -12,6 +12,7 @@ from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDo
 
 from rproxy.carrying.deadlines import Deadlines
 from rproxy.carrying.portable import EARLY_MAX, PortableCarrier
+from rproxy.carrying.room import Room
 from rproxy.carrying.session import CONNECT_TIMEOUT_S, Balancer, Ending
 from rproxy.scoring.policies import LeastConnectionsPolicy
 from tests.fakes import Connector, CountingPolicy, Reactor, Stream, run, table_with
@@ -27,7 +28,7 @@ class Proxy:
         self.deadlines = Deadlines(self.reactor)
         self.balancer = Balancer(table_with(up), LeastConnectionsPolicy(), self.reactor.seconds)
         reactor: Any = self.reactor
-        self.carrier = PortableCarrier(reactor, self.balancer, self.deadlines)
+        self.carrier = PortableCarrier(reactor, self.balancer, self.deadlines, Room(100, self.reactor.seconds))
 
     def client(self) -> Stream:
         protocol = self.carrier.factory.buildProtocol(CLIENT)
@@ -50,7 +51,7 @@ class Proxy:
 
     def assert_over(self, ending: Ending) -> None:
         assert self.balancer.endings == {ending: 1}
-        assert self.carrier.sessions == 0
+        assert self.carrier.room.sessions == 0
         assert not any(self.connections())
         assert len(self.deadlines) == 0
 

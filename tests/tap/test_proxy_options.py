@@ -19,7 +19,8 @@ from rproxy.monitoring.monitor import Timing
 from rproxy.scoring.policies import POLICIES
 from rproxy.tap import options as common
 from rproxy.tap import proxy
-from rproxy.tap.proxy import BACKLOG, Options, Settings, listen_endpoint, makeService, policy_factory
+from rproxy.tap.proxy import makeService
+from rproxy.tap.settings import BACKLOG, Options, Settings, listen_endpoint, policy_factory
 from tests.fakes import CountingPolicy, Reactor
 
 

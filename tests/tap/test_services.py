@@ -27,6 +27,7 @@ from rproxy.tap.options import (
     use_monotonic_time,
 )
 from rproxy.tap.proxy import DRAIN_S, ProxyService
+from rproxy.tap.settings import Settings
 from rproxy.wire.pdu import SIZE, ProbeRequest, ProbeResponse, Register, Unregister, encode
 from tests.fakes import Port, Reactor, Stream, StubSampler, logged, run, texts
 
@@ -38,7 +39,7 @@ KEYED_SIZE = 44
 class ProxyBench:
     def __init__(self, reactor: Reactor | None = None, **settings: Any) -> None:
         self.reactor = reactor or Reactor()
-        self.service = ProxyService(self.reactor, proxy.Settings(**{"monitor": MONITOR, **settings}))
+        self.service = ProxyService(self.reactor, Settings(**{"monitor": MONITOR, **settings}))
 
     def start(self) -> None:
         self.service.privilegedStartService()
@@ -224,7 +225,7 @@ def test_a_stop_ends_sessions_that_do_not_end_in_time() -> None:
     stopped = ended(bench.service.stopService())
     run(bench.reactor, DRAIN_S + 0.3)
     assert (client.ended, backend.ended) == (ConnectionAborted, ConnectionAborted)
-    assert bench.service.carrier.sessions == 0
+    assert bench.service.room.sessions == 0
     assert (len(stopped), bench.opened()) == (1, [])
     assert bench.reactor.getDelayedCalls() == []
     assert bench.service.status()["counters"]["sessions"] == {"stopped": 1}

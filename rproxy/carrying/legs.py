@@ -1,0 +1,320 @@
+"""Moving bytes between a session's two sockets with as few system calls as can be.
+
+Written for edge-triggered epoll: what is readable is read until it is empty, and what the other side does not take at
+once waits for the next event that says it is writable.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from rproxy.carrying.pipes import Pipe, Pipes
+from rproxy.carrying.session import Session
+
+SIZE: Final = 65536
+"""Bytes read at once, and the most that waits outside a pipe for a slow reader."""
+ROUNDS: Final = 16
+"""Reads in one go; then others have their turn."""
+BULK_READS: Final = 2
+"""Full reads in a row after which the kernel moves the rest."""
+_SMALL: Final = 1024
+"""A back-end is sent up to this much at first without TCP_NODELAY."""
+
+EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
+
+# A leg's state. Those that last come first: CPython keeps integers up to 256 once for all.
+CLIENT: Final = 1
+WROTE: Final = 2
+"""A back-end has been sent something, and its TCP_NODELAY is still off."""
+NODELAY: Final = 4
+EOF: Final = 8
+"""Its stream has been read to the end."""
+SHUT: Final = 16
+"""It has been sent its peer's end of stream."""
+HUNG_UP: Final = 32
+"""Its end of stream has arrived, perhaps behind data."""
+CONNECTING: Final = 64
+READABLE: Final = 128
+"""It may have data that has not been read."""
+STALLED: Final = 256
+"""It has not taken all that was read for it: see `backlog` and `pipe`."""
+BULK: Final = 512
+PLAIN: Final = 1024
+"""To be read with recv alone, and until that says it is empty: it has urgent data, or does not splice."""
+BROKEN: Final = 2048
+"""Its connection is dead; what had arrived before may still be read."""
+LISTENING: Final = 4096
+
+DEAF: Final = CONNECTING | STALLED | BROKEN
+_LAST: Final = HUNG_UP | PLAIN | BROKEN
+_NOW: Final = socket.MSG_DONTWAIT
+_MORE: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0)
+
+
+class Leg:
+    """One of a session's two sockets; `backlog` and `pipe` hold what is still to be written to it."""
+
+    __slots__ = ("backlog", "peer", "pipe", "session", "sock", "state")
+
+    def __init__(self, sock: socket.SocketType, session: Session, state: int) -> None:
+        self.sock = sock
+        self.session = session
+        self.state = state
+        self.peer: Leg | None = None
+        self.backlog: bytes | None = None
+        self.pipe: Pipe | None = None
+
+    def __str__(self) -> str:
+        """Who is at the other end."""
+        with suppress(OSError):
+            name = self.sock.getpeername()
+            return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "UNIX")
+        return "gone"
+
+
+class Mover:
+    """Moves bytes from leg to leg. Tells the carrier when a session is `finished`, that is both streams have ended
+    and all is written; of a leg that is `lost`, with nothing left to read from it; and of one that is `stuck`, lost
+    but for data its peer does not take yet. Whatever it tells may close the leg.
+    """
+
+    def __init__(
+        self,
+        epoll: select.epoll,
+        pipes: Pipes,
+        *,
+        finished: Callable[[Leg], None],
+        lost: Callable[[Leg], None],
+        stuck: Callable[[Leg], None],
+    ) -> None:
+        self._epoll = epoll
+        self._pipes = pipes
+        self._finished = finished
+        self._lost = lost
+        self._stuck = stuck
+        self._buffer = bytearray(SIZE)
+        self._view = memoryview(self._buffer)
+
+    def pump(self, source: Leg) -> None:
+        """Move what `source` has to its peer, until there is no more or the peer takes no more."""
+        target = source.peer
+        if target is None or target.state & DEAF:
+            return
+        full = BULK_READS if source.state & BULK else 0
+        for _ in range(ROUNDS):
+            if full >= BULK_READS and not source.state & PLAIN and (pipe := self._pipes.take()) is not None:
+                self._splice(source, target, pipe)
+                return
+            try:
+                size = source.sock.recv_into(self._buffer, SIZE, _NOW)
+            except BlockingIOError:
+                self._drained(source)
+                return
+            except OSError:
+                self._lost(source)
+                return
+            if not size:
+                self._end_of_stream(source)
+                return
+            session, state = source.session, source.state
+            session.quiet = 0
+            if state & CLIENT:
+                session.up += size
+            else:
+                session.down += size
+            last = size < SIZE and state & _LAST == HUNG_UP
+            if not self._write(target, size, _MORE if last else _NOW):
+                return
+            if last:
+                self._end_of_stream(source)
+                return
+            if target.state & STALLED:
+                return
+            if size == SIZE:
+                full += 1
+            elif not state & (PLAIN | BROKEN):
+                source.state = state & ~READABLE
+                return
+        self._again(source)
+
+    def _write(self, target: Leg, size: int, flags: int) -> bool:
+        """Write the first bytes of the buffer, or keep them as the backlog; False when `target` is lost."""
+        try:
+            if not target.state & (CLIENT | NODELAY):
+                self._hurry(target, size)
+            sent = target.sock.send(self._view[:size], flags)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._unwritable(target)
+            return False
+        if sent < size:
+            target.backlog = bytes(self._view[sent:size])
+            target.state |= STALLED
+        return True
+
+    def _hurry(self, backend: Leg, size: int) -> None:
+        """Set TCP_NODELAY for the second write, or for one of several packets; most sessions have but one small."""
+        if size > _SMALL or backend.state & WROTE:
+            backend.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            backend.state |= NODELAY
+        else:
+            backend.state |= WROTE
+
+    def _drained(self, source: Leg) -> None:
+        if source.state & BROKEN:
+            self._lost(source)
+        else:
+            source.state &= ~READABLE
+
+    def _splice(self, source: Leg, target: Leg, pipe: Pipe) -> None:
+        target.pipe = pipe
+        source.state |= BULK
+        for leg in (source, target):
+            if leg.sock.gettimeout() != 0.0:
+                leg.sock.setblocking(False)
+        moved = 0
+        for _ in range(ROUNDS):
+            try:
+                size = pipe.fill(source.sock.fileno())
+            except BlockingIOError:
+                if moved < BULK_READS * SIZE:
+                    source.state &= ~BULK
+                self._release(target)
+                self._drained(source)
+                return
+            except OSError as error:
+                self._release(target)
+                if error.errno == errno.EINVAL:
+                    self._unspliceable(source)
+                else:
+                    self._lost(source)
+                return
+            if not size:  # the end, or an urgent mark: recv will tell
+                self._release(target)
+                self._unspliceable(source)
+                return
+            moved += size
+            self._account(source, size)
+            if not self._drain(target):
+                return
+            if target.state & STALLED:
+                return
+        self._release(target)
+        self._again(source)
+
+    def _account(self, source: Leg, size: int) -> None:
+        session = source.session
+        session.quiet = 0
+        if source.state & CLIENT:
+            session.up += size
+        else:
+            session.down += size
+
+    def _unspliceable(self, source: Leg) -> None:
+        source.state = (source.state | PLAIN) & ~BULK
+        self.pump(source)
+
+    def _drain(self, target: Leg) -> bool:
+        """Write what the target's pipe holds; False when `target` is lost."""
+        pipe = target.pipe
+        assert pipe is not None
+        try:
+            pipe.drain(target.sock.fileno())
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                self._unwritable(target)
+                return False
+            target.backlog = os.read(pipe.reader, pipe.held)
+            pipe.held -= len(target.backlog)
+            if target.peer is not None:
+                target.peer.state |= PLAIN
+        if pipe.held or target.backlog:
+            target.state |= STALLED
+        return True
+
+    def _release(self, target: Leg) -> None:
+        if target.pipe is not None:
+            self._pipes.release(target.pipe)
+            target.pipe = None
+
+    def drop(self, leg: Leg) -> None:
+        """Forget what was to be written to it."""
+        leg.backlog = None
+        leg.state &= ~STALLED
+        self._release(leg)
+
+    def flush(self, target: Leg) -> None:
+        """Write what waits for a stalled leg, then go on with its peer."""
+        target.session.quiet = 0
+        backlog = target.backlog
+        if backlog is not None:
+            try:
+                sent = target.sock.send(backlog, _NOW)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._unwritable(target)
+                return
+            if sent < len(backlog):
+                target.backlog = backlog[sent:]
+                return
+            target.backlog = None
+        if target.pipe is not None:
+            if not self._drain(target) or target.pipe.held:
+                return
+            if target.backlog:
+                self.flush(target)
+                return
+            self._release(target)
+        target.state &= ~STALLED
+        source = target.peer
+        if source is None:
+            return
+        if source.state & EOF:
+            self._finish(target)
+        elif source.state & READABLE:
+            self.pump(source)
+
+    def _unwritable(self, target: Leg) -> None:
+        """Its connection is dead, and what was to be written to it void; what it sent before is not."""
+        self.drop(target)
+        target.state |= BROKEN | READABLE
+        source = target.peer
+        if source is None or source.state & BROKEN:
+            self._lost(target)
+            return
+        self.pump(target)
+        if target.peer is not None:
+            self._stuck(target)
+
+    def _end_of_stream(self, source: Leg) -> None:
+        if source.state & BROKEN:
+            self._lost(source)
+            return
+        source.state = (source.state | EOF) & ~READABLE
+        target = source.peer
+        if target is not None and not target.state & STALLED:
+            self._finish(target)
+
+    def _finish(self, target: Leg) -> None:
+        """`target` has all that its peer will ever send."""
+        source = target.peer
+        assert source is not None
+        if target.state & EOF and not source.state & STALLED:
+            self._finished(target)
+            return
+        with suppress(OSError):  # reset: an event tells
+            target.sock.shutdown(socket.SHUT_WR)
+        target.state |= SHUT
+        target.session.half_closed = True
+
+    def _again(self, source: Leg) -> None:
+        """There is more, but others have their turn: let epoll tell of it again."""
+        self._epoll.modify(source.sock.fileno(), EVENTS)

@@ -1,0 +1,70 @@
+"""Timeouts of sessions that carry nothing: a sweep over all of them now and then, and no timer each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from rproxy.carrying.carrier import Carrier
+from rproxy.carrying.session import Ending, Session
+
+SWEEPS: Final = 16
+"""In one timeout, so that it is at most 1/16 late."""
+_SWEEP_MIN_S: Final = 0.02
+
+
+class Silence:
+    """Cuts the sessions, half-closed or not, on which nothing moved for `limit_s` seconds.
+
+    A peer that still takes what the kernel holds for it is not silent.
+    """
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, carrier: Carrier, limit_s: float, *, half_closed: bool) -> None:
+        self._clock = clock
+        self._carrier = carrier
+        self._limit_s = limit_s
+        self._half_closed = half_closed
+        self._unsent: dict[Session, int] = {}
+        self._timer: IDelayedCall | None = None
+
+    def start(self) -> None:
+        self._timer = self._clock.callLater(max(self._limit_s / SWEEPS, _SWEEP_MIN_S), self._sweep)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._unsent.clear()
+
+    def _sweep(self) -> None:
+        self.start()  # first, so that no error ends the sweeps
+        silent = []
+        for session in self._carrier.connected():
+            if session.half_closed is self._half_closed:
+                session.quiet += 1
+                if session.quiet > SWEEPS:
+                    silent.append(session)
+        unsent = {session: self._carrier.unsent(session) for session in silent}
+        over = [session for session in silent if not self._goes_on(session, unsent[session])]
+        self._unsent = {session: size for session, size in unsent.items() if size}
+        if over:
+            self._cut(over)
+
+    def _goes_on(self, session: Session, unsent: int) -> bool:
+        """Whether the peer has taken some of what it had not taken when this was asked before."""
+        return 0 < unsent < self._unsent.get(session, unsent + 1)
+
+    def _cut(self, over: list[Session]) -> None:
+        ending = Ending.HALF_CLOSED if self._half_closed else Ending.IDLE
+        for session in over:
+            self._carrier.cut(session, ending)
+        self.log.info(
+            "{count} session(s) closed: {ending} and silent for {seconds:g} s",
+            count=len(over),
+            ending=ending.value,
+            seconds=self._limit_s,
+        )

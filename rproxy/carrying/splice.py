@@ -1,0 +1,383 @@
+"""The Linux carrier: one edge-triggered epoll, nested in the reactor as a single reader, serves every session.
+
+Per connection it makes about as many system calls as a proxy in C: both sockets are registered once, for everything,
+and never again; a short read needs no second one to see that nothing is left; data and the end of stream that is
+known to follow leave in one packet. Listening ports are Twisted's: bound, inherited and closed by it, and read here.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReadDescriptor, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rproxy.carrying.legs import (
+    BROKEN,
+    CLIENT,
+    CONNECTING,
+    EVENTS,
+    HUNG_UP,
+    LISTENING,
+    PLAIN,
+    READABLE,
+    STALLED,
+    Leg,
+    Mover,
+)
+from rproxy.carrying.listeners import Listener, Listeners, takeable
+from rproxy.carrying.pipes import Pipes
+from rproxy.carrying.portable import PortableCarrier
+from rproxy.carrying.session import (
+    FLUSH_BACKEND_S,
+    FLUSH_CLIENT_S,
+    LOCAL_ERRORS,
+    Balancer,
+    Ending,
+    Session,
+)
+from rproxy.carrying.sockets import unsent
+
+BATCH: Final = 256
+"""Events taken at once."""
+ROUNDS: Final = 8
+TICK_S: Final = 0.1
+
+_ERROR: Final = select.EPOLLERR
+_HUP: Final = select.EPOLLHUP
+_OUT: Final = select.EPOLLOUT
+_RDHUP: Final = select.EPOLLRDHUP
+_PRI: Final = select.EPOLLPRI
+_ARRIVED: Final = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_RESET: Final = struct.pack("ii", 1, 0)
+_QUICKACK: Final = getattr(socket, "TCP_QUICKACK", 0)
+
+
+@implementer(IReadDescriptor)
+class SpliceCarrier:
+    """A `Carrier` for plain sockets on Linux; what it cannot carry a portable one does, or, `strict`, nobody."""
+
+    log = Logger()
+
+    def __init__(
+        self, reactor: Any, balancer: Balancer, portable: PortableCarrier, pipes: Pipes, *, strict: bool = False
+    ) -> None:
+        self._reactor = reactor
+        self._balancer = balancer
+        self._portable = portable
+        self._strict = strict
+        self._room = portable.room
+        self._pipes = pipes
+        self._epoll = select.epoll()
+        self._mover = Mover(self._epoll, pipes, finished=self._finished, lost=self._lost, stuck=self._stuck)
+        self._legs: list[Leg | Listener | None] = [None] * 64
+        self._closing: list[socket.SocketType] = []
+        """Closed after the batch of events: before, a new socket could get the number of one with events to come."""
+        self._connecting: dict[Leg, float] = {}
+        """The back-end legs on the way, and their deadlines."""
+        self._doomed: dict[Leg, float] = {}
+        """Legs to be reset once they have what was read for them, and their deadlines."""
+        self._listeners = Listeners(self._epoll, self._room, opened=self._open, wake=self._wake)
+        self._timer: IDelayedCall | None = None
+        self._watched = False
+        self._stopped = False
+
+    def serve(self, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
+        return self._portable.serve(endpoint).addCallback(self._take_over)
+
+    def _take_over(self, port: IListeningPort) -> IListeningPort:
+        sock = takeable(port, self._portable.factory)
+        if self._stopped or (sock is None and self._strict):
+            port.stopListening()
+            raise ValueError("the splice carrier takes plain sockets only; --carrier auto takes this one, too")
+        if sock is None:
+            return port
+        port.stopReading()  # type: ignore[attr-defined]
+        self._put(sock.fileno(), self._listeners.add(sock))
+        if not self._watched:
+            self._watched = True
+            self._reactor.addReader(self)
+        return port
+
+    def _put(self, descriptor: int, what: Leg | Listener) -> None:
+        legs = self._legs
+        if descriptor >= len(legs):
+            legs.extend([None] * (descriptor + 1))
+        legs[descriptor] = what
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def logPrefix(self) -> str:
+        return "splice"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor lets go of the epoll, which `abort` closes."""
+
+    def doRead(self) -> None:
+        poll = self._epoll.poll
+        for _ in range(ROUNDS):
+            events = poll(0, BATCH)
+            if not events:
+                return
+            self._dispatch(events)
+            if self._closing:
+                self._close_sockets()
+
+    def _dispatch(self, events: list[tuple[int, int]]) -> None:
+        legs = self._legs
+        remaining = iter(events)
+        while True:
+            try:
+                for descriptor, event in remaining:
+                    leg = legs[descriptor]
+                    if leg is not None:
+                        self._ready(leg, event)
+                return
+            except Exception:
+                self.log.failure("an event's session failed")
+                if isinstance(leg, Leg) and leg.session is not None:
+                    self._end(leg, Ending.STOPPED, reset=True)
+
+    def _ready(self, leg: Any, event: int) -> None:
+        state = leg.state
+        if state & (LISTENING | CONNECTING):
+            if state & LISTENING:
+                self._listeners.accept(leg)
+                return
+            if not self._connected(leg, event):
+                return
+        if event & _ARRIVED:
+            state = leg.state | READABLE
+            if event & (_RDHUP | _ERROR | _PRI):
+                if event & _RDHUP:
+                    state |= HUNG_UP
+                if event & _PRI:
+                    state |= PLAIN
+                if event & _ERROR:
+                    state |= BROKEN
+            leg.state = state
+        if state & STALLED and event & _OUT and not state & BROKEN:
+            self._mover.flush(leg)
+        if leg.state & READABLE:
+            self._mover.pump(leg)
+        if event & _ERROR and leg.session is not None:
+            self._broken(leg)
+
+    def _open(self, family: int, descriptor: int) -> None:
+        """A client has been accepted."""
+        session = self._balancer.open(None)
+        leg = Leg(socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), session, CLIENT)
+        session.client = leg
+        self._room.sessions += 1
+        self._put(descriptor, leg)
+        self._epoll.register(descriptor, EVENTS)
+        self._connect(leg)
+
+    def _connect(self, client: Leg) -> None:
+        """Start to connect to the session's next back-end, or let the client go."""
+        session = client.session
+        while (backend := session.next()) is not None:
+            error = self._start(client, backend.address, backend.port)
+            if not error:
+                return
+            session.failed(blame=error not in LOCAL_ERRORS)
+        session.give_up()
+        self._close(client)
+
+    def _start(self, client: Leg, address: str, port: int) -> int:
+        """An error number, or 0."""
+        try:
+            sock = socket.SocketType(
+                socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0
+            )
+        except OSError as failure:
+            return failure.errno or errno.EMFILE
+        sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 0)  # the handshake's last ACK waits for the first data
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        error = sock.connect_ex((address, port))
+        if error and error != errno.EINPROGRESS:
+            self._closing.append(sock)
+            return error
+        leg = Leg(sock, client.session, CONNECTING)
+        leg.peer = client
+        client.peer = leg
+        descriptor = sock.fileno()
+        self._put(descriptor, leg)
+        self._epoll.register(descriptor, EVENTS)
+        self._connecting[leg] = self._balancer.seconds() + client.session.patience_s()
+        if self._timer is None:
+            self._wake()
+        return 0
+
+    def _connected(self, leg: Leg, event: int) -> bool:
+        """Whether the back-end is there now."""
+        if event & (_ERROR | _HUP):
+            self._connect_failed(leg, leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            return False
+        if not event & _OUT:
+            return False
+        del self._connecting[leg]
+        leg.state &= ~CONNECTING
+        leg.session.connected()
+        client = leg.peer
+        assert client is not None
+        if client.state & READABLE:
+            self._mover.pump(client)
+        return leg.peer is not None
+
+    def _connect_failed(self, leg: Leg, error: int) -> None:
+        client = leg.peer
+        assert client is not None
+        client.peer = None
+        self._forget(leg)
+        client.session.failed(blame=error not in LOCAL_ERRORS)
+        self._connect(client)
+
+    def _finished(self, leg: Leg) -> None:
+        self._end(leg, Ending.CLOSED, reset=False)
+
+    def _end(self, leg: Leg, ending: Ending, *, reset: bool) -> None:
+        """End a leg's session; both sides at once."""
+        leg.session.ended(ending)
+        peer = leg.peer
+        if peer is not None:
+            if reset:
+                self._reset(peer)
+            self._forget(peer)
+        if reset:
+            self._reset(leg)
+        self._close(leg)
+
+    def _reset(self, leg: Leg) -> None:
+        leg.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+    def _close(self, leg: Leg) -> None:
+        """The last of a session's legs."""
+        self._forget(leg)
+        self._room.leave()
+
+    def _forget(self, leg: Leg) -> None:
+        """Close a leg, and break its references, which are circles."""
+        self._legs[leg.sock.fileno()] = None
+        self._closing.append(leg.sock)
+        if leg.state & (CONNECTING | STALLED):
+            self._connecting.pop(leg, None)
+            self._mover.drop(leg)
+        if self._doomed:
+            self._doomed.pop(leg, None)
+        leg.session.client = None
+        leg.session = leg.peer = None  # type: ignore[assignment]
+
+    def _close_sockets(self) -> None:
+        closing, self._closing = self._closing, []
+        for sock in closing:
+            sock.close()
+
+    def _broken(self, leg: Leg) -> None:
+        """A connection is dead, but its peer has not taken all that had arrived."""
+        if leg.peer is None or leg.peer.state & CONNECTING:
+            self._lost(leg)
+        else:
+            self._stuck(leg)
+
+    def _stuck(self, leg: Leg) -> None:
+        assert leg.peer is not None
+        self._doom(leg.peer)
+
+    def _doom(self, leg: Leg) -> None:
+        grace_s = FLUSH_CLIENT_S if leg.state & CLIENT else FLUSH_BACKEND_S
+        self._doomed.setdefault(leg, self._balancer.seconds() + grace_s)
+        self._wake()
+
+    def _lost(self, leg: Leg) -> None:
+        """A connection is dead, and all that came from it is written or in a doomed peer's hands."""
+        session, peer = leg.session, leg.peer
+        if peer is None:
+            if session.ended_as is None:
+                session.ended(Ending.CLIENT_GONE)
+            self._close(leg)
+            return
+        if peer.state & CONNECTING:
+            self._end(leg, Ending.CLIENT_GONE, reset=False)
+            return
+        session.ended(Ending.CLIENT_RESET if leg.state & CLIENT else Ending.BACKEND_RESET)
+        self._forget(leg)
+        peer.peer = None
+        self._doom(peer)
+        self._reset_if_flushed(peer)
+
+    def _reset_if_flushed(self, leg: Leg) -> None:
+        if leg.peer is None and not leg.state & STALLED and (leg.state & BROKEN or not unsent(leg.sock)):
+            self._reset(leg)
+            self._close(leg)
+
+    def _wake(self) -> None:
+        """Have a tick soon."""
+        if self._timer is None:
+            self._timer = self._reactor.callLater(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self._balancer.seconds()
+        for leg in [leg for leg, deadline in self._connecting.items() if deadline <= now]:
+            self._connect_failed(leg, errno.ETIMEDOUT)
+        for leg, deadline in list(self._doomed.items()):
+            if deadline > now:
+                self._reset_if_flushed(leg)
+            elif leg.peer is None:
+                self._reset(leg)
+                self._close(leg)
+            else:
+                ending = Ending.BACKEND_RESET if leg.state & CLIENT else Ending.CLIENT_RESET
+                self._end(leg, ending, reset=True)
+        self._listeners.resume_if_room()
+        if self._closing:
+            self._close_sockets()
+        if self._connecting or self._doomed or self._listeners.paused:
+            self._wake()
+
+    def connected(self) -> Iterator[Session]:
+        for leg in self._legs:
+            if isinstance(leg, Leg) and leg.state & CLIENT and leg.session.is_connected:
+                yield leg.session
+        yield from self._portable.connected()
+
+    def unsent(self, session: Session) -> int:
+        leg = session.client
+        if not isinstance(leg, Leg):
+            return self._portable.unsent(session)
+        return sum(unsent(side.sock) for side in (leg, leg.peer) if side is not None)
+
+    def cut(self, session: Session, ending: Ending) -> None:
+        leg = session.client
+        if isinstance(leg, Leg):
+            self._end(leg, ending, reset=True)
+            self._close_sockets()
+        else:
+            self._portable.cut(session, ending)
+
+    def abort(self) -> None:
+        self._portable.abort()
+        for leg in self._legs:
+            if isinstance(leg, Leg) and leg.session is not None:
+                self._end(leg, Ending.STOPPED, reset=True)
+        self._close_sockets()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._watched:
+            self._watched = False
+            self._reactor.removeReader(self)
+        self._stopped = True
+        self._pipes.close()
+        self._epoll.close()

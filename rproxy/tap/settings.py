@@ -1,0 +1,200 @@
+"""The options of `twistd rproxy`, and what they come to."""
+
+from __future__ import annotations
+
+import os
+import select
+from importlib.metadata import entry_points
+from ipaddress import ip_network
+from typing import Any, Final
+
+import attrs
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndpointStringParser
+from twisted.plugin import getPlugins
+from twisted.python import usage
+
+from rproxy.carrying.room import SESSIONS_MAX
+from rproxy.monitoring.monitor import Network, Timing
+from rproxy.pool.backend import Address
+from rproxy.scoring.formula import SATURATION
+from rproxy.scoring.policies import POLICIES, PolicyFactory
+from rproxy.tap.options import (
+    MONITOR_PORT,
+    PORT_MAX,
+    CommandOptions,
+    host_and_port,
+    local_address,
+    number,
+    whole,
+)
+
+BACKLOG: Final = 4096
+POLICY_ENTRY_POINTS: Final = "rproxy.policies"
+LOOPBACK: Final = "127.0.0.1"
+CARRIERS: Final = ("auto", "splice", "portable")
+TIMEOUT_MAX_S: Final = 30 * 86400
+CAN_SPLICE: Final = hasattr(os, "splice") and hasattr(select, "epoll")
+_BUILT_IN_ENDPOINTS: Final = frozenset({"tcp", "tcp4", "tcp6", "ssl", "unix"})
+
+
+@attrs.frozen
+class Settings:
+    """Everything a proxy is told. Times in seconds; `saturation` is a fraction, None for off."""
+
+    listen: tuple[str, ...] = ("80",)
+    monitor: Address = ("", MONITOR_PORT)
+    backend_port: int = 80
+    timing: Timing = Timing()
+    policy: str = "report"
+    saturation: float | None = SATURATION
+    allow: tuple[Network, ...] = ()
+    demo: int = 0
+    admin: Address | None = None
+    trace: bool = False
+    carrier: str = "auto"
+    max_connections: int | None = None
+    """None for as many as the descriptors allow."""
+    idle_timeout_s: float = 3600.0
+    half_close_timeout_s: float = 30.0
+    """0 for none, both."""
+
+
+class Options(CommandOptions):
+    """The command line of `twistd rproxy`."""
+
+    command = "rproxy"
+    synopsis = "[options]"
+    longdesc = "Accepts TCP clients and hands each to the least loaded of the back-ends that registered themselves."
+
+    optParameters = [
+        ["monitor", "m", None, "[HOST:]PORT where agents register, UDP (default 5555)"],
+        ["backend-port", None, "80", "port of back-ends that register service port 0"],
+        ["probe-interval", None, "5", "seconds between probes of a back-end"],
+        ["probe-timeout", None, "0.5", "seconds until a probe counts as lost"],
+        ["liveness", None, "10", "seconds of silence that take a back-end down"],
+        ["policy", "p", "report", "how to choose: " + ", ".join(POLICIES)],
+        ["saturation", None, str(SATURATION), "share of CPU, memory or loss that rules a back-end out, or 'off'"],
+        ["carrier", None, "auto", "what moves the bytes: splice (Linux, plain sockets), portable, or auto"],
+        ["idle-timeout", None, "3600", "seconds without a byte that end a session, or 0 for never"],
+        ["half-close-timeout", None, "30", "the same where one side has ended its stream"],
+        ["max-connections", None, None, "most sessions at once (default: what the limit of open files allows)"],
+        ["demo", None, "0", "start this many embedded back-ends with their agents"],
+        ["admin", "a", None, "HOST:PORT of the operators' HTTP listener (GET /status.json)"],
+    ]
+    optFlags = [["trace", None, "log every PDU, every choice with the scores, and every session"]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._listen: list[str] = []
+        self._allow: list[Network] = []
+        self.settings = Settings()
+
+    def opt_listen(self, text: str) -> None:
+        """PORT, HOST:PORT or a Twisted server endpoint string, for clients; repeatable (default 80)"""
+        self._listen.append(text)
+
+    opt_l = opt_listen
+
+    def opt_allow(self, text: str) -> None:
+        """network (CIDR) that agents may register from; repeatable (default: any)"""
+        try:
+            self._allow.append(ip_network(text))
+        except ValueError as error:
+            raise usage.UsageError(f"--allow {text}: {error}") from None
+
+    def postOptions(self) -> None:
+        self.own_pidfile()
+        self.settings = self._settings()
+
+    def _settings(self) -> Settings:
+        demo = whole("demo", self["demo"], 0, 100)
+        monitor_host = LOOPBACK if demo else ""
+        monitor_text = str(MONITOR_PORT) if self["monitor"] is None else self["monitor"]
+        host, port = host_and_port("monitor", monitor_text, host=monitor_host)
+        return Settings(
+            listen=tuple(self._listen or ["80"]),
+            monitor=(local_address("monitor", host), port),
+            backend_port=whole("backend-port", self["backend-port"], 1, PORT_MAX),
+            timing=self._timing(),
+            policy=self["policy"],
+            saturation=self._saturation(),
+            allow=tuple(self._allow),
+            demo=demo,
+            admin=self._admin(),
+            trace=bool(self["trace"]),
+            carrier=self._carrier(),
+            max_connections=self._max_connections(),
+            idle_timeout_s=number("idle-timeout", self["idle-timeout"], 0, TIMEOUT_MAX_S, zero=True),
+            half_close_timeout_s=number("half-close-timeout", self["half-close-timeout"], 0, TIMEOUT_MAX_S, zero=True),
+        )
+
+    def _carrier(self) -> str:
+        carrier: str = self["carrier"]
+        if carrier not in CARRIERS:
+            raise usage.UsageError(f"--carrier {carrier}: must be {', '.join(CARRIERS[:-1])} or {CARRIERS[-1]}")
+        if carrier == "splice" and not CAN_SPLICE:
+            raise usage.UsageError("--carrier splice: needs Linux; auto takes what there is")
+        return carrier
+
+    def _max_connections(self) -> int | None:
+        text = self["max-connections"]
+        return None if text is None else whole("max-connections", text, 1, SESSIONS_MAX)
+
+    def _timing(self) -> Timing:
+        timing = Timing(
+            probe_interval_s=number("probe-interval", self["probe-interval"], 0, 3600),
+            probe_timeout_s=number("probe-timeout", self["probe-timeout"], 0, 3600),
+            liveness_s=number("liveness", self["liveness"], 0, 86400),
+        )
+        if timing.liveness_s < timing.probe_interval_s + timing.probe_timeout_s:
+            raise usage.UsageError(
+                f"--liveness {timing.liveness_s:g}: must be at least --probe-interval and --probe-timeout together, "
+                "or every back-end goes down between two probes"
+            )
+        return timing
+
+    def _saturation(self) -> float | None:
+        text = self["saturation"]
+        return None if text == "off" else number("saturation", text, 0, 1)
+
+    def _admin(self) -> Address | None:
+        if self["admin"] is None:
+            return None
+        host, port = host_and_port("admin", self["admin"])
+        return local_address("admin", host), port
+
+
+def policy_factory(name: str) -> PolicyFactory:
+    """The policy of that name: built in, or any installed package's entry point in the group rproxy.policies."""
+    factory = POLICIES.get(name)
+    if factory is not None:
+        return factory
+    found = entry_points(group=POLICY_ENTRY_POINTS)
+    if name in found.names:
+        loaded: PolicyFactory = found[name].load()
+        return loaded
+    raise usage.UsageError(f"--policy {name}: no such policy; there are {', '.join([*POLICIES, *sorted(found.names)])}")
+
+
+def listen_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
+    """What `--listen` names: PORT, HOST:PORT, or a Twisted server endpoint string."""
+    prefix = text.partition(":")[0]
+    parsers = {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)}
+    if prefix != text and prefix in parsers | _BUILT_IN_ENDPOINTS:
+        try:
+            endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
+            return endpoint
+        except Exception as error:
+            raise usage.UsageError(f"--listen {text}: {_endpoint_error(error)}") from None
+    host, port = host_and_port("listen", text, host="")
+    host = local_address("listen", host)
+    if ":" in host:
+        return TCP6ServerEndpoint(reactor, port, BACKLOG, host)
+    return TCP4ServerEndpoint(reactor, port, BACKLOG, host)
+
+
+def _endpoint_error(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or 'cannot be used'}: {error.strerror}"
+    return str(error) or error.__class__.__name__
