@@ -51,16 +51,19 @@ BROKEN: Final = 2048
 """Its connection is dead; what had arrived before may still be read."""
 LISTENING: Final = 4096
 
+SETTLED: Final = CLIENT | NODELAY
+"""May be written to without further thought of Nagle's algorithm."""
 DEAF: Final = CONNECTING | STALLED | BROKEN
 _LAST: Final = HUNG_UP | PLAIN | BROKEN
-_NOW: Final = socket.MSG_DONTWAIT
-_MORE: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0)
+NOW: Final = socket.MSG_DONTWAIT
+MORE: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0)
 
 
 class Leg:
     """One of a session's two sockets; `backlog` and `pipe` hold what is still to be written to it."""
 
     __slots__ = ("backlog", "peer", "pipe", "session", "sock", "state")
+    events = EVENTS
 
     def __init__(self, sock: socket.SocketType, session: Session, state: int) -> None:
         self.sock = sock
@@ -98,8 +101,8 @@ class Mover:
         self._finished = finished
         self._lost = lost
         self._stuck = stuck
-        self._buffer = bytearray(SIZE)
-        self._view = memoryview(self._buffer)
+        self.buffer = bytearray(SIZE)
+        self.view = memoryview(self.buffer)
 
     def pump(self, source: Leg) -> None:
         """Move what `source` has to its peer, until there is no more or the peer takes no more."""
@@ -112,7 +115,7 @@ class Mover:
                 self._splice(source, target, pipe)
                 return
             try:
-                size = source.sock.recv_into(self._buffer, SIZE, _NOW)
+                size = source.sock.recv_into(self.buffer, SIZE, NOW)
             except BlockingIOError:
                 self._drained(source)
                 return
@@ -120,7 +123,7 @@ class Mover:
                 self._lost(source)
                 return
             if not size:
-                self._end_of_stream(source)
+                self.end_of_stream(source)
                 return
             session, state = source.session, source.state
             session.quiet = 0
@@ -129,10 +132,10 @@ class Mover:
             else:
                 session.down += size
             last = size < SIZE and state & _LAST == HUNG_UP
-            if not self._write(target, size, _MORE if last else _NOW):
+            if not self._write(target, size, MORE if last else NOW):
                 return
             if last:
-                self._end_of_stream(source)
+                self.end_of_stream(source)
                 return
             if target.state & STALLED:
                 return
@@ -146,20 +149,30 @@ class Mover:
     def _write(self, target: Leg, size: int, flags: int) -> bool:
         """Write the first bytes of the buffer, or keep them as the backlog; False when `target` is lost."""
         try:
-            if not target.state & (CLIENT | NODELAY):
-                self._hurry(target, size)
-            sent = target.sock.send(self._view[:size], flags)
+            if not target.state & SETTLED:
+                self.settle(target, size)
+            sent = target.sock.send(self.view[:size], flags)
         except BlockingIOError:
             sent = 0
         except OSError:
             self._unwritable(target)
             return False
         if sent < size:
-            target.backlog = bytes(self._view[sent:size])
-            target.state |= STALLED
+            self._keep(target, sent, size)
         return True
 
-    def _hurry(self, backend: Leg, size: int) -> None:
+    def write_later(self, target: Leg, sent: int, size: int) -> None:
+        """`target` took but `sent` of the first bytes of the buffer, or gave an error: see which, or keep the rest."""
+        if sent:
+            self._keep(target, sent, size)
+        else:
+            self._write(target, size, NOW)
+
+    def _keep(self, target: Leg, sent: int, size: int) -> None:
+        target.backlog = bytes(self.view[sent:size])
+        target.state |= STALLED
+
+    def settle(self, backend: Leg, size: int) -> None:
         """Set TCP_NODELAY for the second write, or for one of several packets; most sessions have but one small."""
         if size > _SMALL or backend.state & WROTE:
             backend.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -256,7 +269,7 @@ class Mover:
         backlog = target.backlog
         if backlog is not None:
             try:
-                sent = target.sock.send(backlog, _NOW)
+                sent = target.sock.send(backlog, NOW)
             except BlockingIOError:
                 return
             except OSError:
@@ -278,7 +291,7 @@ class Mover:
         if source is None:
             return
         if source.state & EOF:
-            self._finish(target)
+            self._finish(source, target)
         elif source.state & READABLE:
             self.pump(source)
 
@@ -294,19 +307,18 @@ class Mover:
         if target.peer is not None:
             self._stuck(target)
 
-    def _end_of_stream(self, source: Leg) -> None:
+    def end_of_stream(self, source: Leg) -> None:
+        """`source` has been read to its end."""
         if source.state & BROKEN:
             self._lost(source)
             return
         source.state = (source.state | EOF) & ~READABLE
         target = source.peer
         if target is not None and not target.state & STALLED:
-            self._finish(target)
+            self._finish(source, target)
 
-    def _finish(self, target: Leg) -> None:
-        """`target` has all that its peer will ever send."""
-        source = target.peer
-        assert source is not None
+    def _finish(self, source: Leg, target: Leg) -> None:
+        """`target` has all that `source` will ever send."""
         if target.state & EOF and not source.state & STALLED:
             self._finished(target)
             return

@@ -51,6 +51,8 @@ class Ending(StrEnum):
     STOPPED = "stopped"
     """The proxy itself ended it."""
 
+    __hash__ = str.__hash__  # an enumeration's own is Python code
+
 
 class Balancer:
     """The scoring service: opens sessions, and keeps table and policy told of them.
@@ -190,9 +192,13 @@ class Session:
 
     def patience_s(self) -> float:
         """How long the present try to connect may take, in seconds."""
+        return self.connect_by() - self._balancer.seconds()
+
+    def connect_by(self) -> float:
+        """When the present try to connect ends, on the balancer's clock."""
         if not self._failed:
-            return CONNECT_TIMEOUT_S
-        return min(CONNECT_TIMEOUT_S, self._left_s())
+            return self.started_at + CONNECT_TIMEOUT_S
+        return min(self._balancer.seconds() + CONNECT_TIMEOUT_S, self.started_at + CONNECT_TOTAL_S)
 
     def _left_s(self) -> float:
         return self.started_at + CONNECT_TOTAL_S - self._balancer.seconds()

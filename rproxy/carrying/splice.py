@@ -9,9 +9,22 @@ from __future__ import annotations
 
 import errno
 import select
-import socket
 import struct
 from collections.abc import Iterator
+from socket import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_TCP,
+    SO_ERROR,
+    SO_KEEPALIVE,
+    SO_LINGER,
+    SO_OOBINLINE,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    TCP_QUICKACK,
+    SocketType,
+)
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -24,12 +37,20 @@ from rproxy.carrying.legs import (
     BROKEN,
     CLIENT,
     CONNECTING,
-    EVENTS,
+    DEAF,
+    EOF,
     HUNG_UP,
     LISTENING,
+    MORE,
+    NODELAY,
+    NOW,
     PLAIN,
     READABLE,
+    SETTLED,
+    SHUT,
+    SIZE,
     STALLED,
+    WROTE,
     Leg,
     Mover,
 )
@@ -51,14 +72,17 @@ BATCH: Final = 256
 ROUNDS: Final = 8
 TICK_S: Final = 0.1
 
+_IN: Final = select.EPOLLIN
+_OUT: Final = select.EPOLLOUT
+_PRI: Final = select.EPOLLPRI
 _ERROR: Final = select.EPOLLERR
 _HUP: Final = select.EPOLLHUP
-_OUT: Final = select.EPOLLOUT
 _RDHUP: Final = select.EPOLLRDHUP
-_PRI: Final = select.EPOLLPRI
-_ARRIVED: Final = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_ARRIVED: Final = _IN | _PRI | _RDHUP | _HUP | _ERROR
+_RARE_EVENTS: Final = _PRI | _ERROR
+_RARE: Final = ~(CLIENT | WROTE | NODELAY | SHUT | HUNG_UP)
+_NONBLOCKING: Final = SOCK_STREAM | SOCK_NONBLOCK
 _RESET: Final = struct.pack("ii", 1, 0)
-_QUICKACK: Final = getattr(socket, "TCP_QUICKACK", 0)
 
 
 @implementer(IReadDescriptor)
@@ -79,7 +103,7 @@ class SpliceCarrier:
         self._epoll = select.epoll()
         self._mover = Mover(self._epoll, pipes, finished=self._finished, lost=self._lost, stuck=self._stuck)
         self._legs: list[Leg | Listener | None] = [None] * 64
-        self._closing: list[socket.SocketType] = []
+        self._closing: list[SocketType] = []
         """Closed after the batch of events: before, a new socket could get the number of one with events to come."""
         self._connecting: dict[Leg, float] = {}
         """The back-end legs on the way, and their deadlines."""
@@ -89,6 +113,8 @@ class SpliceCarrier:
         self._timer: IDelayedCall | None = None
         self._watched = False
         self._stopped = False
+        self._at = 0
+        """The descriptor whose event is handled."""
 
     def serve(self, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
         return self._portable.serve(endpoint).addCallback(self._take_over)
@@ -107,12 +133,6 @@ class SpliceCarrier:
             self._reactor.addReader(self)
         return port
 
-    def _put(self, descriptor: int, what: Leg | Listener) -> None:
-        legs = self._legs
-        if descriptor >= len(legs):
-            legs.extend([None] * (descriptor + 1))
-        legs[descriptor] = what
-
     def fileno(self) -> int:
         return self._epoll.fileno()
 
@@ -128,26 +148,71 @@ class SpliceCarrier:
             events = poll(0, BATCH)
             if not events:
                 return
-            self._dispatch(events)
+            remaining = iter(events)
+            while True:
+                try:
+                    self._serve(remaining)
+                    break
+                except Exception:
+                    self.log.failure("an event's session failed")
+                    self._fail()
             if self._closing:
                 self._close_sockets()
 
-    def _dispatch(self, events: list[tuple[int, int]]) -> None:
-        legs = self._legs
-        remaining = iter(events)
-        while True:
+    def _fail(self) -> None:
+        leg = self._legs[self._at]
+        if isinstance(leg, Leg):
+            self._end(leg, Ending.STOPPED, reset=True)
+
+    def _serve(self, remaining: Iterator[tuple[int, int]]) -> None:
+        """Handle events.
+
+        What nearly all of them ask for, to move a little data and perhaps the end of stream behind it, is written out
+        here for speed; everything else, and the same in every other state, is the mover's.
+        """
+        legs: list[Any] = self._legs
+        mover, ready = self._mover, self._ready
+        buffer, view = mover.buffer, mover.view
+        for descriptor, event in remaining:
+            leg = legs[descriptor]
+            if leg is None:
+                continue
+            state = leg.state
+            if state & _RARE or event & _RARE_EVENTS or (peer := leg.peer) is None or peer.state & DEAF:
+                self._at = descriptor
+                ready(leg, event)
+                continue
+            if not event & _IN:
+                continue
             try:
-                for descriptor, event in remaining:
-                    leg = legs[descriptor]
-                    if leg is not None:
-                        self._ready(leg, event)
-                return
-            except Exception:
-                self.log.failure("an event's session failed")
-                if isinstance(leg, Leg) and leg.session is not None:
-                    self._end(leg, Ending.STOPPED, reset=True)
+                size = leg.sock.recv_into(buffer, SIZE, NOW)
+            except OSError:
+                ready(leg, event)
+                continue
+            if size:
+                session = leg.session
+                session.quiet = 0
+                if state & CLIENT:
+                    session.up += size
+                else:
+                    session.down += size
+                last = event & _RDHUP and size < SIZE
+                try:
+                    if not peer.state & SETTLED:
+                        mover.settle(peer, size)
+                    sent = peer.sock.send(view[:size], MORE if last else NOW)
+                except OSError:
+                    sent = 0
+                if sent < size:
+                    mover.write_later(peer, sent, size)
+                if size == SIZE:
+                    ready(leg, event)
+                if not last:
+                    continue
+            mover.end_of_stream(leg)
 
     def _ready(self, leg: Any, event: int) -> None:
+        """Handle any event."""
         state = leg.state
         if state & (LISTENING | CONNECTING):
             if state & LISTENING:
@@ -155,15 +220,15 @@ class SpliceCarrier:
                 return
             if not self._connected(leg, event):
                 return
-        if event & _ARRIVED:
-            state = leg.state | READABLE
-            if event & (_RDHUP | _ERROR | _PRI):
-                if event & _RDHUP:
-                    state |= HUNG_UP
-                if event & _PRI:
-                    state |= PLAIN
-                if event & _ERROR:
-                    state |= BROKEN
+            state = leg.state
+        if event & _ARRIVED and not (state & EOF and not event & _ERROR):
+            state |= READABLE
+            if event & _RDHUP:
+                state |= HUNG_UP
+            if event & _PRI:
+                state |= PLAIN
+            if event & _ERROR:
+                state |= BROKEN
             leg.state = state
         if state & STALLED and event & _OUT and not state & BROKEN:
             self._mover.flush(leg)
@@ -175,12 +240,20 @@ class SpliceCarrier:
     def _open(self, family: int, descriptor: int) -> None:
         """A client has been accepted."""
         session = self._balancer.open(None)
-        leg = Leg(socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), session, CLIENT)
+        leg = Leg(SocketType(family, SOCK_STREAM, 0, descriptor), session, CLIENT)
         session.client = leg
         self._room.sessions += 1
         self._put(descriptor, leg)
-        self._epoll.register(descriptor, EVENTS)
         self._connect(leg)
+
+    def _put(self, descriptor: int, what: Leg | Listener) -> None:
+        """Let events of the descriptor come to a leg."""
+        try:
+            self._legs[descriptor] = what
+        except IndexError:
+            self._legs.extend([None] * (descriptor + 1))
+            self._legs[descriptor] = what
+        self._epoll.register(descriptor, what.events)
 
     def _connect(self, client: Leg) -> None:
         """Start to connect to the session's next back-end, or let the client go."""
@@ -196,25 +269,22 @@ class SpliceCarrier:
     def _start(self, client: Leg, address: str, port: int) -> int:
         """An error number, or 0."""
         try:
-            sock = socket.SocketType(
-                socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0
-            )
+            sock = SocketType(AF_INET6 if ":" in address else AF_INET, _NONBLOCKING, 0)
         except OSError as failure:
             return failure.errno or errno.EMFILE
-        sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 0)  # the handshake's last ACK waits for the first data
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)  # the handshake's last ACK waits for the first data
+        sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+        sock.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
         error = sock.connect_ex((address, port))
         if error and error != errno.EINPROGRESS:
             self._closing.append(sock)
             return error
-        leg = Leg(sock, client.session, CONNECTING)
+        session = client.session
+        leg = Leg(sock, session, CONNECTING)
         leg.peer = client
         client.peer = leg
-        descriptor = sock.fileno()
-        self._put(descriptor, leg)
-        self._epoll.register(descriptor, EVENTS)
-        self._connecting[leg] = self._balancer.seconds() + client.session.patience_s()
+        self._put(sock.fileno(), leg)
+        self._connecting[leg] = session.connect_by()
         if self._timer is None:
             self._wake()
         return 0
@@ -222,7 +292,7 @@ class SpliceCarrier:
     def _connected(self, leg: Leg, event: int) -> bool:
         """Whether the back-end is there now."""
         if event & (_ERROR | _HUP):
-            self._connect_failed(leg, leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            self._connect_failed(leg, leg.sock.getsockopt(SOL_SOCKET, SO_ERROR))
             return False
         if not event & _OUT:
             return False
@@ -259,7 +329,7 @@ class SpliceCarrier:
         self._close(leg)
 
     def _reset(self, leg: Leg) -> None:
-        leg.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        leg.sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
 
     def _close(self, leg: Leg) -> None:
         """The last of a session's legs."""

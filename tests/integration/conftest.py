@@ -1,4 +1,4 @@
-"""What the integration tests share: room for many sockets, the start of processes, and a certificate."""
+"""What the integration tests share: room for many sockets, processes and pools, the variants, and a certificate."""
 
 from __future__ import annotations
 
@@ -16,9 +16,43 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.integration.processes import LOOPBACK, Proxy, Twistd
+from tests.integration.processes import LOOPBACK, REACTORS, UVLOOP, Pool, Proxy, Twistd
 
 DESCRIPTORS: Final = 4096
+CARRIERS: Final = ["portable", "splice"]
+
+
+def carrier_options(carrier: str) -> list[str]:
+    """The options of `twistd rproxy` that select a carrier."""
+    return ["--carrier", carrier]
+
+
+@attrs.frozen
+class Variant:
+    """One way to run the proxy."""
+
+    carrier: str
+    reactor: str
+
+    @property
+    def options(self) -> list[str]:
+        return carrier_options(self.carrier)
+
+    @property
+    def tls_options(self) -> list[str]:
+        """For a proxy that has a TLS listener, too, which the splice carrier alone does not take."""
+        return carrier_options("auto" if self.carrier == "splice" else self.carrier)
+
+
+def _variants(*pairs: tuple[str, str]) -> list[Any]:
+    return [pytest.param(Variant(carrier, reactor), id=f"{carrier}-{reactor}") for carrier, reactor in pairs]
+
+
+VARIANTS: Final = _variants(*((carrier, reactor) for carrier in CARRIERS for reactor in REACTORS), ("splice", UVLOOP))
+every_carrier: Final = pytest.mark.parametrize(
+    "variant", _variants(*((carrier, "epoll") for carrier in CARRIERS)), indirect=True, scope="module"
+)
+"""For modules of tests to which the reactor makes no difference."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,6 +76,12 @@ class Starter:
 
     def twistd(self, *arguments: str, **how: Any) -> Twistd:
         return self._stack.enter_context(Twistd(self.folder, *arguments, **how))
+
+    def pool(self, *options: str, **how: Any) -> Pool:
+        """At a proxy of its own."""
+        pool = Pool(self.proxy(*options, **how))
+        self.closing(pool.close)
+        return pool
 
     def closing(self, close: Callable[[], None]) -> None:
         """Call `close`, too, when the test ends."""
@@ -83,3 +123,42 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return certificate
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> Variant:
+    variant: Variant = request.param
+    return variant
+
+
+def every_listener(folder: Path, certificate: Certificate) -> list[str]:
+    """The options for one listener of each kind: IPv4, IPv6, UNIX, TLS."""
+    files = f"privateKey={certificate.key}:certKey={certificate.certificate}"
+    endpoints = [f"{LOOPBACK}:0", "[::1]:0", f"unix:{folder / 'socket'}", f"ssl:0:interface={LOOPBACK}:{files}"]
+    return [word for endpoint in endpoints for word in ("--listen", endpoint)]
+
+
+@pytest.fixture(scope="module")
+def shared_proxy(
+    variant: Variant, certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    """One process for all tests that bring their own back-ends; on every kind of listener."""
+    folder = tmp_path_factory.mktemp("proxy")
+    listeners = every_listener(folder, certificate)
+    with Proxy(folder, *listeners, *variant.tls_options, reactor=variant.reactor) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def pool(shared_proxy: Proxy) -> Iterator[Pool]:
+    pool = Pool(shared_proxy)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def own_pool(variant: Variant, start: Starter) -> Pool:
+    """At a process of the test's own, which it may end."""
+    pool = Pool(start.proxy(*variant.options, reactor=variant.reactor))
+    start.closing(pool.abandon)
+    return pool

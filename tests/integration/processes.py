@@ -34,9 +34,16 @@ from rproxy.wire.pdu import MalformedPdu, ProbeRequest, ProbeResponse, Register,
 PROJECT: Final = Path(__file__).parents[2]
 LOOPBACK: Final = "127.0.0.1"
 REACTORS: Final = ("epoll", "asyncio")
+UVLOOP: Final = "uvloop"
+"""Not Twisted's name: its asyncio reactor, on uvloop's event loop."""
 READY_S: Final = 20.0
 """How long a process may take to start on a busy machine. Nothing that is tested for is this slow."""
 STOP_S: Final = 5.0
+PROMPT_S: Final = 1.0
+"""The time for what happens at once: everything that waits for no timer."""
+MB: Final = 1_000_000
+SMALL_BUFFER: Final = 16384
+"""Bytes; a socket's that makes a slow reader."""
 SOCKET_S: Final = 10.0
 """No socket of a test waits longer: a hang is a failure, not the end of the run."""
 REGISTER_S: Final = 1.0
@@ -48,10 +55,12 @@ _RUN_TWISTD: Final = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job's is ignored
     "; from twisted.scripts.twistd import run; run()"
 )
+_INSTALL_UVLOOP: Final = "import uvloop; uvloop.install(); "
 _PRINT_BODY: Final = (
     "import sys; from tests.integration.processes import get; sys.stdout.buffer.write(get(sys.argv[1]))"
 )
 _RESET: Final = struct.pack("ii", 1, 0)
+_NAME: Final = struct.Struct("!I")
 _names = count(1)
 
 T = TypeVar("T")
@@ -72,8 +81,14 @@ def environment() -> Mapping[str, str]:
 
 def twistd(*arguments: str, reactor: str, prefix: Sequence[str] = (), daemon: bool = False) -> list[str]:
     """The command line of twistd, the one of this Python; `prefix` is one that ends by running it in its own place."""
-    options = [f"--reactor={reactor}"] if daemon else ["-n", f"--reactor={reactor}"]
-    return [*prefix, sys.executable, "-c", _RUN_TWISTD, *options, *arguments]
+    code, name = (_INSTALL_UVLOOP + _RUN_TWISTD, "asyncio") if reactor == UVLOOP else (_RUN_TWISTD, reactor)
+    options = [f"--reactor={name}"] if daemon else ["-n", f"--reactor={name}"]
+    return [*prefix, sys.executable, "-c", code, *options, *arguments]
+
+
+def shell(command: str) -> list[str]:
+    """A wrapper that runs `command`, such as `ulimit -n 80`, before it becomes what it wraps."""
+    return ["sh", "-c", f'{command} && exec "$@"', "sh"]
 
 
 def run_twistd(
@@ -93,9 +108,21 @@ def run_twistd(
 
 
 class Twistd:
-    """A twistd command that runs in `folder`, where its log and what it says on stderr are files."""
+    """A twistd command that runs in `folder`, where its log and what it says on stderr are files.
 
-    def __init__(self, folder: Path, *arguments: str, reactor: str = "epoll", prefix: Sequence[str] = ()) -> None:
+    `prefix` says where it runs, for whoever asks it something, too; `wrapper` how, for itself alone: with the
+    descriptors `pass_fds`, for one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        reactor: str = "epoll",
+        prefix: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self.folder = folder
         self.prefix = tuple(prefix)
         name = f"{next(_names)}"
@@ -103,10 +130,11 @@ class Twistd:
         self._errors = folder / f"{name}.err"
         with self._log.open("wb") as log, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                twistd(*arguments, reactor=reactor, prefix=prefix),
+                twistd(*arguments, reactor=reactor, prefix=[*prefix, *wrapper]),
                 cwd=folder,
                 env=environment(),
                 stdin=subprocess.DEVNULL,
+                pass_fds=pass_fds,
                 stdout=log,
                 stderr=errors,
             )
@@ -177,6 +205,12 @@ class Twistd:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
 
+    def cpu(self) -> float:
+        """Seconds of CPU time it has had, its own and the kernel's for it, in steps of 10 ms."""
+        _, _, fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")
+        user, system = fields.split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
 
 def get(url: str) -> bytes:
     """The body of an HTTP resource; no proxy of the environment is asked."""
@@ -198,13 +232,12 @@ class Proxy(Twistd):
         self,
         folder: Path,
         *options: str,
-        reactor: str = "epoll",
-        prefix: Sequence[str] = (),
         host: str = LOOPBACK,
+        **how: Any,
     ) -> None:
         defaults = [] if "--listen" in options else ["--listen", f"{host}:0"]
         defaults += ["--monitor", f"{host}:0", "--admin", f"{host}:0"]
-        super().__init__(folder, "rproxy", *defaults, *options, reactor=reactor, prefix=prefix)
+        super().__init__(folder, "rproxy", *defaults, *options, **how)
         try:
             self._status = self.logged(r"status at (http://\S+)")
             self.monitor = _address(self.logged(r"listening for agents on UDP (\S+)"))
@@ -380,6 +413,11 @@ class Server(Listener):
             self._handle(connection)
 
 
+def echo(connection: socket.socket) -> None:
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
 class DeafListener(Listener):
     """A port that drops every SYN, because its queue is full, until `hear`."""
 
@@ -529,12 +567,12 @@ def wait_for_reset(sock: socket.socket, within_s: float) -> float:
     return took_s
 
 
-_NOISE: Final = random.Random(1).randbytes(1_000_003)
+NOISE: Final = random.Random(1).randbytes(1_000_003)
 """Prime in length, so that no two chunks of a stream made of it are alike."""
 
 
 def payload(size: int) -> bytes:
-    return (_NOISE * (size // len(_NOISE) + 1))[:size]
+    return (NOISE * (size // len(NOISE) + 1))[:size]
 
 
 def digest(data: bytes) -> tuple[int, str]:
@@ -602,6 +640,22 @@ class Pool:
         sessions = len(linked.accepted)
         poll(lambda: self.proxy.backends()[linked.address]["total"] == sessions, READY_S, "the session is connected")
         return client, server
+
+    def links(
+        self, number: int, load: Load = IDLE, *, client_buffer: int = 0
+    ) -> list[tuple[socket.socket, socket.socket]]:
+        """As `link`, many at once, of which the back-end accepts none before all are begun: in any order."""
+        listener = self.listen(load)
+        clients = [self.connect(receive_buffer=client_buffer) for _ in range(number)]
+        for name, client in enumerate(clients):
+            client.sendall(_NAME.pack(name))
+        servers = {}
+        for _ in range(number):
+            server = listener.accept()
+            (name,) = _NAME.unpack(receive(server, _NAME.size))
+            servers[name] = server
+        poll(lambda: self.proxy.backends()[listener.address]["total"] == number, READY_S, "all are connected")
+        return [(client, servers[name]) for name, client in enumerate(clients)]
 
     def settled(self, within_s: float) -> None:
         """No session is left, and no socket of one."""

@@ -7,23 +7,24 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-import attrs
 import pytest
 
-from tests.integration.conftest import Certificate, Starter
+from tests.integration.conftest import CARRIERS as CARRIERS
+from tests.integration.conftest import Certificate
+from tests.integration.conftest import carrier_options as carrier_options
 from tests.integration.processes import (
     BUSY,
     LOOPBACK,
-    REACTORS,
-    READY_S,
+    PROMPT_S,
+    SMALL_BUFFER,
     Pool,
-    Proxy,
     connect,
     digest,
+    echo,
     failures,
     in_background,
     payload,
@@ -37,77 +38,11 @@ from tests.integration.processes import (
     unsent,
     wait_for_reset,
 )
+from tests.integration.processes import MB as MB
 
-CARRIERS = ["portable"]
-
-MB: Final = 1_000_000
-SMALL_BUFFER: Final = 16384
-PROMPT_S: Final = 1.0
-"""The time for what happens at once: everything that waits for no timer."""
 CONNECT_TIMEOUT_S: Final = 2.0
 CONNECT_TOTAL_S: Final = 5.0
 STOP_S: Final = 2.0
-
-
-def carrier_options(carrier: str) -> list[str]:
-    """The options of `twistd rproxy` that select a carrier."""
-    return {"portable": []}[carrier]
-
-
-@attrs.frozen
-class Variant:
-    """One way to run the proxy."""
-
-    carrier: str
-    reactor: str
-
-    @property
-    def options(self) -> list[str]:
-        return carrier_options(self.carrier)
-
-
-VARIANTS: Final = [
-    pytest.param(Variant(carrier, reactor), id=f"{carrier}-{reactor}") for carrier in CARRIERS for reactor in REACTORS
-]
-
-
-@pytest.fixture(scope="module", params=VARIANTS)
-def variant(request: pytest.FixtureRequest) -> Variant:
-    variant: Variant = request.param
-    return variant
-
-
-@pytest.fixture(scope="module")
-def shared_proxy(
-    variant: Variant, certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Proxy]:
-    """One process for all tests that bring their own back-ends; on every kind of listener."""
-    folder = tmp_path_factory.mktemp("proxy")
-    files = f"privateKey={certificate.key}:certKey={certificate.certificate}"
-    endpoints = [f"{LOOPBACK}:0", "[::1]:0", f"unix:{folder / 'socket'}", f"ssl:0:interface={LOOPBACK}:{files}"]
-    listen = [word for endpoint in endpoints for word in ("--listen", endpoint)]
-    with Proxy(folder, *listen, *variant.options, reactor=variant.reactor) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def pool(shared_proxy: Proxy) -> Iterator[Pool]:
-    pool = Pool(shared_proxy)
-    yield pool
-    pool.close()
-
-
-@pytest.fixture
-def own_pool(variant: Variant, start: Starter) -> Pool:
-    """At a process of the test's own, which it may end."""
-    pool = Pool(start.proxy(*variant.options, reactor=variant.reactor))
-    start.closing(pool.abandon)
-    return pool
-
-
-def echo(connection: socket.socket) -> None:
-    while data := connection.recv(65536):
-        connection.sendall(data)
 
 
 def greet(connection: socket.socket) -> None:
@@ -178,13 +113,8 @@ def test_a_reset_by_the_server_follows_what_it_has_sent_before(pool: Pool, size:
 @pytest.mark.parametrize("resetting", ["client", "server"])
 def test_a_reset_is_passed_on_at_whatever_moment_it_arrives(pool: Pool, resetting: str) -> None:
     """Also while the proxy, just done with a byte, asks for events: epoll may tell it of an error and of no end yet."""
-    count = 800
-    listener = pool.listen()
-    clients = [pool.connect() for _ in range(count)]
-    servers = [listener.accept() for _ in range(count)]
-    poll(lambda: pool.proxy.backends()[listener.address]["total"] == count, READY_S, "all are connected")
-    pairs = zip(clients, servers, strict=True) if resetting == "client" else zip(servers, clients, strict=True)
-    for number, (one, other) in enumerate(pairs):
+    for number, (client, server) in enumerate(pool.links(800)):
+        one, other = (client, server) if resetting == "client" else (server, client)
         one.sendall(b"x")
         reset_at = time.perf_counter() + number % 100 * 1e-6
         while time.perf_counter() < reset_at:

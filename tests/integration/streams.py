@@ -1,0 +1,139 @@
+"""Long streams of bytes, made and checked a chunk at a time."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from tests.integration.processes import NOISE, SOCKET_S, payload
+
+CHUNK: Final = 1 << 18
+_RING: Final = payload(len(NOISE) + CHUNK)
+
+
+class Stream:
+    """Noise from anywhere: `take` makes the next bytes, or `check` compares them with those that have arrived.
+
+    Every byte is compared, so that a stream that differs is told from the first wrong byte on.
+    """
+
+    def __init__(self, start: int = 0) -> None:
+        self._start = start
+        self.size = 0
+        """Bytes so far."""
+
+    def take(self, size: int) -> bytes:
+        """At most CHUNK bytes."""
+        at = (self._start + self.size) % len(NOISE)
+        self.size += size
+        return _RING[at : at + size]
+
+    def check(self, data: bytes) -> None:
+        at = self.size
+        if data != self.take(len(data)):
+            raise AssertionError(f"a wrong byte in the {len(data)} after the first {at}")
+
+
+def send_stream(sock: socket.socket, size: int, start: int = 0) -> None:
+    """The first `size` bytes of a stream, and its end."""
+    stream = Stream(start)
+    while stream.size < size:
+        sock.sendall(stream.take(min(CHUNK, size - stream.size)))
+    sock.shutdown(socket.SHUT_WR)
+
+
+def send_paced(sock: socket.socket, rate: int, seconds: float, start: int = 0) -> int:
+    """`rate` bytes a second, a thousandth of them each millisecond, and the end; how many bytes were sent."""
+    stream = Stream(start)
+    began = time.monotonic()
+    while (elapsed_s := time.monotonic() - began) < seconds:
+        while stream.size < rate * elapsed_s:
+            sock.sendall(stream.take(rate // 1000))
+        time.sleep(0.001)
+    sock.shutdown(socket.SHUT_WR)
+    return stream.size
+
+
+def send_single_bytes(sock: socket.socket, count: int, start: int = 0) -> None:
+    """One packet each, and the end."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream = Stream(start)
+    for _ in range(count):
+        sock.sendall(stream.take(1))
+    sock.shutdown(socket.SHUT_WR)
+
+
+def check_some(sock: socket.socket, stream: Stream, size: int) -> None:
+    """The next `size` bytes arrive, and are the stream's."""
+    end = stream.size + size
+    while stream.size < end:
+        data = sock.recv(min(CHUNK, end - stream.size))
+        assert data, f"the end after {stream.size} bytes, before {end}"
+        stream.check(data)
+
+
+def check_stream(sock: socket.socket, start: int = 0) -> int:
+    """How many bytes arrive until the end of the stream; all of them right. Raises `ConnectionResetError`."""
+    return check_rest(sock, Stream(start))
+
+
+def check_rest(sock: socket.socket, stream: Stream) -> int:
+    """As `check_stream`, the bytes that the stream has already seen included."""
+    while data := sock.recv(CHUNK):
+        stream.check(data)
+    return stream.size
+
+
+def check_until_reset(sock: socket.socket, stream: Stream) -> int:
+    """As `check_rest`, but a reset must end it."""
+    try:
+        check_rest(sock, stream)
+    except ConnectionResetError:
+        return stream.size
+    raise AssertionError(f"a clean end after {stream.size} bytes, and no reset")
+
+
+def check_all(streams: Mapping[socket.socket, Stream]) -> None:
+    """Read from all at once, in turns, each to its end, which must come; all bytes right."""
+    poller = select.poll()
+    left = {sock.fileno(): (sock, stream) for sock, stream in streams.items()}
+    for descriptor in left:
+        poller.register(descriptor, select.POLLIN)
+    while left:
+        events = poller.poll(SOCKET_S * 1000)
+        assert events, f"{len(left)} streams have stopped"
+        for descriptor, _ in events:
+            sock, stream = left[descriptor]
+            if data := sock.recv(CHUNK):
+                stream.check(data)
+            else:
+                poller.unregister(descriptor)
+                del left[descriptor]
+
+
+def flood(
+    sockets: Iterable[socket.socket], quiet_s: float = 0.3, most: int = 16_000_000
+) -> Mapping[socket.socket, int]:
+    """Send to all until none has taken anything for `quiet_s`: how many bytes each has, at most about `most`."""
+    streams = {sock: Stream() for sock in sockets}
+    progressed = time.monotonic()
+    while time.monotonic() - progressed < quiet_s:
+        for sock, stream in streams.items():
+            if stream.size < most and _send_now(sock, stream):
+                progressed = time.monotonic()
+    return {sock: stream.size for sock, stream in streams.items()}
+
+
+def _send_now(sock: socket.socket, stream: Stream) -> bool:
+    """Send what is taken now; whether anything was."""
+    before = stream.size
+    chunk = stream.take(CHUNK)
+    stream.size = before
+    try:
+        stream.size += sock.send(chunk, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    return True
