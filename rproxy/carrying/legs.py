@@ -55,21 +55,20 @@ SETTLED: Final = CLIENT | NODELAY
 """May be written to without further thought of Nagle's algorithm."""
 DEAF: Final = CONNECTING | STALLED | BROKEN
 _LAST: Final = HUNG_UP | PLAIN | BROKEN
-NOW: Final = socket.MSG_DONTWAIT
-MORE: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0)
+NOW: Final = int(socket.MSG_DONTWAIT)
+MORE: Final = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0))
 
 
 class Leg:
     """One of a session's two sockets; `backlog` and `pipe` hold what is still to be written to it."""
 
     __slots__ = ("backlog", "peer", "pipe", "session", "sock", "state")
-    events = EVENTS
 
-    def __init__(self, sock: socket.SocketType, session: Session, state: int) -> None:
+    def __init__(self, sock: socket.SocketType, session: Session, state: int, peer: Leg | None) -> None:
         self.sock = sock
         self.session = session
         self.state = state
-        self.peer: Leg | None = None
+        self.peer = peer
         self.backlog: bytes | None = None
         self.pipe: Pipe | None = None
 

@@ -21,10 +21,12 @@ class Listener:
     """One port's socket. `batch` grows while clients queue, so that a lone one costs no second look at the queue."""
 
     state = LISTENING
+    peer = None
     events = select.EPOLLIN
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.family = int(sock.family)
         self.accept = sock._accept  # type: ignore[attr-defined]  # the descriptor alone, and no socket object
         self.batch = 1
 
@@ -62,10 +64,11 @@ class Listeners:
         return Listener(sock)
 
     def accept(self, listener: Listener) -> None:
+        room, opened = self._room, self._opened
         for _ in range(listener.batch):
-            if self._room.full:
+            if room.sessions >= room.sessions_max:
                 self._pause(listener)
-                self._room.wait(self._resume)
+                room.wait(self._resume)
                 return
             try:
                 descriptor, _ = listener.accept()
@@ -77,7 +80,7 @@ class Listeners:
                     self._pause(listener)
                     self._wake()
                 return
-            self._opened(listener.sock.family, descriptor)
+            opened(listener.family, descriptor)
         listener.batch = min(2 * listener.batch, ACCEPTS_MAX)
 
     def _pause(self, listener: Listener) -> None:

@@ -7,14 +7,15 @@ known to follow leave in one packet. Listening ports are Twisted's: bound, inher
 
 from __future__ import annotations
 
-import errno
 import select
 import struct
 from collections.abc import Iterator
+from errno import EINPROGRESS, ETIMEDOUT
 from socket import (
     AF_INET,
     AF_INET6,
     IPPROTO_TCP,
+    SHUT_WR,
     SO_ERROR,
     SO_KEEPALIVE,
     SO_LINGER,
@@ -39,6 +40,7 @@ from rproxy.carrying.legs import (
     CONNECTING,
     DEAF,
     EOF,
+    EVENTS,
     HUNG_UP,
     LISTENING,
     MORE,
@@ -101,6 +103,7 @@ class SpliceCarrier:
         self._room = portable.room
         self._pipes = pipes
         self._epoll = select.epoll()
+        self._register = self._epoll.register
         self._mover = Mover(self._epoll, pipes, finished=self._finished, lost=self._lost, stuck=self._stuck)
         self._legs: list[Leg | Listener | None] = [None] * 64
         self._closing: list[SocketType] = []
@@ -127,7 +130,9 @@ class SpliceCarrier:
         if sock is None:
             return port
         port.stopReading()  # type: ignore[attr-defined]
-        self._put(sock.fileno(), self._listeners.add(sock))
+        listener = self._listeners.add(sock)
+        self._put(sock.fileno(), listener)
+        self._register(sock.fileno(), listener.events)
         if not self._watched:
             self._watched = True
             self._reactor.addReader(self)
@@ -178,7 +183,8 @@ class SpliceCarrier:
             if leg is None:
                 continue
             state = leg.state
-            if state & _RARE or event & _RARE_EVENTS or (peer := leg.peer) is None or peer.state & DEAF:
+            peer = leg.peer
+            if state & _RARE or event & _RARE_EVENTS or peer is None or peer.state & DEAF:
                 self._at = descriptor
                 ready(leg, event)
                 continue
@@ -189,8 +195,8 @@ class SpliceCarrier:
             except OSError:
                 ready(leg, event)
                 continue
+            session = leg.session
             if size:
-                session = leg.session
                 session.quiet = 0
                 if state & CLIENT:
                     session.up += size
@@ -205,22 +211,33 @@ class SpliceCarrier:
                     sent = 0
                 if sent < size:
                     mover.write_later(peer, sent, size)
-                if size == SIZE:
-                    ready(leg, event)
+                    if last:
+                        mover.end_of_stream(leg)
+                        continue
                 if not last:
+                    if size == SIZE:
+                        ready(leg, event)
                     continue
-            mover.end_of_stream(leg)
+            if peer.state & EOF:
+                self._finished(leg)
+                continue
+            leg.state = state | EOF
+            peer.state |= SHUT
+            session.half_closed = True
+            try:  # noqa: SIM105 - faster than a context manager
+                peer.sock.shutdown(SHUT_WR)
+            except OSError:  # reset: an event tells
+                pass
 
     def _ready(self, leg: Any, event: int) -> None:
         """Handle any event."""
         state = leg.state
-        if state & (LISTENING | CONNECTING):
-            if state & LISTENING:
-                self._listeners.accept(leg)
-                return
-            if not self._connected(leg, event):
-                return
-            state = leg.state
+        if state & CONNECTING:
+            self._connected(leg, event)
+            return
+        if state & LISTENING:
+            self._listeners.accept(leg)
+            return
         if event & _ARRIVED and not (state & EOF and not event & _ERROR):
             state |= READABLE
             if event & _RDHUP:
@@ -240,70 +257,64 @@ class SpliceCarrier:
     def _open(self, family: int, descriptor: int) -> None:
         """A client has been accepted."""
         session = self._balancer.open(None)
-        leg = Leg(SocketType(family, SOCK_STREAM, 0, descriptor), session, CLIENT)
-        session.client = leg
+        client = Leg(SocketType(family, SOCK_STREAM, 0, descriptor), session, CLIENT, None)
+        session.client = client
         self._room.sessions += 1
-        self._put(descriptor, leg)
-        self._connect(leg)
+        self._put(descriptor, client)
+        self._register(descriptor, EVENTS)
+        self._connect(client)
 
     def _put(self, descriptor: int, what: Leg | Listener) -> None:
-        """Let events of the descriptor come to a leg."""
+        """Let events of the descriptor come to `what`."""
         try:
             self._legs[descriptor] = what
         except IndexError:
             self._legs.extend([None] * (descriptor + 1))
             self._legs[descriptor] = what
-        self._epoll.register(descriptor, what.events)
 
     def _connect(self, client: Leg) -> None:
         """Start to connect to the session's next back-end, or let the client go."""
         session = client.session
         while (backend := session.next()) is not None:
-            error = self._start(client, backend.address, backend.port)
-            if not error:
-                return
-            session.failed(blame=error not in LOCAL_ERRORS)
+            address = backend.address
+            try:
+                sock = SocketType(AF_INET6 if ":" in address else AF_INET, _NONBLOCKING, 0)
+            except OSError as failure:
+                session.failed(blame=failure.errno not in LOCAL_ERRORS)
+                continue
+            sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)  # the handshake's last ACK waits for the first data
+            sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+            sock.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
+            error = sock.connect_ex((address, backend.port))
+            if error and error != EINPROGRESS:
+                self._closing.append(sock)
+                session.failed(blame=error not in LOCAL_ERRORS)
+                continue
+            leg = client.peer = Leg(sock, session, CONNECTING, client)
+            descriptor = sock.fileno()
+            self._put(descriptor, leg)
+            self._register(descriptor, EVENTS)
+            self._connecting[leg] = session.connect_by()
+            if self._timer is None:
+                self._wake()
+            return
         session.give_up()
         self._close(client)
 
-    def _start(self, client: Leg, address: str, port: int) -> int:
-        """An error number, or 0."""
-        try:
-            sock = SocketType(AF_INET6 if ":" in address else AF_INET, _NONBLOCKING, 0)
-        except OSError as failure:
-            return failure.errno or errno.EMFILE
-        sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)  # the handshake's last ACK waits for the first data
-        sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
-        sock.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
-        error = sock.connect_ex((address, port))
-        if error and error != errno.EINPROGRESS:
-            self._closing.append(sock)
-            return error
-        session = client.session
-        leg = Leg(sock, session, CONNECTING)
-        leg.peer = client
-        client.peer = leg
-        self._put(sock.fileno(), leg)
-        self._connecting[leg] = session.connect_by()
-        if self._timer is None:
-            self._wake()
-        return 0
-
-    def _connected(self, leg: Leg, event: int) -> bool:
-        """Whether the back-end is there now."""
+    def _connected(self, leg: Leg, event: int) -> None:
+        """Something has become of a connect."""
         if event & (_ERROR | _HUP):
             self._connect_failed(leg, leg.sock.getsockopt(SOL_SOCKET, SO_ERROR))
-            return False
-        if not event & _OUT:
-            return False
-        del self._connecting[leg]
-        leg.state &= ~CONNECTING
-        leg.session.connected()
-        client = leg.peer
-        assert client is not None
-        if client.state & READABLE:
-            self._mover.pump(client)
-        return leg.peer is not None
+        elif event & _OUT:
+            del self._connecting[leg]
+            leg.state = 0
+            leg.session.connected()
+            client = leg.peer
+            assert client is not None
+            if client.state & READABLE:
+                self._mover.pump(client)
+            if event & _IN:
+                self._ready(leg, event)
 
     def _connect_failed(self, leg: Leg, error: int) -> None:
         client = leg.peer
@@ -314,7 +325,15 @@ class SpliceCarrier:
         self._connect(client)
 
     def _finished(self, leg: Leg) -> None:
-        self._end(leg, Ending.CLOSED, reset=False)
+        """Both streams have ended, and nothing is left to be written."""
+        session, peer = leg.session, leg.peer
+        assert peer is not None
+        session.ended(Ending.CLOSED)
+        sock, other = leg.sock, peer.sock
+        self._legs[sock.fileno()] = self._legs[other.fileno()] = None
+        self._closing += (sock, other)
+        leg.session = leg.peer = peer.session = peer.peer = session.client = None  # type: ignore[assignment]
+        self._room.leave()
 
     def _end(self, leg: Leg, ending: Ending, *, reset: bool) -> None:
         """End a leg's session; both sides at once."""
@@ -349,9 +368,9 @@ class SpliceCarrier:
         leg.session = leg.peer = None  # type: ignore[assignment]
 
     def _close_sockets(self) -> None:
-        closing, self._closing = self._closing, []
-        for sock in closing:
+        for sock in self._closing:
             sock.close()
+        self._closing.clear()
 
     def _broken(self, leg: Leg) -> None:
         """A connection is dead, but its peer has not taken all that had arrived."""
@@ -400,7 +419,7 @@ class SpliceCarrier:
         self._timer = None
         now = self._balancer.seconds()
         for leg in [leg for leg, deadline in self._connecting.items() if deadline <= now]:
-            self._connect_failed(leg, errno.ETIMEDOUT)
+            self._connect_failed(leg, ETIMEDOUT)
         for leg, deadline in list(self._doomed.items()):
             if deadline > now:
                 self._reset_if_flushed(leg)

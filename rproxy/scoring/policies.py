@@ -52,6 +52,8 @@ _SATURATED: Final = 1e13
 """More than any sum: what comes first in the rank of a saturated back-end."""
 _Entry = tuple[bool, float, float, int]
 """A rank between what comes before it, a failure, and after it, the turn in which the back-end was chosen last."""
+_Standing = tuple[_Entry, int, Backend]
+"""One of the heap. A back-end's place holds the very entry under which it stands; any other is left behind."""
 
 
 class _Place:
@@ -77,7 +79,9 @@ class Ranked:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[_Entry, int, Backend]] = []
+        self._heap: list[_Standing] = []
+        self._most = 0
+        """The heap's length at which it is mostly what has been left behind."""
         self._places: dict[Backend, _Place] = {}
         self._order = count(1)
 
@@ -90,26 +94,33 @@ class Ranked:
         raise NotImplementedError
 
     def choose(self, table: Table, exclude: Collection[Backend]) -> Backend | None:
-        if not self._heap or len(self._heap) > 2 * len(table.eligible) + 64:
+        if len(self._heap) > self._most or not self._heap:
             self._rebuild(table)
         heap, places = self._heap, self._places
-        held = []
+        held: list[_Standing] = []
         found = None
-        while heap and found is None:
+        while heap:
             entered, order, backend = heap[0]
             place = places.get(backend)
-            if place is None or place.entered != entered:
+            if place is None or place.entered is not entered:
                 heappop(heap)
-            elif backend.slot < 0:
+                continue
+            if backend.slot < 0:
                 heappop(heap)
                 self._forget(backend)
-            elif (entry := self._entry(backend, place)) > entered:
-                heapreplace(heap, (entry, order, backend))
+                continue
+            first, second = self._rank(backend, place)
+            entry = (place.failed, first, second, place.chosen)
+            if entry > entered:
                 place.entered = entry
-            elif backend in exclude:
+                heapreplace(heap, (entry, order, backend))
+                if heap[0][0] is not entry:
+                    continue
+            if exclude and backend in exclude:
                 held.append(heappop(heap))
-            else:
-                found = backend
+                continue
+            found = backend
+            break
         for kept in held:
             heappush(heap, kept)
         return found
@@ -120,7 +131,8 @@ class Ranked:
 
     def closed(self, backend: Backend) -> None:
         if backend.slot >= 0:
-            self._enter(backend, self._place(backend))
+            place = self._places.get(backend)
+            self._enter(backend, self._place(backend) if place is None else place)
 
     def failed(self, backend: Backend) -> None:
         if backend.slot >= 0:
@@ -138,12 +150,9 @@ class Ranked:
             place = self._places[backend] = _Place()
         return place
 
-    def _entry(self, backend: Backend, place: _Place) -> _Entry:
-        first, second = self._rank(backend, place)
-        return (place.failed, first, second, place.chosen)
-
     def _enter(self, backend: Backend, place: _Place) -> None:
-        entry = self._entry(backend, place)
+        first, second = self._rank(backend, place)
+        entry = (place.failed, first, second, place.chosen)
         if place.entered is None or entry < place.entered:
             heappush(self._heap, (entry, next(self._order), backend))
             place.entered = entry
@@ -155,6 +164,7 @@ class Ranked:
         for backend in [backend for backend in self._places if backend.slot < 0]:
             self._forget(backend)
         self._heap = []
+        self._most = 2 * len(table.eligible) + 64
         for backend in table.eligible:
             place = self._place(backend)
             place.entered = None
