@@ -72,6 +72,7 @@ from rproxy.carrying.sockets import unsent
 BATCH: Final = 256
 """Events taken at once."""
 ROUNDS: Final = 8
+LINGER_S: Final = 0.001
 TICK_S: Final = 0.1
 
 _IN: Final = select.EPOLLIN
@@ -149,10 +150,12 @@ class SpliceCarrier:
 
     def doRead(self) -> None:
         poll = self._epoll.poll
+        wait_s = 0.0
         for _ in range(ROUNDS):
-            events = poll(0, BATCH)
+            events = poll(wait_s, BATCH)
             if not events:
                 return
+            wait_s = LINGER_S
             remaining = iter(events)
             while True:
                 try:
