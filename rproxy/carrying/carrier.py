@@ -22,6 +22,10 @@ class Carrier(Protocol):
         """The sessions that have their back-end, and are not over."""
         ...
 
+    def carried(self, session: Session) -> int:
+        """Bytes of a connected session carried so far, both ways."""
+        ...
+
     def unsent(self, session: Session) -> int:
         """Bytes of a connected session that the kernel still holds for either side."""
         ...

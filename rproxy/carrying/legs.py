@@ -30,29 +30,33 @@ EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOL
 
 # A leg's state. Those that last come first: CPython keeps integers up to 256 once for all.
 CLIENT: Final = 1
-WROTE: Final = 2
-"""A back-end has been sent something, and its TCP_NODELAY is still off."""
-NODELAY: Final = 4
+NAGLE: Final = 2
+"""A back-end whose TCP_NODELAY is off yet."""
+WROTE: Final = 4
+"""It has been sent something nevertheless."""
 EOF: Final = 8
 """Its stream has been read to the end."""
 SHUT: Final = 16
 """It has been sent its peer's end of stream."""
 HUNG_UP: Final = 32
 """Its end of stream has arrived, perhaps behind data."""
-CONNECTING: Final = 64
+INLINE: Final = 64
+"""Its SO_OOBINLINE is on, so that it may be read from at any time."""
 READABLE: Final = 128
 """It may have data that has not been read."""
-STALLED: Final = 256
+CONNECTING: Final = 256
+STALLED: Final = 512
 """It has not taken all that was read for it: see `backlog` and `pipe`."""
-BULK: Final = 512
-PLAIN: Final = 1024
+BULK: Final = 1024
+PLAIN: Final = 2048
 """To be read with recv alone, and until that says it is empty: it has urgent data, or does not splice."""
-BROKEN: Final = 2048
+BROKEN: Final = 4096
 """Its connection is dead; what had arrived before may still be read."""
-LISTENING: Final = 4096
+LISTENING: Final = 8192
+CLOSED: Final = 16384
+DYING: Final = 32768
+"""Its peer is gone; it is to be reset once it has what was read for it."""
 
-SETTLED: Final = CLIENT | NODELAY
-"""May be written to without further thought of Nagle's algorithm."""
 DEAF: Final = CONNECTING | STALLED | BROKEN
 _LAST: Final = HUNG_UP | PLAIN | BROKEN
 NOW: Final = int(socket.MSG_DONTWAIT)
@@ -60,15 +64,19 @@ MORE: Final = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0))
 
 
 class Leg:
-    """One of a session's two sockets; `backlog` and `pipe` hold what is still to be written to it."""
+    """One of a session's two sockets.
 
-    __slots__ = ("backlog", "peer", "pipe", "session", "sock", "state")
+    `count` is how many bytes have been read from it; `backlog` and `pipe` hold what is still to be written to it.
+    """
+
+    __slots__ = ("backlog", "count", "peer", "pipe", "session", "sock", "state")
 
     def __init__(self, sock: socket.SocketType, session: Session, state: int, peer: Leg | None) -> None:
         self.sock = sock
         self.session = session
         self.state = state
         self.peer = peer
+        self.count = 0
         self.backlog: bytes | None = None
         self.pipe: Pipe | None = None
 
@@ -108,6 +116,9 @@ class Mover:
         target = source.peer
         if target is None or target.state & DEAF:
             return
+        if not source.state & (INLINE | CLIENT):  # a client's is inherited
+            source.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            source.state |= INLINE
         full = BULK_READS if source.state & BULK else 0
         for _ in range(ROUNDS):
             if full >= BULK_READS and not source.state & PLAIN and (pipe := self._pipes.take()) is not None:
@@ -124,12 +135,8 @@ class Mover:
             if not size:
                 self.end_of_stream(source)
                 return
-            session, state = source.session, source.state
-            session.quiet = 0
-            if state & CLIENT:
-                session.up += size
-            else:
-                session.down += size
+            source.count += size
+            state = source.state
             last = size < SIZE and state & _LAST == HUNG_UP
             if not self._write(target, size, MORE if last else NOW):
                 return
@@ -148,7 +155,7 @@ class Mover:
     def _write(self, target: Leg, size: int, flags: int) -> bool:
         """Write the first bytes of the buffer, or keep them as the backlog; False when `target` is lost."""
         try:
-            if not target.state & SETTLED:
+            if target.state & NAGLE:
                 self.settle(target, size)
             sent = target.sock.send(self.view[:size], flags)
         except BlockingIOError:
@@ -175,7 +182,7 @@ class Mover:
         """Set TCP_NODELAY for the second write, or for one of several packets; most sessions have but one small."""
         if size > _SMALL or backend.state & WROTE:
             backend.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            backend.state |= NODELAY
+            backend.state &= ~NAGLE
         else:
             backend.state |= WROTE
 
@@ -213,21 +220,13 @@ class Mover:
                 self._unspliceable(source)
                 return
             moved += size
-            self._account(source, size)
+            source.count += size
             if not self._drain(target):
                 return
             if target.state & STALLED:
                 return
         self._release(target)
         self._again(source)
-
-    def _account(self, source: Leg, size: int) -> None:
-        session = source.session
-        session.quiet = 0
-        if source.state & CLIENT:
-            session.up += size
-        else:
-            session.down += size
 
     def _unspliceable(self, source: Leg) -> None:
         source.state = (source.state | PLAIN) & ~BULK
@@ -264,7 +263,6 @@ class Mover:
 
     def flush(self, target: Leg) -> None:
         """Write what waits for a stalled leg, then go on with its peer."""
-        target.session.quiet = 0
         backlog = target.backlog
         if backlog is not None:
             try:
@@ -324,7 +322,7 @@ class Mover:
         with suppress(OSError):  # reset: an event tells
             target.sock.shutdown(socket.SHUT_WR)
         target.state |= SHUT
-        target.session.half_closed = True
+        target.session.half_close()
 
     def _again(self, source: Leg) -> None:
         """There is more, but others have their turn: let epoll tell of it again."""

@@ -21,7 +21,6 @@ class Listener:
     """One port's socket. `batch` grows while clients queue, so that a lone one costs no second look at the queue."""
 
     state = LISTENING
-    peer = None
     events = select.EPOLLIN
 
     def __init__(self, sock: socket.socket) -> None:

@@ -95,7 +95,7 @@ class Side(Protocol):
             return
         self._read_ended = True
         if self.peer is not None:
-            self.session.half_closed = True
+            self.session.half_close()
             self.peer.end_writing()
         self._close_if_done()
 
@@ -196,12 +196,11 @@ class ClientSide(Side):
                 self.resumeProducing()
             self._early.clear()
         if self._read_ended:
-            self.session.half_closed = True
+            self.session.half_close()
             backend_side.end_writing()
 
     def dataReceived(self, data: bytes) -> None:
         self.session.up += len(data)
-        self.session.quiet = 0
         if self.peer is not None:
             self.peer.transport.write(data)
             return
@@ -260,7 +259,6 @@ class BackendSide(Side):
 
     def dataReceived(self, data: bytes) -> None:
         self.session.down += len(data)
-        self.session.quiet = 0
         self._client.transport.write(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -351,6 +349,9 @@ class PortableCarrier:
 
     def connected(self) -> Iterator[Session]:
         return (client.session for client in self.clients if client.session.is_connected)
+
+    def carried(self, session: Session) -> int:
+        return session.up + session.down
 
     def unsent(self, session: Session) -> int:
         return sum(unacknowledged(side.transport) for side in self._sides(session.client))

@@ -152,6 +152,7 @@ class Session:
         "ended_as",
         "half_closed",
         "quiet",
+        "seen",
         "started_at",
         "up",
     )
@@ -165,11 +166,12 @@ class Session:
         self.connected_at: float | None = None
         self.ended_as: Ending | None = None
         self.half_closed = False
-        """Whether one side, and only one, has ended its stream; the carrier says so."""
+        """Whether one side, and only one, has ended its stream."""
         self.quiet = 0
-        """Sweeps since anything was carried; the carrier sets it to 0 when something is."""
+        """For `Silence`: sweeps since anything was carried, and how much had been then."""
+        self.seen = 0
         self.up = 0
-        """Bytes carried from client to back-end."""
+        """Bytes carried from client to back-end; the carrier says so at the end at the latest."""
         self.down = 0
         """Bytes carried from back-end to client."""
 
@@ -212,6 +214,11 @@ class Session:
         assert self.backend is not None
         self.connected_at = self._balancer.seconds()
         self._balancer.table.connected(self.backend)
+
+    def half_close(self) -> None:
+        """One side, and only one, has ended its stream."""
+        self.half_closed = True
+        self.quiet = 0
 
     def failed(self, *, blame: bool = True) -> None:
         """The connect failed; `blame` is whether the back-end, not this host, is the cause."""

@@ -42,17 +42,24 @@ class Silence:
 
     def _sweep(self) -> None:
         self.start()  # first, so that no error ends the sweeps
-        silent = []
-        for session in self._carrier.connected():
-            if session.half_closed is self._half_closed:
-                session.quiet += 1
-                if session.quiet > SWEEPS:
-                    silent.append(session)
+        silent = [
+            session
+            for session in self._carrier.connected()
+            if session.half_closed is self._half_closed and self._is_silent(session)
+        ]
         unsent = {session: self._carrier.unsent(session) for session in silent}
         over = [session for session in silent if not self._goes_on(session, unsent[session])]
         self._unsent = {session: size for session, size in unsent.items() if size}
         if over:
             self._cut(over)
+
+    def _is_silent(self, session: Session) -> bool:
+        carried = self._carrier.carried(session)
+        if carried != session.seen:
+            session.seen = carried
+            session.quiet = 0
+        session.quiet += 1
+        return session.quiet > SWEEPS
 
     def _goes_on(self, session: Session, unsent: int) -> bool:
         """Whether the peer has taken some of what it had not taken when this was asked before."""

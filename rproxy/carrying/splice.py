@@ -19,7 +19,6 @@ from socket import (
     SO_ERROR,
     SO_KEEPALIVE,
     SO_LINGER,
-    SO_OOBINLINE,
     SOCK_NONBLOCK,
     SOCK_STREAM,
     SOL_SOCKET,
@@ -37,18 +36,20 @@ from zope.interface import implementer
 from rproxy.carrying.legs import (
     BROKEN,
     CLIENT,
+    CLOSED,
     CONNECTING,
     DEAF,
+    DYING,
     EOF,
     EVENTS,
     HUNG_UP,
+    INLINE,
     LISTENING,
     MORE,
-    NODELAY,
+    NAGLE,
     NOW,
     PLAIN,
     READABLE,
-    SETTLED,
     SHUT,
     SIZE,
     STALLED,
@@ -83,9 +84,18 @@ _HUP: Final = select.EPOLLHUP
 _RDHUP: Final = select.EPOLLRDHUP
 _ARRIVED: Final = _IN | _PRI | _RDHUP | _HUP | _ERROR
 _RARE_EVENTS: Final = _PRI | _ERROR
-_RARE: Final = ~(CLIENT | WROTE | NODELAY | SHUT | HUNG_UP)
+_RARE: Final = ~(CLIENT | NAGLE | WROTE | SHUT | HUNG_UP | INLINE)
 _NONBLOCKING: Final = SOCK_STREAM | SOCK_NONBLOCK
 _RESET: Final = struct.pack("ii", 1, 0)
+
+
+class _Gone:
+    """Stands for a socket just closed, of which there may be events yet."""
+
+    state = CLOSED
+
+
+_GONE: Final = _Gone()
 
 
 @implementer(IReadDescriptor)
@@ -106,11 +116,11 @@ class SpliceCarrier:
         self._epoll = select.epoll()
         self._register = self._epoll.register
         self._mover = Mover(self._epoll, pipes, finished=self._finished, lost=self._lost, stuck=self._stuck)
-        self._legs: list[Leg | Listener | None] = [None] * 64
+        self._legs: list[Leg | Listener | _Gone] = [_GONE] * 64
         self._closing: list[SocketType] = []
         """Closed after the batch of events: before, a new socket could get the number of one with events to come."""
-        self._connecting: dict[Leg, float] = {}
-        """The back-end legs on the way, and their deadlines."""
+        self._young: dict[Leg, float] = {}
+        """The back-end legs of the last tick and those on the way, with the deadlines of their connects."""
         self._doomed: dict[Leg, float] = {}
         """Legs to be reset once they have what was read for them, and their deadlines."""
         self._listeners = Listeners(self._epoll, self._room, opened=self._open, wake=self._wake)
@@ -183,11 +193,8 @@ class SpliceCarrier:
         buffer, view = mover.buffer, mover.view
         for descriptor, event in remaining:
             leg = legs[descriptor]
-            if leg is None:
-                continue
             state = leg.state
-            peer = leg.peer
-            if state & _RARE or event & _RARE_EVENTS or peer is None or peer.state & DEAF:
+            if state & _RARE or event & _RARE_EVENTS or (peer := leg.peer).state & DEAF:
                 self._at = descriptor
                 ready(leg, event)
                 continue
@@ -195,20 +202,18 @@ class SpliceCarrier:
                 continue
             try:
                 size = leg.sock.recv_into(buffer, SIZE, NOW)
-            except OSError:
+            except BlockingIOError:
+                continue
+            except OSError:  # told but once: another recv would find the end of the stream
+                leg.state |= BROKEN
                 ready(leg, event)
                 continue
-            session = leg.session
             if size:
-                session.quiet = 0
-                if state & CLIENT:
-                    session.up += size
-                else:
-                    session.down += size
+                leg.count += size
+                if peer.state & NAGLE:
+                    mover.settle(peer, size)
                 last = event & _RDHUP and size < SIZE
                 try:
-                    if not peer.state & SETTLED:
-                        mover.settle(peer, size)
                     sent = peer.sock.send(view[:size], MORE if last else NOW)
                 except OSError:
                     sent = 0
@@ -226,7 +231,7 @@ class SpliceCarrier:
                 continue
             leg.state = state | EOF
             peer.state |= SHUT
-            session.half_closed = True
+            leg.session.half_close()
             try:  # noqa: SIM105 - faster than a context manager
                 peer.sock.shutdown(SHUT_WR)
             except OSError:  # reset: an event tells
@@ -238,8 +243,9 @@ class SpliceCarrier:
         if state & CONNECTING:
             self._connected(leg, event)
             return
-        if state & LISTENING:
-            self._listeners.accept(leg)
+        if state & (LISTENING | CLOSED):
+            if state & LISTENING:
+                self._listeners.accept(leg)
             return
         if event & _ARRIVED and not (state & EOF and not event & _ERROR):
             state |= READABLE
@@ -272,7 +278,7 @@ class SpliceCarrier:
         try:
             self._legs[descriptor] = what
         except IndexError:
-            self._legs.extend([None] * (descriptor + 1))
+            self._legs.extend([_GONE] * (descriptor + 1))
             self._legs[descriptor] = what
 
     def _connect(self, client: Leg) -> None:
@@ -286,18 +292,16 @@ class SpliceCarrier:
                 session.failed(blame=failure.errno not in LOCAL_ERRORS)
                 continue
             sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)  # the handshake's last ACK waits for the first data
-            sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
-            sock.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
             error = sock.connect_ex((address, backend.port))
             if error and error != EINPROGRESS:
                 self._closing.append(sock)
                 session.failed(blame=error not in LOCAL_ERRORS)
                 continue
-            leg = client.peer = Leg(sock, session, CONNECTING, client)
+            leg = client.peer = Leg(sock, session, CONNECTING | NAGLE, client)
             descriptor = sock.fileno()
             self._put(descriptor, leg)
             self._register(descriptor, EVENTS)
-            self._connecting[leg] = session.connect_by()
+            self._young[leg] = session.connect_by()
             if self._timer is None:
                 self._wake()
             return
@@ -309,8 +313,7 @@ class SpliceCarrier:
         if event & (_ERROR | _HUP):
             self._connect_failed(leg, leg.sock.getsockopt(SOL_SOCKET, SO_ERROR))
         elif event & _OUT:
-            del self._connecting[leg]
-            leg.state = 0
+            leg.state = NAGLE
             leg.session.connected()
             client = leg.peer
             assert client is not None
@@ -331,16 +334,20 @@ class SpliceCarrier:
         """Both streams have ended, and nothing is left to be written."""
         session, peer = leg.session, leg.peer
         assert peer is not None
+        if leg.state & CLIENT:
+            session.up, session.down = leg.count, peer.count
+        else:
+            session.up, session.down = peer.count, leg.count
         session.ended(Ending.CLOSED)
         sock, other = leg.sock, peer.sock
-        self._legs[sock.fileno()] = self._legs[other.fileno()] = None
+        self._legs[sock.fileno()] = self._legs[other.fileno()] = _GONE
         self._closing += (sock, other)
         leg.session = leg.peer = peer.session = peer.peer = session.client = None  # type: ignore[assignment]
         self._room.leave()
 
     def _end(self, leg: Leg, ending: Ending, *, reset: bool) -> None:
         """End a leg's session; both sides at once."""
-        leg.session.ended(ending)
+        self._account(leg, ending)
         peer = leg.peer
         if peer is not None:
             if reset:
@@ -349,6 +356,13 @@ class SpliceCarrier:
         if reset:
             self._reset(leg)
         self._close(leg)
+
+    def _account(self, leg: Leg, ending: Ending) -> None:
+        session, peer = leg.session, leg.peer
+        if peer is not None:
+            client, backend = (leg, peer) if leg.state & CLIENT else (peer, leg)
+            session.up, session.down = client.count, backend.count
+        session.ended(ending)
 
     def _reset(self, leg: Leg) -> None:
         leg.sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
@@ -360,10 +374,9 @@ class SpliceCarrier:
 
     def _forget(self, leg: Leg) -> None:
         """Close a leg, and break its references, which are circles."""
-        self._legs[leg.sock.fileno()] = None
+        self._legs[leg.sock.fileno()] = _GONE
         self._closing.append(leg.sock)
-        if leg.state & (CONNECTING | STALLED):
-            self._connecting.pop(leg, None)
+        if leg.state & STALLED:
             self._mover.drop(leg)
         if self._doomed:
             self._doomed.pop(leg, None)
@@ -402,9 +415,10 @@ class SpliceCarrier:
         if peer.state & CONNECTING:
             self._end(leg, Ending.CLIENT_GONE, reset=False)
             return
-        session.ended(Ending.CLIENT_RESET if leg.state & CLIENT else Ending.BACKEND_RESET)
+        self._account(leg, Ending.CLIENT_RESET if leg.state & CLIENT else Ending.BACKEND_RESET)
         self._forget(leg)
         peer.peer = None
+        peer.state |= DYING
         self._doom(peer)
         self._reset_if_flushed(peer)
 
@@ -421,8 +435,10 @@ class SpliceCarrier:
     def _tick(self) -> None:
         self._timer = None
         now = self._balancer.seconds()
-        for leg in [leg for leg, deadline in self._connecting.items() if deadline <= now]:
-            self._connect_failed(leg, ETIMEDOUT)
+        young, self._young = self._young, {}
+        for leg, deadline in young.items():
+            if leg.session is not None:
+                self._grow(leg, deadline, now)
         for leg, deadline in list(self._doomed.items()):
             if deadline > now:
                 self._reset_if_flushed(leg)
@@ -435,14 +451,29 @@ class SpliceCarrier:
         self._listeners.resume_if_room()
         if self._closing:
             self._close_sockets()
-        if self._connecting or self._doomed or self._listeners.paused:
+        if self._young or self._doomed or self._listeners.paused:
             self._wake()
+
+    def _grow(self, leg: Leg, deadline: float, now: float) -> None:
+        """What most sessions do not live to see."""
+        if not leg.state & CONNECTING:
+            leg.sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+        elif deadline > now:
+            self._young[leg] = deadline
+        else:
+            self._connect_failed(leg, ETIMEDOUT)
 
     def connected(self) -> Iterator[Session]:
         for leg in self._legs:
             if isinstance(leg, Leg) and leg.state & CLIENT and leg.session.is_connected:
                 yield leg.session
         yield from self._portable.connected()
+
+    def carried(self, session: Session) -> int:
+        leg = session.client
+        if not isinstance(leg, Leg):
+            return self._portable.carried(session)
+        return leg.count + (0 if leg.peer is None else leg.peer.count)
 
     def unsent(self, session: Session) -> int:
         leg = session.client
