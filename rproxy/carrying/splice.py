@@ -194,11 +194,15 @@ class SpliceCarrier:
         for descriptor, event in remaining:
             leg = legs[descriptor]
             state = leg.state
-            if state & _RARE or event & _RARE_EVENTS or (peer := leg.peer).state & DEAF:
+            if state & _RARE or event & _RARE_EVENTS:
                 self._at = descriptor
                 ready(leg, event)
                 continue
             if not event & _IN:
+                continue
+            peer = leg.peer
+            if peer.state & DEAF:
+                leg.state = state | (READABLE | HUNG_UP if event & _RDHUP else READABLE)
                 continue
             try:
                 size = leg.sock.recv_into(buffer, SIZE, NOW)
@@ -291,7 +295,7 @@ class SpliceCarrier:
             except OSError as failure:
                 session.failed(blame=failure.errno not in LOCAL_ERRORS)
                 continue
-            sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)  # the handshake's last ACK waits for the first data
+            sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)  # the handshake's last ACK waits for first data
             error = sock.connect_ex((address, backend.port))
             if error and error != EINPROGRESS:
                 self._closing.append(sock)
@@ -319,6 +323,8 @@ class SpliceCarrier:
             assert client is not None
             if client.state & READABLE:
                 self._mover.pump(client)
+            else:  # a server that is to speak first must not wait for that ACK
+                leg.sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 1)
             if event & _IN:
                 self._ready(leg, event)
 

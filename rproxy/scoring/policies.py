@@ -153,9 +153,17 @@ class Ranked:
     def _enter(self, backend: Backend, place: _Place) -> None:
         first, second = self._rank(backend, place)
         entry = (place.failed, first, second, place.chosen)
-        if place.entered is None or entry < place.entered:
-            heappush(self._heap, (entry, next(self._order), backend))
-            place.entered = entry
+        entered = place.entered
+        if entered is not None:
+            if entry >= entered:
+                return
+            top = self._heap[0]
+            if top[0] is entered:  # the first place stays the first
+                self._heap[0] = (entry, top[1], backend)
+                place.entered = entry
+                return
+        heappush(self._heap, (entry, next(self._order), backend))
+        place.entered = entry
 
     def _forget(self, backend: Backend) -> None:
         self._places.pop(backend, None)

@@ -41,6 +41,8 @@ READY_S: Final = 20.0
 STOP_S: Final = 5.0
 PROMPT_S: Final = 1.0
 """The time for what happens at once: everything that waits for no timer."""
+RESTING: Final = 0.1
+"""Share of a core that a process may use which only waits."""
 MB: Final = 1_000_000
 SMALL_BUFFER: Final = 16384
 """Bytes; a socket's that makes a slow reader."""
@@ -210,6 +212,12 @@ class Twistd:
         _, _, fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")
         user, system = fields.split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def share_of_a_core(self, seconds: float = 1.0) -> float:
+        """What it uses from now on."""
+        before = self.cpu()
+        time.sleep(seconds)
+        return (self.cpu() - before) / seconds
 
 
 def get(url: str) -> bytes:
@@ -537,10 +545,14 @@ def _chunks(sock: socket.socket, size: int) -> Iterator[bytes]:
 
 def receive_now(sock: socket.socket, size: int) -> bytes:
     """Up to `size` bytes of those that are there."""
-    try:
-        return sock.recv(size, socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return b""
+    return sock.recv(size) if is_readable(sock) else b""
+
+
+def is_readable(sock: socket.socket) -> bool:
+    """Whether something has arrived: data, an end or a reset."""
+    poller = select.poll()  # which, unlike select, takes any descriptor
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def send_until_blocked(sock: socket.socket, quiet_s: float = 0.2, most: int = 200_000_000) -> int:
@@ -632,30 +644,35 @@ class Pool:
 
     def link(self, *, client_buffer: int = 0) -> tuple[socket.socket, socket.socket]:
         """A session that the proxy, too, knows to be connected: the client's socket, and the back-end's."""
-        if self._linked is None:
-            self._linked = self.listen()
-        linked = self._linked
+        listener = self._linking(IDLE)
         client = self.connect(receive_buffer=client_buffer)
-        server = linked.accept()
-        sessions = len(linked.accepted)
-        poll(lambda: self.proxy.backends()[linked.address]["total"] == sessions, READY_S, "the session is connected")
+        server = listener.accept()
+        self._wait_linked(listener)
         return client, server
 
-    def links(
-        self, number: int, load: Load = IDLE, *, client_buffer: int = 0
-    ) -> list[tuple[socket.socket, socket.socket]]:
-        """As `link`, many at once, of which the back-end accepts none before all are begun: in any order."""
-        listener = self.listen(load)
-        clients = [self.connect(receive_buffer=client_buffer) for _ in range(number)]
+    def links(self, number: int, load: Load = IDLE) -> list[tuple[socket.socket, socket.socket]]:
+        """As `link`, many at once. `load` is what their back-end reports, unless there is one already."""
+        listener = self._linking(load)
+        clients = [self.connect() for _ in range(number)]
         for name, client in enumerate(clients):
             client.sendall(_NAME.pack(name))
         servers = {}
-        for _ in range(number):
+        for _ in range(number):  # they come in any order
             server = listener.accept()
             (name,) = _NAME.unpack(receive(server, _NAME.size))
             servers[name] = server
-        poll(lambda: self.proxy.backends()[listener.address]["total"] == number, READY_S, "all are connected")
+        self._wait_linked(listener)
         return [(client, servers[name]) for name, client in enumerate(clients)]
+
+    def _linking(self, load: Load) -> Listener:
+        """The back-end of all links."""
+        if self._linked is None:
+            self._linked = self.listen(load)
+        return self._linked
+
+    def _wait_linked(self, listener: Listener) -> None:
+        sessions = len(listener.accepted)
+        poll(lambda: self.proxy.backends()[listener.address]["total"] == sessions, READY_S, "all are connected")
 
     def settled(self, within_s: float) -> None:
         """No session is left, and no socket of one."""

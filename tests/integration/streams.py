@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from tests.integration.processes import NOISE, SOCKET_S, payload
@@ -37,11 +37,16 @@ class Stream:
             raise AssertionError(f"a wrong byte in the {len(data)} after the first {at}")
 
 
+def send_some(sock: socket.socket, stream: Stream, size: int) -> None:
+    """The next `size` bytes of the stream."""
+    end = stream.size + size
+    while stream.size < end:
+        sock.sendall(stream.take(min(CHUNK, end - stream.size)))
+
+
 def send_stream(sock: socket.socket, size: int, start: int = 0) -> None:
     """The first `size` bytes of a stream, and its end."""
-    stream = Stream(start)
-    while stream.size < size:
-        sock.sendall(stream.take(min(CHUNK, size - stream.size)))
+    send_some(sock, Stream(start), size)
     sock.shutdown(socket.SHUT_WR)
 
 
@@ -114,26 +119,27 @@ def check_all(streams: Mapping[socket.socket, Stream]) -> None:
                 del left[descriptor]
 
 
-def flood(
-    sockets: Iterable[socket.socket], quiet_s: float = 0.3, most: int = 16_000_000
-) -> Mapping[socket.socket, int]:
-    """Send to all until none has taken anything for `quiet_s`: how many bytes each has, at most about `most`."""
-    streams = {sock: Stream() for sock in sockets}
+def flood(streams: Mapping[socket.socket, Stream], quiet_s: float = 0.3, most: int = 100_000_000) -> None:
+    """Send to all, each its own stream, until none has taken anything for `quiet_s`. More than `most` bytes to one is
+    no back-pressure."""
+    for sock in streams:
+        sock.settimeout(0)
     progressed = time.monotonic()
     while time.monotonic() - progressed < quiet_s:
         for sock, stream in streams.items():
-            if stream.size < most and _send_now(sock, stream):
+            if _send_now(sock, stream):
                 progressed = time.monotonic()
-    return {sock: stream.size for sock, stream in streams.items()}
+            assert stream.size < most, f"{stream.size} bytes have been taken, and nobody reads them"
+    for sock in streams:
+        sock.settimeout(SOCKET_S)
 
 
 def _send_now(sock: socket.socket, stream: Stream) -> bool:
     """Send what is taken now; whether anything was."""
-    before = stream.size
     chunk = stream.take(CHUNK)
-    stream.size = before
+    stream.size -= len(chunk)
     try:
-        stream.size += sock.send(chunk, socket.MSG_DONTWAIT)
+        stream.size += sock.send(chunk)
     except BlockingIOError:
         return False
     return True

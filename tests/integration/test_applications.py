@@ -22,19 +22,20 @@ from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as serve_websockets
 
 from tests.conftest import need
-from tests.integration.conftest import Starter
-from tests.integration.processes import LOOPBACK, READY_S, STOP_S, Pool, Proxy, digest, payload, poll
-from tests.integration.test_carriers import CARRIERS, MB, carrier_options
+from tests.integration.conftest import Starter, Variant, every_carrier
+from tests.integration.processes import LOOPBACK, MB, READY_S, STOP_S, Pool, Proxy, digest, payload, poll
 
 CLIENT_S: Final = 30.0
 """How long a client may run on a busy machine: a hang is a failure, not the end of the run."""
 PRIVILEGE_SEPARATION: Final = Path("/run/sshd")
 """Where sshd confines what is not logged in yet; Debian makes the folder only when the system's own sshd starts."""
 
+pytestmark = every_carrier
 
-@pytest.fixture(scope="module", params=CARRIERS)
-def proxy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with Proxy(tmp_path_factory.mktemp("proxy"), *carrier_options(request.param)) as proxy:
+
+@pytest.fixture(scope="module")
+def proxy(variant: Variant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with Proxy(tmp_path_factory.mktemp("proxy"), *variant.options, reactor=variant.reactor) as proxy:
         yield proxy
 
 

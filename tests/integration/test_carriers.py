@@ -377,12 +377,14 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-LISTENERS: Final = [
-    pytest.param(0, lambda address, _: connect(_host_and_port(address)), id="IPv4"),
-    pytest.param(1, lambda address, _: connect(_host_and_port(address)), id="IPv6"),
-    pytest.param(2, lambda address, _: connect(address), id="UNIX"),
-    pytest.param(3, dial_tls, id="TLS"),
-]
+DIALS: Final[dict[str, Dial]] = {
+    "IPv4": lambda address, _: connect(_host_and_port(address)),
+    "IPv6": lambda address, _: connect(_host_and_port(address)),
+    "UNIX": lambda address, _: connect(address),
+    "TLS": dial_tls,
+}
+"""How to be a client at every kind of listener, in the order of the proxy's."""
+LISTENERS: Final = [pytest.param(place, dial, id=name) for place, (name, dial) in enumerate(DIALS.items())]
 
 
 @pytest.mark.parametrize(("position", "dial"), LISTENERS)

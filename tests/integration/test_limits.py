@@ -1,16 +1,13 @@
-"""Timeouts of silent sessions, and what happens when no more sessions fit."""
+"""What happens when no more sessions fit, and what the sockets of clients and back-ends are set to."""
 
 from __future__ import annotations
 
-import re
-import select
 import signal
 import socket
-import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,226 +20,35 @@ from tests.integration.processes import (
     LOOPBACK,
     PROMPT_S,
     READY_S,
-    SMALL_BUFFER,
+    RESTING,
     Pool,
-    Proxy,
+    connect,
     echo,
     in_background,
+    is_readable,
     poll,
     receive,
-    receive_all,
-    receive_now,
-    run_twistd,
-    send_until_blocked,
     shell,
-    wait_for_reset,
 )
 from tests.integration.streams import Stream, check_rest, flood
-from tests.integration.test_carriers import LISTENERS, Dial
-from tests.integration.test_commands import PROXY, assert_it_says_in_one_line
+from tests.integration.test_carriers import DIALS, Dial
 
 pytestmark = every_carrier
 
-IDLE_S: Final = 2.0
-HALF_CLOSED_S: Final = 1.0
-TOLERANCE: Final = 1.25
-"""A timeout may be this many times late."""
-BUSY_S: Final = 0.5
-"""And later by this, because the machine is busy."""
 BACKLOG: Final = 4096
 NAGLE_S: Final = 0.04
 """The shortest time that Linux delays an ACK."""
-SPIN: Final = 0.1
-"""Share of a core that a proxy which waits may use."""
-
-
-@pytest.fixture(scope="module")
-def timed_proxy(
-    variant: Variant, certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Proxy]:
-    folder = tmp_path_factory.mktemp("timed")
-    timeouts = ["--idle-timeout", f"{IDLE_S:g}", "--half-close-timeout", f"{HALF_CLOSED_S:g}"]
-    with Proxy(folder, *every_listener(folder, certificate), *variant.tls_options, *timeouts) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def timed(timed_proxy: Proxy) -> Iterator[Pool]:
-    """At a proxy with short timeouts, and every kind of listener."""
-    pool = Pool(timed_proxy)
-    yield pool
-    pool.close()
-
-
-def ordered(client: socket.socket, server: socket.socket, first: str) -> tuple[socket.socket, socket.socket]:
-    return (client, server) if first == "client" else (server, client)
-
-
-def end_writing(one: socket.socket, other: socket.socket) -> None:
-    """A half-close that has arrived."""
-    one.shutdown(socket.SHUT_WR)
-    assert receive_all(other) == b""
-
-
-def assert_reset_in_time(started: float, timeout_s: float, *sides: socket.socket) -> None:
-    for side in sides:
-        wait_for_reset(side, started + TOLERANCE * timeout_s + BUSY_S - time.monotonic())
-        assert time.monotonic() - started >= timeout_s, "too soon"
-
-
-def ended(proxy: Proxy, ending: str) -> int:
-    return proxy.sessions().get(ending, 0)
-
-
-def test_an_idle_session_is_reset_on_both_sides_in_time_counted_and_logged(timed: Pool) -> None:
-    before, logged = ended(timed.proxy, "idle"), len(timed.proxy.log)
-    client, server = timed.link()
-    started = time.monotonic()
-    client.sendall(b"x")
-    assert receive(server, 1) == b"x"
-    assert_reset_in_time(started, IDLE_S, client, server)
-    assert ended(timed.proxy, "idle") == before + 1
-    assert f"1 session(s) closed: idle and silent for {IDLE_S:g} s" in timed.proxy.log[logged:]
-
-
-@pytest.mark.parametrize("first", ["client", "server"])
-def test_a_half_closed_and_silent_session_is_reset_on_both_sides_in_its_own_time(timed: Pool, first: str) -> None:
-    before = ended(timed.proxy, "half-closed")
-    client, server = timed.link()
-    started = time.monotonic()
-    end_writing(*ordered(client, server, first))
-    assert_reset_in_time(started, HALF_CLOSED_S, client, server)
-    assert ended(timed.proxy, "half-closed") == before + 1
-
-
-def test_sessions_that_time_out_together_are_told_of_together(timed: Pool) -> None:
-    logged = len(timed.proxy.log)
-    number = 20
-    pairs = timed.links(number)
-    for client, _ in pairs:
-        client.shutdown(socket.SHUT_WR)
-    for pair in pairs:
-        for side in pair:
-            wait_for_reset(side, READY_S)
-    pattern = rf"(\d+) session\(s\) closed: half-closed and silent for {HALF_CLOSED_S:g} s"
-    counts = [int(count) for count in re.findall(pattern, timed.proxy.log[logged:])]
-    assert sum(counts) == number
-    assert len(counts) < number / 2
-
-
-@pytest.mark.parametrize("first", ["client", "server"])
-def test_a_half_closed_session_lives_as_long_as_the_other_side_sends(timed: Pool, first: str) -> None:
-    one, other = ordered(*timed.link(), first)
-    end_writing(one, other)
-    ticks = 12
-    for _ in range(ticks):
-        time.sleep(HALF_CLOSED_S / 4)
-        other.sendall(b"x")
-        assert receive(one, 1) == b"x"
-    other.sendall(b"end")
-    other.close()
-    assert receive_all(one) == b"end"
-
-
-def test_the_time_before_a_half_close_does_not_count(timed: Pool) -> None:
-    client, server = timed.link()
-    time.sleep(0.8 * IDLE_S)
-    end_writing(client, server)
-    time.sleep(0.7 * HALF_CLOSED_S)
-    server.sendall(b"the answer")
-    server.close()
-    assert receive_all(client) == b"the answer"
-
-
-@pytest.mark.parametrize("sender", ["client", "server"])
-def test_a_session_lives_as_long_as_one_side_sends(timed: Pool, sender: str) -> None:
-    one, other = ordered(*timed.link(), sender)
-    for _ in range(8):
-        time.sleep(IDLE_S / 4)
-        one.sendall(b"x")
-        assert receive(other, 1) == b"x"
-    other.sendall(b"y")
-    assert receive(one, 1) == b"y"
-
-
-def fill(server: socket.socket) -> int:
-    """Whatever waits for the client: how many bytes."""
-    (size,) = flood([server]).values()
-    return size
-
-
-def read_slowly(client: socket.socket, stream: Stream, seconds: float, every_s: float) -> None:
-    """A little at a time."""
-    started = time.monotonic()
-    while time.monotonic() - started < seconds:
-        stream.check(receive_now(client, SMALL_BUFFER))
-        time.sleep(every_s)
-
-
-def test_a_session_lives_as_long_as_one_side_reads_what_waits_for_it(timed: Pool) -> None:
-    """The proxy itself has nothing to do: all is in the kernel's buffers."""
-    client, server = timed.link(client_buffer=SMALL_BUFFER)
-    size = fill(server)
-    stream = Stream()
-    read_slowly(client, stream, 2 * IDLE_S, IDLE_S / 4)
-    server.close()
-    assert check_rest(client, stream) == size
-
-
-def test_a_half_closed_session_lives_as_long_as_one_side_reads_what_waits_for_it(timed: Pool) -> None:
-    client, server = timed.link(client_buffer=SMALL_BUFFER)
-    end_writing(client, server)
-    size = fill(server)
-    stream = Stream()
-    read_slowly(client, stream, 4 * HALF_CLOSED_S, HALF_CLOSED_S / 4)
-    server.close()
-    assert check_rest(client, stream) == size
-
-
-def test_a_reader_that_has_stopped_is_silent(timed: Pool) -> None:
-    client, server = timed.link(client_buffer=SMALL_BUFFER)
-    send_until_blocked(server)
-    started = time.monotonic()
-    wait_for_reset(server, TOLERANCE * IDLE_S + BUSY_S)
-    assert time.monotonic() - started > IDLE_S / 2
-    wait_for_reset(client, PROMPT_S)
-
-
-@pytest.mark.parametrize(("position", "dial"), LISTENERS)
-def test_an_idle_client_of_every_kind_of_listener_is_let_go(
-    timed: Pool, certificate: Certificate, position: int, dial: Dial
-) -> None:
-    before = ended(timed.proxy, "idle")
-    listener = timed.listen()
-    started = time.monotonic()
-    client = timed.keep(dial(timed.proxy.listeners[position], certificate))
-    server = listener.accept()
-    assert_reset_in_time(started, IDLE_S, server)
-    with suppress(ConnectionResetError, ssl.SSLEOFError):  # a UNIX socket cannot pass on a reset
-        assert (client.family, client.recv(1)) == (socket.AF_UNIX, b""), "it looks like a clean end"
-    assert ended(timed.proxy, "idle") == before + 1
-
-
-def test_without_timeouts_silent_sessions_stay(variant: Variant, start: Starter) -> None:
-    pool = start.pool(*variant.options, "--idle-timeout", "0", "--half-close-timeout", "0")
-    idle, half_closed = pool.link(), pool.link()
-    end_writing(*half_closed)
-    time.sleep(1)
-    idle[0].sendall(b"x")
-    assert receive(idle[1], 1) == b"x"
-    half_closed[1].sendall(b"x")
-    assert receive(half_closed[0], 1) == b"x"
+_AS_SYSTEMD: Final = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="clients", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def limited(start: Starter, variant: Variant, descriptors: int, *options: str) -> Pool:
     """At a proxy that may have only so many descriptors open."""
     return start.pool(*variant.options, *options, wrapper=shell(f"ulimit -n {descriptors}"))
-
-
-def is_answered(client: socket.socket) -> bool:
-    """Something has arrived: an answer, or an end, which the next `receive` tells apart."""
-    readable, _, _ = select.select([client], [], [], 0)
-    return bool(readable)
 
 
 def crowd(pool: Pool, number: int) -> list[socket.socket]:
@@ -263,12 +69,6 @@ def assert_answered(clients: Sequence[socket.socket], places: range) -> None:
         assert receive(clients[place], 4) == _word(place)
 
 
-def share_of_a_core(proxy: Proxy, seconds: float = 1.0) -> float:
-    before = proxy.cpu()
-    time.sleep(seconds)
-    return (proxy.cpu() - before) / seconds
-
-
 def test_when_descriptors_run_short_clients_wait_for_their_turn(variant: Variant, start: Starter) -> None:
     pool = limited(start, variant, 80)
     pool.serve(echo)
@@ -277,8 +77,8 @@ def test_when_descriptors_run_short_clients_wait_for_their_turn(variant: Variant
     fit = pool.proxy.connections()
     assert 0 < fit < number
     assert_answered(clients, range(fit))
-    assert share_of_a_core(pool.proxy) < SPIN
-    assert not any(is_answered(client) for client in clients[fit:]), "somebody is served, or let go, out of turn"
+    assert pool.proxy.share_of_a_core() < RESTING
+    assert not any(is_readable(client) for client in clients[fit:]), "somebody is served, or let go, out of turn"
     for place in range(number - fit):
         clients[place].close()
         assert_answered(clients, range(fit + place, fit + place + 1))
@@ -299,7 +99,7 @@ def test_after_a_shortage_the_proxy_is_as_before(variant: Variant, start: Starte
         for client in clients:
             client.close()
         pool.settled(within_s=PROMPT_S)
-    assert share_of_a_core(pool.proxy) < SPIN
+    assert pool.proxy.share_of_a_core() < RESTING
     client = pool.connect()
     client.sendall(_word(0))
     assert_answered([client], range(1))
@@ -310,8 +110,9 @@ def test_descriptors_of_bulk_transfers_are_provided_for(variant: Variant, start:
     limit, number = 160, 100
     pool = limited(start, variant, limit)
     before = pool.proxy.descriptors("pipe")
-    stalled = pool.links(20, BUSY, client_buffer=SMALL_BUFFER)
-    sizes = flood(server for _, server in stalled)
+    stalled = pool.links(20, BUSY)
+    sent = {server: Stream() for _, server in stalled}
+    flood(sent)
     assert (pool.proxy.descriptors("pipe") > before) is (variant.carrier == "splice")
     pool.serve(echo)
     clients = crowd(pool, number)
@@ -319,10 +120,10 @@ def test_descriptors_of_bulk_transfers_are_provided_for(variant: Variant, start:
     assert fit > 0
     assert_answered(clients, range(fit))
     assert pool.proxy.descriptors() < limit
-    assert share_of_a_core(pool.proxy) < SPIN
+    assert pool.proxy.share_of_a_core() < RESTING
     for client, server in stalled:
         server.close()
-        assert check_rest(client, Stream()) == sizes[server]
+        assert check_rest(client, Stream()) == sent[server].size
         client.close()
     for client in clients[:fit]:
         client.close()
@@ -339,11 +140,11 @@ def test_the_most_connections_can_be_given_and_hold_for_all_listeners_together(
     first = crowd(pool, most + 1)
     assert_answered(first, range(most))
     others = [
-        in_background(answer, pool.proxy.listeners[position], dial, certificate)
-        for position, dial in (listener.values for listener in LISTENERS[1:])
+        in_background(answer, address, dial, certificate)
+        for address, dial in list(zip(pool.proxy.listeners, DIALS.values(), strict=True))[1:]
     ]
-    assert share_of_a_core(pool.proxy) < SPIN
-    assert not is_answered(first[most])
+    assert pool.proxy.share_of_a_core() < RESTING
+    assert not is_readable(first[most])
     assert not any(other.done() for other in others)
     for client in first[:most]:
         client.close()
@@ -358,25 +159,6 @@ def answer(address: str, dial: Dial, certificate: Certificate) -> bytes:
     with dial(address, certificate) as client:
         client.sendall(b"hello")
         return receive(client, 5)
-
-
-def test_more_connections_than_descriptors_allow_is_an_error_at_the_start(variant: Variant, tmp_path: Path) -> None:
-    options = [*PROXY, *variant.options, "--max-connections", "1000"]
-    done = run_twistd(tmp_path, *options, prefix=shell("ulimit -n 1000"))
-    assert_it_says_in_one_line(done, tmp_path, "--max-connections 1000")
-
-
-@pytest.mark.parametrize("option", ["--max-connections", "--idle-timeout", "--half-close-timeout"])
-@pytest.mark.parametrize("value", ["-1", "many", "nan"])
-def test_a_wrong_limit_is_named(variant: Variant, tmp_path: Path, option: str, value: str) -> None:
-    done = run_twistd(tmp_path, *PROXY, *variant.options, option, value)
-    assert_it_says_in_one_line(done, tmp_path, f"{option} {value}")
-
-
-def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(variant: Variant, start: Starter) -> None:
-    proxy = start.proxy(*variant.options, wrapper=shell("ulimit -Hn 2000 && ulimit -Sn 64"))
-    limits = Path(f"/proc/{proxy.pid}/limits").read_text()
-    assert re.findall(r"Max open files +(\d+) +(\d+)", limits) == [("2000", "2000")]
 
 
 def sockets(*words: str) -> list[str]:
@@ -437,7 +219,7 @@ def test_a_listening_socket_is_inherited_and_outlives_each_proxy(
     variant: Variant, start: Starter, inherited: socket.socket
 ) -> None:
     listen = ["--listen", "systemd:domain=INET:index=0"]
-    wrapper = shell(f"exec 3<&{inherited.fileno()} && export LISTEN_FDS=1 LISTEN_PID=$$")
+    wrapper = [sys.executable, "-c", _AS_SYSTEMD, str(inherited.fileno())]
     for _ in range(2):
         pool = Pool(start.proxy(*variant.options, *listen, wrapper=wrapper, pass_fds=[inherited.fileno()]))
         start.closing(pool.abandon)
