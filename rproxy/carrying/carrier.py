@@ -18,6 +18,10 @@ class Carrier(Protocol):
         """Accept clients on `endpoint`; fails as `endpoint.listen` does."""
         ...
 
+    def heed(self, descriptor: int) -> None:
+        """Whatever there is to do, let the reactor have its turn when this descriptor is readable."""
+        ...
+
     def connected(self) -> Iterator[Session]:
         """The sessions that have their back-end, and are not over."""
         ...

@@ -53,6 +53,7 @@ PLAIN: Final = 2048
 BROKEN: Final = 4096
 """Its connection is dead; what had arrived before may still be read."""
 LISTENING: Final = 8192
+HEEDED: Final = 65536
 CLOSED: Final = 16384
 DYING: Final = 32768
 """Its peer is gone; it is to be reset once it has what was read for it."""
@@ -301,7 +302,7 @@ class Mover:
             self._lost(target)
             return
         self.pump(target)
-        if target.peer is not None:
+        if not target.state & CLOSED:
             self._stuck(target)
 
     def end_of_stream(self, source: Leg) -> None:

@@ -347,6 +347,9 @@ class PortableCarrier:
         factory = _BackendFactory(client)
         return self._reactor.connectTCP(backend.address, backend.port, factory, timeout=None)  # type: ignore[arg-type]
 
+    def heed(self, descriptor: int) -> None:
+        """Each of its sockets is one of the reactor's."""
+
     def connected(self) -> Iterator[Session]:
         return (client.session for client in self.clients if client.session.is_connected)
 

@@ -27,6 +27,7 @@ from socket import (
 )
 from typing import Any, Final
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReadDescriptor, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -42,6 +43,7 @@ from rproxy.carrying.legs import (
     DYING,
     EOF,
     EVENTS,
+    HEEDED,
     HUNG_UP,
     INLINE,
     LISTENING,
@@ -73,7 +75,9 @@ from rproxy.carrying.sockets import unsent
 BATCH: Final = 256
 """Events taken at once."""
 ROUNDS: Final = 8
+"""Batches before the reactor has its turn, unless there is nothing more to do, or something heeded."""
 LINGER_S: Final = 0.001
+"""How long to wait for the next batch: a wait here costs less than one through the reactor."""
 TICK_S: Final = 0.1
 
 _IN: Final = select.EPOLLIN
@@ -89,13 +93,15 @@ _NONBLOCKING: Final = SOCK_STREAM | SOCK_NONBLOCK
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
-class _Gone:
-    """Stands for a socket just closed, of which there may be events yet."""
+@attrs.frozen
+class _Other:
+    """Stands for a descriptor that is no session's: one just closed, of which there may be events yet, or a `heed`ed."""
 
-    state = CLOSED
+    state: int
 
 
-_GONE: Final = _Gone()
+_GONE: Final = _Other(CLOSED)
+_HEEDED: Final = _Other(HEEDED)
 
 
 @implementer(IReadDescriptor)
@@ -116,7 +122,7 @@ class SpliceCarrier:
         self._epoll = select.epoll()
         self._register = self._epoll.register
         self._mover = Mover(self._epoll, pipes, finished=self._finished, lost=self._lost, stuck=self._stuck)
-        self._legs: list[Leg | Listener | _Gone] = [_GONE] * 64
+        self._legs: list[Leg | Listener | _Other] = [_GONE] * 64
         self._closing: list[SocketType] = []
         """Closed after the batch of events: before, a new socket could get the number of one with events to come."""
         self._young: dict[Leg, float] = {}
@@ -127,6 +133,8 @@ class SpliceCarrier:
         self._timer: IDelayedCall | None = None
         self._watched = False
         self._stopped = False
+        self._called = False
+        self._events: list[tuple[int, int]] = []
         self._at = 0
         """The descriptor whose event is handled."""
 
@@ -149,6 +157,10 @@ class SpliceCarrier:
             self._reactor.addReader(self)
         return port
 
+    def heed(self, descriptor: int) -> None:
+        self._put(descriptor, _HEEDED)
+        self._register(descriptor, select.EPOLLIN)
+
     def fileno(self) -> int:
         return self._epoll.fileno()
 
@@ -162,7 +174,7 @@ class SpliceCarrier:
         poll = self._epoll.poll
         wait_s = 0.0
         for _ in range(ROUNDS):
-            events = poll(wait_s, BATCH)
+            events = self._events = poll(wait_s, BATCH)
             if not events:
                 return
             wait_s = LINGER_S
@@ -176,6 +188,9 @@ class SpliceCarrier:
                     self._fail()
             if self._closing:
                 self._close_sockets()
+            if self._called:
+                self._called = False
+                return
 
     def _fail(self) -> None:
         leg = self._legs[self._at]
@@ -247,9 +262,11 @@ class SpliceCarrier:
         if state & CONNECTING:
             self._connected(leg, event)
             return
-        if state & (LISTENING | CLOSED):
+        if state & (LISTENING | CLOSED | HEEDED):
             if state & LISTENING:
                 self._listeners.accept(leg)
+            elif state & HEEDED:
+                self._called = True
             return
         if event & _ARRIVED and not (state & EOF and not event & _ERROR):
             state |= READABLE
@@ -264,7 +281,7 @@ class SpliceCarrier:
             self._mover.flush(leg)
         if leg.state & READABLE:
             self._mover.pump(leg)
-        if event & _ERROR and leg.session is not None:
+        if event & _ERROR and not leg.state & CLOSED:
             self._broken(leg)
 
     def _open(self, family: int, descriptor: int) -> None:
@@ -277,7 +294,7 @@ class SpliceCarrier:
         self._register(descriptor, EVENTS)
         self._connect(client)
 
-    def _put(self, descriptor: int, what: Leg | Listener) -> None:
+    def _put(self, descriptor: int, what: Leg | Listener | _Other) -> None:
         """Let events of the descriptor come to `what`."""
         try:
             self._legs[descriptor] = what
@@ -321,8 +338,9 @@ class SpliceCarrier:
             leg.session.connected()
             client = leg.peer
             assert client is not None
-            if client.state & READABLE:
-                self._mover.pump(client)
+            if client.state & READABLE:  # as if it had come but now
+                client.state &= ~READABLE
+                self._events.append((client.sock.fileno(), _IN | _RDHUP if client.state & HUNG_UP else _IN))
             else:  # a server that is to speak first must not wait for that ACK
                 leg.sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 1)
             if event & _IN:
@@ -338,8 +356,8 @@ class SpliceCarrier:
 
     def _finished(self, leg: Leg) -> None:
         """Both streams have ended, and nothing is left to be written."""
-        session, peer = leg.session, leg.peer
-        assert peer is not None
+        session = leg.session
+        peer: Any = leg.peer
         if leg.state & CLIENT:
             session.up, session.down = leg.count, peer.count
         else:
@@ -348,7 +366,8 @@ class SpliceCarrier:
         sock, other = leg.sock, peer.sock
         self._legs[sock.fileno()] = self._legs[other.fileno()] = _GONE
         self._closing += (sock, other)
-        leg.session = leg.peer = peer.session = peer.peer = session.client = None  # type: ignore[assignment]
+        leg.state = peer.state = CLOSED
+        leg.peer = session.client = None  # opens the circles
         self._room.leave()
 
     def _end(self, leg: Leg, ending: Ending, *, reset: bool) -> None:
@@ -386,8 +405,8 @@ class SpliceCarrier:
             self._mover.drop(leg)
         if self._doomed:
             self._doomed.pop(leg, None)
-        leg.session.client = None
-        leg.session = leg.peer = None  # type: ignore[assignment]
+        leg.state = CLOSED
+        leg.peer = leg.session.client = None
 
     def _close_sockets(self) -> None:
         for sock in self._closing:
@@ -443,7 +462,7 @@ class SpliceCarrier:
         now = self._balancer.seconds()
         young, self._young = self._young, {}
         for leg, deadline in young.items():
-            if leg.session is not None:
+            if not leg.state & CLOSED:
                 self._grow(leg, deadline, now)
         for leg, deadline in list(self._doomed.items()):
             if deadline > now:
@@ -498,7 +517,7 @@ class SpliceCarrier:
     def abort(self) -> None:
         self._portable.abort()
         for leg in self._legs:
-            if isinstance(leg, Leg) and leg.session is not None:
+            if isinstance(leg, Leg) and not leg.state & CLOSED:
                 self._end(leg, Ending.STOPPED, reset=True)
         self._close_sockets()
         if self._timer is not None:

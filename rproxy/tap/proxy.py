@@ -123,6 +123,8 @@ class ProxyService(Service):
             self._monitor_port = self._reactor.listenUDP(port, self.monitor, host, maxPacketSize=DATAGRAM_MAX)
         except Exception as error:
             raise cannot_listen(f"--monitor {written((host, port)) if host else port} (UDP)", error) from error
+        if hasattr(self._monitor_port, "fileno"):
+            self.carrier.heed(self._monitor_port.fileno())
         self.log.info("listening for agents on UDP {address}", address=_where(self._monitor_port))
 
     def _listen_for_clients(self, text: str, endpoint: IStreamServerEndpoint) -> None:

@@ -474,6 +474,11 @@ class RefusingPort:
         self._socket.close()
 
 
+def ordered(client: socket.socket, server: socket.socket, first: str) -> tuple[socket.socket, socket.socket]:
+    """A session's sides, the "client" or the "server" first."""
+    return (client, server) if first == "client" else (server, client)
+
+
 def in_background(call: Callable[..., T], *arguments: Any) -> Future[T]:
     """What a thread makes of `call`: its result, or its exception."""
     future: Future[T] = Future()

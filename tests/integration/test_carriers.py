@@ -27,6 +27,7 @@ from tests.integration.processes import (
     echo,
     failures,
     in_background,
+    ordered,
     payload,
     poll,
     receive,
@@ -93,8 +94,7 @@ def test_descriptors_are_free_as_soon_as_both_sides_have_closed(pool: Pool, firs
 
 
 def close_both(pool: Pool, first: str) -> None:
-    client, server = pool.link()
-    one, other = (client, server) if first == "client" else (server, client)
+    one, other = ordered(*pool.link(), first)
     one.close()
     assert receive_all(other) == b""
     other.close()
@@ -113,8 +113,8 @@ def test_a_reset_by_the_server_follows_what_it_has_sent_before(pool: Pool, size:
 @pytest.mark.parametrize("resetting", ["client", "server"])
 def test_a_reset_is_passed_on_at_whatever_moment_it_arrives(pool: Pool, resetting: str) -> None:
     """Also while the proxy, just done with a byte, asks for events: epoll may tell it of an error and of no end yet."""
-    for number, (client, server) in enumerate(pool.links(800)):
-        one, other = (client, server) if resetting == "client" else (server, client)
+    for number, pair in enumerate(pool.links(800)):
+        one, other = ordered(*pair, resetting)
         one.sendall(b"x")
         reset_at = time.perf_counter() + number % 100 * 1e-6
         while time.perf_counter() < reset_at:
@@ -299,8 +299,7 @@ def test_a_server_may_speak_first(pool: Pool) -> None:
 
 @pytest.mark.parametrize("sender", ["client", "server"])
 def test_an_urgent_byte_is_delivered_in_the_stream(pool: Pool, sender: str) -> None:
-    client, server = pool.link()
-    one, other = (client, server) if sender == "client" else (server, client)
+    one, other = ordered(*pool.link(), sender)
     one.sendall(b"before")
     one.send(b"!", socket.MSG_OOB)
     one.sendall(b"after")

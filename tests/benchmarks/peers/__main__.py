@@ -1,0 +1,174 @@
+"""Runs every peer for every row, round by round, and reports."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import attrs
+
+import twisted
+from rproxy.pool.backend import Address
+from tests.benchmarks.peers import programs, report, rows
+from tests.benchmarks.peers.figures import HAPROXY, TITLES, Results
+from tests.benchmarks.peers.programs import PEERS, ProgramFailed, Running
+from tests.integration.processes import Server
+
+RATE_SHARE: Final = 0.6
+CALIBRATIONS: Final = 3
+FAILURES: Final = (ProgramFailed, AssertionError, OSError, ValueError, subprocess.SubprocessError)
+
+
+def names(known: Sequence[str]) -> Any:
+    """The type of an option that takes some of these."""
+
+    def parse(text: str) -> list[str]:
+        chosen = text.split(",")
+        unknown = [name for name in chosen if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: must be of {', '.join(known)}")
+        return [name for name in known if name in chosen]
+
+    return parse
+
+
+def options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.peers", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (5)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement; wrk rounds up (2)")
+    parser.add_argument("--rows", type=names(list(rows.ROWS)), default=list(rows.ROWS), help=",".join(rows.ROWS))
+    parser.add_argument("--peers", type=names(list(TITLES)), default=list(TITLES), help=",".join(TITLES))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every value of every round goes there")
+    parsed = parser.parse_args(arguments)
+    if parsed.rounds < 1 or parsed.seconds <= 0:
+        parser.error("--rounds and --seconds must be positive")
+    return parsed
+
+
+def setup() -> dict[str, str]:
+    """What it ran on."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "CPU": f"{cpu[1] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
+        **{program: programs.version(program) for program in programs.NEEDED},
+        "Python": platform.python_version(),
+        "Twisted": twisted.__version__,
+    }
+
+
+def tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+@attrs.define
+class Bench:
+    """Everything that runs from the first round to the last."""
+
+    backends: dict[bool, Address]
+    """By whether they only take uploads."""
+    results: Results
+    load: rows.Load
+
+    def calibrate(self) -> float:
+        """A fixed share of HAProxy's rate on kept connections."""
+        tell("latency: looking for the rate")
+        with self._running(HAPROXY, uploads=False) as peer:
+            rates = [rows.requests(peer, self.load)["requests_per_s"] for _ in range(CALIBRATIONS)]
+        return round(RATE_SHARE * median(rates), -2)
+
+    def _running(self, peer: str, uploads: bool) -> AbstractContextManager[Running]:
+        """In a folder of its own: twistd's pid file has the same name for all."""
+        return PEERS[peer](Path(tempfile.mkdtemp(dir=self.load.folder)), self.backends[uploads])
+
+    def run_round(self) -> None:
+        """With processes of its own, since those of another round might have been lucky or unlucky in their memory."""
+        self.results.begin_round()
+        number = len(self.results.rounds)
+        with ExitStack() as stack:
+            running = {
+                (peer, uploads): self._start(peer, uploads, stack)
+                for uploads in sorted({row == "upload" for row in self.results.rows})
+                for peer in self.results.peers
+            }
+            for position, row in enumerate(self.results.rows, number):
+                for peer in rotated(self.results.peers, position):
+                    self._measure(peer, row, running[peer, row == "upload"])
+
+    def _start(self, peer: str, uploads: bool, stack: ExitStack) -> Running | None:
+        try:
+            return stack.enter_context(self._running(peer, uploads))
+        except FAILURES as error:
+            self._fail(peer, "starting", error)
+            return None
+
+    def _measure(self, peer: str, row: str, running: Running | None) -> None:
+        if running is None:
+            return
+        try:
+            figures = rows.ROWS[row](running, self.load)
+        except FAILURES as error:
+            self._fail(peer, row, error)
+        else:
+            self.results.add(peer, figures)
+            shown = ", ".join(f"{key} {value:,.4g}" for key, value in figures.items())
+            tell(f"round {len(self.results.rounds)}, {row}, {peer}: {shown}")
+
+    def _fail(self, peer: str, what: str, error: Exception) -> None:
+        self.results.fail(peer, what, error)
+        tell(self.results.failures[-1])
+
+
+def rotated(peers: Sequence[str], by: int) -> list[str]:
+    by %= len(peers)
+    return [*peers[by:], *peers[:by]]
+
+
+def stop(signum: int, _: object) -> None:
+    """Ends what was started, as Ctrl-C does."""
+    sys.exit(128 + signum)
+
+
+def main(arguments: Sequence[str]) -> int:
+    chosen = options(arguments)
+    lacking = programs.missing()
+    if lacking:
+        tell(f"needs: apt-get install {' '.join(lacking)}")
+        return 2
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, stop)
+    programs.raise_descriptor_limit()
+    described = setup()
+    results = Results(chosen.peers, chosen.rows)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        sink = Server(rows.discard)
+        stack.callback(sink.close)
+        backends = {False: stack.enter_context(programs.http_backend(folder)), True: sink.address}
+        bench = Bench(backends, results, rows.Load(folder, chosen.seconds))
+        if "latency" in chosen.rows:
+            bench.load = attrs.evolve(bench.load, rate=bench.calibrate())
+        for _ in range(chosen.rounds):
+            bench.run_round()
+    rate = bench.load.rate or None
+    print(report.text(results, described, rate))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(report.as_json(results, described, rate), indent=1) + "\n")
+    return 1 if results.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""What is measured, and what becomes of it: medians, ratios to HAProxy, and the ratios to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from statistics import median
+from typing import Final
+
+import attrs
+
+OURS: Final = "splice"
+HAPROXY: Final = "haproxy"
+HAPROXIES: Final = (HAPROXY, "haproxy-splice")
+"""One program in two configurations: what it is compared by is the better one, figure by figure."""
+TITLES: Final = {
+    OURS: ("rproxy", "splice"),
+    "portable": ("rproxy", "portable"),
+    HAPROXY: ("HAProxy", ""),
+    "haproxy-splice": ("HAProxy", "splice"),
+    "nginx": ("nginx", "stream"),
+    "portforward": ("Twisted", "portforward"),
+    "direct": ("no proxy", ""),
+}
+"""Every peer, and the two lines above its column."""
+
+
+@attrs.frozen
+class Figure:
+    key: str
+    label: str
+    row: str
+    """The measurement it comes from."""
+    digits: int = 0
+    more_is_better: bool = False
+
+
+FIGURES: Final = (
+    Figure("connections_per_s", "new connections/s", "connections", more_is_better=True),
+    Figure("connection_cpu_us", "CPU µs/connection", "connections", 1),
+    Figure("connection_user_us", "… user", "connections", 1),
+    Figure("connection_system_us", "… system", "connections", 1),
+    Figure("requests_per_s", "requests/s, kept", "requests", more_is_better=True),
+    Figure("request_cpu_us", "CPU µs/request", "requests", 1),
+    Figure("latency_p50_us", "p50 µs at 60 %", "latency"),
+    Figure("latency_p99_us", "p99 µs at 60 %", "latency"),
+    Figure("delay_p99_us", "… client's own delay", "latency"),
+    Figure("download_mb_per_s", "download MB/s", "download", more_is_better=True),
+    Figure("download_cpu_s_per_gb", "… CPU s/GB", "download", 3),
+    Figure("upload_mb_per_s", "upload MB/s", "upload", more_is_better=True),
+    Figure("upload_cpu_s_per_gb", "… CPU s/GB", "upload", 3),
+    Figure("idle_kb", "kB/idle connection", "memory", 2),
+)
+BUSY: Final = (
+    Figure("connections_busy", "new connections", "connections"),
+    Figure("requests_busy", "requests, kept", "requests"),
+    Figure("download_busy", "download", "download"),
+    Figure("upload_busy", "upload", "upload"),
+)
+"""Percent of a core that the proxy used meanwhile."""
+
+
+@attrs.frozen
+class Goal:
+    """The ratio of our figure to HAProxy's better one that is to be reached."""
+
+    figure: Figure
+    bound: float
+
+    def reached(self, ratio: float) -> bool:
+        return ratio >= self.bound if self.figure.more_is_better else ratio <= self.bound
+
+
+_BY_KEY: Final = {figure.key: figure for figure in FIGURES}
+GOALS: Final = tuple(
+    Goal(_BY_KEY[key], bound)
+    for key, bound in [
+        ("connections_per_s", 1.0),
+        ("connection_cpu_us", 1.0),
+        ("requests_per_s", 1.0),
+        ("latency_p99_us", 1.1),
+        ("download_cpu_s_per_gb", 0.8),
+        ("upload_cpu_s_per_gb", 0.8),
+        ("idle_kb", 0.2),
+    ]
+)
+
+
+@attrs.define
+class Results:
+    """What every round has measured."""
+
+    peers: Sequence[str]
+    rows: Sequence[str]
+    rounds: list[dict[str, dict[str, float]]] = attrs.field(init=False, factory=list)
+    """In each: the figures of each peer. One that failed or does not apply is missing."""
+    failures: list[str] = attrs.field(init=False, factory=list)
+
+    def begin_round(self) -> None:
+        self.rounds.append({peer: {} for peer in self.peers})
+
+    def add(self, peer: str, values: Mapping[str, float]) -> None:
+        self.rounds[-1][peer].update(values)
+
+    def fail(self, peer: str, what: str, error: object) -> None:
+        self.failures.append(f"round {len(self.rounds)}, {what}, {peer}: {' '.join(str(error).split())}")
+
+    def values(self, peer: str, figure: Figure) -> list[float | None]:
+        """Round by round."""
+        return [measured.get(peer, {}).get(figure.key) for measured in self.rounds]
+
+    def median(self, peer: str, figure: Figure) -> float | None:
+        return _median(self.values(peer, figure))
+
+    def best(self, figure: Figure) -> str | None:
+        """HAProxy's configuration with the better median."""
+        medians = [(value, peer) for peer in HAPROXIES if (value := self.median(peer, figure)) is not None]
+        return (max if figure.more_is_better else min)(medians)[1] if medians else None
+
+    def ratio(self, peer: str, figure: Figure) -> float | None:
+        """The median of the rounds' ratios: a slow moment hits both figures of a round, and neither of another."""
+        best = self.best(figure)
+        return None if best is None else _median(self._ratios(peer, best, figure))
+
+    def _ratios(self, peer: str, other: str, figure: Figure) -> Iterator[float | None]:
+        for ours, theirs in zip_longest(self.values(peer, figure), self.values(other, figure)):
+            yield ours / theirs if ours is not None and theirs else None
+
+
+def _median(values: Iterator[float | None] | list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None

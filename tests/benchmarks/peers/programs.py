@@ -1,0 +1,318 @@
+"""The programs that are measured and those around them: their configurations, and their lives."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, redirect_stdout, suppress
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from rproxy.pool.backend import Address, written
+from tests.benchmarks.peers.figures import TITLES
+from tests.conftest import PACKAGES
+from tests.integration.processes import LOOPBACK, READY_S, STOP_S, Pool, Proxy, environment, poll
+
+NEEDED: Final = ("haproxy", "nginx", "wrk")
+STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+DESCRIPTORS_MAX: Final = 20_000
+"""No program here gets more, so that tables made for all descriptors do not differ between machines."""
+CONNECTIONS_MAX: Final = 9000
+PIPES_MAX: Final = 256
+"""Twice the connections of any load: both directions of each may be spliced."""
+SMALL: Final = "small"
+LARGE: Final = "large"
+LARGE_BYTES: Final = 1 << 30
+
+_HAPROXY: Final = """\
+global
+    nbthread 1
+    maxconn {connections}
+    maxpipes {pipes}
+    tune.pipesize 1048576
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 10m
+    timeout server 10m
+    option tcp-smart-accept
+    option tcp-smart-connect
+{options}
+listen proxy
+    bind {host}:{port} backlog 4096
+    server backend {backend}
+"""
+_NGINX: Final = """\
+{modules}
+{user}
+worker_processes 1;
+worker_rlimit_nofile {descriptors};
+daemon off;
+pid {port}.pid;
+events {{
+    worker_connections {sockets};
+    use epoll;
+    multi_accept on;
+}}
+"""
+_NGINX_STREAM: Final = """
+stream {{
+    server {{
+        listen {host}:{port} backlog=4096 reuseport;
+        proxy_pass {backend};
+        proxy_connect_timeout 5s;
+        proxy_timeout 10m;
+        tcp_nodelay on;
+    }}
+}}
+"""
+_NGINX_HTTP: Final = """
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    tcp_nodelay on;
+    keepalive_timeout 10m;
+    keepalive_requests 1000000000;
+    client_header_timeout 10m;
+    open_file_cache max=10;
+    client_body_temp_path {port}.body;
+    proxy_temp_path {port}.proxy;
+    fastcgi_temp_path {port}.fastcgi;
+    uwsgi_temp_path {port}.uwsgi;
+    scgi_temp_path {port}.scgi;
+    server {{
+        listen {host}:{port} backlog=4096;
+        root {folder};
+    }}
+}}
+"""
+
+
+class ProgramFailed(Exception):
+    """A program that does not run, or a measurement that went wrong."""
+
+
+@attrs.frozen
+class Running:
+    """What clients connect to."""
+
+    address: Address
+    pid: int | None = None
+    """The proxy's; None without one."""
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the proxy and its workers."""
+        return [] if self.pid is None else [self.pid, *_children(self.pid)]
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(FileNotFoundError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def missing() -> list[str]:
+    """The Debian packages to install."""
+    lacking = [PACKAGES.get(program, program) for program in NEEDED if _path(program) is None]
+    if not STREAM_MODULE.exists():
+        lacking.append("libnginx-mod-stream")
+    return sorted({package for packages in lacking for package in packages.split()})
+
+
+def _path(program: str) -> str | None:
+    """Debian keeps servers where only root's PATH leads."""
+    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
+
+
+def path(program: str) -> str:
+    found = _path(program)
+    if found is None:
+        raise ProgramFailed(f"{program} is missing")
+    return found
+
+
+def version(program: str) -> str:
+    """As the program itself gives it."""
+    said = subprocess.run([path(program), "-v"], capture_output=True, text=True, check=False, timeout=READY_S)
+    found = re.search(r"\d+\.\d[\w.+/:~-]*", said.stdout + said.stderr)
+    return found[0] if found else "unknown"
+
+
+def raise_descriptor_limit() -> None:
+    """For this process and all it starts."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def connections_max() -> int:
+    """HAProxy does not start when two descriptors for each do not fit beside its pipes."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(CONNECTIONS_MAX, (soft - 2 * PIPES_MAX - 200) // 2)
+
+
+@contextmanager
+def http_backend(folder: Path) -> Iterator[Address]:
+    """An HTTP server of a small and a large file."""
+    (folder / SMALL).write_bytes(b"x" * 100)
+    with (folder / LARGE).open("wb") as large:
+        large.truncate(LARGE_BYTES)
+    _read(folder / LARGE)
+    with _nginx(folder, _NGINX_HTTP) as server:
+        yield server.address
+
+
+def _read(path: Path) -> None:
+    """So that no measurement waits for the disk."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(1 << 20):
+            pass
+
+
+@contextmanager
+def _nginx(folder: Path, purpose: str, modules: str = "", backend: str = "") -> Iterator[Running]:
+    port = _free_port()
+    config = folder / f"{port}.conf"
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    config.write_text(
+        (_NGINX + purpose).format(
+            modules=modules,
+            user="user root;" if os.geteuid() == 0 else "",  # else the worker, as nobody, cannot read the folder
+            descriptors=soft,
+            sockets=2 * connections_max(),
+            folder=folder,
+            host=LOOPBACK,
+            port=port,
+            backend=backend,
+        )
+    )
+    command = [path("nginx"), "-p", str(folder), "-c", str(config), "-e", "stderr"]
+    with _program(folder, command, port) as running:
+        yield running
+
+
+def _nginx_stream(folder: Path, backend: Address) -> AbstractContextManager[Running]:
+    return _nginx(folder, _NGINX_STREAM, f"load_module {STREAM_MODULE};", written(backend))
+
+
+@contextmanager
+def _haproxy(folder: Path, backend: Address, *options: str) -> Iterator[Running]:
+    port = _free_port()
+    config = folder / f"{port}.cfg"
+    config.write_text(
+        _HAPROXY.format(
+            connections=connections_max(),
+            pipes=PIPES_MAX,
+            options="".join(f"    option {option}\n" for option in options),
+            host=LOOPBACK,
+            port=port,
+            backend=written(backend),
+        )
+    )
+    with _program(folder, [path("haproxy"), "-db", "-f", str(config)], port) as running:
+        yield running
+
+
+@contextmanager
+def _portforward(folder: Path, backend: Address) -> Iterator[Running]:
+    port = _free_port()
+    module = "tests.benchmarks.peers.portforward"
+    command = [sys.executable, "-m", module, str(port), backend[0], str(backend[1])]
+    with _program(folder, command, port) as running:
+        yield running
+
+
+@contextmanager
+def _direct(_: Path, backend: Address) -> Iterator[Running]:
+    yield Running(backend)
+
+
+class _QuietProxy(Proxy):
+    """Does not print its log, which is for tests."""
+
+    def close(self) -> None:
+        with redirect_stdout(io.StringIO()):
+            super().close()
+
+
+@contextmanager
+def _rproxy(folder: Path, backend: Address, carrier: str) -> Iterator[Running]:
+    with _QuietProxy(folder, "--carrier", carrier, reactor="epoll") as proxy, _abandoning(Pool(proxy)) as pool:
+        pool.register(backend)
+        yield Running(proxy.address, proxy.pid)
+
+
+@contextmanager
+def _abandoning(pool: Pool) -> Iterator[Pool]:
+    try:
+        yield pool
+    finally:
+        pool.abandon()
+
+
+PEERS: Final[Mapping[str, Callable[[Path, Address], AbstractContextManager[Running]]]] = {
+    "splice": lambda folder, backend: _rproxy(folder, backend, "splice"),
+    "portable": lambda folder, backend: _rproxy(folder, backend, "portable"),
+    "haproxy": _haproxy,
+    "haproxy-splice": lambda folder, backend: _haproxy(folder, backend, "splice-request", "splice-response"),
+    "nginx": _nginx_stream,
+    "portforward": _portforward,
+    "direct": _direct,
+}
+"""How each is started for one back-end, with its files in a folder; it is ended on the way out."""
+assert list(PEERS) == list(TITLES)
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as sock:
+        sock.bind((LOOPBACK, 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _program(folder: Path, command: list[str], port: int) -> Iterator[Running]:
+    """A program from when it accepts at the port."""
+    said = folder / f"{port}.err"
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    running = Running((LOOPBACK, port), process.pid)
+    try:
+        poll(lambda: _accepts(process, running.address, said), READY_S, f"{command[0]} accepts")
+        yield running
+    finally:
+        _end(process, running)
+
+
+def _accepts(process: subprocess.Popen[bytes], address: Address, said: Path) -> bool:
+    if process.poll() is not None:
+        raise ProgramFailed(f"it has ended: {said.read_text(errors='replace').strip()}")
+    with suppress(OSError), closing(socket.create_connection(address, timeout=1.0)):
+        return True
+    return False
+
+
+def _end(process: subprocess.Popen[bytes], running: Running) -> None:
+    """With its workers, which end with it unless it has to be killed."""
+    workers = running.pids[1:]
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        for pid in (process.pid, *workers):
+            with suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        process.wait()

@@ -1,0 +1,258 @@
+"""The measurements. Each loads one peer for some seconds and returns its figures, by their keys."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from tests.benchmarks.peers.pacing import answer_size, request
+from tests.benchmarks.peers.programs import LARGE, LARGE_BYTES, SMALL, ProgramFailed, Running, path
+from tests.integration.processes import SOCKET_S, connect, environment, poll
+
+CONNECTIONS: Final = 64
+IDLE: Final = 3000
+IDLE_BEFORE: Final = 200
+"""Connections that are open before the others, so that what only the first ones cost does not count."""
+SETTLED_LOOKS: Final = 4
+SETTLED_S: Final = 5.0
+WARM_UP_S: Final = 0.3
+"""Streams grow their windows in it, and proxies their pipes."""
+CHUNK: Final = 1 << 20
+PIPELINED: Final = 200
+"""Requests for the large file that a stream has in advance: more than it can get."""
+GB: Final = 1e9
+_MICRO: Final = 1e6
+
+Figures = dict[str, float]
+
+
+@attrs.frozen
+class Load:
+    folder: Path
+    """Of the back-end's files."""
+    seconds: float
+    rate: float = 0.0
+    """Requests/s at which latency is measured."""
+
+
+@attrs.define
+class Usage:
+    """Seconds that pass, and the CPU time of a proxy in them, in steps of 10 ms."""
+
+    wall_s: float = 0.0
+    user_s: float = 0.0
+    system_s: float = 0.0
+
+    @property
+    def cpu_s(self) -> float:
+        return self.user_s + self.system_s
+
+    @property
+    def busy(self) -> float:
+        """Percent of a core."""
+        return 100 * self.cpu_s / self.wall_s
+
+
+def _cpu(pid: int) -> tuple[float, float]:
+    """Seconds in user mode and in the kernel."""
+    _, _, fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
+    user, system = fields.split()[11:13]
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    return int(user) * tick_s, int(system) * tick_s
+
+
+@contextmanager
+def _using(peer: Running) -> Iterator[Usage]:
+    """What the block takes, known at its end."""
+    usage, pids = Usage(), peer.pids
+    before, started = [_cpu(pid) for pid in pids], time.perf_counter()
+    yield usage
+    usage.wall_s = time.perf_counter() - started
+    for (user, system), pid in zip(before, pids, strict=True):
+        user_now, system_now = _cpu(pid)
+        usage.user_s += user_now - user
+        usage.system_s += system_now - system
+
+
+@attrs.frozen
+class Wrk:
+    """What wrk says at its end."""
+
+    requests: int
+    per_s: float
+
+    @classmethod
+    def parse(cls, said: str) -> Wrk:
+        """Raises `ProgramFailed` when not all went well."""
+        errors = re.search(r"Socket errors: .*|Non-2xx.*", said)
+        requests = re.search(r"(\d+) requests in", said)
+        rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
+        if errors or not requests or not rate or not int(requests[1]):
+            raise ProgramFailed(f"wrk: {errors[0] if errors else said.strip()}")
+        return cls(int(requests[1]), float(rate[1]))
+
+
+def _wrk(peer: Running, seconds: float, *options: str) -> Wrk:
+    """It knows whole seconds only."""
+    host, port = peer.address
+    duration = math.ceil(seconds)
+    command = [path("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{duration}s", "--timeout", "10s", *options]
+    return Wrk.parse(_output([*command, f"http://{host}:{port}/{SMALL}"], duration))
+
+
+def _output(command: list[str], seconds: float) -> str:
+    ended = subprocess.run(
+        command,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds + 30.0,
+    )
+    if ended.returncode:
+        raise ProgramFailed(f"{Path(command[0]).name}: {(ended.stderr or ended.stdout).strip()[-300:]}")
+    return ended.stdout
+
+
+def connections(peer: Running, load: Load) -> Figures:
+    with _using(peer) as used:
+        wrk = _wrk(peer, load.seconds, "-H", "Connection: close")
+    figures = {"connections_per_s": wrk.per_s}
+    if peer.pid is not None:
+        figures["connection_user_us"] = used.user_s / wrk.requests * _MICRO
+        figures["connection_system_us"] = used.system_s / wrk.requests * _MICRO
+        figures["connection_cpu_us"] = used.cpu_s / wrk.requests * _MICRO
+        figures["connections_busy"] = used.busy
+    return figures
+
+
+def requests(peer: Running, load: Load) -> Figures:
+    with _using(peer) as used:
+        wrk = _wrk(peer, load.seconds)
+    figures = {"requests_per_s": wrk.per_s}
+    if peer.pid is not None:
+        figures["request_user_us"] = used.user_s / wrk.requests * _MICRO
+        figures["request_system_us"] = used.system_s / wrk.requests * _MICRO
+        figures["request_cpu_us"] = used.cpu_s / wrk.requests * _MICRO
+        figures["requests_busy"] = used.busy
+    return figures
+
+
+def latency(peer: Running, load: Load) -> Figures:
+    host, port = peer.address
+    module = "tests.benchmarks.peers.pacing"
+    command = [sys.executable, "-m", module, host, str(port), SMALL, f"{load.rate}", f"{load.seconds}"]
+    figures: Figures = json.loads(_output(command, load.seconds))
+    return figures
+
+
+def download(peer: Running, load: Load) -> Figures:
+    """The answers' bytes are dropped in the kernel: a client that copies them is slower than some proxies."""
+    buffer = bytearray(CHUNK)
+    with connect(peer.address) as client:
+        client.sendall(request(LARGE) * PIPELINED)
+        return _bulk("download", peer, load, lambda: client.recv_into(buffer, CHUNK, socket.MSG_TRUNC))
+
+
+def upload(peer: Running, load: Load) -> Figures:
+    """From the page cache, for the same reason."""
+    with (load.folder / LARGE).open("rb", buffering=0) as file, connect(peer.address) as client:
+
+        def send() -> int:
+            return client.sendfile(file, file.tell() % LARGE_BYTES, CHUNK)
+
+        return _bulk("upload", peer, load, send)
+
+
+def discard(connection: socket.socket) -> None:
+    """The back-end of uploads."""
+    buffer = bytearray(CHUNK)
+    while connection.recv_into(buffer, CHUNK, socket.MSG_TRUNC):
+        pass
+
+
+def _bulk(row: str, peer: Running, load: Load, move: Callable[[], int]) -> Figures:
+    _move(move, WARM_UP_S)
+    with _using(peer) as used:
+        moved = _move(move, load.seconds)
+    figures = {f"{row}_mb_per_s": moved / used.wall_s / _MICRO}
+    if peer.pid is not None:
+        figures[f"{row}_cpu_s_per_gb"] = used.cpu_s / moved * GB
+        figures[f"{row}_busy"] = used.busy
+    return figures
+
+
+def _move(move: Callable[[], int], seconds: float) -> int:
+    """Bytes in that time."""
+    moved, until = 0, time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        size = move()
+        if not size:
+            raise ProgramFailed(f"the stream ended after {moved} bytes")
+        moved += size
+    return moved
+
+
+def memory(peer: Running, _: Load) -> Figures:
+    """Of connections that have served a request, as proof that they lead to the back-end, and then nothing."""
+    if peer.pid is None:
+        return {}
+    descriptors = _descriptors(peer)
+    with ExitStack() as stack:
+        _open_idle(peer, IDLE_BEFORE, stack)
+        before = _settled_private_kb(peer)
+        _open_idle(peer, IDLE, stack)
+        after = _settled_private_kb(peer)
+    poll(lambda: _descriptors(peer) <= descriptors, SOCKET_S, "the idle connections are closed")
+    return {"idle_kb": (after - before) / IDLE}
+
+
+def _open_idle(peer: Running, number: int, stack: ExitStack) -> None:
+    for _ in range(number):
+        answer_size(stack.enter_context(connect(peer.address)), request(SMALL))
+
+
+def _settled_private_kb(peer: Running) -> int:
+    """Once it has stopped changing."""
+    seen: list[int] = []
+
+    def look() -> bool:
+        seen.append(_private_kb(peer))
+        return len(seen) >= SETTLED_LOOKS and len(set(seen[-SETTLED_LOOKS:])) == 1
+
+    poll(look, SETTLED_S, "its memory has settled", every_s=0.05)
+    return seen[-1]
+
+
+def _private_kb(peer: Running) -> int:
+    """Memory written to that no other process shares: growth of the heap, and no code that is first needed now."""
+    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in peer.pids]
+    return sum(int(size) for rollup in rollups for size in re.findall(r"Private_Dirty:\s+(\d+) kB", rollup))
+
+
+def _descriptors(peer: Running) -> int:
+    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in peer.pids)
+
+
+ROWS: Final[Mapping[str, Callable[[Running, Load], Figures]]] = {
+    "memory": memory,
+    "connections": connections,
+    "requests": requests,
+    "latency": latency,
+    "download": download,
+    "upload": upload,
+}
+"""Memory comes first: it is that of a process which has not done anything else yet."""

@@ -1,0 +1,289 @@
+"""Transfers of megabytes whose reader stops, goes on or goes away: nothing is lost, nothing is kept, nobody else waits.
+
+A carrier may let the kernel move such data through pipes, of which it has but a few.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Final
+
+import attrs
+import pytest
+
+from rproxy.carrying.pipes import KEPT
+from tests.integration.conftest import Starter, Variant, every_carrier
+from tests.integration.processes import (
+    MB,
+    PROMPT_S,
+    RESTING,
+    SMALL_BUFFER,
+    Pool,
+    in_background,
+    is_readable,
+    poll,
+    receive,
+    reset,
+    shell,
+    unsent,
+    wait_for_reset,
+)
+from tests.integration.streams import (
+    Stream,
+    check_all,
+    check_rest,
+    check_some,
+    check_stream,
+    check_until_reset,
+    flood,
+    send_some,
+    send_stream,
+)
+
+pytestmark = every_carrier
+
+BEGUN: Final = 2 * MB
+"""Bytes of a transfer after which its carrier surely takes it for one."""
+both_ways = pytest.mark.parametrize("way", ["down", "up"])
+
+
+@attrs.frozen
+class Transfer:
+    """One direction of a session."""
+
+    reader: socket.socket
+    writer: socket.socket
+    received: Stream = attrs.Factory(Stream)
+    sent: Stream = attrs.Factory(Stream)
+
+    def begin(self) -> None:
+        sending = in_background(send_some, self.writer, self.sent, BEGUN)
+        check_some(self.reader, self.received, BEGUN)
+        sending.result()
+
+
+def transfer(client: socket.socket, server: socket.socket, way: str) -> Transfer:
+    return Transfer(client, server) if way == "down" else Transfer(server, client)
+
+
+def stall(*transfers: Transfer) -> None:
+    """Their readers stop in the middle, and the writers go on until nothing is taken any more.
+
+    What has not been received then, the proxy and the kernel hold; the readers' kernel but little of it.
+    """
+    for one in transfers:
+        one.reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+        one.begin()
+    flood({one.writer: one.sent for one in transfers})
+    for one in transfers:
+        one.reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MB)  # for the rest
+
+
+def stalled(pool: Pool, way: str = "down") -> Transfer:
+    one = transfer(*pool.link(), way)
+    stall(one)
+    return one
+
+
+def pipes_in_use(pool: Pool) -> int:
+    return pool.proxy.descriptors("pipe") // 2
+
+
+@both_ways
+def test_a_reader_that_had_stopped_gets_everything_before_the_end(pool: Pool, way: str) -> None:
+    one = stalled(pool, way)
+    one.writer.close()
+    time.sleep(0.3)
+    assert check_rest(one.reader, one.received) == one.sent.size
+
+
+def test_a_client_that_had_stopped_reading_gets_everything_before_the_reset(pool: Pool) -> None:
+    """All that has arrived at the proxy; what the server's own kernel has yet to send, the reset destroys."""
+    one = stalled(pool)
+    arrived = one.sent.size - unsent(one.writer)
+    reset(one.writer)
+    time.sleep(0.3)
+    assert arrived <= check_until_reset(one.reader, one.received) <= one.sent.size
+
+
+def test_a_reset_by_the_client_ends_an_upload_that_the_server_has_stopped_to_read(pool: Pool) -> None:
+    one = stalled(pool, "up")
+    reset(one.writer)
+    wait_for_reset(one.reader, PROMPT_S)
+
+
+@both_ways
+def test_a_reset_by_a_reader_that_had_stopped_ends_the_transfer(pool: Pool, way: str) -> None:
+    one = stalled(pool, way)
+    reset(one.reader)
+    wait_for_reset(one.writer, PROMPT_S)
+
+
+@both_ways
+def test_a_reset_by_the_reader_in_full_flow_ends_the_transfer(pool: Pool, way: str) -> None:
+    for client, server in pool.links(20):
+        one = transfer(client, server, way)
+        sending = in_background(send_stream, one.writer, 1000 * MB)
+        check_some(one.reader, one.received, BEGUN)
+        reset(one.reader)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            sending.result(PROMPT_S)
+
+
+@both_ways
+def test_a_transfer_goes_on_when_its_reader_does(pool: Pool, way: str) -> None:
+    size, step = 60 * MB, 10 * MB
+    one = transfer(*pool.link(), way)
+    sending = in_background(send_stream, one.writer, size)
+    while one.received.size < size:
+        time.sleep(0.2)
+        started = time.monotonic()
+        check_some(one.reader, one.received, step)
+        assert time.monotonic() - started < PROMPT_S
+    assert check_rest(one.reader, one.received) == size
+    sending.result()
+
+
+def test_the_other_direction_does_not_wait_for_a_reader_that_has_stopped(pool: Pool) -> None:
+    one = stalled(pool)
+    upload = Transfer(one.writer, one.reader)
+    upload.begin()
+    one.reader.shutdown(socket.SHUT_WR)
+    assert check_rest(upload.reader, upload.received) == BEGUN
+    one.writer.close()
+    assert check_rest(one.reader, one.received) == one.sent.size
+
+
+SIZES: Final = [
+    size + more for size in (1 << 16, 1 << 17, 3 << 16, 1 << 18, 1 << 20, 17 << 16, 1 << 21) for more in (-1, 0, 1)
+]
+"""Around those of one read, of the first that are spliced, and of a pipe."""
+
+
+@both_ways
+def test_transfers_of_any_size_end_with_their_last_byte(pool: Pool, way: str) -> None:
+    """Data and end of stream arrive together, with nothing after them to wake the proxy."""
+    for size, (client, server) in zip(SIZES, pool.links(len(SIZES)), strict=True):
+        one = transfer(client, server, way)
+        sending = in_background(send_stream, one.writer, size)
+        assert check_rest(one.reader, one.received) == size
+        sending.result()
+        one.reader.sendall(b"thank you")
+        assert receive(one.writer, 9) == b"thank you"
+
+
+def test_transfers_of_any_size_arrive_before_the_servers_reset(pool: Pool) -> None:
+    for size, (client, server) in zip(SIZES, pool.links(len(SIZES)), strict=True):
+        sending = in_background(send_some, server, Stream(), size)
+        stream = Stream()
+        check_some(client, stream, size // 2)
+        sending.result()
+        poll(lambda sock=server: not unsent(sock), PROMPT_S, "the proxy has it")  # type: ignore[misc]
+        reset(server)
+        assert check_until_reset(client, stream) == size
+
+
+@both_ways
+def test_an_urgent_byte_in_a_transfer_keeps_its_place(pool: Pool, way: str) -> None:
+    """It stops a read of the kernel's short, which is then no end."""
+    one = transfer(*pool.link(), way)
+    one.begin()
+    sending = in_background(send_urgent_between, one.writer, one.sent)
+    check_some(one.reader, one.received, BEGUN)
+    assert receive(one.reader, 1) == b"!"
+    assert check_rest(one.reader, one.received) == 3 * BEGUN
+    sending.result()
+
+
+def send_urgent_between(sock: socket.socket, stream: Stream) -> None:
+    send_some(sock, stream, BEGUN)
+    sock.send(b"!", socket.MSG_OOB)
+    send_some(sock, stream, BEGUN)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def test_300_transfers_at_once(pool: Pool) -> None:
+    """Half of them each way; there are fewer pipes."""
+    size = 2 * MB
+    transfers = [
+        transfer(client, server, "down" if number % 2 else "up")
+        for number, (client, server) in enumerate(pool.links(300))
+    ]
+    sending = [in_background(send_stream, one.writer, size, number) for number, one in enumerate(transfers)]
+    streams = {one.reader: Stream(number) for number, one in enumerate(transfers)}
+    check_all(streams)
+    assert {stream.size for stream in streams.values()} == {size}
+    for one in sending:
+        one.result()
+
+
+def test_pipes_are_given_back_whatever_the_end_and_no_byte_stays_in_one(variant: Variant, start: Starter) -> None:
+    pool = start.pool(*variant.options)
+    none = pipes_in_use(pool)
+    ends = 6
+    transfers = [transfer(*pair, "down") for pair in pool.links(3 * ends)]
+    stall(*transfers)
+    assert pipes_in_use(pool) - none == (len(transfers) if variant.carrier == "splice" else 0)
+    for number, one in enumerate(transfers):
+        end(one, number % ends)
+    pool.settled(within_s=PROMPT_S)
+    assert pipes_in_use(pool) - none <= KEPT
+    for client, server in pool.links(2 * KEPT):
+        sending = in_background(send_stream, server, BEGUN)
+        assert check_stream(client) == BEGUN
+        sending.result()
+
+
+def end(one: Transfer, how: int) -> None:
+    """In one of six ways."""
+    if how == 0:
+        reset(one.reader)
+    elif how == 1:
+        reset(one.writer)
+        check_until_reset(one.reader, one.received)
+    elif how == 2:
+        one.writer.close()
+        assert check_rest(one.reader, one.received) == one.sent.size
+    elif how == 3:
+        reset(one.writer)
+        reset(one.reader)
+    elif how == 4:
+        one.reader.shutdown(socket.SHUT_WR)
+        assert receive(one.writer, 1) == b""
+        reset(one.reader)
+    else:
+        one.writer.close()
+        reset(one.reader)
+    one.reader.close()
+    one.writer.close()
+
+
+def test_when_all_pipes_are_taken_others_are_served_all_the_same(variant: Variant, start: Starter) -> None:
+    pool = start.pool(*variant.options, wrapper=shell("ulimit -n 200"))
+    none = pipes_in_use(pool)
+    transfers = [transfer(*pair, "down") for pair in pool.links(15)]
+    stall(*transfers)
+    assert 0 <= pipes_in_use(pool) - none < len(transfers)
+    assert (pipes_in_use(pool) > none) is (variant.carrier == "splice")
+    client, server = pool.link()
+    sending = in_background(send_stream, server, 4 * BEGUN)
+    assert check_stream(client) == 4 * BEGUN
+    sending.result()
+    for one in transfers:
+        one.writer.close()
+        assert check_rest(one.reader, one.received) == one.sent.size
+
+
+def test_transfers_that_wait_cost_no_time(pool: Pool) -> None:
+    """Whatever has arrived behind what is not read: nothing, an end of stream, or a reset."""
+    plain, closed, half_closed = (stalled(pool) for _ in range(3))
+    closed.writer.close()
+    half_closed.reader.shutdown(socket.SHUT_WR)
+    assert receive(half_closed.writer, 1) == b""
+    upload = stalled(pool, "up")
+    was_reset = stalled(pool)
+    reset(was_reset.writer)
+    assert pool.proxy.share_of_a_core() < RESTING
+    assert not is_readable(plain.writer)
+    assert not is_readable(upload.writer)
