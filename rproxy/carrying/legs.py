@@ -10,9 +10,12 @@ import errno
 import os
 import select
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
+
+import attrs
 
 from rproxy.carrying.pipes import Pipe, Pipes
 from rproxy.carrying.session import Session
@@ -58,7 +61,10 @@ CLOSED: Final = 16384
 DYING: Final = 32768
 """Its peer is gone; it is to be reset once it has what was read for it."""
 
+RARE: Final = ~(CLIENT | NAGLE | WROTE | SHUT | HUNG_UP | INLINE)
+"""A leg with any other bit is not simply to be read from."""
 DEAF: Final = CONNECTING | STALLED | BROKEN
+_RESET: Final = struct.pack("ii", 1, 0)
 _LAST: Final = HUNG_UP | PLAIN | BROKEN
 NOW: Final = int(socket.MSG_DONTWAIT)
 MORE: Final = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0))
@@ -81,12 +87,26 @@ class Leg:
         self.backlog: bytes | None = None
         self.pipe: Pipe | None = None
 
+    def reset(self) -> None:
+        """Let its closing tell the other end that not all is well."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
     def __str__(self) -> str:
         """Who is at the other end."""
         with suppress(OSError):
             name = self.sock.getpeername()
             return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "UNIX")
         return "gone"
+
+
+@attrs.frozen
+class Other:
+    """A descriptor of no session: one just closed, of which there may be events yet, or one to be heeded."""
+
+    state: int
+
+
+GONE: Final = Other(CLOSED)
 
 
 class Mover:
