@@ -49,12 +49,10 @@ from rproxy.carrying.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S, LOCAL_ERROR
 from rproxy.carrying.sockets import unsent
 
 _IN: Final = select.EPOLLIN
-_OUT: Final = select.EPOLLOUT
 _PRI: Final = select.EPOLLPRI
 _ERROR: Final = select.EPOLLERR
-_HUP: Final = select.EPOLLHUP
 _RDHUP: Final = select.EPOLLRDHUP
-_ARRIVED: Final = _IN | _PRI | _RDHUP | _HUP | _ERROR
+_ARRIVED: Final = _IN | _PRI | _RDHUP | select.EPOLLHUP | _ERROR
 _RARE_EVENTS: Final = _PRI | _ERROR
 _NONBLOCKING: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
@@ -198,7 +196,7 @@ class SplicedSessions:
             if event & _ERROR:
                 state |= BROKEN
             leg.state = state
-        if state & STALLED and event & _OUT and not state & BROKEN:
+        if state & STALLED and event & select.EPOLLOUT and not state & BROKEN:
             self._mover.flush(leg)
         if leg.state & READABLE:
             self._mover.pump(leg)
@@ -258,9 +256,9 @@ class SplicedSessions:
 
     def _connected(self, leg: Leg, event: int) -> None:
         """Something has become of a connect."""
-        if event & (_ERROR | _HUP):
+        if event & (_ERROR | select.EPOLLHUP):
             self._connect_failed(leg, leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        elif event & _OUT:
+        elif event & select.EPOLLOUT:
             leg.state = NAGLE
             leg.session.connected()
             client = leg.peer
@@ -352,11 +350,11 @@ class SplicedSessions:
         session, peer = leg.session, leg.peer
         if peer is None:
             if session.ended_as is None:
-                session.ended(Ending.CLIENTGONE)
+                session.ended(Ending.CLIENT_GONE)
             self._close(leg, reset=False)
             return
         if peer.state & CONNECTING:
-            self.end(leg, Ending.CLIENTGONE, reset=False)
+            self.end(leg, Ending.CLIENT_GONE, reset=False)
             return
         self._account(leg, Ending.CLIENT_RESET if leg.state & CLIENT else Ending.BACKEND_RESET)
         self._forget(leg)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.benchmarks.peers.__main__ import names, options, rotated
 from tests.benchmarks.peers.figures import BUSY, FIGURES, GOALS, HAPROXIES, OURS, TITLES, Figure, Goal, Results
-from tests.benchmarks.peers.pacing import percentile
+from tests.benchmarks.peers.pacing import Schedule, percentile
 from tests.benchmarks.peers.programs import PEERS, ProgramFailed
 from tests.benchmarks.peers.report import as_json, figure_table, goal_table, text
 from tests.benchmarks.peers.rows import ROWS, Wrk
@@ -199,6 +199,41 @@ def test_what_wrk_could_not_do_is_a_failure(said: str) -> None:
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.001, 1)])
 def test_a_percentile_is_one_of_the_values(share: float, value: float) -> None:
     assert percentile(range(1, 101), share) == value
+
+
+def taken(schedule: Schedule, now: float) -> list[tuple[float, float]]:
+    """When what is due was due, and from when it counts."""
+    return [schedule.take() for _ in range(int(now - schedule.due) + 1)]
+
+
+def test_a_request_counts_from_when_it_is_due_and_not_from_when_a_slow_proxy_lets_it_be_sent() -> None:
+    schedule = Schedule(10.0, 1.0)
+    schedule.resume(10.0)
+    assert taken(schedule, 10.0) == [(10.0, 10.0)]
+    schedule.pause(10.0, free=False)
+    schedule.resume(13.5)
+    assert taken(schedule, 13.5) == [(11.0, 11.0), (12.0, 12.0), (13.0, 13.0)]
+
+
+def test_what_is_late_because_the_client_was_does_not_count_before_it_could_be_sent() -> None:
+    schedule = Schedule(10.0, 1.0)
+    schedule.resume(10.0)
+    schedule.pause(10.0, free=True)
+    schedule.resume(12.5)
+    assert taken(schedule, 12.5) == [(10.0, 12.5), (11.0, 12.5), (12.0, 12.5)]
+
+
+def test_a_client_that_has_not_caught_up_after_a_stall_is_still_held_up_by_it() -> None:
+    schedule = Schedule(10.0, 1.0)
+    schedule.pause(9.0, free=False)
+    schedule.resume(13.5)
+    assert schedule.take() == (10.0, 10.0)
+    schedule.pause(13.5, free=True)
+    schedule.resume(13.6)
+    assert taken(schedule, 13.6) == [(11.0, 11.0), (12.0, 12.0), (13.0, 13.0)]
+    schedule.pause(13.6, free=True)
+    schedule.resume(14.25)
+    assert taken(schedule, 14.25) == [(14.0, 14.25)]
 
 
 def test_the_order_of_peers_is_rotated() -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import select
 import socket
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from itertools import cycle, islice
 from typing import Final
 
 import attrs
@@ -65,47 +63,85 @@ def _answer(connection: socket.socket) -> bool:
 
 @attrs.frozen
 class Kind:
-    """A way for a session to go. `leave`, if any, is the client's end once it has its answer; else the server's comes."""
+    """A way for a session to go. `ends` is the server's end that must come; or the client leaves with its answer."""
 
     request: bytes
+    ends: str | None
+    leave: Callable[[socket.socket], None] = socket.socket.close
     answer: bytes = ANSWER
     half_closes: bool = False
-    leave: Callable[[socket.socket], None] | None = None
 
 
-KINDS: Final = {
-    "the server closes": Kind(CLOSE),
-    "the client closes": Kind(KEEP, leave=socket.socket.close),
-    "the client half-closes": Kind(KEEP, half_closes=True),
-    "the client resets": Kind(KEEP, leave=reset),
-    "the server resets": Kind(RESET),
-    "the client goes at once": Kind(b"", answer=b"", leave=reset),
-    "the answer is long": Kind(SEND_MUCH, answer=BULK),
-}
+KINDS: Final = (
+    Kind(CLOSE, "end"),
+    Kind(KEEP, None),
+    Kind(KEEP, "end", half_closes=True),
+    Kind(KEEP, None, leave=reset),
+    Kind(RESET, "reset"),
+    Kind(b"", None, leave=reset, answer=b""),
+    Kind(SEND_MUCH, "end", answer=BULK),
+)
 
 
 class Visit:
     """One client."""
 
-    def __init__(self, address: tuple[str, int], name: str) -> None:
-        self.name = name
-        self._kind = KINDS[name]
+    def __init__(self, address: tuple[str, int], kind: Kind) -> None:
+        self._kind = kind
         self._received = bytearray()
         self.sock = socket.create_connection(address, timeout=SOCKET_S)
-        self.sock.sendall(self._kind.request)
-        if self._kind.half_closes:
+        self.sock.sendall(kind.request)
+        if kind.half_closes:
             self.sock.shutdown(socket.SHUT_WR)
 
-    def go_on(self) -> bool:
-        """Whether it is over, all as it should be."""
-        data = b""
-        if self._kind.answer:
-            with suppress(ConnectionResetError):
-                data = self.sock.recv(1 << 17)
+    def is_over(self) -> bool:
+        """After something has arrived; all must be as it should."""
+        kind, end = self._kind, None
+        try:
+            data = self.sock.recv(1 << 17)
+            end = None if data else "end"
+        except ConnectionResetError:
+            data, end = b"", "reset"
         self._received += data
-        leaves = self._kind.leave is not None and len(self._received) == len(self._kind.answer)
-        if data and not leaves:
+        if not end and (kind.ends or len(self._received) < len(kind.answer)):
             return False
-        assert self._received == self._kind.answer, f"{self.name}: {len(self._received)} bytes"
-        (self._kind.leave or socket.socket.close)(self.sock)
+        assert (end, self._received) == (kind.ends, kind.answer), f"{kind}: {end} after {len(self._received)} bytes"
+        self.leave()
         return True
+
+    def leave(self) -> None:
+        self._kind.leave(self.sock)
+
+
+def visit(address: tuple[str, int], sessions: int, at_once: int) -> None:
+    """So many sessions of all kinds in turns, `at_once` of them at any moment."""
+    poller = select.epoll()
+    visits: dict[int, Visit] = {}
+    kinds = islice(cycle(KINDS), sessions)
+    while True:
+        for kind in islice(kinds, at_once - len(visits)):
+            one = Visit(address, kind)
+            if kind.answer:
+                visits[one.sock.fileno()] = one
+                poller.register(one.sock, select.EPOLLIN)
+            else:
+                one.leave()
+        if not visits:
+            return
+        events = poller.poll(SOCKET_S)
+        assert events, f"{len(visits)} sessions hang"
+        for descriptor, _ in events:
+            if visits[descriptor].is_over():
+                del visits[descriptor]
+
+
+def main(what: str, *arguments: str) -> None:
+    if what == "serve":
+        serve(int(arguments[0]))
+    else:
+        host, port, sessions, at_once = arguments
+        visit((host, int(port)), int(sessions), int(at_once))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -20,6 +20,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
+import attrs
+
 CONNECTIONS: Final = 64
 WARM_UP_S: Final = 0.3
 """Requests due in it do not count."""
@@ -47,6 +49,33 @@ def percentile(values: Sequence[float], share: float) -> float:
     return values[max(math.ceil(share * len(values)), 1) - 1]
 
 
+@attrs.define
+class Schedule:
+    """When each request is due, and from when its latency counts. Times are in seconds, of one clock."""
+
+    due: float
+    """The next one."""
+    interval_s: float
+    _full: bool = False
+    """No connection is free, or none was and what has become due since then has not been sent yet."""
+    _back: float = 0.0
+    """Until when nothing was sent although a connection was free."""
+
+    def resume(self, now: float) -> None:
+        """The client begins to send what is due."""
+        if not self._full:
+            self._back = now
+
+    def take(self) -> tuple[float, float]:
+        due = self.due
+        self.due += self.interval_s
+        return due, max(due, self._back)
+
+    def pause(self, now: float, *, free: bool) -> None:
+        """All that is due has been sent, or there is no free connection for it."""
+        self._full = not free or (self._full and self.due <= now)
+
+
 class Pacer:
     """Sends what is due on the connections that are free, in turns. Times are those of `time.perf_counter`."""
 
@@ -55,28 +84,23 @@ class Pacer:
         self.delays: list[float] = []
         self._size = max(answer_size(client, asked) for client in clients)
         self._asked = asked
-        self._interval_s = 1 / rate
         self._sends = {client.fileno(): client.send for client in clients}
         self._receives = {client.fileno(): client.recv for client in clients}
         self._free = deque(self._sends)
-        self._full = False
-        """Whether there are requests that are due and have found no free connection."""
-        self._back = 0.0
-        """Until when nothing was sent although a connection was free."""
         self._asked_at: dict[int, tuple[float, float]] = {}
-        """When the request that a connection waits for was due, and when it could have been sent."""
+        """When the request that a connection waits for was due, and from when its latency counts."""
         self._received = dict.fromkeys(self._sends, 0)
         self._epoll = select.epoll()
         for client in clients:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._epoll.register(client, select.EPOLLIN)
-        self._due = time.perf_counter()
-        self._counting = self._due + WARM_UP_S
+        self._schedule = Schedule(time.perf_counter(), 1 / rate)
+        self._counting = self._schedule.due + WARM_UP_S
         self._end = self._counting + seconds
 
     def run(self) -> None:
         deadline = self._end + PATIENCE_S
-        while (self._due < self._end or self._asked_at) and time.perf_counter() < deadline:
+        while (self._schedule.due < self._end or self._asked_at) and time.perf_counter() < deadline:
             idle_s = self._send()
             if not self._receive() and idle_s > 0:
                 select.select([self._epoll], (), (), idle_s)  # epoll's own timeout has only whole milliseconds
@@ -84,17 +108,15 @@ class Pacer:
 
     def _send(self) -> float:
         """Returns how long there is nothing to send."""
-        now = time.perf_counter()
-        if not self._full:
-            self._back = now
-        while self._due <= now and self._due < self._end and self._free:
+        schedule, now = self._schedule, time.perf_counter()
+        schedule.resume(now)
+        while schedule.due <= now and schedule.due < self._end and self._free:
             client = self._free.popleft()
             self._sends[client](self._asked)
-            self._asked_at[client] = self._due, max(self._due, self._back)
-            self._due += self._interval_s
+            self._asked_at[client] = schedule.take()
             now = time.perf_counter()
-        self._full = self._due <= now and (self._full or not self._free)
-        return self._due - now if self._free and self._due < self._end else PATIENCE_S
+        schedule.pause(now, free=bool(self._free))
+        return schedule.due - now if self._free and schedule.due < self._end else PATIENCE_S
 
     def _receive(self) -> bool:
         events = self._epoll.poll(0)
@@ -110,18 +132,17 @@ class Pacer:
                 self._count(*self._asked_at.pop(client), now)
         return bool(events)
 
-    def _count(self, due: float, possible: float, now: float) -> None:
+    def _count(self, due: float, counts: float, now: float) -> None:
         if due >= self._counting:
-            self.latencies.append(now - possible)
-            self.delays.append(possible - due)
+            self.latencies.append(now - counts)
+            self.delays.append(counts - due)
 
     def _give_up(self) -> None:
         now = time.perf_counter()
-        for due, possible in self._asked_at.values():
-            self._count(due, possible, now)
-        while self._due < self._end:
-            self._count(self._due, self._due, now)
-            self._due += self._interval_s
+        while self._schedule.due < self._end:
+            self._count(*self._schedule.take(), now)
+        for due, counts in self._asked_at.values():
+            self._count(due, counts, now)
 
 
 def main(host: str, port: str, path: str, rate: str, seconds: str) -> None:
