@@ -10,6 +10,7 @@ from twisted.web.http import Request as HttpRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from rproxy.carrying.room import Room
 from rproxy.carrying.session import Balancer
 from rproxy.monitoring.monitor import Counters
 from rproxy.pool.backend import Backend, State
@@ -41,17 +42,19 @@ def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]
     }
 
 
-def status(balancer: Balancer, counters: Counters) -> dict[str, Any]:
-    """The whole of `/status.json`."""
+def status(balancer: Balancer, counters: Counters, room: Room) -> dict[str, Any]:
+    """The whole of `/status.json`; `bytes` are those of the sessions that are over."""
     now = balancer.seconds()
     return {
         "backends": [backend_status(backend, balancer.score(backend), now) for backend in balancer.table],
+        "connections": {"now": room.sessions, "max": room.sessions_max},
         "counters": {
             "accepted": dict(counters.accepted),
             "dropped": dict(counters.dropped),
             "send_errors": dict(counters.send_errors),
             "sessions": {ending.value: count for ending, count in balancer.endings.items()},
             "redispatches": balancer.redispatches,
+            "bytes": {"up": balancer.up, "down": balancer.down},
         },
     }
 

@@ -374,18 +374,18 @@ class SplicedSessions:
             if not leg.state & CLOSED:
                 self._grow(leg, deadline, now)
         for leg, deadline in list(self._doomed.items()):
-            if deadline > now:
-                self._reset_if_flushed(leg)
-            else:
-                self._overdue(leg)
+            if not leg.state & CLOSED:
+                self._see_to(leg, overdue=deadline <= now)
         self._listeners.resume_if_room()
         if self._closing:
             self.close_sockets()
         return bool(self._young or self._doomed or self._listeners.paused)
 
-    def _overdue(self, leg: Leg) -> None:
-        """It has not taken in time what came before its peer's reset."""
-        if leg.peer is None:
+    def _see_to(self, leg: Leg, *, overdue: bool) -> None:
+        """A doomed leg: has it taken what came before its peer's reset?"""
+        if not overdue:
+            self._reset_if_flushed(leg)
+        elif leg.peer is None:
             self._close(leg, reset=True)
         else:
             self.end(leg, Ending.BACKEND_RESET if leg.state & CLIENT else Ending.CLIENT_RESET, reset=True)

@@ -168,7 +168,7 @@ class ProxyService(Service):
 
     def status(self) -> dict[str, Any]:
         """What `/status.json` shows."""
-        return status(self.balancer, self.monitor.counters)
+        return status(self.balancer, self.monitor.counters, self.room)
 
     def stopService(self) -> Deferred[None]:
         """Accept nobody any more, let sessions end for a moment, then end them."""

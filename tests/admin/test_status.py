@@ -8,7 +8,8 @@ from twisted.web.resource import getChildForRequest
 from twisted.web.test.requesthelper import DummyRequest
 
 from rproxy.admin.status import StatusResource, admin_site, status
-from rproxy.carrying.session import Balancer
+from rproxy.carrying.room import Room
+from rproxy.carrying.session import Balancer, Ending
 from rproxy.monitoring.monitor import Counters
 from rproxy.monitoring.sampler import Load
 from rproxy.scoring.policies import LeastConnectionsPolicy
@@ -20,12 +21,15 @@ FIELDS = {
 }
 
 
+ROOM = Room(10, lambda: 0.0)
+
+
 def balancer(up: int) -> Balancer:
     return Balancer(table_with(up), LeastConnectionsPolicy(), lambda: 3.0)
 
 
 def test_each_backend_has_the_documented_fields() -> None:
-    shown = status(balancer(2), Counters())["backends"]
+    shown = status(balancer(2), Counters(), ROOM)["backends"]
     assert [set(each) for each in shown] == [FIELDS, FIELDS]
 
 
@@ -34,7 +38,7 @@ def test_what_a_backend_told_is_shown() -> None:
     backend = registered(service.table, "10.0.0.9")
     confirm(service.table, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
     service.table.opened(backend)
-    (shown,) = status(service, Counters())["backends"]
+    (shown,) = status(service, Counters(), ROOM)["backends"]
     assert shown | {"score": 0, "srtt_ms": 0} == {
         "address": "10.0.0.9",
         "port": 80,
@@ -58,7 +62,7 @@ def test_what_a_backend_told_is_shown() -> None:
 def test_what_is_not_known_yet_is_null() -> None:
     service = balancer(0)
     registered(service.table, "10.0.0.9")
-    (shown,) = status(service, Counters())["backends"]
+    (shown,) = status(service, Counters(), ROOM)["backends"]
     assert shown["state"] == "registered"
     assert {name for name, value in shown.items() if value is None} == {
         *("score", "rtt_ms", "srtt_ms", "tcp", "cpu", "memory"),
@@ -68,15 +72,29 @@ def test_what_is_not_known_yet_is_null() -> None:
 def test_a_backend_that_is_up_and_drains_is_draining() -> None:
     service = balancer(0)
     confirm(service.table, registered(service.table, "10.0.0.9"), token=7, draining=True)
-    assert status(service, Counters())["backends"][0]["state"] == "draining"
+    assert status(service, Counters(), ROOM)["backends"][0]["state"] == "draining"
 
 
 def test_counters_are_those_of_the_datagrams() -> None:
     counters = Counters()
     counters.accepted["register"] += 2
     counters.dropped["length"] += 3
-    shown = status(balancer(0), counters)["counters"]
+    shown = status(balancer(0), counters, ROOM)["counters"]
     assert (shown["accepted"], shown["dropped"]) == ({"register": 2}, {"length": 3})
+
+
+def test_sessions_are_counted_against_their_limit_and_their_bytes_once_they_are_over() -> None:
+    service, room = balancer(1), Room(10, lambda: 0.0)
+    room.enter()
+    session = service.open("client")
+    assert session.next() is not None
+    session.connected()
+    session.up, session.down = 3, 5
+    assert status(service, Counters(), room)["counters"]["bytes"] == {"up": 0, "down": 0}
+    session.ended(Ending.CLOSED)
+    shown = status(service, Counters(), room)
+    assert shown["connections"] == {"now": 1, "max": 10}
+    assert shown["counters"]["bytes"] == {"up": 3, "down": 5}
 
 
 def fetch(path: bytes) -> Any:

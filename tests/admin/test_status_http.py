@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from rproxy.admin.status import admin_site, status
+from rproxy.carrying.room import Room
 from rproxy.carrying.session import Balancer, Ending
 from rproxy.monitoring.monitor import Counters
 from rproxy.monitoring.sampler import Load
@@ -30,7 +31,7 @@ class Bench:
 
     def request(self, method: str, path: str) -> tuple[int, bytes]:
         """The status and the body of the answer."""
-        site = admin_site(lambda: status(self.balancer, self.counters))
+        site = admin_site(lambda: status(self.balancer, self.counters, Room(10, lambda: 0.0)))
         site.timeOut = None
         channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 4321))
         assert channel is not None
