@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import secrets
+import signal
 from random import Random
 from typing import Any, Final
 
@@ -79,6 +80,8 @@ class ProxyService(Service):
         self._endpoints = [(text, listen_endpoint(reactor, text)) for text in settings.listen]
         self._demo = Demo(reactor, settings.demo, trace=settings.trace)
         self._bound = False
+        self.hurried = False
+        """Whether a stop is to end sessions at once."""
         self._monitor_port: IListeningPort | None = None
         self._ports: list[IListeningPort] = []
         """TCP listeners: for clients, and for operators."""
@@ -189,7 +192,7 @@ class ProxyService(Service):
         return loop.start(0.05)
 
     def _stop_draining(self, loop: LoopingCall, deadline: float) -> None:
-        if not self.room.sessions or self._reactor.seconds() >= deadline:
+        if not self.room.sessions or self.hurried or self._reactor.seconds() >= deadline:
             loop.stop()
 
     def _finish(self) -> Deferred[Any]:
@@ -231,6 +234,16 @@ def _quieten_collector() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
+def _hurry_at_second_signal(service: ProxyService) -> None:
+    """For a process that is stopping: Twisted itself would log an error, and wait all the same."""
+
+    def hurry(*_: object) -> None:
+        service.hurried = True
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, hurry)
+
+
 def makeService(options: Options) -> ProxyService:
     """twistd's entry point."""
     from twisted.internet import reactor
@@ -242,4 +255,5 @@ def makeService(options: Options) -> ProxyService:
     except usage.UsageError as error:
         fail(f"twistd {options.command}: {error}")
     _quieten_collector()
+    reactor.addSystemEventTrigger("before", "shutdown", _hurry_at_second_signal, service)
     return service

@@ -1,6 +1,6 @@
 """Very many short sessions, from one process to another: `serve` is the back-end, `visit` are the clients.
 
-Run as programs, because the test's own process would be busier than the proxy: `python -m tests.integration.churn`.
+Programs, because the test's own process would be busier than the proxy: `python -m tests.integration.churn`.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ KEEP: Final = b"k"
 def serve(ports: int) -> None:
     """On so many ports, whose numbers are printed first, until killed."""
     poller = select.epoll()
-    listeners = {}
+    listeners: dict[int, socket.socket] = {}
     connections: dict[int, socket.socket] = {}
     for _ in range(ports):
-        listener = socket.create_server((LOOPBACK, 0), backlog=4096)
-        listeners[listener.fileno()] = listener
-        poller.register(listener, select.EPOLLIN)
+        _add(listeners, socket.create_server((LOOPBACK, 0), backlog=4096), poller)
     print(*(listener.getsockname()[1] for listener in listeners.values()), flush=True)
     while True:
         for descriptor, _ in poller.poll():
-            if listener := listeners.get(descriptor):
-                connection, _ = listener.accept()
-                connections[connection.fileno()] = connection
-                poller.register(connection, select.EPOLLIN)
+            if descriptor in listeners:
+                _add(connections, listeners[descriptor].accept()[0], poller)
             elif _answer(connections[descriptor]):
                 connections.pop(descriptor).close()
+
+
+def _add(sockets: dict[int, socket.socket], sock: socket.socket, poller: select.epoll) -> None:
+    sockets[sock.fileno()] = sock
+    poller.register(sock, select.EPOLLIN)
 
 
 def _answer(connection: socket.socket) -> bool:
@@ -57,7 +58,7 @@ def _answer(connection: socket.socket) -> bool:
     except OSError:
         return True
     if request == RESET:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        reset(connection)
     return request != KEEP
 
 
@@ -105,7 +106,7 @@ class Visit:
         self._received += data
         if not end and (kind.ends or len(self._received) < len(kind.answer)):
             return False
-        assert (end, self._received) == (kind.ends, kind.answer), f"{kind}: {end} after {len(self._received)} bytes"
+        assert (end, bytes(self._received)) == (kind.ends, kind.answer), f"{kind}: {end} after {len(self._received)} bytes"
         self.leave()
         return True
 

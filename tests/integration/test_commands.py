@@ -17,7 +17,18 @@ import pytest
 
 from tests.conftest import need
 from tests.integration.conftest import Certificate, Starter
-from tests.integration.processes import LOOPBACK, REACTORS, READY_S, Proxy, failures, get, poll, run_twistd
+from tests.integration.processes import (
+    LOOPBACK,
+    REACTORS,
+    READY_S,
+    Pool,
+    Proxy,
+    failures,
+    get,
+    poll,
+    receive_until_reset,
+    run_twistd,
+)
 
 STOP_S: Final = 2.0
 TWO_PROBES_S: Final = 11.0
@@ -265,3 +276,21 @@ def free_udp_port() -> int:
         free.bind((LOOPBACK, 0))
         port: int = free.getsockname()[1]
         return port
+
+
+@both_reactors
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_sessions_at_once(start: Starter, reactor: str, signum: signal.Signals) -> None:
+    proxy = start.proxy(reactor=reactor)
+    pool = Pool(proxy)
+    start.closing(pool.abandon)
+    client, _ = pool.link()
+    proxy.send_signal(signal.SIGTERM)
+    poll(lambda: "Port" in proxy.log and "Closed" in proxy.log, READY_S, "it stops")
+    started = time.monotonic()
+    proxy.send_signal(signum)
+    assert proxy.wait() == -signal.SIGTERM
+    assert time.monotonic() - started < 0.7, "it waited for its sessions all the same"
+    assert receive_until_reset(client) == b""
+    assert failures(proxy.log) == []
+    assert proxy.errors == ""

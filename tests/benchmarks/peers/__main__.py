@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from statistics import median
@@ -78,21 +78,21 @@ def tell(what: str) -> None:
 class Bench:
     """Everything that runs from the first round to the last."""
 
-    backends: dict[bool, Address]
-    """By whether they only take uploads."""
+    backends: Mapping[str, Address]
+    """That of every row."""
     results: Results
     load: rows.Load
 
     def calibrate(self) -> float:
         """A fixed share of HAProxy's rate on kept connections."""
         tell("latency: looking for the rate")
-        with self._running(HAPROXY, uploads=False) as peer:
+        with self._running(HAPROXY, self.backends["requests"]) as peer:
             rates = [rows.requests(peer, self.load)["requests_per_s"] for _ in range(CALIBRATIONS)]
         return round(RATE_SHARE * median(rates), -2)
 
-    def _running(self, peer: str, uploads: bool) -> AbstractContextManager[Running]:
+    def _running(self, peer: str, backend: Address) -> AbstractContextManager[Running]:
         """In a folder of its own: twistd's pid file has the same name for all."""
-        return PEERS[peer](Path(tempfile.mkdtemp(dir=self.load.folder)), self.backends[uploads])
+        return PEERS[peer](Path(tempfile.mkdtemp(dir=self.load.folder)), backend)
 
     def run_round(self) -> None:
         """With processes of its own, since those of another round might have been lucky or unlucky in their memory."""
@@ -100,17 +100,17 @@ class Bench:
         number = len(self.results.rounds)
         with ExitStack() as stack:
             running = {
-                (peer, uploads): self._start(peer, uploads, stack)
-                for uploads in sorted({row == "upload" for row in self.results.rows})
+                (peer, backend): self._start(peer, backend, stack)
+                for backend in {self.backends[row] for row in self.results.rows}
                 for peer in self.results.peers
             }
             for position, row in enumerate(self.results.rows, number):
                 for peer in rotated(self.results.peers, position):
-                    self._measure(peer, row, running[peer, row == "upload"])
+                    self._measure(peer, row, running[peer, self.backends[row]])
 
-    def _start(self, peer: str, uploads: bool, stack: ExitStack) -> Running | None:
+    def _start(self, peer: str, backend: Address, stack: ExitStack) -> Running | None:
         try:
-            return stack.enter_context(self._running(peer, uploads))
+            return stack.enter_context(self._running(peer, backend))
         except FAILURES as error:
             self._fail(peer, "starting", error)
             return None
@@ -138,32 +138,53 @@ def rotated(peers: Sequence[str], by: int) -> list[str]:
 
 
 def stop(signum: int, _: object) -> None:
-    """Ends what was started, as Ctrl-C does."""
+    """Leaves through everything that ends what was started."""
     sys.exit(128 + signum)
 
 
-def main(arguments: Sequence[str]) -> int:
-    chosen = options(arguments)
-    lacking = programs.missing()
-    if lacking:
-        tell(f"needs: apt-get install {' '.join(lacking)}")
-        return 2
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, stop)
-    programs.raise_descriptor_limit()
-    described = setup()
-    results = Results(chosen.peers, chosen.rows)
+def missing() -> list[str]:
+    """What the machine lacks."""
+    packages = programs.missing()
+    lacking = [f"apt-get install {' '.join(packages)}"] if packages else []
+    connections = rows.IDLE_BEFORE + rows.IDLE
+    if programs.connections_max() < connections:
+        lacking.append(f"room for {connections:,} connections through a proxy: raise the hard limit of open files")
+    return lacking
+
+
+def run(chosen: argparse.Namespace) -> Bench:
+    """All rounds."""
     with ExitStack() as stack:
+        stack.callback(programs.end_children)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sink = Server(rows.discard)
         stack.callback(sink.close)
-        backends = {False: stack.enter_context(programs.http_backend(folder)), True: sink.address}
-        bench = Bench(backends, results, rows.Load(folder, chosen.seconds))
+        server = stack.enter_context(programs.http_backend(folder))
+        backends = {**dict.fromkeys(rows.ROWS, server), "upload": sink.address}
+        bench = Bench(backends, Results(chosen.peers, chosen.rows), rows.Load(folder, chosen.seconds))
         if "latency" in chosen.rows:
             bench.load = attrs.evolve(bench.load, rate=bench.calibrate())
         for _ in range(chosen.rounds):
             bench.run_round()
-    rate = bench.load.rate or None
+        return bench
+
+
+def main(arguments: Sequence[str]) -> int:
+    chosen = options(arguments)
+    programs.raise_descriptor_limit()
+    lacking = missing()
+    if lacking:
+        tell(f"needs {' and '.join(lacking)}")
+        return 2
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, stop)
+    described = setup()
+    try:
+        bench = run(chosen)
+    except FAILURES as error:
+        tell(f"neither a back-end nor HAProxy may fail: {error}")
+        return 1
+    results, rate = bench.results, bench.load.rate or None
     print(report.text(results, described, rate))
     if chosen.json:
         chosen.json.write_text(json.dumps(report.as_json(results, described, rate), indent=1) + "\n")

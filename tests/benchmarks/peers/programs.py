@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -114,6 +115,13 @@ class Running:
     def pids(self) -> list[int]:
         """Of the proxy and its workers."""
         return [] if self.pid is None else [self.pid, *_children(self.pid)]
+
+
+def end_children() -> None:
+    """What was started the very moment a signal came."""
+    for pid in _children(os.getpid()):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 def _children(pid: int) -> list[int]:
@@ -314,5 +322,5 @@ def _end(process: subprocess.Popen[bytes], running: Running) -> None:
     except subprocess.TimeoutExpired:
         for pid in (process.pid, *workers):
             with suppress(ProcessLookupError):
-                os.kill(pid, 9)
+                os.kill(pid, signal.SIGKILL)
         process.wait()
