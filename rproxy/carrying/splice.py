@@ -127,16 +127,14 @@ class SpliceCarrier:
     def cut(self, session: Session, ending: Ending) -> None:
         leg = session.client
         if isinstance(leg, Leg):
-            self._sessions.end(leg, ending, reset=True)
-            self._sessions.close_sockets()
+            self._sessions.end(leg, ending)
         else:
             self._portable.cut(session, ending)
 
     def abort(self) -> None:
         self._portable.abort()
         for leg in self._sessions.legs():
-            self._sessions.end(leg, Ending.STOPPED, reset=True)
-        self._sessions.close_sockets()
+            self._sessions.end(leg, Ending.STOPPED)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -16,16 +16,15 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
+from rproxy.carrying.leg_table import LegTable
 from rproxy.carrying.legs import (
     BROKEN,
     CLIENT,
     CLOSED,
     CONNECTING,
     DEAF,
-    DYING,
     EOF,
     EVENTS,
-    GONE,
     HEEDED,
     HUNG_UP,
     LISTENING,
@@ -42,23 +41,23 @@ from rproxy.carrying.legs import (
     Mover,
     Other,
 )
-from rproxy.carrying.listeners import Listener, Listeners
+from rproxy.carrying.listeners import Listeners
 from rproxy.carrying.pipes import Pipes
 from rproxy.carrying.room import Room
-from rproxy.carrying.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S, LOCAL_ERRORS, Balancer, Ending
-from rproxy.carrying.sockets import unsent
+from rproxy.carrying.session import LOCAL_ERRORS, Balancer, Ending
 
 _IN: Final = select.EPOLLIN
 _PRI: Final = select.EPOLLPRI
 _ERROR: Final = select.EPOLLERR
 _RDHUP: Final = select.EPOLLRDHUP
+_PLAIN: Final = _IN | select.EPOLLOUT
 _ARRIVED: Final = _IN | _PRI | _RDHUP | select.EPOLLHUP | _ERROR
 _RARE_EVENTS: Final = _PRI | _ERROR
 _NONBLOCKING: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 
 class SplicedSessions:
-    """Every session's two legs by descriptor, and what is to become of them.
+    """Accepts, connects, and has the bytes moved.
 
     `wake` asks for a `tick` within a moment. A deadline is kept with the precision of the ticks.
     """
@@ -72,33 +71,32 @@ class SplicedSessions:
         self._room = room
         self._wake = wake
         self._register = epoll.register
-        self._mover = Mover(epoll, pipes, finished=self._finished, lost=self._lost, stuck=self._stuck)
+        self._table = table = LegTable(balancer, room, wake)
+        self._mover = Mover(epoll, pipes, finished=table.finished, lost=table.lost, stuck=table.stuck)
+        table.drop = self._mover.drop
         self._listeners = Listeners(epoll, room, opened=self._open, wake=wake)
-        self._legs: list[Leg | Listener | Other] = [GONE] * 64
-        self._closing: list[socket.SocketType] = []
-        """Closed after the batch of events: before, a new socket could get the number of one with events to come."""
         self._young: dict[Leg, float] = {}
         """The back-end legs of the last tick and those on the way, with the deadlines of their connects."""
-        self._doomed: dict[Leg, float] = {}
-        """Legs to be reset once they have what was read for them, and their deadlines."""
         self._events: list[tuple[int, int]] = []
         self.called = False
         """Something heeded has become readable."""
 
     def listen(self, sock: socket.socket) -> None:
         listener = self._listeners.add(sock)
-        self._put(sock.fileno(), listener)
+        self._table.put(sock.fileno(), listener)
         self._register(sock.fileno(), listener.events)
 
     def heed(self, descriptor: int) -> None:
-        self._put(descriptor, Other(HEEDED))
+        self._table.put(descriptor, Other(HEEDED))
         self._register(descriptor, select.EPOLLIN)
 
     def legs(self) -> Iterator[Leg]:
-        """One of each session, the client's while there is one."""
-        for leg in list(self._legs):
-            if isinstance(leg, Leg) and leg.state & (CLIENT | DYING):
-                yield leg
+        return self._table.each()
+
+    def end(self, leg: Leg, ending: Ending) -> None:
+        """End a leg's session at once: both sides see a reset."""
+        self._table.end(leg, ending, reset=True)
+        self._table.close_sockets()
 
     def serve(self, events: list[tuple[int, int]]) -> None:
         """Handle a batch of events. An exception ends the session that it came from, and no other."""
@@ -111,11 +109,10 @@ class SplicedSessions:
             except Exception:
                 self.log.failure("an event's session failed")
                 descriptor, _ = events[len(events) - 1 - operator.length_hint(remaining)]
-                leg = self._legs[descriptor]
+                leg = self._table.legs[descriptor]
                 if isinstance(leg, Leg):
-                    self.end(leg, Ending.STOPPED, reset=True)
-        if self._closing:
-            self.close_sockets()
+                    self._table.end(leg, Ending.STOPPED, reset=True)
+        self._table.close_sockets()
 
     def _serve(self, remaining: Iterator[tuple[int, int]]) -> None:
         """Handle events.
@@ -123,8 +120,8 @@ class SplicedSessions:
         What nearly all of them ask for, to move a little data and perhaps the end of stream behind it, is written out
         here for speed; everything else, and the same in every other state, is the mover's.
         """
-        legs: list[Any] = self._legs
-        mover, ready = self._mover, self._ready
+        table, mover, ready = self._table, self._mover, self._ready
+        legs: list[Any] = table.legs
         buffer, view = mover.buffer, mover.view
         for descriptor, event in remaining:
             leg = legs[descriptor]
@@ -132,19 +129,31 @@ class SplicedSessions:
             if state & RARE or event & _RARE_EVENTS:
                 ready(leg, event)
                 continue
-            if not event & _IN:
-                continue
             peer = leg.peer
             if peer.state & DEAF:
-                leg.state = state | (READABLE | HUNG_UP if event & _RDHUP else READABLE)
+                if event & _IN:
+                    leg.state = state | (READABLE | HUNG_UP if event & _RDHUP else READABLE)
+                continue
+            if event == _PLAIN and not peer.state & NAGLE:
+                size = 0
+                try:
+                    size = leg.sock.recv_into(buffer, SIZE, NOW)
+                    sent = peer.sock.send(view[:size], NOW)
+                except OSError as error:
+                    if not size:
+                        self._unread(leg, event, error)
+                        continue
+                    sent = 0
+                leg.count += size
+                if sent != size or size == SIZE:
+                    self._more(leg, event, sent, size)
+                continue
+            if not event & _IN:
                 continue
             try:
                 size = leg.sock.recv_into(buffer, SIZE, NOW)
-            except BlockingIOError:
-                continue
-            except OSError:  # told but once: another recv would find the end of the stream
-                leg.state |= BROKEN
-                ready(leg, event)
+            except OSError as error:
+                self._unread(leg, event, error)
                 continue
             if size:
                 leg.count += size
@@ -155,17 +164,13 @@ class SplicedSessions:
                     sent = peer.sock.send(view[:size], MORE if last else NOW)
                 except OSError:
                     sent = 0
-                if sent < size:
-                    mover.write_later(peer, sent, size)
+                if sent != size or not last:
+                    self._more(leg, event, sent, size)
                     if last:
                         mover.end_of_stream(leg)
-                        continue
-                if not last:
-                    if size == SIZE:
-                        ready(leg, event)
                     continue
             if peer.state & EOF:
-                self._finished(leg)
+                table.finished(leg)
                 continue
             leg.state = state | EOF
             peer.state |= SHUT
@@ -174,6 +179,20 @@ class SplicedSessions:
                 peer.sock.shutdown(socket.SHUT_WR)
             except OSError:  # reset: an event tells
                 pass
+
+    def _unread(self, leg: Leg, event: int, error: OSError) -> None:
+        """A read gave an error, which is told but once: another read would find the end of the stream."""
+        if not isinstance(error, BlockingIOError):
+            leg.state |= BROKEN
+            self._ready(leg, event)
+
+    def _more(self, leg: Leg, event: int, sent: int, size: int) -> None:
+        """Not all that was read is written, or not all is read."""
+        if sent != size:
+            assert leg.peer is not None
+            self._mover.write_later(leg.peer, sent, size)
+        if size == SIZE:
+            self._ready(leg, event)
 
     def _ready(self, leg: Any, event: int) -> None:
         """Handle any event."""
@@ -202,9 +221,9 @@ class SplicedSessions:
             self._mover.pump(leg)
         if event & _ERROR and not leg.state & CLOSED:
             if leg.peer is None or leg.peer.state & CONNECTING:
-                self._lost(leg)
+                self._table.lost(leg)
             else:
-                self._stuck(leg)
+                self._table.stuck(leg)
 
     def _open(self, family: int, descriptor: int) -> None:
         """A client has been accepted."""
@@ -212,21 +231,13 @@ class SplicedSessions:
         client = Leg(socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), session, CLIENT, None)
         session.client = client
         self._room.sessions += 1
-        self._put(descriptor, client)
+        self._table.put(descriptor, client)
         self._register(descriptor, EVENTS)
         try:
             self._connect(client)
         except Exception:
             self.log.failure("a client's session failed")
-            self.end(client, Ending.STOPPED, reset=True)
-
-    def _put(self, descriptor: int, what: Leg | Listener | Other) -> None:
-        """Let events of the descriptor come to `what`."""
-        try:
-            self._legs[descriptor] = what
-        except IndexError:
-            self._legs.extend([GONE] * (descriptor + 1))
-            self._legs[descriptor] = what
+            self._table.end(client, Ending.STOPPED, reset=True)
 
     def _connect(self, client: Leg) -> None:
         """Start to connect to the session's next back-end, or let the client go."""
@@ -241,18 +252,18 @@ class SplicedSessions:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # the handshake's last ACK waits for first data
             error = sock.connect_ex((address, backend.port))
             if error and error != EINPROGRESS:
-                self._closing.append(sock)
+                self._table.closing.append(sock)
                 session.failed(blame=error not in LOCAL_ERRORS)
                 continue
             leg = client.peer = Leg(sock, session, CONNECTING | NAGLE, client)
             descriptor = sock.fileno()
-            self._put(descriptor, leg)
+            self._table.put(descriptor, leg)
             self._register(descriptor, EVENTS)
             self._young[leg] = session.connect_by()
             self._wake()
             return
         session.give_up()
-        self._close(client, reset=False)
+        self._table.close(client, reset=False)
 
     def _connected(self, leg: Leg, event: int) -> None:
         """Something has become of a connect."""
@@ -275,97 +286,9 @@ class SplicedSessions:
         client = leg.peer
         assert client is not None
         client.peer = None
-        self._forget(leg)
+        self._table.forget(leg)
         client.session.failed(blame=error not in LOCAL_ERRORS)
         self._connect(client)
-
-    def _finished(self, leg: Leg) -> None:
-        """Both streams have ended, and nothing is left to be written."""
-        session = leg.session
-        peer: Any = leg.peer
-        if leg.state & CLIENT:
-            session.up, session.down = leg.count, peer.count
-        else:
-            session.up, session.down = peer.count, leg.count
-        session.ended(Ending.CLOSED)
-        sock, other = leg.sock, peer.sock
-        self._legs[sock.fileno()] = self._legs[other.fileno()] = GONE
-        self._closing += (sock, other)
-        leg.state = peer.state = CLOSED
-        leg.peer = session.client = None  # opens the circles
-        self._room.leave()
-
-    def end(self, leg: Leg, ending: Ending, *, reset: bool) -> None:
-        """End a leg's session; both sides at once."""
-        self._account(leg, ending)
-        peer = leg.peer
-        if peer is not None:
-            if reset:
-                peer.reset()
-            self._forget(peer)
-        self._close(leg, reset=reset)
-
-    def _account(self, leg: Leg, ending: Ending) -> None:
-        session, peer = leg.session, leg.peer
-        if peer is not None:
-            client, backend = (leg, peer) if leg.state & CLIENT else (peer, leg)
-            session.up, session.down = client.count, backend.count
-        session.ended(ending)
-
-    def _close(self, leg: Leg, *, reset: bool) -> None:
-        """The last of a session's legs."""
-        if reset:
-            leg.reset()
-        self._forget(leg)
-        self._room.leave()
-
-    def _forget(self, leg: Leg) -> None:
-        """Close a leg, and break its references, which are circles."""
-        self._legs[leg.sock.fileno()] = GONE
-        self._closing.append(leg.sock)
-        if leg.state & STALLED:
-            self._mover.drop(leg)
-        if self._doomed:
-            self._doomed.pop(leg, None)
-        leg.state = CLOSED
-        leg.peer = leg.session.client = None
-
-    def close_sockets(self) -> None:
-        for sock in self._closing:
-            sock.close()
-        self._closing.clear()
-
-    def _stuck(self, leg: Leg) -> None:
-        """A connection is dead, but its peer has yet to take what had arrived."""
-        assert leg.peer is not None
-        self._doom(leg.peer)
-
-    def _doom(self, leg: Leg) -> None:
-        grace_s = FLUSH_CLIENT_S if leg.state & CLIENT else FLUSH_BACKEND_S
-        self._doomed.setdefault(leg, self._balancer.seconds() + grace_s)
-        self._wake()
-
-    def _lost(self, leg: Leg) -> None:
-        """A connection is dead, and all that came from it is written or in a doomed peer's hands."""
-        session, peer = leg.session, leg.peer
-        if peer is None:
-            if session.ended_as is None:
-                session.ended(Ending.CLIENT_GONE)
-            self._close(leg, reset=False)
-            return
-        if peer.state & CONNECTING:
-            self.end(leg, Ending.CLIENT_GONE, reset=False)
-            return
-        self._account(leg, Ending.CLIENT_RESET if leg.state & CLIENT else Ending.BACKEND_RESET)
-        self._forget(leg)
-        peer.peer = None
-        peer.state |= DYING
-        self._doom(peer)
-        self._reset_if_flushed(peer)
-
-    def _reset_if_flushed(self, leg: Leg) -> None:
-        if leg.peer is None and not leg.state & STALLED and (leg.state & BROKEN or not unsent(leg.sock)):
-            self._close(leg, reset=True)
 
     def tick(self, now: float) -> bool:
         """See to what has become of time; whether another tick is needed."""
@@ -373,22 +296,9 @@ class SplicedSessions:
         for leg, deadline in young.items():
             if not leg.state & CLOSED:
                 self._grow(leg, deadline, now)
-        for leg, deadline in list(self._doomed.items()):
-            if not leg.state & CLOSED:
-                self._see_to(leg, overdue=deadline <= now)
+        self._table.tick(now)
         self._listeners.resume_if_room()
-        if self._closing:
-            self.close_sockets()
-        return bool(self._young or self._doomed or self._listeners.paused)
-
-    def _see_to(self, leg: Leg, *, overdue: bool) -> None:
-        """A doomed leg: has it taken what came before its peer's reset?"""
-        if not overdue:
-            self._reset_if_flushed(leg)
-        elif leg.peer is None:
-            self._close(leg, reset=True)
-        else:
-            self.end(leg, Ending.BACKEND_RESET if leg.state & CLIENT else Ending.CLIENT_RESET, reset=True)
+        return bool(self._young or self._table.doomed or self._listeners.paused)
 
     def _grow(self, leg: Leg, deadline: float, now: float) -> None:
         """What most sessions do not live to see."""

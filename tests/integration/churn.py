@@ -106,7 +106,9 @@ class Visit:
         self._received += data
         if not end and (kind.ends or len(self._received) < len(kind.answer)):
             return False
-        assert (end, bytes(self._received)) == (kind.ends, kind.answer), f"{kind}: {end} after {len(self._received)} bytes"
+        assert (end, bytes(self._received)) == (kind.ends, kind.answer), (
+            f"{kind}: {end} after {len(self._received)} bytes"
+        )
         self.leave()
         return True
 

@@ -44,10 +44,11 @@ def send_some(sock: socket.socket, stream: Stream, size: int) -> None:
         sock.sendall(stream.take(min(CHUNK, end - stream.size)))
 
 
-def send_stream(sock: socket.socket, size: int, start: int = 0) -> None:
-    """The first `size` bytes of a stream, and its end."""
+def send_stream(sock: socket.socket, size: int, start: int = 0) -> int:
+    """The first `size` bytes of a stream, and its end; as many."""
     send_some(sock, Stream(start), size)
     sock.shutdown(socket.SHUT_WR)
+    return size
 
 
 def send_paced(sock: socket.socket, rate: int, seconds: float, start: int = 0) -> int:
@@ -62,13 +63,14 @@ def send_paced(sock: socket.socket, rate: int, seconds: float, start: int = 0) -
     return stream.size
 
 
-def send_single_bytes(sock: socket.socket, count: int, start: int = 0) -> None:
-    """One packet each, and the end."""
+def send_single_bytes(sock: socket.socket, count: int, start: int = 0) -> int:
+    """One packet each, and the end; as many."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream = Stream(start)
     for _ in range(count):
         sock.sendall(stream.take(1))
     sock.shutdown(socket.SHUT_WR)
+    return count
 
 
 def check_some(sock: socket.socket, stream: Stream, size: int) -> None:

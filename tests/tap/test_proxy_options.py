@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from importlib.metadata import EntryPoint, EntryPoints
 from ipaddress import ip_network
 from pathlib import Path
@@ -11,46 +10,18 @@ from random import Random
 from typing import Any
 
 import pytest
-import twisted.internet
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.python import usage
 
+from rproxy.carrying.room import SESSIONS_MAX
 from rproxy.monitoring.monitor import Timing
 from rproxy.scoring.policies import POLICIES
 from rproxy.tap import options as common
-from rproxy.tap import proxy
+from rproxy.tap import settings as told
 from rproxy.tap.proxy import makeService
 from rproxy.tap.settings import BACKLOG, Options, Settings, listen_endpoint, policy_factory
 from tests.fakes import CountingPolicy, Reactor
-
-
-def settings(*arguments: str) -> Settings:
-    options = Options()
-    options.parseOptions(list(arguments))
-    return options.settings
-
-
-def complaint(*arguments: str) -> str:
-    """The one line that the command ends with."""
-    with pytest.raises(SystemExit) as ended:
-        settings(*arguments)
-    return one_line(ended.value)
-
-
-def one_line(ended: SystemExit) -> str:
-    text = str(ended.code)
-    assert text.startswith("twistd rproxy: ")
-    assert "\n" not in text
-    return text
-
-
-@pytest.fixture
-def reactor(monkeypatch: pytest.MonkeyPatch) -> Reactor:
-    """What `makeService` takes for Twisted's, whose clock and whose process it alters."""
-    reactor = Reactor()
-    monkeypatch.setattr(twisted.internet, "reactor", reactor, raising=False)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    return reactor
+from tests.tap.commands import complaint, one_line, settings
 
 
 def test_without_options_it_is_the_reports_proxy() -> None:
@@ -65,6 +36,10 @@ def test_without_options_it_is_the_reports_proxy() -> None:
         demo=0,
         admin=None,
         trace=False,
+        carrier="auto",
+        max_connections=None,
+        idle_timeout_s=3600,
+        half_close_timeout_s=30,
     )
 
 
@@ -98,6 +73,17 @@ def test_without_options_it_is_the_reports_proxy() -> None:
         (["--admin", "127.0.0.1:8081"], "admin", ("127.0.0.1", 8081)),
         (["--admin", "[::1]:8081"], "admin", ("::1", 8081)),
         (["--trace"], "trace", True),
+        (["--carrier", "splice"], "carrier", "splice"),
+        (["--carrier", "portable"], "carrier", "portable"),
+        (["--carrier", "auto"], "carrier", "auto"),
+        (["--idle-timeout", "7200"], "idle_timeout_s", 7200),
+        (["--idle-timeout", "0.5"], "idle_timeout_s", 0.5),
+        (["--idle-timeout", "0"], "idle_timeout_s", 0),
+        (["--half-close-timeout", "1.5"], "half_close_timeout_s", 1.5),
+        (["--half-close-timeout", "2592000"], "half_close_timeout_s", 30 * 86400),
+        (["--half-close-timeout", "0"], "half_close_timeout_s", 0),
+        (["--max-connections", "1"], "max_connections", 1),
+        (["--max-connections", "1000000"], "max_connections", SESSIONS_MAX),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -143,6 +129,9 @@ NUMBERS = ["-1", "nan", "inf", "-inf", "abc", "", "1e999", "0x10", "1,5"]
         ),
         *(("--monitor", value) for value in ["::1:5555", "[nonsense]:5555", "[::1]x:5555", "a b:5555", "[::1:5555"]),
         *(("--admin", value) for value in ["8081", "abc", "", "localhost", "127.0.0.1:70000", "127.0.0.1:x", "::1:80"]),
+        *((option, value) for option in ("--idle-timeout", "--half-close-timeout") for value in [*NUMBERS, "2592001"]),
+        *(("--max-connections", value) for value in [*NUMBERS, "0", "1.5", "1000001", "9" * 400]),
+        *(("--carrier", value) for value in ["", "Splice", "auto ", "tcp"]),
         *(("--allow", value) for value in ["", "abc", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/-1", "300.1.1.1", "10/8"]),
     ],
 )
@@ -243,10 +232,11 @@ def test_the_help_names_every_option_and_policy(capsys: pytest.CaptureFixture[st
     assert not ended.value.code
     text = capsys.readouterr().out
     options = ("listen", "monitor", "backend-port", "probe-interval", "probe-timeout", "liveness", "policy")
-    for option in (*options, "saturation", "allow", "demo", "admin", "trace"):
+    options += ("saturation", "allow", "demo", "admin", "trace")
+    for option in (*options, "carrier", "idle-timeout", "half-close-timeout", "max-connections"):
         assert f"--{option}" in text
     for policy in POLICIES:
-        assert policy in text
+        assert policy in "".join(text.split())  # which a line's end may divide
 
 
 @pytest.mark.parametrize("name", ["report", "round-robin", "least-connections", "random"])
@@ -256,7 +246,7 @@ def test_a_built_in_policy_is_found_by_its_name(name: str) -> None:
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
-    monkeypatch.setattr(proxy, "entry_points", lambda *, group: EntryPoints(entries).select(group=group))
+    monkeypatch.setattr(told, "entry_points", lambda *, group: EntryPoints(entries).select(group=group))
 
 
 def external(saturation: float | None, _: object) -> CountingPolicy:

@@ -33,6 +33,8 @@ class Figure:
     """The measurement it comes from."""
     digits: int = 0
     more_is_better: bool = False
+    compared: bool = True
+    """Whether its ratio to HAProxy's says anything."""
 
 
 FIGURES: Final = (
@@ -44,7 +46,7 @@ FIGURES: Final = (
     Figure("request_cpu_us", "CPU µs/request", "requests", 1),
     Figure("latency_p50_us", "p50 µs at 60 %", "latency"),
     Figure("latency_p99_us", "p99 µs at 60 %", "latency"),
-    Figure("delay_p99_us", "… client's own delay", "latency"),
+    Figure("delay_p99_us", "… client's own delay", "latency", compared=False),
     Figure("download_mb_per_s", "download MB/s", "download", more_is_better=True),
     Figure("download_cpu_s_per_gb", "… CPU s/GB", "download", 3),
     Figure("upload_mb_per_s", "upload MB/s", "upload", more_is_better=True),
@@ -52,10 +54,10 @@ FIGURES: Final = (
     Figure("idle_kb", "kB/idle connection", "memory", 2),
 )
 BUSY: Final = (
-    Figure("connections_busy", "new connections", "connections"),
-    Figure("requests_busy", "requests, kept", "requests"),
-    Figure("download_busy", "download", "download"),
-    Figure("upload_busy", "upload", "upload"),
+    Figure("connections_busy", "new connections", "connections", compared=False),
+    Figure("requests_busy", "requests, kept", "requests", compared=False),
+    Figure("download_busy", "download", "download", compared=False),
+    Figure("upload_busy", "upload", "upload", compared=False),
 )
 """Percent of a core that the proxy used meanwhile."""
 

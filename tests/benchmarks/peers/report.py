@@ -24,7 +24,7 @@ def text(results: Results, setup: Mapping[str, str], rate: float | None) -> str:
         "\n".join(f"{name}: {value}" for name, value in setup.items()),
         _explanation(len(results.rounds), rate),
         figure_table(results, FIGURES),
-        BUSY_EXPLAINED if (busy := figure_table(results, BUSY, ratios=False)) else "",
+        BUSY_EXPLAINED if (busy := figure_table(results, BUSY)) else "",
         busy,
         GOALS_EXPLAINED if (goals := goal_table(results)) else "",
         goals,
@@ -46,22 +46,22 @@ def _explanation(rounds: int, rate: float | None) -> str:
     return fill(" ".join(sentences), WIDTH)
 
 
-def figure_table(results: Results, figures: Sequence[Figure], *, ratios: bool = True) -> str:
+def figure_table(results: Results, figures: Sequence[Figure]) -> str:
     """One column for every peer."""
     figures = [figure for figure in figures if figure.row in results.rows]
     if not figures:
         return ""
     titles = [["", *(TITLES[peer][line] for peer in results.peers)] for line in (0, 1)]
     titles[0][0] = "figure"
-    rows = [[figure.label, *(_cell(results, peer, figure, ratios) for peer in results.peers)] for figure in figures]
+    rows = [[figure.label, *(_cell(results, peer, figure) for peer in results.peers)] for figure in figures]
     return _table(titles, rows)
 
 
-def _cell(results: Results, peer: str, figure: Figure, ratios: bool) -> str:
+def _cell(results: Results, peer: str, figure: Figure) -> str:
     value = results.median(peer, figure)
     if value is None:
         return NO_FIGURE
-    ratio = results.ratio(peer, figure) if ratios else None
+    ratio = results.ratio(peer, figure) if figure.compared else None
     shown = f"{value:,.{figure.digits}f}"
     return shown if ratio is None else f"{shown} {_ratio(ratio)}"
 

@@ -1,0 +1,88 @@
+"""The options of `twistd rproxy` that say what carries the sessions, and how many."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+from twisted.python import usage
+
+from rproxy.carrying.portable import PortableCarrier
+from rproxy.carrying.room import sessions_for
+from rproxy.carrying.splice import SpliceCarrier
+from rproxy.tap import proxy
+from rproxy.tap import settings as told
+from rproxy.tap.proxy import ProxyService, makeService
+from rproxy.tap.settings import Options, Settings
+from tests.fakes import Reactor
+from tests.tap.commands import complaint, one_line, settings
+
+
+def test_the_carriers_there_are_are_named_where_one_is_not_known() -> None:
+    assert "must be auto, splice or portable" in complaint("--carrier", "fast")
+
+
+def test_where_nothing_splices_only_the_splice_carrier_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(told, "CAN_SPLICE", False)
+    text = complaint("--carrier", "splice")
+    assert "--carrier splice: needs Linux; auto takes what there is" in text
+    assert [settings("--carrier", carrier).carrier for carrier in ("auto", "portable")] == ["auto", "portable"]
+
+
+@pytest.mark.parametrize(
+    ("carrier", "can_splice", "kind"),
+    [
+        ("auto", True, SpliceCarrier),
+        ("splice", True, SpliceCarrier),
+        ("portable", True, PortableCarrier),
+        ("auto", False, PortableCarrier),
+        ("portable", False, PortableCarrier),
+    ],
+)
+def test_the_carrier_is_the_one_asked_for_or_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, carrier: str, can_splice: bool, kind: type[object]
+) -> None:
+    monkeypatch.setattr(proxy, "CAN_SPLICE", can_splice)
+    assert type(ProxyService(Reactor(), Settings(carrier=carrier)).carrier) is kind
+
+
+@pytest.mark.parametrize("descriptors", [100, 1024, 20_000])
+def test_without_a_limit_of_sessions_there_are_as_many_as_descriptors_allow(descriptors: int) -> None:
+    service = ProxyService(Reactor(), Settings(), descriptors=descriptors)
+    assert service.room.sessions_max == sessions_for(descriptors)
+
+
+def test_a_limit_of_sessions_is_kept_up_to_what_descriptors_allow() -> None:
+    fit = sessions_for(1024)
+    for most in (1, fit):
+        assert ProxyService(Reactor(), Settings(max_connections=most), descriptors=1024).room.sessions_max == most
+    with pytest.raises(usage.UsageError, match=rf"^--max-connections {fit + 1}: 1024 open files are enough for {fit} "):
+        ProxyService(Reactor(), Settings(max_connections=fit + 1), descriptors=1024)
+
+
+def test_too_few_descriptors_for_any_session_are_told() -> None:
+    with pytest.raises(usage.UsageError, match=r"^41 open files are too few for any session"):
+        ProxyService(Reactor(), Settings(), descriptors=41)
+
+
+def test_a_limit_above_what_descriptors_allow_is_one_line(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "raise_descriptor_limit", lambda: 256)
+    options = Options()
+    options.parseOptions(["--max-connections", "1000"])
+    with pytest.raises(SystemExit) as ended:
+        makeService(options)
+    text = one_line(ended.value)
+    assert "--max-connections 1000" in text
+    assert "256 open files" in text
+    assert reactor.ports == []
+
+
+@pytest.mark.usefixtures("reactor")
+def test_a_service_raises_the_limit_of_open_files_and_uses_it() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 512), hard))
+    options = Options()
+    options.parseOptions([])
+    service = makeService(options)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    assert service.room.sessions_max > sessions_for(512)
