@@ -26,6 +26,8 @@ ROUNDS: Final = 16
 """Reads in one go; then others have their turn."""
 BULK_READS: Final = 2
 """Full reads in a row after which the kernel moves the rest."""
+_LITTLE: Final = 16384
+"""Less than this at once is no bulk any more."""
 _SMALL: Final = 1024
 """A back-end is sent up to this much at first without TCP_NODELAY."""
 
@@ -129,6 +131,7 @@ class Mover:
         self._finished = finished
         self._lost = lost
         self._stuck = stuck
+        self.spliced = False
         self.buffer = bytearray(SIZE)
         self.view = memoryview(self.buffer)
 
@@ -216,6 +219,7 @@ class Mover:
     def _splice(self, source: Leg, target: Leg, pipe: Pipe) -> None:
         target.pipe = pipe
         source.state |= BULK
+        self.spliced = True
         for leg in (source, target):
             if leg.sock.gettimeout() != 0.0:
                 leg.sock.setblocking(False)
@@ -224,7 +228,7 @@ class Mover:
             try:
                 size = pipe.fill(source.sock.fileno())
             except BlockingIOError:
-                if moved < BULK_READS * SIZE:
+                if moved < _LITTLE:
                     source.state &= ~BULK
                 self._release(target)
                 self._drained(source)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Iterator
+from time import sleep
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -28,6 +29,9 @@ ROUNDS: Final = 8
 """Batches before the reactor has its turn, unless there is nothing more to do, or something heeded."""
 LINGER_S: Final = 0.001
 """How long to wait for the next batch: a wait here costs less than one through the reactor."""
+FEW: Final = 2
+NAP_S: Final = 0.0003
+"""Bulk that is left alone for so long, where there is little else to do, comes in larger pieces and fewer wake-ups."""
 TICK_S: Final = 0.1
 
 
@@ -89,6 +93,8 @@ class SpliceCarrier:
             if sessions.called:
                 sessions.called = False
                 return
+            if sessions.take_bulk() and len(events) <= FEW:
+                sleep(NAP_S)
             wait_s = LINGER_S
 
     def _wake(self) -> None:

@@ -98,6 +98,11 @@ class SplicedSessions:
         self._table.end(leg, ending, reset=True)
         self._table.close_sockets()
 
+    def take_bulk(self) -> bool:
+        """Whether anything was spliced since this was asked before."""
+        spliced, self._mover.spliced = self._mover.spliced, False
+        return spliced
+
     def serve(self, events: list[tuple[int, int]]) -> None:
         """Handle a batch of events. An exception ends the session that it came from, and no other."""
         self._events = events
