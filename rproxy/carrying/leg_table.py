@@ -80,6 +80,7 @@ class LegTable:
         if reset:
             leg.reset()
         self.forget(leg)
+        leg.session.client = None
         self._room.leave()
 
     def forget(self, leg: Leg) -> None:
@@ -91,7 +92,7 @@ class LegTable:
         if self.doomed:
             self.doomed.pop(leg, None)
         leg.state = CLOSED
-        leg.peer = leg.session.client = None
+        leg.peer = None
 
     def close_sockets(self) -> None:
         for sock in self.closing:
@@ -141,6 +142,8 @@ class LegTable:
 
     def tick(self, now: float) -> None:
         for leg, deadline in list(self.doomed.items()):
-            if not leg.state & CLOSED:
+            if leg.state & CLOSED:
+                self.doomed.pop(leg, None)
+            else:
                 self._see_to(leg, overdue=deadline <= now)
         self.close_sockets()

@@ -258,7 +258,7 @@ class Mover:
         self.pump(source)
 
     def _drain(self, target: Leg) -> bool:
-        """Write what the target's pipe holds; False when `target` is lost."""
+        """Write what the target's pipe holds; False when there is no more to be done, `target` being lost, say."""
         pipe = target.pipe
         assert pipe is not None
         try:
@@ -267,13 +267,21 @@ class Mover:
             if error.errno != errno.EINVAL:
                 self._unwritable(target)
                 return False
-            target.backlog = os.read(pipe.reader, pipe.held)
-            pipe.held -= len(target.backlog)
-            if target.peer is not None:
-                target.peer.state |= PLAIN
-        if pipe.held or target.backlog:
+            self._empty(target, pipe)
+            return False
+        if pipe.held:
             target.state |= STALLED
         return True
+
+    def _empty(self, target: Leg, pipe: Pipe) -> None:
+        """`target` does not splice: write what the pipe holds."""
+        target.backlog = os.read(pipe.reader, pipe.held)
+        pipe.held -= len(target.backlog)
+        target.state |= STALLED
+        self._release(target)
+        if target.peer is not None:
+            target.peer.state |= PLAIN
+        self.flush(target)
 
     def _release(self, target: Leg) -> None:
         if target.pipe is not None:
@@ -303,9 +311,6 @@ class Mover:
             target.backlog = None
         if target.pipe is not None:
             if not self._drain(target) or target.pipe.held:
-                return
-            if target.backlog:
-                self.flush(target)
                 return
             self._release(target)
         target.state &= ~STALLED

@@ -314,6 +314,7 @@ class PortableCarrier:
         self.factory = _ClientFactory(self, balancer)
         self._reactor = reactor
         self._ports: list[Any] = []
+        room.when_full(self._pause)
 
     def serve(self, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
         return endpoint.listen(self.factory).addCallback(self._opened)
@@ -323,14 +324,19 @@ class PortableCarrier:
             self._ports.append(port)
         return port
 
+    def hand_over(self, port: IListeningPort) -> None:
+        """From now on somebody else accepts on `port`, and pauses it."""
+        self._ports.remove(port)
+
     def entered(self) -> None:
-        """A client has been accepted. With no room for another, the ports accept no more until one leaves."""
+        """A client has been accepted."""
         self.room.enter()
-        if self.room.full:
-            for port in self._ports:
-                port.stopReading()
-                port.disconnecting = True  # which ends the loop that accepts
-            self.room.wait(self._resume)
+
+    def _pause(self) -> None:
+        for port in self._ports:
+            port.stopReading()
+            port.disconnecting = True  # which ends the loop that accepts
+        self.room.wait(self._resume)
 
     def left(self) -> None:
         """Both sides of a session are closed."""

@@ -44,6 +44,7 @@ class Room:
         self.sessions_max = sessions_max
         self.sessions = 0
         self._seconds = seconds
+        self._pausing: list[Callable[[], None]] = []
         self._waiting: list[Callable[[], None]] = []
         self._logged = float("-inf")
 
@@ -53,6 +54,13 @@ class Room:
 
     def enter(self) -> None:
         self.sessions += 1
+        if self.sessions >= self.sessions_max:
+            for pause in self._pausing:
+                pause()
+
+    def when_full(self, pause: Callable[[], None]) -> None:
+        """Call `pause` whenever a session has taken the last place."""
+        self._pausing.append(pause)
 
     def leave(self) -> None:
         self.sessions -= 1

@@ -82,6 +82,7 @@ class Balancer:
         self.up = 0
         self.down = 0
         """Bytes that the sessions now over carried from clients, and to them."""
+        self._policy_failed = float("-inf")
         self._unserved = 0
         self._unserved_logged = float("-inf")
 
@@ -116,6 +117,13 @@ class Balancer:
                     loss=backend.losses.rate,
                 )
         self.log.debug("client {client} -> {backend}", client=client, backend=chosen.name if chosen else "nobody")
+
+    def policy_failed(self) -> None:
+        """A policy raised an exception, as somebody's own may: the session goes on without it."""
+        now = self.seconds()
+        if now - self._policy_failed >= _LOG_EVERY_S:
+            self._policy_failed = now
+            self.log.failure("the policy failed; further failures in the next seconds are not logged")
 
     def unserved(self, ending: Ending) -> None:
         """Clients are being turned away: one line in ten seconds says how many."""
@@ -168,7 +176,7 @@ class Session:
         self.half_closed = False
         """Whether one side, and only one, has ended its stream."""
         self.quiet = 0
-        """For `Silence`: sweeps since anything was carried, and how much had been then."""
+        """For `Silence`: sweeps since any byte was taken, and how many had been then."""
         self.seen = 0
         self.up = 0
         """Bytes carried from client to back-end; the carrier says so at the end at the latest."""
@@ -180,7 +188,11 @@ class Session:
         balancer, failed = self._balancer, self._failed
         if failed and (len(failed) >= TRIES_MAX or self._left_s() <= 0):
             return None
-        backend = balancer.policy.choose(balancer.table, failed)
+        try:
+            backend = balancer.policy.choose(balancer.table, failed)
+        except Exception:
+            balancer.policy_failed()
+            backend = None
         if balancer.trace:
             balancer.trace_choice(self.client, backend)
         if backend is None:
@@ -189,7 +201,10 @@ class Session:
             balancer.redispatches += 1
         self.backend = backend
         balancer.table.opened(backend)
-        balancer.policy.opened(backend)
+        try:
+            balancer.policy.opened(backend)
+        except Exception:
+            balancer.policy_failed()
         return backend
 
     def patience_s(self) -> float:
@@ -224,7 +239,10 @@ class Session:
         """The connect failed; `blame` is whether the back-end, not this host, is the cause."""
         assert self.backend is not None
         if blame:
-            self._balancer.policy.failed(self.backend)
+            try:
+                self._balancer.policy.failed(self.backend)
+            except Exception:
+                self._balancer.policy_failed()
         self._failed += (self.backend,)
         self._release()
 
@@ -254,7 +272,10 @@ class Session:
         assert backend is not None
         self.backend = None
         balancer.table.closed(backend, was_connected=self.connected_at is not None)
-        balancer.policy.closed(backend)
+        try:
+            balancer.policy.closed(backend)
+        except Exception:
+            balancer.policy_failed()
 
     def _trace_end(self) -> None:
         now = self._balancer.seconds()

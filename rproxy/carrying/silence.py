@@ -28,7 +28,6 @@ class Silence:
         self._carrier = carrier
         self._limit_s = limit_s
         self._half_closed = half_closed
-        self._unsent: dict[Session, int] = {}
         self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
@@ -38,7 +37,6 @@ class Silence:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._unsent.clear()
 
     def _sweep(self) -> None:
         self.start()  # first, so that no error ends the sweeps
@@ -47,23 +45,16 @@ class Silence:
             for session in self._carrier.connected()
             if session.half_closed is self._half_closed and self._is_silent(session)
         ]
-        unsent = {session: self._carrier.unsent(session) for session in silent}
-        over = [session for session in silent if not self._goes_on(session, unsent[session])]
-        self._unsent = {session: size for session, size in unsent.items() if size}
-        if over:
-            self._cut(over)
+        if silent:
+            self._cut(silent)
 
     def _is_silent(self, session: Session) -> bool:
-        carried = self._carrier.carried(session)
-        if carried != session.seen:
-            session.seen = carried
+        taken = self._carrier.carried(session) - self._carrier.unsent(session)
+        if taken != session.seen:
+            session.seen = taken
             session.quiet = 0
         session.quiet += 1
         return session.quiet > SWEEPS
-
-    def _goes_on(self, session: Session, unsent: int) -> bool:
-        """Whether the peer has taken some of what it had not taken when this was asked before."""
-        return 0 < unsent < self._unsent.get(session, unsent + 1)
 
     def _cut(self, over: list[Session]) -> None:
         ending = Ending.HALF_CLOSED if self._half_closed else Ending.IDLE

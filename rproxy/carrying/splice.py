@@ -58,11 +58,15 @@ class SpliceCarrier:
 
     def _take_over(self, port: IListeningPort) -> IListeningPort:
         sock = takeable(port, self._portable.factory)
-        if self._stopped or (sock is None and self._strict):
+        if self._stopped:
+            port.stopListening()
+            return port
+        if sock is None and self._strict:
             port.stopListening()
             raise ValueError("the splice carrier takes plain sockets only; --carrier auto takes this one, too")
         if sock is None:
             return port
+        self._portable.hand_over(port)
         port.stopReading()  # type: ignore[attr-defined]
         self._sessions.listen(sock)
         if not self._watched:

@@ -235,10 +235,10 @@ class SplicedSessions:
         session = self._balancer.open(None)
         client = Leg(socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), session, CLIENT, None)
         session.client = client
-        self._room.sessions += 1
+        self._room.enter()
         self._table.put(descriptor, client)
-        self._register(descriptor, EVENTS)
         try:
+            self._register(descriptor, EVENTS)
             self._connect(client)
         except Exception:
             self.log.failure("a client's session failed")

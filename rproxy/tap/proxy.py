@@ -80,6 +80,7 @@ class ProxyService(Service):
         self._endpoints = [(text, listen_endpoint(reactor, text)) for text in settings.listen]
         self._demo = Demo(reactor, settings.demo, trace=settings.trace)
         self._bound = False
+        self._stopping = False
         self.hurried = False
         """Whether a stop is to end sessions at once."""
         self._monitor_port: IListeningPort | None = None
@@ -140,6 +141,9 @@ class ProxyService(Service):
             listening.addCallback(lambda _: self._stop_if_failed(text, failures))
 
     def _opened(self, port: IListeningPort) -> None:
+        if self._stopping:
+            port.stopListening()
+            return
         self._ports.append(port)
         self.log.info("listening for clients on {address}", address=_where(port))
 
@@ -176,6 +180,7 @@ class ProxyService(Service):
     def stopService(self) -> Deferred[None]:
         """Accept nobody any more, let sessions end for a moment, then end them."""
         super().stopService()
+        self._stopping = True
         closed = self._close_ports()
         drained = closed.addCallback(lambda _: self._drain())
         drained.addCallback(lambda _: self._finish())
