@@ -8,8 +8,9 @@ one, a reset as a reset.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -322,11 +323,18 @@ class PortableCarrier:
     def _opened(self, port: IListeningPort) -> IListeningPort:
         if IReadDescriptor.providedBy(port):
             self._ports.append(port)
+            descriptor: Any = port
+            descriptor.doRead = partial(self._accept, descriptor, descriptor.doRead)
         return port
 
     def hand_over(self, port: IListeningPort) -> None:
         """From now on somebody else accepts on `port`, and pauses it."""
         self._ports.remove(port)
+
+    def _accept(self, port: Any, accept: Callable[[], None]) -> None:
+        """Accept no more than there is room for, though Twisted would accept `numberAccepts` in one go."""
+        port.numberAccepts = max(min(port.numberAccepts, self.room.sessions_max - self.room.sessions), 0)
+        accept()
 
     def entered(self) -> None:
         """A client has been accepted."""
@@ -335,7 +343,6 @@ class PortableCarrier:
     def _pause(self) -> None:
         for port in self._ports:
             port.stopReading()
-            port.disconnecting = True  # which ends the loop that accepts
         self.room.wait(self._resume)
 
     def left(self) -> None:
@@ -345,7 +352,6 @@ class PortableCarrier:
     def _resume(self) -> None:
         self._ports = [port for port in self._ports if port.connected]
         for port in self._ports:
-            port.disconnecting = False
             port.startReading()
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:

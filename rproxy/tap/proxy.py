@@ -233,10 +233,10 @@ def _sessions_max(settings: Settings, descriptors: int) -> int:
 
 
 def _quieten_collector() -> None:
-    """Nothing here leaks circles: what there is now is never looked at again, and what comes seldom."""
+    """What there is now is never looked at again, and what comes seldom: only portable sessions leave circles."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(10_000, 10, 10)
 
 
 def _hurry_at_second_signal(service: ProxyService) -> None:

@@ -134,7 +134,7 @@ class Churn:
 
 CHURNS: Final = {
     "splice": Churn(10_000, 64),
-    "portable": Churn(3_000, 1_000),  # Twisted's transports are circles, which the garbage collector lets pile up
+    "portable": Churn(2_000, 1_000),  # Twisted's transports are circles, which the garbage collector lets pile up
 }
 
 

@@ -63,7 +63,7 @@ def setup() -> dict[str, str]:
     return {
         "CPU": f"{cpu[1] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "kernel": f"{platform.system()} {platform.release()}",
-        "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
+        "load average before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         **{program: programs.version(program) for program in programs.NEEDED},
         "Python": platform.python_version(),
         "Twisted": twisted.__version__,

@@ -19,7 +19,6 @@ from typing import Final
 import attrs
 
 from rproxy.pool.backend import Address, written
-from tests.benchmarks.peers.figures import TITLES
 from tests.conftest import PACKAGES
 from tests.integration.processes import LOOPBACK, READY_S, STOP_S, Pool, Proxy, environment, poll
 
@@ -279,7 +278,6 @@ PEERS: Final[Mapping[str, Callable[[Path, Address], AbstractContextManager[Runni
     "direct": _direct,
 }
 """How each is started for one back-end, with its files in a folder; it is ended on the way out."""
-assert list(PEERS) == list(TITLES)
 
 
 def _free_port() -> int:
