@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -27,6 +28,7 @@ from twisted.internet.interfaces import (
     IListeningPort,
     IReadWriteDescriptor,
     ISSLTransport,
+    IStreamServerEndpoint,
     ITCPTransport,
 )
 from twisted.internet.protocol import ClientFactory, DatagramProtocol
@@ -36,6 +38,7 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import classImplements, implementer
 
+from rproxy.carrying.session import Ending, Session
 from rproxy.monitoring.sampler import Load
 from rproxy.pool.backend import Address, Backend
 from rproxy.pool.table import Table
@@ -415,6 +418,70 @@ class CountingPolicy:
         if self.error is not None:
             raise self.error
         self.told["reported"][backend] += 1
+
+
+class RaisingPolicy(CountingPolicy):
+    """Raises where it is `broken`, by the names of the methods, so many `times`."""
+
+    def __init__(self, *broken: str) -> None:
+        super().__init__()
+        self.broken = set(broken)
+        self.times = math.inf
+
+    def _fail(self, where: str) -> None:
+        if where in self.broken and self.times:
+            self.times -= 1
+            raise ValueError(f"a bug in {where}")
+
+    def choose(self, table: Table, exclude: Collection[Backend]) -> Backend | None:
+        self._fail("choose")
+        return super().choose(table, exclude)
+
+    def opened(self, backend: Backend) -> None:
+        super().opened(backend)
+        self._fail("opened")
+
+    def closed(self, backend: Backend) -> None:
+        super().closed(backend)
+        self._fail("closed")
+
+    def failed(self, backend: Backend) -> None:
+        super().failed(backend)
+        self._fail("failed")
+
+
+class SilentCarrier:
+    """A `Carrier` of sessions that carry what the test says: `moved` and `held` are bytes by session."""
+
+    def __init__(self) -> None:
+        self.moved: dict[Session, int] = {}
+        self.held: Counter[Session] = Counter()
+        self.ended: list[tuple[Session, Ending]] = []
+        self.error: Exception | None = None
+
+    def serve(self, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
+        raise NotImplementedError
+
+    def heed(self, descriptor: int) -> None:
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        raise NotImplementedError
+
+    def connected(self) -> Iterator[Session]:
+        if self.error is not None:
+            raise self.error
+        return iter(list(self.moved))
+
+    def carried(self, session: Session) -> int:
+        return self.moved[session]
+
+    def unsent(self, session: Session) -> int:
+        return self.held[session]
+
+    def cut(self, session: Session, ending: Ending) -> None:
+        del self.moved[session]
+        self.ended.append((session, ending))
 
 
 def registered(table: Table, address: str, now: float = 0.0, *, service_port: int = 80) -> Backend:

@@ -15,7 +15,8 @@ from rproxy.carrying.portable import EARLY_MAX, PortableCarrier
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import CONNECT_TIMEOUT_S, Balancer, Ending
 from rproxy.scoring.policies import LeastConnectionsPolicy
-from tests.fakes import Connector, CountingPolicy, Reactor, Stream, run, table_with
+from tests.carrying.splicing import LoopbackEndpoint
+from tests.fakes import Connector, CountingPolicy, Reactor, Stream, logged, run, table_with
 
 CLIENT = IPv4Address("TCP", "192.0.2.1", 40000)
 
@@ -230,3 +231,56 @@ def test_a_reset_that_the_reactor_takes_for_an_end_of_stream_is_passed_on_as_a_r
     assert not client.write_ended
     assert client.ended is ConnectionAborted
     proxy.assert_over(Ending.BACKEND_RESET)
+
+
+def test_a_full_room_stops_the_ports_until_a_session_has_left() -> None:
+    proxy = Proxy()
+    endpoint = LoopbackEndpoint(proxy.reactor)
+    for _ in range(3):
+        proxy.carrier.serve(endpoint)  # type: ignore[arg-type]
+    stopped, *ports = endpoint.ports
+    stopped.stopListening()
+    proxy.turn()
+    proxy.carrier.room.sessions_max = 2
+    client, _ = proxy.joined()
+    assert set(proxy.reactor.getReaders()) == set(ports)
+    with logged():
+        proxy.joined()
+    assert proxy.reactor.getReaders() == []
+    client.reset()
+    run(proxy.reactor, 1)
+    assert proxy.carrier.room.sessions == 1
+    assert set(proxy.reactor.getReaders()) == set(ports)
+    for port in ports:
+        port.stopListening()
+    proxy.turn()
+    assert proxy.reactor.getReaders() == []
+
+
+def test_a_session_is_known_by_what_it_carries_and_can_be_cut() -> None:
+    proxy = Proxy()
+    proxy.client()
+    assert list(proxy.carrier.connected()) == []
+    backend = proxy.connector().succeed()
+    (session,) = proxy.carrier.connected()
+    backend.receive(b"answer")
+    assert (proxy.carrier.carried(session), proxy.carrier.unsent(session)) == (6, 0)
+    proxy.carrier.cut(session, Ending.IDLE)
+    run(proxy.reactor, 1)
+    assert backend.ended is ConnectionAborted
+    assert list(proxy.carrier.connected()) == []
+    assert (proxy.balancer.up, proxy.balancer.down) == (0, 6)
+    proxy.assert_over(Ending.IDLE)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_half_close_is_told_to_the_session(early: bool) -> None:
+    proxy = Proxy()
+    client = proxy.client()
+    if early:
+        client.receive_end()
+        proxy.connector().succeed()
+    else:
+        proxy.connector().succeed()
+        client.receive_end()
+    assert [session.half_closed for session in proxy.carrier.connected()] == [True]

@@ -7,48 +7,13 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
-from twisted.logger import LogLevel
 
-from rproxy.carrying.session import CONNECT_TIMEOUT_S, TRIES_MAX, Balancer, Ending, Session
-from rproxy.monitoring.sampler import Load
-from rproxy.pool.backend import Backend
-from rproxy.pool.table import Table
-from rproxy.scoring.formula import SATURATED
-from tests.fakes import CountingPolicy, confirm, logged, registered, table_with, texts
+from rproxy.carrying.session import CONNECT_TIMEOUT_S, TRIES_MAX, Ending, Session
+from tests.carrying.opening import Bench, taken
+from tests.fakes import confirm, logged, registered
 
 TOTAL_S = 5.0
 """What a client waits at most."""
-
-
-class Bench:
-    def __init__(self, up: int = 3, *, trace: bool = False, saturation: float | None = None) -> None:
-        self.clock = Clock()
-        self.table = table_with(up)
-        self.policy = CountingPolicy()
-        self.balancer = Balancer(self.table, self.policy, self.clock.seconds, saturation=saturation, trace=trace)
-
-    def open(self) -> Session:
-        return self.balancer.open("the client")
-
-    def connected(self) -> Session:
-        session = self.open()
-        assert session.next() is not None
-        session.connected()
-        return session
-
-    def told(self, event: str) -> int:
-        return self.policy.told[event].total()
-
-    @property
-    def counts(self) -> list[tuple[int, int, int]]:
-        return [(each.pending, each.established, each.total) for each in self.table]
-
-
-def taken(session: Session) -> Backend:
-    backend = session.next()
-    assert backend is not None
-    return backend
 
 
 def test_a_choice_is_the_policys_and_counts_as_pending_until_connected() -> None:
@@ -277,132 +242,37 @@ def test_in_every_order_of_events_what_was_taken_is_given_back_once(data: st.Dat
     assert bench.balancer.endings.total() == len(sessions)
 
 
-def turn_away(bench: Bench, clients: int) -> None:
-    for _ in range(clients):
-        session = bench.open()
-        while session.next() is not None:
-            session.failed()
-        session.give_up()
-
-
-def test_clients_turned_away_are_one_warning_in_ten_seconds_with_their_number() -> None:
-    bench = Bench(up=0)
-    with logged() as events:
-        turn_away(bench, 50)
-        bench.clock.advance(9.9)
-        turn_away(bench, 50)
-        assert [event["count"] for event in events] == [1]
-        bench.clock.advance(0.2)
-        turn_away(bench, 1)
-        assert [event["count"] for event in events] == [1, 100]
-        bench.clock.advance(100)
-        turn_away(bench, 2)
-    assert [event["count"] for event in events] == [1, 100, 1]
-    assert {event["log_level"] for event in events} == {LogLevel.warn}
-
-
-@pytest.mark.parametrize(
-    ("up", "line"),
-    [
-        (0, "1 client(s) turned away: no back-end is up; 0 of 1 back-ends may be used"),
-        (2, "1 client(s) turned away: no back-end could be connected to; 2 of 3 back-ends may be used"),
-    ],
-)
-def test_the_warning_says_why_and_how_many_backends_there_are(up: int, line: str) -> None:
-    bench = Bench(up)
-    registered(bench.table, "10.0.0.99")
-    with logged() as events:
-        turn_away(bench, 1)
-    assert texts(events) == [line]
-
-
-def test_without_a_trace_a_normal_session_logs_nothing_and_its_client_is_not_written_out() -> None:
-    class Client:
-        def __str__(self) -> str:
-            raise AssertionError("nobody reads this")
-
-        __repr__ = __str__
-
+def test_a_try_ends_two_seconds_after_it_began_and_the_last_after_less() -> None:
     bench = Bench()
-    with logged() as events:
-        session = bench.balancer.open(Client())
-        taken(session)
-        session.failed()
-        taken(session)
-        session.connected()
-        session.ended(Ending.CLOSED)
-    assert list(events) == []
-
-
-def test_a_trace_shows_the_score_and_the_figures_of_every_eligible_backend_at_a_choice() -> None:
-    """The lines of the report's figure 5.10: 10 ms, 2 connections, CPU 10 %, memory 20 %."""
-    table = Table()
-    for number in (1, 2):
-        confirm(table, registered(table, f"10.0.0.{number}"), token=number, load=Load(10, 20, number))
-    registered(table, "10.0.0.3")
-    confirm(table, registered(table, "10.0.0.4"), token=4, draining=True)
-    balancer = Balancer(table, CountingPolicy(), Clock().seconds, trace=True)
-    with logged() as events:
-        taken(balancer.open("the client"))
-    scored = {event["backend"]: event for event in events if "score" in event}
-    assert list(scored) == ["10.0.0.1:80", "10.0.0.2:80"]
-    second = scored["10.0.0.2:80"]
-    assert (second["tcp"], second["cpu"], second["memory"], second["loss"]) == (2, 10, 20, 0)
-    assert second["rtt_ms"] == pytest.approx(10)
-    assert second["score"] == pytest.approx(0.30 * 10 / 20 + 0.30 * 2 / 10 + 0.05 + 0.10)
-    lines = texts(events)
-    assert "10.0.0.2:80 score 0.360 RTT 10.000 ms TCP 2 CPU 10 % memory 20 % loss 0.00" in lines
-    assert lines[-1] == "client the client -> 10.0.0.1:80"
-
-
-def test_a_trace_shows_a_choice_of_nobody() -> None:
-    bench = Bench(up=0, trace=True)
-    with logged() as events:
-        bench.open().next()
-    assert texts(events) == ["client the client -> nobody"]
-
-
-def test_a_trace_shows_how_a_session_ended_and_what_it_carried() -> None:
-    bench = Bench(trace=True)
+    bench.clock.advance(1000)
     session = bench.open()
     taken(session)
+    bench.clock.advance(0.5)
+    assert (session.connect_by(), session.patience_s()) == (1002, 1.5)
     session.failed()
     taken(session)
-    bench.clock.advance(0.25)
+    assert (session.connect_by(), session.patience_s()) == (1002.5, 2)
+    bench.clock.advance(3)
+    session.failed()
+    taken(session)
+    assert session.connect_by() == pytest.approx(1004.8)
+
+
+def test_a_half_close_is_remembered_and_silence_counts_from_it_on() -> None:
+    session = Bench().connected()
+    session.quiet = 7
+    session.half_close()
+    assert (session.half_closed, session.quiet) == (True, 0)
+
+
+def test_only_a_session_that_has_its_back_end_and_is_not_over_is_connected() -> None:
+    bench = Bench()
+    session = bench.open()
+    states = [session.is_connected]
+    taken(session)
+    states.append(session.is_connected)
     session.connected()
-    session.up, session.down = 10, 2000
-    bench.clock.advance(1)
-    with logged() as events:
-        session.ended(Ending.CLOSED)
-        session.ended(Ending.CLOSED)
-    (event,) = events
-    assert event["log_level"] is LogLevel.debug
-    assert (event["backend"], event["ending"], event["tries"]) == ("10.0.0.2:80", Ending.CLOSED, 2)
-    assert (event["seconds"], event["up"], event["down"]) == (1.25, 10, 2000)
-
-
-def test_what_a_trace_logs_is_at_debug_level() -> None:
-    bench = Bench(trace=True)
-    with logged() as events:
-        bench.connected().ended(Ending.CLOSED)
-    assert {event["log_level"] for event in events} == {LogLevel.debug}
-
-
-@pytest.mark.parametrize(("saturation", "saturated"), [(None, False), (0.95, False), (0.89, True), (0.70, True)])
-def test_the_score_shown_is_the_reports_with_the_saturation_in_use(saturation: float | None, saturated: bool) -> None:
-    bench = Bench(up=0, saturation=saturation)
-    backend = registered(bench.table, "10.0.0.1")
-    confirm(bench.table, backend, token=1, load=Load(17, 89, 0))
-    expected = SATURATED if saturated else 0.15 + 0.085 + 0.445
-    assert bench.balancer.score(backend) == pytest.approx(expected)
-
-
-def test_the_score_shown_counts_our_own_sessions_since_the_last_report() -> None:
-    bench = Bench(up=1)
-    (backend,) = bench.table
-    before = bench.balancer.score(backend)
-    session = bench.connected()
-    taken(bench.open())
-    assert bench.balancer.score(backend) == pytest.approx(before + 2 * 0.03)
-    session.ended(Ending.CLOSED)
-    assert bench.balancer.score(backend) == pytest.approx(before + 0.03)
+    states.append(session.is_connected)
+    session.ended(Ending.IDLE)
+    states.append(session.is_connected)
+    assert states == [False, False, True, False]

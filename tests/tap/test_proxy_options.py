@@ -232,8 +232,8 @@ def test_the_help_names_every_option_and_policy(capsys: pytest.CaptureFixture[st
     assert not ended.value.code
     text = capsys.readouterr().out
     options = ("listen", "monitor", "backend-port", "probe-interval", "probe-timeout", "liveness", "policy")
-    options += ("saturation", "allow", "demo", "admin", "trace")
-    for option in (*options, "carrier", "idle-timeout", "half-close-timeout", "max-connections"):
+    more = ("saturation", "allow", "demo", "admin", "trace")
+    for option in (*options, *more, "carrier", "idle-timeout", "half-close-timeout", "max-connections"):
         assert f"--{option}" in text
     for policy in POLICIES:
         assert policy in "".join(text.split())  # which a line's end may divide

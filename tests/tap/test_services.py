@@ -11,78 +11,25 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError, ConnectionAborted
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel
 
-from rproxy.monitoring.sampler import Load
-from rproxy.tap import agent, proxy
+from rproxy.tap import proxy
 from rproxy.tap.options import (
     StartupError,
     cannot_listen,
     report_startup_errors_in_one_line,
     use_monotonic_time,
 )
-from rproxy.tap.proxy import DRAIN_S, ProxyService
-from rproxy.tap.settings import Settings
-from rproxy.wire.pdu import SIZE, ProbeRequest, ProbeResponse, Register, Unregister, encode
-from tests.fakes import Port, Reactor, Stream, StubSampler, logged, run, texts
+from rproxy.tap.proxy import DRAIN_S
+from rproxy.wire.pdu import SIZE, Register, Unregister
+from tests.fakes import Port, Reactor, logged, run, texts
+from tests.tap.services import MONITOR, AgentBench, ProxyBench, ended
 
-AGENT = ("10.0.0.1", 5555)
-MONITOR = ("10.1.1.10", 5555)
 KEYED_SIZE = 44
-
-
-class ProxyBench:
-    def __init__(self, reactor: Reactor | None = None, **settings: Any) -> None:
-        self.reactor = reactor or Reactor()
-        self.service = ProxyService(self.reactor, Settings(**{"monitor": MONITOR, **settings}))
-
-    def start(self) -> None:
-        self.service.privilegedStartService()
-        self.service.startService()
-
-    def receive(self, pdu: Register | ProbeResponse) -> None:
-        self.service.monitor.datagramReceived(encode(pdu), AGENT)
-
-    def backend_up(self) -> None:
-        """A back-end that registers for the default port, and answers its probe."""
-        self.receive(Register(0, 20_000, instance=1))
-        ((request, _),) = self.reactor.datagrams[0].take()
-        assert isinstance(request, ProbeRequest)
-        self.receive(ProbeResponse(request.sequence, request.token, 10, 20, None, 0))
-
-    def session(self) -> tuple[Stream, Stream]:
-        factory = self.reactor.tcpServers[0][1]
-        protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4321))
-        assert protocol is not None
-        client = Stream(self.reactor, protocol)
-        protocol.makeConnection(client)
-        return client, self.reactor.connects[-1].succeed()
-
-    def opened(self) -> list[tuple[str, str, int]]:
-        return [(at.type, at.host, at.port) for at in (port.getHost() for port in self.reactor.open_ports)]
-
-
-class AgentBench:
-    def __init__(self, reactor: Reactor | None = None, *, start: bool = True, **settings: Any) -> None:
-        self.reactor = reactor or Reactor()
-        self.sampler = StubSampler(Load(1, 2, 3))
-        told = agent.Settings(**{"proxies": (MONITOR,), **settings})
-        self.service = agent.AgentService(self.reactor, told, sampler=self.sampler)
-        if start:
-            self.service.privilegedStartService()
-            self.service.startService()
-
-
-def ended(deferred: Deferred[Any]) -> list[object]:
-    """What the Deferred came to, once it has."""
-    results: list[object] = []
-    deferred.addBoth(results.append)
-    return results
 
 
 def test_a_proxy_opens_its_ports_before_it_sheds_its_privileges_and_once() -> None:
@@ -275,6 +222,80 @@ def test_a_listener_that_opens_after_the_start_is_used_and_closed_with_the_other
     assert not port.open
 
 
+@pytest.mark.parametrize(
+    ("settings", "half_closed", "lasts_s"),
+    [
+        ({"idle_timeout_s": 16.0}, False, 16),
+        ({"half_close_timeout_s": 16.0}, True, 16),
+        ({"idle_timeout_s": 16.0, "half_close_timeout_s": 0.0}, True, None),
+        ({"idle_timeout_s": 0.0, "half_close_timeout_s": 16.0}, False, None),
+        ({"idle_timeout_s": 16.0, "half_close_timeout_s": 64.0}, True, 64),
+    ],
+)
+def test_each_timeout_ends_the_silent_sessions_of_its_kind(
+    settings: dict[str, Any], half_closed: bool, lasts_s: float | None
+) -> None:
+    bench = ProxyBench(listen=("8080",), **settings)
+    bench.start()
+    bench.backend_up()
+    client, backend = bench.session()
+    if half_closed:
+        client.receive_end()
+    with logged():
+        run(bench.reactor, (lasts_s or 200) - 0.5)
+        assert client.connected
+        run(bench.reactor, 0.5 + (lasts_s or 200) / 8)
+    assert (client.ended, backend.ended) == ((ConnectionAborted,) * 2 if lasts_s else (None, None))
+
+
+def test_without_timeouts_there_is_no_timer_for_them() -> None:
+    bench = ProxyBench(listen=("8080",), idle_timeout_s=0.0, half_close_timeout_s=0.0)
+    bench.start()
+    assert bench.reactor.getDelayedCalls() == []
+
+
+def test_the_carrier_heeds_the_socket_for_agents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Port, "fileno", lambda port: 77, raising=False)
+    bench = ProxyBench(listen=("8080",))
+    heeded: list[int] = []
+    monkeypatch.setattr(bench.service.carrier, "heed", heeded.append)
+    bench.start()
+    assert heeded == [77]
+
+
+@pytest.mark.parametrize("carrier", ["portable", "auto"])
+def test_sessions_are_limited_together_whatever_carries_them(carrier: str) -> None:
+    bench = ProxyBench(listen=("8080",), carrier=carrier, max_connections=1)
+    bench.start()
+    bench.backend_up()
+    with logged() as events:
+        bench.session()
+    assert (bench.service.room.sessions, bench.service.room.full) == (1, True)
+    assert texts(events)[-1].startswith("1 sessions, as many as fit")
+
+
+def test_a_listener_that_the_splice_carrier_cannot_take_is_one_line_and_every_port_is_closed_again() -> None:
+    """A port in memory has no socket."""
+    bench = ProxyBench(listen=("8080",), carrier="splice")
+    with pytest.raises(StartupError) as raised:
+        bench.start()
+    told = "the splice carrier takes plain sockets only; --carrier auto takes this one, too"
+    assert str(raised.value) == f"cannot listen on --listen 8080: {told}"
+    assert bench.opened() == []
+
+
+def test_a_listener_that_opens_only_after_the_stop_is_closed_and_stops_nothing(late: LateEndpoint) -> None:
+    bench = ProxyBench(listen=("tor:80",))
+    bench.start()
+    assert len(ended(bench.service.stopService())) == 1
+    port = Port("TCP", 80, "")
+    with logged() as events:
+        late.listening.callback(port)
+    assert not port.open
+    assert not bench.reactor.hasStopped
+    assert [event for event in events if event["log_level"] is LogLevel.critical] == []
+
+
 def test_a_demos_backends_register_once_the_reactor_runs() -> None:
     bench = ProxyBench(listen=("8080",), monitor=("127.0.0.1", 5555), demo=3)
     bench.start()
@@ -307,80 +328,6 @@ def test_a_stop_closes_the_demo_too_and_its_agents_unregister() -> None:
     assert bench.opened() == []
     assert bench.reactor.getDelayedCalls() == []
     assert [type(transport.sent[-1][0]) for transport in bench.reactor.datagrams[1:]] == [Unregister] * 2
-
-
-def test_an_agent_opens_its_port_before_it_sheds_its_privileges_once_and_registers() -> None:
-    bench = AgentBench(start=False, port=6666, service_port=8000, weight=7, interval_s=30)
-    bench.service.privilegedStartService()
-    bench.service.startService()
-    (port,) = bench.reactor.open_ports
-    assert (port.getHost().port, port.getHost().host) == (6666, "0.0.0.0")
-    ((pdu, address),) = bench.reactor.datagrams[0].sent
-    assert isinstance(pdu, Register)
-    assert (address, pdu.service_port, pdu.weight, pdu.interval_ms) == (MONITOR, 8000, 7, 30_000)
-
-
-def test_an_agent_that_is_started_without_privileges_opens_its_port_too() -> None:
-    bench = AgentBench(start=False)
-    bench.service.startService()
-    assert len(bench.reactor.open_ports) == 1
-
-
-@pytest.mark.parametrize(
-    ("proxies", "family"),
-    [
-        ([MONITOR], socket.AF_INET),
-        ([("2001:db8::5", 5555)], socket.AF_INET6),
-        ([MONITOR, ("2001:db8::5", 5555)], socket.AF_INET6),
-    ],
-)
-def test_an_agents_socket_is_of_the_family_that_reaches_its_proxies(
-    proxies: list[tuple[str, int]], family: socket.AddressFamily
-) -> None:
-    bench = AgentBench(proxies=tuple(proxies))
-    assert bench.reactor.datagrams[0].addressFamily == family
-
-
-def test_an_agents_start_is_logged() -> None:
-    with logged() as events:
-        AgentBench(proxies=(MONITOR, ("::1", 6666)), interval_s=30)
-    assert texts(events) == ["agent registers with 10.1.1.10:5555, [::1]:6666 every 30 s"]
-
-
-def test_an_agents_taken_port_is_one_line_that_names_it() -> None:
-    reactor = Reactor()
-    reactor.taken.add(5555)
-    with pytest.raises(StartupError) as raised:
-        AgentBench(reactor)
-    assert str(raised.value) == "cannot listen on --port 5555 (UDP): Address already in use"
-    assert reactor.getDelayedCalls() == []
-
-
-@pytest.mark.parametrize(
-    ("report", "answer"), [({}, (1, 2, 3)), ({"cpu": 100}, (100, 2, 3)), ({"tcp": 0, "memory": 9}, (1, 9, 0))]
-)
-def test_an_agent_reports_its_host_or_what_it_was_told(report: dict[str, int], answer: tuple[int, ...]) -> None:
-    bench = AgentBench(report=report)
-    bench.service.agent.datagramReceived(encode(ProbeRequest(0, 1)), MONITOR)
-    pdu = bench.reactor.datagrams[0].sent[-1][0]
-    assert isinstance(pdu, ProbeResponse)
-    assert (pdu.cpu, pdu.memory, pdu.tcp) == answer
-
-
-def test_an_agents_stop_unregisters_and_closes_its_port_and_leaves_no_timer() -> None:
-    bench = AgentBench()
-    assert len(ended(bench.service.stopService())) == 1
-    pdu = bench.reactor.datagrams[0].sent[-1][0]
-    assert isinstance(pdu, Unregister)
-    assert pdu.instance == bench.service.agent.service.instance
-    assert bench.reactor.open_ports == []
-    assert bench.reactor.getDelayedCalls() == []
-
-
-def test_an_agent_that_never_started_or_has_stopped_can_be_stopped() -> None:
-    bench = AgentBench(start=False)
-    assert len(ended(bench.service.stopService())) == 1
-    assert bench.reactor.datagrams == []
 
 
 @pytest.mark.parametrize(

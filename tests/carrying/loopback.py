@@ -1,0 +1,112 @@
+"""Real sockets on loopback for one process: pairs, back-ends and what fills them."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+SMALL: Final = 4096
+WAIT_S: Final = 10.0
+QUIET_MS: Final = 45
+"""More than the kernel holds back an ACK on loopback."""
+RESET: Final = struct.pack("ii", 1, 0)
+
+
+def descriptors() -> dict[int, str]:
+    """What the process has open, but for the descriptor that Twisted keeps in reserve from its first port on."""
+    found: dict[int, str] = {}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the folder's own
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return {number: file for number, file in found.items() if file != os.devnull}
+
+
+def stream(size: int) -> bytes:
+    """Bytes in which a lost, doubled or displaced piece shows."""
+    return (bytes(range(251)) * (size // 251 + 1))[:size]
+
+
+def listening(address: str = "127.0.0.1", *, buffer: int | None = None, backlog: int = 16) -> socket.socket:
+    sock = socket.socket()
+    if buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+    sock.bind((address, 0))
+    sock.listen(backlog)
+    sock.setblocking(False)
+    return sock
+
+
+def refusing(address: str) -> socket.socket:
+    """Bound, so that nobody else gets the port, and not listening."""
+    sock = socket.socket()
+    sock.bind((address, 0))
+    return sock
+
+
+@contextmanager
+def tcp_pair(*, buffer: int | None = None) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two connected ends that do not block."""
+    with listening(buffer=buffer) as listener, socket.socket() as near:
+        if buffer is not None:
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+        near.connect(listener.getsockname())
+        with listener.accept()[0] as far:
+            near.setblocking(False)
+            far.setblocking(False)
+            yield near, far
+
+
+@contextmanager
+def small_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A pair that holds but little on the way."""
+    with tcp_pair(buffer=SMALL) as pair:
+        yield pair
+
+
+def wait_for(sock: socket.socket, events: int = select.POLLIN) -> None:
+    """Wait until one of `events` has come."""
+    poll = select.poll()
+    poll.register(sock, events)
+    assert poll.poll(WAIT_S * 1000), "nothing has come"
+
+
+def received(sock: socket.socket, size: int) -> bytes:
+    """The next so many bytes; fewer if the stream ends."""
+    data = bytearray()
+    while len(data) < size:
+        wait_for(sock)
+        piece = sock.recv(size - len(data))
+        if not piece:
+            break
+        data += piece
+    return bytes(data)
+
+
+def ends(sock: socket.socket) -> bool:
+    """Whether the next that comes is the end of the stream."""
+    wait_for(sock)
+    return sock.recv(1) == b""
+
+
+def fill(sock: socket.socket, piece: bytes = b"x" * 65536) -> int:
+    """Send until the kernel takes no more, for a moment at least."""
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    sent = 0
+    while poll.poll(QUIET_MS):
+        with suppress(BlockingIOError):
+            sent += sock.send(piece, socket.MSG_DONTWAIT)
+    return sent
+
+
+def reset(sock: socket.socket) -> None:
+    """Close it with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    sock.close()

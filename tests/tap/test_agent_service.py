@@ -1,0 +1,88 @@
+"""What `twistd rproxy-agent` starts, on a reactor in memory: which ports are opened and closed, and when."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from rproxy.tap.options import (
+    StartupError,
+)
+from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, Unregister, encode
+from tests.fakes import Reactor, logged, texts
+from tests.tap.services import MONITOR, AgentBench, ended
+
+
+def test_an_agent_opens_its_port_before_it_sheds_its_privileges_once_and_registers() -> None:
+    bench = AgentBench(start=False, port=6666, service_port=8000, weight=7, interval_s=30)
+    bench.service.privilegedStartService()
+    bench.service.startService()
+    (port,) = bench.reactor.open_ports
+    assert (port.getHost().port, port.getHost().host) == (6666, "0.0.0.0")
+    ((pdu, address),) = bench.reactor.datagrams[0].sent
+    assert isinstance(pdu, Register)
+    assert (address, pdu.service_port, pdu.weight, pdu.interval_ms) == (MONITOR, 8000, 7, 30_000)
+
+
+def test_an_agent_that_is_started_without_privileges_opens_its_port_too() -> None:
+    bench = AgentBench(start=False)
+    bench.service.startService()
+    assert len(bench.reactor.open_ports) == 1
+
+
+@pytest.mark.parametrize(
+    ("proxies", "family"),
+    [
+        ([MONITOR], socket.AF_INET),
+        ([("2001:db8::5", 5555)], socket.AF_INET6),
+        ([MONITOR, ("2001:db8::5", 5555)], socket.AF_INET6),
+    ],
+)
+def test_an_agents_socket_is_of_the_family_that_reaches_its_proxies(
+    proxies: list[tuple[str, int]], family: socket.AddressFamily
+) -> None:
+    bench = AgentBench(proxies=tuple(proxies))
+    assert bench.reactor.datagrams[0].addressFamily == family
+
+
+def test_an_agents_start_is_logged() -> None:
+    with logged() as events:
+        AgentBench(proxies=(MONITOR, ("::1", 6666)), interval_s=30)
+    assert texts(events) == ["agent registers with 10.1.1.10:5555, [::1]:6666 every 30 s"]
+
+
+def test_an_agents_taken_port_is_one_line_that_names_it() -> None:
+    reactor = Reactor()
+    reactor.taken.add(5555)
+    with pytest.raises(StartupError) as raised:
+        AgentBench(reactor)
+    assert str(raised.value) == "cannot listen on --port 5555 (UDP): Address already in use"
+    assert reactor.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize(
+    ("report", "answer"), [({}, (1, 2, 3)), ({"cpu": 100}, (100, 2, 3)), ({"tcp": 0, "memory": 9}, (1, 9, 0))]
+)
+def test_an_agent_reports_its_host_or_what_it_was_told(report: dict[str, int], answer: tuple[int, ...]) -> None:
+    bench = AgentBench(report=report)
+    bench.service.agent.datagramReceived(encode(ProbeRequest(0, 1)), MONITOR)
+    pdu = bench.reactor.datagrams[0].sent[-1][0]
+    assert isinstance(pdu, ProbeResponse)
+    assert (pdu.cpu, pdu.memory, pdu.tcp) == answer
+
+
+def test_an_agents_stop_unregisters_and_closes_its_port_and_leaves_no_timer() -> None:
+    bench = AgentBench()
+    assert len(ended(bench.service.stopService())) == 1
+    pdu = bench.reactor.datagrams[0].sent[-1][0]
+    assert isinstance(pdu, Unregister)
+    assert pdu.instance == bench.service.agent.service.instance
+    assert bench.reactor.open_ports == []
+    assert bench.reactor.getDelayedCalls() == []
+
+
+def test_an_agent_that_never_started_or_has_stopped_can_be_stopped() -> None:
+    bench = AgentBench(start=False)
+    assert len(ended(bench.service.stopService())) == 1
+    assert bench.reactor.datagrams == []
