@@ -25,6 +25,8 @@ class LegTable:
         self.legs: list[Leg | Listener | Other] = [GONE] * 64
         self.closing: list[SocketType] = []
         """Closed after the batch of events: before, a new socket could get the number of one with events to come."""
+        self._left = 0
+        """Sessions over whose room is free once their sockets are closed."""
         self.doomed: dict[Leg, float] = {}
         """Legs to be reset once they have what was read for them, and their deadlines."""
 
@@ -56,7 +58,7 @@ class LegTable:
         self.closing += (sock, other)
         leg.state = peer.state = CLOSED
         leg.peer = session.client = None  # opens the circles
-        self._room.leave()
+        self._left += 1
 
     def end(self, leg: Leg, ending: Ending, *, reset: bool) -> None:
         """End a leg's session; both sides at once."""
@@ -81,7 +83,7 @@ class LegTable:
             leg.reset()
         self.forget(leg)
         leg.session.client = None
-        self._room.leave()
+        self._left += 1
 
     def forget(self, leg: Leg) -> None:
         """Close a leg, and break its references, which are circles."""
@@ -98,6 +100,9 @@ class LegTable:
         for sock in self.closing:
             sock.close()
         self.closing.clear()
+        if self._left:
+            left, self._left = self._left, 0
+            self._room.leave(left)
 
     def stuck(self, leg: Leg) -> None:
         """A connection is dead, but its peer has yet to take what had arrived."""

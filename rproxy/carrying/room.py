@@ -62,8 +62,8 @@ class Room:
         """Call `pause` whenever a session has taken the last place."""
         self._pausing.append(pause)
 
-    def leave(self) -> None:
-        self.sessions -= 1
+    def leave(self, sessions: int = 1) -> None:
+        self.sessions -= sessions
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             for resume in waiting:

@@ -239,12 +239,15 @@ class SplicedSessions:
         self._table.put(descriptor, client)
         try:
             self._register(descriptor, EVENTS)
-            self._connect(client)
+            self._connect_next(client)
         except Exception:
-            self.log.failure("a client's session failed")
-            self._table.end(client, Ending.STOPPED, reset=True)
+            self._fail(client)
 
-    def _connect(self, client: Leg) -> None:
+    def _fail(self, client: Leg) -> None:
+        self.log.failure("a client's session failed")
+        self._table.end(client, Ending.STOPPED, reset=True)
+
+    def _connect_next(self, client: Leg) -> None:
         """Start to connect to the session's next back-end, or let the client go."""
         session = client.session
         while (backend := session.next()) is not None:
@@ -292,8 +295,11 @@ class SplicedSessions:
         assert client is not None
         client.peer = None
         self._table.forget(leg)
-        client.session.failed(blame=error not in LOCAL_ERRORS)
-        self._connect(client)
+        try:
+            client.session.failed(blame=error not in LOCAL_ERRORS)
+            self._connect_next(client)
+        except Exception:
+            self._fail(client)
 
     def tick(self, now: float) -> bool:
         """See to what has become of time; whether another tick is needed."""
