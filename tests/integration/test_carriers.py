@@ -14,12 +14,11 @@ from typing import Final
 
 import pytest
 
-from tests.integration.conftest import CARRIERS as CARRIERS
 from tests.integration.conftest import Certificate
-from tests.integration.conftest import carrier_options as carrier_options
 from tests.integration.processes import (
     BUSY,
     LOOPBACK,
+    MB,
     PROMPT_S,
     SMALL_BUFFER,
     Pool,
@@ -40,7 +39,6 @@ from tests.integration.processes import (
     unsent,
     wait_for_reset,
 )
-from tests.integration.processes import MB as MB
 
 CONNECT_TIMEOUT_S: Final = 2.0
 CONNECT_TOTAL_S: Final = 5.0
