@@ -19,9 +19,12 @@ _LOG_EVERY_S: Final = 10.0
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open descriptors to the hard one, which is returned."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """Raise the soft limit of open descriptors to the hard one, where the system lets us; returns what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # macOS takes no infinite one
+        hard = soft
     return SESSIONS_MAX * 4 if hard == resource.RLIM_INFINITY else hard
 
 

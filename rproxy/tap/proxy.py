@@ -24,7 +24,6 @@ from rproxy.carrying.portable import PortableCarrier
 from rproxy.carrying.room import Room, pipes_for, raise_descriptor_limit, sessions_for
 from rproxy.carrying.session import Balancer
 from rproxy.carrying.silence import Silence
-from rproxy.carrying.splice import SpliceCarrier
 from rproxy.monitoring.addresses import is_loopback
 from rproxy.monitoring.monitor import Monitor
 from rproxy.pool.backend import written
@@ -91,6 +90,8 @@ class ProxyService(Service):
         portable = PortableCarrier(self._reactor, self.balancer, self._deadlines, self.room)
         if self._settings.carrier == "portable" or not CAN_SPLICE:
             return portable
+        from rproxy.carrying.splice import SpliceCarrier  # which names things that only Linux has
+
         strict = self._settings.carrier == "splice"
         return SpliceCarrier(self._reactor, self.balancer, portable, Pipes(pipes_for(descriptors)), strict=strict)
 

@@ -55,6 +55,15 @@ def test_the_soft_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda which, limits: raised.append((which, limits)))
     assert raise_descriptor_limit() == usable
+
+
+def test_a_system_that_keeps_its_limit_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert raise_descriptor_limit() == 256
     assert raised == [(resource.RLIMIT_NOFILE, (hard, hard))]
 
 

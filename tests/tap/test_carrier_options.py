@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
+from typing import Final
 
 import pytest
 from twisted.python import usage
@@ -86,3 +89,22 @@ def test_a_service_raises_the_limit_of_open_files_and_uses_it() -> None:
     service = makeService(options)
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     assert service.room.sessions_max > sessions_for(512)
+
+
+ELSEWHERE: Final = """
+import os, select, socket
+for module in (select, socket):
+    for name in dir(module):
+        if name.lower().startswith("epoll") or name in ("SOCK_NONBLOCK", "TCP_QUICKACK", "MSG_MORE"):
+            delattr(module, name)
+del os.splice
+from twisted.internet import reactor
+from rproxy.tap.proxy import ProxyService
+from rproxy.tap.settings import Settings
+print(type(ProxyService(reactor, Settings()).carrier).__name__)
+"""
+
+
+def test_without_what_only_linux_has_there_is_the_portable_carrier() -> None:
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == ("PortableCarrier\n", "")
