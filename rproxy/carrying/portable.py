@@ -229,7 +229,7 @@ class ClientSide(Side):
         super().connectionLost(reason)
         self.carrier.clients.discard(self)
         if self.peer is None or self.peer.lost:
-            self.carrier.left()
+            self.carrier.room.leave()
         self.deadlines.disarm(self.session)
         if self._connector is not None:
             self._connector.stopConnecting()
@@ -267,7 +267,7 @@ class BackendSide(Side):
         if self.peer is None:
             return
         if self.peer.lost:
-            self._client.carrier.left()
+            self._client.carrier.room.leave()
         elif reason.check(ConnectionDone):
             self.peer.end()
         else:
@@ -301,7 +301,7 @@ class _ClientFactory(Factory[ClientSide]):
     def buildProtocol(self, addr: IAddress | None) -> ClientSide:
         side = ClientSide(self.carrier, self._balancer.open(None))
         side.session.client = side
-        self.carrier.entered()
+        self.carrier.room.enter()
         return side
 
 
@@ -336,23 +336,16 @@ class PortableCarrier:
         port.numberAccepts = max(min(port.numberAccepts, self.room.sessions_max - self.room.sessions), 0)
         accept()
 
-    def entered(self) -> None:
-        """A client has been accepted."""
-        self.room.enter()
-
     def _pause(self) -> None:
         for port in self._ports:
             port.stopReading()
         self.room.wait(self._resume)
 
-    def left(self) -> None:
-        """Both sides of a session are closed."""
-        self.room.leave()
-
     def _resume(self) -> None:
         self._ports = [port for port in self._ports if port.connected]
         for port in self._ports:
-            port.startReading()
+            if not port.disconnecting:
+                port.startReading()
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
         """Start to connect to `backend`; the deadline is the session's, so Twisted's own is off."""

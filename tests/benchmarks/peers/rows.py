@@ -128,26 +128,22 @@ def _output(command: list[str], seconds: float) -> str:
 
 
 def connections(peer: Running, load: Load) -> Figures:
-    with _using(peer) as used:
-        wrk = _wrk(peer, load.seconds, "-H", "Connection: close")
-    figures = {"connections_per_s": wrk.per_s}
-    if peer.pid is not None:
-        figures["connection_user_us"] = used.user_s / wrk.requests * _MICRO
-        figures["connection_system_us"] = used.system_s / wrk.requests * _MICRO
-        figures["connection_cpu_us"] = used.cpu_s / wrk.requests * _MICRO
-        figures["connections_busy"] = used.busy
-    return figures
+    return _wrk_figures(peer, load, "connection", "-H", "Connection: close")
 
 
 def requests(peer: Running, load: Load) -> Figures:
+    return _wrk_figures(peer, load, "request")
+
+
+def _wrk_figures(peer: Running, load: Load, unit: str, *options: str) -> Figures:
     with _using(peer) as used:
-        wrk = _wrk(peer, load.seconds)
-    figures = {"requests_per_s": wrk.per_s}
+        wrk = _wrk(peer, load.seconds, *options)
+    figures = {f"{unit}s_per_s": wrk.per_s}
     if peer.pid is not None:
-        figures["request_user_us"] = used.user_s / wrk.requests * _MICRO
-        figures["request_system_us"] = used.system_s / wrk.requests * _MICRO
-        figures["request_cpu_us"] = used.cpu_s / wrk.requests * _MICRO
-        figures["requests_busy"] = used.busy
+        figures[f"{unit}_user_us"] = used.user_s / wrk.requests * _MICRO
+        figures[f"{unit}_system_us"] = used.system_s / wrk.requests * _MICRO
+        figures[f"{unit}_cpu_us"] = used.cpu_s / wrk.requests * _MICRO
+        figures[f"{unit}s_busy"] = used.busy
     return figures
 
 
