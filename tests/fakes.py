@@ -41,11 +41,14 @@ from zope.interface import classImplements, implementer
 from rproxy.carrying.session import Ending, Session
 from rproxy.monitoring.sampler import Load
 from rproxy.pool.backend import Address, Backend
+from rproxy.pool.limits import Limits
 from rproxy.pool.table import Table
 from rproxy.wire.pdu import Pdu, ProbeResponse, Register, decode
 
 AGENT_PORT = 5555
 IDLE = Load(cpu=10, memory=20, tcp=0)
+UNLIMITED = Limits(registrations_s=1e9, registrations_each_s=math.inf, introductions_s=1e9)
+"""For tests that are not about how much may come at once."""
 
 
 def run(clock: Clock, seconds: float) -> None:
@@ -486,7 +489,7 @@ class SilentCarrier:
 
 def registered(table: Table, address: str, now: float = 0.0, *, service_port: int = 80) -> Backend:
     """A back-end that has registered, and not been probed yet."""
-    return table.register((address, AGENT_PORT), Register(service_port, 20_000, instance=1), now)
+    return table.register((address, AGENT_PORT), Register(service_port, 20_000, instance=1), now).backend
 
 
 def confirm(
@@ -500,7 +503,7 @@ def confirm(
 
 def table_with(up: int) -> Table:
     """A table with that many back-ends up: 10.0.0.1, 10.0.0.2 …, each on port 80."""
-    table = Table()
+    table = Table(limits=UNLIMITED)
     for number in range(1, up + 1):
         confirm(table, registered(table, f"10.0.0.{number}"), token=number)
     return table

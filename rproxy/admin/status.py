@@ -13,7 +13,7 @@ from twisted.web.server import Request, Site
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import Balancer
 from rproxy.monitoring.monitor import Counters
-from rproxy.pool.backend import Backend, State
+from rproxy.pool.backend import Backend
 
 
 def _rounded(value: float | None) -> float | None:
@@ -23,7 +23,7 @@ def _rounded(value: float | None) -> float | None:
 def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]:
     """One back-end. What it has not told yet is None; `tcp` is the live count; times in s or ms as named."""
     told = backend.answered_at is not None
-    state = "draining" if backend.state is State.UP and backend.draining else backend.state.value
+    state = "draining" if backend.is_up and not backend.available else backend.state.value
     return {
         "address": backend.address,
         "port": backend.port,
@@ -35,6 +35,8 @@ def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]
         "tcp": backend.tcp if told else None,
         "cpu": backend.report.cpu,
         "memory": backend.report.memory,
+        "weight": backend.registration.weight,
+        "share": round(backend.share, 2),
         "interval_s": backend.registration.interval_s,
         "connections": backend.connections,
         "total": backend.total,
@@ -47,6 +49,7 @@ def status(balancer: Balancer, counters: Counters, room: Room) -> dict[str, Any]
     now = balancer.seconds()
     return {
         "backends": [backend_status(backend, balancer.score(backend), now) for backend in balancer.table],
+        "panic": balancer.table.panicking,
         "connections": {"now": room.sessions, "max": room.sessions_max},
         "counters": {
             "accepted": dict(counters.accepted),

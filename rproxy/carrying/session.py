@@ -15,7 +15,7 @@ from typing import Final
 from twisted.logger import Logger
 
 from rproxy.pool.backend import Backend
-from rproxy.pool.table import Table
+from rproxy.pool.table import Table, Transition
 from rproxy.scoring.formula import score
 from rproxy.scoring.policies import Policy
 
@@ -57,8 +57,8 @@ class Ending(StrEnum):
 class Balancer:
     """The scoring service: opens sessions, and keeps table and policy told of them.
 
-    `seconds` is a monotonic clock. With `trace` every choice logs the scores of the whole table, and every end its
-    session.
+    `seconds` is a monotonic clock; `announce` is told of a back-end that failed connects have taken down. With
+    `trace` every choice logs the scores of the whole table, and every end its session.
     """
 
     log = Logger()
@@ -70,9 +70,11 @@ class Balancer:
         seconds: Callable[[], float],
         *,
         saturation: float | None = None,
+        announce: Callable[[Transition], None] = lambda transition: None,
         trace: bool = False,
     ) -> None:
         self.table = table
+        self.announce = announce
         self.policy = policy
         self.seconds = seconds
         self.saturation = saturation
@@ -117,6 +119,16 @@ class Balancer:
                     loss=backend.losses.rate,
                 )
         self.log.debug("client {client} -> {backend}", client=client, backend=chosen.name if chosen else "nobody")
+
+    def blame(self, backend: Backend) -> None:
+        """A connect failed, and not by this host's fault."""
+        try:
+            self.policy.failed(backend)
+        except Exception:
+            self.policy_failed()
+        transition = self.table.refused(backend, self.seconds())
+        if transition is not None:
+            self.announce(transition)
 
     def policy_failed(self) -> None:
         """A policy raised an exception, as somebody's own may: the session goes on without it."""
@@ -239,10 +251,7 @@ class Session:
         """The connect failed; `blame` is whether the back-end, not this host, is the cause."""
         assert self.backend is not None
         if blame:
-            try:
-                self._balancer.policy.failed(self.backend)
-            except Exception:
-                self._balancer.policy_failed()
+            self._balancer.blame(self.backend)
         self._failed += (self.backend,)
         self._release()
 

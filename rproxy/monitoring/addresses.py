@@ -28,6 +28,14 @@ def reachable(address: Address, *, over_ipv6: bool) -> Address:
     return host, port
 
 
+def local_address(remote: Address) -> str:
+    """The address of ours that datagrams to `remote` leave from now. Raises `OSError` where there is no route."""
+    family = socket.AF_INET6 if ":" in remote[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.connect(remote)  # sends nothing
+        return plain(sock.getsockname())[0]
+
+
 def is_loopback(host: str) -> bool:
     ip = ip_address(host)
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:

@@ -29,12 +29,17 @@ from rproxy.wire.pdu import (
     decode,
     encode,
 )
+from rproxy.wire.seal import Envelope, Unsealed
 
 SILENCE_S: Final = 12.0
 """An agent that no probe has reached for so long takes it that its proxy was restarted."""
 RETRY_S: Final = 1.0
 """The first of the waits between registrations that no probe answers; each next one is twice as long."""
 JITTER: Final = 0.1
+UNKNOWN: Final = "::"
+"""Stands for an address of ours that nothing has told yet: no proxy has a key for it."""
+HINT_S: Final = 10.0
+"""An agent that no proxy has probed for so long says what may be wrong."""
 
 Resolve = Callable[[str], "Deferred[str]"]
 """A host name's IP address in text; fails when there is none now."""
@@ -57,7 +62,9 @@ class Service:
 class Agent(DatagramProtocol):
     """Registers one service with every proxy in `proxies` (host name or IP, port) and answers their probes.
 
-    `clock` must be monotonic; `jitter` draws from 0..1; `resolve` looks names up. With `trace` every PDU is logged.
+    `clock` must be monotonic; `jitter` draws from 0..1; `resolve` looks names up. `envelope` is how PDUs are sealed,
+    and may be replaced at any time; `own_address`, which only a sealing one needs, tells for a proxy's address the one
+    at which it sees this agent, and raises `OSError` while there is none. With `trace` every PDU is logged.
     """
 
     noisy = False
@@ -72,9 +79,14 @@ class Agent(DatagramProtocol):
         resolve: Resolve,
         jitter: Callable[[], float],
         *,
+        envelope: Envelope | None = None,
+        own_address: Callable[[Address], str] | None = None,
         trace: bool = False,
     ) -> None:
         self.service = service
+        self.envelope: Envelope = envelope or Unsealed()
+        self.own_address = own_address
+        self.draining = False
         self.clock = clock
         self.resolve = resolve
         self.jitter = jitter
@@ -95,8 +107,13 @@ class Agent(DatagramProtocol):
         """Tell every proxy that this instance stops; a clean stop calls it before the port closes."""
         for registrar in self._registrars:
             registrar.stop()
-            if registrar.address is not None:
-                self.send(Unregister(self.service.port, self.service.instance), registrar.address)
+            registrar.send(Unregister(self.service.port, self.service.instance))
+
+    def drain(self, draining: bool = True) -> None:
+        """Ask every proxy for no new client, or for new clients again; sessions go on."""
+        self.draining = draining
+        for registrar in self._registrars:
+            registrar.register()
 
     def datagramReceived(self, datagram: bytes, addr: Sequence[object]) -> None:
         source = plain(addr)
@@ -105,7 +122,7 @@ class Agent(DatagramProtocol):
             self.counters["wrong-source"] += 1
             return
         try:
-            pdu = decode(datagram)
+            pdu = decode(self.envelope.open(datagram, registrar.own))
         except MalformedPdu as error:
             self.counters[error.flaw.value] += 1
             return
@@ -116,7 +133,10 @@ class Agent(DatagramProtocol):
             self.log.debug(">> [{proxy}] {pdu}", proxy=written(source), pdu=pdu)
         registrar.probed()
         load = self._sample()
-        self.send(ProbeResponse(pdu.sequence, pdu.token, load.cpu, load.memory, load.application, load.tcp), source)
+        answer = ProbeResponse(
+            pdu.sequence, pdu.token, load.cpu, load.memory, load.application, load.tcp, self.draining
+        )
+        registrar.send(answer)
 
     def _sample(self) -> Load:
         """A host whose figures cannot be read is up all the same: they are unknown."""
@@ -128,11 +148,12 @@ class Agent(DatagramProtocol):
             self.counters["sample-failed"] += 1
             return Load()
 
-    def send(self, pdu: Pdu, address: Address) -> None:
+    def send(self, pdu: Pdu, address: Address, own: str) -> None:
         """Sends can fail for a while (no route, full buffers): counted, and the next one tries again."""
         assert self.transport is not None
         try:
-            self.transport.write(encode(pdu), reachable(address, over_ipv6=speaks_ipv6(self.transport)))
+            datagram = self.envelope.seal(encode(pdu), own)
+            self.transport.write(datagram, reachable(address, over_ipv6=speaks_ipv6(self.transport)))
         except Exception as error:
             self.counters[error.__class__.__name__] += 1
             if self._trace:
@@ -147,13 +168,17 @@ class _Registrar:
 
     def __init__(self, agent: Agent, proxy: Address) -> None:
         self.address: Address | None = None
+        self.own = UNKNOWN
+        """Our address as the proxy sees it."""
         self._agent = agent
         self._proxy = proxy
-        self._loop = LoopingCall(self._register)
+        self._loop = LoopingCall(self.register)
         self._loop.clock = agent.clock
         self._retry: IDelayedCall | None = None
         self._retry_s = RETRY_S
         self._known = False
+        self._unprobed_since = agent.clock.seconds()
+        self._hinted = False
         self._lookup: Deferred[str] | None = None
 
     def start(self) -> None:
@@ -176,6 +201,7 @@ class _Registrar:
         """The proxy knows us, until it has been silent for `SILENCE_S`."""
         if not self._known:
             self._known = True
+            self._hinted = False
             self._agent.log.info("{proxy} probes this agent", proxy=written(self._proxy))
         self._retry_s = RETRY_S
         self._retry_after(SILENCE_S)
@@ -192,16 +218,28 @@ class _Registrar:
         self._retry = None
         if self._known:
             self._known = False
+            self._unprobed_since = self._agent.clock.seconds()
             self._agent.log.info("{proxy} has stopped probing; registering again", proxy=written(self._proxy))
         else:
             self._retry_s = min(self._retry_s * 2, self._agent.service.interval_s)
+            self._hint()
         self._retry_after(self._retry_s)
-        self._register()
+        self.register()
 
-    def _register(self) -> None:
+    def _hint(self) -> None:
+        """Once, what may be wrong: no proxy says so to a stranger."""
+        if self._hinted or self.address is None or self._agent.clock.seconds() - self._unprobed_since < HINT_S:
+            return
+        self._hinted = True
+        self._agent.log.warn(
+            "{proxy} does not probe this agent: is it running, does UDP pass both ways, do its --allow and --keyring "
+            "fit this host? trying on",
+            proxy=written(self._proxy),
+        )
+
+    def register(self) -> None:
         """Send at once where the address is known; while the proxy is silent, look its name up again as well."""
-        if self.address is not None:
-            self._send()
+        self._send_registration()
         if not self._known and self._lookup is None:
             self._lookup = self._agent.resolve(self._proxy[0])
             self._lookup.addCallbacks(self._resolved, self._unresolved)
@@ -211,7 +249,7 @@ class _Registrar:
         address = (host, self._proxy[1])
         if address != self.address:
             self.address = address
-            self._send()
+            self._send_registration()
 
     def _unresolved(self, failure: Failure) -> None:
         self._lookup = None
@@ -225,7 +263,18 @@ class _Registrar:
                 error=failure.getErrorMessage(),
             )
 
-    def _send(self) -> None:
-        assert self.address is not None
-        service = self._agent.service
-        self._agent.send(Register(service.port, service.interval_ms, service.instance, service.weight), self.address)
+    def send(self, pdu: Pdu) -> None:
+        """To the proxy, if its address is known."""
+        if self.address is None:
+            return
+        if self._agent.own_address is not None:
+            try:
+                self.own = self._agent.own_address(self.address)
+            except OSError as error:  # no route: what we send would not arrive anyhow
+                self._agent.counters[error.__class__.__name__] += 1
+                return
+        self._agent.send(pdu, self.address, self.own)
+
+    def _send_registration(self) -> None:
+        service, draining = self._agent.service, self._agent.draining
+        self.send(Register(service.port, service.interval_ms, service.instance, service.weight, draining))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections import deque
+from enum import IntEnum
 
 import attrs
 
 from rproxy.pool.estimators import LossWindow, SmoothedRtt
+from rproxy.pool.states import Administration, State
 
 Address = tuple[str, int]
 """An IP address in text and a port."""
@@ -18,13 +20,16 @@ def written(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class State(StrEnum):
-    """The operational state; draining is an axis of its own, `Backend.draining`."""
+FORMER_MAX = 8
 
-    REGISTERED = "registered"
-    UP = "up"
-    DOWN = "down"
-    FORGOTTEN = "forgotten"
+
+class Standing(IntEnum):
+    """What a back-end counts as in its pool."""
+
+    ASIDE = 0
+    """Nothing: it is unconfirmed, or is to get no client in any case."""
+    DOWN = 1
+    UP = 2
 
 
 @attrs.frozen
@@ -63,15 +68,31 @@ class Backend:
     address: str
     port: int
     registration: Registration
-    draining: bool = False
     state: State = State.REGISTERED
+    administration: Administration = Administration.READY
+    draining: bool = False
+    """The D bit of its agent's last answer."""
     candidate: Registration | None = None
     """A registration that differs in instance or agent's address, until a probe confirms it."""
+    former: deque[int] = attrs.Factory(lambda: deque(maxlen=FORMER_MAX))
+    """Instances that the present one has replaced; while it is up, they do not count any more."""
     report: Report = Report()
     rtt: SmoothedRtt = attrs.Factory(SmoothedRtt)
     losses: LossWindow = attrs.Factory(LossWindow)
     misses: int = 0
     """Probes lost in a row."""
+    answers: int = 0
+    """Probes answered in a row."""
+    refusals: int = 0
+    """Connects that failed in a row."""
+    refusing: bool = False
+    """Whether it is down because of them: not even a panic tries it before its hold-down is over."""
+    hold_s: float = 0.0
+    """Its last hold-down."""
+    held_until: float = 0.0
+    up_since: float = 0.0
+    share: float = 1.0
+    """Of its weight (0..1): below 1 while it starts slowly."""
     next_sequence: int = 0
     outstanding: set[int] = attrs.Factory(set)
     """Tokens of the probes that are neither answered nor lost."""
@@ -85,6 +106,8 @@ class Backend:
     """Our sessions ever connected to it."""
     slot: int = -1
     """Index in `Table.eligible`; -1 while not eligible."""
+    standing: Standing = Standing.ASIDE
+    """How the table counts it."""
 
     @property
     def name(self) -> str:
@@ -105,5 +128,20 @@ class Backend:
         return now if now > 0 else 0
 
     @property
+    def weight(self) -> float:
+        """Its share of clients relative to 100."""
+        return self.registration.weight * self.share
+
+    @property
+    def is_up(self) -> bool:
+        return self.state is State.UP or self.state is State.SUSPECT
+
+    @property
+    def available(self) -> bool:
+        """Whether nobody asks to give it no new client."""
+        return self.administration is Administration.READY and not self.draining
+
+    @property
     def eligible(self) -> bool:
-        return self.state is State.UP and not self.draining
+        """Whether it may get a client now."""
+        return self.slot >= 0

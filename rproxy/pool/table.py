@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
-from rproxy.pool.backend import Address, Backend, Registration, Report, State
+from rproxy.pool.backend import Address, Backend, Registration, Report, Standing
 from rproxy.pool.estimators import LossWindow
+from rproxy.pool.limits import Limits, RateLimit, trim
+from rproxy.pool.states import Administration, Event, State, after
 from rproxy.wire.pdu import UINT32_MAX, ProbeRequest, ProbeResponse, Register, Unregister
 
 FALL: Final = 3
 """Probes lost in a row that take a back-end down."""
-UNCONFIRMED_MAX: Final = 256
-BACKENDS_MAX: Final = 1024
+RISE: Final = 2
+"""Probes answered in a row that bring it up again."""
+REFUSALS: Final = 3
+"""Connects failed in a row that take a back-end down."""
+HOLD_MIN_S: Final = 10.0
+HOLD_MAX_S: Final = 300.0
+"""How long a back-end stays down at least: twice as long each time, until it has been up for this long."""
+SLOW_START_S: Final = 10.0
+REGISTRATIONS_BURST: Final = 5
+"""Registrations at once from one address that has sent none for a while."""
 OUTSTANDING_MAX: Final = 8
 """Probes of one back-end on their way, beyond which registrations earn none."""
 RETIRED_MAX: Final = 4096
@@ -37,6 +47,7 @@ class Refusal(StrEnum):
     WRONG_SOURCE = "wrong-source"
     WRONG_INSTANCE = "wrong-instance"
     RETIRED = "retired-instance"
+    RATE_LIMITED = "rate-limited"
     TABLE_FULL = "table-full"
     NOT_ALLOWED = "not-allowed"
     UNEXPECTED_PROBE_REQUEST = "unexpected-probe-request"
@@ -52,12 +63,20 @@ class Rejected(Exception):
 
 @attrs.frozen
 class Transition:
-    """A back-end went from one state to another. `before` is None for a new one."""
+    """A back-end went from one state to another."""
 
     backend: Backend
-    before: State | None
+    before: State
     after: State
     reason: str
+
+
+@attrs.frozen
+class Registered:
+    """A REGISTER that counts. `unproven` is the registration that a probe is to confirm, None if there is none."""
+
+    backend: Backend
+    unproven: Registration | None
 
 
 @attrs.frozen
@@ -86,20 +105,33 @@ class Confirmed:
 class Table:
     """All back-ends by (address, service port).
 
-    `default_port` stands in for service port 0; `timeout_s` is how long a probe may be answered.
+    `default_port` stands in for service port 0; `timeout_s` is how long a probe may be answered; a back-end that
+    comes up has its whole share after `slow_start_s`; while the share of the pool that is up is below `panic_below`,
+    the others are used, too.
     """
 
     default_port: int = 80
     timeout_s: float = 0.5
-    unconfirmed_max: int = UNCONFIRMED_MAX
-    backends_max: int = BACKENDS_MAX
+    limits: Limits = Limits()
+    slow_start_s: float = SLOW_START_S
+    panic_below: float = 0.5
     eligible: list[Backend] = attrs.field(init=False, factory=list)
     """The back-ends that may get a client, in no order."""
+    panicking: bool = attrs.field(init=False, default=False)
+    """Too little of the pool is up: what is down is eligible, too, unless it refuses connections."""
     _backends: dict[Address, Backend] = attrs.field(init=False, factory=dict)
     _unconfirmed: int = attrs.field(init=False, default=0)
+    _standings: dict[Standing, int] = attrs.field(init=False, factory=lambda: dict.fromkeys(Standing, 0))
     _probes: dict[int, Probe] = attrs.field(init=False, factory=dict)
     _ended: dict[int, Refusal] = attrs.field(init=False, factory=dict)
     _retired: dict[tuple[Address, int], None] = attrs.field(init=False, factory=dict)
+    _registrations: RateLimit = attrs.field(init=False)
+    _registrations_each: RateLimit = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        in_all = self.limits.registrations_s
+        self._registrations = RateLimit(in_all, round(in_all))
+        self._registrations_each = RateLimit(self.limits.registrations_each_s, REGISTRATIONS_BURST)
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._backends.values())
@@ -110,31 +142,44 @@ class Table:
     def get(self, address: str, port: int) -> Backend | None:
         return self._backends.get((address, port))
 
-    def register(self, source: Address, pdu: Register, now: float) -> Backend:
-        """Take in a REGISTER: a new back-end, news of a known one, or a candidate to replace its agent."""
+    def register(self, source: Address, pdu: Register, now: float) -> Registered:
+        """Take in a REGISTER: a new back-end, news of a known one, or a candidate to replace its agent.
+
+        What it says of draining is left to the answer of the probe that it earns.
+        """
         key = (source[0], pdu.service_port or self.default_port)
-        if (key, pdu.instance) in self._retired:
-            raise Rejected(Refusal.RETIRED)
         registration = Registration(source, pdu.instance, pdu.interval_ms / 1000, pdu.weight)
         backend = self._backends.get(key)
+        known = backend is not None and backend.is_up
+        if backend is not None and known and registration == backend.registration and pdu.draining is backend.draining:
+            backend.heard_at = now
+            return Registered(backend, None)
+        if (key, pdu.instance) in self._retired or (backend is not None and known and pdu.instance in backend.former):
+            raise Rejected(Refusal.RETIRED)
+        if backend is None and self._is_full():
+            raise Rejected(Refusal.TABLE_FULL)
+        self._limit(source[0], now)
         if backend is None:
-            backend = self._add(key, registration)
+            backend = self._backends[key] = Backend(*key, registration)
+            self._unconfirmed += 1
         elif backend.state is State.REGISTERED or _same_agent(backend.registration, registration):
             backend.registration = registration
         else:
             backend.candidate = registration
-            return backend
+            return Registered(backend, registration)
         backend.heard_at = now
-        backend.draining = pdu.draining
-        self._settle(backend)
-        return backend
+        return Registered(backend, None if backend.is_up and pdu.draining is backend.draining else registration)
 
-    def _add(self, key: Address, registration: Registration) -> Backend:
-        if self._unconfirmed >= self.unconfirmed_max or len(self) >= self.backends_max + self.unconfirmed_max:
-            raise Rejected(Refusal.TABLE_FULL)
-        backend = self._backends[key] = Backend(*key, registration)
-        self._unconfirmed += 1
-        return backend
+    def _limit(self, address: str, now: float) -> None:
+        """Nobody elsewhere can send from a loopback address: these are limited only together."""
+        local = address.startswith("127.") or address == "::1"
+        if self._registrations.wait_s(now) or not (local or self._registrations_each.admit(now, address)):
+            raise Rejected(Refusal.RATE_LIMITED)
+        self._registrations.admit(now)
+
+    def _is_full(self) -> bool:
+        limits = self.limits
+        return self._unconfirmed >= limits.unconfirmed or len(self) >= limits.confirmed + limits.unconfirmed
 
     def probe(self, backend: Backend, registration: Registration, token: int, now: float) -> Probe:
         """Note a probe of `registration`'s agent as outstanding. `token` must be unpredictable and unused."""
@@ -163,32 +208,36 @@ class Table:
         backend = probe.backend
         if not _concerns(backend, probe.registration):
             raise Rejected(Refusal.UNKNOWN)
-        if backend.state is State.REGISTERED and len(self) - self._unconfirmed >= self.backends_max:
+        if backend.state is State.REGISTERED and len(self) - self._unconfirmed >= self.limits.confirmed:
             raise Rejected(Refusal.TABLE_FULL)
         self._end(probe, Refusal.DUPLICATE)
         restarted = self._adopt(backend, probe.registration)
         backend.heard_at = backend.answered_at = now
         backend.misses = 0
+        backend.answers += 1
         backend.draining = pdu.draining
         backend.report = Report(pdu.cpu, pdu.memory, pdu.load, pdu.tcp, probe.counted)
         sample_ms = (now - probe.sent_at) * 1000
         backend.rtt.add(sample_ms)
+        risen = backend.state is State.DOWN and backend.answers >= RISE and now >= backend.held_until
+        if risen:
+            backend.losses = LossWindow()  # an outage's are not held against what comes after it
         backend.losses.add(lost=False)
-        transition = self._move(backend, State.UP, "answered a probe")
-        self._settle(backend)
+        reason = f"answered {RISE} probes in a row" if risen else "answered a probe"
+        transition = self._happen(backend, Event.RISEN if risen else Event.ANSWERED, now, reason)
         return Confirmed(backend, sample_ms, restarted, transition)
 
     def _adopt(self, backend: Backend, registration: Registration) -> bool:
-        """A confirmed candidate is the agent from now on; an outage's losses are not held against its successor."""
+        """A confirmed candidate is the agent from now on."""
         restarted = backend.state is not State.REGISTERED and registration.instance != backend.registration.instance
+        if restarted:
+            backend.former.append(backend.registration.instance)
         if not _same_agent(registration, backend.registration):
             backend.registration = registration
             backend.candidate = None
-        if backend.state is State.DOWN:
-            backend.losses = LossWindow()
         return restarted
 
-    def lost(self, token: int) -> Transition | None:
+    def lost(self, token: int, now: float) -> Transition | None:
         """The timeout of a probe has passed. Counts its loss, once; unknown tokens change nothing."""
         probe = self._probes.get(token)
         if probe is None:
@@ -201,26 +250,36 @@ class Table:
             return None
         backend.losses.add(lost=True)
         backend.misses += 1
-        if backend.state is State.UP and backend.misses >= FALL:
-            return self._move(backend, State.DOWN, f"{FALL} probes in a row lost")
-        return None
+        backend.answers = 0
+        if backend.refusing and now >= backend.held_until:
+            backend.refusing = False
+        if backend.state is State.REGISTERED:
+            return self._happen(backend, Event.MISSED, now, "did not answer its probe")
+        fallen = backend.state is State.SUSPECT and backend.misses >= FALL
+        return self._happen(backend, Event.FALLEN if fallen else Event.MISSED, now, f"{backend.misses} in a row lost")
+
+    def annul(self, token: int) -> None:
+        """The timeout of a probe has passed, but this host had no time to take in its answer: it says nothing."""
+        probe = self._probes.get(token)
+        if probe is not None:
+            self._end(probe, Refusal.LATE)
 
     def check(self, backend: Backend, since: float, now: float) -> Transition | None:
         """The liveness check: nothing valid since `since` takes a back-end down, and lasting silence removes it."""
         if backend.state is State.FORGOTTEN:
             return None
-        if backend.state is State.UP:
+        if backend.is_up:
             if backend.answered_at is not None and backend.answered_at >= since:
                 return None
-            return self._move(backend, State.DOWN, f"silent for {now - (backend.answered_at or since):.1f} s")
+            return self._happen(backend, Event.SILENT, now, f"silent for {now - (backend.answered_at or since):.1f} s")
         if backend.state is State.REGISTERED:
-            return self._forget(backend, "never answered a probe")
+            return self._happen(backend, Event.SILENT, now, "never answered a probe")
         patience = min(max(FORGET_INTERVALS * backend.registration.interval_s, FORGET_MIN_S), FORGET_MAX_S)
         if now - backend.heard_at >= patience:
-            return self._forget(backend, f"nothing heard for {now - backend.heard_at:.0f} s")
+            return self._happen(backend, Event.EXPIRED, now, f"nothing heard for {now - backend.heard_at:.0f} s")
         return None
 
-    def unregister(self, source: Address, pdu: Unregister) -> Transition:
+    def unregister(self, source: Address, pdu: Unregister, now: float) -> Transition:
         """Take in an UNREGISTER: the back-end goes, and its instance may not register again (rule 4)."""
         key = (source[0], pdu.service_port or self.default_port)
         backend = self._backends.get(key)
@@ -229,8 +288,25 @@ class Table:
         if backend.registration.instance != pdu.instance:
             raise Rejected(Refusal.WRONG_INSTANCE)
         self._retired[key, pdu.instance] = None
-        _trim(self._retired, RETIRED_MAX)
-        return self._forget(backend, "unregistered")
+        trim(self._retired, RETIRED_MAX)
+        transition = self._happen(backend, Event.UNREGISTERED, now, "unregistered")
+        assert transition is not None
+        return transition
+
+    def administer(self, backend: Backend, administration: Administration) -> None:
+        """An operator's word; it holds as long as the back-end is in the table."""
+        backend.administration = administration
+        self._settle(backend)
+
+    def ramp(self, backend: Backend, now: float) -> bool:
+        """Bring a back-end's share to what it may be by now, in tenths. Whether it is still to grow.
+
+        Tenths, so that back-ends that start together have equal shares and take turns.
+        """
+        lasted_s = now - backend.up_since
+        tenths = round(10 * lasted_s / self.slow_start_s) if lasted_s < self.slow_start_s else 10
+        backend.share = max(tenths, 1) / 10
+        return tenths < 10
 
     def opened(self, backend: Backend) -> None:
         """One of our sessions starts to connect."""
@@ -240,6 +316,23 @@ class Table:
         backend.pending -= 1
         backend.established += 1
         backend.total += 1
+        if backend.refusals:
+            backend.refusals = 0
+            backend.refusing = False
+            self._settle(backend)
+
+    def refused(self, backend: Backend, now: float) -> Transition | None:
+        """A connect failed, and not by this host's fault.
+
+        One that went down by that has its next chance when its hold-down is over, and then a single failure will do.
+        """
+        backend.refusals += 1
+        if backend.refusals < REFUSALS or backend.state in (State.REGISTERED, State.FORGOTTEN) or backend.refusing:
+            return None
+        backend.refusing = True
+        if backend.state is State.DOWN:
+            _hold(backend, now)
+        return self._happen(backend, Event.REFUSED, now, f"{backend.refusals} connects in a row failed")
 
     def closed(self, backend: Backend, *, was_connected: bool) -> None:
         """A session that was `opened` is over."""
@@ -253,30 +346,53 @@ class Table:
         del self._probes[token]
         probe.backend.outstanding.discard(token)
         self._ended[token] = afterwards
-        _trim(self._ended, 4 * len(self) + 64)
+        trim(self._ended, 4 * len(self) + 64)
 
-    def _forget(self, backend: Backend, reason: str) -> Transition:
+    def _happen(self, backend: Backend, event: Event, now: float, reason: str) -> Transition | None:
+        """Move a back-end as the transition table says, with all that goes with it."""
+        before = backend.state
+        backend.state = after(before, event)
+        if backend.state is before:
+            self._settle(backend)
+            return None
+        if before is State.REGISTERED:
+            self._unconfirmed -= 1
+        if backend.state is State.FORGOTTEN:
+            self._remove(backend)
+        elif backend.state is State.DOWN:
+            _hold(backend, now)
+        elif before is not State.SUSPECT and backend.state is State.UP:
+            backend.refusing = False
+            backend.up_since = now
+            self.ramp(backend, now)
+        self._settle(backend)
+        return Transition(backend, before, backend.state, reason)
+
+    def _remove(self, backend: Backend) -> None:
         del self._backends[backend.address, backend.port]
         for token in backend.outstanding:
             del self._probes[token]
         backend.outstanding.clear()
-        transition = self._move(backend, State.FORGOTTEN, reason)
-        assert transition is not None
-        return transition
-
-    def _move(self, backend: Backend, after: State, reason: str) -> Transition | None:
-        before = backend.state
-        if before is after:
-            return None
-        if before is State.REGISTERED:
-            self._unconfirmed -= 1
-        backend.state = after
-        self._settle(backend)
-        return Transition(backend, before, after, reason)
 
     def _settle(self, backend: Backend) -> None:
-        """Bring `eligible` in line with the back-end: O(1), the last one fills a gap."""
-        if backend.eligible:
+        """Bring the counts and `eligible` in line with a back-end; with all of them where a panic begins or ends."""
+        standing = _standing(backend)
+        if standing is not backend.standing:
+            self._standings[backend.standing] -= 1
+            self._standings[standing] += 1
+            backend.standing = standing
+            up, down = self._standings[Standing.UP], self._standings[Standing.DOWN]
+            panicking = up < self.panic_below * (up + down)
+            if panicking is not self.panicking:
+                self.panicking = panicking
+                for each in self:
+                    self._seat(each)
+        self._seat(backend)
+
+    def _seat(self, backend: Backend) -> None:
+        """In or out of `eligible`, O(1): the last one fills a gap."""
+        usable = backend.standing is Standing.DOWN and self.panicking and not backend.refusing
+        if usable or backend.standing is Standing.UP:
             if backend.slot < 0:
                 backend.slot = len(self.eligible)
                 self.eligible.append(backend)
@@ -288,6 +404,22 @@ class Table:
             backend.slot = -1
 
 
+def _standing(backend: Backend) -> Standing:
+    if not backend.available:
+        return Standing.ASIDE
+    if backend.is_up:
+        return Standing.UP
+    return Standing.DOWN if backend.state is State.DOWN else Standing.ASIDE
+
+
+def _hold(backend: Backend, now: float) -> None:
+    """It fails: the hold-down is twice the last one, unless that is long past."""
+    steady = now - max(backend.up_since, backend.held_until) >= HOLD_MAX_S
+    backend.hold_s = HOLD_MIN_S if steady or not backend.hold_s else min(2 * backend.hold_s, HOLD_MAX_S)
+    backend.held_until = now + backend.hold_s
+    backend.answers = 0
+
+
 def _concerns(backend: Backend, registration: Registration) -> bool:
     """Whether a probe of `registration` is one of the present agent, or of the candidate to replace it."""
     if _same_agent(registration, backend.registration):
@@ -297,9 +429,3 @@ def _concerns(backend: Backend, registration: Registration) -> bool:
 
 def _same_agent(one: Registration, other: Registration) -> bool:
     return one.agent == other.agent and one.instance == other.instance
-
-
-def _trim(table: dict[Any, Any], size: int) -> None:
-    """Drop the oldest entries beyond `size`."""
-    while len(table) > size:
-        del table[next(iter(table))]

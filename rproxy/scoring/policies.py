@@ -38,7 +38,7 @@ class Policy(Protocol):
 
     `choose` changes nothing that a second call would notice; the session says with `opened` that it follows the
     choice. `failed` says that the back-end did not answer: a probe, or an `opened` session, before its `closed`.
-    `reported` comes after every datagram that changed the back-end.
+    `reported` comes after everything else that changed the back-end: a datagram, or its growing share.
     """
 
     def choose(self, table: Table, exclude: Collection[Backend]) -> Backend | None: ...
@@ -183,8 +183,9 @@ class ReportPolicy(Ranked):
     """The report's choice (figure 4.4) with the live TCP term; see `formula`.
 
     Round trips below `RTT_NOISE_MS` count as that. Equal scores go to the back-end with fewest of our sessions, then
-    to the one that has waited longest. A weight divides the score. When all are saturated, they are told apart by the
-    unsaturated formula.
+    to the one that has waited longest. A weight divides the score, and so does the share of one that starts slowly,
+    but only after steps have been made of it: back-ends that start together take turns as ever. When all are
+    saturated, they are told apart by the unsaturated formula.
     """
 
     def __init__(self, saturation: float | None) -> None:
@@ -196,9 +197,9 @@ class ReportPolicy(Ranked):
             self._place(backend).own = self._settle(backend)
             super().reported(backend)
 
-    def _settle(self, backend: Backend) -> tuple[float, float, int, int]:
+    def _settle(self, backend: Backend) -> tuple[float, float, int, float, float]:
         """What stays of the score until the next report: the sum without its TCP term, that term's factor, the host's
-        connections that are not our sessions, and the weight.
+        connections that are not our sessions, the weight, and the share of it while the back-end starts slowly.
         """
         report, loss, weight = backend.report, backend.losses.rate, backend.registration.weight
         scale = WEIGHT_NORMAL / (weight * SCORE_RESOLUTION)
@@ -207,22 +208,22 @@ class ReportPolicy(Ranked):
         steps = rest * scale + _ROUNDING
         if is_saturated(self._saturation, loss=loss, cpu=report.cpu, memory=report.memory):
             steps += _SATURATED
-        return steps, TCP_TERM * scale, report.others, weight
+        return steps, TCP_TERM * scale, report.others, backend.weight, backend.share
 
     def _rank(self, backend: Backend, place: _Place) -> Rank:
         if place.own is None:
             place.own = self._settle(backend)
-        steps, term, others, weight = place.own
+        steps, term, others, weight, share = place.own
         ours = backend.pending + backend.established
         tcp = others + ours
-        return (int(steps + term * tcp) if tcp > 0 else int(steps), ours / weight)
+        return (int(steps + term * tcp if tcp > 0 else steps) / share, ours / weight)
 
 
 class LeastConnectionsPolicy(Ranked):
     """The back-end with the fewest of our own sessions for its weight."""
 
     def _rank(self, backend: Backend, place: _Place) -> Rank:
-        return ((backend.pending + backend.established + 1) / backend.registration.weight, 0.0)
+        return ((backend.pending + backend.established + 1) / backend.weight, 0.0)
 
 
 class TurnPolicy(Ranked):
@@ -233,14 +234,14 @@ class TurnPolicy(Ranked):
     before.
     """
 
-    def __init__(self, step: Callable[[int], float]) -> None:
+    def __init__(self, step: Callable[[float], float]) -> None:
         super().__init__()
         self._step = step
         self._time = 0.0
 
     def _rank(self, backend: Backend, place: _Place) -> Rank:
         if place.own is None:
-            place.own = self._time + self._step(backend.registration.weight)
+            place.own = self._time + self._step(backend.weight)
         return (place.own, 0.0)
 
     def opened(self, backend: Backend) -> None:
@@ -249,7 +250,7 @@ class TurnPolicy(Ranked):
             place = self._place(backend)
             turn, _ = self._rank(backend, place)
             self._time = max(self._time, turn)
-            place.own = self._time + self._step(backend.registration.weight)
+            place.own = self._time + self._step(backend.weight)
 
 
 PolicyFactory = Callable[[float | None, Rng], Policy]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from random import random
 from typing import Any, Final
@@ -17,16 +17,20 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python import usage
 
+from rproxy.monitoring.addresses import local_address
 from rproxy.monitoring.agent import Agent, Resolve, Service
 from rproxy.monitoring.sampler import FixedSampler, HostSampler, Sampler
+from rproxy.monitoring.udp import listen_udp
 from rproxy.pool.backend import Address, written
+from rproxy.tap.keys import Keyring, at_signal, envelope, rotate
 from rproxy.tap.options import (
-    DATAGRAM_MAX,
     MONITOR_PORT,
     PORT_MAX,
     CommandOptions,
     cannot_listen,
     host_and_port,
+    ip_of,
+    keyring,
     number,
     report_startup_errors_in_one_line,
     use_monotonic_time,
@@ -50,6 +54,10 @@ class Settings:
     service_port: int = 0
     weight: int = WEIGHT_NORMAL
     report: dict[str, int] = attrs.Factory(dict)
+    keyring: Keyring | None = None
+    """None for plain PDUs."""
+    advertise: str | None = None
+    """The address at which the proxies see this host, None for that of the route to each."""
     trace: bool = False
 
 
@@ -64,6 +72,8 @@ class Options(CommandOptions):
         ["interval", "i", "20", "seconds between registrations"],
         ["port", None, str(AGENT_PORT), "UDP port to answer probes on; 0 is any"],
         ["service-port", "s", "0", "TCP port of the service; 0 is the proxy's --backend-port"],
+        ["keyring", "k", None, "file of keys: this agent's own (rproxy keygen --agent), or the proxy's"],
+        ["advertise", None, None, "with --keyring: this host's address as the proxy sees it, where NAT changes it"],
         ["weight", "w", str(WEIGHT_NORMAL), "share of clients relative to 100"],
         ["report", None, "", "report these instead of the host's, for tests: cpu=100,memory=100,tcp=100 or some"],
     ]
@@ -87,6 +97,9 @@ class Options(CommandOptions):
         if not self._proxies:
             raise usage.UsageError("--proxy HOST is missing: the proxy to register with")
         self.own_pidfile()
+        keys = keyring(self["keyring"], derived=True)
+        if self["advertise"] is not None and keys is None:
+            raise usage.UsageError("--advertise is of use only with --keyring")
         self.settings = Settings(
             proxies=tuple(dict.fromkeys(self._proxies)),
             interval_s=number("interval", self["interval"], INTERVAL_ABOVE_S, UINT32_MAX / 1000),
@@ -94,6 +107,8 @@ class Options(CommandOptions):
             service_port=whole("service-port", self["service-port"], 0, PORT_MAX),
             weight=whole("weight", self["weight"], 1, WEIGHT_MAX),
             report=_report(self["report"]),
+            keyring=keys,
+            advertise=None if self["advertise"] is None else ip_of("advertise", self["advertise"]),
             trace=bool(self["trace"]),
         )
 
@@ -143,6 +158,8 @@ class AgentService(TwistedService):
             reactor,
             resolver(reactor, socket.AF_UNSPEC if over_ipv6 else socket.AF_INET),
             random,
+            envelope=envelope(settings.keyring),
+            own_address=_own_address(settings),
             trace=settings.trace,
         )
         self._port: IListeningPort | None = None
@@ -163,9 +180,13 @@ class AgentService(TwistedService):
     def _bind(self) -> None:
         port = self._settings.port
         try:
-            self._port = self._reactor.listenUDP(port, self.agent, self._host, maxPacketSize=DATAGRAM_MAX)
+            self._port = listen_udp(self._reactor, port, self.agent, self._host)
         except Exception as error:
             raise cannot_listen(f"--port {port} (UDP)", error) from error
+
+    def rotate_keys(self) -> None:
+        """Use the keys that the key file holds now."""
+        rotate(self._settings.keyring, self.agent)
 
     def stopService(self) -> Deferred[Any]:
         """A clean stop: every proxy is told, and sends nothing more."""
@@ -175,6 +196,13 @@ class AgentService(TwistedService):
         self.agent.unregister()
         port, self._port = self._port, None
         return maybeDeferred(port.stopListening)
+
+
+def _own_address(settings: Settings) -> Callable[[Address], str] | None:
+    advertised = settings.advertise
+    if settings.keyring is None:
+        return None
+    return local_address if advertised is None else lambda proxy: advertised
 
 
 def _list(proxies: Sequence[Address]) -> str:
@@ -187,4 +215,6 @@ def makeService(options: Options) -> AgentService:
 
     report_startup_errors_in_one_line()
     use_monotonic_time(reactor)
-    return AgentService(reactor, options.settings)
+    service = AgentService(reactor, options.settings)
+    at_signal(reactor, service.rotate_keys)
+    return service

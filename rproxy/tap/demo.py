@@ -11,9 +11,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from rproxy.admin.status import QuietSite
+from rproxy.monitoring.agent import Agent
 from rproxy.monitoring.sampler import HostSampler, Sampler
 from rproxy.pool.backend import Address, written
 from rproxy.tap import agent
+from rproxy.tap.keys import Keyring
 from rproxy.tap.options import cannot_listen
 
 
@@ -36,9 +38,10 @@ class Demo:
 
     log = Logger()
 
-    def __init__(self, reactor: Any, size: int, *, trace: bool = False) -> None:
+    def __init__(self, reactor: Any, size: int, *, keyring: Keyring | None = None, trace: bool = False) -> None:
         self._reactor = reactor
         self._size = size
+        self._keyring = keyring
         self._trace = trace
         self._ports: list[IListeningPort] = []
         self._agents: list[agent.AgentService] = []
@@ -58,13 +61,19 @@ class Demo:
         self._ports.append(port)
         address: Address = (host, port.getHost().port)
         self.log.info("{name} serves on {address}", name=name, address=written(address))
-        settings = agent.Settings(proxies=(monitor,), port=0, service_port=address[1], trace=self._trace)
+        settings = agent.Settings(
+            proxies=(monitor,), port=0, service_port=address[1], keyring=self._keyring, trace=self._trace
+        )
         self._agents.append(agent.AgentService(self._reactor, settings, host=host, sampler=sampler))
 
     def register(self) -> None:
         """Start the agents, once the reactor runs: before, it would make their first round trips look long."""
         for service in self._agents:
             self._reactor.callWhenRunning(service.startService)
+
+    @property
+    def agents(self) -> list[Agent]:
+        return [service.agent for service in self._agents]
 
     def stop(self) -> Deferred[Any]:
         stopping = [service.stopService() for service in self._agents]

@@ -17,11 +17,11 @@ from twisted.internet.error import CannotListenError
 from twisted.python import usage
 
 from rproxy.pool.backend import Address
+from rproxy.tap.keys import Keyring
+from rproxy.wire.seal import KeyringError
 
 PORT_MAX = 65535
 MONITOR_PORT = 5555
-DATAGRAM_MAX = 64
-"""Bytes read of a datagram: more than any PDU has, so that a longer one is seen to be too long."""
 _HOST = r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]\s]+))"
 _TWISTD_PIDFILE = "twistd.pid"
 
@@ -87,13 +87,19 @@ def host_and_port(name: str, text: str, *, host: str | None = None, port: int | 
     """HOST:PORT, with an IPv6 host in brackets; a lone part stands for the one that has no default."""
     bare = re.fullmatch(_HOST, text)
     if host is not None and text.isascii() and text.isdigit():
-        return host, whole(name, text, 0, PORT_MAX)
+        return host, _port(name, text, text)
     if port is not None and bare is not None:
         return _host(name, text, bare["six"], bare["host"]), port
     match = re.fullmatch(_HOST + r":(?P<port>[0-9]+)", text)
     if match is None:
         raise usage.UsageError(f"--{name} {text}: not of the form {_form(host, port)}")
-    return _host(name, text, match["six"], match["host"]), whole(name, match["port"], 0, PORT_MAX)
+    return _host(name, text, match["six"], match["host"]), _port(name, text, match["port"])
+
+
+def _port(name: str, text: str, digits: str) -> int:
+    if len(digits) > 5 or int(digits) > PORT_MAX:
+        raise usage.UsageError(f"--{name} {text}: the port must be from 0 to {PORT_MAX}")
+    return int(digits)
 
 
 def _form(host: str | None, port: int | None) -> str:
@@ -111,6 +117,24 @@ def _host(name: str, text: str, six: str | None, host: str | None) -> str:
     except ValueError:
         raise usage.UsageError(f"--{name} {text}: [{six}] is not an IPv6 address") from None
     return str(ip.ipv4_mapped or ip)
+
+
+def ip_of(name: str, text: str) -> str:
+    """`text` as an IP address. Raises `UsageError`."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise usage.UsageError(f"--{name} {text}: not an IP address") from None
+
+
+def keyring(path: str | None, *, derived: bool) -> Keyring | None:
+    """The keys of `--keyring`. Raises `UsageError`."""
+    if path is None:
+        return None
+    try:
+        return Keyring.read(path, derived=derived)
+    except KeyringError as error:
+        raise usage.UsageError(f"--keyring {path}: {error}") from None
 
 
 def local_address(name: str, host: str) -> str:

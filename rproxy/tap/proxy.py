@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import secrets
 import signal
-from random import Random
+from random import Random, random
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -24,13 +24,13 @@ from rproxy.carrying.portable import PortableCarrier
 from rproxy.carrying.room import Room, pipes_for, raise_descriptor_limit, sessions_for
 from rproxy.carrying.session import Balancer
 from rproxy.carrying.silence import Silence
-from rproxy.monitoring.addresses import is_loopback
 from rproxy.monitoring.monitor import Monitor
+from rproxy.monitoring.udp import listen_udp
 from rproxy.pool.backend import written
 from rproxy.pool.table import Table
 from rproxy.tap.demo import Demo
+from rproxy.tap.keys import at_signal, envelope, rotate
 from rproxy.tap.options import (
-    DATAGRAM_MAX,
     StartupError,
     cannot_listen,
     fail,
@@ -57,16 +57,25 @@ class ProxyService(Service):
         self._settings = settings
         rng = Random()
         policy = policy_factory(settings.policy)(settings.saturation, rng)
-        table = Table(default_port=settings.backend_port, timeout_s=settings.timing.probe_timeout_s)
+        table = Table(settings.backend_port, settings.timing.probe_timeout_s, settings.limits)
         self._deadlines = Deadlines(reactor)
-        self.balancer = Balancer(table, policy, reactor.seconds, saturation=settings.saturation, trace=settings.trace)
         self.monitor = Monitor(
             table,
             policy,
             reactor,
             lambda: secrets.randbits(64),
+            random,
+            envelope=envelope(settings.keyring),
             timing=settings.timing,
             allow=settings.allow,
+            trace=settings.trace,
+        )
+        self.balancer = Balancer(
+            table,
+            policy,
+            reactor.seconds,
+            saturation=settings.saturation,
+            announce=self.monitor.announce,
             trace=settings.trace,
         )
         self.room = Room(_sessions_max(settings, descriptors), reactor.seconds)
@@ -77,7 +86,7 @@ class ProxyService(Service):
             if limit_s
         ]
         self._endpoints = [(text, listen_endpoint(reactor, text)) for text in settings.listen]
-        self._demo = Demo(reactor, settings.demo, trace=settings.trace)
+        self._demo = Demo(reactor, settings.demo, keyring=settings.keyring, trace=settings.trace)
         self._bound = False
         self._stopping = False
         self.hurried = False
@@ -105,8 +114,13 @@ class ProxyService(Service):
         for silence in self._silences:
             silence.start()
         self._demo.register()
-        if not self._settings.allow and not is_loopback(self._settings.monitor[0] or ANY):
-            self.log.warn("any host may register as a back-end; --allow CIDR limits that")
+        allow = self._settings.allow
+        if self._settings.is_open and (not allow or any(network.prefixlen == 0 for network in allow)):
+            self.log.warn("any host may register as a back-end; --keyring FILE limits that")
+
+    def rotate_keys(self) -> None:
+        """Use the keys that the key file holds now."""
+        rotate(self._settings.keyring, self.monitor, *self._demo.agents)
 
     def _bind(self) -> None:
         """Open every port or none. Raises `StartupError`."""
@@ -125,7 +139,7 @@ class ProxyService(Service):
     def _listen_for_agents(self) -> None:
         host, port = self._settings.monitor
         try:
-            self._monitor_port = self._reactor.listenUDP(port, self.monitor, host, maxPacketSize=DATAGRAM_MAX)
+            self._monitor_port = listen_udp(self._reactor, port, self.monitor, host)
         except Exception as error:
             raise cannot_listen(f"--monitor {written((host, port)) if host else port} (UDP)", error) from error
         if hasattr(self._monitor_port, "fileno"):
@@ -261,5 +275,6 @@ def makeService(options: Options) -> ProxyService:
     except usage.UsageError as error:
         fail(f"twistd {options.command}: {error}")
     _quieten_collector()
+    at_signal(reactor, service.rotate_keys)
     reactor.addSystemEventTrigger("before", "shutdown", _hurry_at_second_signal, service)
     return service

@@ -15,15 +15,20 @@ from twisted.plugin import getPlugins
 from twisted.python import usage
 
 from rproxy.carrying.room import SESSIONS_MAX
-from rproxy.monitoring.monitor import Network, Timing
+from rproxy.monitoring.addresses import is_loopback
+from rproxy.monitoring.monitor import Network
+from rproxy.monitoring.prober import Timing
 from rproxy.pool.backend import Address
+from rproxy.pool.limits import Limits
 from rproxy.scoring.formula import SATURATION
 from rproxy.scoring.policies import POLICIES, PolicyFactory
+from rproxy.tap.keys import Keyring
 from rproxy.tap.options import (
     MONITOR_PORT,
     PORT_MAX,
     CommandOptions,
     host_and_port,
+    keyring,
     local_address,
     number,
     whole,
@@ -34,6 +39,7 @@ POLICY_ENTRY_POINTS: Final = "rproxy.policies"
 LOOPBACK: Final = "127.0.0.1"
 CARRIERS: Final = ("auto", "splice", "portable")
 TIMEOUT_MAX_S: Final = 30 * 86400
+BACKENDS_MAX: Final = 100_000
 CAN_SPLICE: Final = hasattr(os, "splice") and hasattr(select, "epoll")
 _BUILT_IN_ENDPOINTS: Final = frozenset({"tcp", "tcp4", "tcp6", "ssl", "unix"})
 
@@ -49,6 +55,9 @@ class Settings:
     policy: str = "report"
     saturation: float | None = SATURATION
     allow: tuple[Network, ...] = ()
+    keyring: Keyring | None = None
+    """None for plain PDUs."""
+    limits: Limits = Limits()
     demo: int = 0
     admin: Address | None = None
     trace: bool = False
@@ -58,6 +67,11 @@ class Settings:
     idle_timeout_s: float = 3600.0
     half_close_timeout_s: float = 30.0
     """0 for none, both."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether others than this host can register, and need no key for it."""
+        return self.keyring is None and not (self.monitor[0] and is_loopback(self.monitor[0]))
 
 
 class Options(CommandOptions):
@@ -69,6 +83,8 @@ class Options(CommandOptions):
 
     optParameters = [
         ["monitor", "m", None, "[HOST:]PORT where agents register, UDP (default 5555)"],
+        ["keyring", "k", None, "file of keys (rproxy keygen): only agents that have theirs may register"],
+        ["max-backends", None, str(Limits().confirmed), "most back-ends at once"],
         ["backend-port", None, "80", "port of back-ends that register service port 0"],
         ["probe-interval", None, "5", "seconds between probes of a back-end"],
         ["probe-timeout", None, "0.5", "seconds until a probe counts as lost"],
@@ -97,7 +113,7 @@ class Options(CommandOptions):
     opt_l = opt_listen
 
     def opt_allow(self, text: str) -> None:
-        """network (CIDR) that agents may register from; repeatable (default: any)"""
+        """network (CIDR) that agents may register from; repeatable; without --keyring, it must be given"""
         try:
             self._allow.append(ip_network(text))
         except ValueError as error:
@@ -105,16 +121,25 @@ class Options(CommandOptions):
 
     def postOptions(self) -> None:
         self.own_pidfile()
-        self.settings = self._settings()
+        settings = self._settings()
+        if settings.is_open and not settings.allow:
+            raise usage.UsageError(
+                "who may register? give --keyring FILE, which 'rproxy keygen' makes, or --allow NETWORK, where "
+                "0.0.0.0/0 and ::/0 stand for any host at all"
+            )
+        self.settings = settings
 
     def _settings(self) -> Settings:
         demo = whole("demo", self["demo"], 0, 100)
         monitor_host = LOOPBACK if demo else ""
         monitor_text = str(MONITOR_PORT) if self["monitor"] is None else self["monitor"]
         host, port = host_and_port("monitor", monitor_text, host=monitor_host)
+        host = local_address("monitor", host)
         return Settings(
             listen=tuple(self._listen or ["80"]),
-            monitor=(local_address("monitor", host), port),
+            monitor=(host, port),
+            keyring=keyring(self["keyring"], derived=False),
+            limits=Limits.for_pool(whole("max-backends", self["max-backends"], 1, BACKENDS_MAX)),
             backend_port=whole("backend-port", self["backend-port"], 1, PORT_MAX),
             timing=self._timing(),
             policy=self["policy"],

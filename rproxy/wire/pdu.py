@@ -47,6 +47,11 @@ class Flaw(StrEnum):
     PERCENTAGE = "percentage"
     INTERVAL = "interval"
     WEIGHT = "weight"
+    SEALED = "sealed"
+    """A keyed PDU where plain ones are expected."""
+    UNSEALED = "unsealed"
+    KEY_ID = "key-id"
+    SEAL = "seal"
 
 
 class MalformedPdu(ValueError):

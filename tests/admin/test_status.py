@@ -16,7 +16,8 @@ from rproxy.scoring.policies import LeastConnectionsPolicy
 from tests.fakes import confirm, registered, table_with
 
 FIELDS = {
-    *("address", "port", "state", "score", "rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory", "interval_s"),
+    *("address", "port", "state", "score", "rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory"),
+    *("weight", "share", "interval_s"),
     *("connections", "total", "last_seen_s"),
 }
 
@@ -50,6 +51,8 @@ def test_what_a_backend_told_is_shown() -> None:
         "tcp": 5,
         "cpu": 17,
         "memory": None,
+        "weight": 100,
+        "share": 0.1,
         "interval_s": 20.0,
         "connections": 1,
         "total": 0,

@@ -88,7 +88,7 @@ def test_a_backend_that_is_down_is_shown_as_down_with_its_last_figures(draining:
     confirm(bench.table, backend, token=1, load=FIGURE_5_10, draining=draining)
     for token in (2, 3, 4):
         bench.table.probe(backend, backend.registration, token, 0.0)
-        bench.table.lost(token)
+        bench.table.lost(token, 0.0)
     assert (bench.only["state"], bench.only["loss"], bench.only["cpu"]) == ("down", 0.75, 17)
 
 
@@ -116,7 +116,7 @@ def test_every_backend_is_listed_and_a_forgotten_one_is_not() -> None:
     bench = Bench()
     for address in ("10.0.0.1", "10.0.0.2", "2001:db8::5"):
         registered(bench.table, address)
-    bench.table.unregister(("10.0.0.2", 5555), Unregister(80, 1))
+    bench.table.unregister(("10.0.0.2", 5555), Unregister(80, 1), 0.0)
     assert [backend["address"] for backend in bench.get()["backends"]] == ["10.0.0.1", "2001:db8::5"]
 
 

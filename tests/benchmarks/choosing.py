@@ -14,9 +14,12 @@ from statistics import median
 from time import process_time
 from typing import Final
 
+from attrs import evolve
+
 from rproxy.pool.backend import Backend
 from rproxy.pool.table import Table
 from rproxy.scoring.policies import POLICIES
+from tests.fakes import UNLIMITED
 from tests.pool.driving import Driver, agent
 from tests.scoring.balancing import policy
 
@@ -35,7 +38,7 @@ class Bench:
     """A pool of one size under one policy, in a steady state."""
 
     def __init__(self, name: str, size: int, rng: Random) -> None:
-        self._driver = Driver(Table(unconfirmed_max=size, backends_max=size))
+        self._driver = Driver(Table(limits=evolve(UNLIMITED, unconfirmed=size, confirmed=size), slow_start_s=0))
         self._policy = policy(name)
         self._rng = rng
         self._backends = [self._driver.register(agent(number)) for number in range(size)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -20,8 +21,14 @@ def _running_reactor() -> None:
     pytest_twisted.blockon(deferLater(reactor, 0))
 
 
+@pytest.fixture(scope="module")
+def _others_garbage() -> None:
+    """What earlier tests left open must not be closed, by chance, between two looks."""
+    gc.collect()
+
+
 @pytest.fixture
-def stack(_running_reactor: None) -> Iterator[ExitStack]:
+def stack(_others_garbage: None, _running_reactor: None) -> Iterator[ExitStack]:
     before = descriptors()
     with ExitStack() as stack:
         yield stack

@@ -47,7 +47,7 @@ class System:
     def start_proxy(self) -> None:
         """Returns when it is ready."""
         host = self.network.proxy
-        options = ["--listen", "80", "--monitor", "5555", "--admin", ADMIN]
+        options = ["--listen", "80", "--monitor", "5555", "--allow", "10.1.1.0/24", "--admin", ADMIN]
         self._proxy = self._started.enter_context(Proxy(self._home(host, "proxy"), *options, prefix=host.prefix))
 
     def start_httpd(self, host: Host) -> None:

@@ -46,6 +46,12 @@ class Names:
         return fail(socket.gaierror(-2, "Name or service not known"))
 
 
+HINT = (
+    "10.1.1.10:5555 does not probe this agent: is it running, does UDP pass both ways, do its --allow and --keyring "
+    "fit this host? trying on"
+)
+
+
 class Bench:
     """An agent that has started, and when it registered with whom."""
 
@@ -157,7 +163,17 @@ def test_the_first_probe_and_a_silence_are_logged_once_each() -> None:
     assert texts(events) == [
         "10.1.1.10:5555 probes this agent",
         "10.1.1.10:5555 has stopped probing; registering again",
+        HINT,
     ]
+
+
+def test_an_agent_that_nobody_probes_says_once_what_may_be_wrong() -> None:
+    bench = Bench()
+    with logged() as events:
+        run(bench.clock, 9)
+        assert texts(events) == []
+        run(bench.clock, 1000)
+    assert texts(events) == [HINT]
 
 
 @pytest.mark.parametrize(
@@ -348,7 +364,7 @@ def test_an_exception_in_the_registering_loop_is_logged_and_does_not_end_it(monk
     bench = Bench()
     run_probed(bench, 19)
     with logged() as events, monkeypatch.context() as broken:
-        broken.setattr(bench.agent, "send", lambda pdu, address: 1 / 0)
+        broken.setattr(bench.agent, "send", lambda *_: 1 / 0)
         run(bench.clock, 2)
     assert [event["log_failure"].type for event in events if "log_failure" in event] == [ZeroDivisionError]
     run_probed(bench, 25)
@@ -448,7 +464,7 @@ def test_without_a_trace_no_pdu_is_logged() -> None:
         bench = Bench()
         run(bench.clock, 50)
         bench.agent.unregister()
-    assert list(events) == []
+    assert texts(events) == [HINT]
 
 
 @pytest.mark.parametrize(("interval_s", "interval_ms"), [(20, 20_000), (0.0005, 1), (0.25, 250), (1e-9, 1)])

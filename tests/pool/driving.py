@@ -8,8 +8,9 @@ from typing import Any
 import attrs
 
 from rproxy.pool.backend import Address, Backend, Registration
-from rproxy.pool.table import FALL, Confirmed, Probe, Table, Transition
+from rproxy.pool.table import FALL, HOLD_MAX_S, RISE, Confirmed, Probe, Registered, Table, Transition
 from rproxy.wire.pdu import ProbeResponse, Register, Unregister
+from tests.fakes import UNLIMITED
 
 AGENT: Address = ("10.0.0.1", 5555)
 REGISTER = Register(service_port=80, interval_ms=20_000, instance=1)
@@ -28,11 +29,14 @@ def response(probe: Probe, **fields: Any) -> ProbeResponse:
 
 class Driver:
     def __init__(self, table: Table | None = None) -> None:
-        self.table = Table() if table is None else table
+        self.table = Table(limits=UNLIMITED, slow_start_s=0, panic_below=0) if table is None else table
         self.now = 1000.0
         self._tokens = count(1)
 
     def register(self, source: Address = AGENT, **fields: Any) -> Backend:
+        return self.take_in(source, **fields).backend
+
+    def take_in(self, source: Address = AGENT, **fields: Any) -> Registered:
         return self.table.register(source, attrs.evolve(REGISTER, **fields), self.now)
 
     def probe(self, backend: Backend, registration: Registration | None = None) -> Probe:
@@ -46,10 +50,10 @@ class Driver:
 
     def lose(self, probe: Probe) -> Transition | None:
         self.now += self.table.timeout_s
-        return self.table.lost(probe.request.token)
+        return self.table.lost(probe.request.token, self.now)
 
     def unregister(self, source: Address = AGENT, *, port: int = 80, instance: int = 1) -> Transition:
-        return self.table.unregister(source, Unregister(port, instance))
+        return self.table.unregister(source, Unregister(port, instance), self.now)
 
     def report(self, backend: Backend, *, after_s: float = 0.001, **fields: Any) -> Confirmed:
         """The agent tells its load, in answer to a probe."""
@@ -65,6 +69,21 @@ class Driver:
         """It leaves as many probes in a row unanswered as take it down."""
         for _ in range(FALL):
             self.lose(self.probe(backend))
+
+    def recover(self, backend: Backend) -> None:
+        """It answers as often as brings it up, after any hold-down."""
+        self.now += HOLD_MAX_S
+        for _ in range(RISE):
+            self.report(backend)
+
+    def fail_connects(self, backend: Backend, connects: int = 1) -> Transition | None:
+        """So many connects to it fail."""
+        transition = None
+        for _ in range(connects):
+            self.table.opened(backend)
+            transition = self.table.refused(backend, self.now)
+            self.table.closed(backend, was_connected=False)
+        return transition
 
     def opened(self, backend: Backend, sessions: int = 1, *, connected: bool = True) -> None:
         for _ in range(sessions):

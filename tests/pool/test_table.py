@@ -9,9 +9,22 @@ from typing import Any
 import attrs
 import pytest
 
-from rproxy.pool.backend import Address, Backend, State
-from rproxy.pool.table import OUTSTANDING_MAX, RETIRED_MAX, Confirmed, Refusal, Rejected, Table
+from rproxy.pool.backend import FORMER_MAX, Address, Backend
+from rproxy.pool.limits import Limits
+from rproxy.pool.states import Administration, State
+from rproxy.pool.table import (
+    HOLD_MAX_S,
+    HOLD_MIN_S,
+    OUTSTANDING_MAX,
+    REFUSALS,
+    RETIRED_MAX,
+    Confirmed,
+    Refusal,
+    Rejected,
+    Table,
+)
 from rproxy.wire.pdu import UINT32_MAX
+from tests.fakes import UNLIMITED
 from tests.pool.driving import AGENT, Driver, agent, response
 
 OTHER_PORT: Address = (AGENT[0], 5556)
@@ -406,16 +419,20 @@ class TestCandidate:
         newer = driver.probe(backend, backend.candidate)
         with refused(driver.table, Refusal.UNKNOWN):
             driver.answer(older)
-        assert driver.table.lost(older.request.token) is None
+        assert driver.table.lost(older.request.token, driver.now) is None
         driver.answer(newer)
         assert (backend.registration.agent, backend.registration.instance) == (("10.0.0.1", 5557), 9)
 
-    def test_it_brings_a_backend_that_is_down_up(self, driver: Driver, source: Address, instance: int) -> None:
+    def test_it_brings_a_backend_that_is_down_up_as_its_predecessor_would(
+        self, driver: Driver, source: Address, instance: int
+    ) -> None:
         backend = driver.up()
         driver.down(backend)
         driver.register(source, instance=instance)
-        assert driver.table.eligible == []
+        driver.now = backend.held_until
         driver.answer(driver.probe(backend, backend.candidate))
+        assert driver.table.eligible == []
+        driver.report(backend)
         assert driver.table.eligible == [backend]
 
     def test_it_outlives_news_of_the_present_agent(self, driver: Driver, source: Address, instance: int) -> None:
@@ -468,21 +485,21 @@ class TestInstanceOfACandidate:
 
 class TestBounds:
     def test_unconfirmed_backends_are_limited(self) -> None:
-        driver = Driver(Table(unconfirmed_max=3))
+        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, unconfirmed=3)))
         for number in range(3):
             driver.register(agent(number))
         with refused(driver.table, Refusal.TABLE_FULL):
             driver.register(agent(3))
 
     def test_a_full_table_still_hears_the_ones_it_knows(self) -> None:
-        driver = Driver(Table(unconfirmed_max=1))
+        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, unconfirmed=1)))
         backend = driver.register(agent(0))
         assert driver.register(agent(0), weight=300) is backend
         assert backend.registration.weight == 300
 
     @pytest.mark.parametrize("leave", ["confirmed", "unregistered", "never answered"])
     def test_an_unconfirmed_one_that_leaves_makes_room(self, leave: str) -> None:
-        driver = Driver(Table(unconfirmed_max=1))
+        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, unconfirmed=1)))
         backend = driver.register(agent(0))
         match leave:
             case "confirmed":
@@ -494,7 +511,7 @@ class TestBounds:
         assert driver.register(agent(1)).state is State.REGISTERED
 
     def test_confirmed_backends_are_limited(self) -> None:
-        driver = Driver(Table(backends_max=2))
+        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, confirmed=2)))
         for number in range(2):
             driver.up(agent(number))
         probe = driver.probe(driver.register(agent(2)))
@@ -502,7 +519,7 @@ class TestBounds:
             driver.answer(probe)
 
     def test_a_confirmed_one_that_leaves_makes_room(self) -> None:
-        driver = Driver(Table(backends_max=1))
+        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, confirmed=1)))
         driver.up(agent(0))
         waiting = driver.register(agent(1))
         driver.unregister(agent(0))
@@ -510,7 +527,7 @@ class TestBounds:
         assert driver.table.eligible == [waiting]
 
     def test_a_flood_of_registrations_leaves_the_confirmed_ones_alone(self) -> None:
-        driver = Driver(Table(unconfirmed_max=4, backends_max=2))
+        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, unconfirmed=4, confirmed=2)))
         confirmed = [driver.up(agent(number)) for number in range(2)]
         for number in range(100, 1100):
             with suppress(Rejected):
@@ -592,11 +609,14 @@ class TestProbesEarned:
 class TestGoingDown:
     def test_the_third_probe_lost_in_a_row_takes_it_down(self, driver: Driver) -> None:
         backend = driver.up()
-        assert [driver.lose(driver.probe(backend)) for _ in range(2)] == [None, None]
+        suspected = driver.lose(driver.probe(backend))
+        assert suspected is not None
+        assert (suspected.before, suspected.after) == (State.UP, State.SUSPECT)
+        assert driver.lose(driver.probe(backend)) is None
         assert driver.table.eligible == [backend]
         transition = driver.lose(driver.probe(backend))
         assert transition is not None
-        assert (transition.backend, transition.before, transition.after) == (backend, State.UP, State.DOWN)
+        assert (transition.backend, transition.before, transition.after) == (backend, State.SUSPECT, State.DOWN)
         assert driver.table.eligible == []
 
     def test_an_answer_in_between_starts_the_count_anew(self, driver: Driver) -> None:
@@ -615,10 +635,11 @@ class TestGoingDown:
         assert driver.lose(driver.probe(backend)) is None
         assert backend.state is State.DOWN
 
-    def test_one_that_never_answered_is_not_taken_down(self, driver: Driver) -> None:
-        backend = driver.register()
-        driver.down(backend)
-        assert backend.state is State.REGISTERED
+    def test_one_that_never_answered_is_forgotten_with_its_first_loss(self, driver: Driver) -> None:
+        transition = driver.lose(driver.probe(driver.register()))
+        assert transition is not None
+        assert (transition.before, transition.after) == (State.REGISTERED, State.FORGOTTEN)
+        assert len(driver.table) == 0
 
     def test_registering_does_not_bring_it_up(self, driver: Driver) -> None:
         backend = driver.up()
@@ -627,19 +648,33 @@ class TestGoingDown:
         assert backend.state is State.DOWN
         assert driver.table.eligible == []
 
-    def test_a_valid_response_brings_it_up(self, driver: Driver) -> None:
+    def test_the_second_answer_in_a_row_brings_it_up(self, driver: Driver) -> None:
         backend = driver.up()
         driver.down(backend)
+        driver.now = backend.held_until
+        assert driver.report(backend).transition is None
+        assert driver.table.eligible == []
         transition = driver.report(backend).transition
         assert transition is not None
         assert (transition.before, transition.after) == (State.DOWN, State.UP)
         assert driver.table.eligible == [backend]
 
+    def test_a_loss_in_between_starts_the_count_of_answers_anew(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.down(backend)
+        driver.now = backend.held_until
+        driver.report(backend)
+        driver.lose(driver.probe(backend))
+        driver.report(backend)
+        assert backend.state is State.DOWN
+        driver.report(backend)
+        assert backend.state is State.UP
+
     def test_its_losses_are_cleared_when_it_recovers(self, driver: Driver) -> None:
         backend = driver.up()
         for _ in range(50):
             driver.lose(driver.probe(backend))
-        driver.report(backend)
+        driver.recover(backend)
         assert (backend.losses.rate, backend.misses) == (0.0, 0)
 
     def test_losses_that_did_not_take_it_down_stay_in_the_window(self, driver: Driver) -> None:
@@ -716,12 +751,15 @@ class TestLivenessCheck:
 
 
 class TestDraining:
-    def test_one_that_registers_as_draining_gets_no_client(self, driver: Driver) -> None:
+    def test_one_that_registers_as_draining_is_asked_at_once(self, driver: Driver) -> None:
+        """Anybody can send that REGISTER, now or again."""
         backend = driver.up()
-        driver.register(draining=True)
-        assert (backend.state, driver.table.eligible) == (State.UP, [])
-        driver.register(draining=False)
+        assert driver.take_in(draining=True).unproven == backend.registration
         assert driver.table.eligible == [backend]
+        driver.report(backend, draining=True)
+        assert driver.take_in(draining=True).unproven is None
+        assert driver.take_in(draining=False).unproven == backend.registration
+        assert driver.table.eligible == []
 
     def test_one_that_answers_as_draining_gets_no_client(self, driver: Driver) -> None:
         backend = driver.up()
@@ -811,3 +849,278 @@ class TestLiveConnections:
         driver.table.closed(backend, was_connected=True)
         driver.table.closed(backend, was_connected=False)
         assert (backend.pending, backend.established, backend.connections, backend.total) == (1, 2, 3, 3)
+
+
+class TestHoldDown:
+    def test_answers_do_not_bring_it_up_before_its_hold_down_is_over(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.down(backend)
+        for _ in range(5):
+            driver.report(backend)
+        assert (backend.state, backend.held_until - driver.now) == (State.DOWN, pytest.approx(HOLD_MIN_S, abs=0.1))
+        driver.now = backend.held_until
+        assert driver.report(backend).transition is not None
+
+    def test_it_doubles_up_to_five_minutes(self, driver: Driver) -> None:
+        backend = driver.up()
+        holds = []
+        for _ in range(7):
+            driver.down(backend)
+            holds.append(backend.hold_s)
+            driver.now = backend.held_until
+            driver.report(backend)
+            driver.report(backend)
+        assert holds == [10, 20, 40, 80, 160, 300, 300]
+
+    def test_it_is_short_again_after_five_minutes_without_trouble(self, driver: Driver) -> None:
+        backend = driver.up()
+        holds = []
+        for up_s in (0, HOLD_MAX_S, HOLD_MAX_S - 10):
+            driver.now += up_s
+            driver.down(backend)
+            holds.append(backend.hold_s)
+            driver.recover(backend)
+        assert holds == [HOLD_MIN_S, HOLD_MIN_S, 2 * HOLD_MIN_S]
+
+    def test_a_new_instance_does_not_end_it(self, driver: Driver) -> None:
+        """An agent that crashes again and again is another instance each time."""
+        backend = driver.up()
+        driver.down(backend)
+        driver.register(instance=2)
+        driver.answer(driver.probe(backend, backend.candidate))
+        driver.report(backend)
+        assert backend.state is State.DOWN
+
+
+class TestSlowStart:
+    def test_its_share_grows_from_a_tenth_to_the_whole_in_ten_seconds(self) -> None:
+        driver = Driver(Table())
+        backend = driver.up(weight=200)
+        shares = []
+        for _ in range(11):
+            grows = driver.table.ramp(backend, driver.now)
+            shares.append((backend.share, grows))
+            driver.now += 1
+        assert shares == [(0.1, True), *((tenths / 10, True) for tenths in range(1, 10)), (1.0, False)]
+        assert backend.weight == 200
+
+    def test_a_lost_probe_does_not_start_it_anew(self) -> None:
+        driver = Driver(Table())
+        backend = driver.up()
+        driver.now += 20
+        driver.table.ramp(backend, driver.now)
+        driver.lose(driver.probe(backend))
+        assert backend.state is State.SUSPECT
+        driver.report(backend)
+        assert (backend.state, backend.share) == (State.UP, 1.0)
+
+    def test_one_that_was_down_starts_slowly_again(self) -> None:
+        driver = Driver(Table(panic_below=0))
+        backend = driver.up()
+        driver.now += 20
+        driver.table.ramp(backend, driver.now)
+        driver.down(backend)
+        driver.recover(backend)
+        assert backend.share == 0.1
+
+
+class TestRefusedConnects:
+    def test_the_third_in_a_row_takes_it_down(self, driver: Driver) -> None:
+        backend = driver.up()
+        assert driver.fail_connects(backend, 2) is None
+        transition = driver.fail_connects(backend)
+        assert transition is not None
+        assert (transition.before, transition.after) == (State.UP, State.DOWN)
+        assert driver.table.eligible == []
+
+    def test_one_that_succeeds_starts_the_count_anew(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.fail_connects(backend, 2)
+        driver.opened(backend)
+        driver.fail_connects(backend, 2)
+        assert backend.state is State.UP
+
+    def test_answered_probes_bring_it_up_after_its_hold_down_and_then_one_failure_is_enough(
+        self, driver: Driver
+    ) -> None:
+        backend = driver.up()
+        driver.fail_connects(backend, REFUSALS)
+        driver.report(backend)
+        assert backend.state is State.DOWN
+        driver.now = backend.held_until
+        driver.report(backend)
+        assert backend.state is State.UP
+        assert driver.fail_connects(backend) is not None
+        assert (backend.state, backend.hold_s) == (State.DOWN, 20)
+
+    def test_after_a_connect_that_succeeds_it_takes_three_again(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.fail_connects(backend, REFUSALS)
+        driver.recover(backend)
+        driver.opened(backend)
+        assert driver.fail_connects(backend, REFUSALS - 1) is None
+
+    @pytest.mark.parametrize("state", [State.REGISTERED, State.FORGOTTEN])
+    def test_one_that_gets_no_client_is_left_alone(self, driver: Driver, state: State) -> None:
+        backend = driver.register()
+        if state is State.FORGOTTEN:
+            driver.unregister()
+        assert driver.fail_connects(backend, REFUSALS) is None
+        assert backend.state is state
+
+
+class TestPanic:
+    def pool(self, size: int) -> tuple[Driver, list[Backend]]:
+        driver = Driver(Table(limits=UNLIMITED))
+        return driver, [driver.up(agent(number)) for number in range(size)]
+
+    @pytest.mark.parametrize(("size", "down", "panicking"), [(1, 1, True), (2, 1, False), (4, 2, False), (4, 3, True)])
+    def test_it_begins_when_less_than_half_of_the_pool_is_up(self, size: int, down: int, panicking: bool) -> None:
+        driver, backends = self.pool(size)
+        for backend in backends[:down]:
+            driver.down(backend)
+        assert driver.table.panicking is panicking
+        assert set(driver.table.eligible) == set(backends if panicking else backends[down:])
+
+    def test_it_ends_when_half_is_up_again(self) -> None:
+        driver, backends = self.pool(4)
+        for backend in backends[:3]:
+            driver.down(backend)
+        driver.recover(backends[0])
+        assert not driver.table.panicking
+        assert set(driver.table.eligible) == {backends[0], backends[3]}
+
+    def test_one_that_refuses_connects_is_not_used(self) -> None:
+        driver, backends = self.pool(4)
+        driver.fail_connects(backends[0], REFUSALS)
+        for backend in backends[1:3]:
+            driver.down(backend)
+        assert driver.table.panicking
+        assert set(driver.table.eligible) == set(backends[1:])
+
+    def test_one_that_begins_to_refuse_is_tried_again_after_its_hold_down(self) -> None:
+        driver, (backend,) = self.pool(1)
+        driver.down(backend)
+        assert driver.fail_connects(backend, REFUSALS) is None
+        assert (driver.table.eligible, backend.state) == ([], State.DOWN)
+        driver.lose(driver.probe(backend))
+        assert driver.table.eligible == []
+        driver.now = backend.held_until
+        driver.lose(driver.probe(backend))
+        assert driver.table.eligible == [backend]
+        held_s = backend.hold_s
+        driver.fail_connects(backend)
+        assert (driver.table.eligible, backend.hold_s) == ([], 2 * held_s)
+
+    def test_one_that_is_to_be_drained_is_not_of_the_pool(self) -> None:
+        driver, backends = self.pool(3)
+        driver.down(backends[0])
+        driver.down(backends[1])
+        assert driver.table.panicking
+        driver.table.administer(backends[0], Administration.DRAIN)
+        assert not driver.table.panicking
+        assert driver.table.eligible == [backends[2]]
+
+    def test_an_unconfirmed_one_is_not_of_the_pool(self) -> None:
+        driver, backends = self.pool(2)
+        driver.down(backends[0])
+        for number in range(5, 10):
+            driver.register(agent(number))
+        assert not driver.table.panicking
+
+
+class TestAdministration:
+    def test_one_to_be_drained_gets_no_client_and_keeps_its_sessions(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.opened(backend, 3)
+        driver.table.administer(backend, Administration.DRAIN)
+        assert (driver.table.eligible, backend.state, backend.established) == ([], State.UP, 3)
+        driver.report(backend)
+        assert driver.table.eligible == []
+        driver.table.administer(backend, Administration.READY)
+        assert driver.table.eligible == [backend]
+
+    def test_its_own_wish_to_drain_holds_beside_it(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.report(backend, draining=True)
+        driver.table.administer(backend, Administration.DRAIN)
+        driver.report(backend, draining=False)
+        assert driver.table.eligible == []
+
+
+class TestRateLimits:
+    def limited(self, driver: Driver, source: Address) -> bool:
+        try:
+            driver.register(source)
+        except Rejected as rejected:
+            assert rejected.refusal is Refusal.RATE_LIMITED
+            return True
+        return False
+
+    def test_an_address_may_register_five_times_at_once_and_then_once_a_second(self) -> None:
+        driver = Driver(Table())
+        assert [self.limited(driver, ("10.0.0.1", port)) for port in range(1, 8)] == [False] * 5 + [True] * 2
+        driver.now += 1
+        assert [self.limited(driver, AGENT) for _ in range(2)] == [False, True]
+        assert not self.limited(driver, ("10.0.0.2", 5555))
+
+    def test_all_addresses_may_register_two_hundred_times_a_second(self) -> None:
+        driver = Driver(Table(limits=Limits(unconfirmed=1000)))
+        assert [self.limited(driver, agent(number)) for number in range(300)] == [False] * 200 + [True] * 100
+        driver.now += 0.5
+        assert sum(not self.limited(driver, agent(number)) for number in range(300, 600)) == 100
+
+    def test_one_refused_for_all_costs_its_address_nothing(self) -> None:
+        driver = Driver(Table(limits=Limits(registrations_s=1)))
+        driver.register(agent(1))
+        for _ in range(10):
+            assert self.limited(driver, agent(2))
+        driver.now += 1
+        assert not self.limited(driver, agent(2))
+
+    @pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1"])
+    def test_a_loopback_address_is_limited_only_with_all_others(self, address: str) -> None:
+        driver = Driver(Table())
+        assert not any(self.limited(driver, (address, port)) for port in range(1, 101))
+
+    def test_one_that_is_up_may_say_the_same_again_at_any_rate(self) -> None:
+        driver = Driver(Table())
+        driver.up()
+        assert not any(self.limited(driver, AGENT) for _ in range(1000))
+
+
+class TestFormerInstances:
+    def test_one_that_was_replaced_does_not_count_while_its_successor_is_up(self, driver: Driver) -> None:
+        backend = driver.up(instance=1)
+        driver.register(instance=2)
+        driver.answer(driver.probe(backend, backend.candidate))
+        with refused(driver.table, Refusal.RETIRED):
+            driver.register(instance=1)
+
+    def test_it_counts_again_when_its_successor_is_down(self, driver: Driver) -> None:
+        backend = driver.up(instance=1)
+        driver.register(instance=2)
+        driver.answer(driver.probe(backend, backend.candidate))
+        driver.down(backend)
+        driver.register(instance=1)
+        driver.recover(backend)
+        driver.answer(driver.probe(backend, backend.candidate))
+        assert backend.registration.instance == 1
+
+    def test_few_are_remembered(self, driver: Driver) -> None:
+        backend = driver.up(instance=1)
+        for instance in range(2, 100):
+            driver.register(instance=instance)
+            driver.answer(driver.probe(backend, backend.candidate))
+        assert len(backend.former) == FORMER_MAX
+
+
+class TestAnnulment:
+    def test_an_annulled_probe_counts_neither_as_lost_nor_as_answered(self, driver: Driver) -> None:
+        backend = driver.up()
+        probe = driver.probe(backend)
+        driver.table.annul(probe.request.token)
+        assert (backend.misses, backend.losses.rate, backend.outstanding) == (0, 0.0, set())
+        with refused(driver.table, Refusal.LATE):
+            driver.answer(probe)
+        driver.table.annul(probe.request.token)

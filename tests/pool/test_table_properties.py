@@ -11,8 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rproxy.pool.backend import Address, Backend, State
+from rproxy.pool.backend import Address, Backend
+from rproxy.pool.states import Administration, State
 from rproxy.pool.table import Probe, Rejected, Table
+from tests.fakes import UNLIMITED
 from tests.pool.driving import Driver
 
 UNCONFIRMED_MAX = 3
@@ -33,7 +35,9 @@ class Session:
 class TableMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.table = Table(unconfirmed_max=UNCONFIRMED_MAX, backends_max=BACKENDS_MAX)
+        self.table = Table(
+            limits=attrs.evolve(UNLIMITED, unconfirmed=UNCONFIRMED_MAX, confirmed=BACKENDS_MAX), slow_start_s=0
+        )
         self.driver = Driver(self.table)
         self.probes: list[Probe] = []
         self.sessions: list[Session] = []
@@ -80,7 +84,27 @@ class TableMachine(RuleBasedStateMachine):
     @precondition(lambda self: bool(len(self.table)))
     @rule(data=st.data())
     def lose_three_in_a_row(self, data: st.DataObject) -> None:
-        self.driver.down(data.draw(st.sampled_from(list(self.table))))
+        backend = data.draw(st.sampled_from(list(self.table)))
+        for _ in range(3):
+            if backend.state is not State.FORGOTTEN:
+                self.driver.lose(self.driver.probe(backend))
+
+    @precondition(lambda self: bool(len(self.table)))
+    @rule(data=st.data())
+    def recover(self, data: st.DataObject) -> None:
+        backend = data.draw(st.sampled_from(list(self.table)))
+        with suppress(Rejected):
+            self.driver.recover(backend)
+
+    @precondition(lambda self: bool(len(self.table)))
+    @rule(data=st.data(), connects=st.integers(1, 4))
+    def fail_connects(self, data: st.DataObject, connects: int) -> None:
+        self.driver.fail_connects(data.draw(st.sampled_from(list(self.table))), connects)
+
+    @precondition(lambda self: bool(len(self.table)))
+    @rule(data=st.data(), administration=st.sampled_from(list(Administration)))
+    def administer(self, data: st.DataObject, administration: Administration) -> None:
+        self.table.administer(data.draw(st.sampled_from(list(self.table))), administration)
 
     @precondition(lambda self: bool(len(self.table)))
     @rule(data=st.data(), after_s=st.sampled_from([0.0, 9.0, 11.0, 61.0]))
@@ -112,7 +136,12 @@ class TableMachine(RuleBasedStateMachine):
     @invariant()
     def eligible_is_what_may_get_a_client(self) -> None:
         eligible = self.table.eligible
-        assert set(eligible) == {backend for backend in self.table if backend.eligible}
+        ready = [each for each in self.table if each.administration is Administration.READY and not each.draining]
+        up = [backend for backend in ready if backend.state in (State.UP, State.SUSPECT)]
+        down = [backend for backend in ready if backend.state is State.DOWN]
+        assert self.table.panicking is (2 * len(up) < len(up) + len(down))
+        others = [backend for backend in down if not backend.refusing] if self.table.panicking else []
+        assert set(eligible) == {*up, *others} == {backend for backend in self.table if backend.eligible}
         assert [backend.slot for backend in eligible] == list(range(len(eligible)))
         assert all(backend.slot == -1 for backend in self.table if not backend.eligible)
 

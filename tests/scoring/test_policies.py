@@ -10,15 +10,18 @@ from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
 import pytest
+from attrs import evolve
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from rproxy.pool.backend import Backend, State
+from rproxy.pool.backend import Backend
+from rproxy.pool.states import State
 from rproxy.pool.table import Table
 from rproxy.scoring.formula import score
 from rproxy.scoring.policies import POLICIES, RTT_NOISE_MS, SCORE_RESOLUTION, Ranked
 from rproxy.wire.pdu import UINT32_MAX, WEIGHT_MAX
+from tests.fakes import UNLIMITED
 from tests.pool.driving import agent
 from tests.scoring.balancing import Balance, policy, shares
 
@@ -44,6 +47,13 @@ def leave(balance: Balance, backend: Backend, way: str) -> None:
             balance.report(backend, draining=True)
         case _:
             balance.refuse(backend)
+
+
+def come_back(balance: Balance, backend: Backend, way: str) -> None:
+    if way == "down":
+        balance.recover(backend)
+    else:
+        balance.report(backend)
 
 
 def score_now(backend: Backend) -> float:
@@ -143,7 +153,7 @@ class TestContract:
         balance.serve(10, held=True)
         leave(balance, returns, way)
         balance.serve(10, held=True)
-        balance.report(returns)
+        come_back(balance, returns, way)
         assert returns in balance.serve(40, held=True)
 
     def test_a_newcomer_is_chosen(self, balance: Balance) -> None:
@@ -249,7 +259,7 @@ class PolicyMachine(RuleBasedStateMachine):
         ranked = policy(self.policy_name)
         assert isinstance(ranked, Ranked)
         self.ranked = ranked
-        self.balance = Balance(ranked, Table(backends_max=8))
+        self.balance = Balance(ranked, Table(limits=evolve(UNLIMITED, confirmed=8), slow_start_s=0, panic_below=0))
         self.instances = count()
         self.failed: set[Backend] = set()
         self.held: list[Backend] = []
@@ -517,7 +527,7 @@ class TestRandom:
         returns, other = balance.pool(2)
         leave(balance, returns, way)
         balance.serve(1000, held=False)
-        balance.report(returns)
+        come_back(balance, returns, way)
         assert shares(balance.serve(1000, held=False), [returns, other]) == pytest.approx([500, 500], rel=0.15)
 
 
@@ -548,7 +558,7 @@ class TestRoundRobin:
         returns, other = balance.pool(2)
         leave(balance, returns, way)
         balance.serve(100, held=True)
-        balance.report(returns)
+        come_back(balance, returns, way)
         assert shares(balance.serve(20, held=True), [returns, other]) == pytest.approx([10, 10], abs=1)
 
     def test_reports_do_not_move_a_turn(self, balance: Balance) -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from rproxy.tap.settings import Options, Settings
 
+ANYBODY = ("--allow", "0.0.0.0/0")
+"""Somebody must be allowed to register."""
 
-def settings(*arguments: str) -> Settings:
+
+def parsed(*arguments: str, allow: Sequence[str] = ANYBODY) -> Options:
     options = Options()
-    options.parseOptions(list(arguments))
-    return options.settings
+    options.parseOptions([*(() if "--allow" in arguments else allow), *arguments])
+    return options
 
 
-def complaint(*arguments: str) -> str:
+def settings(*arguments: str, allow: Sequence[str] = ANYBODY) -> Settings:
+    return parsed(*arguments, allow=allow).settings
+
+
+def complaint(*arguments: str, allow: Sequence[str] = ANYBODY) -> str:
     """The one line that the command ends with."""
     with pytest.raises(SystemExit) as ended:
-        settings(*arguments)
+        settings(*arguments, allow=allow)
     return one_line(ended.value)
 
 

@@ -16,9 +16,9 @@ from rproxy.carrying.splice import SpliceCarrier
 from rproxy.tap import proxy
 from rproxy.tap import settings as told
 from rproxy.tap.proxy import ProxyService, makeService
-from rproxy.tap.settings import Options, Settings
+from rproxy.tap.settings import Settings
 from tests.fakes import Reactor
-from tests.tap.commands import complaint, one_line, settings
+from tests.tap.commands import complaint, one_line, parsed, settings
 
 
 def test_the_carriers_there_are_are_named_where_one_is_not_known() -> None:
@@ -70,8 +70,7 @@ def test_too_few_descriptors_for_any_session_are_told() -> None:
 
 def test_a_limit_above_what_descriptors_allow_is_one_line(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "raise_descriptor_limit", lambda: 256)
-    options = Options()
-    options.parseOptions(["--max-connections", "1000"])
+    options = parsed("--max-connections", "1000")
     with pytest.raises(SystemExit) as ended:
         makeService(options)
     text = one_line(ended.value)
@@ -84,8 +83,7 @@ def test_a_limit_above_what_descriptors_allow_is_one_line(reactor: Reactor, monk
 def test_a_service_raises_the_limit_of_open_files_and_uses_it() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 512), hard))
-    options = Options()
-    options.parseOptions([])
+    options = parsed()
     service = makeService(options)
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     assert service.room.sessions_max > sessions_for(512)

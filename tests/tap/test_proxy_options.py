@@ -21,7 +21,7 @@ from rproxy.tap import settings as told
 from rproxy.tap.proxy import makeService
 from rproxy.tap.settings import BACKLOG, Options, Settings, listen_endpoint, policy_factory
 from tests.fakes import CountingPolicy, Reactor
-from tests.tap.commands import complaint, one_line, settings
+from tests.tap.commands import ANYBODY, complaint, one_line, parsed, settings
 
 
 def test_without_options_it_is_the_reports_proxy() -> None:
@@ -32,7 +32,7 @@ def test_without_options_it_is_the_reports_proxy() -> None:
         timing=Timing(5, 0.5, 10),
         policy="report",
         saturation=0.7,
-        allow=(),
+        allow=(ip_network(ANYBODY[1]),),
         demo=0,
         admin=None,
         trace=False,
@@ -195,7 +195,7 @@ def test_the_pid_file_is_the_commands_own_unless_it_is_chosen(
     parent: Any = {"pidfile": given}
     options = Options()
     options.parent = parent
-    options.parseOptions([])
+    options.parseOptions(list(ANYBODY))
     assert parent == {"pidfile": used}
 
 
@@ -204,7 +204,7 @@ def test_a_folder_where_no_pid_file_can_be_written_is_one_line() -> None:
     options = Options()
     options.parent = parent
     with pytest.raises(SystemExit) as ended:
-        options.parseOptions([])
+        options.parseOptions(list(ANYBODY))
     assert "/nonexistent/folder/mine.pid" in one_line(ended.value)
 
 
@@ -214,7 +214,7 @@ def test_a_folder_without_the_right_to_write_is_one_line(monkeypatch: pytest.Mon
     options = Options()
     options.parent = parent
     with pytest.raises(SystemExit) as ended:
-        options.parseOptions([])
+        options.parseOptions(list(ANYBODY))
     assert "rproxy.pid" in one_line(ended.value)
 
 
@@ -223,7 +223,7 @@ def test_no_pid_file_needs_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     parent: Any = {"pidfile": ""}
     options = Options()
     options.parent = parent
-    options.parseOptions([])
+    options.parseOptions(list(ANYBODY))
 
 
 def test_the_help_names_every_option_and_policy(capsys: pytest.CaptureFixture[str]) -> None:
@@ -326,8 +326,7 @@ NO_LISTENERS = [
 
 @pytest.mark.parametrize("text", NO_LISTENERS)
 def test_a_listener_that_cannot_be_is_one_line_that_names_it(text: str, reactor: Reactor) -> None:
-    options = Options()
-    options.parseOptions(["--listen", text])
+    options = parsed("--listen", text)
     with pytest.raises(SystemExit) as ended:
         makeService(options)
     assert "--listen" in one_line(ended.value)
@@ -336,16 +335,14 @@ def test_a_listener_that_cannot_be_is_one_line_that_names_it(text: str, reactor:
 
 @pytest.mark.usefixtures("reactor")
 def test_a_policy_that_does_not_exist_is_one_line_that_names_it() -> None:
-    options = Options()
-    options.parseOptions(["--policy", "best"])
+    options = parsed("--policy", "best")
     with pytest.raises(SystemExit) as ended:
         makeService(options)
     assert "--policy best" in one_line(ended.value)
 
 
 def test_a_proxy_is_made_of_its_settings_and_opens_nothing_yet(reactor: Reactor) -> None:
-    options = Options()
-    options.parseOptions(["--saturation", "off", "--backend-port", "8000", "--probe-timeout", "0.2"])
+    options = parsed("--saturation", "off", "--backend-port", "8000", "--probe-timeout", "0.2")
     service = makeService(options)
     table = service.balancer.table
     assert (service.balancer.saturation, table.default_port, table.timeout_s) == (None, 8000, 0.2)

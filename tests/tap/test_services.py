@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel
 
 from rproxy.tap import proxy
+from rproxy.tap.keys import Keyring
 from rproxy.tap.options import (
     StartupError,
     cannot_listen,
@@ -26,6 +28,7 @@ from rproxy.tap.options import (
 )
 from rproxy.tap.proxy import DRAIN_S
 from rproxy.wire.pdu import SIZE, Register, Unregister
+from rproxy.wire.seal import Key
 from tests.fakes import Port, Reactor, logged, run, texts
 from tests.tap.services import MONITOR, AgentBench, ProxyBench, ended
 
@@ -124,7 +127,9 @@ def test_a_client_is_taken_to_a_backend_that_registered_and_answered() -> None:
         ({"monitor": ("::", 5555)}, True),
         ({"monitor": ("127.0.0.1", 5555)}, False),
         ({"monitor": ("::1", 5555)}, False),
-        ({"monitor": ("", 5555), "allow": ("any network",)}, False),
+        ({"monitor": ("", 5555), "allow": (ip_network("10.0.0.0/8"),)}, False),
+        ({"monitor": ("", 5555), "allow": (ip_network("10.0.0.0/8"), ip_network("::/0"))}, True),
+        ({"monitor": ("", 5555), "keyring": Keyring("", (Key(1, bytes(32)),), derived=False)}, False),
     ],
 )
 def test_a_proxy_where_anybody_may_register_says_so_once(settings: dict[str, Any], warned: bool) -> None:
@@ -251,7 +256,9 @@ def test_each_timeout_ends_the_silent_sessions_of_its_kind(
 def test_without_timeouts_there_is_no_timer_for_them() -> None:
     bench = ProxyBench(listen=("8080",), idle_timeout_s=0.0, half_close_timeout_s=0.0)
     bench.start()
-    assert bench.reactor.getDelayedCalls() == []
+    with_timeouts = ProxyBench(listen=("8080",))
+    with_timeouts.start()
+    assert len(with_timeouts.reactor.getDelayedCalls()) - len(bench.reactor.getDelayedCalls()) == 2
 
 
 def test_the_carrier_heeds_the_socket_for_agents(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,8 @@ def test_reserved_bits_and_unused_bytes_are_ignored(vector: dict[str, Any]) -> N
 
 def test_every_kind_of_pdu_and_of_flaw_has_a_vector() -> None:
     assert {type(pdu_of(vector)) for vector in VECTORS["plain"]} == set(KINDS)
-    assert {FLAWS[vector["name"]] for vector in VECTORS["dropped"]} == set(Flaw)
+    of_seals = {Flaw.SEALED, Flaw.UNSEALED, Flaw.KEY_ID, Flaw.SEAL}
+    assert {FLAWS[vector["name"]] for vector in VECTORS["dropped"]} == set(Flaw) - of_seals
 
 
 @vectors("keyed")

@@ -1,0 +1,60 @@
+"""How much the monitor takes from anybody who can send a datagram."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Self
+
+import attrs
+
+KEYS_MAX: Final = 4096
+_TOLERANCE_S: Final = 1e-9
+
+
+@attrs.frozen
+class Limits:
+    """Back-ends that have answered a probe, and that have not; registrations that may change something, in all and
+    from each address, and probes of what is not confirmed, a second.
+    """
+
+    confirmed: int = 1024
+    unconfirmed: int = 256
+    registrations_s: float = 200.0
+    registrations_each_s: float = 1.0
+    introductions_s: float = 50.0
+
+    @classmethod
+    def for_pool(cls, backends: int) -> Self:
+        """Room for so many; a pool above the default fills in the same time."""
+        scale = max(1.0, backends / 1024)
+        return cls(backends, round(256 * scale), 200 * scale, introductions_s=50 * scale)
+
+
+@attrs.define(eq=False)
+class RateLimit:
+    """At most `burst` at once, and `rate` a second on average, for each key: the generic cell rate algorithm (ATM
+    Forum, I.371). The keys longest unused are dropped beyond `KEYS_MAX`.
+    """
+
+    rate: float
+    burst: int = 1
+    _due: dict[str, float] = attrs.field(init=False, factory=dict)
+    """When each key would have used up what it has been granted."""
+
+    def admit(self, now: float, key: str = "") -> bool:
+        """Whether it may happen now, and if so, that it does."""
+        if self.wait_s(now, key):
+            return False
+        self._due[key] = max(self._due.pop(key, now), now) + 1 / self.rate
+        trim(self._due, KEYS_MAX)
+        return True
+
+    def wait_s(self, now: float, key: str = "") -> float:
+        """Seconds until it may happen, 0 if it may now."""
+        wait_s = self._due.get(key, now) - now - (self.burst - 1) / self.rate
+        return wait_s if wait_s > _TOLERANCE_S else 0.0
+
+
+def trim(table: dict[Any, Any], size: int) -> None:
+    """Drop the oldest entries beyond `size`."""
+    while len(table) > size:
+        del table[next(iter(table))]

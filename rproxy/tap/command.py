@@ -1,0 +1,67 @@
+"""The command `rproxy`, also `python -m rproxy`: makes keys."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Final
+
+from rproxy.tap.keys import read_keys
+from rproxy.wire.seal import KEY_BYTES_MIN, KEY_ID_MAX, Key, KeyringError
+
+DESCRIPTION: Final = "Makes keys for a proxy and its agents. The proxy and the agents themselves are twistd commands."
+KEYGEN: Final = """\
+Prints a line for a key file: a new master key, or with --agent the key of one agent, derived from the first key of
+the proxy's file. A file that it is redirected to is made readable by its owner only."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 when the arguments are wrong."""
+    parser = argparse.ArgumentParser("rproxy", description=DESCRIPTION)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    keygen = commands.add_parser("keygen", help="make a key", description=KEYGEN)
+    keygen.add_argument("--agent", metavar="IP", type=_ip, help="the agent's address, as the proxy sees it")
+    keygen.add_argument("--keyring", metavar="FILE", help="the proxy's key file; a new key gets an id that it lacks")
+    options = parser.parse_args(arguments)
+    if options.agent and options.keyring is None:
+        keygen.error("--agent needs --keyring FILE, the proxy's key file")
+    try:
+        known = read_keys(options.keyring, derived=False) if options.keyring is not None else ()
+        line = _agents_line(known[0], options.agent) if options.agent else new_key(known).written()
+    except KeyringError as error:
+        keygen.error(f"--keyring {options.keyring}: {error}")
+    _protect(sys.stdout.fileno())
+    print(line)
+    return 0
+
+
+def _ip(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
+
+
+def _agents_line(key: Key, agent: str) -> str:
+    return f"# for the agent at {agent}\n{Key(key.id, key.derive(agent), is_derived=True).written()}"
+
+
+def new_key(known: Sequence[Key]) -> Key:
+    """A master key with the lowest id that `known` lacks. Raises `KeyringError` if there is none."""
+    taken = {key.id for key in known}
+    free = next((number for number in range(1, KEY_ID_MAX + 1) if number not in taken), None)
+    if free is None:
+        raise KeyringError("there is no key id left")
+    return Key(free, secrets.token_bytes(KEY_BYTES_MIN))
+
+
+def _protect(descriptor: int) -> None:
+    with suppress(OSError):  # somebody else's file: whoever starts with it is told
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, stat.S_IRUSR | stat.S_IWUSR)

@@ -1,0 +1,189 @@
+"""What the monitor makes of time away, of a pool that is mostly down, and of operators; on a clock of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from rproxy.monitoring.prober import Timing
+from rproxy.pool.backend import Backend
+from rproxy.pool.states import Administration, State
+from rproxy.wire.pdu import Register
+from tests.fakes import AGENT_PORT, logged, run, texts
+from tests.monitoring.test_monitor import AGENT, RTT_S, Bench, transitions
+
+HOSTS = [f"10.0.0.{number}" for number in range(1, 5)]
+
+
+def pool(bench: Bench) -> list[Backend]:
+    return [bench.up((host, AGENT_PORT)) for host in HOSTS]
+
+
+@pytest.mark.parametrize("away_s", [0.6, 2.0, 15.0, 3600.0])
+def test_no_back_end_goes_down_while_this_process_is_away(away_s: float) -> None:
+    """The answers of that time are read only afterwards, when their time has passed."""
+    bench = Bench(timing=Timing(probe_interval_s=0.2))
+    backends = pool(bench)
+    run(bench.clock, 3)
+    with logged() as events:
+        for _ in range(5):
+            bench.clock.advance(away_s)
+            run(bench.clock, 3)
+    assert [backend.state for backend in backends] == [State.UP] * len(HOSTS)
+    assert [backend.losses.rate for backend in backends] == [0] * len(HOSTS)
+    lines = texts(events)
+    assert len(lines) == 5
+    assert all(line.startswith("this process was away for") for line in lines)
+
+
+def test_one_that_dies_meanwhile_is_noticed_afterwards() -> None:
+    bench = Bench()
+    backends = pool(bench)
+    bench.silent.add(HOSTS[0])
+    bench.clock.advance(60)
+    run(bench.clock, 8)
+    assert [backend.state for backend in backends] == [State.DOWN] + [State.UP] * 3
+
+
+def test_a_probe_annulled_is_followed_by_another_one() -> None:
+    bench = Bench()
+    backend = bench.up()
+    bench.silent.add(AGENT[0])
+    run(bench.clock, 5)
+    asked = len(bench.probed_at)
+    bench.clock.advance(2)
+    run(bench.clock, 1)
+    assert (backend.misses, len(bench.probed_at) > asked) == (0, True)
+
+
+def test_a_registration_whose_probe_was_annulled_earns_no_second_one() -> None:
+    bench = Bench()
+    bench.silent.add(AGENT[0])
+    bench.register()
+    bench.clock.advance(2)
+    run(bench.clock, 20)
+    assert len(bench.transport.sent) == 1
+    assert len(bench.table) == 0
+
+
+def test_in_a_panic_the_policy_is_told_of_all_that_may_get_a_client() -> None:
+    bench = Bench(panic_below=0.5)
+    backends = pool(bench)
+    bench.silent.update(HOSTS[:3])
+    told = bench.policy.told["reported"]
+    run(bench.clock, 6)
+    before = {backend: told[backend] for backend in backends}
+    with logged() as events:
+        run(bench.clock, 3)
+    assert set(bench.table.eligible) == set(backends)
+    assert all(told[backend] > before[backend] for backend in backends)
+    assert sum("less than half of the back-ends are up" in text for text in texts(events)) == 1
+
+
+def test_a_panic_is_over_with_one_line() -> None:
+    bench = Bench(panic_below=0.5)
+    pool(bench)
+    bench.silent.update(HOSTS[:3])
+    run(bench.clock, 10)
+    assert bench.table.panicking
+    bench.silent.clear()
+    with logged() as events:
+        run(bench.clock, 20)
+    assert not bench.table.panicking
+    assert "at least half of the back-ends are up again" in texts(events)
+
+
+def test_one_that_misses_in_a_panic_is_not_passed_over_again_and_again() -> None:
+    bench = Bench(panic_below=0.5)
+    (backend, *_) = pool(bench)
+    bench.silent.update(HOSTS)
+    run(bench.clock, 10)
+    failed = bench.policy.told["failed"][backend]
+    run(bench.clock, 20)
+    assert bench.policy.told["failed"][backend] == failed
+
+
+def test_one_that_refuses_in_a_panic_is_told_of_when_its_hold_down_is_over() -> None:
+    bench = Bench(panic_below=0.5)
+    backend = bench.up()
+    bench.silent.add(AGENT[0])
+    run(bench.clock, 10)
+    for _ in range(3):
+        bench.table.refused(backend, bench.clock.seconds())
+    assert bench.table.eligible == []
+    told = bench.policy.told["reported"][backend]
+    run(bench.clock, backend.hold_s + 5.6)
+    assert (bench.table.eligible, bench.policy.told["reported"][backend]) == ([backend], told + 1)
+
+
+def test_an_operators_word_is_logged_and_told_to_the_policy() -> None:
+    bench = Bench()
+    backend = bench.up()
+    told = bench.policy.told["reported"][backend]
+    with logged() as events:
+        bench.monitor.administer(backend, Administration.DRAIN)
+        assert bench.table.eligible == []
+        bench.monitor.administer(backend, Administration.READY)
+    assert bench.table.eligible == [backend]
+    assert bench.policy.told["reported"][backend] == told + 2
+    assert texts(events) == ["back-end 10.0.0.1:80: drain", "back-end 10.0.0.1:80: ready"]
+
+
+def test_a_lost_probe_and_the_answer_to_the_next_one_are_no_line() -> None:
+    bench = Bench()
+    bench.up()
+    bench.silent.add(AGENT[0])
+    with logged() as events:
+        run(bench.clock, 5.6)
+        bench.silent.clear()
+        run(bench.clock, 5)
+    assert list(events) == []
+
+
+def test_its_share_grows_once_a_second_and_the_policy_is_told() -> None:
+    bench = Bench(timing=Timing(probe_interval_s=60, liveness_s=120))
+    backend = bench.up()
+    told = bench.policy.told["reported"][backend]
+    shares = []
+    for _ in range(12):
+        run(bench.clock, 1)
+        shares.append(backend.share)
+    assert shares == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1, 1])
+    assert bench.policy.told["reported"][backend] == told + 10
+
+
+def test_strangers_are_probed_fifty_times_a_second_at_most_each_once_and_in_their_order() -> None:
+    bench = Bench()
+    strangers = [f"192.0.2.{number}" for number in range(1, 151)]
+    bench.silent.update(strangers)
+    for stranger in strangers:
+        bench.receive(Register(80, 20_000, 1), (stranger, AGENT_PORT))
+    run(bench.clock, 10)
+    assert [address for _, (address, _) in bench.transport.sent] == strangers
+    for first, last in zip(bench.probed_at, bench.probed_at[50:], strict=False):
+        assert last - first >= 1 - 1e-6
+
+
+def test_a_confirmed_back_end_is_probed_while_strangers_wait() -> None:
+    bench = Bench()
+    backend = bench.up()
+    strangers = [f"192.0.2.{number}" for number in range(1, 251)]
+    bench.silent.update(strangers)
+    for stranger in strangers[:190]:
+        bench.receive(Register(80, 20_000, 1), (stranger, AGENT_PORT))
+    run(bench.clock, 20)
+    assert (backend.state, backend.losses.rate) == (State.UP, 0)
+    sent = zip(bench.probed_at, bench.transport.sent, strict=True)
+    asked_at = [at for at, (_, (address, _)) in sent if address == AGENT[0]]
+    assert asked_at == pytest.approx([0, 5, 10, 15, 20], abs=2 * RTT_S)
+
+
+def test_one_taken_down_by_refused_connects_is_announced_like_any_other() -> None:
+    bench = Bench()
+    backend = bench.up()
+    with logged() as events:
+        for _ in range(3):
+            transition = bench.table.refused(backend, bench.clock.seconds())
+        assert transition is not None
+        bench.monitor.announce(transition)
+    assert transitions(events) == [("up", "down")]
+    assert "3 connects in a row failed" in texts(events)[0]

@@ -1,0 +1,228 @@
+"""The options of both commands that say who may register, and how many."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rproxy.pool.limits import Limits
+from rproxy.tap import proxy
+from rproxy.tap.keys import Keyring
+from rproxy.wire.pdu import Flaw, MalformedPdu, Register, decode
+from rproxy.wire.seal import Sealed
+from tests.tap.commands import complaint, parsed, settings
+from tests.tap.keyfiles import AGENT, BROKEN, FIRST, OWN, PDU, SECOND, key_file, opens, seals_with, shows_a_key
+from tests.tap.services import AgentBench, ProxyBench
+from tests.tap.test_agent_options import complaint as agents_complaint
+from tests.tap.test_agent_options import settings as agents_settings
+from tests.tap.test_keys import Damage
+
+NUMBERS = ["0", "-1", "100001", "1e3", "1.5", "nan", "inf", "abc", "", "0x10", "9" * 400]
+
+
+def ids(keyring: Keyring | None) -> list[int]:
+    assert keyring is not None
+    return [key.id for key in keyring.keys]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--monitor", "5555"],
+        ["--monitor", "0.0.0.0:5555"],
+        ["--monitor", "10.1.1.10:5555"],
+        ["--monitor", "[::]:5555"],
+        ["--monitor", "[::ffff:10.1.1.10]:5555"],
+        ["--monitor", "[2001:db8::5]:5555"],
+        ["--monitor", "128.0.0.1:5555"],
+        ["--demo", "2", "--monitor", "10.1.1.10:5555"],
+        ["--admin", "127.0.0.1:8081", "--listen", "127.0.0.1:80"],
+    ],
+    ids=" ".join,
+)
+def test_off_loopback_it_must_be_said_who_may_register(arguments: list[str]) -> None:
+    told = complaint(*arguments, allow=())
+    for way in ("--keyring FILE", "rproxy keygen", "--allow NETWORK", "0.0.0.0/0", "::/0"):
+        assert way in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--monitor", "127.0.0.1:5555"],
+        ["--monitor", "127.8.9.10:5555"],
+        ["--monitor", "[::1]:5555"],
+        ["--monitor", "[::ffff:127.0.0.1]:5555"],
+        ["--demo", "2"],
+        ["--demo", "2", "--monitor", "6666"],
+    ],
+    ids=" ".join,
+)
+def test_on_loopback_only_this_host_can_register_and_nothing_need_be_said(arguments: list[str]) -> None:
+    told = settings(*arguments, allow=())
+    assert (told.allow, told.keyring) == ((), None)
+
+
+@pytest.mark.parametrize(("address", "said"), [("127.0.0.1", False), ("10.1.1.10", True)])
+def test_a_name_is_on_loopback_if_its_address_is(monkeypatch: pytest.MonkeyPatch, address: str, said: bool) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: found)
+    if said:
+        assert "who may register?" in complaint("--monitor", "name:5555", allow=())
+    else:
+        assert settings("--monitor", "name:5555", allow=()).monitor == ("127.0.0.1", 5555)
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "10.0.0.0/8", "10.1.1.1", "2001:db8::/32"])
+def test_a_network_that_may_register_is_enough(network: str) -> None:
+    told = settings("--allow", network, allow=())
+    assert [str(each).removesuffix("/32") for each in told.allow] == [network.removesuffix("/32")]
+    assert told.keyring is None
+
+
+def test_keys_are_enough_and_go_with_networks(tmp_path: Path) -> None:
+    path = str(key_file(tmp_path, FIRST, SECOND))
+    for allow in ((), ("--allow", "10.0.0.0/8")):
+        told = settings("--keyring", path, allow=allow)
+        assert ids(told.keyring) == [FIRST.id, SECOND.id]
+        assert len(told.allow) == len(allow) / 2
+
+
+def test_both_commands_have_a_short_form_and_read_a_file_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = key_file(tmp_path, FIRST)
+    for keyring in (settings("-k", "keys").keyring, agents_settings("--proxy", "10.1.1.10", "-k", "keys").keyring):
+        assert ids(keyring) == [FIRST.id]
+        assert keyring is not None
+        assert keyring.path == str(path)
+
+
+@pytest.mark.parametrize("command", ["rproxy", "rproxy-agent"])
+@BROKEN
+def test_a_broken_file_is_one_line_that_names_it_and_shows_no_key(
+    tmp_path: Path, damage: Damage, told: str, command: str
+) -> None:
+    path = key_file(tmp_path, FIRST)
+    damage(path)
+    arguments = ["--keyring", str(path)]
+    line = complaint(*arguments) if command == "rproxy" else agents_complaint("--proxy", "10.1.1.10", *arguments)
+    assert line.startswith(f"twistd {command}: --keyring {path}: {told}")
+    assert line.endswith(f"(twistd {command} --help lists the options)")
+    assert not shows_a_key(line)
+
+
+def test_a_proxy_needs_a_master_key_and_an_agent_does_not(tmp_path: Path) -> None:
+    path = str(key_file(tmp_path, OWN))
+    assert f"--keyring {path}: it has an agent's key" in complaint("--keyring", path)
+    assert ids(agents_settings("--proxy", "10.1.1.10", "--keyring", path).keyring) == [OWN.id]
+
+
+@pytest.mark.parametrize(("text", "backends"), [("1", 1), ("1024", 1024), ("5000", 5000), ("100000", 100_000)])
+def test_a_pool_has_the_limits_of_its_size(text: str, backends: int) -> None:
+    assert settings("--max-backends", text).limits == Limits.for_pool(backends)
+
+
+def test_a_pool_is_of_1024_unless_told_otherwise() -> None:
+    assert settings().limits == Limits()
+
+
+@pytest.mark.parametrize("value", NUMBERS)
+def test_a_size_that_no_pool_can_have_is_one_line_that_names_the_option(value: str) -> None:
+    assert f"--max-backends {value}: " in complaint("--max-backends", value)
+
+
+def test_settings_show_no_key(tmp_path: Path) -> None:
+    path = str(key_file(tmp_path, FIRST, SECOND))
+    for told in (settings("--keyring", path), agents_settings("--proxy", "10.1.1.10", "--keyring", path)):
+        assert "Key(id=7" in repr(told)
+        assert not shows_a_key(repr(told))
+
+
+@pytest.mark.parametrize(
+    ("given", "address"), [("192.0.2.7", "192.0.2.7"), ("2001:DB8:0::5", "2001:db8::5"), ("::1", "::1")]
+)
+def test_an_agent_may_be_told_its_address(tmp_path: Path, given: str, address: str) -> None:
+    path = str(key_file(tmp_path, OWN))
+    told = agents_settings("--proxy", "10.1.1.10", "--keyring", path, "--advertise", given)
+    assert told.advertise == address
+
+
+@pytest.mark.parametrize("value", ["", "abc", "nat.example", "10.1.1.256", "10.1.1.1:5555", "[::1]", "10.0.0.0/8"])
+def test_what_is_no_address_is_one_line_that_names_the_option(tmp_path: Path, value: str) -> None:
+    path = str(key_file(tmp_path, OWN))
+    told = agents_complaint("--proxy", "10.1.1.10", "--keyring", path, "--advertise", value)
+    assert f"--advertise {value}: not an IP address" in told
+
+
+def test_without_keys_nobody_needs_an_agents_address() -> None:
+    told = agents_complaint("--proxy", "10.1.1.10", "--advertise", "192.0.2.7")
+    assert "--advertise is of use only with --keyring" in told
+
+
+@pytest.mark.usefixtures("reactor")
+def test_a_proxy_is_made_with_its_keys_and_its_limits(tmp_path: Path) -> None:
+    path = str(key_file(tmp_path, FIRST, SECOND))
+    service = proxy.makeService(parsed("--keyring", path, "--max-backends", "7", allow=()))
+    assert seals_with(service.monitor.envelope) == FIRST.id
+    assert opens(service.monitor.envelope, SECOND)
+    assert service.balancer.table.limits == Limits.for_pool(7)
+
+
+@pytest.mark.usefixtures("reactor")
+def test_a_proxy_without_keys_is_made_for_plain_pdus() -> None:
+    service = proxy.makeService(parsed())
+    assert service.monitor.envelope.seal(PDU, AGENT) == PDU
+    with pytest.raises(MalformedPdu) as caught:
+        service.monitor.envelope.open(PDU + bytes(20), AGENT)
+    assert caught.value.flaw is Flaw.SEALED
+
+
+def sent_by(bench: AgentBench) -> bytes:
+    ((datagram, _),) = bench.reactor.datagrams[0].written
+    return bytes(datagram)
+
+
+@pytest.mark.parametrize(
+    ("advertise", "address"), [(None, "127.0.0.1"), ("192.0.2.7", "192.0.2.7"), ("2001:db8::5", "2001:db8::5")]
+)
+def test_an_agent_seals_for_the_address_that_it_was_told_or_that_of_its_route(
+    tmp_path: Path, advertise: str | None, address: str
+) -> None:
+    keyring = Keyring.read(str(key_file(tmp_path, FIRST)), derived=True)
+    bench = AgentBench(proxies=(("127.0.0.1", 5555),), keyring=keyring, advertise=advertise)
+    proxys = Sealed((FIRST,))
+    assert isinstance(decode(proxys.open(sent_by(bench), address)), Register)
+    with pytest.raises(MalformedPdu, match=r"^seal$"):
+        proxys.open(sent_by(bench), "10.9.9.9")
+
+
+def test_an_agent_without_keys_sends_plain_pdus() -> None:
+    assert len(sent_by(AgentBench())) == 24
+
+
+def test_a_demo_has_the_proxys_keys(tmp_path: Path) -> None:
+    keyring = Keyring.read(str(key_file(tmp_path, FIRST)), derived=False)
+    bench = ProxyBench(listen=("8080",), monitor=("127.0.0.1", 5555), demo=2, keyring=keyring)
+    bench.start()
+    bench.reactor.run()
+    for transport in bench.reactor.datagrams[1:]:
+        ((datagram, address),) = transport.written
+        assert address == ("127.0.0.1", 5555)
+        bench.service.monitor.datagramReceived(bytes(datagram), ("127.0.0.1", 40000))
+    assert bench.service.status()["counters"]["accepted"] == {"register": 2}
+
+
+@pytest.mark.parametrize(
+    ("told", "options"), [(settings, ("keyring", "max-backends", "allow")), (agents_settings, ("keyring", "advertise"))]
+)
+def test_the_help_names_the_options(told: Any, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        told("--help")
+    assert not ended.value.code
+    text = capsys.readouterr().out
+    for option in options:
+        assert f"--{option}=" in text
