@@ -82,7 +82,6 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.ANSWERED: _DOWN,
         Event.RISEN: _UP,
         Event.MISSED: _DOWN,
-        Event.SILENT: _DOWN,
         Event.REFUSED: _DOWN,
         Event.UNREGISTERED: _FORGOTTEN,
         Event.EXPIRED: _FORGOTTEN,

@@ -15,7 +15,7 @@ CELLS = {
     "risen":        (None,        None,        None,        "up",        None),
     "missed":       ("forgotten", "suspect",   "suspect",   "down",      None),
     "fallen":       (None,        None,        "down",      None,        None),
-    "silent":       ("forgotten", "down",      "down",      "down",      None),
+    "silent":       ("forgotten", "down",      "down",      None,        None),
     "refused":      (None,        "down",      "down",      "down",      None),
     "unregistered": ("forgotten", "forgotten", "forgotten", "forgotten", None),
     "expired":      (None,        None,        None,        "forgotten", None),

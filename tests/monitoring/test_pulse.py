@@ -1,0 +1,112 @@
+"""Whether this process was away, on a clock that the test moves without its timers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from twisted.internet.task import Clock
+
+from rproxy.monitoring.pulse import BEAT_S, LATE_S, Pulse
+from tests.fakes import logged, run, texts
+
+
+class Bench:
+    """A pulse that has beaten for a while."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.pulse = Pulse(self.clock)
+        self.pulse.start()
+        run(self.clock, 10.0)
+
+    def away(self, seconds: float) -> None:
+        """Nothing runs in this time, and what was due in it runs at its end."""
+        self.clock.advance(seconds)
+
+
+def test_a_process_that_was_never_away_is_back_since_ever() -> None:
+    with logged() as events:
+        bench = Bench()
+        run(bench.clock, 3600.0)
+    assert bench.pulse.back_at == -math.inf
+    assert list(events) == []
+
+
+@pytest.mark.parametrize("late_s", [0.001, 0.1, 0.2, LATE_S])
+def test_a_beat_that_is_a_little_late_is_none_that_was_kept_from_coming(late_s: float) -> None:
+    bench = Bench()
+    with logged() as events:
+        bench.away(BEAT_S + late_s)
+        run(bench.clock, 10.0)
+    assert bench.pulse.back_at == -math.inf
+    assert list(events) == []
+
+
+@pytest.mark.parametrize("late_s", [LATE_S + 0.001, 1.0, 2.0, 86_400.0])
+def test_after_a_time_away_it_is_known_when_it_was_over_and_logged_how_long_it_took(late_s: float) -> None:
+    bench = Bench()
+    with logged() as events:
+        bench.away(BEAT_S + late_s)
+    assert bench.pulse.back_at == bench.clock.seconds() == 10.0 + BEAT_S + late_s
+    assert texts(events) == [f"this process was away for {late_s:.1f} s; no probe of that time is held lost"]
+
+
+def test_the_beats_after_a_time_away_come_in_time_again() -> None:
+    bench = Bench()
+    bench.away(7.1)
+    back_at = bench.pulse.back_at
+    with logged() as events:
+        run(bench.clock, 60.0)
+    assert bench.pulse.back_at == back_at == 17.1
+    assert list(events) == []
+
+
+def test_each_time_away_counts() -> None:
+    bench = Bench()
+    for _ in range(3):
+        bench.away(2.0)
+        assert bench.pulse.back_at == bench.clock.seconds()
+        run(bench.clock, 5.0)
+
+
+@pytest.mark.parametrize("due_s", [BEAT_S, 0.5, 1.0, 1.999])
+def test_timers_of_the_time_away_that_were_due_a_beat_later_run_when_it_is_known(due_s: float) -> None:
+    bench = Bench()
+    seen: list[float] = []
+    bench.clock.callLater(due_s, lambda: seen.append(bench.pulse.back_at))
+    bench.away(2.0)
+    assert seen == [12.0]
+
+
+def test_the_time_before_the_start_and_between_a_stop_and_a_start_is_no_time_away() -> None:
+    clock = Clock()
+    pulse = Pulse(clock)
+    run(clock, 100.0)
+    pulse.start()
+    run(clock, 10.0)
+    pulse.stop()
+    run(clock, 100.0)
+    pulse.start()
+    run(clock, 10.0)
+    assert pulse.back_at == -math.inf
+
+
+def test_a_stop_leaves_no_timer_and_may_come_twice_or_before_the_start() -> None:
+    bench = Bench()
+    for _ in range(2):
+        bench.pulse.stop()
+        assert bench.clock.getDelayedCalls() == []
+    Pulse(bench.clock).stop()
+    bench.away(5.0)
+    assert bench.pulse.back_at == -math.inf
+
+
+def test_an_error_is_logged_and_does_not_end_the_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    with logged() as events, monkeypatch.context() as broken:
+        broken.setattr(bench.pulse, "_beaten_at", "nonsense")
+        run(bench.clock, BEAT_S)
+    assert [event["log_failure"].type for event in events] == [TypeError]
+    bench.away(2.0)
+    assert bench.pulse.back_at == bench.clock.seconds()
