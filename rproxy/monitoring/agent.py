@@ -117,10 +117,11 @@ class Agent(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Sequence[object]) -> None:
         source = plain(addr)
-        registrar = next((each for each in self._registrars if each.address == source), None)
-        if registrar is None:
+        registrars = [each for each in self._registrars if each.address == source]
+        if not registrars:
             self.counters["wrong-source"] += 1
             return
+        registrar = registrars[0]
         try:
             pdu = decode(self.envelope.open(datagram, registrar.own))
         except MalformedPdu as error:
@@ -131,7 +132,8 @@ class Agent(DatagramProtocol):
             return
         if self._trace:
             self.log.debug(">> [{proxy}] {pdu}", proxy=written(source), pdu=pdu)
-        registrar.probed()
+        for each in registrars:  # more than one where two names are of one proxy
+            each.probed()
         load = self._sample()
         answer = ProbeResponse(
             pdu.sequence, pdu.token, load.cpu, load.memory, load.application, load.tcp, self.draining

@@ -220,6 +220,8 @@ def listen_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
 
 
 def _endpoint_error(error: Exception) -> str:
+    if isinstance(error, IndexError):
+        return "so many sockets were not inherited (LISTEN_FDS, LISTEN_FDNAMES)"
     if isinstance(error, OSError):
         return f"{error.filename or 'cannot be used'}: {error.strerror}"
     return str(error) or error.__class__.__name__

@@ -7,6 +7,7 @@ replace Twisted's own: neither shows in the project's folder.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,14 @@ def test_installed_wheel_is_found_from_any_folder(installed: Environment) -> Non
 @pytest.mark.parametrize(("command", "option"), [("rproxy", "--listen"), ("rproxy-agent", "--interval")])
 def test_installed_command_explains_its_options(installed: Environment, command: str, option: str) -> None:
     assert option in installed.run("twistd", command, "--help")
+
+
+def test_installed_script_and_module_make_keys_that_the_commands_take(installed: Environment, tmp_path: Path) -> None:
+    keys = tmp_path / "rproxy.keys"
+    keys.touch(mode=0o600)
+    keys.write_text(installed.run("rproxy", "keygen"))
+    derived = installed.run("python", "-m", "rproxy", "keygen", "--agent", "10.1.1.1", "--keyring", keys)
+    assert re.search(r"^1 agent:[0-9a-f]{64}$", derived, re.MULTILINE)
 
 
 def test_after_uninstalling_twisted_works_without_our_commands(installed: Environment) -> None:

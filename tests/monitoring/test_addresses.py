@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from rproxy.monitoring.addresses import is_loopback, plain, reachable, speaks_ipv6
+from rproxy.monitoring.addresses import is_loopback, local_address, plain, reachable, speaks_ipv6
 from rproxy.pool.backend import written
 from tests.fakes import Datagrams
 
@@ -78,3 +78,23 @@ def test_a_transport_speaks_the_family_of_its_socket(transport: object, six: boo
 )
 def test_an_address_is_written_with_an_ipv6_host_in_brackets(address: tuple[str, int], text: str) -> None:
     assert written(address) == text
+
+
+@pytest.mark.parametrize(
+    ("remote", "ours"),
+    [("127.0.0.1", "127.0.0.1"), ("127.8.9.10", "127.0.0.1"), ("::1", "::1"), ("::ffff:127.0.0.1", "127.0.0.1")],
+)
+def test_our_address_is_that_of_the_route_and_nothing_is_sent_to_learn_it(remote: str, ours: str) -> None:
+    family = socket.AF_INET6 if ":" in remote else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as there:
+        there.bind((remote, 0))
+        there.setblocking(False)
+        assert local_address((remote, there.getsockname()[1])) == ours
+        with pytest.raises(BlockingIOError):
+            there.recv(1)
+
+
+def test_where_nothing_can_be_sent_to_there_is_no_address_of_ours() -> None:
+    """Datagrams to everybody need an option that this socket has not."""
+    with pytest.raises(OSError, match=r"denied|unreachable"):
+        local_address(("255.255.255.255", 5555))

@@ -470,3 +470,10 @@ def test_without_a_trace_no_pdu_is_logged() -> None:
 @pytest.mark.parametrize(("interval_s", "interval_ms"), [(20, 20_000), (0.0005, 1), (0.25, 250), (1e-9, 1)])
 def test_the_interval_on_the_wire_is_in_milliseconds_and_never_zero(interval_s: float, interval_ms: int) -> None:
     assert Service(interval_s, INSTANCE).interval_ms == interval_ms
+
+
+def test_two_names_of_one_proxy_are_both_probed() -> None:
+    bench = Bench(("one", 5555), ("other", 5555), resolve=lambda host: succeed(PROXY[0]))
+    with logged() as events:
+        run_probed(bench, 30)
+    assert sorted(texts(events)) == ["one:5555 probes this agent", "other:5555 probes this agent"]

@@ -334,6 +334,13 @@ def test_a_listener_that_cannot_be_is_one_line_that_names_it(text: str, reactor:
 
 
 @pytest.mark.usefixtures("reactor")
+def test_an_inherited_socket_that_is_not_there_is_named_so() -> None:
+    text = "systemd:domain=INET:index=7"
+    with pytest.raises(usage.UsageError) as caught:
+        listen_endpoint(Reactor(), text)
+    assert str(caught.value).startswith(f"--listen {text}: so many sockets were not inherited")
+
+
 def test_a_policy_that_does_not_exist_is_one_line_that_names_it() -> None:
     options = parsed("--policy", "best")
     with pytest.raises(SystemExit) as ended:
