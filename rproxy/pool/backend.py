@@ -41,6 +41,10 @@ class Registration:
     interval_s: float
     weight: int
 
+    def same_agent(self, other: Registration) -> bool:
+        """Whether both come from the same agent: one address, one start."""
+        return self.agent == other.agent and self.instance == other.instance
+
 
 @attrs.frozen
 class Report:

@@ -12,9 +12,10 @@ from typing import Final
 
 import attrs
 
-from rproxy.pool.backend import Address, Backend, Registration, Report, Standing
+from rproxy.pool.backend import Address, Backend, Registration, Report
 from rproxy.pool.estimators import LossWindow
 from rproxy.pool.limits import Limits, RateLimit, trim
+from rproxy.pool.seats import Seats
 from rproxy.pool.states import Administration, Event, State, after
 from rproxy.wire.pdu import UINT32_MAX, ProbeRequest, ProbeResponse, Register, Unregister
 
@@ -115,13 +116,9 @@ class Table:
     limits: Limits = Limits()
     slow_start_s: float = SLOW_START_S
     panic_below: float = 0.5
-    eligible: list[Backend] = attrs.field(init=False, factory=list)
-    """The back-ends that may get a client, in no order."""
-    panicking: bool = attrs.field(init=False, default=False)
-    """Too little of the pool is up: what is down is eligible, too, unless it refuses connections."""
+    _seats: Seats = attrs.field(init=False)
     _backends: dict[Address, Backend] = attrs.field(init=False, factory=dict)
     _unconfirmed: int = attrs.field(init=False, default=0)
-    _standings: dict[Standing, int] = attrs.field(init=False, factory=lambda: dict.fromkeys(Standing, 0))
     _probes: dict[int, Probe] = attrs.field(init=False, factory=dict)
     _ended: dict[int, Refusal] = attrs.field(init=False, factory=dict)
     _retired: dict[tuple[Address, int], None] = attrs.field(init=False, factory=dict)
@@ -129,6 +126,7 @@ class Table:
     _registrations_each: RateLimit = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._seats = Seats(self.panic_below)
         in_all = self.limits.registrations_s
         self._registrations = RateLimit(in_all, round(in_all))
         self._registrations_each = RateLimit(self.limits.registrations_each_s, REGISTRATIONS_BURST)
@@ -138,6 +136,16 @@ class Table:
 
     def __len__(self) -> int:
         return len(self._backends)
+
+    @property
+    def eligible(self) -> list[Backend]:
+        """The back-ends that may get a client, in no order."""
+        return self._seats.eligible
+
+    @property
+    def panicking(self) -> bool:
+        """Whether what is down gets clients as well."""
+        return self._seats.panicking
 
     def get(self, address: str, port: int) -> Backend | None:
         return self._backends.get((address, port))
@@ -162,7 +170,7 @@ class Table:
         if backend is None:
             backend = self._backends[key] = Backend(*key, registration)
             self._unconfirmed += 1
-        elif backend.state is State.REGISTERED or _same_agent(backend.registration, registration):
+        elif backend.state is State.REGISTERED or backend.registration.same_agent(registration):
             backend.registration = registration
         else:
             backend.candidate = registration
@@ -194,7 +202,7 @@ class Table:
         """Whether a REGISTER may earn a probe now: not while one is on its way, and few are in all."""
         if len(backend.outstanding) >= OUTSTANDING_MAX:
             return False
-        return not any(_same_agent(self._probes[token].registration, registration) for token in backend.outstanding)
+        return not any(self._probes[token].registration.same_agent(registration) for token in backend.outstanding)
 
     def respond(self, source: Address, pdu: ProbeResponse, now: float) -> Confirmed:
         """Take in a PROBE RESPONSE. Counts once, from the probed agent, within the timeout (rule 3)."""
@@ -232,7 +240,7 @@ class Table:
         restarted = backend.state is not State.REGISTERED and registration.instance != backend.registration.instance
         if restarted:
             backend.former.append(backend.registration.instance)
-        if not _same_agent(registration, backend.registration):
+        if not registration.same_agent(backend.registration):
             backend.registration = registration
             backend.candidate = None
         return restarted
@@ -244,8 +252,8 @@ class Table:
             return None
         self._end(probe, Refusal.LATE)
         backend = probe.backend
-        if not _same_agent(probe.registration, backend.registration):
-            if backend.candidate is not None and _same_agent(probe.registration, backend.candidate):
+        if not probe.registration.same_agent(backend.registration):
+            if backend.candidate is not None and probe.registration.same_agent(backend.candidate):
                 backend.candidate = None
             return None
         backend.losses.add(lost=True)
@@ -375,41 +383,7 @@ class Table:
         backend.outstanding.clear()
 
     def _settle(self, backend: Backend) -> None:
-        """Bring the counts and `eligible` in line with a back-end; with all of them where a panic begins or ends."""
-        standing = _standing(backend)
-        if standing is not backend.standing:
-            self._standings[backend.standing] -= 1
-            self._standings[standing] += 1
-            backend.standing = standing
-            up, down = self._standings[Standing.UP], self._standings[Standing.DOWN]
-            panicking = up < self.panic_below * (up + down)
-            if panicking is not self.panicking:
-                self.panicking = panicking
-                for each in self:
-                    self._seat(each)
-        self._seat(backend)
-
-    def _seat(self, backend: Backend) -> None:
-        """In or out of `eligible`, O(1): the last one fills a gap."""
-        usable = backend.standing is Standing.DOWN and self.panicking and not backend.refusing
-        if usable or backend.standing is Standing.UP:
-            if backend.slot < 0:
-                backend.slot = len(self.eligible)
-                self.eligible.append(backend)
-        elif backend.slot >= 0:
-            last = self.eligible.pop()
-            if last is not backend:
-                self.eligible[backend.slot] = last
-                last.slot = backend.slot
-            backend.slot = -1
-
-
-def _standing(backend: Backend) -> Standing:
-    if not backend.available:
-        return Standing.ASIDE
-    if backend.is_up:
-        return Standing.UP
-    return Standing.DOWN if backend.state is State.DOWN else Standing.ASIDE
+        self._seats.settle(backend, self._backends.values())
 
 
 def _hold(backend: Backend, now: float) -> None:
@@ -422,10 +396,7 @@ def _hold(backend: Backend, now: float) -> None:
 
 def _concerns(backend: Backend, registration: Registration) -> bool:
     """Whether a probe of `registration` is one of the present agent, or of the candidate to replace it."""
-    if _same_agent(registration, backend.registration):
-        return True
-    return backend.candidate is not None and _same_agent(registration, backend.candidate)
-
-
-def _same_agent(one: Registration, other: Registration) -> bool:
-    return one.agent == other.agent and one.instance == other.instance
+    candidate = backend.candidate
+    return registration.same_agent(backend.registration) or (
+        candidate is not None and registration.same_agent(candidate)
+    )
