@@ -13,6 +13,7 @@ import pytest
 PACKAGES: Final = {
     "initdb": "postgresql",
     "ip": "iproute2",
+    "libfaketime.so.1": "libfaketime",
     "mini_httpd": "mini-httpd",
     "nft": "nftables",
     "nginx": "nginx-light libnginx-mod-stream",
@@ -30,10 +31,14 @@ PACKAGES: Final = {
 """The Debian packages of programs that are not called like theirs."""
 POSTGRESQL: Final = "/usr/lib/postgresql/*/bin"
 """Where Debian keeps programs that are on nobody's PATH."""
+LIBRARIES: Final = {"libfaketime.so.1": "/usr/lib/*/faketime/libfaketime.so.1"}
+"""Where it keeps what is no program, but is to be loaded into one."""
 
 
 def need(*programs: str, root: bool = False) -> list[str]:
-    """The programs' paths. Skips the test, and says what for, if one is missing or if it must be root and is not."""
+    """The paths of programs, or of `LIBRARIES`. Skips the test, and says what for, if one is missing or if it must be
+    root and is not.
+    """
     lacking = ["root"] if root and os.geteuid() != 0 else []
     paths = {program: _path(program) for program in programs}
     missing = dict.fromkeys(PACKAGES.get(program, program) for program, path in paths.items() if not path)
@@ -45,6 +50,8 @@ def need(*programs: str, root: bool = False) -> list[str]:
 
 
 def _path(program: str) -> str | None:
+    if program in LIBRARIES:
+        return next(iter(glob(LIBRARIES[program])), None)
     folders = [os.environ.get("PATH", os.defpath), *glob(POSTGRESQL)]
     return shutil.which(program, path=os.pathsep.join(folders))
 

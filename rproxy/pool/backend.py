@@ -149,3 +149,9 @@ class Backend:
     def eligible(self) -> bool:
         """Whether it may get a client now."""
         return self.slot >= 0
+
+    def knows(self, registration: Registration) -> bool:
+        """Whether it is of the present agent, or of the candidate to replace it."""
+        if registration.same_agent(self.registration):
+            return True
+        return self.candidate is not None and registration.same_agent(self.candidate)

@@ -214,7 +214,7 @@ class Table:
         if now - probe.sent_at > self.timeout_s:
             raise Rejected(Refusal.LATE)
         backend = probe.backend
-        if not _concerns(backend, probe.registration):
+        if not backend.knows(probe.registration):
             raise Rejected(Refusal.UNKNOWN)
         if backend.state is State.REGISTERED and len(self) - self._unconfirmed >= self.limits.confirmed:
             raise Rejected(Refusal.TABLE_FULL)
@@ -392,11 +392,3 @@ def _hold(backend: Backend, now: float) -> None:
     backend.hold_s = HOLD_MIN_S if steady or not backend.hold_s else min(2 * backend.hold_s, HOLD_MAX_S)
     backend.held_until = now + backend.hold_s
     backend.answers = 0
-
-
-def _concerns(backend: Backend, registration: Registration) -> bool:
-    """Whether a probe of `registration` is one of the present agent, or of the candidate to replace it."""
-    candidate = backend.candidate
-    return registration.same_agent(backend.registration) or (
-        candidate is not None and registration.same_agent(candidate)
-    )

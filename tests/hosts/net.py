@@ -44,6 +44,10 @@ class Host:
         """Write to a file that each namespace has its own of, as those under /proc/sys/net."""
         self.output("sh", "-c", f"echo {text} > {path}")
 
+    def filter(self, rules: str) -> None:
+        """Give nftables a file of rules."""
+        subprocess.run([*self.prefix, "nft", "-f", "-"], input=rules.encode(), check=True, timeout=30)
+
     def cut(self) -> None:
         """The host vanishes: it neither answers nor refuses anything any more."""
         ip("-n", self.namespace, "link", "set", PORT, "down")
@@ -82,14 +86,48 @@ class Wiring:
         ip("-n", host.namespace, "link", "set", port, "up")
 
 
+_REPLACED: Final = """
+table bridge blocked {{
+}}
+delete table bridge blocked
+table bridge blocked {{
+    chain forward {{
+        {chain}
+    }}
+}}
+"""
+
+
 @attrs.frozen
 class Network:
-    """The report's hosts. The clients' subnet lies behind the router."""
+    """The report's hosts. The clients' subnet lies behind the router; `switch` is what all cables end in."""
 
     servers: tuple[Host, Host]
     proxy: Host
     router: Host
     client: Host
+    switch: Host
+
+    def block_udp(self, *hosts: Host) -> None:
+        """No datagram passes the switch to or from these hosts, and only these, any more."""
+        chain = ["type filter hook forward priority 0"]
+        chain += [f"ip protocol udp ip {end} {host.address} drop" for host in hosts for end in ("saddr", "daddr")]
+        self.switch.filter(_REPLACED.format(chain="\n".join(chain)))
+
+    def translate(self, inside: Host) -> None:
+        """From now on the router hides a host of the clients' subnet: it is seen at the router's own address."""
+        self.router.filter(f"""
+            table ip translation {{
+                chain outwards {{
+                    type nat hook postrouting priority srcnat
+                    ip saddr {inside.address} oifname {PORT} masquerade
+                }}
+                chain inwards {{
+                    type nat hook prerouting priority dstnat
+                    iifname {PORT} tcp dport 80 dnat to {inside.address}
+                }}
+            }}
+        """)
 
 
 @contextmanager
@@ -115,6 +153,7 @@ def _build(wiring: Wiring) -> Network:
         proxy=wiring.host("servidor3", "10.1.1.10"),
         router=router,
         client=wiring.host("cliente1", "10.2.2.1"),
+        switch=switch,
     )
     for host in (*network.servers, network.proxy):
         _connect(wiring, host, switch, "lan", gateway="10.1.1.254")

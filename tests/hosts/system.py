@@ -44,11 +44,11 @@ class System:
         assert self._proxy is not None
         return self._proxy
 
-    def start_proxy(self) -> None:
+    def start_proxy(self, *options: str) -> None:
         """Returns when it is ready."""
         host = self.network.proxy
-        options = ["--listen", "80", "--monitor", "5555", "--allow", "10.1.1.0/24", "--admin", ADMIN]
-        self._proxy = self._started.enter_context(Proxy(self._home(host, "proxy"), *options, prefix=host.prefix))
+        told = ["--listen", "80", "--monitor", "5555", "--allow", "10.1.1.0/24", "--admin", ADMIN, *options]
+        self._proxy = self._started.enter_context(Proxy(self._home(host, "proxy"), *told, prefix=host.prefix))
 
     def start_httpd(self, host: Host) -> None:
         """mini_httpd, with an index that names the host, and a larger file of noise. Returns when it is ready."""
@@ -67,12 +67,12 @@ class System:
         agent = Twistd(self._home(host, "agent"), *arguments, prefix=host.prefix)
         self.agents[host] = self._started.enter_context(agent)
 
-    def start_all(self, first: Sequence[str] = (), second: Sequence[str] = ()) -> None:
+    def start_all(self, first: Sequence[str] = (), second: Sequence[str] = (), proxy: Sequence[str] = ()) -> None:
         """Everything, with the report's intervals; `first` and `second` are the agents' options."""
         one, two = self.network.servers
         self.start_httpd(one)
         self.start_httpd(two)
-        self.start_proxy()
+        self.start_proxy(*proxy)
         self.start_agent(one, *first, interval_s=20)
         self.start_agent(two, *second, interval_s=30)
         self.wait_until_up(one, two)

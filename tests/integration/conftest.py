@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Final
 
 import attrs
@@ -76,6 +77,10 @@ class Starter:
 
     def twistd(self, *arguments: str, **how: Any) -> Twistd:
         return self._stack.enter_context(Twistd(self.folder, *arguments, **how))
+
+    def elsewhere(self) -> Starter:
+        """In a folder of its own, which every process of one command needs for its pid file."""
+        return Starter(Path(mkdtemp(dir=self.folder)), self._stack)
 
     def pool(self, *options: str, **how: Any) -> Pool:
         """At a proxy of its own."""

@@ -29,7 +29,7 @@ import attrs
 
 from rproxy.monitoring.sampler import Load
 from rproxy.pool.backend import Address
-from rproxy.wire.pdu import MalformedPdu, ProbeRequest, ProbeResponse, Register, Unregister, decode, encode
+from rproxy.wire.pdu import MalformedPdu, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, decode, encode
 
 PROJECT: Final = Path(__file__).parents[2]
 LOOPBACK: Final = "127.0.0.1"
@@ -312,10 +312,17 @@ def _address(text: str) -> Address:
 
 
 class FakeAgent:
-    """Registers one service at a proxy's monitor, again until it is probed, and answers every probe with `load`."""
+    """Registers one service at a proxy's monitor, again until it is probed, and answers every probe with `load`.
 
-    def __init__(self, monitor: Address, service_port: int, load: Load = IDLE, *, interval_s: float = 20.0) -> None:
+    `delay_s` is how long it lets the proxy wait for each answer.
+    """
+
+    def __init__(
+        self, monitor: Address, service_port: int, load: Load = IDLE, *, interval_s: float = 20.0, delay_s: float = 0.0
+    ) -> None:
         self.load = load
+        self.draining = False
+        self._delay_s = delay_s
         self.probes = 0
         self._monitor = monitor
         self._registration = Register(service_port, round(interval_s * 1000), random.getrandbits(64))
@@ -339,17 +346,37 @@ class FakeAgent:
     def _run(self) -> None:
         while not self._closed:
             if not self.probes:
-                self._socket.sendto(encode(self._registration), self._monitor)
+                self._register()
             with suppress(TimeoutError, MalformedPdu):
                 datagram, source = self._socket.recvfrom(64)
                 self._answer(decode(datagram), source)
+
+    def _register(self) -> None:
+        self._send(attrs.evolve(self._registration, draining=self.draining), self._monitor)
+
+    def _send(self, pdu: Pdu, address: Any) -> None:
+        self._socket.sendto(encode(pdu), address)
+
+    def drain(self, draining: bool = True) -> None:
+        """Ask for no new client, or for new clients again."""
+        self.draining = draining
+        self._register()
 
     def _answer(self, pdu: object, source: Any) -> None:
         if isinstance(pdu, ProbeRequest):
             self.probes += 1
             load = self.load
-            answer = ProbeResponse(pdu.sequence, pdu.token, load.cpu, load.memory, load.application, load.tcp)
-            self._socket.sendto(encode(answer), source)
+            answer = ProbeResponse(
+                pdu.sequence, pdu.token, load.cpu, load.memory, load.application, load.tcp, self.draining
+            )
+            if self._delay_s:
+                threading.Timer(self._delay_s, self._send_late, (answer, source)).start()
+            else:
+                self._send(answer, source)
+
+    def _send_late(self, answer: ProbeResponse, source: Any) -> None:
+        with suppress(OSError):  # closed in the meantime
+            self._send(answer, source)
 
     def close(self, *, unregister: bool = True) -> None:
         if self._closed:
@@ -358,8 +385,7 @@ class FakeAgent:
         self._socket.sendto(b"", self.address)  # wakes the thread
         self._thread.join()
         if unregister:
-            gone = Unregister(self._registration.service_port, self._registration.instance)
-            self._socket.sendto(encode(gone), self._monitor)
+            self._send(Unregister(self._registration.service_port, self._registration.instance), self._monitor)
         self._socket.close()
 
 
@@ -375,9 +401,9 @@ def _name(sock: socket.socket) -> Address:
 class Listener:
     """A port for a back-end; what connects to it is taken by `accept`."""
 
-    def __init__(self, host: str = LOOPBACK, *, backlog: int = 1024) -> None:
+    def __init__(self, host: str = LOOPBACK, *, port: int = 0, backlog: int = 1024) -> None:
         self._socket = socket.socket(family(host))
-        self._socket.bind((host, 0))
+        self._socket.bind((host, port))
         self._socket.listen(backlog)
         self._socket.settimeout(SOCKET_S)
         self.accepted: list[socket.socket] = []
@@ -404,8 +430,8 @@ class Listener:
 class Server(Listener):
     """A back-end that runs `handle` in a thread for every connection, and then closes it."""
 
-    def __init__(self, handle: Callable[[socket.socket], None], host: str = LOOPBACK) -> None:
-        super().__init__(host)
+    def __init__(self, handle: Callable[[socket.socket], None], host: str = LOOPBACK, *, port: int = 0) -> None:
+        super().__init__(host, port=port)
         self._socket.settimeout(None)
         self._handle = handle
         threading.Thread(target=self._accept_all, daemon=True).start()
@@ -621,6 +647,9 @@ class Pool:
         self._agents.append(agent)
         poll(lambda: self.proxy.state(agent.backend) == "up", READY_S, f"{agent.backend} is up")
         return agent
+
+    def agent_of(self, service: Address) -> FakeAgent:
+        return next(agent for agent in self._agents if agent.backend == service)
 
     def listen(self, load: Load = IDLE) -> Listener:
         return self._use(Listener(), load)
