@@ -20,6 +20,7 @@ from rproxy.monitoring.addresses import plain, reachable, speaks_ipv6
 from rproxy.monitoring.introductions import Introductions
 from rproxy.monitoring.prober import Prober, Timing
 from rproxy.monitoring.pulse import Pulse
+from rproxy.monitoring.timeouts import Timeouts
 from rproxy.pool.backend import Address, Backend, Registration, written
 from rproxy.pool.states import Administration, State
 from rproxy.pool.table import Probe, Refusal, Rejected, Table, Transition
@@ -84,6 +85,7 @@ class Monitor(DatagramProtocol):
         self._trace = trace
         self._probers: dict[Backend, Prober] = {}
         self._introductions = Introductions(clock, table.limits.introductions_s, self._introduce)
+        self.timeouts = Timeouts(clock, timing.probe_timeout_s)
         self._pulse = Pulse(clock)
         self._panicking = False
         self._unanswered_logged = -UNANSWERED_LOG_S
@@ -96,6 +98,7 @@ class Monitor(DatagramProtocol):
     def stopProtocol(self) -> None:
         self._pulse.stop()
         self._introductions.stop()
+        self.timeouts.stop()
         for prober in self._probers.values():
             prober.stop()
         self._probers.clear()

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.monitoring.loops import keep_looping
+from rproxy.monitoring.timeouts import Timeouts
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
 from rproxy.pool.table import Probe
@@ -38,6 +39,7 @@ class Probing(Protocol):
 
     clock: IReactorTime
     timing: Timing
+    timeouts: Timeouts
     jitter: Callable[[], float]
     """Draws from 0..1."""
 
@@ -56,44 +58,46 @@ class Prober:
         self._probing = probing
         self._backend = backend
         self._next: IDelayedCall | None = None
-        self._timeouts: dict[int, IDelayedCall] = {}
+        self._open: set[int] = set()
+        """Tokens of the probes on their way."""
         self._reprobes: list[IDelayedCall] = []
-        self._liveness = self._loop(probing.check)
-        self._ramping = self._loop(self._ramp)
-        keep_looping(self._liveness, probing.timing.liveness_s, now=False, failed=self._failed)
-
-    def _loop(self, call: Callable[[Backend], None]) -> LoopingCall:
-        loop = LoopingCall(call, self._backend)
-        loop.clock = self._probing.clock
-        return loop
+        self._liveness: IDelayedCall | None = None
+        """The next check, for as long as no probe comes periodically."""
+        self._await_check()
+        self._ramping = LoopingCall(self._ramp)
+        self._ramping.clock = probing.clock
 
     def _failed(self, failure: Failure) -> None:
         self.log.failure("monitoring {backend}", failure, backend=self._backend.name)
 
     def stop(self) -> None:
-        for loop in (self._liveness, self._ramping):
-            if loop.running:
-                loop.stop()
-        for timeout in self._timeouts.values():
-            timeout.cancel()
-        self._timeouts.clear()
+        if self._ramping.running:
+            self._ramping.stop()
+        for token in self._open:
+            self._probing.timeouts.end(token)
+        self._open.clear()
         self._cancel_reprobes()
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
+        for call in (self._next, self._liveness):
+            if call is not None:
+                call.cancel()
+        self._next = self._liveness = None
 
     def sent(self, probe: Probe) -> None:
         """A probe has left."""
-        timeout_s = self._probing.timing.probe_timeout_s
-        self._timeouts[probe.request.token] = self._probing.clock.callLater(timeout_s, self._timed_out, probe)
+        self._open.add(probe.request.token)
+        self._probing.timeouts.add(probe, self._timed_out)
 
     def answered(self, token: int) -> None:
         """A probe was answered in time."""
-        self._timeouts.pop(token).cancel()
+        self._open.discard(token)
+        self._probing.timeouts.end(token)
         if self._reprobes:
             self._cancel_reprobes()
         if self._next is None:
-            self._next = self._probing.clock.callLater(self._interval_s(), self._probe_and_go_on)
+            self._next = self._probing.clock.callLater(self._interval_s(), self._go_on)
+            if self._liveness is not None:
+                self._liveness.cancel()
+                self._liveness = None
         elif self._backend.state is State.DOWN:
             self._meet_hold_down(self._next)
 
@@ -117,9 +121,12 @@ class Prober:
         if now + wait_s < following.getTime():
             following.reset(wait_s)
 
-    def _probe_and_go_on(self) -> None:
-        self._next = self._probing.clock.callLater(self._interval_s(), self._probe_and_go_on)
-        self._probe()
+    def _go_on(self) -> None:
+        """The check comes with the probe: a timer of its own would cost as much again."""
+        self._next = self._probing.clock.callLater(self._interval_s(), self._go_on)
+        self._check()
+        if self._next is not None:
+            self._probe()
 
     def _probe(self) -> None:
         """One that fails is no reason not to send the next."""
@@ -129,7 +136,7 @@ class Prober:
             self.log.failure("probing {backend}", backend=self._backend.name)
 
     def _timed_out(self, probe: Probe) -> None:
-        del self._timeouts[probe.request.token]
+        self._open.discard(probe.request.token)
         backend = self._backend
         misses = backend.misses
         self._probing.timed_out(probe)
@@ -150,6 +157,19 @@ class Prober:
             call.cancel()
         self._reprobes.clear()
 
-    def _ramp(self, backend: Backend) -> None:
-        if not self._probing.ramp(backend):
+    def _ramp(self) -> None:
+        if not self._probing.ramp(self._backend):
             self._ramping.stop()
+
+    def _await_check(self) -> None:
+        self._liveness = self._probing.clock.callLater(self._probing.timing.liveness_s, self._check_alone)
+
+    def _check_alone(self) -> None:
+        self._await_check()
+        self._check()
+
+    def _check(self) -> None:
+        try:
+            self._probing.check(self._backend)
+        except Exception:
+            self.log.failure("monitoring {backend}", backend=self._backend.name)

@@ -17,19 +17,27 @@ LATE_S: Final = 0.25
 
 
 class Pulse:
-    """Beats on `clock`, which must be monotonic. A reactor runs what is due in the order in which it became due, so
-    the beat is noticed to be late before any other timer of the time away runs that was due a beat later.
-    """
+    """Beats on `clock`, which must be monotonic."""
 
     log = Logger()
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._beaten_at = clock.seconds()
-        self.back_at = float("-inf")
-        """When the last time away was over."""
+        self._back_at = float("-inf")
         self._loop = LoopingCall(self._beat)
         self._loop.clock = clock
+
+    @property
+    def back_at(self) -> float:
+        """When the last time away was over. After it, other timers may run before the beat: it is not waited for."""
+        if self._loop.running and self._away_s() > LATE_S:
+            self._beat()
+        return self._back_at
+
+    def _away_s(self) -> float:
+        """How late the next beat is."""
+        return self._clock.seconds() - self._beaten_at - BEAT_S
 
     def start(self) -> None:
         self._beaten_at = self._clock.seconds()
@@ -40,11 +48,10 @@ class Pulse:
             self._loop.stop()
 
     def _beat(self) -> None:
-        now = self._clock.seconds()
-        away_s = now - self._beaten_at - BEAT_S
-        self._beaten_at = now
+        away_s = self._away_s()
+        self._beaten_at = self._clock.seconds()
         if away_s > LATE_S:
-            self.back_at = now
+            self._back_at = self._beaten_at
             self.log.warn("this process was away for {away_s:.1f} s; no probe of that time is held lost", away_s=away_s)
 
     def _failed(self, failure: Failure) -> None:

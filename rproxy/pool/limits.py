@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any, Final, Self
 
 import attrs
@@ -37,7 +38,7 @@ class RateLimit:
 
     rate: float
     burst: int = 1
-    _due: dict[str, float] = attrs.field(init=False, factory=dict)
+    _due: OrderedDict[str, float] = attrs.field(init=False, factory=OrderedDict)
     """When each key would have used up what it has been granted."""
 
     def admit(self, now: float, key: str = "") -> bool:
@@ -54,7 +55,7 @@ class RateLimit:
         return wait_s if wait_s > _TOLERANCE_S else 0.0
 
 
-def trim(table: dict[Any, Any], size: int) -> None:
-    """Drop the oldest entries beyond `size`."""
+def trim(table: OrderedDict[Any, Any], size: int) -> None:
+    """Drop the oldest entries beyond `size`. A plain dict would look for its first one among all that it has lost."""
     while len(table) > size:
-        del table[next(iter(table))]
+        table.popitem(last=False)

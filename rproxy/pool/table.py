@@ -6,6 +6,7 @@ back as a `Transition`; what may not count raises `Rejected` and changes nothing
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final
@@ -120,8 +121,8 @@ class Table:
     _backends: dict[Address, Backend] = attrs.field(init=False, factory=dict)
     _unconfirmed: int = attrs.field(init=False, default=0)
     _probes: dict[int, Probe] = attrs.field(init=False, factory=dict)
-    _ended: dict[int, Refusal] = attrs.field(init=False, factory=dict)
-    _retired: dict[tuple[Address, int], None] = attrs.field(init=False, factory=dict)
+    _ended: OrderedDict[int, Refusal] = attrs.field(init=False, factory=OrderedDict)
+    _retired: OrderedDict[tuple[Address, int], None] = attrs.field(init=False, factory=OrderedDict)
     _registrations: RateLimit = attrs.field(init=False)
     _registrations_each: RateLimit = attrs.field(init=False)
 

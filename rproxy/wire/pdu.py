@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum, StrEnum
-from typing import Any
 
 import attrs
-from attrs import validators
 
 SIZE = 24
 VERSION = 0
 WEIGHT_NORMAL = 100
 WEIGHT_MAX = 65535
+UINT16_MAX = 2**16 - 1
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
 
@@ -62,14 +61,12 @@ class MalformedPdu(ValueError):
         self.flaw = flaw
 
 
-def _between(low: int, high: int) -> Any:
-    return validators.and_(validators.instance_of(int), validators.ge(low), validators.le(high))
-
-
-_uint16 = _between(0, 65535)
-_uint32 = _between(0, UINT32_MAX)
-_uint64 = _between(0, UINT64_MAX)
-_percent = validators.optional(_between(0, 100))
+def _check(pdu: object, name: str, value: int | None, low: int, high: int) -> None:
+    """Raises `TypeError` or `ValueError`. attrs' own validators take four times as long, for every datagram."""
+    if not isinstance(value, int):
+        raise TypeError(f"{name} of a {type(pdu).__name__} must be a whole number, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} of a {type(pdu).__name__} must be from {low} to {high}, not {value}")
 
 
 @attrs.frozen
@@ -80,40 +77,62 @@ class Register:
     `instance` is drawn anew at every agent start; `weight` 100 is normal.
     """
 
-    service_port: int = attrs.field(validator=_uint16)
-    interval_ms: int = attrs.field(validator=_between(1, UINT32_MAX))
-    instance: int = attrs.field(validator=_uint64)
-    weight: int = attrs.field(default=WEIGHT_NORMAL, validator=_between(1, WEIGHT_MAX))
+    service_port: int
+    interval_ms: int
+    instance: int
+    weight: int = WEIGHT_NORMAL
     draining: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        _check(self, "service_port", self.service_port, 0, UINT16_MAX)
+        _check(self, "interval_ms", self.interval_ms, 1, UINT32_MAX)
+        _check(self, "instance", self.instance, 0, UINT64_MAX)
+        _check(self, "weight", self.weight, 1, WEIGHT_MAX)
 
 
 @attrs.frozen
 class ProbeRequest:
     """The proxy asks one agent for its load. `token` is random for every request and proves the answer."""
 
-    sequence: int = attrs.field(validator=_uint32)
-    token: int = attrs.field(validator=_uint64)
+    sequence: int
+    token: int
+
+    def __attrs_post_init__(self) -> None:
+        _check(self, "sequence", self.sequence, 0, UINT32_MAX)
+        _check(self, "token", self.token, 0, UINT64_MAX)
 
 
 @attrs.frozen
 class ProbeResponse:
     """The agent's answer: percentages 0..100 or None where unknown, and the host's established TCP connections."""
 
-    sequence: int = attrs.field(validator=_uint32)
-    token: int = attrs.field(validator=_uint64)
-    cpu: int | None = attrs.field(validator=_percent)
-    memory: int | None = attrs.field(validator=_percent)
-    load: int | None = attrs.field(validator=_percent)
-    tcp: int = attrs.field(validator=_uint32)
+    sequence: int
+    token: int
+    cpu: int | None
+    memory: int | None
+    load: int | None
+    tcp: int
     draining: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        _check(self, "sequence", self.sequence, 0, UINT32_MAX)
+        _check(self, "token", self.token, 0, UINT64_MAX)
+        _check(self, "tcp", self.tcp, 0, UINT32_MAX)
+        for name, value in (("cpu", self.cpu), ("memory", self.memory), ("load", self.load)):
+            if value is not None:
+                _check(self, name, value, 0, 100)
 
 
 @attrs.frozen
 class Unregister:
     """An agent that stops says so, naming the instance it registered."""
 
-    service_port: int = attrs.field(validator=_uint16)
-    instance: int = attrs.field(validator=_uint64)
+    service_port: int
+    instance: int
+
+    def __attrs_post_init__(self) -> None:
+        _check(self, "service_port", self.service_port, 0, UINT16_MAX)
+        _check(self, "instance", self.instance, 0, UINT64_MAX)
 
 
 Pdu = Register | ProbeRequest | ProbeResponse | Unregister

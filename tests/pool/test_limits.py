@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 import pytest
@@ -189,6 +190,6 @@ def test_a_larger_pool_fills_in_the_same_time_and_a_smaller_one_is_no_slower(
     ("size", "left"), [(5, [3, 1, 2]), (3, [3, 1, 2]), (2, [1, 2]), (1, [2]), (0, [])], ids=lambda value: str(value)
 )
 def test_trimming_drops_what_was_put_in_first(size: int, left: list[int]) -> None:
-    table = {3: "three", 1: "one", 2: "two"}
+    table = OrderedDict({3: "three", 1: "one", 2: "two"})
     trim(table, size)
     assert list(table) == left
