@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rproxy.carrying.session import CONNECT_TIMEOUT_S, TRIES_MAX, Ending, Session
+from rproxy.pool.states import State
+from rproxy.pool.table import Transition
 from tests.carrying.opening import Bench, taken
 from tests.fakes import confirm, logged, registered
 
@@ -276,3 +278,27 @@ def test_only_a_session_that_has_its_back_end_and_is_not_over_is_connected() -> 
     session.ended(Ending.IDLE)
     states.append(session.is_connected)
     assert states == [False, False, True, False]
+
+
+def test_the_third_connect_in_a_row_that_fails_takes_the_back_end_down_and_is_announced() -> None:
+    bench = Bench(up=3)
+    announced: list[Transition] = []
+    bench.balancer.announce = announced.append
+    for _ in range(3):
+        session = bench.open()
+        assert taken(session).address == "10.0.0.1"
+        session.failed()
+        session.ended(Ending.CLIENT_GONE)
+    (transition,) = announced
+    assert (transition.backend.address, transition.after) == ("10.0.0.1", State.DOWN)
+    assert taken(bench.open()).address != "10.0.0.1"
+
+
+def test_a_connect_that_fails_by_this_hosts_fault_is_no_evidence() -> None:
+    bench = Bench(up=3)
+    for _ in range(10):
+        session = bench.open()
+        taken(session)
+        session.failed(blame=False)
+        session.ended(Ending.CLIENT_GONE)
+    assert [backend.state for backend in bench.balancer.table] == [State.UP] * 3
