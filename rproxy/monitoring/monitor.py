@@ -126,7 +126,7 @@ class Monitor(DatagramProtocol):
                 kind = PduType.REGISTER
             case Unregister():
                 kind = PduType.UNREGISTER
-                self.announce(self._table.unregister(source, pdu, self.clock.seconds()))
+                self._unregister(source, pdu)
             case _:
                 raise Rejected(Refusal.UNEXPECTED_PROBE_REQUEST)
         self.counters.accepted[_NAMES[kind]] += 1
@@ -158,6 +158,14 @@ class Monitor(DatagramProtocol):
         if registered.unproven is not None and self._table.may_probe(backend, registered.unproven):
             self._introductions.add(backend, registered.unproven)
         self._policy.reported(backend)
+
+    def _unregister(self, source: Address, pdu: Unregister) -> None:
+        backend, transition = self._table.unregister(source, pdu, self.clock.seconds())
+        if transition is not None:
+            self.announce(transition)
+            return
+        self._heed_panic()
+        self._introductions.add(backend, backend.registration)
 
     def _introduce(self, backend: Backend, registration: Registration) -> None:
         if self._table.may_probe(backend, registration):
@@ -206,11 +214,11 @@ class Monitor(DatagramProtocol):
             if backend.state is not State.REGISTERED:
                 self._probers[backend].probe_soon()
             return
-        misses, was_eligible = backend.misses, backend.eligible
+        misses = backend.misses
         transition = self._table.lost(token, self.clock.seconds())
         if backend.misses > misses and backend.is_up:
             self._policy.failed(backend)
-        elif backend.eligible and not was_eligible:
+        elif backend.eligible:  # in a panic, when no answer will ever come to say that it may be tried again
             self._policy.reported(backend)
         if self._trace:
             self.log.debug(":: [{backend}] probe lost, {misses} in a row", backend=backend.name, misses=backend.misses)

@@ -79,7 +79,7 @@ class Backend:
     candidate: Registration | None = None
     """A registration that differs in instance or agent's address, until a probe confirms it."""
     former: deque[int] = attrs.Factory(lambda: deque(maxlen=FORMER_MAX))
-    """Instances that the present one has replaced; while it is up, they do not count any more."""
+    """Instances that the present one has replaced: none of them comes back."""
     report: Report = Report()
     rtt: SmoothedRtt = attrs.Factory(SmoothedRtt)
     losses: LossWindow = attrs.Factory(LossWindow)

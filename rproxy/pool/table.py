@@ -163,7 +163,7 @@ class Table:
         if backend is not None and known and registration == backend.registration and pdu.draining is backend.draining:
             backend.heard_at = now
             return Registered(backend, None)
-        if (key, pdu.instance) in self._retired or (backend is not None and known and pdu.instance in backend.former):
+        if (key, pdu.instance) in self._retired or (backend is not None and pdu.instance in backend.former):
             raise Rejected(Refusal.RETIRED)
         if backend is None and self._is_full():
             raise Rejected(Refusal.TABLE_FULL)
@@ -288,19 +288,28 @@ class Table:
             return self._happen(backend, Event.EXPIRED, now, f"nothing heard for {now - backend.heard_at:.0f} s")
         return None
 
-    def unregister(self, source: Address, pdu: Unregister, now: float) -> Transition:
-        """Take in an UNREGISTER: the back-end goes, and its instance may not register again (rule 4)."""
+    def unregister(self, source: Address, pdu: Unregister, now: float) -> tuple[Backend, Transition | None]:
+        """Take in an UNREGISTER: the back-end goes, and its instance may not register again (rule 4).
+
+        One that took over from another instance is only put aside, without a transition, until a probe is answered or
+        lost: an answer does not say whose it is, so the agent may have confirmed an old REGISTER that was replayed.
+        """
         key = (source[0], pdu.service_port or self.default_port)
         backend = self._backends.get(key)
         if backend is None:
             raise Rejected(Refusal.UNKNOWN)
         if backend.registration.instance != pdu.instance:
             raise Rejected(Refusal.WRONG_INSTANCE)
+        if (key, pdu.instance) in self._retired:
+            raise Rejected(Refusal.RETIRED)
         self._retired[key, pdu.instance] = None
         trim(self._retired, RETIRED_MAX)
-        transition = self._happen(backend, Event.UNREGISTERED, now, "unregistered")
-        assert transition is not None
-        return transition
+        if not backend.former:
+            return backend, self._happen(backend, Event.UNREGISTERED, now, "unregistered")
+        backend.former.clear()
+        backend.draining = True
+        self._settle(backend)
+        return backend, None
 
     def administer(self, backend: Backend, administration: Administration) -> None:
         """An operator's word; it holds as long as the back-end is in the table."""

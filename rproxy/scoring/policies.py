@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any, Final, Protocol
 
 from rproxy.pool.backend import Backend
+from rproxy.pool.states import State
 from rproxy.pool.table import Table
 from rproxy.scoring.formula import TCP_TERM, is_saturated, unsaturated
 from rproxy.wire.pdu import WEIGHT_NORMAL
@@ -201,7 +202,8 @@ class ReportPolicy(Ranked):
         """What stays of the score until the next report: the sum without its TCP term, that term's factor, the host's
         connections that are not our sessions, the weight, and the share of it while the back-end starts slowly.
         """
-        report, loss, weight = backend.report, backend.losses.rate, backend.registration.weight
+        report, weight = backend.report, backend.registration.weight
+        loss = 0.0 if backend.state is State.DOWN else backend.losses.rate  # in a panic it tells nothing of the host
         scale = WEIGHT_NORMAL / (weight * SCORE_RESOLUTION)
         rtt_ms = max(backend.rtt.last_ms or 0.0, RTT_NOISE_MS)
         rest = unsaturated(rtt_ms=rtt_ms, tcp=0, loss=loss, cpu=report.cpu, memory=report.memory)
@@ -241,8 +243,20 @@ class TurnPolicy(Ranked):
 
     def _rank(self, backend: Backend, place: _Place) -> Rank:
         if place.own is None:
-            place.own = self._time + self._step(backend.weight)
-        return (place.own, 0.0)
+            place.own = self._turn(backend)
+        return (place.own[0], 0.0)
+
+    def _turn(self, backend: Backend) -> tuple[float, float]:
+        """Its next turn from now, and the weight for which it was drawn."""
+        return self._time + self._step(backend.weight), backend.weight
+
+    def reported(self, backend: Backend) -> None:
+        if backend.slot >= 0:
+            place = self._place(backend)
+            if place.own is not None and place.own[1] != backend.weight:
+                turn, weight = place.own
+                place.own = self._time + max(0.0, turn - self._time) * weight / backend.weight, backend.weight
+            super().reported(backend)
 
     def opened(self, backend: Backend) -> None:
         super().opened(backend)
@@ -250,7 +264,7 @@ class TurnPolicy(Ranked):
             place = self._place(backend)
             turn, _ = self._rank(backend, place)
             self._time = max(self._time, turn)
-            place.own = self._time + self._step(backend.weight)
+            place.own = self._turn(backend)
 
 
 PolicyFactory = Callable[[float | None, Rng], Policy]

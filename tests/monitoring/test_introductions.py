@@ -104,6 +104,15 @@ def test_after_the_last_one_the_next_still_keeps_its_distance() -> None:
     assert bench.times == pytest.approx([0.0, 0.02])
 
 
+def test_once_nobody_waits_any_more_the_next_is_probed_at_once_again() -> None:
+    bench = Bench()
+    several = backends(4)
+    for early, late in (several[:2], several[2:]):
+        bench.add(early, late)
+        run(bench.clock, 1.0)
+    assert bench.times == pytest.approx([0.0, 0.02, 1.0, 1.02])
+
+
 @pytest.mark.parametrize(("rate", "together"), [(500.0, 10), (4882.8125, 98)])
 def test_above_one_a_tick_as_many_go_together_and_the_rate_is_kept(rate: float, together: int) -> None:
     bench = Bench(rate)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from rproxy.monitoring.prober import Timing
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import Administration, State
-from rproxy.wire.pdu import Register
+from rproxy.scoring.policies import POLICIES
+from rproxy.wire.pdu import Register, Unregister
 from tests.fakes import AGENT_PORT, logged, run, texts
 from tests.monitoring.test_monitor import AGENT, RTT_S, Bench, transitions
+from tests.scoring.balancing import policy
 
 HOSTS = [f"10.0.0.{number}" for number in range(1, 5)]
 
@@ -111,8 +115,30 @@ def test_one_that_refuses_in_a_panic_is_told_of_when_its_hold_down_is_over() -> 
         bench.table.refused(backend, bench.clock.seconds())
     assert bench.table.eligible == []
     told = bench.policy.told["reported"][backend]
-    run(bench.clock, backend.hold_s + 5.6)
-    assert (bench.table.eligible, bench.policy.told["reported"][backend]) == ([backend], told + 1)
+    run(bench.clock, backend.hold_s - 1)
+    assert (bench.table.eligible, bench.policy.told["reported"][backend]) == ([], told)
+    run(bench.clock, 6.6)
+    assert bench.table.eligible == [backend]
+    assert bench.policy.told["reported"][backend] > told
+
+
+def test_the_unregister_of_one_that_took_over_is_asked_about_at_once() -> None:
+    """A replayed one costs nothing, a real one stops new clients at once."""
+    bench = Bench()
+    backend = bench.up()
+    bench.register(instance=2)
+    run(bench.clock, 1)
+    bench.transport.take()
+    bench.receive(Unregister(80, 2))
+    assert (len(bench.transport.sent), bench.table.eligible) == (1, [])
+    run(bench.clock, 0.1)
+    assert bench.table.eligible == [backend]
+    bench.register(instance=3)
+    run(bench.clock, 1)
+    bench.silent.add(AGENT[0])
+    bench.receive(Unregister(80, 3))
+    run(bench.clock, 4)
+    assert (backend.state, bench.table.eligible) == (State.DOWN, [])
 
 
 def test_an_operators_word_is_logged_and_told_to_the_policy() -> None:
@@ -187,3 +213,25 @@ def test_one_taken_down_by_refused_connects_is_announced_like_any_other() -> Non
         bench.monitor.announce(transition)
     assert transitions(events) == [("up", "down")]
     assert "3 connects in a row failed" in texts(events)[0]
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_in_a_panic_those_that_are_down_get_their_share(name: str) -> None:
+    """Neither misses nor a connect that failed are held against them for ever: nothing else will be heard of them."""
+    chosen_by = policy(name)
+    bench = Bench(panic_below=0.5, policy=chosen_by)
+    backends = pool(bench)
+    run(bench.clock, 20)
+    bench.silent.update(HOSTS[:3])
+    run(bench.clock, 10)
+    chosen_by.failed(backends[0])
+    run(bench.clock, 6)
+    assert bench.table.panicking
+    served = Counter[Backend]()
+    for _ in range(40):
+        backend = chosen_by.choose(bench.table, ())
+        assert backend is not None
+        served[backend] += 1
+        bench.table.opened(backend)
+        chosen_by.opened(backend)
+    assert min(served[backend] for backend in backends) >= 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 import pytest
 from twisted.internet.defer import succeed
@@ -14,9 +15,10 @@ from rproxy.monitoring.monitor import Monitor
 from rproxy.pool.backend import Address
 from rproxy.pool.states import State
 from rproxy.pool.table import Table
+from rproxy.tap.keys import HasEnvelope
 from rproxy.wire.pdu import Register, encode
 from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
-from tests.fakes import CountingPolicy, StubSampler, logged, run, texts
+from tests.fakes import CountingPolicy, Datagrams, StubSampler, logged, run, texts
 
 PROXY: Address = ("10.1.1.10", 5555)
 AGENT: Address = ("10.1.1.1", 5555)
@@ -31,18 +33,19 @@ class Wire:
         self.carried: list[bytes] = []
 
 
-class End:
+class End(Datagrams):
     """One end's transport."""
 
     def __init__(self, wire: Wire, own: Address) -> None:
+        super().__init__()
         self.wire = wire
         self.own = own
         self.other: Agent | Monitor | None = None
 
-    def write(self, datagram: bytes, address: Address) -> None:
+    def write(self, packet: bytes, addr: Any = None) -> None:
         assert self.other is not None
-        self.wire.carried.append(datagram)
-        self.wire.clock.callLater(0.001, self.other.datagramReceived, datagram, self.own)
+        self.wire.carried.append(packet)
+        self.wire.clock.callLater(0.001, self.other.datagramReceived, packet, self.own)
 
 
 class Pair:
@@ -123,13 +126,14 @@ def test_any_other_is_not_and_one_line_a_minute_says_why(
 def test_keys_are_replaced_step_by_step_without_losing_a_probe() -> None:
     pair = Pair(Sealed((OLD,)), Sealed((OLD,)))
     run(pair.clock, 12)
-    for side, keys in [
+    sides: list[tuple[HasEnvelope, tuple[Key, ...]]] = [
         (pair.monitor, (OLD, NEW)),
         (pair.agent, (NEW, OLD)),
         (pair.monitor, (NEW, OLD)),
         (pair.agent, (NEW,)),
         (pair.monitor, (NEW,)),
-    ]:
+    ]
+    for side, keys in sides:
         side.envelope = Sealed(keys)
         run(pair.clock, 13.1)
     assert (pair.is_up, pair.losses) == (True, 0)

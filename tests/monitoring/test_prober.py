@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 
 from rproxy.monitoring.prober import Prober, Timing
+from rproxy.monitoring.timeouts import Timeouts
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
 from rproxy.pool.table import Probe
@@ -21,16 +22,20 @@ HOLD_S = 10.0
 
 
 class Probes:
-    """The probing of one back-end that has registered: `times` of probes, checks, steps of the ramp and losses."""
+    """The probing of one back-end that has registered: `times` of probes, checks, steps of the ramp and losses.
+
+    What is `broken`, of "probe", "check" and "ramp", raises.
+    """
 
     def __init__(self, timing: Timing | None = None, jitter: Callable[[], float] = lambda: 0.5) -> None:
         self._time = Clock()
         self.clock: IReactorTime = self._time
         self.timing = timing or Timing()
         self.jitter = jitter
+        self.timeouts = Timeouts(self.clock, self.timing.probe_timeout_s)
         self.answering = True
         self.steps = 3
-        self.error: Exception | None = None
+        self.broken: set[str] = set()
         self.on_check: Callable[[], None] = lambda: None
         self.times: list[float] = []
         self.checks: list[float] = []
@@ -46,8 +51,7 @@ class Probes:
     def probe(self, backend: Backend) -> None:
         assert backend is self.backend
         self.times.append(self.clock.seconds())
-        if self.error is not None:
-            raise self.error
+        self._fail("probe")
         probe = self.send()
         if self.answering:
             self.answer(probe)
@@ -69,16 +73,18 @@ class Probes:
     def check(self, backend: Backend) -> None:
         assert backend is self.backend
         self.checks.append(self.clock.seconds())
-        if self.error is not None:
-            raise self.error
+        self._fail("check")
         self.on_check()
 
     def ramp(self, backend: Backend) -> bool:
         assert backend is self.backend
         self.ramps.append(self.clock.seconds())
-        if self.error is not None:
-            raise self.error
+        self._fail("ramp")
         return len(self.ramps) % self.steps != 0
+
+    def _fail(self, where: str) -> None:
+        if where in self.broken:
+            raise ValueError(f"a bug in {where}")
 
     def up(self) -> Probes:
         """The first probe, which others send, is answered."""
@@ -91,6 +97,9 @@ class Probes:
         self.run(8.0)
         assert self.backend.state is State.DOWN
         return self
+
+    def done(self) -> list[list[float]]:
+        return [list(each) for each in (self.times, self.checks, self.ramps, self.losses)]
 
     def run(self, seconds: float) -> None:
         run(self._time, seconds)
@@ -259,33 +268,52 @@ def test_one_that_came_up_again_and_misses_is_probed_soon_again() -> None:
     assert probes.times[-3:] == [23.0, 24.5, 25.5]
 
 
-@pytest.mark.parametrize("answered", [False, True])
-def test_life_is_checked_from_the_start_at_its_own_interval(answered: bool) -> None:
+def test_until_its_first_answer_life_is_checked_at_an_interval_of_its_own() -> None:
     probes = Probes(Timing(liveness_s=7.0))
-    if answered:
-        probes.up()
+    probes.send()
     probes.run(30.0)
     assert probes.checks == [7.0, 14.0, 21.0, 28.0]
 
 
-def test_an_error_in_a_check_is_logged_and_the_checks_go_on() -> None:
-    probes = Probes()
-    probes.error = ValueError("a bug")
+def test_from_its_first_answer_on_life_is_checked_beside_every_periodic_probe() -> None:
+    probes = Probes(Timing(liveness_s=7.0))
+    probes.run(8.0)
+    probes.up().answering = False
+    probes.run(22.0)
+    assert probes.times == [13.0, 14.5, 15.5, 18.0, 23.0, 28.0]
+    assert probes.checks == [7.0, 13.0, 18.0, 23.0, 28.0]
+
+
+def test_life_is_checked_before_the_probe_is_sent() -> None:
+    probes = Probes().up()
+    sent: list[int] = []
+    probes.on_check = lambda: sent.append(len(probes.times))
+    probes.run(15.0)
+    assert sent == [0, 1, 2]
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_an_error_in_a_check_is_logged_and_checks_and_probes_go_on(answered: bool) -> None:
+    probes = Probes(Timing(liveness_s=5.0))
+    if answered:
+        probes.up()
+    probes.broken = {"check"}
     with logged() as events:
-        probes.run(20.0)
+        probes.run(10.0)
     assert [event["log_failure"].type for event in events] == [ValueError, ValueError]
-    probes.error = None
-    probes.run(20.0)
-    assert probes.checks == [10.0, 20.0, 30.0, 40.0]
+    probes.broken.clear()
+    probes.run(10.0)
+    assert probes.checks == [5.0, 10.0, 15.0, 20.0]
+    assert probes.times == (probes.checks if answered else [])
 
 
 def test_an_error_in_a_probe_is_logged_and_the_probes_go_on() -> None:
     probes = Probes().up()
-    probes.error = ValueError("a bug")
+    probes.broken = {"probe"}
     with logged() as events:
         probes.run(5.0)
     assert [event["log_failure"].type for event in events] == [ValueError]
-    probes.error = None
+    probes.broken.clear()
     probes.run(10.0)
     assert probes.times == [5.0, 10.0, 15.0]
 
@@ -294,11 +322,11 @@ def test_an_error_in_a_probe_that_follows_soon_is_logged_and_the_next_one_comes(
     probes = Probes().up()
     probes.answering = False
     probes.run(6.0)
-    probes.error = ValueError("a bug")
+    probes.broken = {"probe"}
     with logged() as events:
         probes.run(1.0)
     assert [event["log_failure"].type for event in events] == [ValueError]
-    probes.error = None
+    probes.broken.clear()
     probes.run(1.0)
     assert probes.times == [5.0, 6.5, 7.5]
 
@@ -329,13 +357,13 @@ def test_one_that_rises_again_grows_again() -> None:
 
 
 def test_an_error_while_a_share_grows_is_logged_and_it_goes_on() -> None:
-    probes = Probes(Timing(liveness_s=1000.0))
-    probes.error = ValueError("a bug")
+    probes = Probes()
+    probes.broken = {"ramp"}
     probes.prober.rose()
     with logged() as events:
         probes.run(1.0)
     assert [event["log_failure"].type for event in events] == [ValueError]
-    probes.error = None
+    probes.broken.clear()
     probes.run(60.0)
     assert probes.ramps == [1.0, 2.0, 3.0]
 
@@ -420,21 +448,32 @@ def awaited(probes: Probes) -> None:
 def test_a_stop_cancels_every_timer_and_may_come_twice(state: Callable[[Probes], None]) -> None:
     probes = Probes()
     state(probes)
+    done = probes.done()
     for _ in range(2):
         probes.prober.stop()
+        probes.timeouts.stop()
         assert probes.clock.getDelayedCalls() == []
-    before = list(probes.times), list(probes.losses)
     probes.run(60.0)
-    assert (probes.times, probes.losses) == before
-    assert (probes.checks, probes.ramps) == ([], [])
+    assert probes.done() == done
 
 
-def test_a_check_may_stop_everything_itself() -> None:
+def test_after_a_stop_no_probe_is_lost_whoever_else_waits_for_answers() -> None:
     probes = Probes().up()
+    probes.send()
+    probes.prober.stop()
+    probes.run(60.0)
+    assert probes.losses == []
+    assert probes.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_check_may_stop_everything_itself(answered: bool) -> None:
+    probes = Probes()
+    if answered:
+        probes.up().prober.rose()
     probes.on_check = probes.prober.stop
-    probes.prober.rose()
     probes.run(30.0)
-    assert probes.checks == [10.0]
+    assert (probes.checks, probes.times) == ([5.0 if answered else 10.0], [])
     assert probes.clock.getDelayedCalls() == []
 
 

@@ -70,13 +70,27 @@ def test_each_time_away_counts() -> None:
         run(bench.clock, 5.0)
 
 
-@pytest.mark.parametrize("due_s", [BEAT_S, 0.5, 1.0, 1.999])
-def test_timers_of_the_time_away_that_were_due_a_beat_later_run_when_it_is_known(due_s: float) -> None:
+@pytest.mark.parametrize("due_s", [0.01, 0.2, BEAT_S, 0.5, 1.0, 1.999])
+def test_every_timer_of_the_time_away_runs_when_it_is_known(due_s: float) -> None:
+    """Whether it was due before the beat or after it."""
     bench = Bench()
     seen: list[float] = []
     bench.clock.callLater(due_s, lambda: seen.append(bench.pulse.back_at))
-    bench.away(2.0)
+    with logged() as events:
+        bench.away(2.0)
     assert seen == [12.0]
+    assert len(events) == 1
+
+
+def test_who_asks_before_any_timer_has_run_knows_it_too() -> None:
+    bench = Bench()
+    bench.clock.rightNow += 2.0
+    with logged() as events:
+        assert bench.pulse.back_at == 12.0
+        bench.clock.advance(0)
+        run(bench.clock, 10.0)
+    assert bench.pulse.back_at == 12.0
+    assert texts(events) == ["this process was away for 1.8 s; no probe of that time is held lost"]
 
 
 def test_the_time_before_the_start_and_between_a_stop_and_a_start_is_no_time_away() -> None:

@@ -65,9 +65,13 @@ def test_one_timer_is_enough_for_any_number_and_is_seldom_set() -> None:
     assert set_anew <= 10 / TIMEOUT_S + 1
 
 
+def broken(probe: Probe) -> None:
+    raise ZeroDivisionError(probe)
+
+
 def test_an_error_of_one_does_not_keep_the_next_from_expiring() -> None:
     bench = Bench()
-    bench.timeouts.add(bench._table.probe(bench._backend, bench._backend.registration, 0, 0.0), lambda probe: 1 / 0)
+    bench.timeouts.add(bench._table.probe(bench._backend, bench._backend.registration, 0, 0.0), broken)
     second = bench.add()
     with logged() as events:
         run(bench.clock, 1)

@@ -21,6 +21,7 @@ from tests.fakes import Reactor, logged, run
 LOOPBACK = "127.0.0.1"
 WAIT_S = 10.0
 MORE = 10
+SO_RCVBUFFORCE = 33
 
 
 class Taker(DatagramProtocol):
@@ -143,40 +144,48 @@ def test_an_error_of_reading_ends_a_wake_up_and_nothing_else(
 
 
 class Limited(socket.socket):
-    """Takes no option but those of `allowed` for its buffer."""
+    """Takes the size of its buffer by the options of `allowed` only, and notes by which it was told."""
 
     allowed: tuple[int, ...] = ()
+    told: tuple[int, ...] = ()
 
     def setsockopt(self, level: int, option: int, value: Any, *more: Any) -> None:
-        if value == BUFFER and option not in self.allowed:
+        if (level, value) != (socket.SOL_SOCKET, BUFFER):
+            super().setsockopt(level, option, value, *more)
+            return
+        self.told += (option,)
+        if option not in self.allowed:
             raise PermissionError(errno.EPERM, "Operation not permitted")
-        super().setsockopt(level, option, value, *more)
 
 
-@pytest.mark.parametrize("allowed", [(), (socket.SO_RCVBUF,)], ids=["not at all", "up to the limit"])
-def test_the_kernels_buffer_is_as_large_as_it_lets_it_be(
-    allowed: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("allowed", "told"),
+    [
+        ((SO_RCVBUFFORCE,), (SO_RCVBUFFORCE,)),
+        ((socket.SO_RCVBUF,), (SO_RCVBUFFORCE, socket.SO_RCVBUF)),
+        ((), (SO_RCVBUFFORCE, socket.SO_RCVBUF)),
+    ],
+    ids=["any size", "up to a limit", "not at all"],
+)
+def test_the_kernel_is_asked_for_a_large_buffer_and_what_it_allows_will_do(
+    allowed: tuple[int, ...], told: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench()
     limited = Limited(socket.AF_INET, socket.SOCK_DGRAM)
     limited.setblocking(False)
     limited.allowed = allowed
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        for option in allowed:
-            other.setsockopt(socket.SOL_SOCKET, option, BUFFER)
-        expected = other.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     monkeypatch.setattr(bench.port, "createInternetSocket", lambda: limited)
     bench.port.startListening()
-    assert limited.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == expected
+    assert limited.told == told
     bench.send(b"heard all the same")
     assert bench.reads() == [1]
     bench.close()
 
 
-def test_with_the_right_to_it_the_buffer_is_beyond_the_kernels_limit(bench: Bench) -> None:
+def test_the_buffer_is_as_large_as_the_kernel_allows(bench: Bench) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         try:
-            other.setsockopt(socket.SOL_SOCKET, 33, BUFFER)  # SO_RCVBUFFORCE
+            other.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         except OSError:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         expected = other.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)

@@ -52,8 +52,9 @@ class Driver:
         self.now += self.table.timeout_s
         return self.table.lost(probe.request.token, self.now)
 
-    def unregister(self, source: Address = AGENT, *, port: int = 80, instance: int = 1) -> Transition:
-        return self.table.unregister(source, Unregister(port, instance), self.now)
+    def unregister(self, source: Address = AGENT, *, port: int = 80, instance: int = 1) -> Transition | None:
+        _, transition = self.table.unregister(source, Unregister(port, instance), self.now)
+        return transition
 
     def report(self, backend: Backend, *, after_s: float = 0.001, **fields: Any) -> Confirmed:
         """The agent tells its load, in answer to a probe."""

@@ -14,7 +14,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.python import usage
 
 from rproxy.carrying.room import SESSIONS_MAX
-from rproxy.monitoring.monitor import Timing
+from rproxy.monitoring.prober import Timing
 from rproxy.scoring.policies import POLICIES
 from rproxy.tap import options as common
 from rproxy.tap import settings as told

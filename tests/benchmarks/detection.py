@@ -1,0 +1,306 @@
+"""How often a healthy back-end is ejected, and how soon a dead one is: `python -m tests.benchmarks.detection`.
+
+The real monitor, table, policy and sessions in virtual time, so that every run of the same --seed gives the same
+figures; takes some two minutes. Ten alike back-ends answer within two milliseconds, and a client comes every 0.1 s:
+without losses they take turns, so that every one of them gets a client a second. "Silent" is a back-end that stops at a
+random moment without a word, and to which connects neither succeed nor fail; the others refuse connects from then on.
+Exits with status 1 when an aim is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from bisect import insort
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from random import Random
+from statistics import mean
+from typing import Any, Final
+
+import attrs
+from twisted.internet.base import DelayedCall
+from twisted.internet.task import Clock
+
+from rproxy.carrying.session import Balancer, Ending
+from rproxy.monitoring.monitor import Monitor
+from rproxy.pool.backend import Address, Backend
+from rproxy.pool.states import State
+from rproxy.pool.table import Table, Transition
+from rproxy.scoring.formula import SATURATION
+from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, decode, encode
+from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
+from tests.benchmarks.peers.pacing import percentile
+from tests.pool.driving import agent
+from tests.scoring.balancing import policy
+
+BACKENDS: Final = 10
+LOSS: Final = 0.02
+ANSWER_S: Final = (0.0002, 0.002)
+"""The range of round trips: within what the default policy holds for noise."""
+SERVICE_PORT: Final = 80
+REGISTER_S: Final = 20.0
+CLIENT_S: Final = 0.1
+SETTLED_S: Final = 20.0
+"""By then all are up, and their slow start is over."""
+PHASE_S: Final = 60.0
+"""A death comes at a random moment in this time after that."""
+PATIENCE_S: Final = 60.0
+DAY_S: Final = 86_400.0
+
+EJECTIONS_MAX: Final = 2.0
+"""A day, of all back-ends together."""
+DETECTION_MAX_S: Final = 8.0
+REFUSALS_MAX: Final = 3
+
+
+class VirtualTime(Clock):
+    """A `Clock` that puts a new call in its place, where Twisted's sorts all of them."""
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> DelayedCall:  # noqa: A002
+        call = DelayedCall(self.rightNow + delay, callable, args, kw, self.calls.remove, self._moved, self.seconds)
+        insort(self.calls, call)
+        return call
+
+    def _moved(self, _: DelayedCall) -> None:
+        self.calls.sort()
+
+    def run_until(self, end: float) -> None:
+        """As a reactor does: every call at its own time."""
+        calls = self.calls
+        while calls and calls[0].time <= end:
+            call = calls.pop(0)
+            if call.delayed_time:
+                call.activate_delay()
+                insort(calls, call)
+                continue
+            self.rightNow = max(self.rightNow, call.time)
+            call.called = 1
+            call.func(*call.args, **call.kw)
+        self.rightNow = end
+
+
+class Watched(Monitor):
+    """Keeps every ejection, with its time."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.ejections: list[tuple[float, Transition]] = []
+
+    def announce(self, transition: Transition) -> None:
+        super().announce(transition)
+        if transition.after is State.DOWN:
+            self.ejections.append((self.clock.seconds(), transition))
+
+
+class World:
+    """A proxy, and its back-ends, which all are up once it has `settled`. It is the monitor's transport, too."""
+
+    def __init__(self, rng: Random, *, loss: float, backends: int = BACKENDS) -> None:
+        self.clock = VirtualTime()
+        self.mute: set[Address] = set()
+        """Agents that say nothing any more."""
+        self._rng = rng
+        self._loss = 0.0
+        table, choice = Table(), policy("report")
+        self.monitor = Watched(table, choice, self.clock, lambda: rng.getrandbits(64), rng.random)
+        self.balancer = Balancer(
+            table, choice, self.clock.seconds, saturation=SATURATION, announce=self.monitor.announce
+        )
+        transport: Any = self  # the part of one that the monitor uses
+        self.monitor.makeConnection(transport)
+        self.agents = [agent(number) for number in range(1, backends + 1)]
+        for each in self.agents:
+            self._register(each)
+        self.clock.run_until(SETTLED_S)
+        assert len(table.eligible) == backends
+        self._loss = loss
+
+    def _register(self, source: Address) -> None:
+        self.clock.callLater(REGISTER_S, self._register, source)
+        if source not in self.mute and not self._lost():
+            self.monitor.datagramReceived(encode(Register(SERVICE_PORT, int(REGISTER_S * 1000), instance=1)), source)
+
+    def _lost(self) -> bool:
+        return self._rng.random() < self._loss
+
+    def write(self, datagram: bytes, address: Address) -> None:
+        """A probe. The loss is that of request and response together."""
+        request = decode(datagram)
+        assert isinstance(request, ProbeRequest)
+        if address not in self.mute and not self._lost():
+            answer = encode(ProbeResponse(request.sequence, request.token, cpu=10, memory=20, load=None, tcp=0))
+            self.clock.callLater(self._rng.uniform(*ANSWER_S), self.monitor.datagramReceived, answer, address)
+
+    def backend(self, source: Address) -> Backend:
+        backend = self.balancer.table.get(source[0], SERVICE_PORT)
+        assert backend is not None
+        return backend
+
+
+@attrs.frozen
+class Death:
+    """One back-end is no more: its agent is silent, or its service refuses connects, or both."""
+
+    silent: bool
+    refuses: bool
+
+
+@attrs.frozen
+class Detection:
+    """In seconds from a death. `tries` are the clients that were sent to the dead back-end until it was down."""
+
+    down_s: float
+    tries: tuple[float, ...]
+
+    @property
+    def last_s(self) -> float:
+        """When the last client was sent there, 0 if none was."""
+        return self.tries[-1] if self.tries else 0.0
+
+
+def detect(rng: Random, death: Death, loss: float) -> Detection:
+    """One death, until the back-end is down."""
+    world = World(rng, loss=loss)
+    dead = rng.choice(world.agents)
+    backend, clock = world.backend(dead), world.clock
+    died_at = SETTLED_S + rng.uniform(0, PHASE_S)
+    if death.silent:
+        clock.callLater(died_at - clock.seconds(), world.mute.add, dead)
+    moment, tries = SETTLED_S, []
+    while moment < died_at or backend.is_up:
+        moment += CLIENT_S
+        assert moment < died_at + PATIENCE_S, "it has died, and nobody notices"
+        clock.run_until(moment)
+        refusing = backend if death.refuses and moment >= died_at else None
+        if serve_client(world.balancer, backend, refusing) and moment >= died_at:
+            tries.append(moment - died_at)
+    down_at = next(at for at, transition in reversed(world.monitor.ejections) if transition.backend is backend)
+    return Detection(max(down_at - died_at, 0.0), tuple(tries))
+
+
+def serve_client(balancer: Balancer, watched: Backend, refusing: Backend | None) -> bool:
+    """A short session. Whether it was sent to the back-end that is watched."""
+    session, seen = balancer.open(None), False
+    while (chosen := session.next()) is not None:
+        seen = seen or chosen is watched
+        if chosen is not refusing:
+            session.connected()
+            session.ended(Ending.CLOSED)
+            return seen
+        session.failed()
+    raise AssertionError("a client was turned away")
+
+
+@attrs.frozen
+class Ejections:
+    """Of back-ends that were well."""
+
+    days: float
+    by_misses: int
+    by_silence: int
+
+    @classmethod
+    def total(cls, parts: Iterable[Ejections]) -> Ejections:
+        counted = [attrs.astuple(part) for part in parts]
+        return cls(*map(sum, zip(*counted, strict=True)))
+
+    @property
+    def number(self) -> int:
+        return self.by_misses + self.by_silence
+
+    @property
+    def a_day(self) -> float:
+        return self.number / self.days
+
+    @property
+    def error(self) -> float:
+        """The standard deviation of `a_day`: rare events that do not depend on each other are a Poisson process."""
+        return math.sqrt(self.number) / self.days
+
+
+def false_ejections(rng: Random, days: float, loss: float) -> Ejections:
+    world = World(rng, loss=loss)
+    world.clock.run_until(SETTLED_S + days * DAY_S)
+    reasons = [transition.reason for _, transition in world.monitor.ejections]
+    by_silence = sum("silent" in reason for reason in reasons)
+    return Ejections(days, len(reasons) - by_silence, by_silence)
+
+
+SILENT: Final = Death(silent=True, refuses=False)
+DEATHS: Final = {
+    "silent": (SILENT, 0.0),
+    f"silent, {100 * LOSS:g} % lost": (SILENT, LOSS),
+    "silent and refusing": (Death(silent=True, refuses=True), 0.0),
+    "refusing, agent alive": (Death(silent=False, refuses=True), 0.0),
+}
+"""Of which kind, and at which loss."""
+Map = Callable[..., Iterable[Any]]
+"""The built-in `map`, or one that spreads the calls over processes."""
+
+
+def _day(seed: int, days: float) -> Ejections:
+    return false_ejections(Random(seed), days, LOSS)
+
+
+def _death(seed: int, death: Death, loss: float) -> Detection:
+    return detect(Random(seed), death, loss)
+
+
+def measure(chosen: argparse.Namespace, map_: Map) -> list[Outcome]:
+    parts = math.ceil(chosen.days)
+    seeds = range(chosen.seed, chosen.seed + parts)
+    ejections = Ejections.total(map_(_day, seeds, repeat(chosen.days / parts)))
+    title = f"false ejections/day, {chosen.days:g} days, {100 * LOSS:g} % lost"
+    shown = f"{ejections.a_day:.2f} ± {ejections.error:.2f}"
+    outcomes = [at_most(title, [shown, "", ""], ejections.a_day, EJECTIONS_MAX)]
+    for name, (death, loss) in DEATHS.items():
+        seeds = range(chosen.seed, chosen.seed + chosen.deaths)
+        outcomes += _death_rows(name, death, list(map_(_death, seeds, repeat(death), repeat(loss))))
+    return outcomes
+
+
+def _death_rows(name: str, death: Death, found: Sequence[Detection]) -> list[Outcome]:
+    tries = sorted(float(len(each.tries)) for each in found)
+    last, down = sorted(each.last_s for each in found), sorted(each.down_s for each in found)
+    sent, after, until = f"{name}: clients sent there", "… last of them after s", "… down after s"
+    if death.refuses:
+        return [
+            at_most(sent, _spread(tries, 1), tries[-1], REFUSALS_MAX),
+            Outcome(after, _spread(last, 1)),
+            Outcome(until, _spread(down, 1)),
+        ]
+    return [
+        Outcome(sent, _spread(tries, 1)),
+        at_most(after, _spread(last, 1), last[-1], DETECTION_MAX_S),
+        Outcome(until, _spread(down, 1)),
+    ]
+
+
+def _spread(values: Sequence[float], digits: int) -> list[str]:
+    return [f"{value:.{digits}f}" for value in (mean(values), percentile(values, 0.99), values[-1])]
+
+
+def options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.detection", description=__doc__)
+    parser.add_argument("--days", type=float, default=6.0, help="for false ejections (6)")
+    parser.add_argument("--deaths", type=int, default=300, help="of each kind (300)")
+    parser.add_argument("--seed", type=int, default=1, help="of everything random (1)")
+    parsed = parser.parse_args(arguments)
+    if parsed.days <= 0 or parsed.deaths < 1:
+        parser.error("--days and --deaths must be positive")
+    return parsed
+
+
+def main(arguments: Sequence[str]) -> int:
+    chosen = options(arguments)
+    with ProcessPoolExecutor() as pool:
+        outcomes = measure(chosen, pool.map)
+    print(table(["mean", "p99", "max"], outcomes))
+    return exit_status(outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,34 @@
+"""Real twistd processes for the benchmarks, and key files for them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TypeVar
+
+from rproxy.tap.command import new_key
+from rproxy.wire.seal import Key
+from tests.integration.processes import Twistd
+
+Process = TypeVar("Process", bound=Twistd)
+
+
+@contextmanager
+def quiet(process: Process) -> Iterator[Process]:
+    """Until the end of the block; its log, which is for tests, is not printed."""
+    try:
+        yield process
+    finally:
+        with redirect_stdout(io.StringIO()):
+            process.close()
+
+
+def write_keyring(path: Path) -> Key:
+    """A key file for a proxy and all of its agents, and the key in it."""
+    key = new_key(())
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        file.write(key.written() + "\n")
+    return key

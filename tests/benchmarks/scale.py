@@ -1,0 +1,304 @@
+"""One proxy process with 10,000 back-ends: `python -m tests.benchmarks.scale`. Needs Linux; takes two minutes.
+
+Keyed agents, each with an address and a key of its own, are simulated in this process: they register all at once, as
+after a restart of the proxy, again as an agent does while nobody probes it, and every 20 s besides; and they answer
+every probe at once. CPU is that of the proxy alone, from /proc/PID/stat. When a probe has left is the kernel's
+time of its arrival; round trips are those that the proxy has measured last, as /status.json tells them. Exits with
+status 1 when an aim is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import select
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush
+from pathlib import Path
+from statistics import mean
+from typing import Any, Final
+
+import attrs
+import psutil
+
+from rproxy.monitoring.agent import JITTER, RETRY_S
+from rproxy.pool.backend import Address
+from rproxy.pool.limits import Limits
+from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, decode, encode
+from rproxy.wire.seal import Sealed
+from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
+from tests.benchmarks.peers.__main__ import stop
+from tests.benchmarks.peers.pacing import percentile
+from tests.benchmarks.peers.programs import raise_descriptor_limit
+from tests.benchmarks.proxies import quiet, write_keyring
+from tests.integration.processes import Proxy
+
+AGENTS_MAX: Final = 15_000
+"""A descriptor each."""
+REGISTER_S: Final = 20.0
+SERVICE_PORT: Final = 80
+SETTLED_S: Final = 15.0
+"""From when all have been probed: slow starts are over, and probes have lost the order of the introductions."""
+RAMP_MIN_S: Final = 30.0
+"""Introductions may take this and twice the time that they take at best."""
+BIN_NS: Final = 100_000_000
+EVENTS_MAX: Final = 256
+
+CPU_MAX: Final = 15.0
+BURST_MAX: Final = 2.0
+RTT_P99_MAX_MS: Final = 5.0
+
+_TIMESTAMP: Final = 35
+"""SO_TIMESTAMPNS and SCM_TIMESTAMPNS (socket(7)), which Python does not name."""
+_TIMESPEC: Final = struct.Struct("qq")
+_S_NS: Final = 1_000_000_000
+
+
+@attrs.define(eq=False)
+class SimulatedAgent:
+    address: str
+    socket: socket.socket
+    instance: int
+    probes: int = 0
+    wait_s: float = RETRY_S
+    """Between the registrations that no probe answers."""
+
+
+@attrs.define
+class Seen:
+    """The probes of one period."""
+
+    arrivals_ns: list[int] = attrs.Factory(list)
+    """The kernel's wall-clock times."""
+    delays_ns: list[int] = attrs.Factory(list)
+    """From an arrival until the answer was sent: what the simulation adds to a round trip."""
+
+
+class Simulator:
+    """Agents at addresses of their own, 127.1.0.0 and up, that answer what they are asked while it `run`s."""
+
+    def __init__(self, monitor: Address, envelope: Sealed, agents: int, rng: random.Random) -> None:
+        self.unprobed = agents
+        self.registrations = 0
+        self.seen = Seen()
+        self._envelope = envelope
+        self._rng = rng
+        self._epoll = select.epoll()
+        self._agents: dict[int, SimulatedAgent] = {}
+        self._due: list[tuple[float, int, bool]] = []
+        """When which one registers next, and whether only if no probe has come."""
+        for number in range(agents):
+            self._add(f"127.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}", monitor)
+
+    def _add(self, address: str, monitor: Address) -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, _TIMESTAMP, 1)
+        sock.bind((address, 0))
+        sock.connect(monitor)
+        self._epoll.register(sock, select.EPOLLIN)
+        self._agents[sock.fileno()] = SimulatedAgent(address, sock, self._rng.getrandbits(64))
+
+    def close(self) -> None:
+        self._epoll.close()
+        for agent in self._agents.values():
+            agent.socket.close()
+
+    def start(self) -> None:
+        """All register within a second, and again until they are probed; and each in its own time every 20 s."""
+        now = time.monotonic()
+        soon = [(now + RETRY_S * self._rng.random(), descriptor, True) for descriptor in self._agents]
+        later = [(now + REGISTER_S * self._rng.random(), descriptor, False) for descriptor in self._agents]
+        self._due = soon + later
+        heapify(self._due)
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """Answer and register for so long, or until that is so."""
+        now = time.monotonic()
+        end = now + seconds
+        while now < end and not until():
+            for descriptor, _ in self._epoll.poll(max(min(self._due[0][0], end) - now, 0.0), EVENTS_MAX):
+                self._answer(self._agents[descriptor])
+            now = time.monotonic()
+            while self._due[0][0] <= now:
+                self._register(*heappop(self._due))
+
+    def _answer(self, agent: SimulatedAgent) -> None:
+        datagram, ancillary, _, _ = agent.socket.recvmsg(64, 64)
+        request = decode(self._envelope.open(datagram, agent.address))
+        assert isinstance(request, ProbeRequest)
+        answer = ProbeResponse(request.sequence, request.token, cpu=10, memory=20, load=None, tcp=0)
+        agent.socket.send(self._envelope.seal(encode(answer), agent.address))
+        answered_ns = time.time_ns()
+        arrival_ns = _arrival_ns(ancillary)
+        self.seen.arrivals_ns.append(arrival_ns)
+        self.seen.delays_ns.append(answered_ns - arrival_ns)
+        self.unprobed -= not agent.probes
+        agent.probes += 1
+
+    def _register(self, due: float, descriptor: int, retries: bool) -> None:
+        agent = self._agents[descriptor]
+        if retries and agent.probes:
+            return
+        registration = Register(SERVICE_PORT, int(REGISTER_S * 1000), agent.instance)
+        agent.socket.send(self._envelope.seal(encode(registration), agent.address))
+        self.registrations += 1
+        wait_s = REGISTER_S
+        if retries:
+            wait_s = agent.wait_s * (1 - JITTER * self._rng.random())
+            agent.wait_s = min(2 * agent.wait_s, REGISTER_S)
+        heappush(self._due, (due + wait_s, descriptor, retries))
+
+
+def _arrival_ns(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == _TIMESTAMP:
+            seconds, nanoseconds = _TIMESPEC.unpack(data[: _TIMESPEC.size])
+            return int(seconds) * _S_NS + int(nanoseconds)
+    raise AssertionError("a datagram without the kernel's time")
+
+
+def burst(arrivals_ns: Sequence[int], start_ns: int, end_ns: int) -> float:
+    """The most probes in one bin by the mean of all, those without any included."""
+    bins = (end_ns - start_ns) // BIN_NS
+    counts = Counter((arrival - start_ns) // BIN_NS for arrival in arrivals_ns)
+    counted = [counts[number] for number in range(bins)]
+    return max(counted) / mean(counted)
+
+
+def others_cpu(proxy: Proxy) -> float:
+    """Seconds of CPU time that neither the proxy nor this process has had, those stolen by the host included."""
+    times = psutil.cpu_times()
+    busy = sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
+    return float(busy) - proxy.cpu() - time.process_time()
+
+
+@attrs.frozen
+class Measured:
+    ramp_s: float
+    cpu_percent: float
+    cpu_us: float
+    """For each probe, with its share of everything else."""
+    probes_s: float
+    registrations_s: float
+    burst: float
+    rtts_ms: Sequence[float]
+    """Sorted, the last one of every back-end."""
+    delays_ms: Sequence[float]
+    """Sorted, the simulation's part of all round trips."""
+    up: int
+    lost: int
+    """Back-ends of whose last 100 probes any was lost."""
+    status_s: float
+    """What the answer of /status.json took."""
+    others_percent: float
+    """Of a core: what the machine had to do besides the proxy and the simulation."""
+
+
+def measure(proxy: Proxy, simulator: Simulator, seconds: float, settled_s: float, ramp_max_s: float) -> Measured:
+    started = time.monotonic()
+    simulator.start()
+    simulator.run(ramp_max_s, until=lambda: not simulator.unprobed)
+    ramp_s = time.monotonic() - started
+    assert not simulator.unprobed, f"{simulator.unprobed} agents have not been probed after {ramp_s:.0f} s"
+    simulator.run(settled_s)
+    gc.collect()
+    gc.freeze()
+    seen = simulator.seen = Seen()
+    registrations, cpu_s, others_s, start_ns = simulator.registrations, proxy.cpu(), others_cpu(proxy), time.time_ns()
+    simulator.run(seconds)
+    cpu_s, others_s, end_ns = proxy.cpu() - cpu_s, others_cpu(proxy) - others_s, time.time_ns()
+    asked = time.monotonic()
+    rows = proxy.status()["backends"]
+    status_s = time.monotonic() - asked
+    elapsed_s = (end_ns - start_ns) / _S_NS
+    return Measured(
+        ramp_s=ramp_s,
+        cpu_percent=100 * cpu_s / elapsed_s,
+        cpu_us=cpu_s / len(seen.arrivals_ns) * 1e6,
+        probes_s=len(seen.arrivals_ns) / elapsed_s,
+        registrations_s=(simulator.registrations - registrations) / elapsed_s,
+        burst=burst(seen.arrivals_ns, start_ns, end_ns),
+        rtts_ms=sorted(row["rtt_ms"] for row in rows if row["rtt_ms"] is not None),
+        delays_ms=sorted(delay / 1e6 for delay in seen.delays_ns),
+        up=sum(row["state"] == "up" for row in rows),
+        lost=sum(row["loss"] > 0 for row in rows),
+        status_s=status_s,
+        others_percent=100 * others_s / elapsed_s,
+    )
+
+
+def outcomes(measured: Measured, agents: int) -> list[Outcome]:
+    def value(figure: str, number: float, digits: int, bound: float | None = None) -> Outcome:
+        shown = [f"{number:,.{digits}f}"]
+        return Outcome(figure, shown) if bound is None else at_most(figure, shown, number, bound)
+
+    return [
+        Outcome("back-ends up", [f"{measured.up:,}"], f"{agents:,}", measured.up == agents),
+        value("until all were introduced s", measured.ramp_s, 1),
+        value("probes/s", measured.probes_s, 0),
+        value("registrations/s", measured.registrations_s, 0),
+        value("CPU, % of a core", measured.cpu_percent, 1, CPU_MAX),
+        value("CPU µs/probe", measured.cpu_us, 0),
+        value("probes in 100 ms, most by mean", measured.burst, 2, BURST_MAX),
+        value("RTT p50 ms", percentile(measured.rtts_ms, 0.5), 2),
+        value("RTT p99 ms", percentile(measured.rtts_ms, 0.99), 2, RTT_P99_MAX_MS),
+        value("RTT max ms", measured.rtts_ms[-1], 2),
+        value("… of it the simulation's, p99 ms", percentile(measured.delays_ms, 0.99), 2),
+        value("back-ends with a lost probe", measured.lost, 0),
+        value("/status.json s", measured.status_s, 2),
+        value("other work on the machine, % of a core", measured.others_percent, 0),
+    ]
+
+
+def options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scale", description=__doc__)
+    parser.add_argument("--agents", type=int, default=10_000, help="(10000)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the measurement (60)")
+    parser.add_argument("--probe-interval", type=float, default=5.0, help="in seconds (5)")
+    parser.add_argument("--settled", type=float, default=SETTLED_S, help="seconds before it (15)")
+    parser.add_argument("--seed", type=int, default=1, help="of the agents (1)")
+    parsed = parser.parse_args(arguments)
+    if not 0 < parsed.agents <= AGENTS_MAX or parsed.seconds <= 0:
+        parser.error(f"--agents must be from 1 to {AGENTS_MAX}, --seconds positive")
+    return parsed
+
+
+def run(chosen: argparse.Namespace) -> Measured:
+    raise_descriptor_limit()
+    with tempfile.TemporaryDirectory() as name:
+        keyring = Path(name) / "keyring"
+        envelope = Sealed((write_keyring(keyring),))
+        told: dict[str, Any] = {
+            "max-backends": chosen.agents,
+            "keyring": keyring,
+            "probe-interval": chosen.probe_interval,
+        }
+        words = [word for option, value in told.items() for word in (f"--{option}", str(value))]
+        with quiet(Proxy(Path(name), *words, reactor="epoll")) as proxy:
+            simulator = Simulator(proxy.monitor, envelope, chosen.agents, random.Random(chosen.seed))
+            try:
+                ramp_max_s = RAMP_MIN_S + 2 * chosen.agents / Limits.for_pool(chosen.agents).introductions_s
+                return measure(proxy, simulator, chosen.seconds, chosen.settled, ramp_max_s)
+            finally:
+                simulator.close()
+
+
+def main(arguments: Sequence[str]) -> int:
+    chosen = options(arguments)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, stop)
+    rows = outcomes(run(chosen), chosen.agents)
+    print(table(["measured"], rows))
+    return exit_status(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

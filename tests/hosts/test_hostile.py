@@ -1,0 +1,246 @@
+"""Datagrams in anybody's name, datagrams heard and sent again, and none that can be sent: with real agents."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from ipaddress import IPv4Address
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import pytest
+
+from rproxy.pool.limits import Limits
+from rproxy.wire import pdu
+from rproxy.wire.pdu import PduType, encode
+from tests.hosts.datagrams import INCOMING, Forger, Letter, SystemsProxy, Tap
+from tests.hosts.net import PORT, Host, ip
+from tests.hosts.system import POLL_S, System, kill
+from tests.integration.datagrams import PLAIN, REGISTER, Mode, changing_nothing, taken
+from tests.integration.keys import Keys
+from tests.integration.processes import READY_S, failures, poll
+
+pytestmark = pytest.mark.hosts
+
+SPOOFED: Final = "10.8.0.0/15"
+SPOOFED_FIRST: Final = IPv4Address("10.8.0.1")
+SPOOFED_MANY: Final = 100_000
+ARRIVING: Final = 0.9
+"""At least this share of them; a kernel that is busy drops some."""
+AGENT_PORT: Final = 5555
+BATCH: Final = 5_000
+"""Datagrams that the proxy's socket has room for."""
+LIMITS: Final = Limits()
+BURST: Final = 5
+"""Probes that a timer may be early or late by."""
+LINES_MAX: Final = 10
+"""In the log; there may be one every few seconds."""
+BROADCAST: Final = ("10.1.1.255", AGENT_PORT)
+UNSENDABLE: Final = 2
+"""The kernel keeps what bears a host's own address from it."""
+UNPROBED: Final = ("--probe-interval", "60", "--liveness", "120")
+"""A back-end that is up is left alone for as long as a test takes."""
+HASTY: Final = ("--probe-interval", "0.5", "--liveness", "3")
+HELD_S: Final = 10.0
+"""A back-end that went down stays so for this long."""
+
+
+@pytest.fixture
+def mode(request: pytest.FixtureRequest, tmp_path: Path) -> Mode:
+    return PLAIN if request.param == "plain" else Mode.keyed(Keys(tmp_path).master("master"))
+
+
+both_modes: Final = pytest.mark.parametrize("mode", ["plain", "keyed"], indirect=True)
+keyed_only: Final = pytest.mark.parametrize("mode", ["keyed"], indirect=True)
+
+
+@pytest.fixture
+def forger(system: System) -> Iterator[Forger]:
+    """The router, through which the proxy also answers all those whom it does not know."""
+    with closing(Forger(system.network.router)) as forger:
+        yield forger
+
+
+def spoofed(system: System) -> Iterator[Letter]:
+    """Registrations, each from another address."""
+    proxy = system.network.proxy.address, AGENT_PORT
+    datagram = encode(REGISTER)
+    for number in range(SPOOFED_MANY):
+        yield Letter((str(SPOOFED_FIRST + number), AGENT_PORT), proxy, datagram)
+
+
+def test_a_hundred_thousand_spoofed_registrations_cost_no_back_end_and_few_probes(
+    system: System, forger: Forger
+) -> None:
+    server, _ = system.network.servers
+    router = system.network.router
+    ip("-n", router.namespace, "route", "add", "local", SPOOFED, "dev", "lo")
+    system.start_httpd(server)
+    system.start_proxy("--allow", SPOOFED, "--probe-interval", "0.5")
+    system.start_agent(server)
+    system.wait_until_up(server)
+    answered = taken(SystemsProxy(system))[0]["probe-response"]
+    lines = len(system.proxy.log.splitlines())
+    with closing(Tap(router, INCOMING)) as probed:
+        started = time.monotonic()
+        probes = flood(system, forger, server, probed)
+        flood_s = time.monotonic() - started
+    assert max(Counter(probe.destination for probe in probes).values()) == 1
+    assert {len(probe.datagram) for probe in probes} == {pdu.SIZE}
+    assert flood_s < len(probes) <= LIMITS.introductions_s * flood_s + BURST
+    assert taken(SystemsProxy(system))[0]["probe-response"] >= answered + flood_s
+    assert len(system.proxy.log.splitlines()) - lines <= LINES_MAX
+    assert failures(system.proxy.log) == []
+
+
+def flood(system: System, forger: Forger, server: Host, probed: Tap) -> list[Letter]:
+    """Send them all, as fast as they are taken in; the probes that this earns."""
+    due = registrations(system.status())
+    letters, probes = spoofed(system), []
+    while batch := list(islice(letters, BATCH)):
+        for letter in batch:
+            forger.send(letter)
+        due += round(ARRIVING * len(batch))
+        poll(lambda due=due: registrations(system.status()) >= due, READY_S, "they are taken in")  # type: ignore[misc]
+        assert_bounded(system.status(), server)
+        assert system.served_by() == server.name
+        probes += [letter for letter in probed.take() if letter.source[0] == system.network.proxy.address]
+    return probes
+
+
+def assert_bounded(status: dict[str, Any], server: Host) -> None:
+    states = {row["address"]: row["state"] for row in status["backends"]}
+    assert states.pop(server.address) in ("up", "suspect")
+    assert len(states) <= LIMITS.unconfirmed
+    assert set(states.values()) == {"registered"}
+
+
+def registrations(status: dict[str, Any]) -> int:
+    """How many were accepted or dropped."""
+    counters = status["counters"]
+    taken_in: int = counters["accepted"]["register"] + sum(counters["dropped"].values())
+    return taken_in
+
+
+@both_modes
+def test_what_an_agent_said_changes_nothing_when_it_is_said_again(system: System, forger: Forger, mode: Mode) -> None:
+    """Word for word in its name: in its lifetime, when it is gone, and when another one has come after it."""
+    server, other = system.network.servers
+    system.start_proxy(*UNPROBED, *mode.options)
+    with closing(Tap(server)) as tap:
+        scene = Scene(system, forger, tap)
+        first = scene.start(mode, weight=1)
+        scene.send(first, dropped={"duplicate": 1}, accepted={"register": 1})
+        system.agents[server].stop()
+        first.append(tap.first(PduType.UNREGISTER))
+        scene.send(first, dropped={"retired-instance": 1, "duplicate": 1, "unknown": 1})
+        assert system.backend(server) == {}
+        second = scene.start(mode, weight=2)
+        scene.send(first, dropped={"retired-instance": 1, "duplicate": 1, "wrong-instance": 1})
+        if mode.keys:
+            relayed = [attrs.evolve(letter, source=(other.address, AGENT_PORT)) for letter in (*first, *second)]
+            scene.send(relayed, dropped={"seal": len(relayed)})
+        kill(system.agents[server])
+        scene.start(mode, weight=3)
+        scene.send(second, dropped={"retired-instance": 1, "duplicate": 1})
+    assert failures(system.proxy.log) == []
+
+
+@attrs.frozen
+class Scene:
+    """Agents that come and go on one server, and somebody who has heard what they said."""
+
+    system: System
+    forger: Forger
+    tap: Tap
+
+    def start(self, mode: Mode, *, weight: int) -> list[Letter]:
+        """An agent, which its weight tells from others: its registration and its answer, with which it is up."""
+        system = self.system
+        server, _ = system.network.servers
+        self.tap.take()
+        system.start_agent(server, "--weight", str(weight), *mode.options)
+        poll(lambda: system.are_up(server) and system.backend(server)["weight"] == weight, READY_S, "it is up")
+        return [self.tap.first(PduType.REGISTER), self.tap.first(PduType.PROBE_RESPONSE)]
+
+    def send(self, letters: list[Letter], *, dropped: dict[str, int], accepted: dict[str, int] | None = None) -> None:
+        """They change nothing, and earn no probe."""
+        self.tap.take()
+        with changing_nothing(SystemsProxy(self.system), dropped, accepted):
+            for letter in letters:
+                self.forger.send(letter)
+        assert [letter for letter in self.tap.take() if letter.kind == PduType.PROBE_REQUEST] == []
+
+
+@contextmanager
+def no_route(here: Host, there: Host, kind: str = "throw") -> Iterator[None]:
+    """Nothing can be sent meanwhile; `kind` is that of the route in its place, which tells the error."""
+    route = [kind, f"{there.address}/32"]
+    ip("-n", here.namespace, "route", "add", *route)
+    yield
+    ip("-n", here.namespace, "route", "del", *route)
+
+
+def test_a_registration_in_a_name_that_nothing_can_be_sent_to_is_forgotten(system: System, forger: Forger) -> None:
+    """Everybody's, nobody's, and the proxy's own. A probe to everybody would be one of each who hears it."""
+    server, _ = system.network.servers
+    take_from_everybody(system.network.proxy)
+    system.start_proxy()
+    proxy = system.network.proxy.address, AGENT_PORT
+    with closing(Tap(server)) as tap:
+        for source in (BROADCAST, (server.address, 0), proxy):
+            forger.send(Letter(source, proxy, encode(REGISTER)))
+        poll(lambda: sum(system.status()["counters"]["send_errors"].values()) >= UNSENDABLE, READY_S, "it has tried")
+        poll(lambda: system.status()["backends"] == [], READY_S, "they are forgotten")
+        assert tap.take() == []
+    assert failures(system.proxy.log) == []
+
+
+def take_from_everybody(host: Host) -> None:
+    """Its kernel does not compare sources with its routes."""
+    for port in ("all", PORT):
+        host.write(f"/proc/sys/net/ipv4/conf/{port}/rp_filter", "0")
+
+
+@both_modes
+def test_an_agent_that_starts_without_a_route_registers_when_there_is_one(system: System, mode: Mode) -> None:
+    server, _ = system.network.servers
+    system.start_proxy(*mode.options)
+    with no_route(server, system.network.proxy):
+        system.start_agent(server, *mode.options)
+        agent = system.agents[server]
+        agent.logged(r"(agent registers with)")
+        assert system.backend(server) == {}
+    system.wait_until_up(server)
+    assert failures(agent.log) == []
+
+
+@keyed_only
+def test_back_ends_are_up_again_soon_after_their_datagrams_can_be_sent_again(system: System, mode: Mode) -> None:
+    """Neither of the agents can send, one of which must first find its address; and to a third the proxy cannot."""
+    network = system.network
+    finding, told = network.servers
+    unreachable = network.router
+    take_from_everybody(told)
+    servers = (finding, told, unreachable)
+    system.start_proxy(*HASTY, *mode.options)
+    system.start_agent(finding, *mode.options)
+    system.start_agent(told, "--trace", "--advertise", told.address, *mode.options)
+    system.start_agent(unreachable, *mode.options)
+    system.wait_until_up(*servers)
+    with (
+        no_route(finding, network.proxy),
+        no_route(told, network.proxy),
+        no_route(network.proxy, unreachable, "prohibit"),
+    ):
+        poll(lambda: {system.backend(server)["state"] for server in servers} == {"down"}, READY_S, "all are down")
+        system.agents[told].logged(r"not sent: .*(Network is unreachable)")
+    assert system.status()["counters"]["send_errors"]["PermissionError"] > 1
+    poll(lambda: system.are_up(*servers), HELD_S + READY_S, "all are up again", every_s=POLL_S)
+    for program in (system.proxy, *system.agents.values()):
+        assert program.running
+        assert failures(program.log) == []

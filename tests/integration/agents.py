@@ -1,0 +1,72 @@
+"""Real agents, and clients that come all the time."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rproxy.pool.backend import Address, written
+from tests.integration.conftest import Starter
+from tests.integration.processes import (
+    LOOPBACK,
+    READY_S,
+    Proxy,
+    Server,
+    Twistd,
+    connect,
+    echo,
+    in_background,
+    poll,
+    receive_all,
+)
+
+
+def serve(start: Starter, word: bytes, host: str = LOOPBACK, *, port: int = 0) -> Address:
+    """The address of a server that sends `word`, then back whatever it receives."""
+
+    def greet(connection: socket.socket) -> None:
+        connection.sendall(word)
+        echo(connection)
+
+    server = Server(greet, host, port=port)
+    start.closing(server.close)
+    return server.address
+
+
+def start_agent(start: Starter, proxy: Proxy, service: Address, *options: str, **how: Any) -> Twistd:
+    """`twistd rproxy-agent` for a service on this host."""
+    told = ["--proxy", written(proxy.monitor), "--port", "0", "--service-port", str(service[1])]
+    return start.elsewhere().twistd("rproxy-agent", *told, *options, **how)
+
+
+def wait_until_up(proxy: Proxy, *services: Address) -> None:
+    poll(lambda: all(proxy.state(service) == "up" for service in services), READY_S, f"{services} up", every_s=0.05)
+
+
+def greeting(proxy: Proxy) -> bytes:
+    """What a client is sent."""
+    with connect(proxy.address) as client:
+        client.shutdown(socket.SHUT_WR)
+        return receive_all(client)
+
+
+@contextmanager
+def visitors(proxy: Proxy) -> Iterator[Counter[bytes]]:
+    """Clients, one after the other, and what they were greeted with so far. Raises what any of them met with."""
+    greeted: Counter[bytes] = Counter()
+    over = threading.Event()
+
+    def visit() -> None:
+        while not over.wait(0.01):
+            greeted[greeting(proxy)] += 1
+
+    visiting = in_background(visit)
+    try:
+        yield greeted
+    finally:
+        over.set()
+        visiting.result()

@@ -1,0 +1,168 @@
+"""Back-ends that get no new client keep those they have: they drain, leave, or are drained by an operator."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+import attrs
+import pytest
+from twisted.internet.address import IPv4Address
+
+from rproxy.pool.states import Administration
+from tests.fakes import Stream, run
+from tests.integration.conftest import every_carrier
+from tests.integration.processes import (
+    BUSY,
+    MB,
+    PROMPT_S,
+    READY_S,
+    FakeAgent,
+    Listener,
+    Pool,
+    digest,
+    in_background,
+    payload,
+    poll,
+    receive,
+    receive_all,
+)
+from tests.tap.services import ProxyBench
+
+FEW: Final = 5
+"""Clients."""
+
+
+def greet(connection: socket.socket) -> None:
+    connection.sendall(b"hello")
+
+
+@attrs.frozen
+class Drained:
+    """The back-end that every client goes to, with a session on it, until it drains; then there is another one."""
+
+    pool: Pool
+    preferred: Listener
+    client: socket.socket
+    server: socket.socket
+
+    @property
+    def agent(self) -> FakeAgent:
+        return self.pool.agent_of(self.preferred.address)
+
+    def wait_until(self, state: str | None) -> None:
+        poll(lambda: self.pool.proxy.state(self.preferred.address) == state, READY_S, f"it is {state}")
+
+    def assert_session_goes_on(self) -> None:
+        for source, sink in [(self.client, self.server), (self.server, self.client)]:
+            sending = in_background(source.sendall, payload(MB))
+            assert digest(receive(sink, MB)) == digest(payload(MB))
+            sending.result()
+
+    def assert_session_ends_in_order(self) -> None:
+        closed = self._closed()
+        self.client.shutdown(socket.SHUT_WR)
+        assert receive_all(self.server) == b""
+        self.server.sendall(b"farewell")
+        self.server.close()
+        assert receive_all(self.client) == b"farewell"
+        poll(lambda: self._closed() == closed + 1, PROMPT_S, "the session is closed")
+
+    def _closed(self) -> int:
+        return self.pool.proxy.sessions().get("closed", 0)
+
+    def assert_clients_go_elsewhere(self) -> None:
+        for _ in range(FEW):
+            assert receive_all(self.pool.connect()) == b"hello"
+
+    def assert_clients_come(self) -> None:
+        for _ in range(FEW):
+            client = self.pool.connect()
+            self.preferred.accept().sendall(b"again")
+            assert receive(client, 5) == b"again"
+
+
+@pytest.fixture
+def drained(pool: Pool) -> Drained:
+    preferred = pool.listen()
+    pool.serve(greet, BUSY)
+    client = pool.connect()
+    drained = Drained(pool, preferred, client, preferred.accept())
+    drained.assert_clients_come()
+    return drained
+
+
+@every_carrier
+def test_an_agent_that_drains_gets_no_new_client_and_loses_none(drained: Drained) -> None:
+    drained.agent.drain()
+    drained.wait_until("draining")
+    drained.assert_clients_go_elsewhere()
+    drained.assert_session_goes_on()
+    drained.agent.drain(False)
+    drained.wait_until("up")
+    drained.assert_clients_come()
+    drained.agent.drain()
+    drained.wait_until("draining")
+    drained.assert_session_ends_in_order()
+
+
+@every_carrier
+def test_an_agent_that_leaves_gets_no_new_client_and_loses_none(drained: Drained) -> None:
+    drained.agent.close()
+    drained.wait_until(None)
+    drained.assert_clients_go_elsewhere()
+    drained.assert_session_goes_on()
+    drained.pool.register(drained.preferred.address)
+    drained.assert_clients_come()
+    drained.assert_session_ends_in_order()
+
+
+@every_carrier
+def test_clients_are_turned_away_rather_than_given_to_the_only_back_end_while_it_drains(pool: Pool) -> None:
+    only = pool.serve(greet)
+    agent = pool.agent_of(only.address)
+    agent.drain()
+    poll(lambda: pool.proxy.state(only.address) == "draining", READY_S, "it drains")
+    assert receive_all(pool.connect()) == b""
+    assert not pool.proxy.status()["panic"]
+    agent.drain(False)
+    poll(lambda: pool.proxy.state(only.address) == "up", READY_S, "it is up")
+    assert receive_all(pool.connect()) == b"hello"
+
+
+def test_an_operators_drain_lets_sessions_end_by_themselves_and_lets_no_client_in_until_he_says_ready() -> None:
+    bench = ProxyBench(listen=("8080",), backend_port=8000)
+    bench.start()
+    bench.backend_up()
+    client, server = bench.session()
+    (backend,) = bench.service.balancer.table
+    bench.service.monitor.administer(backend, Administration.DRAIN)
+    assert bench.service.status()["backends"][0]["state"] == "draining"
+    client.receive(b"question")
+    run(bench.reactor, 1)
+    server.receive(b"answer")
+    run(bench.reactor, 1)
+    assert (server.value(), client.value()) == (b"question", b"answer")
+
+    turned_away = visitor(bench)
+    run(bench.reactor, 1)
+    assert turned_away.disconnected
+    assert len(bench.reactor.connects) == 1
+
+    client.receive_end()
+    server.receive_end()
+    run(bench.reactor, 1)
+    assert bench.service.status()["counters"]["sessions"] == {"no-backend": 1, "closed": 1}
+    bench.service.monitor.administer(backend, Administration.READY)
+    assert bench.service.status()["backends"][0]["state"] == "up"
+    bench.session()
+    assert bench.service.status()["backends"][0]["connections"] == 1
+
+
+def visitor(bench: ProxyBench) -> Stream:
+    """A client that the bench need not have a back-end for."""
+    protocol = bench.reactor.tcpServers[0][1].buildProtocol(IPv4Address("TCP", "192.0.2.1", 4322))
+    assert protocol is not None
+    client = Stream(bench.reactor, protocol)
+    protocol.makeConnection(client)
+    return client
