@@ -21,6 +21,7 @@ from rproxy.monitoring.introductions import Introductions
 from rproxy.monitoring.prober import Prober, Timing
 from rproxy.monitoring.pulse import Pulse
 from rproxy.monitoring.timeouts import Timeouts
+from rproxy.monitoring.wheel import TICK_S, Wheel
 from rproxy.pool.backend import Address, Backend, Registration, written
 from rproxy.pool.states import Administration, State
 from rproxy.pool.table import Probe, Refusal, Rejected, Table, Transition
@@ -32,6 +33,8 @@ UNANSWERED_LOG_S: Final = 10.0
 """At most one line in this time about registrations that never answer, which anybody can send."""
 DROPPED_LOG_S: Final = 60.0
 """The same for datagrams dropped for a reason that may be a mistake in somebody's options."""
+TICKS_MIN: Final = 20
+"""In a probe interval, however short it is."""
 _TELLING: Final = frozenset(
     {Flaw.SEALED, Flaw.UNSEALED, Flaw.KEY_ID, Flaw.SEAL, Refusal.NOT_ALLOWED, Refusal.TABLE_FULL, Refusal.RATE_LIMITED}
 )
@@ -86,6 +89,7 @@ class Monitor(DatagramProtocol):
         self._probers: dict[Backend, Prober] = {}
         self._introductions = Introductions(clock, table.limits.introductions_s, self._introduce)
         self.timeouts = Timeouts(clock, timing.probe_timeout_s)
+        self.wheel = Wheel(clock, min(TICK_S, timing.probe_interval_s / TICKS_MIN))
         self._pulse = Pulse(clock)
         self._panicking = False
         self._unanswered_logged = -UNANSWERED_LOG_S
@@ -99,6 +103,7 @@ class Monitor(DatagramProtocol):
         self._pulse.stop()
         self._introductions.stop()
         self.timeouts.stop()
+        self.wheel.stop()
         for prober in self._probers.values():
             prober.stop()
         self._probers.clear()

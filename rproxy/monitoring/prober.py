@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from rproxy.monitoring.loops import keep_looping
 from rproxy.monitoring.timeouts import Timeouts
+from rproxy.monitoring.wheel import Turn, Wheel
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
 from rproxy.pool.table import Probe
@@ -40,6 +41,7 @@ class Probing(Protocol):
     clock: IReactorTime
     timing: Timing
     timeouts: Timeouts
+    wheel: Wheel
     jitter: Callable[[], float]
     """Draws from 0..1."""
 
@@ -57,7 +59,7 @@ class Prober:
     def __init__(self, probing: Probing, backend: Backend) -> None:
         self._probing = probing
         self._backend = backend
-        self._next: IDelayedCall | None = None
+        self._next: Turn | None = None
         self._open: set[int] = set()
         """Tokens of the probes on their way."""
         self._reprobes: list[IDelayedCall] = []
@@ -94,7 +96,7 @@ class Prober:
         if self._reprobes:
             self._cancel_reprobes()
         if self._next is None:
-            self._next = self._probing.clock.callLater(self._interval_s(), self._go_on)
+            self._next = self._probing.wheel.call_later(self._interval_s(), self._go_on)
             if self._liveness is not None:
                 self._liveness.cancel()
                 self._liveness = None
@@ -114,16 +116,17 @@ class Prober:
     def _interval_s(self) -> float:
         return self._probing.timing.probe_interval_s * (1 + JITTER * (2 * self._probing.jitter() - 1))
 
-    def _meet_hold_down(self, following: IDelayedCall) -> None:
+    def _meet_hold_down(self, following: Turn) -> None:
         """One that answers again need not wait for a whole interval after its hold-down."""
         now = self._probing.clock.seconds()
         wait_s = max(self._backend.held_until - now, REPROBE_S[0])
-        if now + wait_s < following.getTime():
-            following.reset(wait_s)
+        if now + wait_s < following.due_s:
+            following.cancel()
+            self._next = self._probing.wheel.call_later(wait_s, self._go_on)
 
     def _go_on(self) -> None:
         """The check comes with the probe: a timer of its own would cost as much again."""
-        self._next = self._probing.clock.callLater(self._interval_s(), self._go_on)
+        self._next = self._probing.wheel.call_later(self._interval_s(), self._go_on)
         self._check()
         if self._next is not None:
             self._probe()

@@ -113,8 +113,9 @@ class Bench:
 
     @property
     def timers(self) -> int:
-        """Those of back-ends: the pulse goes on, and the timer that serves all timeouts may be set."""
-        return len(self.clock.calls) - 1 - (self.monitor.timeouts._timer is not None)
+        """Those of back-ends: the pulse goes on, and the timers that serve all of them may be set."""
+        shared = [self.monitor.timeouts._timer, self.monitor.wheel._timer]
+        return len(self.clock.calls) - 1 - sum(timer is not None for timer in shared)
 
     @property
     def counters(self) -> tuple[dict[str, int], dict[str, int]]:

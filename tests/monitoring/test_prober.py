@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from rproxy.monitoring.prober import Prober, Timing
 from rproxy.monitoring.timeouts import Timeouts
+from rproxy.monitoring.wheel import Wheel
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
 from rproxy.pool.table import Probe
@@ -33,6 +34,7 @@ class Probes:
         self.timing = timing or Timing()
         self.jitter = jitter
         self.timeouts = Timeouts(self.clock, self.timing.probe_timeout_s)
+        self.wheel = Wheel(self.clock)
         self.answering = True
         self.steps = 3
         self.broken: set[str] = set()
@@ -452,6 +454,7 @@ def test_a_stop_cancels_every_timer_and_may_come_twice(state: Callable[[Probes],
     for _ in range(2):
         probes.prober.stop()
         probes.timeouts.stop()
+        probes.wheel.stop()
         assert probes.clock.getDelayedCalls() == []
     probes.run(60.0)
     assert probes.done() == done
