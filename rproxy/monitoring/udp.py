@@ -29,6 +29,8 @@ class BoundedPort(udp.Port):
 
     def startListening(self) -> None:
         super().startListening()
+        if self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= BUFFER:
+            return
         for option in (_BUFFER_BEYOND_LIMIT, socket.SO_RCVBUF):
             try:
                 self.socket.setsockopt(socket.SOL_SOCKET, option, BUFFER)

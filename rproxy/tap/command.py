@@ -53,7 +53,7 @@ def _agents_line(key: Key, agent: str) -> str:
 
 
 def new_key(known: Sequence[Key]) -> Key:
-    """A master key with the lowest id that `known` lacks. Raises `KeyringError` if there is none."""
+    """A master key with the lowest id above 0 that `known` lacks. Raises `KeyringError` if there is none."""
     taken = {key.id for key in known}
     free = next((number for number in range(1, KEY_ID_MAX + 1) if number not in taken), None)
     if free is None:

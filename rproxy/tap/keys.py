@@ -25,7 +25,10 @@ def read_keys(path: str, *, derived: bool) -> tuple[Key, ...]:
         with open(path, encoding="ascii") as file:
             if os.fstat(file.fileno()).st_mode & _FOR_OTHERS:
                 raise KeyringError("others than its owner may use it (chmod 600 mends that)")
-            keys = parse_keys(file.read(BYTES_MAX))
+            text = file.read(BYTES_MAX + 1)
+            if len(text) > BYTES_MAX:
+                raise KeyringError("it is longer than any key file")
+            keys = parse_keys(text)
     except OSError as error:
         raise KeyringError(error.strerror or str(error)) from None
     except UnicodeDecodeError:

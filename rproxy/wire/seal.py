@@ -21,7 +21,7 @@ SIZE: Final = 44
 KEY_ID_MAX: Final = 255
 KEY_BYTES_MIN: Final = 32
 MAC_BYTES: Final = 16
-DERIVED_MAX: Final = 32768
+DERIVED_MAX: Final = 16384
 """Agents whose keys are remembered; any other's is derived anew."""
 
 _TRAILER: Final = struct.Struct("!B3x")
@@ -89,7 +89,7 @@ def _parse_key(words: list[str], where: str) -> Key:
         raise KeyringError(f"{where}the key is not in hexadecimal digits, two a byte") from None
     if len(secret) < KEY_BYTES_MIN:
         raise KeyringError(f"{where}the key is shorter than {KEY_BYTES_MIN} bytes ({2 * KEY_BYTES_MIN} digits)")
-    return Key(int(number), secret, is_derived=digits is not text)
+    return Key(int(number), secret, is_derived=text.startswith(_DERIVED))
 
 
 class Envelope(Protocol):

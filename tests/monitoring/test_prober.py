@@ -494,3 +494,11 @@ def test_the_loss_of_the_only_probe_of_what_never_answered_may_stop_everything(m
     probes.run(0.5)
     assert probes.losses == [0.5]
     assert probes.clock.getDelayedCalls() == []
+
+
+def test_probes_that_have_ended_are_not_remembered() -> None:
+    probes = Probes().up()
+    probes.run(30.0)
+    probes.answering = False
+    probes.run(30.5)
+    assert (len(probes.losses), probes.prober._open) == (8, set())

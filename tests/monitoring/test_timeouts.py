@@ -97,3 +97,12 @@ def test_a_stop_leaves_nothing_and_may_come_twice() -> None:
         assert bench.clock.getDelayedCalls() == []
     run(bench.clock, 1)
     assert bench.expired == []
+
+
+def test_what_was_open_at_a_stop_does_not_expire_later() -> None:
+    bench = Bench()
+    bench.add()
+    bench.timeouts.stop()
+    later = bench.add()
+    run(bench.clock, 2)
+    assert [token for token, _ in bench.expired] == [later]

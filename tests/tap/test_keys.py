@@ -14,7 +14,7 @@ from twisted.internet.testing import EventLoggingObserver
 from twisted.logger import LogLevel
 
 from rproxy.tap import agent, proxy
-from rproxy.tap.keys import Keyring, at_signal, envelope, read_keys, rotate
+from rproxy.tap.keys import BYTES_MAX, Keyring, at_signal, envelope, read_keys, rotate
 from rproxy.wire.pdu import Flaw, MalformedPdu
 from rproxy.wire.seal import Envelope, KeyringError, Unsealed
 from tests.fakes import Reactor, logged, run, texts
@@ -282,3 +282,11 @@ def test_the_demos_agents_follow_a_rotation(tmp_path: Path) -> None:
     sent.clear()
     run(bench.reactor, 30.0)
     assert {datagram[24] for datagram, _ in sent} == {SECOND.id}
+
+
+def test_a_file_that_is_too_long_is_refused_and_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.touch(mode=0o600)
+    path.write_text("#" * (BYTES_MAX - 67) + "\n7 " + "ab" * 40)
+    with pytest.raises(KeyringError, match="longer than any key file"):
+        read_keys(str(path), derived=False)
