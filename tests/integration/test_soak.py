@@ -19,6 +19,7 @@ from rproxy.carrying.pipes import KEPT
 from tests.integration import churn
 from tests.integration.conftest import Starter, Variant, every_carrier
 from tests.integration.processes import (
+    BUSY,
     LOOPBACK,
     MB,
     PROJECT,
@@ -74,7 +75,7 @@ def test_a_gigabyte_goes_each_way_at_once(pool: Pool) -> None:
 def test_a_thousand_clients_that_never_read_cost_little_memory_and_no_other_clients_time(pool: Pool) -> None:
     number = 1000
     before = pool.proxy.resident()
-    pairs = pool.links(number)
+    pairs = pool.links(number, BUSY)
     for client, server in pairs:  # so that the kernel's share is small, too
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
