@@ -18,7 +18,7 @@ from rproxy.wire.seal import KEY_BYTES_MIN, KEY_ID_MAX, Key, KeyringError
 DESCRIPTION: Final = "Makes keys for a proxy and its agents. The proxy and the agents themselves are twistd commands."
 KEYGEN: Final = """\
 Prints a line for a key file: a new master key, or with --agent the key of one agent, derived from the first key of
-the proxy's file. A file that it is redirected to is made readable by its owner only."""
+the proxy's file or from the one that --id names. A file that it is redirected to is made readable by its owner only."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,12 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keygen = commands.add_parser("keygen", help="make a key", description=KEYGEN)
     keygen.add_argument("--agent", metavar="IP", type=_ip, help="the agent's address, as the proxy sees it")
     keygen.add_argument("--keyring", metavar="FILE", help="the proxy's key file; a new key gets an id that it lacks")
+    keygen.add_argument("--id", metavar="N", type=int, help="with --agent: the id of the key to derive from")
     options = parser.parse_args(arguments)
     if options.agent and options.keyring is None:
         keygen.error("--agent needs --keyring FILE, the proxy's key file")
+    if options.id is not None and not options.agent:
+        keygen.error("--id is of use only with --agent")
     try:
         known = read_keys(options.keyring, derived=False) if options.keyring is not None else ()
-        line = _agents_line(known[0], options.agent) if options.agent else new_key(known).written()
+        line = _agents_line(_chosen(known, options.id), options.agent) if options.agent else new_key(known).written()
     except KeyringError as error:
         keygen.error(f"--keyring {options.keyring}: {error}")
     _protect(sys.stdout.fileno())
@@ -46,6 +49,16 @@ def _ip(text: str) -> str:
         return str(ip_address(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
+
+
+def _chosen(known: Sequence[Key], number: int | None) -> Key:
+    """The first key, or the one with that id. Raises `KeyringError` if there is none."""
+    if number is None:
+        return known[0]
+    for key in known:
+        if key.id == number:
+            return key
+    raise KeyringError(f"there is no key with the id {number} in it")
 
 
 def _agents_line(key: Key, agent: str) -> str:

@@ -25,9 +25,9 @@ class Keys:
         """The file of a proxy: one new key."""
         return self._keygen(name)
 
-    def derived(self, name: str, master: Path, agent: str) -> Path:
+    def derived(self, name: str, master: Path, agent: str, *options: str) -> Path:
         """The file of the agent at that address."""
-        return self._keygen(name, "--agent", agent, "--keyring", str(master))
+        return self._keygen(name, "--agent", agent, "--keyring", str(master), *options)
 
     def further(self, master: Path) -> str:
         """The line of a new key, to stand in a file beside those of `master`."""

@@ -156,12 +156,25 @@ def wait_for_probes(proxy: Proxy, number: int) -> None:
     poll(lambda: probe_responses(proxy) >= until, READY_S, f"{number} probes are answered", every_s=0.05)
 
 
+def own_keys(keys: Keys, proxys: Path, old: str, new: str) -> tuple[str, str]:
+    """The agent's, made as README says: the new one once the proxy's file ends with its master."""
+    own_old = keys.derived("own-old", proxys, LOOPBACK).read_text()
+    proxys.write_text(old + new)
+    own_new = keys.derived("own-new", proxys, LOOPBACK, "--id", new.split()[0]).read_text()
+    proxys.write_text(old)
+    return own_old, own_new
+
+
 @both_reactors
-def test_keys_are_rotated_under_traffic_and_no_probe_is_lost(start: Starter, keys: Keys, reactor: str) -> None:
+@pytest.mark.parametrize("derived", [False, True], ids=["master", "derived"])
+def test_keys_are_rotated_under_traffic_and_no_probe_is_lost(
+    start: Starter, keys: Keys, reactor: str, derived: bool
+) -> None:
     """Any datagram that met with the wrong keys would be counted: by the proxy when it comes, or as a lost probe."""
     proxys, agents = keys.master("proxys"), keys.master("agents")
     old, new = proxys.read_text(), keys.further(proxys)
-    agents.write_text(old)
+    agents_old, agents_new = own_keys(keys, proxys, old, new) if derived else (old, new)
+    agents.write_text(agents_old)
     options = ["--probe-interval", f"{PROBE_S}", "--probe-timeout", f"{TIMEOUT_S}", "--trace"]
     proxy = start.proxy("--keyring", str(proxys), *options, reactor=reactor)
     service = serve(start, b"hello")
@@ -171,9 +184,9 @@ def test_keys_are_rotated_under_traffic_and_no_probe_is_lost(start: Starter, key
     with visitors(proxy) as greeted:
         for process, file, text in [
             (proxy, proxys, old + new),
-            (agent, agents, new + old),
+            (agent, agents, agents_new + agents_old),
             (proxy, proxys, new + old),
-            (agent, agents, new),
+            (agent, agents, agents_new),
             (proxy, proxys, new),
         ]:
             wait_for_probes(proxy, FEW)

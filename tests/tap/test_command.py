@@ -130,6 +130,23 @@ def test_an_agents_key_is_that_of_the_protocols_vectors(
     assert lines == [f"# for the agent at {vector['agent_ip']}", f"{VECTORS['key_id']} agent:{vector['agent_key']}"]
 
 
+@pytest.mark.parametrize(("options", "number"), [([], 8), (["--id", "8"], 8), (["--id", "7"], 7)])
+def test_an_agents_key_is_derived_from_the_first_key_or_the_one_with_that_id(
+    capfd: Captured, tmp_path: Path, options: list[str], number: int
+) -> None:
+    """During a rotation, agents must have the new key before it is the proxy's first."""
+    path = key_file(tmp_path, SECOND, FIRST)
+    (key,) = parse_keys(printed(capfd, "--agent", AGENT, "--keyring", str(path), *options))
+    (master,) = (each for each in (SECOND, FIRST) if each.id == number)
+    assert (key.id, key.secret, key.is_derived) == (number, master.derive(AGENT), True)
+
+
+def test_an_agents_key_is_not_derived_from_a_key_that_is_not_there(capfd: Captured, tmp_path: Path) -> None:
+    path = key_file(tmp_path, SECOND, FIRST)
+    line = complaint(capfd, "keygen", "--agent", AGENT, "--keyring", str(path), "--id", "9")
+    assert line == f"rproxy keygen: error: --keyring {path}: there is no key with the id 9 in it"
+
+
 def test_an_agents_key_is_the_same_each_time(capfd: Captured, tmp_path: Path) -> None:
     path = key_file(tmp_path, FIRST)
     assert len({printed(capfd, "--agent", AGENT, "--keyring", str(path)) for _ in range(3)}) == 1
@@ -150,6 +167,8 @@ def test_an_agents_key_tells_neither_the_masters_nor_anothers(capfd: Captured, t
         (["keygen", "--agnet", "10.1.1.1"], "--agnet"),
         (["keygen", "--keyring"], "--keyring"),
         (["keygen", "--agent", "10.1.1.1"], "--agent needs --keyring FILE"),
+        (["keygen", "--keyring", "keys", "--id", "1"], "--id is of use only with --agent"),
+        (["keygen", "--keyring", "keys", "--agent", "10.1.1.1", "--id", "new"], "'new'"),
         *(
             (["keygen", "--keyring", "keys", "--agent", agent], f"--agent: {agent!r} is not an IP address")
             for agent in ["proxy.example", "10.1.1", "10.1.1.256", "10.1.1.0/24", "[::1]", "10.1.1.1:5555", "", " "]
@@ -191,7 +210,7 @@ def test_the_help_is_printed(capfd: Captured, arguments: list[str]) -> None:
     text = capfd.readouterr().out
     assert not ended.value.code
     assert "keygen" in text
-    for option in ("--agent", "--keyring"):
+    for option in ("--agent", "--keyring", "--id"):
         assert (option in text) is ("keygen" in arguments)
 
 
