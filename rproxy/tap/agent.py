@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -13,12 +14,15 @@ import attrs
 from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python import usage
+from twisted.python.failure import Failure
 
 from rproxy.monitoring.addresses import local_address
 from rproxy.monitoring.agent import Agent, Resolve, Service
+from rproxy.monitoring.loops import keep_looping
 from rproxy.monitoring.sampler import FixedSampler, HostSampler, Sampler
 from rproxy.monitoring.udp import listen_udp
 from rproxy.pool.backend import Address, written
@@ -41,6 +45,8 @@ from rproxy.wire.pdu import UINT32_MAX, WEIGHT_MAX, WEIGHT_NORMAL
 AGENT_PORT: Final = 5555
 INTERVAL_ABOVE_S: Final = 0.0009
 """The wire counts whole milliseconds."""
+LOOK_S: Final = 1.0
+"""How often it is looked whether the file of `--drain-file` is there."""
 _REPORT_LIMITS: Final = {"cpu": 100, "memory": 100, "tcp": UINT32_MAX}
 
 
@@ -58,6 +64,8 @@ class Settings:
     """None for plain PDUs."""
     advertise: str | None = None
     """The address at which the proxies see this host, None for that of the route to each."""
+    drain_file: str | None = None
+    """While it is there, this host wants no new client."""
     trace: bool = False
 
 
@@ -74,6 +82,7 @@ class Options(CommandOptions):
         ["service-port", "s", "0", "TCP port of the service; 0 is the proxy's --backend-port"],
         ["keyring", "k", None, "file of keys: this agent's own (rproxy keygen --agent), or the proxy's"],
         ["advertise", None, None, "with --keyring: this host's address as the proxy sees it, where NAT changes it"],
+        ["drain-file", None, None, "while this file is there, ask for no new clients; sessions go on"],
         ["weight", "w", str(WEIGHT_NORMAL), "share of clients relative to 100"],
         ["report", None, "", "report these instead of the host's, for tests: cpu=100,memory=100,tcp=100 or some"],
     ]
@@ -109,8 +118,15 @@ class Options(CommandOptions):
             report=_report(self["report"]),
             keyring=keys,
             advertise=None if self["advertise"] is None else ip_of("advertise", self["advertise"]),
+            drain_file=_drain_file(self["drain-file"]),
             trace=bool(self["trace"]),
         )
+
+
+def _drain_file(path: str | None) -> str | None:
+    if path == "":  # an unset variable of a shell: the folder that this would mean is always there
+        raise usage.UsageError("--drain-file: no file is named")
+    return None if path is None else os.path.abspath(path)
 
 
 def _report(text: str) -> dict[str, int]:
@@ -162,6 +178,9 @@ class AgentService(TwistedService):
             own_address=_own_address(settings),
             trace=settings.trace,
         )
+        self.agent.draining = self._is_to_drain()
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = reactor
         self._port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
@@ -176,6 +195,28 @@ class AgentService(TwistedService):
             proxies=_list(self._settings.proxies),
             interval_s=self._settings.interval_s,
         )
+        if self._settings.drain_file is not None:
+            if self.agent.draining:
+                self._tell_draining()
+            keep_looping(self._looking, LOOK_S, now=False, failed=self._failed)
+
+    def _is_to_drain(self) -> bool:
+        return self._settings.drain_file is not None and os.path.exists(self._settings.drain_file)
+
+    def _look(self) -> None:
+        draining = self._is_to_drain()
+        if draining is not self.agent.draining:
+            self.agent.drain(draining)
+            self._tell_draining()
+
+    def _tell_draining(self) -> None:
+        self.log.info(
+            "{file} is there: asking for no new clients" if self.agent.draining else "{file} is gone: clients may come",
+            file=self._settings.drain_file,
+        )
+
+    def _failed(self, failure: Failure) -> None:
+        self.log.failure("looking for {file}", failure, file=self._settings.drain_file)
 
     def _bind(self) -> None:
         port = self._settings.port
@@ -191,6 +232,8 @@ class AgentService(TwistedService):
     def stopService(self) -> Deferred[Any]:
         """A clean stop: every proxy is told, and sends nothing more."""
         super().stopService()
+        if self._looking.running:
+            self._looking.stop()
         if self._port is None:
             return succeed(None)
         self.agent.unregister()

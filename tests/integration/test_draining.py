@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from typing import Final
 
@@ -11,7 +12,8 @@ from twisted.internet.address import IPv4Address
 
 from rproxy.pool.states import Administration
 from tests.fakes import Stream, run
-from tests.integration.conftest import every_carrier
+from tests.integration.agents import start_agent, wait_until_up
+from tests.integration.conftest import Starter, every_carrier
 from tests.integration.processes import (
     BUSY,
     MB,
@@ -20,6 +22,7 @@ from tests.integration.processes import (
     FakeAgent,
     Listener,
     Pool,
+    Twistd,
     digest,
     in_background,
     payload,
@@ -114,6 +117,44 @@ def test_an_agent_that_leaves_gets_no_new_client_and_loses_none(drained: Drained
     drained.assert_session_goes_on()
     drained.pool.register(drained.preferred.address)
     drained.assert_clients_come()
+    drained.assert_session_ends_in_order()
+
+
+@every_carrier
+def test_a_host_drains_while_its_agent_sees_the_file_and_when_it_stops_though_it_was_started_again(
+    own_pool: Pool, start: Starter
+) -> None:
+    """The stop of one that took over is believed only when nobody answers any more; no client is sent meanwhile."""
+    preferred, file = Listener(), start.folder / "drain"
+    start.closing(preferred.close)
+    own_pool.serve(greet, BUSY)
+
+    def agent_of_preferred() -> Twistd:
+        told = ["--report", "cpu=0,memory=0,tcp=0", "--drain-file", str(file)]
+        return start_agent(start, own_pool.proxy, preferred.address, *told)
+
+    agent = agent_of_preferred()
+    wait_until_up(own_pool.proxy, preferred.address)
+    client = own_pool.connect()
+    drained = Drained(own_pool, preferred, client, preferred.accept())
+    file.touch()
+    drained.wait_until("draining")
+    drained.assert_clients_go_elsewhere()
+    drained.assert_session_goes_on()
+    file.unlink()
+    drained.wait_until("up")
+    drained.assert_clients_come()
+
+    agent.send_signal(signal.SIGKILL)
+    agent.wait()
+    agent = agent_of_preferred()
+    own_pool.proxy.logged("(its agent was started again)")
+    drained.assert_clients_come()
+    agent.stop()
+    drained.assert_clients_go_elsewhere()
+    drained.assert_session_goes_on()
+    drained.wait_until("down")
+    drained.assert_clients_go_elsewhere()
     drained.assert_session_ends_in_order()
 
 

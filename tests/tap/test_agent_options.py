@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -73,6 +74,8 @@ def test_a_proxy_is_a_host_with_or_without_a_port_and_there_may_be_several(
         (["--report", "cpu=100,memory=100,tcp=100"], "report", {"cpu": 100, "memory": 100, "tcp": 100}),
         (["--report", "memory=0"], "report", {"memory": 0}),
         (["--report", "tcp=4294967295"], "report", {"tcp": 4294967295}),
+        (["--drain-file", "/run/drain"], "drain_file", "/run/drain"),
+        (["--drain-file", "drain"], "drain_file", os.path.abspath("drain")),
         (["--trace"], "trace", True),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -116,6 +119,7 @@ def test_a_value_that_cannot_be_is_one_line_that_names_the_option(option: str, v
         (["--proxy", "a", "20"], "20"),
         (["--proxy"], "--proxy"),
         (["--proxy", "a", "--trace=yes"], "--trace"),
+        (["--proxy", "a", "--drain-file", ""], "--drain-file"),
     ],
 )
 def test_what_is_missing_or_no_option_is_one_line_that_names_it(arguments: list[str], named: str) -> None:
@@ -143,7 +147,7 @@ def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None
         settings("--help")
     assert not ended.value.code
     text = capsys.readouterr().out
-    for option in ("proxy", "interval", "port", "service-port", "weight", "report", "trace"):
+    for option in ("proxy", "interval", "port", "service-port", "weight", "drain-file", "report", "trace"):
         assert f"--{option}" in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from rproxy.tap.options import (
     StartupError,
 )
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, Unregister, encode
-from tests.fakes import Reactor, logged, texts
+from tests.fakes import Reactor, logged, run, texts
 from tests.tap.services import MONITOR, AgentBench, ended
 
 
@@ -72,8 +73,39 @@ def test_an_agent_reports_its_host_or_what_it_was_told(report: dict[str, int], a
     assert (pdu.cpu, pdu.memory, pdu.tcp) == answer
 
 
-def test_an_agents_stop_unregisters_and_closes_its_port_and_leaves_no_timer() -> None:
-    bench = AgentBench()
+def said_of_draining(bench: AgentBench) -> list[bool]:
+    """In what it has sent since it was asked last."""
+    pdus = [pdu for pdu, _ in bench.reactor.datagrams[0].take()]
+    return [pdu.draining for pdu in pdus if isinstance(pdu, Register | ProbeResponse)]
+
+
+def test_an_agent_drains_while_its_file_is_there(tmp_path: Path) -> None:
+    """It tells at once when that has changed, and as long as it has not only when it would speak anyhow."""
+    file = tmp_path / "drain"
+    with logged() as events:
+        bench = AgentBench(drain_file=str(file))
+        seen = [said_of_draining(bench)]
+        for change in (file.touch, lambda: None, file.unlink):
+            change()
+            bench.service.agent.datagramReceived(encode(ProbeRequest(0, 1)), MONITOR)
+            run(bench.reactor, 1)
+            seen.append(said_of_draining(bench))
+    assert seen == [[False], [False, True], [True], [True, False]]
+    assert texts(events)[-2:] == [f"{file} is there: asking for no new clients", f"{file} is gone: clients may come"]
+
+
+def test_an_agent_that_starts_while_its_file_is_there_registers_as_draining(tmp_path: Path) -> None:
+    file = tmp_path / "drain"
+    file.touch()
+    with logged() as events:
+        bench = AgentBench(drain_file=str(file))
+    assert said_of_draining(bench) == [True]
+    assert texts(events)[-1] == f"{file} is there: asking for no new clients"
+
+
+@pytest.mark.parametrize("drain_file", [None, "drain"])
+def test_an_agents_stop_unregisters_and_closes_its_port_and_leaves_no_timer(drain_file: str | None) -> None:
+    bench = AgentBench(drain_file=drain_file)
     assert len(ended(bench.service.stopService())) == 1
     pdu = bench.reactor.datagrams[0].sent[-1][0]
     assert isinstance(pdu, Unregister)
