@@ -159,12 +159,12 @@ class Table:
         key = (source[0], pdu.service_port or self.default_port)
         registration = Registration(source, pdu.instance, pdu.interval_ms / 1000, pdu.weight)
         backend = self._backends.get(key)
+        if (key, pdu.instance) in self._retired or (backend is not None and pdu.instance in backend.former):
+            raise Rejected(Refusal.RETIRED)
         known = backend is not None and backend.is_up
         if backend is not None and known and registration == backend.registration and pdu.draining is backend.draining:
             backend.heard_at = now
             return Registered(backend, None)
-        if (key, pdu.instance) in self._retired or (backend is not None and pdu.instance in backend.former):
-            raise Rejected(Refusal.RETIRED)
         if backend is None and self._is_full():
             raise Rejected(Refusal.TABLE_FULL)
         self._limit(source[0], now)

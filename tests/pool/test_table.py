@@ -1126,6 +1126,16 @@ class TestFormerInstances:
         with refused(driver.table, Refusal.RETIRED):
             driver.unregister(instance=2)
 
+    @pytest.mark.parametrize("draining", [False, True])
+    @pytest.mark.parametrize("answers", [False, True])
+    def test_then_it_cannot_register_again(self, driver: Driver, draining: bool, answers: bool) -> None:
+        backend = self.succeeded(driver)
+        driver.unregister(instance=2)
+        if answers:
+            driver.report(backend)
+        with refused(driver.table, Refusal.RETIRED):
+            driver.register(instance=2, draining=draining)
+
     def test_then_whoever_answers_may_say_who_it_is(self, driver: Driver) -> None:
         """The present agent, which an old REGISTER had been taken for after a restart of the proxy."""
         backend = self.succeeded(driver)
