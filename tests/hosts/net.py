@@ -27,6 +27,7 @@ class Host:
 
     name: str
     address: str
+    address6: str = ""
 
     @property
     def namespace(self) -> str:
@@ -62,8 +63,8 @@ class Wiring:
     def close(self) -> None:
         self._undo.close()
 
-    def host(self, name: str, address: str = "") -> Host:
-        host = Host(name, address)
+    def host(self, name: str, address: str = "", address6: str = "") -> Host:
+        host = Host(name, address, address6)
         ip("netns", "add", host.namespace)
         self._undo.callback(self._remove, host)
         ip("-n", host.namespace, "link", "set", "lo", "up")
@@ -78,11 +79,13 @@ class Wiring:
         ip("-n", switch.namespace, "link", "set", name, "up")
 
     def plug(self, host: Host, address: str, switch: Host, bridge: str, *, port: str = PORT) -> None:
-        """A cable from `port` of `host`, which gets `address`, to a bridge."""
+        """A cable from `port` of `host`, which gets `address`, and its IPv6 one if it has any, to a bridge."""
         far = f"{host.name}-{port}"
         ip("link", "add", port, "netns", host.namespace, "type", "veth", "peer", "name", far, "netns", switch.namespace)
         ip("-n", switch.namespace, "link", "set", far, "master", bridge, "up")
         ip("-n", host.namespace, "address", "add", f"{address}/24", "dev", port)
+        if host.address6:  # at once, without looking whether another has it
+            ip("-n", host.namespace, "address", "add", f"{host.address6}/64", "dev", port, "nodad")
         ip("-n", host.namespace, "link", "set", port, "up")
 
 
@@ -149,8 +152,11 @@ def _build(wiring: Wiring) -> Network:
     wiring.plug(router, "10.2.2.254", switch, "far", port="eth1")
     router.write("/proc/sys/net/ipv4/ip_forward", "1")
     network = Network(
-        servers=(wiring.host("servidor1", "10.1.1.1"), wiring.host("servidor2", "10.1.1.2")),
-        proxy=wiring.host("servidor3", "10.1.1.10"),
+        servers=(
+            wiring.host("servidor1", "10.1.1.1", "fd00:10:1:1::1"),
+            wiring.host("servidor2", "10.1.1.2", "fd00:10:1:1::2"),
+        ),
+        proxy=wiring.host("servidor3", "10.1.1.10", "fd00:10:1:1::10"),
         router=router,
         client=wiring.host("cliente1", "10.2.2.1"),
         switch=switch,

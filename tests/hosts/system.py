@@ -12,10 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+from rproxy.pool.backend import written
 from tests.hosts.net import Host, Network
 from tests.integration.processes import READY_S, Proxy, Twistd, poll
 
 ADMIN: Final = "127.0.0.1:8081"
+LAN: Final = "10.1.1.0/24"
 POLL_S: Final = 0.1
 
 
@@ -44,25 +46,27 @@ class System:
         assert self._proxy is not None
         return self._proxy
 
-    def start_proxy(self, *options: str) -> None:
-        """Returns when it is ready."""
+    def start_proxy(self, *options: str, allow: str = LAN) -> None:
+        """Returns when it is ready. Whoever has a key may come from everywhere if `allow` is empty."""
         host = self.network.proxy
-        told = ["--listen", "80", "--monitor", "5555", "--allow", "10.1.1.0/24", "--admin", ADMIN, *options]
+        told = ["--listen", "80", "--monitor", "5555", "--admin", ADMIN, *options]
+        told += ["--allow", allow] if allow else []
         self._proxy = self._started.enter_context(Proxy(self._home(host, "proxy"), *told, prefix=host.prefix))
 
-    def start_httpd(self, host: Host) -> None:
+    def start_httpd(self, host: Host, address: str = "") -> None:
         """mini_httpd, with an index that names the host, and a larger file of noise. Returns when it is ready."""
+        address = address or host.address
         pages = self._home(host, "pages")
         pages.joinpath("index.html").write_text(f"{host.name}\n")
         pages.joinpath("noise").write_bytes(os.urandom(1_000_000))
-        command = ["mini_httpd", "-D", "-d", str(pages), "-h", host.address, "-p", "80", "-u", "root"]
+        command = ["mini_httpd", "-D", "-d", str(pages), "-h", address, "-p", "80", "-u", "root"]
         httpd = subprocess.Popen([*host.prefix, *command], stdin=subprocess.DEVNULL)
         self.httpds[host] = httpd
         self._started.callback(kill, httpd)
-        poll(lambda: _serves(host), READY_S, f"mini_httpd serves on {host.name}", every_s=POLL_S)
+        poll(lambda: _serves(host, address), READY_S, f"mini_httpd serves on {host.name}", every_s=POLL_S)
 
-    def start_agent(self, host: Host, *options: str, interval_s: int = 20) -> None:
-        proxy = self.network.proxy.address
+    def start_agent(self, host: Host, *options: str, interval_s: int = 20, proxy: str = "") -> None:
+        proxy = proxy or self.network.proxy.address
         arguments = ["rproxy-agent", "--proxy", proxy, "--interval", str(interval_s), *options]
         agent = Twistd(self._home(host, "agent"), *arguments, prefix=host.prefix)
         self.agents[host] = self._started.enter_context(agent)
@@ -92,7 +96,7 @@ class System:
 
     def backend(self, host: Host) -> dict[str, Any]:
         """A server's row of the proxy's table, empty when it has none."""
-        return next((row for row in self.status()["backends"] if row["address"] == host.address), {})
+        return next((row for row in self.status()["backends"] if row["address"] in (host.address, host.address6)), {})
 
     def are_up(self, *hosts: Host) -> bool:
         return all(self.backend(host).get("state") == "up" for host in hosts)
@@ -127,9 +131,9 @@ def _wget(url: str) -> list[str]:
     return ["wget", "--quiet", "--no-proxy", "--tries=1", "--timeout=10", "--output-document=-", f"http://{url}"]
 
 
-def _serves(host: Host) -> bool:
+def _serves(host: Host, address: str) -> bool:
     try:
-        host.output(*_wget(host.address))
+        host.output(*_wget(written((address, 80))))
     except subprocess.CalledProcessError:
         return False
     return True

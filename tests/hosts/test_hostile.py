@@ -6,8 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from ipaddress import IPv4Address
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,10 +18,10 @@ import pytest
 from rproxy.pool.limits import Limits
 from rproxy.wire import pdu
 from rproxy.wire.pdu import PduType, encode
-from tests.hosts.datagrams import INCOMING, Forger, Letter, SystemsProxy, Tap
+from tests.hosts.datagrams import INCOMING, Forger, Letter, SystemsProxy, Tap, within
 from tests.hosts.net import PORT, Host, ip
 from tests.hosts.system import POLL_S, System, kill
-from tests.integration.datagrams import PLAIN, REGISTER, Mode, changing_nothing, taken
+from tests.integration.datagrams import PLAIN, REGISTER, Mode, Peer, answer, changing_nothing, taken
 from tests.integration.keys import Keys
 from tests.integration.processes import READY_S, failures, poll
 
@@ -35,6 +36,8 @@ AGENT_PORT: Final = 5555
 BATCH: Final = 5_000
 """Datagrams that the proxy's socket has room for."""
 LIMITS: Final = Limits()
+AT_ONCE: Final = 5
+"""Registrations from one address."""
 BURST: Final = 5
 """Probes that a timer may be early or late by."""
 LINES_MAX: Final = 10
@@ -92,6 +95,8 @@ def test_a_hundred_thousand_spoofed_registrations_cost_no_back_end_and_few_probe
     assert max(Counter(probe.destination for probe in probes).values()) == 1
     assert {len(probe.datagram) for probe in probes} == {pdu.SIZE}
     assert flood_s < len(probes) <= LIMITS.introductions_s * flood_s + BURST
+    dropped = taken(SystemsProxy(system))[1]
+    assert set(dropped) == {"table-full", "rate-limited"}, "both limits have been reached"
     assert taken(SystemsProxy(system))[0]["probe-response"] >= answered + flood_s
     assert len(system.proxy.log.splitlines()) - lines <= LINES_MAX
     assert failures(system.proxy.log) == []
@@ -124,6 +129,53 @@ def registrations(status: dict[str, Any]) -> int:
     counters = status["counters"]
     taken_in: int = counters["accepted"]["register"] + sum(counters["dropped"].values())
     return taken_in
+
+
+def test_an_address_registers_five_times_at_once_and_then_once_a_second(system: System, forger: Forger) -> None:
+    """Each time for another service; another address is not held back by that."""
+    one, two = system.network.servers
+    system.start_proxy()
+    proxy, watched = (system.network.proxy.address, AGENT_PORT), SystemsProxy(system)
+    ports = count(1)
+
+    def register(host: Host, times: int) -> tuple[int, int]:
+        accepted, dropped = taken(watched)
+        for port in islice(ports, times):
+            datagram = encode(attrs.evolve(REGISTER, service_port=port))
+            forger.send(Letter((host.address, AGENT_PORT), proxy, datagram))
+        due = accepted.total() + dropped.total() + times
+        poll(lambda: sum(each.total() for each in taken(watched)) >= due, READY_S, "all are taken in")
+        accepted_now, dropped_now = taken(watched)
+        assert set(dropped_now) <= {"rate-limited"}
+        return (accepted_now - accepted)["register"], (dropped_now - dropped)["rate-limited"]
+
+    started = time.monotonic()
+    accepted, dropped = register(one, 20)
+    assert AT_ONCE <= accepted <= AT_ONCE + time.monotonic() - started
+    assert accepted + dropped == 20
+    assert register(two, AT_ONCE) == (AT_ONCE, 0)
+    time.sleep(2.5)
+    accepted, _ = register(one, AT_ONCE)
+    assert 2 <= accepted <= time.monotonic() - started
+    assert failures(system.proxy.log) == []
+
+
+@both_modes
+def test_an_answer_counts_from_the_host_that_was_asked_alone(system: System, forger: Forger, mode: Mode) -> None:
+    """While the probe is still open, and with all that it said."""
+    server, other = system.network.servers
+    system.start_proxy(*UNPROBED, "--probe-timeout", "10", *mode.options)
+    proxy = system.network.proxy.address, AGENT_PORT
+    agent, elsewhere = (within(host, partial(Peer, mode, proxy, host.address)) for host in (server, other))
+    with closing(agent), closing(elsewhere):
+        agent.tell(REGISTER)
+        response = answer(agent.hear_probe())
+        with changing_nothing(SystemsProxy(system), {"seal" if mode.keys else "wrong-source": 2}):
+            elsewhere.send(agent.sealed(response))
+            forger.send(Letter((other.address, agent.address[1]), proxy, agent.sealed(response)))
+        agent.tell(response)
+        system.wait_until_up(server)
+        assert elsewhere.heard() == []
 
 
 @both_modes

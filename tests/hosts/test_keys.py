@@ -31,8 +31,13 @@ def keys(tmp_path: Path) -> Iterator[Keys]:
 def master(system: System, keys: Keys) -> Path:
     """The key file of the proxy, which runs."""
     master = keys.master("master")
-    system.start_proxy("--keyring", str(master))
+    start_proxy(system, master)
     return master
+
+
+def start_proxy(system: System, master: Path) -> None:
+    """It lets agents of both families of addresses in, wherever they are."""
+    system.start_proxy("--monitor", "[::]:5555", "--keyring", str(master), allow="")
 
 
 def start_agent(system: System, host: Host, *options: str) -> None:
@@ -64,8 +69,22 @@ def test_a_host_is_let_in_with_its_own_key_and_not_with_another_hosts_also_after
     system.start_agent(two, "--keyring", own[two])
     system.wait_until_up(two)
     kill(system.proxy)
-    system.start_proxy("--keyring", str(master))
+    start_proxy(system, master)
     assert_whole_in_time(system)
+
+
+def test_a_hosts_own_key_is_good_at_its_ipv6_address_and_at_no_other(system: System, keys: Keys, master: Path) -> None:
+    one, two = system.network.servers
+    own = keys.derived(one.name, master, one.address6)
+    told = ["--keyring", str(own)]
+    proxy = f"[{system.network.proxy.address6}]"
+    system.start_httpd(one, one.address6)
+    system.start_agent(one, *told, interval_s=1, proxy=proxy)
+    system.start_agent(two, *told, interval_s=1, proxy=proxy)
+    system.wait_until_up(one)
+    wait_until_tried(system)
+    assert [row["address"] for row in system.status()["backends"]] == [one.address6]
+    assert system.served_by() == one.name
 
 
 def test_an_agent_behind_nat_is_let_in_when_it_says_the_address_that_the_proxy_sees(

@@ -69,6 +69,8 @@ WRONG_OPTIONS: Final = [
     (PROXY, "--demo 900000", "--demo 900000"),
     (PROXY, "--allow 10.1.1.0/99", "--allow 10.1.1.0/99"),
     (PROXY, "--admin 8081", "--admin 8081"),
+    (PROXY, "--monitor 0.0.0.0:0", "who may register? give --keyring FILE"),
+    (PROXY, "--monitor [::]:0", "--allow NETWORK"),
     (["rproxy-agent"], "--port 0", "--proxy HOST is missing"),
     (AGENT, "--intervall 20", "--intervall"),
     (AGENT, "--interval 0", "--interval 0"),
@@ -257,6 +259,14 @@ def heard(port: int, listen_s: float) -> bytes:
             return listener.recv(64)
         except TimeoutError:
             return b""
+
+
+def test_off_loopback_anybody_may_register_when_the_proxy_is_told_so_and_it_says_so(start: Starter) -> None:
+    proxy = start.proxy("--monitor", "0.0.0.0:0", "--allow", "0.0.0.0/0")
+    proxy.logged("(any host may register as a back-end; --keyring FILE limits that)")
+    monitor = f"{LOOPBACK}:{proxy.monitor[1]}"
+    start.twistd("rproxy-agent", "--proxy", monitor, "--port", "0", "--service-port", "8000")
+    poll(lambda: proxy.state((LOOPBACK, 8000)) == "up", READY_S, "it is up")
 
 
 @both_reactors

@@ -16,7 +16,7 @@ from rproxy.pool.backend import Address
 from rproxy.pool.states import State
 from rproxy.pool.table import Table
 from rproxy.tap.keys import HasEnvelope
-from rproxy.wire.pdu import Register, encode
+from rproxy.wire.pdu import ProbeRequest, Register, encode
 from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
 from tests.fakes import CountingPolicy, Datagrams, StubSampler, logged, run, texts
 
@@ -121,6 +121,29 @@ def test_any_other_is_not_and_one_line_a_minute_says_why(
     lines = [text for text in texts(events) if text.startswith("dropped")]
     assert lines[0] == f"dropped 1 datagram(s): {reason}; the last one came from {AGENT[0]}"
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "sealing", "size", "reason"),
+    [
+        (Sealed((OLD,)), Unsealed(), 24, "unsealed"),
+        (Unsealed(), Sealed((OLD,)), 44, "sealed"),
+        (Sealed((OLD,)), Sealed((Key(1, bytes(32)),)), 44, "seal"),
+        (Sealed((OLD,)), Sealed((NEW,)), 44, "key-id"),
+        (Sealed((OLD,)), Sealed((OLD,)), 43, "length"),
+        (Unsealed(), Unsealed(), 23, "length"),
+    ],
+)
+def test_an_agent_counts_a_probe_under_another_seal_and_does_not_answer(
+    own: Envelope, sealing: Envelope, size: int, reason: str
+) -> None:
+    pair = Pair(own, own)
+    run(pair.clock, 1)
+    carried = len(pair.wire.carried)
+    pair.agent.datagramReceived(sealing.seal(encode(ProbeRequest(0, 1)), AGENT[0])[:size], PROXY)
+    run(pair.clock, 1)
+    assert pair.agent.counters == {reason: 1}
+    assert len(pair.wire.carried) == carried
 
 
 def test_keys_are_replaced_step_by_step_without_losing_a_probe() -> None:

@@ -41,6 +41,11 @@ class Balance(Driver):
         self.policy.failed(probe.backend)
         return transition
 
+    def ramp(self, backend: Backend) -> None:
+        """Its share becomes what it may be by now."""
+        self.table.ramp(backend, self.now)
+        self.policy.reported(backend)
+
     def pool(self, size: int, **fields: Any) -> list[Backend]:
         return [self.up(agent(number), **fields) for number in range(size)]
 

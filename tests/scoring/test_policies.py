@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
-from rproxy.pool.table import Table
+from rproxy.pool.table import SLOW_START_S, Table
 from rproxy.scoring.formula import score
 from rproxy.scoring.policies import POLICIES, RTT_NOISE_MS, SCORE_RESOLUTION, Ranked
 from rproxy.wire.pdu import UINT32_MAX, WEIGHT_MAX
@@ -140,6 +140,25 @@ class TestContract:
         balance.register((grown.address, 5555), weight=300)
         of_grown, of_normal = shares(balance.serve(2000, held=True), [grown, normal])
         assert of_grown / of_normal == pytest.approx(3, rel=0.15)
+
+    @pytest.mark.parametrize("name", sorted(POLICIES))
+    def test_one_that_starts_slowly_gets_its_share_and_in_the_end_the_whole(self, name: str) -> None:
+        balance = Balance(policy(name), Table(limits=UNLIMITED))
+        settled = balance.up(agent(1))
+        balance.now += SLOW_START_S
+        balance.ramp(settled)
+        starting = balance.up(agent(2))
+        assert starting.share == 0.1
+        ratios = []
+        for _ in range(2):
+            served = balance.serve(1100, held=True)
+            of_settled, of_starting = shares(served, [settled, starting])
+            ratios.append(of_starting / of_settled)
+            for backend in served:
+                balance.close(backend)
+            balance.now += SLOW_START_S
+            balance.ramp(starting)
+        assert ratios == [pytest.approx(0.1, rel=0.2), pytest.approx(1, rel=0.2)]
 
     @pytest.mark.parametrize("weight", [1, WEIGHT_MAX])
     def test_extreme_weights_and_loads_leave_a_choice(self, balance: Balance, weight: int) -> None:

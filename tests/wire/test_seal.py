@@ -138,6 +138,15 @@ def test_the_key_id_is_sealed_too() -> None:
     assert flaw(Sealed((MASTER, Key(8, MASTER.secret))), bytes(datagram)) is Flaw.SEAL
 
 
+def test_the_bytes_after_the_key_id_are_sealed_but_not_looked_at() -> None:
+    """As every byte that is 0 in this version: sent so, ignored on receipt."""
+    signed = PDU + bytes([MASTER.id, 1, 2, 3])
+    mac = hmac.digest(MASTER.derive(AGENT), b"rproxy-monitoring-0\0" + signed, "sha256")[:16]
+    assert Sealed((MASTER,)).open(signed + mac, AGENT) == PDU
+    assert Sealed((MASTER,)).seal(PDU, AGENT)[25:28] == bytes(3)
+    assert flaw(Sealed((MASTER,)), PDU + bytes([MASTER.id, 1, 2, 4]) + mac) is Flaw.SEAL
+
+
 def test_a_stolen_agents_key_speaks_for_no_other_address() -> None:
     stolen = Key(MASTER.id, MASTER.derive(AGENT), is_derived=True)
     datagram = Sealed((stolen,)).seal(PDU, "10.1.1.2")
