@@ -1,10 +1,10 @@
 """What a flood of the monitor's port does to clients: `python -m tests.benchmarks.flood`.
 
-Needs Linux and the Debian packages nginx-light and wrk; takes two minutes. Three nginx are the back-ends, each with a
+Needs Linux and the Debian packages nginx-light and wrk; takes four minutes. Three nginx are the back-ends, each with a
 real agent, probed every second. wrk, with 64 connections, and a client at a fixed rate load the proxy: in peace; while
 50,000 datagrams/s, which `flooder` describes, hit the monitor's port; and, for control, while they hit a socket that
-nobody reads, which tells what their sender alone takes from all others on the same cores. Exits with status 1 when an
-aim is missed.
+nobody reads, which tells what their sender alone takes from all others on the same cores. Rates and times are medians
+of the rounds, the rest are their totals. Exits with status 1 when an aim is missed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 import attrs
 
 from rproxy.pool.backend import Address
-from tests.benchmarks.outcomes import Outcome, exit_status, table
+from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
 from tests.benchmarks.peers import programs, rows
 from tests.benchmarks.peers.__main__ import names, stop, tell
 from tests.benchmarks.peers.programs import ProgramFailed, Running
@@ -51,11 +52,11 @@ _UNIT_MS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 @attrs.frozen
 class Clients:
-    """What they got in one phase."""
+    """What they got in one phase; "kept" is of kept connections, "closed" of one for each request."""
 
-    kept: Wrk
+    kept_per_s: float
     kept_p99_ms: float
-    closed: Wrk
+    closed_per_s: float
     closed_p99_ms: float
     paced_p99_ms: float
     """At a fixed rate."""
@@ -78,6 +79,28 @@ class Phase:
     """Of the proxy's log."""
 
 
+@attrs.frozen
+class Measured:
+    """Every round's phases, as in `PHASES`."""
+
+    rounds: Sequence[Sequence[Phase]]
+
+    def medians(self, value: Callable[[Phase], float]) -> list[float]:
+        return [median(map(value, phases)) for phases in zip(*self.rounds, strict=True)]
+
+    def totals(self, value: Callable[[Phase], int]) -> list[int]:
+        return [sum(map(value, phases)) for phases in zip(*self.rounds, strict=True)]
+
+    def growth(self, value: Callable[[Phase], float]) -> float:
+        """From peace to flood, the median of the rounds' ratios: a slow moment hits both values of a round."""
+        return median(value(flood) / value(peace) for peace, flood, _ in self.rounds)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """In the floods, by reason."""
+        return sum((flood.refused for _, flood, _ in self.rounds), Counter())
+
+
 def wrk_p99_ms(said: str) -> float:
     found = re.search(r"99%\s+([\d.]+)(us|ms|s)\b", said)
     if not found:
@@ -85,8 +108,8 @@ def wrk_p99_ms(said: str) -> float:
     return float(found[1]) * _UNIT_MS[found[2]]
 
 
-def run_wrk(address: Address, seconds: float, *options: str) -> tuple[Wrk, float]:
-    """It knows whole seconds only."""
+def run_wrk(address: Address, seconds: float, *options: str) -> tuple[float, float]:
+    """Requests/s, and the p99 in ms. It knows whole seconds only."""
     host, port = address
     duration = math.ceil(seconds)
     command = [programs.path("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{duration}s", "--timeout", "10s", "--latency"]
@@ -98,7 +121,7 @@ def run_wrk(address: Address, seconds: float, *options: str) -> tuple[Wrk, float
         check=False,
         timeout=duration + 30.0,
     )
-    return Wrk.parse(ended.stdout + ended.stderr), wrk_p99_ms(ended.stdout)
+    return Wrk.parse(ended.stdout + ended.stderr).per_s, wrk_p99_ms(ended.stdout)
 
 
 def kernel_drops(port: int) -> int:
@@ -205,58 +228,57 @@ def running(mode: str, chosen: argparse.Namespace, folder: Path) -> Iterator[Ben
         yield Bench(proxy, [port for _, port in servers], keyring, load, chosen.flood_rate)
 
 
-def outcomes(phases: Sequence[Phase], flood_rate: float) -> list[Outcome]:
-    """`phases` as in `PHASES`."""
+def outcomes(measured: Measured, flood_rate: float) -> list[Outcome]:
+    def middle(figure: str, value: Callable[[Phase], float]) -> Outcome:
+        return Outcome(figure, [*(f"{each:,.0f}" for each in measured.medians(value)), ""])
 
-    def row(figure: str, value: Callable[[Phase], float], digits: int) -> Outcome:
-        return Outcome(figure, [f"{value(phase):,.{digits}f}" for phase in phases])
+    def total(figure: str, value: Callable[[Phase], int]) -> Outcome:
+        return Outcome(figure, [*(f"{each:,}" for each in measured.totals(value)), ""])
 
-    def grown(figure: str, value: Callable[[Phase], float]) -> Outcome:
-        reached = value(phases[1]) <= P99_GROWTH_MAX * value(phases[0])
-        return attrs.evolve(row(figure, value, 2), aim=f"at most {P99_GROWTH_MAX:g} times", reached=reached)
+    def p99(figure: str, value: Callable[[Phase], float]) -> Outcome:
+        growth = measured.growth(value)
+        shown = [*(f"{each:.1f}" for each in measured.medians(value)), f"{growth:.2f}"]
+        return at_most(figure, shown, growth, P99_GROWTH_MAX)
 
-    slowest = min(phase.sent_s for phase in phases[1:])
-    sent = row("datagrams/s", lambda phase: phase.sent_s, 0)
-    downs = row("back-ends that went down", lambda phase: phase.downs, 0)
+    sent = middle("datagrams/s", lambda phase: phase.sent_s)
+    slowest = min(measured.medians(lambda phase: phase.sent_s)[1:])
+    downs = total("back-ends that went down", lambda phase: phase.downs)
     return [
-        row("requests/s, kept", lambda phase: phase.clients.kept.per_s, 0),
-        grown("… p99 ms", lambda phase: phase.clients.kept_p99_ms),
-        row("new connections/s", lambda phase: phase.clients.closed.per_s, 0),
-        grown("… p99 ms", lambda phase: phase.clients.closed_p99_ms),
-        grown("p99 ms at the fixed rate", lambda phase: phase.clients.paced_p99_ms),
-        row("proxy's CPU, % of a core", lambda phase: phase.busy, 0),
+        middle("requests/s, kept", lambda phase: phase.clients.kept_per_s),
+        p99("… p99 ms", lambda phase: phase.clients.kept_p99_ms),
+        middle("new connections/s", lambda phase: phase.clients.closed_per_s),
+        p99("… p99 ms", lambda phase: phase.clients.closed_p99_ms),
+        p99("p99 ms at the fixed rate", lambda phase: phase.clients.paced_p99_ms),
+        middle("proxy's CPU, % of a core", lambda phase: phase.busy),
         attrs.evolve(sent, aim=f"{flood_rate:,.0f}", reached=slowest >= SENT_MIN * flood_rate),
-        row("dropped by the kernel", lambda phase: phase.kernel_drops, 0),
-        row("dropped by the proxy", lambda phase: phase.refused.total(), 0),
-        row("lines logged", lambda phase: phase.lines, 0),
-        attrs.evolve(downs, aim="none", reached=not any(phase.downs for phase in phases)),
+        total("dropped by the kernel", lambda phase: phase.kernel_drops),
+        total("dropped by the proxy", lambda phase: phase.refused.total()),
+        total("lines logged", lambda phase: phase.lines),
+        attrs.evolve(downs, aim="none", reached=not any(measured.totals(lambda phase: phase.downs))),
     ]
 
 
-def reasons(phase: Phase) -> str:
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in phase.refused.most_common())
-    return f"Dropped by the proxy in the flood: {dropped}."
+def reasons(measured: Measured) -> str:
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in measured.refused.most_common())
+    return f"Dropped by the proxy in the floods: {dropped}."
 
 
-def run(mode: str, chosen: argparse.Namespace) -> tuple[list[Outcome], str]:
+def run(mode: str, chosen: argparse.Namespace) -> Measured:
     with tempfile.TemporaryDirectory() as folder, running(mode, chosen, Path(folder)) as bench:
-        phases = []
-        for name in PHASES:
-            tell(f"{mode}: {name}")
-            phases.append(bench.phase(name))
-    return outcomes(phases, chosen.flood_rate), reasons(phases[1])
+        return Measured([[bench.phase(name) for name in PHASES] for _ in range(chosen.rounds)])
 
 
 def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.flood", description=__doc__)
     parser.add_argument("--modes", type=names(MODES), default=list(MODES), help=",".join(MODES))
+    parser.add_argument("--rounds", type=int, default=3, help="of peace, flood and control (3)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each client; wrk rounds up (4)")
     parser.add_argument("--rate", type=float, default=2000.0, help="of the client at a fixed rate, requests/s (2000)")
     parser.add_argument("--flood-rate", type=float, default=50_000.0, help="datagrams/s (50000)")
     parser.add_argument("--probe-interval", type=float, default=1.0, help="in seconds (1)")
     parsed = parser.parse_args(arguments)
-    if min(parsed.seconds, parsed.rate, parsed.flood_rate) <= 0:
-        parser.error("--seconds, --rate and --flood-rate must be positive")
+    if min(parsed.rounds, parsed.seconds, parsed.rate, parsed.flood_rate) <= 0:
+        parser.error("--rounds, --seconds, --rate and --flood-rate must be positive")
     return parsed
 
 
@@ -275,9 +297,10 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(signum, stop)
     found = []
     for mode in chosen.modes:
-        measured, dropped = run(mode, chosen)
-        print(f"{mode.capitalize()} PDUs:\n\n{table(PHASES, measured)}\n\n{dropped}\n")
-        found += measured
+        measured = run(mode, chosen)
+        judged = outcomes(measured, chosen.flood_rate)
+        print(f"{mode.capitalize()} PDUs:\n\n{table([*PHASES, 'growth'], judged)}\n\n{reasons(measured)}\n")
+        found += judged
     return exit_status(found)
 
 
