@@ -7,7 +7,7 @@ closing a session cost O(log n) amortised, whatever the number of back-ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import Any, Final, Protocol
 
@@ -140,10 +140,12 @@ class Ranked:
             self._place(backend).failed = True
 
     def reported(self, backend: Backend) -> None:
-        if backend.slot >= 0:
-            place = self._place(backend)
-            place.failed = False
-            self._enter(backend, place)
+        if backend.slot < 0:
+            self._forget(backend)
+            return
+        place = self._place(backend)
+        place.failed = False
+        self._enter(backend, place)
 
     def _place(self, backend: Backend) -> _Place:
         place = self._places.get(backend)
@@ -163,21 +165,31 @@ class Ranked:
                 self._heap[0] = (entry, top[1], backend)
                 place.entered = entry
                 return
+        if len(self._heap) > self._most:
+            self._compact()
         heappush(self._heap, (entry, next(self._order), backend))
         place.entered = entry
 
     def _forget(self, backend: Backend) -> None:
         self._places.pop(backend, None)
 
-    def _rebuild(self, table: Table) -> None:
+    def _compact(self) -> None:
+        """Also where nobody comes to choose, the heap does not keep what has been left behind."""
         for backend in [backend for backend in self._places if backend.slot < 0]:
             self._forget(backend)
-        self._heap = []
-        self._most = 2 * len(table.eligible) + 64
+        self._heap = [standing for standing in self._heap if self._stands(standing)]
+        heapify(self._heap)
+        self._most = 2 * len(self._heap) + 64
+
+    def _stands(self, standing: _Standing) -> bool:
+        entry, _, backend = standing
+        place = self._places.get(backend)
+        return place is not None and place.entered is entry
+
+    def _rebuild(self, table: Table) -> None:
+        self._compact()
         for backend in table.eligible:
-            place = self._place(backend)
-            place.entered = None
-            self._enter(backend, place)
+            self._enter(backend, self._place(backend))
 
 
 class ReportPolicy(Ranked):
@@ -196,7 +208,7 @@ class ReportPolicy(Ranked):
     def reported(self, backend: Backend) -> None:
         if backend.slot >= 0:
             self._place(backend).own = self._settle(backend)
-            super().reported(backend)
+        super().reported(backend)
 
     def _settle(self, backend: Backend) -> tuple[float, float, int, float, float]:
         """What stays of the score until the next report: the sum without its TCP term, that term's factor, the host's
@@ -256,7 +268,7 @@ class TurnPolicy(Ranked):
             if place.own is not None and place.own[1] != backend.weight:
                 turn, weight = place.own
                 place.own = self._time + max(0.0, turn - self._time) * weight / backend.weight, backend.weight
-            super().reported(backend)
+        super().reported(backend)
 
     def opened(self, backend: Backend) -> None:
         super().opened(backend)

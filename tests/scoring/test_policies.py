@@ -254,6 +254,26 @@ class TestMemory:
         gc.collect()
         assert len(gone) < 100
 
+    def test_while_nobody_comes_to_choose_they_are_not_kept_either(self, balance: Balance) -> None:
+        """At a proxy in reserve, agents come and go, and those that stay tell their load."""
+        stay = balance.pool(2)
+        gone: WeakSet[Backend] = WeakSet()
+        for instance in range(500):
+            passing = balance.up(agent(7), instance=instance)
+            gone.add(passing)
+            balance.unregister(agent(7), instance=instance)
+            balance.policy.reported(passing)
+            for backend in stay:
+                balance.report(backend, tcp=instance % 7)
+        del passing
+        gc.collect()
+        assert len(gone) < 100
+        ranked = balance.policy
+        assert isinstance(ranked, Ranked)
+        assert len(ranked._places) == 2
+        assert len(ranked._heap) < 200
+        assert {balance.open() for _ in range(20)} == set(stay)
+
     def test_the_order_stays_small_under_churn(self, balance: Balance) -> None:
         backends = balance.pool(20)
         ranked = balance.policy
