@@ -98,6 +98,10 @@ class Options(CommandOptions):
         host, port = host_and_port("proxy", text, port=MONITOR_PORT)
         if port == 0:
             raise usage.UsageError(f"--proxy {text}: must be from 1 to {PORT_MAX}")
+        if "%" in host:
+            raise usage.UsageError(
+                f"--proxy {text}: an address that is good on one link only does not tell who answers"
+            )
         self._proxies.append((host, port))
 
     opt_p = opt_proxy

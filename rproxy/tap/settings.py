@@ -17,7 +17,7 @@ from twisted.python import usage
 from rproxy.carrying.room import SESSIONS_MAX
 from rproxy.monitoring.addresses import is_loopback
 from rproxy.monitoring.monitor import Network
-from rproxy.monitoring.prober import Timing
+from rproxy.monitoring.prober import JITTER, Timing
 from rproxy.pool.backend import Address
 from rproxy.pool.limits import Limits
 from rproxy.scoring.formula import SATURATION
@@ -172,10 +172,11 @@ class Options(CommandOptions):
             probe_timeout_s=number("probe-timeout", self["probe-timeout"], 0, 3600),
             liveness_s=number("liveness", self["liveness"], 0, 86400),
         )
-        if timing.liveness_s < timing.probe_interval_s + timing.probe_timeout_s:
+        least_s = timing.probe_interval_s * (1 + JITTER) + timing.probe_timeout_s
+        if timing.liveness_s < least_s:
             raise usage.UsageError(
-                f"--liveness {timing.liveness_s:g}: must be at least --probe-interval and --probe-timeout together, "
-                "or every back-end goes down between two probes"
+                f"--liveness {timing.liveness_s:g}: must be at least {least_s:g}, --probe-interval with its jitter and "
+                "--probe-timeout together, or back-ends go down between two probes"
             )
         return timing
 

@@ -101,7 +101,10 @@ def test_each_option_is_taken(arguments: list[str], name: str, value: object) ->
         ),
         ("--report", "cpu=1,memory=900"),
         *(("--proxy", value) for value in ["", ":5555", "a:", "a:abc", "a:0", "a:70000", "a:-1", "::1", "::1:5555"]),
-        *(("--proxy", value) for value in ["[::1", "[zz]", "[zz]:5555", "[::1]x", "a b", "a b:5555", "a:1:2"]),
+        *(
+            ("--proxy", value)
+            for value in ["[fe80::1%eth0]", "[::1", "[zz]", "[zz]:5555", "[::1]x", "a b", "a b:5555", "a:1:2"]
+        ),
     ],
 )
 def test_a_value_that_cannot_be_is_one_line_that_names_the_option(option: str, value: str) -> None:

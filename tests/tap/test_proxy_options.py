@@ -57,7 +57,7 @@ def test_without_options_it_is_the_reports_proxy() -> None:
         (["--backend-port", "65535"], "backend_port", 65535),
         (["--probe-interval", "1.5"], "timing", Timing(1.5, 0.5, 10)),
         (["--probe-timeout", "0.25"], "timing", Timing(5, 0.25, 10)),
-        (["--liveness", "5.5"], "timing", Timing(5, 0.5, 5.5)),
+        (["--liveness", "6"], "timing", Timing(5, 0.5, 6)),
         (["--policy", "round-robin"], "policy", "round-robin"),
         (["--saturation", "0.9"], "saturation", 0.9),
         (["--saturation", "1"], "saturation", 1.0),
@@ -158,7 +158,7 @@ def test_what_is_no_option_is_one_line_that_names_it(arguments: list[str], named
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--liveness", "5.4"], ["--probe-interval", "10"], ["--probe-timeout", "5.1"], ["--probe-interval", "60"]],
+    [["--liveness", "5.9"], ["--probe-interval", "9"], ["--probe-timeout", "4.6"], ["--probe-interval", "60"]],
 )
 def test_a_liveness_check_that_would_fire_between_two_probes_is_refused(arguments: list[str]) -> None:
     assert "--liveness" in complaint(*arguments)
