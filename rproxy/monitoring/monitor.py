@@ -22,15 +22,17 @@ from rproxy.monitoring.prober import Prober, Timing
 from rproxy.monitoring.pulse import Pulse
 from rproxy.monitoring.timeouts import Timeouts
 from rproxy.monitoring.wheel import TICK_S, Wheel
+from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Address, Backend, Registration, written
+from rproxy.pool.limits import RateLimit
 from rproxy.pool.states import Administration, State
-from rproxy.pool.table import Probe, Refusal, Rejected, Table, Transition
+from rproxy.pool.table import Probe, Table, Transition
 from rproxy.scoring.policies import Policy
 from rproxy.wire.pdu import Flaw, MalformedPdu, PduType, ProbeResponse, Register, Unregister, decode, encode
 from rproxy.wire.seal import Envelope, Unsealed
 
-UNANSWERED_LOG_S: Final = 10.0
-"""At most one line in this time about registrations that never answer, which anybody can send."""
+SELDOM_S: Final = 10.0
+"""At most one line in this time about each thing that anybody can bring about, or that a broken policy would repeat."""
 DROPPED_LOG_S: Final = 60.0
 """The same for datagrams dropped for a reason that may be a mistake in somebody's options."""
 TICKS_MIN: Final = 20
@@ -92,7 +94,7 @@ class Monitor(DatagramProtocol):
         self.wheel = Wheel(clock, min(TICK_S, timing.probe_interval_s / TICKS_MIN))
         self._pulse = Pulse(clock)
         self._panicking = False
-        self._unanswered_logged = -UNANSWERED_LOG_S
+        self._seldom = RateLimit(1 / SELDOM_S)
         self._dropped_logged = -DROPPED_LOG_S
         self._dropped: Counter[str] = Counter()
 
@@ -162,7 +164,8 @@ class Monitor(DatagramProtocol):
             self._probers[backend] = Prober(self, backend)
         if registered.unproven is not None and self._table.may_probe(backend, registered.unproven):
             self._introductions.add(backend, registered.unproven)
-        self._policy.reported(backend)
+        if registered.unproven is None or registered.unproven is not backend.candidate:
+            self._tell(self._policy.reported, backend)
 
     def _unregister(self, source: Address, pdu: Unregister) -> None:
         backend, transition = self._table.unregister(source, pdu, self.clock.seconds())
@@ -170,7 +173,7 @@ class Monitor(DatagramProtocol):
             self.announce(transition)
             return
         self._heed_panic()
-        self._introductions.add(backend, backend.registration)
+        self._introduce(backend, backend.registration)
 
     def _introduce(self, backend: Backend, registration: Registration) -> None:
         if self._table.may_probe(backend, registration):
@@ -180,10 +183,10 @@ class Monitor(DatagramProtocol):
         confirmed = self._table.respond(source, pdu, self.clock.seconds())
         backend = confirmed.backend
         self._probers[backend].answered(pdu.token)
-        self._policy.reported(backend)
+        self._tell(self._policy.reported, backend)
         if confirmed.transition is not None:
             self.announce(confirmed.transition)
-        if confirmed.restarted:
+        if confirmed.restarted and self._may_say("restarted"):
             self.log.info("back-end {backend}: its agent was started again", backend=backend.name)
         self._heed_panic()
         if self._trace:
@@ -222,9 +225,9 @@ class Monitor(DatagramProtocol):
         misses = backend.misses
         transition = self._table.lost(token, self.clock.seconds())
         if backend.misses > misses and backend.is_up:
-            self._policy.failed(backend)
+            self._tell(self._policy.failed, backend)
         elif backend.eligible:  # in a panic, when no answer will ever come to say that it may be tried again
-            self._policy.reported(backend)
+            self._tell(self._policy.reported, backend)
         if self._trace:
             self.log.debug(":: [{backend}] probe lost, {misses} in a row", backend=backend.name, misses=backend.misses)
         if transition is not None:
@@ -245,14 +248,14 @@ class Monitor(DatagramProtocol):
         if not backend.is_up:
             return False
         grows = self._table.ramp(backend, self.clock.seconds())
-        self._policy.reported(backend)
+        self._tell(self._policy.reported, backend)
         return grows
 
     def administer(self, backend: Backend, administration: Administration) -> None:
         """An operator's word on one back-end."""
         self._table.administer(backend, administration)
         self.log.info("back-end {backend}: {administration}", backend=backend.name, administration=administration.value)
-        self._policy.reported(backend)
+        self._tell(self._policy.reported, backend)
         self._heed_panic()
 
     def announce(self, transition: Transition) -> None:
@@ -261,6 +264,7 @@ class Monitor(DatagramProtocol):
         if transition.after is State.FORGOTTEN:
             self._probers.pop(backend).stop()
             self._introductions.drop(backend)
+            self._tell(self._policy.reported, backend)
         elif transition.after is State.UP and backend.share < 1:
             self._probers[backend].rose()
         if self._worth_a_line(transition):
@@ -280,11 +284,18 @@ class Monitor(DatagramProtocol):
             return self._trace
         if (transition.before, transition.after) != (State.REGISTERED, State.FORGOTTEN):
             return True
-        now = self.clock.seconds()
-        if now - self._unanswered_logged < UNANSWERED_LOG_S:
-            return False
-        self._unanswered_logged = now
-        return True
+        return self._may_say("unanswered")
+
+    def _may_say(self, what: str) -> bool:
+        return self._seldom.admit(self.clock.seconds(), what)
+
+    def _tell(self, tell: Callable[[Backend], None], backend: Backend) -> None:
+        """The policy, which may be somebody's own: what it raises does not keep us from what is to be done."""
+        try:
+            tell(backend)
+        except Exception:
+            if self._may_say("policy"):
+                self.log.failure("the policy failed; further failures in the next seconds are not logged")
 
     def _heed_panic(self) -> None:
         """Where a panic has begun or ended, the policy is told of every back-end that may get a client now."""
@@ -292,7 +303,7 @@ class Monitor(DatagramProtocol):
             return
         self._panicking = self._table.panicking
         for backend in self._table.eligible:
-            self._policy.reported(backend)
+            self._tell(self._policy.reported, backend)
         if self._panicking:
             self.log.warn(
                 "less than half of the back-ends are up: those that are down get clients, too, unless they refuse them"

@@ -102,6 +102,8 @@ class Backend:
     """Tokens of the probes that are neither answered nor lost."""
     answered_at: float | None = None
     heard_at: float = 0.0
+    registered_at: float = 0.0
+    """When its present instance last registered."""
     pending: int = 0
     """Our sessions still connecting to it."""
     established: int = 0

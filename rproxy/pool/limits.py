@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from typing import Any, Final, Self
 
 import attrs
@@ -13,13 +14,15 @@ _TOLERANCE_S: Final = 1e-9
 
 @attrs.frozen
 class Limits:
-    """Back-ends that have answered a probe, and that have not; registrations that may change something, in all and
-    from each address, and probes of what is not confirmed, a second.
+    """Back-ends that have answered a probe, that have not, and that are on one host; registrations that may change
+    something, in all, from each host and from each agent, and probes of what is not confirmed, a second.
     """
 
     confirmed: int = 1024
     unconfirmed: int = 256
+    host: int = 64
     registrations_s: float = 200.0
+    registrations_host_s: float = 10.0
     registrations_each_s: float = 1.0
     introductions_s: float = 50.0
 
@@ -27,7 +30,7 @@ class Limits:
     def for_pool(cls, backends: int) -> Self:
         """Room for so many; a pool above the default fills in the same time."""
         scale = max(1.0, backends / 1024)
-        return cls(backends, round(256 * scale), 200 * scale, introductions_s=50 * scale)
+        return cls(backends, round(256 * scale), round(64 * scale), 200 * scale, introductions_s=50 * scale)
 
 
 @attrs.define(eq=False)
@@ -38,10 +41,10 @@ class RateLimit:
 
     rate: float
     burst: int = 1
-    _due: OrderedDict[str, float] = attrs.field(init=False, factory=OrderedDict)
+    _due: OrderedDict[Hashable, float] = attrs.field(init=False, factory=OrderedDict)
     """When each key would have used up what it has been granted."""
 
-    def admit(self, now: float, key: str = "") -> bool:
+    def admit(self, now: float, key: Hashable = None) -> bool:
         """Whether it may happen now, and if so, that it does."""
         if self.wait_s(now, key):
             return False
@@ -49,7 +52,7 @@ class RateLimit:
         trim(self._due, KEYS_MAX)
         return True
 
-    def wait_s(self, now: float, key: str = "") -> float:
+    def wait_s(self, now: float, key: Hashable = None) -> float:
         """Seconds until it may happen, 0 if it may now."""
         wait_s = self._due.get(key, now) - now - (self.burst - 1) / self.rate
         return wait_s if wait_s > _TOLERANCE_S else 0.0

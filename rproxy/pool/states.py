@@ -41,7 +41,7 @@ class Event(StrEnum):
     """As many connects in a row failed as take a back-end down."""
     UNREGISTERED = "unregistered"
     EXPIRED = "expired"
-    """Nothing was heard of it for so long that it is not kept."""
+    """Nothing was heard of it, or of its registration, for so long that it is not kept."""
 
     __hash__ = str.__hash__
 
@@ -69,6 +69,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.SILENT: _DOWN,
         Event.REFUSED: _DOWN,
         Event.UNREGISTERED: _FORGOTTEN,
+        Event.EXPIRED: _FORGOTTEN,
     },
     _SUSPECT: {
         Event.ANSWERED: _UP,
@@ -77,6 +78,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.SILENT: _DOWN,
         Event.REFUSED: _DOWN,
         Event.UNREGISTERED: _FORGOTTEN,
+        Event.EXPIRED: _FORGOTTEN,
     },
     _DOWN: {
         Event.ANSWERED: _DOWN,

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from enum import StrEnum
+from contextlib import suppress
 from typing import Final
 
 import attrs
 
+from rproxy.pool.admission import Admission, Refusal, Rejected
 from rproxy.pool.backend import Address, Backend, Registration, Report
 from rproxy.pool.estimators import LossWindow
-from rproxy.pool.limits import Limits, RateLimit, trim
+from rproxy.pool.limits import Limits, trim
 from rproxy.pool.seats import Seats
 from rproxy.pool.states import Administration, Event, State, after
 from rproxy.wire.pdu import UINT32_MAX, ProbeRequest, ProbeResponse, Register, Unregister
@@ -30,37 +31,14 @@ HOLD_MIN_S: Final = 10.0
 HOLD_MAX_S: Final = 300.0
 """How long a back-end stays down at least: twice as long each time, until it has been up for this long."""
 SLOW_START_S: Final = 10.0
-REGISTRATIONS_BURST: Final = 5
-"""Registrations at once from one address that has sent none for a while."""
 OUTSTANDING_MAX: Final = 8
 """Probes of one back-end on their way, beyond which registrations earn none."""
 RETIRED_MAX: Final = 4096
 FORGET_INTERVALS: Final = 3
 FORGET_MIN_S: Final = 60.0
 FORGET_MAX_S: Final = 3600.0
-
-
-class Refusal(StrEnum):
-    """Why a well-formed PDU changes nothing; each is a counter's name."""
-
-    LATE = "late"
-    DUPLICATE = "duplicate"
-    UNKNOWN = "unknown"
-    WRONG_SOURCE = "wrong-source"
-    WRONG_INSTANCE = "wrong-instance"
-    RETIRED = "retired-instance"
-    RATE_LIMITED = "rate-limited"
-    TABLE_FULL = "table-full"
-    NOT_ALLOWED = "not-allowed"
-    UNEXPECTED_PROBE_REQUEST = "unexpected-probe-request"
-
-
-class Rejected(Exception):
-    """A well-formed PDU that does not count."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.value)
-        self.refusal = refusal
+STALE_INTERVALS: Final = 10
+"""Registration intervals after which even one that is up is no back-end any more: whoever answers is another."""
 
 
 @attrs.frozen
@@ -119,18 +97,14 @@ class Table:
     panic_below: float = 0.5
     _seats: Seats = attrs.field(init=False)
     _backends: dict[Address, Backend] = attrs.field(init=False, factory=dict)
-    _unconfirmed: int = attrs.field(init=False, default=0)
     _probes: dict[int, Probe] = attrs.field(init=False, factory=dict)
     _ended: OrderedDict[int, Refusal] = attrs.field(init=False, factory=OrderedDict)
     _retired: OrderedDict[tuple[Address, int], None] = attrs.field(init=False, factory=OrderedDict)
-    _registrations: RateLimit = attrs.field(init=False)
-    _registrations_each: RateLimit = attrs.field(init=False)
+    _admission: Admission = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._seats = Seats(self.panic_below)
-        in_all = self.limits.registrations_s
-        self._registrations = RateLimit(in_all, round(in_all))
-        self._registrations_each = RateLimit(self.limits.registrations_each_s, REGISTRATIONS_BURST)
+        self._admission = Admission(self.limits)
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._backends.values())
@@ -159,36 +133,25 @@ class Table:
         key = (source[0], pdu.service_port or self.default_port)
         registration = Registration(source, pdu.instance, pdu.interval_ms / 1000, pdu.weight)
         backend = self._backends.get(key)
-        if (key, pdu.instance) in self._retired or (backend is not None and pdu.instance in backend.former):
+        if (key, pdu.instance) in self._retired or (backend is not None and _has_replaced(backend, registration, now)):
             raise Rejected(Refusal.RETIRED)
         known = backend is not None and backend.is_up
         if backend is not None and known and registration == backend.registration and pdu.draining is backend.draining:
-            backend.heard_at = now
+            backend.heard_at = backend.registered_at = now
             return Registered(backend, None)
-        if backend is None and self._is_full():
-            raise Rejected(Refusal.TABLE_FULL)
-        self._limit(source[0], now)
+        if backend is None:
+            self._admission.demand_room(source[0])
+        self._admission.demand_turn(source, now)
         if backend is None:
             backend = self._backends[key] = Backend(*key, registration)
-            self._unconfirmed += 1
+            self._admission.added(backend.address)
         elif backend.state is State.REGISTERED or backend.registration.same_agent(registration):
             backend.registration = registration
         else:
             backend.candidate = registration
             return Registered(backend, registration)
-        backend.heard_at = now
+        backend.heard_at = backend.registered_at = now
         return Registered(backend, None if backend.is_up and pdu.draining is backend.draining else registration)
-
-    def _limit(self, address: str, now: float) -> None:
-        """Nobody elsewhere can send from a loopback address: these are limited only together."""
-        local = address.startswith("127.") or address == "::1"
-        if self._registrations.wait_s(now) or not (local or self._registrations_each.admit(now, address)):
-            raise Rejected(Refusal.RATE_LIMITED)
-        self._registrations.admit(now)
-
-    def _is_full(self) -> bool:
-        limits = self.limits
-        return self._unconfirmed >= limits.unconfirmed or len(self) >= limits.confirmed + limits.unconfirmed
 
     def probe(self, backend: Backend, registration: Registration, token: int, now: float) -> Probe:
         """Note a probe of `registration`'s agent as outstanding. `token` must be unpredictable and unused."""
@@ -217,10 +180,10 @@ class Table:
         backend = probe.backend
         if not backend.knows(probe.registration):
             raise Rejected(Refusal.UNKNOWN)
-        if backend.state is State.REGISTERED and len(self) - self._unconfirmed >= self.limits.confirmed:
-            raise Rejected(Refusal.TABLE_FULL)
+        if backend.state is State.REGISTERED:
+            self._admission.demand_place()
         self._end(probe, Refusal.DUPLICATE)
-        restarted = self._adopt(backend, probe.registration)
+        restarted = self._adopt(backend, probe.registration, now)
         backend.heard_at = backend.answered_at = now
         backend.misses = 0
         backend.answers += 1
@@ -236,14 +199,17 @@ class Table:
         transition = self._happen(backend, Event.RISEN if risen else Event.ANSWERED, now, reason)
         return Confirmed(backend, sample_ms, restarted, transition)
 
-    def _adopt(self, backend: Backend, registration: Registration) -> bool:
+    def _adopt(self, backend: Backend, registration: Registration, now: float) -> bool:
         """A confirmed candidate is the agent from now on."""
         restarted = backend.state is not State.REGISTERED and registration.instance != backend.registration.instance
         if restarted:
             backend.former.append(backend.registration.instance)
+            with suppress(ValueError):
+                backend.former.remove(registration.instance)
         if not registration.same_agent(backend.registration):
             backend.registration = registration
             backend.candidate = None
+            backend.registered_at = now
         return restarted
 
     def lost(self, token: int, now: float) -> Transition | None:
@@ -264,6 +230,8 @@ class Table:
             backend.refusing = False
         if backend.state is State.REGISTERED:
             return self._happen(backend, Event.MISSED, now, "did not answer its probe")
+        if backend.draining and self._has_left(backend):
+            return self._happen(backend, Event.UNREGISTERED, now, "unregistered, and answers no more")
         fallen = backend.state is State.SUSPECT and backend.misses >= FALL
         return self._happen(backend, Event.FALLEN if fallen else Event.MISSED, now, f"{backend.misses} in a row lost")
 
@@ -279,20 +247,27 @@ class Table:
             return None
         if backend.is_up:
             if backend.answered_at is not None and backend.answered_at >= since:
-                return None
+                return self._expire_stale(backend, now)
             return self._happen(backend, Event.SILENT, now, f"silent for {now - (backend.answered_at or since):.1f} s")
         if backend.state is State.REGISTERED:
             return self._happen(backend, Event.SILENT, now, "never answered a probe")
-        patience = min(max(FORGET_INTERVALS * backend.registration.interval_s, FORGET_MIN_S), FORGET_MAX_S)
-        if now - backend.heard_at >= patience:
+        if now - backend.heard_at >= _patience_s(backend):
             return self._happen(backend, Event.EXPIRED, now, f"nothing heard for {now - backend.heard_at:.0f} s")
         return None
+
+    def _expire_stale(self, backend: Backend, now: float) -> Transition | None:
+        """An agent that was started again for another service answers, but does not register this one any more."""
+        silence_s = now - backend.registered_at
+        if silence_s < max(STALE_INTERVALS * backend.registration.interval_s, FORGET_MIN_S):
+            return None
+        return self._happen(backend, Event.EXPIRED, now, f"not registered again for {silence_s:.0f} s")
 
     def unregister(self, source: Address, pdu: Unregister, now: float) -> tuple[Backend, Transition | None]:
         """Take in an UNREGISTER: the back-end goes, and its instance may not register again (rule 4).
 
         One that took over from another instance is only put aside, without a transition, until a probe is answered or
         lost: an answer does not say whose it is, so the agent may have confirmed an old REGISTER that was replayed.
+        If it is lost, that was the end.
         """
         key = (source[0], pdu.service_port or self.default_port)
         backend = self._backends.get(key)
@@ -300,7 +275,7 @@ class Table:
             raise Rejected(Refusal.UNKNOWN)
         if backend.registration.instance != pdu.instance:
             raise Rejected(Refusal.WRONG_INSTANCE)
-        if (key, pdu.instance) in self._retired:
+        if self._has_left(backend):
             raise Rejected(Refusal.RETIRED)
         self._retired[key, pdu.instance] = None
         trim(self._retired, RETIRED_MAX)
@@ -310,6 +285,10 @@ class Table:
         backend.draining = True
         self._settle(backend)
         return backend, None
+
+    def _has_left(self, backend: Backend) -> bool:
+        """Whether its present instance has unregistered."""
+        return ((backend.address, backend.port), backend.registration.instance) in self._retired
 
     def administer(self, backend: Backend, administration: Administration) -> None:
         """An operator's word; it holds as long as the back-end is in the table."""
@@ -349,7 +328,7 @@ class Table:
             return None
         backend.refusing = True
         if backend.state is State.DOWN:
-            _hold(backend, now)
+            self._hold(backend, now)
         return self._happen(backend, Event.REFUSED, now, f"{backend.refusals} connects in a row failed")
 
     def closed(self, backend: Backend, *, was_connected: bool) -> None:
@@ -374,11 +353,11 @@ class Table:
             self._settle(backend)
             return None
         if before is State.REGISTERED:
-            self._unconfirmed -= 1
+            self._admission.decided()
         if backend.state is State.FORGOTTEN:
             self._remove(backend)
         elif backend.state is State.DOWN:
-            _hold(backend, now)
+            self._hold(backend, now)
         elif before is not State.SUSPECT and backend.state is State.UP:
             backend.refusing = False
             backend.up_since = now
@@ -386,8 +365,17 @@ class Table:
         self._settle(backend)
         return Transition(backend, before, backend.state, reason)
 
+    def _hold(self, backend: Backend, now: float) -> None:
+        """It fails: the hold-down is twice the last one, unless that is long past, or more than it are at fault."""
+        steady = now - max(backend.up_since, backend.held_until) >= HOLD_MAX_S
+        grows = backend.hold_s and not steady and not self.panicking
+        backend.hold_s = min(2 * backend.hold_s, HOLD_MAX_S) if grows else HOLD_MIN_S
+        backend.held_until = now + backend.hold_s
+        backend.answers = 0
+
     def _remove(self, backend: Backend) -> None:
         del self._backends[backend.address, backend.port]
+        self._admission.removed(backend.address)
         for token in backend.outstanding:
             del self._probes[token]
         backend.outstanding.clear()
@@ -396,9 +384,16 @@ class Table:
         self._seats.settle(backend, self._backends.values())
 
 
-def _hold(backend: Backend, now: float) -> None:
-    """It fails: the hold-down is twice the last one, unless that is long past."""
-    steady = now - max(backend.up_since, backend.held_until) >= HOLD_MAX_S
-    backend.hold_s = HOLD_MIN_S if steady or not backend.hold_s else min(2 * backend.hold_s, HOLD_MAX_S)
-    backend.held_until = now + backend.hold_s
-    backend.answers = 0
+def _patience_s(backend: Backend) -> float:
+    """How long it may be silent before it is given up."""
+    return min(max(FORGET_INTERVALS * backend.registration.interval_s, FORGET_MIN_S), FORGET_MAX_S)
+
+
+def _has_replaced(backend: Backend, registration: Registration, now: float) -> bool:
+    """Whether the present agent has taken the place of this one, whose REGISTER somebody says again.
+
+    Not if it has gone since, and was another; nor if it does not register any more, as it would if it were there.
+    """
+    if registration.instance not in backend.former or now - backend.registered_at >= _patience_s(backend):
+        return False
+    return backend.is_up or registration.agent == backend.registration.agent

@@ -11,7 +11,7 @@ from rproxy.pool.backend import Backend
 from rproxy.pool.states import Administration, State
 from rproxy.scoring.policies import POLICIES
 from rproxy.wire.pdu import Register, Unregister
-from tests.fakes import AGENT_PORT, logged, run, texts
+from tests.fakes import AGENT_PORT, RaisingPolicy, logged, run, texts
 from tests.monitoring.test_monitor import AGENT, RTT_S, Bench, transitions
 from tests.scoring.balancing import policy
 
@@ -137,8 +137,72 @@ def test_the_unregister_of_one_that_took_over_is_asked_about_at_once() -> None:
     run(bench.clock, 1)
     bench.silent.add(AGENT[0])
     bench.receive(Unregister(80, 3))
-    run(bench.clock, 4)
-    assert (backend.state, bench.table.eligible) == (State.DOWN, [])
+    run(bench.clock, 0.6)
+    assert (backend.state, bench.table.eligible) == (State.FORGOTTEN, [])
+
+
+def test_it_is_asked_about_at_once_however_many_strangers_wait() -> None:
+    bench = Bench()
+    backend = bench.up()
+    bench.register(instance=2)
+    run(bench.clock, 1)
+    bench.silent.update(f"10.9.0.{number}" for number in range(100))
+    for number in range(100):
+        bench.register((f"10.9.0.{number}", AGENT_PORT))
+    bench.transport.take()
+    bench.receive(Unregister(80, 2))
+    assert [address for _, address in bench.transport.sent] == [AGENT]
+    run(bench.clock, 0.1)
+    assert bench.table.eligible == [backend]
+
+
+def test_the_policy_is_told_of_one_that_is_forgotten() -> None:
+    bench = Bench()
+    backend = bench.up()
+    told = bench.policy.told["reported"][backend]
+    bench.receive(Unregister(80, 1))
+    assert bench.policy.told["reported"][backend] == told + 1
+
+
+def test_the_policy_is_not_told_of_what_somebody_registers_in_a_back_ends_name() -> None:
+    """It would take that for a sign of life from one that has just missed a probe."""
+    bench = Bench()
+    backend = bench.up()
+    bench.silent.add(AGENT[0])
+    told = bench.policy.told["reported"][backend]
+    bench.register((AGENT[0], 6666), instance=2)
+    assert bench.policy.told["reported"][backend] == told
+    bench.register(interval_ms=30_000)
+    assert bench.policy.told["reported"][backend] == told + 1
+
+
+def test_agents_that_start_again_and_again_cost_one_log_line_in_ten_seconds() -> None:
+    bench = Bench()
+    bench.up()
+    with logged() as events:
+        for instance in range(2, 32):
+            bench.register(instance=instance)
+            run(bench.clock, 1)
+    assert 3 <= len(texts(events)) <= 4
+    assert set(texts(events)) == {"back-end 10.0.0.1:80: its agent was started again"}
+
+
+@pytest.mark.parametrize("broken", ["failed", "reported"])
+def test_a_policy_that_fails_is_logged_once_in_ten_seconds_and_keeps_no_rule_from_acting(broken: str) -> None:
+    policy = RaisingPolicy(broken)
+    bench = Bench(policy=policy)
+    with logged() as events:
+        backend = bench.up()
+        run(bench.clock, 12)
+        assert backend.share == 1
+        bench.silent.add(AGENT[0])
+        run(bench.clock, 8.6)
+        assert backend.state is State.DOWN
+        bench.silent.clear()
+        run(bench.clock, 20)
+    assert bench.table.eligible == [backend]
+    failures = [text for text in texts(events) if text.startswith("the policy failed")]
+    assert 1 <= len(failures) <= 5
 
 
 def test_an_operators_word_is_logged_and_told_to_the_policy() -> None:

@@ -18,7 +18,7 @@ CELLS = {
     "silent":       ("forgotten", "down",      "down",      None,        None),
     "refused":      (None,        "down",      "down",      "down",      None),
     "unregistered": ("forgotten", "forgotten", "forgotten", "forgotten", None),
-    "expired":      (None,        None,        None,        "forgotten", None),
+    "expired":      (None,        "forgotten", "forgotten", "forgotten", None),
 }  # fmt: skip
 """What each event makes of each state; None where it cannot happen."""
 LEGAL = [(before, event, row[at]) for event, row in CELLS.items() for at, before in enumerate(STATES) if row[at]]

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
+from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import FORMER_MAX, Address, Backend
 from rproxy.pool.limits import Limits
 from rproxy.pool.states import Administration, State
@@ -19,8 +20,6 @@ from rproxy.pool.table import (
     REFUSALS,
     RETIRED_MAX,
     Confirmed,
-    Refusal,
-    Rejected,
     Table,
 )
 from rproxy.wire.pdu import UINT32_MAX
@@ -530,6 +529,24 @@ class TestBounds:
         driver.report(waiting)
         assert driver.table.eligible == [waiting]
 
+    def test_back_ends_of_one_host_are_limited(self) -> None:
+        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, host=2)))
+        kept = [driver.up(service_port=port) for port in (80, 81)]
+        with refused(driver.table, Refusal.HOST_FULL):
+            driver.register(service_port=82)
+        driver.up(agent(2))
+        assert driver.register(service_port=81) is kept[1]
+        driver.unregister(port=80)
+        driver.up(service_port=82)
+        assert len(driver.table.eligible) == 3
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+    def test_those_of_this_host_are_not(self, host: str) -> None:
+        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, host=2)))
+        for port in range(1, 10):
+            driver.up((host, 5555), service_port=port)
+        assert len(driver.table.eligible) == 9
+
     def test_a_flood_of_registrations_leaves_the_confirmed_ones_alone(self) -> None:
         driver = Driver(Table(limits=attrs.evolve(UNLIMITED, unconfirmed=4, confirmed=2)))
         confirmed = [driver.up(agent(number)) for number in range(2)]
@@ -714,6 +731,30 @@ class TestLivenessCheck:
         backend = driver.register()
         assert self.check(driver, backend) is State.FORGOTTEN
         assert len(driver.table) == 0
+
+    @pytest.mark.parametrize("state", [State.UP, State.SUSPECT])
+    @pytest.mark.parametrize(("interval_s", "patience_s"), [(0.5, 60.0), (20.0, 200.0), (7200.0, 72_000.0)])
+    def test_one_that_answers_but_does_not_register_any_more_is_forgotten_after_ten_intervals(
+        self, driver: Driver, interval_s: float, patience_s: float, state: State
+    ) -> None:
+        """Its agent was started again for another service: what answers is not what has registered."""
+        backend = driver.up(interval_ms=round(interval_s * 1000))
+        registered_at = driver.now - 0.001
+        driver.now = registered_at + patience_s - 1
+        driver.report(backend, after_s=0)
+        if state is State.SUSPECT:
+            driver.lose(driver.probe(backend))
+        assert (backend.state, self.check(driver, backend)) == (state, None)
+        driver.now = registered_at + patience_s
+        assert self.check(driver, backend) is State.FORGOTTEN
+
+    def test_one_that_registers_as_it_said_is_kept(self, driver: Driver) -> None:
+        backend = driver.up()
+        for _ in range(100):
+            driver.now += 20
+            driver.register()
+            driver.report(backend)
+            assert self.check(driver, backend) is None
 
     def test_a_forgotten_one_is_left_alone(self, driver: Driver) -> None:
         backend = driver.register()
@@ -1013,9 +1054,19 @@ class TestPanic:
         driver.now = backend.held_until
         driver.lose(driver.probe(backend))
         assert driver.table.eligible == [backend]
-        held_s = backend.hold_s
         driver.fail_connects(backend)
-        assert (driver.table.eligible, backend.hold_s) == ([], 2 * held_s)
+        assert driver.table.eligible == []
+
+    def test_no_hold_down_grows_in_it(self) -> None:
+        """The network is at fault, or all of the service: as soon as it is well, so is the pool."""
+        driver, backends = self.pool(4)
+        for _ in range(10):
+            for backend in backends:
+                driver.fail_connects(backend, REFUSALS)
+                driver.now = max(each.held_until for each in backends)
+                driver.report(backend)
+                driver.report(backend)
+        assert max(backend.hold_s for backend in backends[1:]) <= 2 * HOLD_MIN_S
 
     def test_one_that_is_to_be_drained_is_not_of_the_pool(self) -> None:
         driver, backends = self.pool(3)
@@ -1063,12 +1114,31 @@ class TestRateLimits:
         assert refusal in (None, Refusal.RATE_LIMITED)
         return refusal is not None
 
-    def test_an_address_may_register_five_times_at_once_and_then_once_a_second(self) -> None:
+    def test_an_agent_may_register_five_times_at_once_and_then_once_a_second(self) -> None:
         driver = Driver(Table())
-        assert [self.limited(driver, ("10.0.0.1", port)) for port in range(1, 8)] == [False] * 5 + [True] * 2
+        assert [self.limited(driver, AGENT) for _ in range(7)] == [False] * 5 + [True] * 2
         driver.now += 1
         assert [self.limited(driver, AGENT) for _ in range(2)] == [False, True]
+        assert not self.limited(driver, OTHER_PORT)
         assert not self.limited(driver, ("10.0.0.2", 5555))
+
+    def test_the_agents_of_a_host_may_register_ten_times_a_second(self) -> None:
+        driver = Driver(Table())
+        assert [self.limited(driver, ("10.0.0.1", port)) for port in range(1, 13)] == [False] * 10 + [True] * 2
+        driver.now += 1
+        assert [self.limited(driver, ("10.0.0.1", port)) for port in range(100, 112)] == [False] * 10 + [True] * 2
+        assert not self.limited(driver, ("10.0.0.2", 5555))
+
+    def test_what_is_sent_again_in_a_hosts_name_leaves_its_agent_its_turns(self) -> None:
+        """From ports that are not the agent's, five times as often as it registers."""
+        driver = Driver(Table())
+        limited = []
+        for number in range(100):
+            for port in range(1000, 1005):
+                self.limited(driver, (AGENT[0], port + 5 * number))
+            limited.append(self.limited(driver, AGENT))
+            driver.now += 1
+        assert limited == [False] * 100
 
     def test_all_addresses_may_register_two_hundred_times_a_second(self) -> None:
         driver = Driver(Table(limits=Limits(unconfirmed=1000)))
@@ -1150,6 +1220,40 @@ class TestFormerInstances:
         driver.register(instance=2)
         driver.answer(driver.probe(backend, backend.candidate))
         return backend
+
+    def test_if_no_probe_is_answered_then_it_is_gone_and_its_successor_need_not_wait(self, driver: Driver) -> None:
+        backend = self.succeeded(driver)
+        driver.unregister(instance=2)
+        driver.lose(driver.probe(backend))
+        assert (backend.state, len(driver.table)) == (State.FORGOTTEN, 0)
+        assert driver.up(instance=3).eligible
+
+    def test_one_counts_again_when_its_successor_at_another_port_is_down(self, driver: Driver) -> None:
+        """An agent that was started by mistake, and has gone: the first one was there all the time."""
+        backend = driver.up(instance=1)
+        driver.register(OTHER_PORT, instance=2)
+        driver.answer(driver.probe(backend, backend.candidate))
+        driver.down(backend)
+        driver.register(instance=1)
+        driver.now += HOLD_MIN_S
+        for _ in range(2):
+            driver.answer(driver.probe(backend, backend.candidate))
+        assert (backend.state, backend.registration.agent) == (State.UP, AGENT)
+
+    def test_one_counts_again_when_its_successor_does_not_register_any_more(self, driver: Driver) -> None:
+        """It was an old REGISTER, which somebody has said again, and which the present agent's answer has confirmed."""
+        backend = self.succeeded(driver)
+        driver.now += 59
+        driver.report(backend)
+        with refused(driver.table, Refusal.RETIRED):
+            driver.register(instance=1)
+        driver.now += 1
+        driver.register(instance=1)
+        driver.answer(driver.probe(backend, backend.candidate))
+        assert backend.registration.instance == 1
+        assert list(backend.former) == [2]
+        driver.now += 20
+        driver.register(instance=1)
 
     def test_few_are_remembered(self, driver: Driver) -> None:
         backend = driver.up(instance=1)

@@ -11,9 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from rproxy.pool.admission import Rejected
 from rproxy.pool.backend import Address, Backend
 from rproxy.pool.states import Administration, State
-from rproxy.pool.table import Probe, Rejected, Table
+from rproxy.pool.table import Probe, Table
 from tests.fakes import UNLIMITED
 from tests.pool.driving import Driver
 
@@ -148,7 +149,8 @@ class TableMachine(RuleBasedStateMachine):
     @invariant()
     def limits_hold(self) -> None:
         registered = sum(backend.state is State.REGISTERED for backend in self.table)
-        assert self.table._unconfirmed == registered <= UNCONFIRMED_MAX
+        assert self.table._admission.unconfirmed == registered <= UNCONFIRMED_MAX
+        assert self.table._admission.size == len(self.table)
         assert len(self.table) - registered <= BACKENDS_MAX
 
     @invariant()
