@@ -474,6 +474,9 @@ class SilentCarrier:
     def heed(self, descriptor: int) -> None:
         raise NotImplementedError
 
+    def ignore(self, descriptor: int) -> None:
+        raise NotImplementedError
+
     def abort(self) -> None:
         raise NotImplementedError
 

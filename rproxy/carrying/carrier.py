@@ -22,6 +22,10 @@ class Carrier(Protocol):
         """Whatever there is to do, let the reactor have its turn when this descriptor is readable."""
         ...
 
+    def ignore(self, descriptor: int) -> None:
+        """Heed it no more."""
+        ...
+
     def connected(self) -> Iterator[Session]:
         """The sessions that have their back-end, and are not over."""
         ...

@@ -355,6 +355,9 @@ class PortableCarrier:
     def heed(self, descriptor: int) -> None:
         """Each of its sockets is one of the reactor's."""
 
+    def ignore(self, descriptor: int) -> None:
+        """It has never heeded any."""
+
     def connected(self) -> Iterator[Session]:
         return (client.session for client in self.clients if client.session.is_connected)
 

@@ -75,7 +75,12 @@ class SpliceCarrier:
         return port
 
     def heed(self, descriptor: int) -> None:
-        self._sessions.heed(descriptor)
+        if not self._stopped:
+            self._sessions.heed(descriptor)
+
+    def ignore(self, descriptor: int) -> None:
+        if not self._stopped:
+            self._sessions.ignore(descriptor)
 
     def fileno(self) -> int:
         return self._epoll.fileno()

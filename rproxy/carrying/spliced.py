@@ -71,6 +71,7 @@ class SplicedSessions:
         self._room = room
         self._wake = wake
         self._register = epoll.register
+        self._unregister = epoll.unregister
         self._table = table = LegTable(balancer, room, wake)
         self._mover = Mover(epoll, pipes, finished=table.finished, lost=table.lost, stuck=table.stuck)
         table.drop = self._mover.drop
@@ -89,6 +90,9 @@ class SplicedSessions:
     def heed(self, descriptor: int) -> None:
         self._table.put(descriptor, Other(HEEDED))
         self._register(descriptor, select.EPOLLIN)
+
+    def ignore(self, descriptor: int) -> None:
+        self._unregister(descriptor)
 
     def legs(self) -> Iterator[Leg]:
         return self._table.each()

@@ -143,8 +143,13 @@ class ProxyService(Service):
         except Exception as error:
             raise cannot_listen(f"--monitor {written((host, port)) if host else port} (UDP)", error) from error
         if hasattr(self._monitor_port, "fileno"):
-            self.carrier.heed(self._monitor_port.fileno())
+            self._heed(self._monitor_port)
         self.log.info("listening for agents on UDP {address}", address=_where(self._monitor_port))
+
+    def _heed(self, port: Any) -> None:
+        descriptor = port.fileno()
+        self.carrier.heed(descriptor)
+        port.watch = lambda watched: (self.carrier.heed if watched else self.carrier.ignore)(descriptor)
 
     def _listen_for_clients(self, text: str, endpoint: IStreamServerEndpoint) -> None:
         failures: list[Failure] = []

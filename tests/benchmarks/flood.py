@@ -235,20 +235,21 @@ def outcomes(measured: Measured, flood_rate: float) -> list[Outcome]:
     def total(figure: str, value: Callable[[Phase], int]) -> Outcome:
         return Outcome(figure, [*(f"{each:,}" for each in measured.totals(value)), ""])
 
-    def p99(figure: str, value: Callable[[Phase], float]) -> Outcome:
-        growth = measured.growth(value)
-        shown = [*(f"{each:.1f}" for each in measured.medians(value)), f"{growth:.2f}"]
-        return at_most(figure, shown, growth, P99_GROWTH_MAX)
+    def p99(value: Callable[[Phase], float]) -> list[str]:
+        return [*(f"{each:.1f}" for each in measured.medians(value)), f"{measured.growth(value):.2f}"]
+
+    def wrk_p99(value: Callable[[Phase], float]) -> Outcome:
+        return at_most("… p99 ms", p99(value), measured.growth(value), P99_GROWTH_MAX)
 
     sent = middle("datagrams/s", lambda phase: phase.sent_s)
     slowest = min(measured.medians(lambda phase: phase.sent_s)[1:])
     downs = total("back-ends that went down", lambda phase: phase.downs)
     return [
         middle("requests/s, kept", lambda phase: phase.clients.kept_per_s),
-        p99("… p99 ms", lambda phase: phase.clients.kept_p99_ms),
+        wrk_p99(lambda phase: phase.clients.kept_p99_ms),
         middle("new connections/s", lambda phase: phase.clients.closed_per_s),
-        p99("… p99 ms", lambda phase: phase.clients.closed_p99_ms),
-        p99("p99 ms at the fixed rate", lambda phase: phase.clients.paced_p99_ms),
+        wrk_p99(lambda phase: phase.clients.closed_p99_ms),
+        Outcome("p99 ms at the fixed rate", p99(lambda phase: phase.clients.paced_p99_ms)),
         middle("proxy's CPU, % of a core", lambda phase: phase.busy),
         attrs.evolve(sent, aim=f"{flood_rate:,.0f}", reached=slowest >= SENT_MIN * flood_rate),
         total("dropped by the kernel", lambda phase: phase.kernel_drops),

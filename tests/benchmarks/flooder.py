@@ -28,7 +28,7 @@ SOURCES: Final = tuple(f"127.0.0.{number}" for number in range(1, 17))
 """The first is that of the back-ends."""
 DATAGRAMS: Final = 40
 """That each source has, to send again and again."""
-TICK_S: Final = 0.001
+TICK_S: Final = 0.0002
 """Between two batches."""
 BATCH_MAX: Final = 2000
 """What is missed by more is not made up for."""

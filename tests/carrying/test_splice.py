@@ -150,6 +150,21 @@ def test_when_something_heeded_is_readable_the_reactor_has_its_turn(bench: Splic
         assert bench.receive(backend, 8) == b"question"
 
 
+def test_what_is_heeded_no_more_keeps_nobody_busy_until_it_is_heeded_again(bench: Splicing) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as monitor:
+        monitor.bind(("127.0.0.1", 0))
+        bench.carrier.heed(monitor.fileno())
+        monitor.sendto(b"a PDU", monitor.getsockname())
+        assert bench.has_events(5)
+        bench.carrier.ignore(monitor.fileno())
+        assert not bench.has_events(0)
+        bench.carrier.heed(monitor.fileno())
+        assert bench.has_events(5)
+        bench.carrier.abort()
+        bench.carrier.ignore(monitor.fileno())
+        bench.carrier.heed(monitor.fileno())
+
+
 def counted_polls(bench: Splicing, *, always: bool = False) -> list[bool]:
     """Whether each of the carrier's polls gave events from now on; `always` pretends that one did."""
     polls: list[bool] = []

@@ -15,7 +15,15 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.protocol import DatagramProtocol
 
-from rproxy.monitoring.udp import BUFFER, DATAGRAM_MAX, READ_MAX, BoundedPort, listen_udp
+from rproxy.monitoring.udp import (
+    BUFFER,
+    DATAGRAM_MAX,
+    READ_MAX,
+    WAKE_UPS_MAX,
+    WAKE_UPS_S,
+    BoundedPort,
+    listen_udp,
+)
 from tests.fakes import Reactor, logged, run
 
 LOOPBACK = "127.0.0.1"
@@ -84,6 +92,37 @@ def bench() -> Iterator[Bench]:
 def test_a_wake_up_takes_in_a_bounded_number_of_datagrams_and_the_next_one_the_rest(bench: Bench, size: int) -> None:
     bench.send(*[bytes(size)] * (READ_MAX + MORE))
     assert bench.reads(3) == [READ_MAX, MORE, 0]
+
+
+def test_a_port_that_is_woken_up_too_often_is_left_alone_for_a_moment(bench: Bench) -> None:
+    """Then what has come meanwhile is read together."""
+    watched: list[bool] = []
+    bench.port.watch = watched.append
+    for number in range(1, WAKE_UPS_MAX + 1):
+        assert bench.port in bench.reactor.readers
+        bench.send(b"a PDU")
+        assert bench.reads() == [1]
+        assert watched == [False] * (number == WAKE_UPS_MAX)
+    assert bench.port not in bench.reactor.readers
+    bench.send(*[b"a PDU"] * MORE)
+    run(bench.reactor, WAKE_UPS_S)
+    assert (bench.port in bench.reactor.readers, watched) == (True, [False, True])
+    assert bench.reads() == [MORE]
+
+
+def test_one_that_is_woken_up_now_and_then_is_not(bench: Bench) -> None:
+    for _ in range(5 * WAKE_UPS_MAX):
+        bench.send(b"a PDU")
+        assert bench.reads() == [1]
+        run(bench.reactor, 1.01 * WAKE_UPS_S / (WAKE_UPS_MAX - 1))
+        assert bench.port in bench.reactor.readers
+
+
+def test_one_that_is_closed_meanwhile_leaves_no_timer(bench: Bench) -> None:
+    bench.reads(WAKE_UPS_MAX)
+    bench.port.stopListening()
+    run(bench.reactor, 0)
+    assert bench.reactor.getDelayedCalls() == []
 
 
 def test_datagrams_are_taken_in_as_they_came_and_with_their_source(bench: Bench) -> None:

@@ -264,10 +264,14 @@ def test_without_timeouts_there_is_no_timer_for_them() -> None:
 def test_the_carrier_heeds_the_socket_for_agents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Port, "fileno", lambda port: 77, raising=False)
     bench = ProxyBench(listen=("8080",))
-    heeded: list[int] = []
-    monkeypatch.setattr(bench.service.carrier, "heed", heeded.append)
+    told: list[tuple[str, int]] = []
+    for name in ("heed", "ignore"):
+        monkeypatch.setattr(bench.service.carrier, name, lambda descriptor, name=name: told.append((name, descriptor)))
     bench.start()
-    assert heeded == [77]
+    port: Any = bench.reactor.open_ports[0]
+    port.watch(False)
+    port.watch(True)
+    assert told == [("heed", 77), ("ignore", 77), ("heed", 77)]
 
 
 @pytest.mark.parametrize("carrier", ["portable", "auto"])
