@@ -234,12 +234,9 @@ class Monitor(DatagramProtocol):
             self.announce(transition)
 
     def check(self, backend: Backend) -> None:
-        """The liveness check of one back-end; it says nothing of a time when this process was away."""
-        now = self.clock.seconds()
-        since = now - self.timing.liveness_s
-        if self._pulse.back_at > since:
-            return
-        transition = self._table.check(backend, since, now)
+        """The liveness check of one back-end; a time when this process was away does not count."""
+        liveness_s, now = self.timing.liveness_s, self.clock.seconds()
+        transition = self._table.check(backend, liveness_s, self._pulse.lasted_s, now)
         if transition is not None:
             self.announce(transition)
 

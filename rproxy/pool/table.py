@@ -7,7 +7,7 @@ back as a `Transition`; what may not count raises `Rejected` and changes nothing
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -241,26 +241,32 @@ class Table:
         if probe is not None:
             self._end(probe, Refusal.LATE)
 
-    def check(self, backend: Backend, since: float, now: float) -> Transition | None:
-        """The liveness check: nothing valid since `since` takes a back-end down, and lasting silence removes it."""
+    def check(
+        self, backend: Backend, liveness_s: float, lasted_s: Callable[[float], float], now: float
+    ) -> Transition | None:
+        """The liveness check: silence takes a back-end down, and removes it if it lasts.
+
+        `lasted_s` tells how long this process has been there to hear anything since a moment.
+        """
         if backend.state is State.FORGOTTEN:
             return None
-        if backend.is_up:
-            if backend.answered_at is not None and backend.answered_at >= since:
-                return self._expire_stale(backend, now)
-            return self._happen(backend, Event.SILENT, now, f"silent for {now - (backend.answered_at or since):.1f} s")
         if backend.state is State.REGISTERED:
             return self._happen(backend, Event.SILENT, now, "never answered a probe")
-        if now - backend.heard_at >= _patience_s(backend):
-            return self._happen(backend, Event.EXPIRED, now, f"nothing heard for {now - backend.heard_at:.0f} s")
-        return None
+        if not backend.is_up:
+            silent_s = lasted_s(backend.heard_at)
+            expired = silent_s >= _patience_s(backend)
+            return self._happen(backend, Event.EXPIRED, now, f"nothing heard for {silent_s:.0f} s") if expired else None
+        assert backend.answered_at is not None
+        silent_s = lasted_s(backend.answered_at)
+        if silent_s > liveness_s:
+            return self._happen(backend, Event.SILENT, now, f"silent for {silent_s:.1f} s")
+        return self._expire_stale(backend, lasted_s(backend.registered_at), now)
 
-    def _expire_stale(self, backend: Backend, now: float) -> Transition | None:
+    def _expire_stale(self, backend: Backend, silent_s: float, now: float) -> Transition | None:
         """An agent that was started again for another service answers, but does not register this one any more."""
-        silence_s = now - backend.registered_at
-        if silence_s < max(STALE_INTERVALS * backend.registration.interval_s, FORGET_MIN_S):
+        if silent_s < max(STALE_INTERVALS * backend.registration.interval_s, FORGET_MIN_S):
             return None
-        return self._happen(backend, Event.EXPIRED, now, f"not registered again for {silence_s:.0f} s")
+        return self._happen(backend, Event.EXPIRED, now, f"not registered again for {silent_s:.0f} s")
 
     def unregister(self, source: Address, pdu: Unregister, now: float) -> tuple[Backend, Transition | None]:
         """Take in an UNREGISTER: the back-end goes, and its instance may not register again (rule 4).

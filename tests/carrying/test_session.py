@@ -199,8 +199,8 @@ def test_a_backend_that_is_forgotten_meanwhile_is_still_given_back() -> None:
     bench = Bench(up=1)
     session = bench.connected()
     (backend,) = bench.table
-    bench.table.check(backend, since=1e6, now=1e6)
-    bench.table.check(backend, since=2e6, now=2e6)
+    bench.table.check(backend, 10, lambda moment: 1e6, now=1e6)
+    bench.table.check(backend, 10, lambda moment: 1e6, now=2e6)
     assert len(bench.table) == 0
     session.ended(Ending.CLOSED)
     assert backend.connections == 0

@@ -48,6 +48,18 @@ def test_one_that_dies_meanwhile_is_noticed_afterwards() -> None:
     assert [backend.state for backend in backends] == [State.DOWN] + [State.UP] * 3
 
 
+def test_one_that_dies_is_noticed_by_its_silence_though_this_process_is_away_again_and_again() -> None:
+    """No probe's timeout is without such a time, so that none is held lost."""
+    bench = Bench(timing=Timing(probe_timeout_s=4.0))
+    dead, *others = pool(bench)
+    bench.silent.add(HOSTS[0])
+    for _ in range(10):
+        bench.clock.advance(1.0)
+        run(bench.clock, 2.0)
+    assert (dead.state, dead.losses.rate) == (State.DOWN, 0)
+    assert [backend.state for backend in others] == [State.UP] * 3
+
+
 def test_a_probe_annulled_is_followed_by_another_one() -> None:
     bench = Bench()
     backend = bench.up()

@@ -7,7 +7,7 @@ import math
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.monitoring.pulse import BEAT_S, LATE_S, Pulse
+from rproxy.monitoring.pulse import ABSENCES_MAX, BEAT_S, LATE_S, Pulse
 from tests.fakes import logged, run, texts
 
 
@@ -80,6 +80,26 @@ def test_every_timer_of_the_time_away_runs_when_it_is_known(due_s: float) -> Non
         bench.away(2.0)
     assert seen == [12.0]
     assert len(events) == 1
+
+
+def test_the_time_away_does_not_count_for_what_is_so_long_ago() -> None:
+    bench = Bench()
+    assert bench.pulse.lasted_s(6.0) == 4.0
+    bench.away(BEAT_S + 100.0)
+    run(bench.clock, 1.0)
+    bench.away(BEAT_S + 2.0)
+    run(bench.clock, 1.0)
+    now = bench.clock.seconds()
+    for ago_s, lasted_s in [(0.5, 0.5), (1.1, 1.0), (3.5, 1.5), (4.5, 2.25), (110.0, 8.0)]:
+        assert bench.pulse.lasted_s(now - ago_s) == pytest.approx(lasted_s, abs=0.01)
+
+
+def test_times_away_that_are_remembered_are_bounded() -> None:
+    bench = Bench()
+    for _ in range(2 * ABSENCES_MAX):
+        bench.away(1.0)
+        run(bench.clock, 1.0)
+    assert len(bench.pulse._absences) == ABSENCES_MAX
 
 
 def test_who_asks_before_any_timer_has_run_knows_it_too() -> None:

@@ -56,6 +56,10 @@ class Driver:
         _, transition = self.table.unregister(source, Unregister(port, instance), self.now)
         return transition
 
+    def check(self, backend: Backend, liveness_s: float = 10.0) -> Transition | None:
+        """Nothing has kept this process from hearing what there was."""
+        return self.table.check(backend, liveness_s, lambda moment: self.now - moment, self.now)
+
     def report(self, backend: Backend, *, after_s: float = 0.001, **fields: Any) -> Confirmed:
         """The agent tells its load, in answer to a probe."""
         return self.answer(self.probe(backend), after_s=after_s, **fields)

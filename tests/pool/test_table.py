@@ -510,7 +510,7 @@ class TestBounds:
             case "unregistered":
                 driver.unregister(agent(0))
             case _:
-                driver.table.check(backend, driver.now, driver.now)
+                driver.check(backend)
         assert driver.register(agent(1)).state is State.REGISTERED
 
     def test_confirmed_backends_are_limited(self) -> None:
@@ -709,7 +709,7 @@ class TestLivenessCheck:
     LIVENESS_S = 10.0
 
     def check(self, driver: Driver, backend: Backend) -> State | None:
-        transition = driver.table.check(backend, driver.now - self.LIVENESS_S, driver.now)
+        transition = driver.check(backend, self.LIVENESS_S)
         return None if transition is None else transition.after
 
     @pytest.mark.parametrize(("silent_s", "after"), [(0.0, None), (10.0, None), (10.5, State.DOWN)])

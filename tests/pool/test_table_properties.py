@@ -111,7 +111,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule(data=st.data(), after_s=st.sampled_from([0.0, 9.0, 11.0, 61.0]))
     def check(self, data: st.DataObject, after_s: float) -> None:
         self.driver.now += after_s
-        self.table.check(data.draw(st.sampled_from(list(self.table))), self.driver.now - 10, self.driver.now)
+        self.driver.check(data.draw(st.sampled_from(list(self.table))))
 
     @precondition(lambda self: bool(self.table.eligible))
     @rule(data=st.data())

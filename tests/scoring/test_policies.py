@@ -87,7 +87,7 @@ class TestContract:
             case "unregistered":
                 balance.unregister((gone.address, 5555))
             case _:
-                balance.table.check(gone, balance.now + 1, balance.now + 1)
+                balance.check(gone, liveness_s=0)
         assert set(balance.serve(20, held=True)) == {stays}
 
     def test_the_last_one_gone_leaves_nobody(self, balance: Balance) -> None:
@@ -248,7 +248,7 @@ class TestMemory:
             stranger = balance.register(agent(number))
             gone.add(stranger)
             balance.lose(balance.probe(stranger))
-            balance.table.check(stranger, balance.now, balance.now)
+            balance.check(stranger)
             balance.serve(2, held=False)
         del stranger
         gc.collect()
