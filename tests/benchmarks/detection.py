@@ -285,7 +285,7 @@ def _spread(values: Sequence[float], digits: int) -> list[str]:
 
 def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.detection", description=__doc__)
-    parser.add_argument("--days", type=float, default=6.0, help="for false ejections (6)")
+    parser.add_argument("--days", type=float, default=60.0, help="for false ejections (60)")
     parser.add_argument("--deaths", type=int, default=300, help="of each kind (300)")
     parser.add_argument("--seed", type=int, default=1, help="of everything random (1)")
     parsed = parser.parse_args(arguments)
