@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Final
 
+from rproxy.pool.admission import Refusal
 from rproxy.pool.states import TRANSITIONS, Event, State
 from rproxy.tap import agent, settings
+from rproxy.wire.pdu import Flaw
 
 README: Final = (Path(__file__).parent.parent / "README.rst").read_text(encoding="utf-8")
 
@@ -31,6 +33,13 @@ def test_the_transition_table_is_the_programs() -> None:
     }
     assert set(heading[1:]) == set(Event)
     assert {**shown, State.FORGOTTEN: {}} == TRANSITIONS
+
+
+def test_every_reason_for_dropping_a_datagram_is_explained() -> None:
+    begin = README.index("Why datagrams are dropped:")
+    explained = re.findall(r"``([a-z-]+)``", README[begin : README.index("With ``--trace``", begin)])
+    reasons = [name for name in explained if not name.startswith("--")]
+    assert sorted(reasons) == sorted(each.value for each in (*Flaw, *Refusal))
 
 
 def test_every_option_is_described() -> None:

@@ -253,20 +253,21 @@ class Table:
         if backend.state is State.REGISTERED:
             return self._happen(backend, Event.SILENT, now, "never answered a probe")
         if not backend.is_up:
-            silent_s = lasted_s(backend.heard_at)
-            expired = silent_s >= _patience_s(backend)
-            return self._happen(backend, Event.EXPIRED, now, f"nothing heard for {silent_s:.0f} s") if expired else None
+            return self._expire(backend, backend.heard_at, _patience_s(backend), lasted_s, now)
         assert backend.answered_at is not None
-        silent_s = lasted_s(backend.answered_at)
-        if silent_s > liveness_s:
+        if now - backend.answered_at > liveness_s and (silent_s := lasted_s(backend.answered_at)) > liveness_s:
             return self._happen(backend, Event.SILENT, now, f"silent for {silent_s:.1f} s")
-        return self._expire_stale(backend, lasted_s(backend.registered_at), now)
+        # an agent that was started again for another service answers, but does not register this one any more
+        patience_s = max(STALE_INTERVALS * backend.registration.interval_s, FORGET_MIN_S)
+        return self._expire(backend, backend.registered_at, patience_s, lasted_s, now)
 
-    def _expire_stale(self, backend: Backend, silent_s: float, now: float) -> Transition | None:
-        """An agent that was started again for another service answers, but does not register this one any more."""
-        if silent_s < max(STALE_INTERVALS * backend.registration.interval_s, FORGET_MIN_S):
+    def _expire(
+        self, backend: Backend, since: float, patience_s: float, lasted_s: Callable[[float], float], now: float
+    ) -> Transition | None:
+        if now - since < patience_s or (silent_s := lasted_s(since)) < patience_s:
             return None
-        return self._happen(backend, Event.EXPIRED, now, f"not registered again for {silent_s:.0f} s")
+        what = "not registered again" if backend.is_up else "nothing heard"
+        return self._happen(backend, Event.EXPIRED, now, f"{what} for {silent_s:.0f} s")
 
     def unregister(self, source: Address, pdu: Unregister, now: float) -> tuple[Backend, Transition | None]:
         """Take in an UNREGISTER: the back-end goes, and its instance may not register again (rule 4).

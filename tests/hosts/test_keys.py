@@ -87,8 +87,8 @@ def test_a_hosts_own_key_is_good_at_its_ipv6_address_and_at_no_other(system: Sys
     assert system.served_by() == one.name
 
 
-def test_an_agent_behind_nat_is_let_in_when_it_says_the_address_that_the_proxy_sees(
-    system: System, master: Path
+def test_an_agent_behind_nat_is_let_in_when_it_says_the_address_that_the_proxy_sees_or_has_its_key(
+    system: System, keys: Keys, master: Path
 ) -> None:
     need("nft", root=True)
     inside, router = system.network.client, system.network.router
@@ -100,3 +100,7 @@ def test_an_agent_behind_nat_is_let_in_when_it_says_the_address_that_the_proxy_s
     system.start_agent(inside, "--keyring", str(master), "--advertise", router.address)
     system.wait_until_up(router)
     assert system.served_by() == inside.name
+    system.agents[inside].stop()
+    assert system.status()["backends"] == []
+    system.start_agent(inside, "--keyring", str(keys.derived("inside", master, router.address)))
+    system.wait_until_up(router)
