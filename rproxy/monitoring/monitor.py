@@ -26,7 +26,7 @@ from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Address, Backend, Registration, written
 from rproxy.pool.limits import RateLimit
 from rproxy.pool.states import Administration, State
-from rproxy.pool.table import Probe, Table, Transition
+from rproxy.pool.table import Confirmed, Probe, Table, Transition
 from rproxy.scoring.policies import Policy
 from rproxy.wire.pdu import Flaw, MalformedPdu, PduType, ProbeResponse, Register, Unregister, decode, encode
 from rproxy.wire.seal import Envelope, Unsealed
@@ -186,9 +186,16 @@ class Monitor(DatagramProtocol):
         self._tell(self._policy.reported, backend)
         if confirmed.transition is not None:
             self.announce(confirmed.transition)
+        self._heed_panic()
+        self._log_answer(confirmed)
+
+    def _log_answer(self, confirmed: Confirmed) -> None:
+        backend = confirmed.backend
         if confirmed.restarted and self._may_say("restarted"):
             self.log.info("back-end {backend}: its agent was started again", backend=backend.name)
-        self._heed_panic()
+        if confirmed.turned:
+            wish = "no new clients" if backend.draining else "clients again"
+            self.log.info("back-end {backend}: its agent asks for {wish}", backend=backend.name, wish=wish)
         if self._trace:
             self.log.debug(
                 ":: [{backend}] RTT sample {sample_ms:.3f} ms, smoothed {smoothed_ms:.3f} ms",

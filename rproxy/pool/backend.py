@@ -76,6 +76,8 @@ class Backend:
     administration: Administration = Administration.READY
     draining: bool = False
     """The D bit of its agent's last answer."""
+    leaving: bool = False
+    """Its agent has said that it stops, and a probe is to tell whether anybody is still there."""
     candidate: Registration | None = None
     """A registration that differs in instance or agent's address, until a probe confirms it."""
     former: deque[int] = attrs.Factory(lambda: deque(maxlen=FORMER_MAX))
@@ -145,7 +147,7 @@ class Backend:
     @property
     def available(self) -> bool:
         """Whether nobody asks to give it no new client."""
-        return self.administration is Administration.READY and not self.draining
+        return self.administration is Administration.READY and not self.draining and not self.leaving
 
     @property
     def eligible(self) -> bool:

@@ -78,6 +78,8 @@ class Confirmed:
     sample_ms: float
     restarted: bool
     """Whether the agent is another instance than the one that answered before."""
+    turned: bool
+    """Whether it drains, and has not before, or the other way round."""
     transition: Transition | None
 
 
@@ -187,7 +189,8 @@ class Table:
         backend.heard_at = backend.answered_at = now
         backend.misses = 0
         backend.answers += 1
-        backend.draining = pdu.draining
+        turned = backend.draining is not pdu.draining
+        backend.draining, backend.leaving = pdu.draining, False
         backend.report = Report(pdu.cpu, pdu.memory, pdu.load, pdu.tcp, probe.counted)
         sample_ms = (now - probe.sent_at) * 1000
         backend.rtt.add(sample_ms)
@@ -197,7 +200,7 @@ class Table:
         backend.losses.add(lost=False)
         reason = f"answered {RISE} probes in a row" if risen else "answered a probe"
         transition = self._happen(backend, Event.RISEN if risen else Event.ANSWERED, now, reason)
-        return Confirmed(backend, sample_ms, restarted, transition)
+        return Confirmed(backend, sample_ms, restarted, turned, transition)
 
     def _adopt(self, backend: Backend, registration: Registration, now: float) -> bool:
         """A confirmed candidate is the agent from now on."""
@@ -230,7 +233,7 @@ class Table:
             backend.refusing = False
         if backend.state is State.REGISTERED:
             return self._happen(backend, Event.MISSED, now, "did not answer its probe")
-        if backend.draining and self._has_left(backend):
+        if backend.leaving:
             return self._happen(backend, Event.UNREGISTERED, now, "unregistered, and answers no more")
         fallen = backend.state is State.SUSPECT and backend.misses >= FALL
         return self._happen(backend, Event.FALLEN if fallen else Event.MISSED, now, f"{backend.misses} in a row lost")
@@ -289,7 +292,7 @@ class Table:
         if not backend.former:
             return backend, self._happen(backend, Event.UNREGISTERED, now, "unregistered")
         backend.former.clear()
-        backend.draining = True
+        backend.leaving = True
         self._settle(backend)
         return backend, None
 

@@ -217,6 +217,19 @@ def test_a_policy_that_fails_is_logged_once_in_ten_seconds_and_keeps_no_rule_fro
     assert 1 <= len(failures) <= 5
 
 
+def test_an_agent_that_drains_is_logged_when_that_changes() -> None:
+    bench = Bench()
+    with logged() as events:
+        bench.up()
+        for draining in (True, True, False, False):
+            bench.answer["draining"] = draining
+            run(bench.clock, 10)
+    assert [text for text in texts(events) if "asks for" in text] == [
+        "back-end 10.0.0.1:80: its agent asks for no new clients",
+        "back-end 10.0.0.1:80: its agent asks for clients again",
+    ]
+
+
 def test_an_operators_word_is_logged_and_told_to_the_policy() -> None:
     bench = Bench()
     backend = bench.up()

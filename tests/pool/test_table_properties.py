@@ -137,7 +137,11 @@ class TableMachine(RuleBasedStateMachine):
     @invariant()
     def eligible_is_what_may_get_a_client(self) -> None:
         eligible = self.table.eligible
-        ready = [each for each in self.table if each.administration is Administration.READY and not each.draining]
+        ready = [
+            each
+            for each in self.table
+            if each.administration is Administration.READY and not each.draining and not each.leaving
+        ]
         up = [backend for backend in ready if backend.state in (State.UP, State.SUSPECT)]
         down = [backend for backend in ready if backend.state is State.DOWN]
         assert self.table.panicking is (2 * len(up) < len(up) + len(down))
