@@ -153,7 +153,7 @@ def test_a_host_drains_while_its_agent_sees_the_file_and_when_it_stops_though_it
     agent.stop()
     drained.assert_clients_go_elsewhere()
     drained.assert_session_goes_on()
-    drained.wait_until("down")
+    drained.wait_until(None)
     drained.assert_clients_go_elsewhere()
     drained.assert_session_ends_in_order()
 
