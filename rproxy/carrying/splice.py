@@ -50,6 +50,7 @@ class SpliceCarrier:
         self._epoll = select.epoll()
         self._sessions = SplicedSessions(self._epoll, balancer, portable.room, pipes, self._wake)
         self._timer: IDelayedCall | None = None
+        self._rounds = ROUNDS
         self._watched = False
         self._stopped = False
 
@@ -76,10 +77,12 @@ class SpliceCarrier:
 
     def heed(self, descriptor: int) -> None:
         if not self._stopped:
+            self._rounds = ROUNDS
             self._sessions.heed(descriptor)
 
     def ignore(self, descriptor: int) -> None:
         if not self._stopped:
+            self._rounds = 1  # the reactor has a timer for when it is to be heeded again
             self._sessions.ignore(descriptor)
 
     def fileno(self) -> int:
@@ -94,7 +97,7 @@ class SpliceCarrier:
     def doRead(self) -> None:
         poll, sessions = self._epoll.poll, self._sessions
         wait_s = 0.0
-        for _ in range(ROUNDS):
+        for _ in range(self._rounds):
             events = poll(wait_s, BATCH)
             if not events:
                 return

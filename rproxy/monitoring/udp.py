@@ -21,7 +21,7 @@ DATAGRAM_MAX: Final = 64
 WAKE_UPS_MAX: Final = 4
 WAKE_UPS_S: Final = 0.002
 """Beyond so many wake-ups in this time the port is left alone for the rest of it: in a flood, waking up for every few
-datagrams costs more than to read them. It is shorter than a round trip that counts.
+datagrams costs more than to read them. A round trip may take so much longer then.
 """
 BUFFER: Final = 4 * 1024 * 1024
 """Bytes that the kernel may keep for us; it counts some 768 for a PDU."""
@@ -82,9 +82,9 @@ class BoundedPort(udp.Port):
             self._wake_ups, self._counted_until = 0, now + WAKE_UPS_S
         self._wake_ups += 1
         if self._wake_ups == WAKE_UPS_MAX:
+            self._resumption = self._clock.callLater(self._counted_until - now, self._resume)
             self.stopReading()
             self.watch(False)
-            self._resumption = self._clock.callLater(self._counted_until - now, self._resume)
 
     def _resume(self) -> None:
         self._resumption = None

@@ -49,8 +49,6 @@ class Admission:
     limits: Limits
     unconfirmed: int = attrs.field(init=False, default=0)
     """Back-ends that have not answered a probe yet."""
-    size: int = attrs.field(init=False, default=0)
-    """All back-ends."""
     _on_host: Counter[str] = attrs.field(init=False, factory=Counter)
     """Back-ends, by address."""
     _in_all: RateLimit = attrs.field(init=False)
@@ -63,23 +61,24 @@ class Admission:
         self._of_host = RateLimit(limits.registrations_host_s, round(limits.registrations_host_s))
         self._of_agent = RateLimit(limits.registrations_each_s, REGISTRATIONS_BURST)
 
-    def demand_room(self, host: str) -> None:
-        """For one more back-end on that host."""
+    def demand_room(self, host: str, size: int) -> None:
+        """For one more back-end on that host, beside `size` in all."""
         limits = self.limits
-        if self.unconfirmed >= limits.unconfirmed or self.size >= limits.confirmed + limits.unconfirmed:
+        if self.unconfirmed >= limits.unconfirmed or size >= limits.confirmed + limits.unconfirmed:
             raise Rejected(Refusal.TABLE_FULL)
         if self._on_host[host] >= limits.host and not _is_local(host):
             raise Rejected(Refusal.HOST_FULL)
 
-    def demand_place(self) -> None:
-        """For one more back-end that has answered a probe."""
-        if self.size - self.unconfirmed >= self.limits.confirmed:
+    def demand_place(self, size: int) -> None:
+        """For one of `size` back-ends, which is the next to have answered a probe."""
+        if size - self.unconfirmed >= self.limits.confirmed:
             raise Rejected(Refusal.TABLE_FULL)
 
     def demand_turn(self, agent: Address, now: float) -> None:
         """For a registration that may change something; it has been taken if nothing is raised.
 
-        By agent, not by host alone: what is sent again in a host's name, from any port, uses up nothing of its agents'.
+        By agent first: what is sent again in a host's name, from other ports than its agents', uses up nothing but what
+        they have together.
         """
         host, _ = agent
         if self._in_all.wait_s(now):
@@ -93,7 +92,6 @@ class Admission:
     def added(self, host: str) -> None:
         """A back-end, which is unconfirmed."""
         self.unconfirmed += 1
-        self.size += 1
         self._on_host[host] += 1
 
     def decided(self) -> None:
@@ -102,7 +100,6 @@ class Admission:
 
     def removed(self, host: str) -> None:
         """A back-end that was `decided`."""
-        self.size -= 1
         self._on_host[host] -= 1
         if not self._on_host[host]:
             del self._on_host[host]

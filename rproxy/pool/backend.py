@@ -21,6 +21,9 @@ def written(address: Address) -> str:
 
 
 FORMER_MAX = 8
+FORGET_INTERVALS = 3
+"""Registration intervals in which nothing was heard: it has gone."""
+FORGET_MIN_S = 60.0
 
 
 class Standing(IntEnum):
@@ -96,6 +99,8 @@ class Backend:
     hold_s: float = 0.0
     """Its last hold-down."""
     held_until: float = 0.0
+    connects_then: int = 0
+    """Connects to all back-ends that had succeeded when it began."""
     up_since: float = 0.0
     share: float = 1.0
     """Of its weight (0..1): below 1 while it starts slowly."""
@@ -153,6 +158,19 @@ class Backend:
     def eligible(self) -> bool:
         """Whether it may get a client now."""
         return self.slot >= 0
+
+    def intervals_s(self, intervals: int) -> float:
+        """So many of its registration intervals, but no less than a minute."""
+        return max(intervals * self.registration.interval_s, FORGET_MIN_S)
+
+    def has_replaced(self, registration: Registration, now: float) -> bool:
+        """Whether the present agent has taken the place of this one, whose REGISTER somebody says again.
+
+        Not if it has gone since, and was another; nor if it does not register any more, as it would if it were there.
+        """
+        if registration.instance not in self.former or now - self.registered_at >= self.intervals_s(FORGET_INTERVALS):
+            return False
+        return self.is_up or registration.agent == self.registration.agent
 
     def knows(self, registration: Registration) -> bool:
         """Whether it is of the present agent, or of the candidate to replace it."""

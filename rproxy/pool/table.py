@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 
 from rproxy.pool.admission import Admission, Refusal, Rejected
-from rproxy.pool.backend import Address, Backend, Registration, Report
+from rproxy.pool.backend import FORGET_INTERVALS, Address, Backend, Registration, Report
 from rproxy.pool.estimators import LossWindow
 from rproxy.pool.limits import Limits, trim
 from rproxy.pool.seats import Seats
@@ -34,8 +34,6 @@ SLOW_START_S: Final = 10.0
 OUTSTANDING_MAX: Final = 8
 """Probes of one back-end on their way, beyond which registrations earn none."""
 RETIRED_MAX: Final = 4096
-FORGET_INTERVALS: Final = 3
-FORGET_MIN_S: Final = 60.0
 FORGET_MAX_S: Final = 3600.0
 STALE_INTERVALS: Final = 10
 """Registration intervals after which even one that is up is no back-end any more: whoever answers is another."""
@@ -102,6 +100,8 @@ class Table:
     _probes: dict[int, Probe] = attrs.field(init=False, factory=dict)
     _ended: OrderedDict[int, Refusal] = attrs.field(init=False, factory=OrderedDict)
     _retired: OrderedDict[tuple[Address, int], None] = attrs.field(init=False, factory=OrderedDict)
+    _connects: int = attrs.field(init=False, default=0)
+    """That succeeded, to any back-end."""
     _admission: Admission = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -135,14 +135,14 @@ class Table:
         key = (source[0], pdu.service_port or self.default_port)
         registration = Registration(source, pdu.instance, pdu.interval_ms / 1000, pdu.weight)
         backend = self._backends.get(key)
-        if (key, pdu.instance) in self._retired or (backend is not None and _has_replaced(backend, registration, now)):
+        if (key, pdu.instance) in self._retired or (backend is not None and backend.has_replaced(registration, now)):
             raise Rejected(Refusal.RETIRED)
         known = backend is not None and backend.is_up
         if backend is not None and known and registration == backend.registration and pdu.draining is backend.draining:
             backend.heard_at = backend.registered_at = now
             return Registered(backend, None)
         if backend is None:
-            self._admission.demand_room(source[0])
+            self._admission.demand_room(source[0], len(self))
         self._admission.demand_turn(source, now)
         if backend is None:
             backend = self._backends[key] = Backend(*key, registration)
@@ -183,7 +183,7 @@ class Table:
         if not backend.knows(probe.registration):
             raise Rejected(Refusal.UNKNOWN)
         if backend.state is State.REGISTERED:
-            self._admission.demand_place()
+            self._admission.demand_place(len(self))
         self._end(probe, Refusal.DUPLICATE)
         restarted = self._adopt(backend, probe.registration, now)
         backend.heard_at = backend.answered_at = now
@@ -256,12 +256,13 @@ class Table:
         if backend.state is State.REGISTERED:
             return self._happen(backend, Event.SILENT, now, "never answered a probe")
         if not backend.is_up:
-            return self._expire(backend, backend.heard_at, _patience_s(backend), lasted_s, now)
+            patience_s = min(backend.intervals_s(FORGET_INTERVALS), FORGET_MAX_S)
+            return self._expire(backend, backend.heard_at, patience_s, lasted_s, now)
         assert backend.answered_at is not None
         if now - backend.answered_at > liveness_s and (silent_s := lasted_s(backend.answered_at)) > liveness_s:
             return self._happen(backend, Event.SILENT, now, f"silent for {silent_s:.1f} s")
         # an agent that was started again for another service answers, but does not register this one any more
-        patience_s = max(STALE_INTERVALS * backend.registration.interval_s, FORGET_MIN_S)
+        patience_s = backend.intervals_s(STALE_INTERVALS)
         return self._expire(backend, backend.registered_at, patience_s, lasted_s, now)
 
     def _expire(
@@ -283,9 +284,9 @@ class Table:
         backend = self._backends.get(key)
         if backend is None:
             raise Rejected(Refusal.UNKNOWN)
-        if backend.registration.instance != pdu.instance:
+        if pdu.instance != backend.registration.instance:
             raise Rejected(Refusal.WRONG_INSTANCE)
-        if self._has_left(backend):
+        if (key, pdu.instance) in self._retired:
             raise Rejected(Refusal.RETIRED)
         self._retired[key, pdu.instance] = None
         trim(self._retired, RETIRED_MAX)
@@ -295,10 +296,6 @@ class Table:
         backend.leaving = True
         self._settle(backend)
         return backend, None
-
-    def _has_left(self, backend: Backend) -> bool:
-        """Whether its present instance has unregistered."""
-        return ((backend.address, backend.port), backend.registration.instance) in self._retired
 
     def administer(self, backend: Backend, administration: Administration) -> None:
         """An operator's word; it holds as long as the back-end is in the table."""
@@ -320,6 +317,7 @@ class Table:
         backend.pending += 1
 
     def connected(self, backend: Backend) -> None:
+        self._connects += 1
         backend.pending -= 1
         backend.established += 1
         backend.total += 1
@@ -376,10 +374,16 @@ class Table:
         return Transition(backend, before, backend.state, reason)
 
     def _hold(self, backend: Backend, now: float) -> None:
-        """It fails: the hold-down is twice the last one, unless that is long past, or more than it are at fault."""
+        """It fails: the hold-down is twice the last one, unless that is long past.
+
+        It stays as it is where connects fail and none has succeeded since, to whomever: then that is not its own fault.
+        """
         steady = now - max(backend.up_since, backend.held_until) >= HOLD_MAX_S
-        grows = backend.hold_s and not steady and not self.panicking
-        backend.hold_s = min(2 * backend.hold_s, HOLD_MAX_S) if grows else HOLD_MIN_S
+        if steady or not backend.hold_s:
+            backend.hold_s = HOLD_MIN_S
+        elif not backend.refusing or self._connects > backend.connects_then:
+            backend.hold_s = min(2 * backend.hold_s, HOLD_MAX_S)
+        backend.connects_then = self._connects
         backend.held_until = now + backend.hold_s
         backend.answers = 0
 
@@ -392,18 +396,3 @@ class Table:
 
     def _settle(self, backend: Backend) -> None:
         self._seats.settle(backend, self._backends.values())
-
-
-def _patience_s(backend: Backend) -> float:
-    """How long it may be silent before it is given up."""
-    return min(max(FORGET_INTERVALS * backend.registration.interval_s, FORGET_MIN_S), FORGET_MAX_S)
-
-
-def _has_replaced(backend: Backend, registration: Registration, now: float) -> bool:
-    """Whether the present agent has taken the place of this one, whose REGISTER somebody says again.
-
-    Not if it has gone since, and was another; nor if it does not register any more, as it would if it were there.
-    """
-    if registration.instance not in backend.former or now - backend.registered_at >= _patience_s(backend):
-        return False
-    return backend.is_up or registration.agent == backend.registration.agent

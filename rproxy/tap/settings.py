@@ -172,7 +172,7 @@ class Options(CommandOptions):
             probe_timeout_s=number("probe-timeout", self["probe-timeout"], 0, 3600),
             liveness_s=number("liveness", self["liveness"], 0, 86400),
         )
-        least_s = timing.probe_interval_s * (1 + JITTER) + timing.probe_timeout_s
+        least_s = round(timing.probe_interval_s * (1 + JITTER) + timing.probe_timeout_s, 6)
         if timing.liveness_s < least_s:
             raise usage.UsageError(
                 f"--liveness {timing.liveness_s:g}: must be at least {least_s:g}, --probe-interval with its jitter and "

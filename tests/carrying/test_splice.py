@@ -165,6 +165,23 @@ def test_what_is_heeded_no_more_keeps_nobody_busy_until_it_is_heeded_again(bench
         bench.carrier.heed(monitor.fileno())
 
 
+def test_while_something_heeded_is_left_alone_the_reactor_has_its_turn_after_every_batch(bench: Splicing) -> None:
+    """It has a timer, which ends that."""
+    bench.joined()
+    with socket.socket(type=socket.SOCK_DGRAM) as monitor:
+        monitor.bind(("127.0.0.1", 0))
+        polls = counted_polls(bench, always=True)
+        bench.carrier.heed(monitor.fileno())
+        bench.carrier.doRead()
+        assert len(polls) == ROUNDS
+        bench.carrier.ignore(monitor.fileno())
+        bench.carrier.doRead()
+        assert len(polls) == ROUNDS + 1
+        bench.carrier.heed(monitor.fileno())
+        bench.carrier.doRead()
+        assert len(polls) == 2 * ROUNDS + 1
+
+
 def counted_polls(bench: Splicing, *, always: bool = False) -> list[bool]:
     """Whether each of the carrier's polls gave events from now on; `always` pretends that one did."""
     polls: list[bool] = []

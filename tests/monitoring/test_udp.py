@@ -108,6 +108,8 @@ def test_a_port_that_is_woken_up_too_often_is_left_alone_for_a_moment(bench: Ben
     run(bench.reactor, WAKE_UPS_S)
     assert (bench.port in bench.reactor.readers, watched) == (True, [False, True])
     assert bench.reads() == [MORE]
+    bench.reads(WAKE_UPS_MAX - 1)
+    assert (bench.port in bench.reactor.readers, watched) == (False, [False, True, False])
 
 
 def test_one_that_is_woken_up_now_and_then_is_not(bench: Bench) -> None:

@@ -918,6 +918,39 @@ class TestHoldDown:
             driver.report(backend)
         assert holds == [10, 20, 40, 80, 160, 300, 300]
 
+    def refuse(self, driver: Driver, backend: Backend) -> float:
+        """It comes up when its hold-down is over, and all connects to it fail: its next hold-down."""
+        driver.now = max(driver.now, backend.held_until)
+        driver.report(backend)
+        driver.report(backend)
+        driver.fail_connects(backend, REFUSALS)
+        return backend.hold_s
+
+    def test_of_one_that_refuses_it_doubles_while_others_serve(self, driver: Driver) -> None:
+        dead, well = driver.up(agent(2)), driver.up(agent(3))
+        holds_s = []
+        for _ in range(4):
+            holds_s.append(self.refuse(driver, dead))
+            driver.opened(well)
+        assert holds_s == [10, 20, 40, 80]
+
+    def test_it_stays_as_it_is_while_no_connect_to_anybody_succeeds(self, driver: Driver) -> None:
+        """The network is at fault, or all of the service: as soon as that is well, so is the pool."""
+        backends = [driver.up(agent(number)) for number in range(2, 6)]
+        assert [self.refuse(driver, backend) for _ in range(5) for backend in backends] == [10] * 20
+        driver.recover(backends[0])
+        driver.opened(backends[0])
+        assert [self.refuse(driver, backend) for backend in backends[1:]] == [20] * 3
+
+    def test_of_one_that_is_silent_it_doubles_whoever_serves(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.down(backend)
+        driver.now = backend.held_until
+        driver.report(backend)
+        driver.report(backend)
+        driver.down(backend)
+        assert backend.hold_s == 20
+
     def test_it_is_short_again_after_five_minutes_without_trouble(self, driver: Driver) -> None:
         backend = driver.up()
         holds = []
@@ -989,13 +1022,14 @@ class TestRefusedConnects:
     def test_answered_probes_bring_it_up_after_its_hold_down_and_then_one_failure_is_enough(
         self, driver: Driver
     ) -> None:
-        backend = driver.up()
+        backend, other = driver.up(), driver.up(agent(2))
         driver.fail_connects(backend, REFUSALS)
         driver.report(backend)
-        assert driver.table.eligible == []
+        assert driver.table.eligible == [other]
+        driver.opened(other)
         driver.now = backend.held_until
         driver.report(backend)
-        assert driver.table.eligible == [backend]
+        assert driver.table.eligible == [other, backend]
         assert driver.fail_connects(backend) is not None
         assert (backend.state, backend.hold_s) == (State.DOWN, 20)
 
@@ -1056,17 +1090,6 @@ class TestPanic:
         assert driver.table.eligible == [backend]
         driver.fail_connects(backend)
         assert driver.table.eligible == []
-
-    def test_no_hold_down_grows_in_it(self) -> None:
-        """The network is at fault, or all of the service: as soon as it is well, so is the pool."""
-        driver, backends = self.pool(4)
-        for _ in range(10):
-            for backend in backends:
-                driver.fail_connects(backend, REFUSALS)
-                driver.now = max(each.held_until for each in backends)
-                driver.report(backend)
-                driver.report(backend)
-        assert max(backend.hold_s for backend in backends[1:]) <= 2 * HOLD_MIN_S
 
     def test_one_that_is_to_be_drained_is_not_of_the_pool(self) -> None:
         driver, backends = self.pool(3)
@@ -1239,6 +1262,31 @@ class TestFormerInstances:
         for _ in range(2):
             driver.answer(driver.probe(backend, backend.candidate))
         assert (backend.state, backend.registration.agent) == (State.UP, AGENT)
+
+    @pytest.mark.parametrize("interval_s", [1.0, 20.0, 7200.0])
+    def test_it_does_not_while_its_successor_registers_as_it_said(self, driver: Driver, interval_s: float) -> None:
+        interval_ms = round(1000 * interval_s)
+        backend = driver.up(instance=1, interval_ms=interval_ms)
+        driver.register(instance=2, interval_ms=interval_ms)
+        driver.answer(driver.probe(backend, backend.candidate))
+        for _ in range(5):
+            driver.now += 0.9 * interval_s
+            with refused(driver.table, Refusal.RETIRED):
+                driver.register(instance=1, interval_ms=interval_ms)
+            driver.now += 0.1 * interval_s
+            driver.register(instance=2, interval_ms=interval_ms)
+
+    def test_a_successor_has_registered_when_it_is_confirmed(self, driver: Driver) -> None:
+        """However long before that the one that it replaces has."""
+        backend = driver.up(instance=1)
+        driver.now += 190
+        driver.register(instance=2)
+        driver.answer(driver.probe(backend, backend.candidate))
+        with refused(driver.table, Refusal.RETIRED):
+            driver.register(instance=1)
+        driver.now += 15
+        driver.report(backend)
+        assert driver.check(backend) is None
 
     def test_one_counts_again_when_its_successor_does_not_register_any_more(self, driver: Driver) -> None:
         """It was an old REGISTER, which somebody has said again, and which the present agent's answer has confirmed."""

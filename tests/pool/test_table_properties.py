@@ -154,7 +154,7 @@ class TableMachine(RuleBasedStateMachine):
     def limits_hold(self) -> None:
         registered = sum(backend.state is State.REGISTERED for backend in self.table)
         assert self.table._admission.unconfirmed == registered <= UNCONFIRMED_MAX
-        assert self.table._admission.size == len(self.table)
+        assert dict(self.table._admission._on_host) == Counter(backend.address for backend in self.table)
         assert len(self.table) - registered <= BACKENDS_MAX
 
     @invariant()

@@ -274,6 +274,23 @@ class TestMemory:
         assert len(ranked._heap) < 200
         assert {balance.open() for _ in range(20)} == set(stay)
 
+    def test_an_order_that_was_made_small_is_one_still(self, balance: Balance) -> None:
+        """What has been left behind stood between what stays."""
+        backends = balance.pool(200)
+        ranked = balance.policy
+        assert isinstance(ranked, Ranked)
+        rng = Random(4)
+        for _ in range(20):
+            for backend in rng.sample(backends, 150):
+                balance.report(backend, cpu=rng.randrange(70), tcp=rng.randrange(20))
+            ranked._compact()
+            left: list[Backend] = []
+            while (chosen := balance.choose(*left)) is not None:
+                left.append(chosen)
+            ranks = [ranked.rank(backend) for backend in left]
+            assert ranks == sorted(ranks)
+            assert len(left) == 200
+
     def test_the_order_stays_small_under_churn(self, balance: Balance) -> None:
         backends = balance.pool(20)
         ranked = balance.policy

@@ -164,6 +164,18 @@ def test_a_liveness_check_that_would_fire_between_two_probes_is_refused(argument
     assert "--liveness" in complaint(*arguments)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--liveness", "6"],
+        ["--probe-interval", "3", "--liveness", "3.8"],
+        ["--probe-interval", "0.7", "--probe-timeout", "0.1", "--liveness", "0.87"],
+    ],
+)
+def test_the_least_that_is_asked_for_is_enough(arguments: list[str]) -> None:
+    settings(*arguments)
+
+
 @pytest.mark.parametrize(("option", "form"), [("--monitor", "name:5555"), ("--admin", "name:8081")])
 def test_a_host_of_ours_may_be_a_name(monkeypatch: pytest.MonkeyPatch, option: str, form: str) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.1.1.10", 0))]
