@@ -230,6 +230,16 @@ def test_an_agent_that_drains_is_logged_when_that_changes() -> None:
     ]
 
 
+def test_an_agent_that_changes_its_mind_again_and_again_costs_one_log_line_in_ten_seconds() -> None:
+    bench = Bench(timing=Timing(probe_interval_s=0.2))
+    bench.up()
+    with logged() as events:
+        for number in range(150):
+            bench.answer["draining"] = bool(number % 2)
+            run(bench.clock, 0.2)
+    assert 3 <= len(texts(events)) <= 4
+
+
 def test_an_operators_word_is_logged_and_told_to_the_policy() -> None:
     bench = Bench()
     backend = bench.up()

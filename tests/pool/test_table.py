@@ -940,7 +940,7 @@ class TestHoldDown:
         assert [self.refuse(driver, backend) for _ in range(5) for backend in backends] == [10] * 20
         driver.recover(backends[0])
         driver.opened(backends[0])
-        assert [self.refuse(driver, backend) for backend in backends[1:]] == [20] * 3
+        assert [self.refuse(driver, backend) for _ in range(2) for backend in backends[1:]] == [20] * 6
 
     def test_of_one_that_is_silent_it_doubles_whoever_serves(self, driver: Driver) -> None:
         backend = driver.up()
