@@ -9,7 +9,7 @@ from typing import Any, Final
 from tests.benchmarks.peers.figures import BUSY, FIGURES, GOALS, OURS, TITLES, Figure, Goal, Results
 
 WIDTH: Final = 110
-NO_FIGURE: Final = "-"
+NO_FIGURE: Final = "n/a"
 BUSY_EXPLAINED: Final = fill(
     "How busy the proxy was, in percent of a core: where it is below some 90, the client and the back-end set the pace,"
     " and CPU tells more than the rate.",
