@@ -95,7 +95,7 @@ class Monitor(DatagramProtocol):
         self._pulse = Pulse(clock)
         self._panicking = False
         self._seldom = RateLimit(1 / SELDOM_S)
-        self._dropped_logged = -DROPPED_LOG_S
+        self._drops_told = RateLimit(1 / DROPPED_LOG_S)
         self._dropped: Counter[str] = Counter()
 
     def startProtocol(self) -> None:
@@ -145,14 +145,12 @@ class Monitor(DatagramProtocol):
         if reason not in _TELLING:
             return
         self._dropped[reason.value] += 1
-        now = self.clock.seconds()
-        if now - self._dropped_logged >= DROPPED_LOG_S:
+        if self._drops_told.admit(self.clock.seconds()):
             self.log.warn(
                 "dropped {dropped}; the last one came from {source}",
                 dropped=", ".join(f"{count} datagram(s): {each}" for each, count in self._dropped.items()),
                 source=source[0],
             )
-            self._dropped_logged = now
             self._dropped.clear()
 
     def _register(self, source: Address, pdu: Register) -> None:
@@ -164,7 +162,7 @@ class Monitor(DatagramProtocol):
             self._probers[backend] = Prober(self, backend)
         if registered.unproven is not None and self._table.may_probe(backend, registered.unproven):
             self._introductions.add(backend, registered.unproven)
-        if registered.unproven is None or registered.unproven is not backend.candidate:
+        if registered.unproven is None or registered.unproven is not backend.candidate:  # that is no news of it yet
             self._tell(self._policy.reported, backend)
 
     def _unregister(self, source: Address, pdu: Unregister) -> None:

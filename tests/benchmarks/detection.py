@@ -1,7 +1,7 @@
 """How often a healthy back-end is ejected, and how soon a dead one is: `python -m tests.benchmarks.detection`.
 
 The real monitor, table, policy and sessions in virtual time, so that every run of the same --seed gives the same
-figures; takes some two minutes. Ten alike back-ends answer within two milliseconds, and a client comes every 0.1 s:
+figures; takes some three minutes. Ten alike back-ends answer within two milliseconds, and a client comes every 0.1 s:
 without losses they take turns, so that every one of them gets a client a second. "Silent" is a back-end that stops at a
 random moment without a word, and to which connects neither succeed nor fail; the others refuse connects from then on.
 Exits with status 1 when an aim is missed.
