@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import attrs
 import psutil
 
-from rproxy.wire.pdu import UINT32_MAX
+from rproxy.wire.pdu import COUNT_MAX
 
 FRESH_S: Final = 0.5
 """A sample this young is given out again: CPU use over a shorter time means nothing, and probes may come in bursts."""
@@ -18,11 +18,11 @@ _SNMP: Final = "/proc/net/snmp"
 
 @attrs.frozen
 class Load:
-    """One sample: percentages 0..100 or None where unknown, and established TCP connections."""
+    """One sample: percentages 0..100 and established TCP connections, None where unknown."""
 
     cpu: int | None = None
     memory: int | None = None
-    tcp: int = 0
+    tcp: int | None = None
     application: int | None = None
 
 
@@ -61,7 +61,7 @@ class HostSampler:
             self._sampled_at = now
             cpu = round(psutil.cpu_percent())
             memory = round(psutil.virtual_memory().percent)
-            self._load = Load(cpu=min(cpu, 100), memory=min(memory, 100), tcp=min(established(), UINT32_MAX))
+            self._load = Load(cpu=min(cpu, 100), memory=min(memory, 100), tcp=min(established(), COUNT_MAX))
         return self._load
 
 

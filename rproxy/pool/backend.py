@@ -51,7 +51,7 @@ class Registration:
 
 @attrs.frozen
 class Report:
-    """What a PROBE RESPONSE said: percentages 0..100, None where unknown, and established TCP connections.
+    """What a PROBE RESPONSE said: percentages 0..100 and established TCP connections, None where unknown.
 
     `counted` is how many of our own sessions were established when the probe left, and so are part of `tcp`.
     """
@@ -59,13 +59,13 @@ class Report:
     cpu: int | None = None
     memory: int | None = None
     load: int | None = None
-    tcp: int = 0
+    tcp: int | None = None
     counted: int = 0
 
     @property
     def others(self) -> int:
         """The connections that are not our sessions; negative if the agent counted before ours reached it."""
-        return self.tcp - self.counted
+        return (self.tcp or 0) - self.counted
 
 
 @attrs.define(eq=False)

@@ -40,14 +40,14 @@ from rproxy.tap.options import (
     use_monotonic_time,
     whole,
 )
-from rproxy.wire.pdu import UINT32_MAX, WEIGHT_MAX, WEIGHT_NORMAL
+from rproxy.wire.pdu import COUNT_MAX, UINT32_MAX, WEIGHT_MAX, WEIGHT_NORMAL
 
 AGENT_PORT: Final = 5555
 INTERVAL_ABOVE_S: Final = 0.0009
 """The wire counts whole milliseconds."""
 LOOK_S: Final = 1.0
 """How often it is looked whether the file of `--drain-file` is there."""
-_REPORT_LIMITS: Final = {"cpu": 100, "memory": 100, "tcp": UINT32_MAX}
+_REPORT_LIMITS: Final = {"cpu": 100, "memory": 100, "tcp": COUNT_MAX}
 
 
 @attrs.frozen

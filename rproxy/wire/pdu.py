@@ -1,7 +1,8 @@
-"""Plain PDUs of the monitoring protocol, version 0: 24 bytes each, network byte order.
+"""Plain PDUs of the monitoring protocol, version 0, second edition: 24 bytes each, network byte order.
 
 Types 1 to 3 are those of the report (chapters 3 and 4.1), which leaves their layout open; UNREGISTER, token,
-instance, weight, application load and the draining bit are additions.
+instance and its tag, weight, application load, the draining bit and the counts of sessions are additions. A side of
+the first edition sends 0 for the tag and the counts, and ignores what it gets there.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
 
 _UNKNOWN = 255
+_UNKNOWN_TCP = UINT32_MAX
+COUNT_MAX = UINT32_MAX - 1
+"""The largest count of connections or sessions: the wire uses one more value for "unknown" or "not said"."""
 _DRAINING = 0b100
 
 _REGISTER = struct.Struct("!BxHIQI4x")
-_PROBE_REQUEST = struct.Struct("!B3xIQ8x")
-_PROBE_RESPONSE = struct.Struct("!BBBBIQI4x")
+_PROBE_REQUEST = struct.Struct("!B3xIQII")
+_PROBE_RESPONSE = struct.Struct("!BBBBIQII")
 _UNREGISTER = struct.Struct("!BxH4xQ8x")
 
 
@@ -92,32 +96,47 @@ class Register:
 
 @attrs.frozen
 class ProbeRequest:
-    """The proxy asks one agent for its load. `token` is random for every request and proves the answer."""
+    """The proxy asks one agent for its load. `token` is random for every request and proves the answer.
+
+    `sessions` is how many sessions this proxy has on the back-end, None if it does not say. `instance_tag` is the tag
+    (see `tag_of`) of the instance that is asked, which alone answers; 0 asks any.
+    """
 
     sequence: int
     token: int
+    sessions: int | None = None
+    instance_tag: int = 0
 
     def __attrs_post_init__(self) -> None:
         _check(self, "sequence", self.sequence, 0, UINT32_MAX)
         _check(self, "token", self.token, 0, UINT64_MAX)
+        _check(self, "instance_tag", self.instance_tag, 0, UINT32_MAX)
+        if self.sessions is not None:
+            _check(self, "sessions", self.sessions, 0, COUNT_MAX)
 
 
 @attrs.frozen
 class ProbeResponse:
-    """The agent's answer: percentages 0..100 or None where unknown, and the host's established TCP connections."""
+    """The agent's answer: percentages 0..100 and the host's established TCP connections, None where unknown.
+
+    `others` is how many sessions the agent's other proxies have told it of, None if it does not say.
+    """
 
     sequence: int
     token: int
     cpu: int | None
     memory: int | None
     load: int | None
-    tcp: int
+    tcp: int | None
     draining: bool = False
+    others: int | None = None
 
     def __attrs_post_init__(self) -> None:
         _check(self, "sequence", self.sequence, 0, UINT32_MAX)
         _check(self, "token", self.token, 0, UINT64_MAX)
-        _check(self, "tcp", self.tcp, 0, UINT32_MAX)
+        for name, count in (("tcp", self.tcp), ("others", self.others)):
+            if count is not None:
+                _check(self, name, count, 0, COUNT_MAX)
         for name, value in (("cpu", self.cpu), ("memory", self.memory), ("load", self.load)):
             if value is not None:
                 _check(self, name, value, 0, 100)
@@ -138,6 +157,11 @@ class Unregister:
 Pdu = Register | ProbeRequest | ProbeResponse | Unregister
 
 
+def tag_of(instance: int) -> int:
+    """The instance's tag: its low 32 bits."""
+    return instance & UINT32_MAX
+
+
 def _first_byte(kind: PduType, draining: bool = False) -> int:
     return kind << 5 | VERSION << 3 | (_DRAINING if draining else 0)
 
@@ -146,11 +170,21 @@ def _byte(percentage: int | None) -> int:
     return _UNKNOWN if percentage is None else percentage
 
 
+def _plus_one(count: int | None) -> int:
+    """A count that need not be said: 0 says nothing."""
+    return 0 if count is None else count + 1
+
+
+def _minus_one(field: int) -> int | None:
+    return field - 1 if field else None
+
+
 def encode(pdu: Pdu) -> bytes:
     """The 24 bytes of `pdu`."""
     match pdu:
         case ProbeRequest():
-            return _PROBE_REQUEST.pack(_first_byte(PduType.PROBE_REQUEST), pdu.sequence, pdu.token)
+            first = _first_byte(PduType.PROBE_REQUEST)
+            return _PROBE_REQUEST.pack(first, pdu.sequence, pdu.token, _plus_one(pdu.sessions), pdu.instance_tag)
         case ProbeResponse():
             return _PROBE_RESPONSE.pack(
                 _first_byte(PduType.PROBE_RESPONSE, pdu.draining),
@@ -159,7 +193,8 @@ def encode(pdu: Pdu) -> bytes:
                 _byte(pdu.load),
                 pdu.sequence,
                 pdu.token,
-                pdu.tcp,
+                _UNKNOWN_TCP if pdu.tcp is None else pdu.tcp,
+                _plus_one(pdu.others),
             )
         case Register():
             first = _first_byte(PduType.REGISTER, pdu.draining)
@@ -186,14 +221,21 @@ def _decode_register(data: bytes) -> Register:
 
 
 def _decode_probe_request(data: bytes) -> ProbeRequest:
-    _, sequence, token = _PROBE_REQUEST.unpack(data)
-    return ProbeRequest(sequence, token)
+    _, sequence, token, sessions, instance_tag = _PROBE_REQUEST.unpack(data)
+    return ProbeRequest(sequence, token, _minus_one(sessions), instance_tag)
 
 
 def _decode_probe_response(data: bytes) -> ProbeResponse:
-    first, cpu, memory, load, sequence, token, tcp = _PROBE_RESPONSE.unpack(data)
+    first, cpu, memory, load, sequence, token, tcp, others = _PROBE_RESPONSE.unpack(data)
     return ProbeResponse(
-        sequence, token, _percentage(cpu), _percentage(memory), _percentage(load), tcp, bool(first & _DRAINING)
+        sequence,
+        token,
+        _percentage(cpu),
+        _percentage(memory),
+        _percentage(load),
+        None if tcp == _UNKNOWN_TCP else tcp,
+        bool(first & _DRAINING),
+        _minus_one(others),
     )
 
 

@@ -180,7 +180,7 @@ def test_an_agent_that_nobody_probes_says_once_what_may_be_wrong() -> None:
     ("request_", "load"),
     [
         (ProbeRequest(0, 1), Load(cpu=17, memory=89, tcp=5)),
-        (ProbeRequest(2**32 - 1, UINT64_MAX), Load(cpu=0, memory=100, tcp=2**32 - 1, application=75)),
+        (ProbeRequest(2**32 - 1, UINT64_MAX), Load(cpu=0, memory=100, tcp=2**32 - 2, application=75)),
         (ProbeRequest(7, 0), Load()),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_sampler_that_fails_leaves_an_answer_of_unknown_figures_and_one_log_en
     with logged() as events:
         for _ in range(3):
             bench.probe()
-    assert bench.transport.sent == [(ProbeResponse(0, 1, None, None, None, 0), PROXY)] * 3
+    assert bench.transport.sent == [(ProbeResponse(0, 1, None, None, None, None), PROXY)] * 3
     assert [event["log_failure"].type for event in events] == [RuntimeError]
     assert bench.agent.counters["sample-failed"] == 3
 

@@ -27,6 +27,7 @@ from rproxy.pool.states import State
 from rproxy.pool.table import Table
 from rproxy.scoring.policies import Policy
 from rproxy.wire.pdu import (
+    COUNT_MAX,
     SIZE,
     UINT32_MAX,
     UINT64_MAX,
@@ -731,8 +732,8 @@ def test_a_candidate_is_not_probed_again_while_a_probe_of_it_is_outstanding() ->
         Register(0, 1, 0, 1),
         Unregister(65535, UINT64_MAX),
         Unregister(0, 0),
-        ProbeResponse(UINT32_MAX, UINT64_MAX, 100, 100, 100, UINT32_MAX, True),
-        ProbeRequest(UINT32_MAX, UINT64_MAX),
+        ProbeResponse(UINT32_MAX, UINT64_MAX, 100, 100, 100, COUNT_MAX, True, COUNT_MAX),
+        ProbeRequest(UINT32_MAX, UINT64_MAX, COUNT_MAX, UINT32_MAX),
     ],
     ids=lambda pdu: type(pdu).__name__,
 )

@@ -20,7 +20,7 @@ from rproxy.pool.states import State
 from rproxy.pool.table import SLOW_START_S, Table
 from rproxy.scoring.formula import score
 from rproxy.scoring.policies import POLICIES, RTT_NOISE_MS, SCORE_RESOLUTION, Ranked
-from rproxy.wire.pdu import UINT32_MAX, WEIGHT_MAX
+from rproxy.wire.pdu import COUNT_MAX, WEIGHT_MAX
 from tests.fakes import UNLIMITED
 from tests.pool.driving import agent
 from tests.scoring.balancing import Balance, policy, shares
@@ -163,7 +163,7 @@ class TestContract:
     @pytest.mark.parametrize("weight", [1, WEIGHT_MAX])
     def test_extreme_weights_and_loads_leave_a_choice(self, balance: Balance, weight: int) -> None:
         backend = balance.up(weight=weight)
-        balance.report(backend, cpu=100, memory=100, load=100, tcp=UINT32_MAX)
+        balance.report(backend, cpu=100, memory=100, load=100, tcp=COUNT_MAX)
         assert set(balance.serve(100, held=True)) == {backend}
 
     @pytest.mark.parametrize("way", ABSENCES)
@@ -459,7 +459,7 @@ class TestReport:
     def test_a_saturated_one_waits_even_for_the_largest_sum(self, balance: Balance) -> None:
         saturated, other = balance.up(agent(1), weight=WEIGHT_MAX), balance.up(agent(2), weight=1)
         balance.report(saturated, cpu=70)
-        balance.report(other, cpu=69, memory=69, tcp=UINT32_MAX)
+        balance.report(other, cpu=69, memory=69, tcp=COUNT_MAX)
         assert balance.choose() is other
 
     def test_without_saturation_the_sum_alone_decides(self) -> None:

@@ -73,7 +73,7 @@ def test_a_proxy_is_a_host_with_or_without_a_port_and_there_may_be_several(
         (["-w", "65535"], "weight", 65535),
         (["--report", "cpu=100,memory=100,tcp=100"], "report", {"cpu": 100, "memory": 100, "tcp": 100}),
         (["--report", "memory=0"], "report", {"memory": 0}),
-        (["--report", "tcp=4294967295"], "report", {"tcp": 4294967295}),
+        (["--report", "tcp=4294967294"], "report", {"tcp": 4294967294}),
         (["--drain-file", "/run/drain"], "drain_file", "/run/drain"),
         (["--drain-file", "drain"], "drain_file", os.path.abspath("drain")),
         (["--trace"], "trace", True),

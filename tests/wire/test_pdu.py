@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rproxy.wire.pdu import (
+    COUNT_MAX,
     SIZE,
     UINT32_MAX,
     UINT64_MAX,
@@ -24,6 +25,7 @@ from rproxy.wire.pdu import (
     Unregister,
     decode,
     encode,
+    tag_of,
 )
 
 VECTORS: dict[str, list[dict[str, Any]]] = json.loads(
@@ -52,10 +54,11 @@ uint16 = st.integers(0, 65535)
 uint32 = st.integers(0, UINT32_MAX)
 uint64 = st.integers(0, UINT64_MAX)
 percentage = st.none() | st.integers(0, 100)
+count = st.none() | st.integers(0, COUNT_MAX)
 pdus: st.SearchStrategy[Pdu] = st.one_of(
     st.builds(Register, uint16, st.integers(1, UINT32_MAX), uint64, st.integers(1, 65535), st.booleans()),
-    st.builds(ProbeRequest, uint32, uint64),
-    st.builds(ProbeResponse, uint32, uint64, percentage, percentage, percentage, uint32, st.booleans()),
+    st.builds(ProbeRequest, uint32, uint64, count, uint32),
+    st.builds(ProbeResponse, uint32, uint64, percentage, percentage, percentage, count, st.booleans(), count),
     st.builds(Unregister, uint16, uint64),
 )
 first_bytes = st.integers(0, 7).map(lambda kind: bytes([kind << 5])) | st.binary(min_size=1, max_size=1)
@@ -186,6 +189,10 @@ UNREGISTER = Unregister(80, 1)
         (REQUEST, "sequence", UINT32_MAX + 1),
         (REQUEST, "token", -1),
         (REQUEST, "token", UINT64_MAX + 1),
+        (REQUEST, "sessions", -1),
+        (REQUEST, "sessions", COUNT_MAX + 1),
+        (REQUEST, "instance_tag", -1),
+        (REQUEST, "instance_tag", UINT32_MAX + 1),
         (RESPONSE, "sequence", UINT32_MAX + 1),
         (RESPONSE, "token", UINT64_MAX + 1),
         (RESPONSE, "cpu", -1),
@@ -193,7 +200,9 @@ UNREGISTER = Unregister(80, 1)
         (RESPONSE, "memory", 101),
         (RESPONSE, "load", 255),
         (RESPONSE, "tcp", -1),
-        (RESPONSE, "tcp", UINT32_MAX + 1),
+        (RESPONSE, "tcp", COUNT_MAX + 1),
+        (RESPONSE, "others", -1),
+        (RESPONSE, "others", COUNT_MAX + 1),
         (UNREGISTER, "service_port", 65536),
         (UNREGISTER, "instance", UINT64_MAX + 1),
     ],
@@ -207,3 +216,9 @@ def test_a_value_that_does_not_fit_cannot_be_constructed(pdu: Any, field: str, v
 def test_a_number_of_another_type_cannot_be_constructed(value: Any) -> None:
     with pytest.raises(TypeError):
         attrs.evolve(REGISTER, service_port=value)
+
+
+def test_an_instances_tag_is_its_low_32_bits() -> None:
+    assert tag_of(0x0102030405060708) == 0x05060708
+    assert tag_of(UINT64_MAX) == UINT32_MAX
+    assert tag_of(1 << 32) == 0
