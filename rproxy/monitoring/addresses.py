@@ -12,9 +12,14 @@ _MAPPED = "::ffff:"
 
 
 def plain(address: Sequence[object]) -> Address:
-    """(host, port) of a datagram's source; an IPv4-mapped host, as an IPv6 socket sees it, becomes plain IPv4."""
+    """(host, port) of a datagram's source; an IPv4-mapped host, as an IPv6 socket sees it, becomes plain IPv4.
+
+    One that is good on a single link keeps that link's number: fe80::1%2.
+    """
     host, port = str(address[0]), address[1]
     assert isinstance(port, int)
+    if len(address) > 3 and address[3]:
+        return f"{host.partition('%')[0]}%{address[3]}", port
     if host.startswith(_MAPPED) and "." in host:
         host = host[len(_MAPPED) :]
     return host, port

@@ -14,9 +14,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rproxy.monitoring.addresses import plain, reachable, speaks_ipv6
+from rproxy.monitoring.addresses import plain
 from rproxy.monitoring.loops import keep_looping
 from rproxy.monitoring.sampler import Load, Sampler
+from rproxy.monitoring.udp import send
 from rproxy.pool.backend import Address, written
 from rproxy.wire.pdu import (
     WEIGHT_NORMAL,
@@ -63,8 +64,9 @@ class Agent(DatagramProtocol):
     """Registers one service with every proxy in `proxies` (host name or IP, port) and answers their probes.
 
     `clock` must be monotonic; `jitter` draws from 0..1; `resolve` looks names up. `envelope` is how PDUs are sealed,
-    and may be replaced at any time; `own_address`, which only a sealing one needs, tells for a proxy's address the one
-    at which it sees this agent, and raises `OSError` while there is none. With `trace` every PDU is logged.
+    and may be replaced at any time; `own_address`, which only a sealing one needs, tells for a proxy's address, and
+    for the one of ours that it asked at, if it did, the one at which it sees this agent; it raises `OSError` while
+    there is none. With `trace` every PDU is logged.
     """
 
     noisy = False
@@ -80,7 +82,7 @@ class Agent(DatagramProtocol):
         jitter: Callable[[], float],
         *,
         envelope: Envelope | None = None,
-        own_address: Callable[[Address], str] | None = None,
+        own_address: Callable[[Address, str], str] | None = None,
         trace: bool = False,
     ) -> None:
         self.service = service
@@ -115,7 +117,8 @@ class Agent(DatagramProtocol):
         for registrar in self._registrars:
             registrar.register()
 
-    def datagramReceived(self, datagram: bytes, addr: Sequence[object]) -> None:
+    def datagramReceived(self, datagram: bytes, addr: Sequence[object], local: str = "") -> None:
+        """Answer a probe, from our address `local` that it was sent to, if that is known."""
         source = plain(addr)
         registrars = [each for each in self._registrars if each.address == source]
         if not registrars:
@@ -123,7 +126,7 @@ class Agent(DatagramProtocol):
             return
         registrar = registrars[0]
         try:
-            pdu = decode(self.envelope.open(datagram, registrar.own))
+            pdu = decode(self.envelope.open(datagram, registrar.seen_at(local)))
         except MalformedPdu as error:
             self.counters[error.flaw.value] += 1
             return
@@ -138,7 +141,7 @@ class Agent(DatagramProtocol):
         answer = ProbeResponse(
             pdu.sequence, pdu.token, load.cpu, load.memory, load.application, load.tcp, self.draining
         )
-        registrar.send(answer)
+        registrar.send(answer, local)
 
     def _sample(self) -> Load:
         """A host whose figures cannot be read is up all the same: they are unknown."""
@@ -150,12 +153,13 @@ class Agent(DatagramProtocol):
             self.counters["sample-failed"] += 1
             return Load()
 
-    def send(self, pdu: Pdu, address: Address, own: str) -> None:
+    def send(self, pdu: Pdu, address: Address, own: str, source: str = "") -> None:
         """Sends can fail for a while (no route, full buffers): counted, and the next one tries again."""
         assert self.transport is not None
         try:
             datagram = self.envelope.seal(encode(pdu), own)
-            self.transport.write(datagram, reachable(address, over_ipv6=speaks_ipv6(self.transport)))
+            if not send(self.transport, datagram, address, source):
+                self.counters["source-gone"] += 1
         except Exception as error:
             self.counters[error.__class__.__name__] += 1
             if self._trace:
@@ -265,17 +269,23 @@ class _Registrar:
                 error=failure.getErrorMessage(),
             )
 
-    def send(self, pdu: Pdu) -> None:
-        """To the proxy, if its address is known."""
+    def seen_at(self, local: str) -> str:
+        """Our address as the proxy sees it that has asked at `local`, which is empty if not known."""
+        if not local or self.address is None or self._agent.own_address is None:
+            return self.own
+        return self._agent.own_address(self.address, local)
+
+    def send(self, pdu: Pdu, source: str = "") -> None:
+        """To the proxy, if its address is known; from `source` where it asked there."""
         if self.address is None:
             return
         if self._agent.own_address is not None:
             try:
-                self.own = self._agent.own_address(self.address)
+                self.own = self._agent.own_address(self.address, source)
             except OSError as error:  # no route: what we send would not arrive anyhow
                 self._agent.counters[error.__class__.__name__] += 1
                 return
-        self._agent.send(pdu, self.address, self.own)
+        self._agent.send(pdu, self.address, self.own, source)
 
     def _send_registration(self) -> None:
         service, draining = self._agent.service, self._agent.draining

@@ -16,11 +16,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
-from rproxy.monitoring.addresses import plain, reachable, speaks_ipv6
+from rproxy.monitoring.addresses import plain
 from rproxy.monitoring.introductions import Introductions
 from rproxy.monitoring.prober import Prober, Timing
 from rproxy.monitoring.pulse import Pulse
 from rproxy.monitoring.timeouts import Timeouts
+from rproxy.monitoring.udp import send
 from rproxy.monitoring.wheel import TICK_S, Wheel
 from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Address, Backend, Registration, written
@@ -35,6 +36,8 @@ SELDOM_S: Final = 10.0
 """At most one line in this time about each thing that anybody can bring about, or that a broken policy would repeat."""
 DROPPED_LOG_S: Final = 60.0
 """The same for datagrams dropped for a reason that may be a mistake in somebody's options."""
+SOURCE_GONE: Final = "source-gone"
+"""Counts probes that left from another address than the agent knows, which is ours no more."""
 TICKS_MIN: Final = 20
 """In a probe interval, however short it is."""
 _TELLING: Final = frozenset(
@@ -110,16 +113,17 @@ class Monitor(DatagramProtocol):
             prober.stop()
         self._probers.clear()
 
-    def datagramReceived(self, datagram: bytes, addr: Sequence[object]) -> None:
+    def datagramReceived(self, datagram: bytes, addr: Sequence[object], local: str = "") -> None:
+        """Take in a datagram, sent to our address `local`, if that is known."""
         source = plain(addr)
         try:
-            self._take(source, datagram)
+            self._take(source, datagram, local)
         except MalformedPdu as error:
             self._drop(source, error.flaw)
         except Rejected as error:
             self._drop(source, error.refusal)
 
-    def _take(self, source: Address, datagram: bytes) -> None:
+    def _take(self, source: Address, datagram: bytes, local: str) -> None:
         """Act on one datagram. Raises `MalformedPdu` or `Rejected` if it is to be dropped."""
         pdu = decode(self.envelope.open(datagram, source[0]))
         if self._trace:
@@ -129,7 +133,7 @@ class Monitor(DatagramProtocol):
                 self._respond(source, pdu)
                 kind = PduType.PROBE_RESPONSE
             case Register():
-                self._register(source, pdu)
+                self._register(source, pdu, local)
                 kind = PduType.REGISTER
             case Unregister():
                 kind = PduType.UNREGISTER
@@ -153,10 +157,10 @@ class Monitor(DatagramProtocol):
             )
             self._dropped.clear()
 
-    def _register(self, source: Address, pdu: Register) -> None:
+    def _register(self, source: Address, pdu: Register, local: str) -> None:
         if self._allow and not _within(source[0], self._allow):
             raise Rejected(Refusal.NOT_ALLOWED)
-        registered = self._table.register(source, pdu, self.clock.seconds())
+        registered = self._table.register(source, pdu, self.clock.seconds(), local)
         backend = registered.backend
         if backend not in self._probers:
             self._probers[backend] = Prober(self, backend)
@@ -213,7 +217,8 @@ class Monitor(DatagramProtocol):
         agent = registration.agent
         try:
             datagram = self.envelope.seal(encode(probe.request), agent[0])
-            self.transport.write(datagram, reachable(agent, over_ipv6=speaks_ipv6(self.transport)))
+            if not send(self.transport, datagram, agent, registration.local):
+                self.counters.send_errors[SOURCE_GONE] += 1
         except Exception as error:
             self.counters.send_errors[error.__class__.__name__] += 1
         if self._trace:

@@ -37,16 +37,21 @@ class Standing(IntEnum):
 
 @attrs.frozen
 class Registration:
-    """What a REGISTER said, and the agent's address that it came from."""
+    """What a REGISTER said, the agent's address that it came from, and the address of ours that it was sent to.
+
+    `local` is where the agent is probed from, empty where the route is to say. It is nothing that an agent seals, so
+    another one counts only once a probe from there is answered.
+    """
 
     agent: Address
     instance: int
     interval_s: float
     weight: int
+    local: str = ""
 
     def same_agent(self, other: Registration) -> bool:
-        """Whether both come from the same agent: one address, one start."""
-        return self.agent == other.agent and self.instance == other.instance
+        """Whether both come from the same agent, by the same way: its address, its start, our address."""
+        return self.agent == other.agent and self.instance == other.instance and self.local == other.local
 
 
 @attrs.frozen

@@ -127,13 +127,14 @@ class Table:
     def get(self, address: str, port: int) -> Backend | None:
         return self._backends.get((address, port))
 
-    def register(self, source: Address, pdu: Register, now: float) -> Registered:
+    def register(self, source: Address, pdu: Register, now: float, local: str = "") -> Registered:
         """Take in a REGISTER: a new back-end, news of a known one, or a candidate to replace its agent.
 
-        What it says of draining is left to the answer of the probe that it earns.
+        `local` is the address of ours that it was sent to, empty where that is not known. What it says of draining is
+        left to the answer of the probe that it earns.
         """
         key = (source[0], pdu.service_port or self.default_port)
-        registration = Registration(source, pdu.instance, pdu.interval_ms / 1000, pdu.weight)
+        registration = Registration(source, pdu.instance, pdu.interval_ms / 1000, pdu.weight, local)
         backend = self._backends.get(key)
         if (key, pdu.instance) in self._retired or (backend is not None and backend.has_replaced(registration, now)):
             raise Rejected(Refusal.RETIRED)

@@ -245,11 +245,11 @@ class AgentService(TwistedService):
         return maybeDeferred(port.stopListening)
 
 
-def _own_address(settings: Settings) -> Callable[[Address], str] | None:
+def _own_address(settings: Settings) -> Callable[[Address, str], str] | None:
     advertised = settings.advertise
     if settings.keyring is None:
         return None
-    return local_address if advertised is None else lambda proxy: advertised
+    return lambda proxy, asked_at: advertised or asked_at or local_address(proxy)
 
 
 def _list(proxies: Sequence[Address]) -> str:

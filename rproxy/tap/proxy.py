@@ -25,7 +25,7 @@ from rproxy.carrying.room import Room, pipes_for, raise_descriptor_limit, sessio
 from rproxy.carrying.session import Balancer
 from rproxy.carrying.silence import Silence
 from rproxy.monitoring.monitor import Monitor
-from rproxy.monitoring.udp import listen_udp
+from rproxy.monitoring.udp import listen_udp, udp_ports
 from rproxy.pool.backend import written
 from rproxy.pool.table import Table
 from rproxy.tap.demo import Demo
@@ -142,9 +142,10 @@ class ProxyService(Service):
             self._monitor_port = listen_udp(self._reactor, port, self.monitor, host)
         except Exception as error:
             raise cannot_listen(f"--monitor {written((host, port)) if host else port} (UDP)", error) from error
-        if hasattr(self._monitor_port, "fileno"):
-            self._heed(self._monitor_port)
-        self.log.info("listening for agents on UDP {address}", address=_where(self._monitor_port))
+        for each in udp_ports(self._monitor_port):
+            if hasattr(each, "fileno"):
+                self._heed(each)
+            self.log.info("listening for agents on UDP {address}", address=_where(each))
 
     def _heed(self, port: Any) -> None:
         descriptor = port.fileno()

@@ -64,7 +64,7 @@ class Pair:
             succeed,
             lambda: 0.0,
             envelope=agents,
-            own_address=lambda proxy: own,
+            own_address=lambda proxy, asked_at: own,
         )
         self.wire = Wire(self.clock)
         proxy_end, agent_end = End(self.wire, PROXY), End(self.wire, AGENT)
@@ -180,7 +180,7 @@ def test_an_agent_without_a_route_counts_that_and_tries_again() -> None:
     pair = Pair(Sealed((OLD,)), Sealed((OLD,)))
     routed = pair.agent.own_address
 
-    def unroutable(_: Address) -> str:
+    def unroutable(*_: object) -> str:
         raise OSError(101, "Network is unreachable")
 
     pair.agent.own_address = unroutable

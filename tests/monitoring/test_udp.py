@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.protocol import DatagramProtocol
 
+from rproxy.monitoring.binding import Binding
 from rproxy.monitoring.udp import (
     BUFFER,
     DATAGRAM_MAX,
@@ -23,6 +24,7 @@ from rproxy.monitoring.udp import (
     WAKE_UPS_S,
     BoundedPort,
     listen_udp,
+    udp_ports,
 )
 from tests.fakes import Reactor, logged, run
 
@@ -40,12 +42,14 @@ class Taker(DatagramProtocol):
     def __init__(self) -> None:
         self.taken: list[bytes] = []
         self.sources: list[object] = []
+        self.asked_at: list[str] = []
         self.broken: set[bytes] = set()
         self.first: Deferred[bytes] = Deferred()
 
-    def datagramReceived(self, datagram: bytes, addr: object) -> None:
+    def datagramReceived(self, datagram: bytes, addr: object, local: str = "") -> None:
         self.taken.append(datagram)
         self.sources.append(addr)
+        self.asked_at.append(local)
         if datagram in self.broken:
             raise ValueError("a bug")
         if len(self.taken) == 1:
@@ -55,10 +59,10 @@ class Taker(DatagramProtocol):
 class Bench:
     """A port that the test tells to read, and a socket that sends to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = LOOPBACK) -> None:
         self.reactor = Reactor()
         self.protocol = Taker()
-        self.port = BoundedPort(0, self.protocol, LOOPBACK, DATAGRAM_MAX, self.reactor)
+        self.port = BoundedPort(0, self.protocol, Binding(host), self.reactor)
         self.sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     def send(self, *datagrams: bytes) -> None:
@@ -163,11 +167,11 @@ class Failing:
         self._error = error
         self._reads = 0
 
-    def recvfrom(self, size: int) -> tuple[bytes, Any]:
+    def recvmsg(self, size: int, control_size: int) -> tuple[bytes, Any, int, Any]:
         self._reads += 1
         if self._reads % 2 == 0:
             raise self._error
-        return self._sock.recvfrom(size)
+        return self._sock.recvmsg(size, control_size)
 
 
 @pytest.mark.parametrize(
@@ -266,16 +270,17 @@ def test_on_twisteds_own_reactor_the_port_is_bounded_and_is_read() -> Iterator[D
     assert isinstance(reactor, PosixReactorBase)
     protocol = Taker()
     port = listen_udp(reactor, 0, protocol, LOOPBACK)
-    assert isinstance(port, BoundedPort)
+    (bounded,) = udp_ports(port)
+    assert isinstance(bounded, BoundedPort)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.sendto(b"", (LOOPBACK, port.getHost().port))
+        sender.sendto(b"", (LOOPBACK, bounded.getHost().port))
     protocol.first.addTimeout(WAIT_S, reactor)
     yield protocol.first
     assert protocol.taken == [b""]
     stopped = port.stopListening()
     assert stopped is not None
     yield stopped
-    assert port.fileno() == -1
+    assert bounded.fileno() == -1
 
 
 def test_a_taken_port_is_an_error_of_listening_with_its_cause() -> None:

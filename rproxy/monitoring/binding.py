@@ -1,0 +1,63 @@
+"""What our sockets are bound to: one address, or every address of both families."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from typing import Final
+
+import attrs
+
+ANY_IPV4: Final = "0.0.0.0"  # noqa: S104 - everywhere is twistd's own default for listeners
+ANY_IPV6: Final = "::"
+_FREEBIND: Final = {socket.AF_INET: (socket.IPPROTO_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
+"""Linux's IP_FREEBIND and IPV6_FREEBIND, which Python does not name."""
+
+
+@attrs.frozen
+class Binding:
+    """One socket's address. `host` is an IP address in text; ``::`` takes IPv4, too, unless it is `ipv6_only`.
+
+    With `freebind`, which only Linux has, the address need not be this host's yet.
+    """
+
+    host: str
+    ipv6_only: bool = False
+    freebind: bool = False
+
+    @property
+    def is_any(self) -> bool:
+        return self.host in (ANY_IPV4, ANY_IPV6)
+
+    @property
+    def is_dual(self) -> bool:
+        """Whether it is meant for both families."""
+        return self.host == ANY_IPV6 and not self.ipv6_only
+
+    def prepare(self, sock: socket.socket) -> None:
+        """Set a new socket's options, before it is bound. Raises `OSError`."""
+        if sock.family == socket.AF_INET6 and self.host == ANY_IPV6:
+            with suppress(OSError):  # some systems have no socket of both families: then it is so anyhow
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self.ipv6_only)
+        if self.freebind:
+            sock.setsockopt(*_FREEBIND[sock.family], 1)
+
+
+def bindings(host: str, *, freebind: bool = False) -> tuple[Binding, ...]:
+    """What `host` stands for. Where it is empty: every address of the families that there are.
+
+    That is one socket of both families, whatever net.ipv6.bindv6only says; two where there is no such socket; and one
+    of IPv4 where there is no IPv6.
+    """
+    if host:
+        return (Binding(host, freebind=freebind),)
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    except OSError:
+        return (Binding(ANY_IPV4),)
+    with sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        except OSError:
+            return Binding(ANY_IPV4), Binding(ANY_IPV6, ipv6_only=True)
+    return (Binding(ANY_IPV6),)
