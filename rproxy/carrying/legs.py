@@ -19,6 +19,7 @@ import attrs
 
 from rproxy.carrying.pipes import Pipe, Pipes
 from rproxy.carrying.session import Session
+from rproxy.pool.backend import unmapped, written
 
 SIZE: Final = 65536
 """Bytes read at once, and the most that waits outside a pipe for a slow reader."""
@@ -97,7 +98,7 @@ class Leg:
         """Who is at the other end."""
         with suppress(OSError):
             name = self.sock.getpeername()
-            return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "UNIX")
+            return written((unmapped(name[0]), name[1])) if isinstance(name, tuple) else str(name or "UNIX")
         return "gone"
 
 

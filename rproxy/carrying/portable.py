@@ -44,7 +44,7 @@ from rproxy.carrying.session import (
     Session,
 )
 from rproxy.carrying.sockets import is_broken, socket_of, unacknowledged, was_reset
-from rproxy.pool.backend import Backend
+from rproxy.pool.backend import Backend, unmapped, written
 
 EARLY_MAX: Final = 65536
 """Bytes taken from a client before its back-end is connected; then it is not read from."""
@@ -152,7 +152,8 @@ class ClientSide(Side):
         self._connector: IConnector | None = None
 
     def __str__(self) -> str:
-        return str(self.transport.getPeer())
+        peer: Any = self.transport.getPeer()
+        return written((unmapped(peer.host), peer.port)) if hasattr(peer, "host") else str(peer)
 
     def connectionMade(self) -> None:
         super().connectionMade()

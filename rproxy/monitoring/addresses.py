@@ -6,9 +6,7 @@ import socket
 from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
 
-from rproxy.pool.backend import Address
-
-_MAPPED = "::ffff:"
+from rproxy.pool.backend import MAPPED, Address, unmapped
 
 
 def plain(address: Sequence[object]) -> Address:
@@ -20,16 +18,14 @@ def plain(address: Sequence[object]) -> Address:
     assert isinstance(port, int)
     if len(address) > 3 and address[3]:
         return f"{host.partition('%')[0]}%{address[3]}", port
-    if host.startswith(_MAPPED) and "." in host:
-        host = host[len(_MAPPED) :]
-    return host, port
+    return unmapped(host), port
 
 
 def reachable(address: Address, *, over_ipv6: bool) -> Address:
     """`address` as a socket of the given family must be told it."""
     host, port = address
     if over_ipv6 and ":" not in host:
-        return _MAPPED + host, port
+        return MAPPED + host, port
     return host, port
 
 

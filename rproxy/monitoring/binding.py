@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from contextlib import suppress
 from typing import Final
 
@@ -10,6 +11,7 @@ import attrs
 
 ANY_IPV4: Final = "0.0.0.0"  # noqa: S104 - everywhere is twistd's own default for listeners
 ANY_IPV6: Final = "::"
+CAN_FREEBIND: Final = sys.platform == "linux"
 _FREEBIND: Final = {socket.AF_INET: (socket.IPPROTO_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
 """Linux's IP_FREEBIND and IPV6_FREEBIND, which Python does not name."""
 
@@ -18,7 +20,7 @@ _FREEBIND: Final = {socket.AF_INET: (socket.IPPROTO_IP, 15), socket.AF_INET6: (s
 class Binding:
     """One socket's address. `host` is an IP address in text; ``::`` takes IPv4, too, unless it is `ipv6_only`.
 
-    With `freebind`, which only Linux has, the address need not be this host's yet.
+    With `freebind`, where there is `CAN_FREEBIND`, the address need not be this host's yet.
     """
 
     host: str

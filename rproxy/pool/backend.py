@@ -13,11 +13,18 @@ from rproxy.pool.states import Administration, State
 Address = tuple[str, int]
 """An IP address in text and a port."""
 
+MAPPED = "::ffff:"
+
 
 def written(address: Address) -> str:
     """host:port, an IPv6 host in brackets."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def unmapped(host: str) -> str:
+    """An IPv4-mapped IPv6 address, as a socket of both families shows IPv4's, as plain IPv4."""
+    return host.removeprefix(MAPPED) if "." in host else host
 
 
 FORMER_MAX = 8

@@ -24,12 +24,14 @@ from rproxy.carrying.portable import PortableCarrier
 from rproxy.carrying.room import Room, pipes_for, raise_descriptor_limit, sessions_for
 from rproxy.carrying.session import Balancer
 from rproxy.carrying.silence import Silence
+from rproxy.monitoring.binding import ANY_IPV4, ANY_IPV6, Binding
 from rproxy.monitoring.monitor import Monitor
 from rproxy.monitoring.udp import listen_udp, udp_ports
-from rproxy.pool.backend import written
+from rproxy.pool.backend import unmapped, written
 from rproxy.pool.table import Table
 from rproxy.tap.demo import Demo
 from rproxy.tap.keys import at_signal, envelope, rotate
+from rproxy.tap.listening import listen_endpoints, listen_tcp
 from rproxy.tap.options import (
     StartupError,
     cannot_listen,
@@ -37,13 +39,12 @@ from rproxy.tap.options import (
     report_startup_errors_in_one_line,
     use_monotonic_time,
 )
-from rproxy.tap.settings import CAN_SPLICE, LOOPBACK, Options, Settings, listen_endpoint, policy_factory
+from rproxy.tap.settings import CAN_SPLICE, LOOPBACK, Options, Settings, policy_factory
 
 __all__ = ["Options", "ProxyService", "makeService"]
 
 DRAIN_S: Final = 1.0
 """How long sessions may go on after the proxy was told to stop."""
-ANY: Final = "0.0.0.0"  # noqa: S104 - twistd's own default for listeners
 
 
 class ProxyService(Service):
@@ -85,7 +86,7 @@ class ProxyService(Service):
             for limit_s, half_closed in [(settings.idle_timeout_s, False), (settings.half_close_timeout_s, True)]
             if limit_s
         ]
-        self._endpoints = [(text, listen_endpoint(reactor, text)) for text in settings.listen]
+        self._endpoints = listen_endpoints(reactor, settings.listen, freebind=settings.freebind)
         self._demo = Demo(reactor, settings.demo, keyring=settings.keyring, trace=settings.trace)
         self._bound = False
         self._stopping = False
@@ -139,7 +140,7 @@ class ProxyService(Service):
     def _listen_for_agents(self) -> None:
         host, port = self._settings.monitor
         try:
-            self._monitor_port = listen_udp(self._reactor, port, self.monitor, host)
+            self._monitor_port = listen_udp(self._reactor, port, self.monitor, host, freebind=self._settings.freebind)
         except Exception as error:
             raise cannot_listen(f"--monitor {written((host, port)) if host else port} (UDP)", error) from error
         for each in udp_ports(self._monitor_port):
@@ -180,7 +181,8 @@ class ProxyService(Service):
         host, port = self._settings.admin
         site = admin_site(self.status)
         try:
-            listening = self._reactor.listenTCP(port, site, interface=host)
+            binding = Binding(host, freebind=self._settings.freebind)
+            listening = listen_tcp(self._reactor, port, site, binding)
         except Exception as error:
             raise cannot_listen(f"--admin {written((host, port))}", error) from error
         self._ports.append(listening)
@@ -191,7 +193,7 @@ class ProxyService(Service):
             return
         assert self._monitor_port is not None
         address: Any = self._monitor_port.getHost()
-        host = LOOPBACK if address.host in (ANY, "::") else address.host
+        host = LOOPBACK if address.host in (ANY_IPV4, ANY_IPV6) else address.host
         self._demo.open((host, address.port))
 
     def status(self) -> dict[str, Any]:
@@ -235,7 +237,9 @@ class ProxyService(Service):
 def _where(port: IListeningPort) -> str:
     address: Any = port.getHost()
     if hasattr(address, "port"):
-        return written((address.host, address.port))
+        where = written((unmapped(address.host), address.port))
+        binding = getattr(port, "binding", None)
+        return f"{where} (IPv4, too)" if binding is not None and binding.is_dual else where
     name = address.name
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 

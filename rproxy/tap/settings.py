@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import select
 from importlib.metadata import entry_points
-from ipaddress import ip_network
-from typing import Any, Final
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Final
 
 import attrs
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndpointStringParser
-from twisted.plugin import getPlugins
 from twisted.python import usage
 
 from rproxy.carrying.room import SESSIONS_MAX
 from rproxy.monitoring.addresses import is_loopback
+from rproxy.monitoring.binding import CAN_FREEBIND
 from rproxy.monitoring.monitor import Network
 from rproxy.monitoring.prober import JITTER, Timing
 from rproxy.pool.backend import Address
@@ -34,14 +32,13 @@ from rproxy.tap.options import (
     whole,
 )
 
-BACKLOG: Final = 4096
 POLICY_ENTRY_POINTS: Final = "rproxy.policies"
 LOOPBACK: Final = "127.0.0.1"
 CARRIERS: Final = ("auto", "splice", "portable")
 TIMEOUT_MAX_S: Final = 30 * 86400
 BACKENDS_MAX: Final = 100_000
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
 CAN_SPLICE: Final = hasattr(os, "splice") and hasattr(select, "epoll")
-_BUILT_IN_ENDPOINTS: Final = frozenset({"tcp", "tcp4", "tcp6", "ssl", "unix"})
 
 
 @attrs.frozen
@@ -60,6 +57,8 @@ class Settings:
     limits: Limits = Limits()
     demo: int = 0
     admin: Address | None = None
+    freebind: bool = False
+    """Whether our ports may have addresses that this host has not yet."""
     trace: bool = False
     carrier: str = "auto"
     max_connections: int | None = None
@@ -98,7 +97,10 @@ class Options(CommandOptions):
         ["demo", None, "0", "start this many embedded back-ends with their agents"],
         ["admin", "a", None, "HOST:PORT of the operators' HTTP listener (GET /status.json)"],
     ]
-    optFlags = [["trace", None, "log every PDU, every choice with the scores, and every session"]]
+    optFlags = [
+        ["freebind", None, "listen, also for agents and operators, on addresses that this host has not yet (Linux)"],
+        ["trace", None, "log every PDU, every choice with the scores, and every session"],
+    ]
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +117,7 @@ class Options(CommandOptions):
     def opt_allow(self, text: str) -> None:
         """network (CIDR) that agents may register from; repeatable; without --keyring, it must be given"""
         try:
-            self._allow.append(ip_network(text))
+            self._allow.append(_unmapped(ip_network(text)))
         except ValueError as error:
             raise usage.UsageError(f"--allow {text}: {error}") from None
 
@@ -147,6 +149,7 @@ class Options(CommandOptions):
             allow=tuple(self._allow),
             demo=demo,
             admin=self._admin(),
+            freebind=self._freebind(),
             trace=bool(self["trace"]),
             carrier=self._carrier(),
             max_connections=self._max_connections(),
@@ -161,6 +164,11 @@ class Options(CommandOptions):
         if carrier == "splice" and not CAN_SPLICE:
             raise usage.UsageError("--carrier splice: needs Linux; auto takes what there is")
         return carrier
+
+    def _freebind(self) -> bool:
+        if self["freebind"] and not CAN_FREEBIND:
+            raise usage.UsageError("--freebind: needs Linux")
+        return bool(self["freebind"])
 
     def _max_connections(self) -> int | None:
         text = self["max-connections"]
@@ -191,6 +199,15 @@ class Options(CommandOptions):
         return local_address("admin", host), port
 
 
+def _unmapped(network: Network) -> Network:
+    """A network of IPv4-mapped IPv6 addresses as what it is, IPv4: addresses are told so everywhere."""
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        mapped = network.network_address.ipv4_mapped
+        assert mapped is not None
+        return IPv4Network((mapped, network.prefixlen - _MAPPED.prefixlen))
+    return network
+
+
 def policy_factory(name: str) -> PolicyFactory:
     """The policy of that name: built in, or any installed package's entry point in the group rproxy.policies."""
     factory = POLICIES.get(name)
@@ -201,28 +218,3 @@ def policy_factory(name: str) -> PolicyFactory:
         loaded: PolicyFactory = found[name].load()
         return loaded
     raise usage.UsageError(f"--policy {name}: no such policy; there are {', '.join([*POLICIES, *sorted(found.names)])}")
-
-
-def listen_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
-    """What `--listen` names: PORT, HOST:PORT, or a Twisted server endpoint string."""
-    prefix = text.partition(":")[0]
-    parsers = {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)}
-    if prefix != text and prefix in parsers | _BUILT_IN_ENDPOINTS:
-        try:
-            endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
-            return endpoint
-        except Exception as error:
-            raise usage.UsageError(f"--listen {text}: {_endpoint_error(error)}") from None
-    host, port = host_and_port("listen", text, host="")
-    host = local_address("listen", host)
-    if ":" in host:
-        return TCP6ServerEndpoint(reactor, port, BACKLOG, host)
-    return TCP4ServerEndpoint(reactor, port, BACKLOG, host)
-
-
-def _endpoint_error(error: Exception) -> str:
-    if isinstance(error, IndexError):
-        return "so many sockets were not inherited (LISTEN_FDS, LISTEN_FDNAMES)"
-    if isinstance(error, OSError):
-        return f"{error.filename or 'cannot be used'}: {error.strerror}"
-    return str(error) or error.__class__.__name__

@@ -18,8 +18,9 @@ from rproxy.monitoring.prober import Timing
 from rproxy.scoring.policies import POLICIES
 from rproxy.tap import options as common
 from rproxy.tap import settings as told
+from rproxy.tap.listening import BACKLOG, TcpEndpoint, listen_endpoints
 from rproxy.tap.proxy import makeService
-from rproxy.tap.settings import BACKLOG, Options, Settings, listen_endpoint, policy_factory
+from rproxy.tap.settings import Options, Settings, policy_factory
 from tests.fakes import CountingPolicy, Reactor
 from tests.tap.commands import ANYBODY, complaint, one_line, parsed, settings
 
@@ -296,10 +297,10 @@ def test_an_unknown_policy_is_told_with_those_there_are(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("text", "kind", "host", "port"),
     [
-        ("8080", TCP4ServerEndpoint, "", 8080),
-        ("0", TCP4ServerEndpoint, "", 0),
-        ("10.1.1.10:8080", TCP4ServerEndpoint, "10.1.1.10", 8080),
-        ("[::1]:8080", TCP6ServerEndpoint, "::1", 8080),
+        ("8080", TcpEndpoint, "::", 8080),
+        ("0", TcpEndpoint, "::", 0),
+        ("10.1.1.10:8080", TcpEndpoint, "10.1.1.10", 8080),
+        ("[::1]:8080", TcpEndpoint, "::1", 8080),
         ("tcp:8080", TCP4ServerEndpoint, "", 8080),
         ("tcp:8080:interface=127.0.0.1", TCP4ServerEndpoint, "127.0.0.1", 8080),
         ("tcp6:8080", TCP6ServerEndpoint, "::", 8080),
@@ -309,24 +310,32 @@ def test_clients_are_accepted_on_a_port_a_host_and_port_or_an_endpoint_string(
     text: str, kind: type[object], host: str, port: int
 ) -> None:
     reactor = Reactor()
-    endpoint = listen_endpoint(reactor, text)
+    ((_, endpoint),) = listen_endpoints(reactor, [text])
     assert isinstance(endpoint, kind)
     endpoint.listen(None)  # type: ignore[arg-type]
     ((listened, _, _, interface),) = reactor.tcpServers
     assert (interface, listened) == (host, port)
 
 
-@pytest.mark.parametrize("text", ["8080", "10.1.1.10:8080", "[::1]:8080"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("8080", "10.1.1.10:8080", "[::1]:8080", "tcp:8080", "tcp6:8080", "tcp:8080:interface=127.0.0.1"),
+        *("haproxy:tcp:8080", "tcp:8080:backlog=7", "tcp:backlog=7:port=8080", "haproxy:tcp:8080:backlog=7"),
+    ],
+)
 def test_the_queue_of_clients_not_yet_accepted_is_long(text: str) -> None:
     reactor = Reactor()
-    listen_endpoint(reactor, text).listen(None)  # type: ignore[arg-type]
+    ((_, endpoint),) = listen_endpoints(reactor, [text])
+    endpoint.listen(None)  # type: ignore[arg-type]
     ((_, _, backlog, _),) = reactor.tcpServers
-    assert backlog == BACKLOG >= 1024
+    assert backlog == (BACKLOG if "backlog" not in text else 7)
 
 
 def test_a_unix_endpoint_listens_on_its_path(tmp_path: Path) -> None:
     reactor = Reactor()
-    listen_endpoint(reactor, f"unix:{tmp_path}/socket").listen(None)  # type: ignore[arg-type]
+    ((_, endpoint),) = listen_endpoints(reactor, [f"unix:{tmp_path}/socket"])
+    endpoint.listen(None)  # type: ignore[arg-type]
     assert [server[0] for server in reactor.unixServers] == [f"{tmp_path}/socket"]
 
 
@@ -349,7 +358,7 @@ def test_a_listener_that_cannot_be_is_one_line_that_names_it(text: str, reactor:
 def test_an_inherited_socket_that_is_not_there_is_named_so() -> None:
     text = "systemd:domain=INET:index=7"
     with pytest.raises(usage.UsageError) as caught:
-        listen_endpoint(Reactor(), text)
+        listen_endpoints(Reactor(), [text])
     assert str(caught.value).startswith(f"--listen {text}: so many sockets were not inherited")
 
 

@@ -40,7 +40,7 @@ def test_a_proxy_opens_its_ports_before_it_sheds_its_privileges_and_once() -> No
     bench.service.privilegedStartService()
     opened = [
         ("UDP", *MONITOR),
-        ("TCP", "0.0.0.0", 8080),
+        ("TCP", "::", 8080),
         ("TCP", "::1", 8081),
         ("TCP", "127.0.0.1", 8082),
     ]
@@ -79,7 +79,7 @@ def test_where_a_proxy_listens_is_logged() -> None:
         bench.start()
     assert texts(events)[:3] == [
         "listening for agents on UDP 10.1.1.10:5555",
-        "listening for clients on 0.0.0.0:8080",
+        "listening for clients on [::]:8080",
         "status at http://127.0.0.1:8082/status.json",
     ]
 
@@ -202,7 +202,7 @@ class LateEndpoint:
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> LateEndpoint:
     endpoint = LateEndpoint()
-    monkeypatch.setattr(proxy, "listen_endpoint", lambda reactor, text: endpoint)
+    monkeypatch.setattr(proxy, "listen_endpoints", lambda reactor, texts, freebind: [(texts[0], endpoint)])
     return endpoint
 
 
@@ -312,7 +312,7 @@ def test_a_demos_backends_register_once_the_reactor_runs() -> None:
     bench.start()
     assert [(kind, host) for kind, host, _ in bench.opened()] == [
         ("UDP", "127.0.0.1"),
-        ("TCP", "0.0.0.0"),
+        ("TCP", "::"),
         *[("TCP", "127.0.0.1")] * 3,
     ]
     bench.reactor.run()

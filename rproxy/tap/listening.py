@@ -1,0 +1,166 @@
+"""What `--listen` names, as endpoints: TCP ports of our own, and whatever Twisted's strings describe."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import attrs
+from twisted.internet import tcp
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+    IStreamServerEndpointStringParser,
+)
+from twisted.internet.posixbase import PosixReactorBase
+from twisted.plugin import getPlugins
+from twisted.python import usage
+from zope.interface import implementer
+
+from rproxy.monitoring.binding import ANY_IPV4, ANY_IPV6, Binding, bindings
+from rproxy.pool.backend import Address
+from rproxy.tap.options import host_and_port, local_address
+
+BACKLOG: Final = 4096
+_BUILT_IN: Final = frozenset({"tcp", "tcp4", "tcp6", "ssl", "unix"})
+_WITH_BACKLOG: Final = re.compile(r"(haproxy:)*(tcp|tcp4|tcp6|ssl|tls|unix):")
+_BACKLOG: Final = re.compile(r"(?<!\\):backlog=")
+
+
+class TcpPort(tcp.Port):
+    """A TCP port of Twisted's, bound as `binding` says."""
+
+    def __init__(self, port: int, factory: IProtocolFactory, binding: Binding, backlog: int, reactor: Any) -> None:
+        super().__init__(port, factory, backlog, binding.host, reactor)
+        self.binding = binding
+
+    def createInternetSocket(self) -> socket.socket:
+        sock: socket.socket = super().createInternetSocket()
+        try:
+            self.binding.prepare(sock)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+
+def listen_tcp(
+    reactor: Any, port: int, factory: IProtocolFactory, binding: Binding, backlog: int = BACKLOG
+) -> IListeningPort:
+    """Open a TCP port. Raises what `reactor.listenTCP` raises."""
+    if not isinstance(reactor, PosixReactorBase):
+        opened: IListeningPort = reactor.listenTCP(port, factory, backlog, binding.host)
+        return opened
+    listening = TcpPort(port, factory, binding, backlog, reactor)
+    listening.startListening()
+    return listening
+
+
+@implementer(IStreamServerEndpoint)
+@attrs.frozen
+class TcpEndpoint:
+    """One TCP port of our own."""
+
+    reactor: Any
+    port: int
+    binding: Binding
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:  # noqa: N803 - Twisted's name
+        return execute(listen_tcp, self.reactor, self.port, protocolFactory, self.binding)
+
+
+class FreeBinding:
+    """The reactor as an endpoint sees it whose TCP ports may have addresses that this host has not yet."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
+        binding = Binding(interface or ANY_IPV4, freebind=True)
+        return listen_tcp(self._reactor, port, factory, binding, backlog)
+
+    def listenSSL(
+        self,
+        port: int,
+        factory: IProtocolFactory,
+        contextFactory: Any,  # noqa: N803 - Twisted's name
+        backlog: int = 50,
+        interface: str = "",
+    ) -> IListeningPort:
+        from twisted.protocols.tls import TLSMemoryBIOFactory  # needs pyOpenSSL
+
+        return self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)
+
+
+def listen_endpoints(
+    reactor: Any, texts: Sequence[str], *, freebind: bool = False
+) -> list[tuple[str, IStreamServerEndpoint]]:
+    """What the values of `--listen` name, each with its text: PORT, HOST:PORT, or a Twisted server endpoint string.
+
+    Where both families' wildcards are named with one port, no client finds it twice. Raises `UsageError`.
+    """
+    own = {text: _address(text) for text in texts if not _is_string(text)}
+    named = Counter(own[text] for text in texts if text in own)
+    endpoints: list[tuple[str, IStreamServerEndpoint]] = []
+    for text in texts:
+        if text not in own:
+            endpoints.append((text, _from_string(FreeBinding(reactor) if freebind else reactor, text)))
+            continue
+        address = own[text]
+        if named[address] > 1 and address[1]:
+            raise usage.UsageError(f"--listen {text}: this port is given twice")
+        endpoints += [
+            (text, TcpEndpoint(reactor, address[1], binding)) for binding in _bindings(address, named, freebind)
+        ]
+    return endpoints
+
+
+def _bindings(address: Address, named: Counter[Address], freebind: bool) -> Iterator[Binding]:
+    """The sockets of one port, for what none of the others takes."""
+    host, port = address
+    if host in (ANY_IPV4, ANY_IPV6) and port and ("", port) in named:
+        return
+    if host == ANY_IPV6 and port and (ANY_IPV4, port) in named:
+        yield Binding(host, ipv6_only=True)
+        return
+    yield from bindings(host, freebind=freebind)
+
+
+def _is_string(text: str) -> bool:
+    """Whether it begins as one of Twisted's strings does, its plugins' included."""
+    prefix = text.partition(":")[0]
+    parsers = {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)}
+    return prefix != text and prefix in parsers | _BUILT_IN
+
+
+def _from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
+    described = text
+    if _WITH_BACKLOG.match(text) and not _BACKLOG.search(text):
+        described += f":backlog={BACKLOG}"
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, described)
+        return endpoint
+    except Exception as error:
+        raise usage.UsageError(f"--listen {text}: {_endpoint_error(error)}") from None
+
+
+def _address(text: str) -> Address:
+    host, port = host_and_port("listen", text, host="")
+    return local_address("listen", host), port
+
+
+def _endpoint_error(error: Exception) -> str:
+    if isinstance(error, IndexError):
+        return "so many sockets were not inherited (LISTEN_FDS, LISTEN_FDNAMES)"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'cannot be used'}: {error.strerror}"
+    return str(error) or error.__class__.__name__
