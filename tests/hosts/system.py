@@ -46,12 +46,13 @@ class System:
         assert self._proxy is not None
         return self._proxy
 
-    def start_proxy(self, *options: str, allow: str = LAN) -> None:
+    def start_proxy(self, *options: str, allow: str = LAN, wrapper: Sequence[str] = ()) -> None:
         """Returns when it is ready. Whoever has a key may come from everywhere if `allow` is empty."""
         host = self.network.proxy
         told = ["--listen", "80", "--monitor", "5555", "--admin", ADMIN, *options]
         told += ["--allow", allow] if allow else []
-        self._proxy = self._started.enter_context(Proxy(self._home(host, "proxy"), *told, prefix=host.prefix))
+        proxy = Proxy(self._home(host, "proxy"), *told, prefix=host.prefix, wrapper=wrapper)
+        self._proxy = self._started.enter_context(proxy)
 
     def start_httpd(self, host: Host, address: str = "") -> None:
         """mini_httpd, with an index that names the host, and a larger file of noise. Returns when it is ready."""
