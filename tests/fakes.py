@@ -250,7 +250,10 @@ class Stream(proto_helpers.StringTransport):
 
 
 class TlsStream(Stream):
-    """A TLS transport: no half-close."""
+    """A TLS transport: no half-close, and a handshake that ends when the test says."""
+
+    def shake_hands(self) -> None:
+        self._protocol.handshakeCompleted()
 
 
 # Unseen by mypy: the fakes have the part that the code under test uses, not every method.

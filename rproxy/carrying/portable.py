@@ -20,6 +20,7 @@ from twisted.internet.interfaces import (
     IConnector,
     IConsumer,
     IHalfCloseableProtocol,
+    IHandshakeListener,
     IListeningPort,
     IPushProducer,
     IReactorTCP,
@@ -44,10 +45,13 @@ from rproxy.carrying.session import (
     Session,
 )
 from rproxy.carrying.sockets import is_broken, socket_of, unacknowledged, was_reset
+from rproxy.carrying.wrappers import pass_on
 from rproxy.pool.backend import Backend, unmapped, written
 
 EARLY_MAX: Final = 65536
 """Bytes taken from a client before its back-end is connected; then it is not read from."""
+HANDSHAKE_S: Final = 10.0
+"""The time for the whole TLS handshake of a client."""
 _PAUSED_POLL_S: Final = 0.2
 
 
@@ -140,6 +144,7 @@ class Side(Protocol):
         self.deadlines.disarm(self)
 
 
+@implementer(IHandshakeListener)
 class ClientSide(Side):
     """The accepted connection. Keeps what the client sends early, and finds it a back-end."""
 
@@ -157,7 +162,17 @@ class ClientSide(Side):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        pass_on(self)
         self.carrier.clients.add(self)
+        if ISSLTransport.providedBy(self.transport):
+            self.deadlines.arm(self, HANDSHAKE_S, self.transport.abortConnection)
+        else:
+            self.connect_next()
+
+    def handshakeCompleted(self) -> None:
+        """A TLS client is one: not before, it gets a back-end."""
+        self.deadlines.disarm(self)
+        self.session.begin()
         self.connect_next()
 
     def connect_next(self) -> None:

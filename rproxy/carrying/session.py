@@ -195,6 +195,10 @@ class Session:
         self.down = 0
         """Bytes carried from back-end to client."""
 
+    def begin(self) -> None:
+        """The client is ready for its back-end, later than it was accepted: its patience starts now."""
+        self.started_at = self._balancer.seconds()
+
     def next(self) -> Backend | None:
         """The back-end to connect to now, or None when there is none to try, or no more tries or time are left."""
         balancer, failed = self._balancer, self._failed

@@ -16,7 +16,7 @@ _TCP_CLOSE: Final = 7  # tcpi_state, linux/tcp_states.h
 
 def socket_of(transport: object) -> socket.socket | None:
     """The transport's own socket, below TLS if need be; None where there is none."""
-    if ISSLTransport.providedBy(transport):
+    while ISSLTransport.providedBy(transport):
         transport = getattr(transport, "transport", None)
     handle = getattr(transport, "getHandle", lambda: None)()
     return handle if isinstance(handle, socket.socket) else None

@@ -26,6 +26,7 @@ from zope.interface import implementer
 from rproxy.monitoring.binding import ANY_IPV4, ANY_IPV6, Binding, bindings
 from rproxy.pool.backend import Address
 from rproxy.tap.options import host_and_port, local_address
+from rproxy.tap.tls import ignore_offered_protocols
 
 BACKLOG: Final = 4096
 _BUILT_IN: Final = frozenset({"tcp", "tcp4", "tcp6", "ssl", "unix"})
@@ -146,6 +147,7 @@ def _from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
     described = text
     if _WITH_BACKLOG.match(text) and not _BACKLOG.search(text):
         described += f":backlog={BACKLOG}"
+    ignore_offered_protocols()
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, described)
         return endpoint

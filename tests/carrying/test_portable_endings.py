@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from twisted.internet import error
@@ -13,9 +14,9 @@ from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDo
 
 from rproxy.carrying import flush, portable
 from rproxy.carrying.deadlines import TICK_S, Deadlines
-from rproxy.carrying.portable import EARLY_MAX, PortableCarrier
+from rproxy.carrying.portable import EARLY_MAX, HANDSHAKE_S, PortableCarrier
 from rproxy.carrying.room import Room
-from rproxy.carrying.session import FLUSH_CLIENT_S, Balancer, Ending
+from rproxy.carrying.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S, Balancer, Ending
 from tests.fakes import Connector, CountingPolicy, Reactor, Stream, TlsStream, logged, run, table_with, texts
 
 REFUSED = error.ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
@@ -36,7 +37,7 @@ class Bench:
         self.deadlines = Deadlines(self.reactor)
         self.carrier = PortableCarrier(self.reactor, self.balancer, self.deadlines, Room(100, self.reactor.seconds))
 
-    def accept(self, kind: type[Stream] = Stream) -> Stream:
+    def accept(self, kind: type[Stream] = Stream) -> Any:
         protocol = self.carrier.factory.buildProtocol(CLIENT)
         assert protocol is not None
         stream = kind(self.reactor, protocol)
@@ -51,6 +52,8 @@ class Bench:
 
     def joined(self, kind: type[Stream] = Stream) -> tuple[Stream, Stream]:
         client = self.accept(kind)
+        if kind is TlsStream:
+            client.shake_hands()
         return client, self.connecting.succeed()
 
     def settle(self, seconds: float = 0.0) -> None:
@@ -123,6 +126,32 @@ def test_a_tls_client_is_closed_when_its_backend_ends_the_stream(bench: Bench) -
     bench.settle()
     assert (client.value(), client.ended, backend.ended) == (b"answer", ConnectionDone, ConnectionDone)
     bench.assert_over(Ending.CLOSED)
+
+
+def test_a_tls_client_gets_its_backend_after_the_handshake_and_all_the_time_to_connect_to_it(bench: Bench) -> None:
+    client = bench.accept(TlsStream)
+    bench.settle(HANDSHAKE_S - 1)
+    assert bench.tried == []
+    client.shake_hands()
+    bench.settle(CONNECT_TIMEOUT_S - 0.2)
+    bench.connecting.succeed()
+    bench.settle(HANDSHAKE_S)
+    assert client.connected
+
+
+def test_a_tls_client_that_does_not_shake_hands_in_time_is_let_go(bench: Bench) -> None:
+    client = bench.accept(TlsStream)
+    bench.settle(HANDSHAKE_S - 0.1)
+    assert client.connected
+    bench.settle(0.2 + TICK_S)
+    assert (client.ended, bench.tried) == (ConnectionAborted, [])
+    bench.assert_over(Ending.CLIENT_GONE)
+
+
+def test_one_that_goes_before_leaves_nothing(bench: Bench) -> None:
+    close(bench.accept(TlsStream))
+    assert bench.tried == []
+    bench.assert_over(Ending.CLIENT_GONE)
 
 
 def test_a_backend_that_does_not_take_what_a_closed_client_sent_is_given_up_in_the_end(bench: Bench) -> None:

@@ -35,7 +35,7 @@ def test_another_address_counts_once_a_probe_from_there_is_answered() -> None:
     assert registered.unproven == attrs.evolve(backend.registration, local=THERE) == backend.candidate
     assert backend.registration.local == HERE
     confirmed = driver.answer(driver.probe(backend, registered.unproven))
-    assert (backend.registration.local, backend.candidate) == (THERE, None)
+    assert [backend.registration.local, backend.candidate] == [THERE, None]
     assert (confirmed.restarted, confirmed.transition) == (False, None)
 
 
@@ -44,6 +44,6 @@ def test_one_from_where_no_probe_is_answered_changes_nothing() -> None:
     backend = up(driver)
     register(driver, THERE)
     driver.lose(driver.probe(backend, backend.candidate))
-    assert (backend.registration.local, backend.candidate, backend.misses) == (HERE, None, 0)
+    assert [backend.registration.local, backend.candidate, backend.misses] == [HERE, None, 0]
     driver.report(backend)
     assert backend.is_up
