@@ -6,6 +6,7 @@ import errno
 import select
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from rproxy.carrying.legs import LISTENING
@@ -35,7 +36,16 @@ def takeable(port: object, factory: object) -> socket.socket | None:
     sock = getattr(port, "socket", None)
     if getattr(port, "factory", None) is not factory or not isinstance(sock, socket.socket):
         return None
-    return sock if sock.family in _FAMILIES and sock.type == socket.SOCK_STREAM else None
+    if sock.family not in _FAMILIES or sock.type != socket.SOCK_STREAM:
+        return None
+    return sock if sock.family == socket.AF_UNIX or _protocol(sock) == socket.IPPROTO_TCP else None
+
+
+def _protocol(sock: socket.socket) -> int:
+    """The kernel's word: an inherited socket's object does not know. MPTCP, for one, lacks some of TCP's options."""
+    with suppress(OSError):
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+    return 0
 
 
 class Listeners:

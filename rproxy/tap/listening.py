@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any, Final
 import attrs
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred, execute
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.interfaces import (
     IListeningPort,
     IProtocolFactory,
@@ -29,6 +30,8 @@ from rproxy.tap.options import host_and_port, local_address
 from rproxy.tap.tls import ignore_offered_protocols
 
 BACKLOG: Final = 4096
+_FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
+"""Of sockets that Twisted can accept from."""
 _BUILT_IN: Final = frozenset({"tcp", "tcp4", "tcp6", "ssl", "unix"})
 _WITH_BACKLOG: Final = re.compile(r"(haproxy:)*(tcp|tcp4|tcp6|ssl|tls|unix):")
 _BACKLOG: Final = re.compile(r"(?<!\\):backlog=")
@@ -150,9 +153,31 @@ def _from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
     ignore_offered_protocols()
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, described)
+        _demand_listening(endpoint)
         return endpoint
     except Exception as error:
         raise usage.UsageError(f"--listen {text}: {_endpoint_error(error)}") from None
+
+
+def _demand_listening(endpoint: Any) -> None:
+    """Look at an inherited socket before Twisted, which believes what it is told. Raises `ValueError`, `OSError`."""
+    while hasattr(endpoint, "_wrappedEndpoint"):
+        endpoint = endpoint._wrappedEndpoint
+    if not isinstance(endpoint, AdoptedStreamServerEndpoint):
+        return
+    with socket.socket(fileno=os.dup(endpoint.fileno)) as sock:
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"the inherited socket is of the kind {_name(sock.type)}, and SOCK_STREAM is needed")
+        if sock.family != endpoint.addressFamily:
+            raise ValueError(f"the inherited socket is {_name(sock.family)}, not {_name(endpoint.addressFamily)}")
+        if sock.family not in _FAMILIES:
+            raise ValueError(f"sockets of {_name(sock.family)} cannot be listened on")
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError("the inherited socket does not listen")
+
+
+def _name(constant: object) -> str:
+    return str(getattr(constant, "name", constant))
 
 
 def _address(text: str) -> Address:
