@@ -44,7 +44,7 @@ from rproxy.carrying.session import (
     Ending,
     Session,
 )
-from rproxy.carrying.sockets import is_broken, socket_of, unacknowledged, was_reset
+from rproxy.carrying.sockets import is_broken, met_itself, socket_of, unacknowledged, was_reset
 from rproxy.carrying.wrappers import pass_on
 from rproxy.pool.backend import Backend, unmapped, written
 
@@ -272,7 +272,17 @@ class BackendSide(Side):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self._client.connect_succeeded(self)
+        if self._met_itself():
+            self.transport.abortConnection()
+            self._client.connect_failed(blame=True)
+        else:
+            self._client.connect_succeeded(self)
+
+    def _met_itself(self) -> bool:
+        backend, handle = self.session.backend, socket_of(self.transport)
+        if backend is None or handle is None or not self._client.carrier.balancer.may_meet_itself(backend):
+            return False
+        return met_itself(handle, backend.address, backend.port)
 
     def dataReceived(self, data: bytes) -> None:
         self.session.down += len(data)
@@ -325,6 +335,7 @@ class PortableCarrier:
     """A `Carrier` of Twisted's own transports."""
 
     def __init__(self, reactor: IReactorTCP, balancer: Balancer, deadlines: Deadlines, room: Room) -> None:
+        self.balancer = balancer
         self.deadlines = deadlines
         self.room = room
         self.clients: set[ClientSide] = set()

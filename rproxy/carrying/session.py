@@ -20,6 +20,8 @@ from rproxy.scoring.formula import score
 from rproxy.scoring.policies import Policy
 
 TRIES_MAX: Final = 3
+UNPRIVILEGED: Final = 1024
+"""The first port that the kernel may choose to connect from."""
 CONNECT_TIMEOUT_S: Final = 2.0
 CONNECT_TOTAL_S: Final = 4.8
 """A client waits at most 5 s: this, and the ticks by which a deadline may be late."""
@@ -77,6 +79,8 @@ class Balancer:
         self.announce = announce
         self.policy = policy
         self.seconds = seconds
+        self.is_local: Callable[[str], bool] = lambda host: False
+        """Whether an address is one of this host's."""
         self.saturation = saturation
         self.trace = trace
         self.endings: Counter[Ending] = Counter()
@@ -87,6 +91,10 @@ class Balancer:
         self._policy_failed = float("-inf")
         self._unserved = 0
         self._unserved_logged = float("-inf")
+
+    def may_meet_itself(self, backend: Backend) -> bool:
+        """Whether a connect to it may be connected to itself: to a port here that is free, and is chosen for it."""
+        return backend.port >= UNPRIVILEGED and self.is_local(backend.address)
 
     def open(self, client: object) -> Session:
         """A session for `client`, whose text is asked for only by a trace."""

@@ -37,6 +37,11 @@ def unsent(sock: SocketType) -> int:
     return int(held)
 
 
+def met_itself(sock: SocketType, host: str, port: int) -> bool:
+    """Whether a socket that has connected there is its own peer, nobody being there (TCP's simultaneous open)."""
+    return bool(sock.getsockname()[:2] == (host, port))
+
+
 def was_reset(transport: object) -> bool:
     """Whether the connection is dead by the peer's reset, which a transport that does not read cannot see. Linux."""
     handle = socket_of(transport)

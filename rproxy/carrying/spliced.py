@@ -11,7 +11,7 @@ import operator
 import select
 import socket
 from collections.abc import Callable, Iterator
-from errno import EINPROGRESS, ETIMEDOUT
+from errno import ECONNREFUSED, EINPROGRESS, ETIMEDOUT
 from typing import Any, Final
 
 from twisted.logger import Logger
@@ -45,6 +45,7 @@ from rproxy.carrying.listeners import Listeners
 from rproxy.carrying.pipes import Pipes
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import LOCAL_ERRORS, Balancer, Ending
+from rproxy.carrying.sockets import met_itself
 
 _IN: Final = select.EPOLLIN
 _PRI: Final = select.EPOLLPRI
@@ -282,6 +283,12 @@ class SplicedSessions:
         if event & (_ERROR | select.EPOLLHUP):
             self._connect_failed(leg, leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         elif event & select.EPOLLOUT:
+            backend = leg.session.backend
+            assert backend is not None
+            if self._balancer.may_meet_itself(backend) and met_itself(leg.sock, backend.address, backend.port):
+                leg.reset()
+                self._connect_failed(leg, ECONNREFUSED)
+                return
             leg.state = NAGLE
             leg.session.connected()
             client = leg.peer

@@ -61,8 +61,8 @@ class Monitor(DatagramProtocol):
     """Listens for agents on one UDP port.
 
     `clock` must be monotonic. `token` draws unpredictable 64-bit numbers, `jitter` from 0..1. `envelope` is how PDUs
-    are sealed, and may be replaced at any time. `allow` lists the networks that may register, all when empty. With
-    `trace` every PDU is logged.
+    are sealed, and may be replaced at any time. `allow` lists the networks that may register, all when empty;
+    `leads_here` tells of a service whether it is this proxy itself, and no back-end. With `trace` every PDU is logged.
     """
 
     noisy = False
@@ -79,6 +79,7 @@ class Monitor(DatagramProtocol):
         envelope: Envelope | None = None,
         timing: Timing = DEFAULT_TIMING,
         allow: Collection[Network] = (),
+        leads_here: Callable[[Address], bool] = lambda service: False,
         trace: bool = False,
     ) -> None:
         self.counters = Counters()
@@ -90,6 +91,7 @@ class Monitor(DatagramProtocol):
         self._policy = policy
         self._token = token
         self._allow = tuple(allow)
+        self._leads_here = leads_here
         self._trace = trace
         self._probers: dict[Backend, Prober] = {}
         self._introductions = Introductions(clock, table.limits.introductions_s, self._introduce)
@@ -160,6 +162,7 @@ class Monitor(DatagramProtocol):
     def _register(self, source: Address, pdu: Register, local: str) -> None:
         if self._allow and not _within(source[0], self._allow):
             raise Rejected(Refusal.NOT_ALLOWED)
+        self._demand_other(source[0], pdu.service_port or self._table.default_port)
         registered = self._table.register(source, pdu, self.clock.seconds(), local)
         backend = registered.backend
         if backend not in self._probers:
@@ -168,6 +171,27 @@ class Monitor(DatagramProtocol):
             self._introductions.add(backend, registered.unproven)
         if registered.unproven is None or registered.unproven is not backend.candidate:  # that is no news of it yet
             self._tell(self._policy.reported, backend)
+
+    def _demand_other(self, host: str, port: int) -> None:
+        """A back-end that is this proxy would be a loop. Raises `Rejected`."""
+        if not self._leads_here((host, port)):
+            return
+        backend = self._table.get(host, port)
+        if backend is not None:  # the address is ours since it registered
+            self.exclude(backend)
+        if self._may_say("own listener"):
+            self.log.warn(
+                "no back-end: {service}, registered by an agent, leads to this proxy itself; "
+                "does that agent lack a --service-port?",
+                service=written((host, port)),
+            )
+        raise Rejected(Refusal.OWN_LISTENER)
+
+    def exclude(self, backend: Backend) -> None:
+        """It leads back to this proxy: whatever its agent says, it is no back-end any more."""
+        transition = self._table.exclude(backend, "leads back to this proxy", self.clock.seconds())
+        if transition is not None:
+            self.announce(transition)
 
     def _unregister(self, source: Address, pdu: Unregister) -> None:
         backend, transition = self._table.unregister(source, pdu, self.clock.seconds())
@@ -245,6 +269,9 @@ class Monitor(DatagramProtocol):
 
     def check(self, backend: Backend) -> None:
         """The liveness check of one back-end; a time when this process was away does not count."""
+        if self._leads_here((backend.address, backend.port)):
+            self.exclude(backend)
+            return
         liveness_s, now = self.timing.liveness_s, self.clock.seconds()
         transition = self._table.check(backend, liveness_s, self._pulse.lasted_s, now)
         if transition is not None:

@@ -28,6 +28,7 @@ class Refusal(StrEnum):
     TABLE_FULL = "table-full"
     HOST_FULL = "host-full"
     NOT_ALLOWED = "not-allowed"
+    OWN_LISTENER = "own-listener"
     UNEXPECTED_PROBE_REQUEST = "unexpected-probe-request"
 
 

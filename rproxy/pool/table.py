@@ -298,6 +298,10 @@ class Table:
         self._settle(backend)
         return backend, None
 
+    def exclude(self, backend: Backend, reason: str, now: float) -> Transition | None:
+        """It is to be no back-end any more, whatever its agent says."""
+        return self._happen(backend, Event.UNREGISTERED, now, reason)
+
     def administer(self, backend: Backend, administration: Administration) -> None:
         """An operator's word; it holds as long as the back-end is in the table."""
         backend.administration = administration

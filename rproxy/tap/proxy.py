@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from rproxy.admin.status import admin_site, status
 from rproxy.carrying.carrier import Carrier
 from rproxy.carrying.deadlines import Deadlines
+from rproxy.carrying.loop_watch import LoopWatch
 from rproxy.carrying.pipes import Pipes
 from rproxy.carrying.portable import PortableCarrier
 from rproxy.carrying.room import Room, pipes_for, raise_descriptor_limit, sessions_for
@@ -26,8 +27,9 @@ from rproxy.carrying.session import Balancer
 from rproxy.carrying.silence import Silence
 from rproxy.monitoring.binding import ANY_IPV4, ANY_IPV6, Binding
 from rproxy.monitoring.monitor import Monitor
+from rproxy.monitoring.own_listeners import OwnListeners
 from rproxy.monitoring.udp import listen_udp, udp_ports
-from rproxy.pool.backend import unmapped, written
+from rproxy.pool.backend import Backend, unmapped, written
 from rproxy.pool.table import Table
 from rproxy.tap.demo import Demo
 from rproxy.tap.keys import at_signal, envelope, rotate
@@ -59,6 +61,7 @@ class ProxyService(Service):
         rng = Random()
         policy = policy_factory(settings.policy)(settings.saturation, rng)
         table = Table(settings.backend_port, settings.timing.probe_timeout_s, settings.limits)
+        self._own = OwnListeners(reactor.seconds)
         self._deadlines = Deadlines(reactor)
         self.monitor = Monitor(
             table,
@@ -69,6 +72,7 @@ class ProxyService(Service):
             envelope=envelope(settings.keyring),
             timing=settings.timing,
             allow=settings.allow,
+            leads_here=self._own.leads_here,
             trace=settings.trace,
         )
         self.balancer = Balancer(
@@ -79,8 +83,10 @@ class ProxyService(Service):
             announce=self.monitor.announce,
             trace=settings.trace,
         )
+        self.balancer.is_local = self._own.is_local
         self.room = Room(_sessions_max(settings, descriptors), reactor.seconds)
         self.carrier = self._carrier(descriptors)
+        self._loop_watch = LoopWatch(reactor, self.carrier, self.room, self._bar)
         self._silences = [
             Silence(reactor, self.carrier, limit_s, half_closed=half_closed)
             for limit_s, half_closed in [(settings.idle_timeout_s, False), (settings.half_close_timeout_s, True)]
@@ -104,6 +110,11 @@ class ProxyService(Service):
 
         strict = self._settings.carrier == "splice"
         return SpliceCarrier(self._reactor, self.balancer, portable, Pipes(pipes_for(descriptors)), strict=strict)
+
+    def _bar(self, backend: Backend) -> None:
+        """A back-end leads back to us by way of another proxy."""
+        self._own.bar((backend.address, backend.port))
+        self.monitor.exclude(backend)
 
     def privilegedStartService(self) -> None:
         self._bind()
@@ -166,8 +177,14 @@ class ProxyService(Service):
         if self._stopping:
             port.stopListening()
             return
-        self._ports.append(port)
+        self._add(port)
         self.log.info("listening for clients on {address}", address=_where(port))
+
+    def _add(self, port: IListeningPort) -> None:
+        self._ports.append(port)
+        address: Any = port.getHost()
+        if hasattr(address, "port"):
+            self._own.add(address.host, address.port)
 
     def _stop_if_failed(self, text: str, failures: list[Failure]) -> None:
         """An endpoint that fails only later must not leave a proxy without its listener."""
@@ -185,7 +202,7 @@ class ProxyService(Service):
             listening = listen_tcp(self._reactor, port, site, binding)
         except Exception as error:
             raise cannot_listen(f"--admin {written((host, port))}", error) from error
-        self._ports.append(listening)
+        self._add(listening)
         self.log.info("status at http://{address}/status.json", address=_where(listening))
 
     def _open_demo(self) -> None:
@@ -226,6 +243,7 @@ class ProxyService(Service):
     def _finish(self) -> Deferred[Any]:
         for silence in self._silences:
             silence.stop()
+        self._loop_watch.stop()
         self.carrier.abort()
         self._deadlines.stop()
         stopping = [self._demo.stop()]

@@ -1,0 +1,115 @@
+"""Finds loops through another proxy: a back-end of ours whose own back-end we are.
+
+Each client of such a loop takes one place after the other, until all are taken by connections that carry nothing. So
+it is looked for where no place is left: among the sessions whose client comes from the host of its back-end, and that
+carry nothing, the newest one is ended. In a loop, and nowhere else, many of the others end with it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from rproxy.carrying.carrier import Carrier
+from rproxy.carrying.room import Room
+from rproxy.carrying.session import Ending, Session
+from rproxy.pool.backend import Backend
+
+SILENT_S: Final = 2.0
+"""How long they carry nothing."""
+COLLAPSE_S: Final = 1.0
+"""The time in which the rest of a loop ends."""
+AGAIN_S: Final = 60.0
+"""The time between two looks that found none."""
+SHARE: Final = 0.5
+"""Of all sessions, at least: fewer than these leave room for others."""
+COLLAPSED: Final = 0.1
+"""Share of them that ends with one of theirs: every client has a chain of its own."""
+SESSIONS_MIN: Final = 8
+
+
+class LoopWatch:
+    """Looks for loops while `room` is full; `found` is told the back-end that leads back to us."""
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, carrier: Carrier, room: Room, found: Callable[[Backend], object]) -> None:
+        self._clock = clock
+        self._carrier = carrier
+        self._room = room
+        self._found = found
+        self._call: IDelayedCall | None = None
+        room.when_full(self._full)
+
+    def stop(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _full(self) -> None:
+        if self._call is None:
+            self._after(SILENT_S, self._note)
+
+    def _after(self, delay_s: float, call: Callable[..., None], *arguments: Any) -> None:
+        self._call = self._clock.callLater(delay_s, self._proceed, call, *arguments)
+
+    def _proceed(self, call: Callable[..., None], *arguments: Any) -> None:
+        self._call = None
+        call(*arguments)
+
+    def _note(self) -> None:
+        """How much each session that comes from its back-end's host has carried by now."""
+        if not self._room.full:
+            return
+        carried = {
+            session: self._carrier.carried(session) for session in self._carrier.connected() if _returns(session)
+        }
+        if self._are_many(len(carried)):
+            self._after(SILENT_S, self._try, carried)
+        else:
+            self._after(AGAIN_S, self._note)
+
+    def _are_many(self, sessions: int) -> bool:
+        return sessions >= max(SHARE * self._room.sessions, SESSIONS_MIN)
+
+    def _try(self, carried: dict[Session, int]) -> None:
+        """End one of those that have carried nothing since."""
+        silent: defaultdict[Backend, list[Session]] = defaultdict(list)
+        for session, before in carried.items():
+            if session.is_connected and session.backend is not None and self._carrier.carried(session) == before:
+                silent[session.backend].append(session)
+        backend, sessions = max(silent.items(), key=lambda each: len(each[1]), default=(None, []))
+        if backend is None or not self._room.full or not self._are_many(len(sessions)):
+            self._after(AGAIN_S, self._note)
+            return
+        newest = max(sessions, key=lambda session: session.connected_at or 0.0)
+        self._carrier.cut(newest, Ending.STOPPED)
+        sessions.remove(newest)
+        self._after(COLLAPSE_S, self._judge, backend, sessions)
+
+    def _judge(self, backend: Backend, sessions: list[Session]) -> None:
+        ended = sum(session.ended_as is not None for session in sessions)
+        if ended < max(COLLAPSED * len(sessions), SESSIONS_MIN - 1):
+            self._after(AGAIN_S, self._note)
+            return
+        self._found(backend)
+        rest = [each for each in self._carrier.connected() if each.backend is backend and _returns(each)]
+        for session in rest:
+            self._carrier.cut(session, Ending.STOPPED)
+        self.log.warn(
+            "back-end {backend} leads back to this proxy: refused from now on; {sessions} sessions of the loop ended",
+            backend=backend.name,
+            sessions=ended + len(rest),
+        )
+
+
+def _returns(session: Session) -> bool:
+    """Whether its client comes from the host of its back-end."""
+    if session.backend is None or session.client is None:
+        return False
+    host, _, _ = str(session.client).rpartition(":")
+    return host.strip("[]") == session.backend.address

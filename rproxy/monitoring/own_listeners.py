@@ -1,0 +1,76 @@
+"""Which services are this proxy itself: a back-end that is one of its own listeners would be a loop without an end."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import psutil
+
+from rproxy.monitoring.addresses import is_loopback
+from rproxy.monitoring.binding import ANY_IPV4, ANY_IPV6
+from rproxy.pool.backend import Address, unmapped
+
+LOOK_S: Final = 1.0
+"""How long this host's addresses are taken to stay as they are: they come and go, but to look costs a system call."""
+BARRED_S: Final = 600.0
+"""How long a back-end that was seen to lead back here is refused."""
+BARRED_MAX: Final = 1024
+
+
+def local_addresses() -> frozenset[str]:
+    """Every IP address of this host now, in text and without the link that it is good on."""
+    families = (socket.AF_INET, socket.AF_INET6)
+    return frozenset(
+        each.address.partition("%")[0]
+        for addresses in psutil.net_if_addrs().values()
+        for each in addresses
+        if each.family in families
+    )
+
+
+class OwnListeners:
+    """The TCP ports that this proxy listens on, and what is known to lead to them. `seconds` must be monotonic."""
+
+    def __init__(self, seconds: Callable[[], float], addresses: Callable[[], Iterable[str]] = local_addresses) -> None:
+        self._seconds = seconds
+        self._look = addresses
+        self._ours: frozenset[str] = frozenset()
+        self._looked_at = float("-inf")
+        self._places: set[Address] = set()
+        self._everywhere: set[int] = set()
+        self._barred: dict[Address, float] = {}
+
+    def add(self, host: str, port: int) -> None:
+        """We listen there, with or without the link that an address is good on."""
+        if host in (ANY_IPV4, ANY_IPV6):
+            self._everywhere.add(port)
+        else:
+            self._places.add((unmapped(host.partition("%")[0]), port))
+
+    def bar(self, service: Address) -> None:
+        """It leads here by way of another proxy: refuse it for `BARRED_S`."""
+        if len(self._barred) >= BARRED_MAX:
+            self._barred.pop(next(iter(self._barred)))
+        self._barred[service] = self._seconds() + BARRED_S
+
+    def leads_here(self, service: Address) -> bool:
+        """Whether a connection to it would be one to ourselves."""
+        host, port = service[0].partition("%")[0], service[1]
+        if (host, port) in self._places or (port in self._everywhere and self.is_local(host)):
+            return True
+        return bool(self._barred) and self._barred.get(service, float("-inf")) > self._seconds()
+
+    def is_local(self, host: str) -> bool:
+        """Whether it is an address of this host, as of `LOOK_S` ago at most."""
+        if is_loopback(host.partition("%")[0]):
+            return True
+        now = self._seconds()
+        if now - self._looked_at >= LOOK_S:
+            self._looked_at = now
+            try:
+                self._ours = frozenset(self._look())
+            except OSError:  # no descriptor left for it, say: as they were
+                return host in self._ours
+        return host in self._ours
