@@ -118,12 +118,27 @@ class BoundedPort(udp.Port):
 
     def doRead(self) -> None:
         self._pace()
-        receive, take = self.socket.recvmsg, self.protocol.datagramReceived
-        size = self._control_size
+        if self._control_size:
+            self._read_with_local_address()
+            return
+        receive, take = self.socket.recvfrom, self.protocol.datagramReceived
+        for _ in range(READ_MAX):
+            try:
+                datagram, address = receive(DATAGRAM_MAX)
+            except OSError:  # nothing there; or an ICMP error of what was sent, which a lost probe tells as well
+                return
+            try:
+                take(datagram, address)
+            except Exception:
+                self.log.failure("a datagram was not taken in")
+
+    def _read_with_local_address(self) -> None:
+        """The same, for half a microsecond more a datagram: the kernel tells where each one arrived."""
+        receive, take, size = self.socket.recvmsg, self.protocol.datagramReceived, self._control_size
         for _ in range(READ_MAX):
             try:
                 datagram, control, _, address = receive(DATAGRAM_MAX, size)
-            except OSError:  # nothing there; or an ICMP error of what was sent, which a lost probe tells as well
+            except OSError:
                 return
             try:
                 take(datagram, address, _arrived_at(control[0]) if control else "")

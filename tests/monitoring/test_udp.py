@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.protocol import DatagramProtocol
 
+from rproxy.monitoring.addresses import plain
 from rproxy.monitoring.binding import Binding
 from rproxy.monitoring.udp import (
     BUFFER,
@@ -41,7 +42,7 @@ class Taker(DatagramProtocol):
 
     def __init__(self) -> None:
         self.taken: list[bytes] = []
-        self.sources: list[object] = []
+        self.sources: list[Any] = []
         self.asked_at: list[str] = []
         self.broken: set[bytes] = set()
         self.first: Deferred[bytes] = Deferred()
@@ -84,9 +85,9 @@ class Bench:
         run(self.reactor, 0)
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
+@pytest.fixture(params=[LOOPBACK, "0.0.0.0", "::"], ids=["one address", "IPv4's", "all"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    bench = Bench(request.param)
     bench.port.startListening()
     yield bench
     bench.close()
@@ -136,7 +137,7 @@ def test_datagrams_are_taken_in_as_they_came_and_with_their_source(bench: Bench)
     bench.send(*several)
     bench.reads()
     assert bench.protocol.taken == several
-    assert bench.protocol.sources == [(LOOPBACK, bench.sender.getsockname()[1])] * 4
+    assert [plain(source) for source in bench.protocol.sources] == [(LOOPBACK, bench.sender.getsockname()[1])] * 4
 
 
 @pytest.mark.parametrize("size", [DATAGRAM_MAX, DATAGRAM_MAX + 1, 1500, 65_507])
@@ -167,11 +168,18 @@ class Failing:
         self._error = error
         self._reads = 0
 
+    def recvfrom(self, size: int) -> tuple[bytes, Any]:
+        self._count()
+        return self._sock.recvfrom(size)
+
     def recvmsg(self, size: int, control_size: int) -> tuple[bytes, Any, int, Any]:
+        self._count()
+        return self._sock.recvmsg(size, control_size)
+
+    def _count(self) -> None:
         self._reads += 1
         if self._reads % 2 == 0:
             raise self._error
-        return self._sock.recvmsg(size, control_size)
 
 
 @pytest.mark.parametrize(
