@@ -63,17 +63,15 @@ def assert_served(proxy: Proxy, *addresses: str, ports: Sequence[int] = (80,)) -
 
 
 BOTH: Final = [
-    ("80", "[::]:80"),
-    ("[::]:80", "80"),
-    ("0.0.0.0:80", "[::]:80"),
-    ("[::]:80", "0.0.0.0:80"),
-    ("80", "0.0.0.0:80"),
-    ("127.0.0.1:80", "[::1]:80"),
+    (("80", "[::]:80"), 0),
+    (("[::]:80", "80"), 1),
+    (("0.0.0.0:80", "[::]:80"), 1),
+    (("[::]:80", "0.0.0.0:80"), 0),
+    (("80", "0.0.0.0:80"), 0),
 ]
 
 
-@pytest.mark.parametrize("bindv6only", [0, 1])
-@pytest.mark.parametrize("listen", BOTH, ids=" ".join)
+@pytest.mark.parametrize(("listen", "bindv6only"), BOTH)
 def test_both_families_may_be_named_in_any_order(
     listen: tuple[str, str], bindv6only: int, host: Host, tmp_path: Path
 ) -> None:

@@ -178,8 +178,10 @@ def test_two_sockets_of_which_one_is_taken_are_none(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(udp, "bindings", lambda host, freebind: (Binding(ANY_IPV4), Binding(ANY_IPV6, ipv6_only=True)))
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as taken:
         taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        taken.bind(("::", 0))
-        port = taken.getsockname()[1]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:  # of the other family, too
+            free.bind(("0.0.0.0", 0))
+            port = free.getsockname()[1]
+            taken.bind(("::", port))
         with pytest.raises(CannotListenError):
             listen_udp(reactor, port, Taker(), "")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
