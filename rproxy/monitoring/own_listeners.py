@@ -8,11 +8,10 @@ from typing import Final
 
 import psutil
 
-from rproxy.monitoring.addresses import is_loopback
 from rproxy.monitoring.binding import ANY_IPV4, ANY_IPV6
 from rproxy.pool.backend import Address, unmapped
 
-LOOK_S: Final = 1.0
+LOOK_S: Final = 5.0
 """How long this host's addresses are taken to stay as they are: they come and go, but to look costs a system call."""
 BARRED_S: Final = 600.0
 """How long a back-end that was seen to lead back here is refused."""
@@ -39,14 +38,17 @@ class OwnListeners:
         self._ours: frozenset[str] = frozenset()
         self._looked_at = float("-inf")
         self._places: set[Address] = set()
-        self._everywhere: set[int] = set()
+        self._everywhere: set[tuple[int, bool]] = set()
+        """Ports, each with whether it is so for IPv6."""
         self._barred: dict[Address, float] = {}
 
-    def add(self, host: str, port: int) -> None:
+    def add(self, host: str, port: int, *, ipv6_only: bool = False) -> None:
         """We listen there, with or without the link that an address is good on."""
-        if host in (ANY_IPV4, ANY_IPV6):
-            self._everywhere.add(port)
-        else:
+        if host == ANY_IPV6:
+            self._everywhere.add((port, True))
+        if host == ANY_IPV4 or (host == ANY_IPV6 and not ipv6_only):
+            self._everywhere.add((port, False))
+        elif host != ANY_IPV6:
             self._places.add((unmapped(host.partition("%")[0]), port))
 
     def bar(self, service: Address) -> None:
@@ -58,13 +60,13 @@ class OwnListeners:
     def leads_here(self, service: Address) -> bool:
         """Whether a connection to it would be one to ourselves."""
         host, port = service[0].partition("%")[0], service[1]
-        if (host, port) in self._places or (port in self._everywhere and self.is_local(host)):
+        if (host, port) in self._places or ((port, ":" in host) in self._everywhere and self.is_local(host)):
             return True
         return bool(self._barred) and self._barred.get(service, float("-inf")) > self._seconds()
 
     def is_local(self, host: str) -> bool:
         """Whether it is an address of this host, as of `LOOK_S` ago at most."""
-        if is_loopback(host.partition("%")[0]):
+        if host.startswith("127.") or host == "::1":
             return True
         now = self._seconds()
         if now - self._looked_at >= LOOK_S:

@@ -33,7 +33,7 @@ from rproxy.pool.backend import Backend, unmapped, written
 from rproxy.pool.table import Table
 from rproxy.tap.demo import Demo
 from rproxy.tap.keys import at_signal, envelope, rotate
-from rproxy.tap.listening import listen_endpoints, listen_tcp
+from rproxy.tap.listening import TcpPort, listen_endpoints, listen_tcp
 from rproxy.tap.options import (
     StartupError,
     cannot_listen,
@@ -184,7 +184,8 @@ class ProxyService(Service):
         self._ports.append(port)
         address: Any = port.getHost()
         if hasattr(address, "port"):
-            self._own.add(address.host, address.port)
+            ipv6_only = isinstance(port, TcpPort) and port.binding.ipv6_only
+            self._own.add(address.host, address.port, ipv6_only=ipv6_only)
 
     def _stop_if_failed(self, text: str, failures: list[Failure]) -> None:
         """An endpoint that fails only later must not leave a proxy without its listener."""

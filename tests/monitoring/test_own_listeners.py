@@ -28,11 +28,17 @@ def bench() -> Bench:
     return Bench()
 
 
-@pytest.mark.parametrize("everywhere", ["0.0.0.0", "::"])
+@pytest.mark.parametrize(
+    ("everywhere", "ipv6_only", "families"),
+    [("0.0.0.0", False, {4}), ("::", False, {4, 6}), ("::", True, {6})],
+    ids=["IPv4's", "all", "IPv6's"],
+)
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "fe80::1%2", "127.0.0.1", "127.8.9.10", "::1"])
-def test_a_listener_on_every_address_is_meant_by_each_of_them(host: str, everywhere: str, bench: Bench) -> None:
-    bench.own.add(everywhere, 80)
-    assert bench.own.leads_here((host, 80))
+def test_a_listener_on_every_address_is_meant_by_each_of_its_families(
+    host: str, everywhere: str, ipv6_only: bool, families: set[int], bench: Bench
+) -> None:
+    bench.own.add(everywhere, 80, ipv6_only=ipv6_only)
+    assert bench.own.leads_here((host, 80)) is ((6 if ":" in host else 4) in families)
     assert not bench.own.leads_here((host, 81))
 
 
