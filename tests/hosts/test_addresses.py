@@ -144,6 +144,21 @@ def test_an_address_that_moves_takes_its_agents_along(system: System, tmp_path: 
         assert failures(system.proxy.log + standby.log) == []
 
 
+def test_a_back_end_whose_address_becomes_ours_is_none_any_more(system: System) -> None:
+    """Its service would be our own listener from then on."""
+    one, _ = system.network.servers
+    proxy = system.network.proxy
+    add(one, VIP)
+    ip("-n", one.namespace, "route", "add", proxy.address, "dev", PORT, "src", VIP)
+    start_proxy(system, "plain", Path(), "--probe-interval", "0.5")
+    system.start_agent(one)
+    wait_until_up(system, VIP)
+    remove(one, VIP)
+    add(proxy, VIP)
+    system.proxy.logged(r"back-end (10\.1\.1\.100:80): \w+ -> forgotten \(leads back to this proxy")
+    assert row(system, VIP) == {}
+
+
 @pytest.mark.parametrize("mode", ["as usual", "bindv6only", "disable_ipv6", "no IPv6"])
 @pytest.mark.parametrize("carrier", ["splice", "portable"])
 def test_a_port_without_a_host_is_on_every_address_of_the_families_there_are(

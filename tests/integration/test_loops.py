@@ -76,27 +76,6 @@ def test_its_own_listener_is_no_back_end(listen: str, host: Host, tmp_path: Path
     run_inside(host, run)
 
 
-def test_an_address_that_becomes_ours_takes_its_back_end_away(host: Host, tmp_path: Path) -> None:
-    """As a moved one does; an operator's listener on one address only is no such thing for another."""
-    moved = "192.0.2.100"
-
-    def run() -> None:
-        host.output("ip", "address", "add", f"{moved}/32", "dev", "lo")
-        with Proxy(
-            tmp_path, "--listen", f"{LAN}:81", "--monitor", "5555", "--probe-interval", "0.3", *OPTIONS
-        ) as proxy:
-            agent = FakeAgent((moved, 5555), 81)
-            poll(lambda: proxy.state((moved, 81)) == "up", READY_S, "it is up")
-            agent.close(unregister=False)
-        with Proxy(tmp_path, "--listen", "81", "--monitor", "5555", *OPTIONS) as proxy:
-            agent = FakeAgent((moved, 5555), 81)
-            poll(lambda: refused(proxy), READY_S, "it is refused")
-            agent.close(unregister=False)
-            assert proxy.backends() == {}
-
-    run_inside(host, run)
-
-
 def visitor(proxy: Proxy) -> socket.socket:
     return connect(proxy.address)
 
