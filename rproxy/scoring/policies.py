@@ -210,19 +210,19 @@ class ReportPolicy(Ranked):
             self._place(backend).own = self._settle(backend)
         super().reported(backend)
 
-    def _settle(self, backend: Backend) -> tuple[float, float, int, float, float]:
+    def _settle(self, backend: Backend) -> tuple[float, float, float, float, float]:
         """What stays of the score until the next report: the sum without its TCP term, that term's factor, the host's
         connections that are not our sessions, the weight, and the share of it while the back-end starts slowly.
         """
-        report, weight = backend.report, backend.registration.weight
+        cpu, memory, weight = backend.cpu, backend.memory, backend.registration.weight
         loss = 0.0 if backend.state is State.DOWN else backend.losses.rate  # in a panic it tells nothing of the host
         scale = WEIGHT_NORMAL / (weight * SCORE_RESOLUTION)
         rtt_ms = max(backend.rtt.last_ms or 0.0, RTT_NOISE_MS)
-        rest = unsaturated(rtt_ms=rtt_ms, tcp=0, loss=loss, cpu=report.cpu, memory=report.memory)
+        rest = unsaturated(rtt_ms=rtt_ms, tcp=0, loss=loss, cpu=cpu, memory=memory)
         steps = rest * scale + _ROUNDING
-        if is_saturated(self._saturation, loss=loss, cpu=report.cpu, memory=report.memory):
+        if is_saturated(self._saturation, loss=loss, cpu=cpu, memory=memory):
             steps += _SATURATED
-        return steps, TCP_TERM * scale, report.others, backend.weight, backend.share
+        return steps, TCP_TERM * scale, backend.others, backend.weight, backend.share
 
     def _rank(self, backend: Backend, place: _Place) -> Rank:
         if place.own is None:

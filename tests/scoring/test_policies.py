@@ -321,34 +321,41 @@ class PolicyMachine(RuleBasedStateMachine):
         self.held: list[Backend] = []
 
     def backend(self, data: st.DataObject) -> Backend:
-        return data.draw(st.sampled_from(list(self.balance.table)))
+        return data.draw(st.sampled_from(self.present))
 
-    @precondition(lambda self: len(self.balance.table) < 8)
+    @property
+    def present(self) -> list[Backend]:
+        return [backend for backend in self.balance.table if backend.state is not State.DEPARTED]
+
+    @precondition(lambda self: len(self.present) < 8)
     @rule(number=st.integers(0, 7), weight=st.sampled_from([1, 50, 100, 300]))
     def arrive(self, number: int, weight: int) -> None:
-        if self.balance.table.get(agent(number)[0], 80) is None:
+        there = self.balance.table.get(agent(number)[0], 80)
+        if there is None or there.state is State.DEPARTED:
+            if there is not None:
+                self.failed.discard(there)
             self.balance.up(agent(number), weight=weight, instance=next(self.instances))
 
-    @precondition(lambda self: len(self.balance.table) > 0)
+    @precondition(lambda self: bool(self.present))
     @rule(
         data=st.data(),
         percent=st.none() | st.integers(0, 100),
-        tcp=st.integers(0, 20),
+        tcp=st.none() | st.integers(0, 20),
         draining=st.sampled_from([False, False, False, True]),
     )
-    def report(self, data: st.DataObject, percent: int | None, tcp: int, draining: bool) -> None:
+    def report(self, data: st.DataObject, percent: int | None, tcp: int | None, draining: bool) -> None:
         backend = self.backend(data)
         self.balance.report(backend, cpu=percent, tcp=tcp, draining=draining)
         self.failed.discard(backend)
 
-    @precondition(lambda self: len(self.balance.table) > 0)
+    @precondition(lambda self: bool(self.present))
     @rule(data=st.data())
     def miss(self, data: st.DataObject) -> None:
         backend = self.backend(data)
         self.balance.lose(self.balance.probe(backend))
         self.failed.add(backend)
 
-    @precondition(lambda self: len(self.balance.table) > 0)
+    @precondition(lambda self: bool(self.present))
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         backend = self.backend(data)
