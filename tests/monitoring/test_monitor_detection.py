@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 
 from rproxy.monitoring.prober import Timing
-from rproxy.pool.backend import Backend
+from rproxy.pool.backend import Address, Backend
 from rproxy.pool.states import Administration, State
 from rproxy.scoring.policies import POLICIES
-from rproxy.wire.pdu import Register, Unregister
+from rproxy.wire.pdu import Pdu, ProbeRequest, Register, Unregister
 from tests.fakes import AGENT_PORT, RaisingPolicy, logged, run, texts
 from tests.monitoring.test_monitor import AGENT, RTT_S, Bench, transitions
 from tests.scoring.balancing import policy
@@ -326,3 +326,90 @@ def test_in_a_panic_those_that_are_down_get_their_share(name: str) -> None:
         bench.table.opened(backend)
         chosen_by.opened(backend)
     assert min(served[backend] for backend in backends) >= 4
+
+
+def test_a_dead_back_end_whose_registration_is_repeated_is_forgotten_and_ends_the_panic() -> None:
+    bench = Bench(panic_below=0.5)
+    dead, other, *rest = pool(bench)
+    for each in rest:
+        bench.receive(Unregister(80, 1), (each.address, AGENT_PORT))
+    bench.silent.add(dead.address)
+    silent_alike = bench.up(("10.0.0.9", AGENT_PORT))
+    bench.silent.add(silent_alike.address)
+    run(bench.clock, 10)
+    assert bench.table.panicking
+    for _ in range(60):
+        bench.register((dead.address, AGENT_PORT))
+        run(bench.clock, 1)
+    assert (dead.state, silent_alike.state) == (State.FORGOTTEN, State.FORGOTTEN)
+    assert not bench.table.panicking
+    assert bench.table.eligible == [other]
+
+
+def test_a_registration_is_no_sign_of_life_for_the_policy() -> None:
+    bench = Bench()
+    backend = bench.up()
+    run(bench.clock, 12)
+    bench.silent.add(AGENT[0])
+    run(bench.clock, 5.7)
+    assert backend.state is State.SUSPECT
+    told = bench.policy.told["reported"][backend]
+    bench.register()
+    assert bench.policy.told["reported"][backend] == told
+
+
+def test_what_departs_leaves_no_timer_and_is_forgotten_with_its_last_session() -> None:
+    bench = Bench()
+    backend = bench.up()
+    bench.table.opened(backend)
+    with logged() as events:
+        bench.receive(Unregister(80, 1))
+        assert (backend.state, bench.timers) == (State.DEPARTED, 0)
+        run(bench.clock, 100)
+        transition = bench.table.closed(backend, was_connected=False)
+        assert transition is not None
+        bench.monitor.announce(transition)
+    assert transitions(events) == [("up", "departed"), ("departed", "forgotten")]
+    assert len(bench.table) == 0
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_one_that_registers_again_is_probed_and_taken_over_only_if_it_answers(answers: bool) -> None:
+    bench = Bench()
+    backend = bench.up()
+    bench.table.opened(backend)
+    bench.receive(Unregister(80, 1))
+    if not answers:
+        bench.silent.add(AGENT[0])
+    bench.register(instance=2)
+    run(bench.clock, 1)
+    assert (backend.state, backend.connections) == ((State.UP if answers else State.DEPARTED), 1)
+    if not answers:
+        run(bench.clock, 60)
+        assert bench.timers == 0
+        assert len(bench.transport.sent) == 2
+
+
+def test_replays_of_a_hosts_old_registrations_do_not_keep_its_agent_out() -> None:
+    """A proxy that has just been restarted; agents of the second edition answer for their present start alone."""
+    bench = Bench()
+    hosts = [f"10.0.0.{number}" for number in range(1, 25)]
+
+    def answer(pdu: Pdu, address: Address) -> None:
+        if isinstance(pdu, ProbeRequest) and pdu.instance_tag == 99 and address[1] == AGENT_PORT:
+            bench._answer(pdu, address)
+
+    bench.transport.on_write = answer
+    for step in range(150):
+        for number, host in enumerate(hosts):
+            for instance in range(1, 6):
+                bench.receive(Register(80, 20_000, instance), (host, AGENT_PORT))
+                bench.receive(Register(80, 20_000, instance), (host, 1024 + (step * 31 + number) % 60_000))
+                bench.receive(Unregister(80, instance), (host, AGENT_PORT))
+            if step == 50 + 2 * number:
+                bench.receive(Register(80, 20_000, 99), (host, AGENT_PORT))
+        run(bench.clock, 0.1)
+    assert len(bench.table.eligible) == len(hosts)
+    assert {backend.registration.instance for backend in bench.table.eligible} == {99}
+    strangers = [at for at in bench.probed_at if at < 5]
+    assert len(strangers) <= 5 * 50 + 1

@@ -57,13 +57,12 @@ def come_back(balance: Balance, backend: Backend, way: str) -> None:
 
 
 def score_now(backend: Backend) -> float:
-    report = backend.report
     return score(
         rtt_ms=backend.rtt.last_ms or 0.0,
         tcp=backend.tcp,
         loss=backend.losses.rate,
-        cpu=report.cpu,
-        memory=report.memory,
+        cpu=backend.cpu,
+        memory=backend.memory,
     )
 
 
@@ -661,3 +660,49 @@ class TestLeastConnections:
         served = balance.serve(9, held=False)
         assert set(served[:3]) == set(backends)
         assert served == served[:3] * 3
+
+
+class TestUnknown:
+    """What an agent cannot tell is no reason to get all clients, nor to get none."""
+
+    @pytest.fixture
+    def balance(self) -> Balance:
+        return balance_by("report")
+
+    def blind_and_busy(self, balance: Balance, **figures: int) -> tuple[Backend, list[Backend]]:
+        blind, *others = balance.pool(4)
+        for backend in others:
+            balance.report(backend, **figures)
+        balance.report(blind, cpu=None, memory=None, tcp=None)
+        return blind, others
+
+    @pytest.mark.parametrize(
+        "figures",
+        [
+            {"cpu": 0, "memory": 0, "tcp": 0},
+            {"cpu": 50, "memory": 50, "tcp": 200},
+            {"cpu": 80, "memory": 20, "tcp": 10},
+            {"cpu": 100, "memory": 100, "tcp": 5000},
+        ],
+    )
+    def test_one_that_can_tell_nothing_gets_no_more_than_its_share_and_some(
+        self, balance: Balance, figures: dict[str, int]
+    ) -> None:
+        blind, _ = self.blind_and_busy(balance, **figures)
+        served = balance.serve(100, held=True)
+        assert 10 <= served.count(blind) <= 28
+
+    @pytest.mark.parametrize("figure", ["cpu", "memory", "tcp"])
+    def test_one_figure_that_is_unknown_leaves_the_others_what_they_are(self, balance: Balance, figure: str) -> None:
+        idle, blind = balance.pool(2)
+        balance.report(idle, cpu=10, memory=10, tcp=10)
+        known: dict[str, Any] = {"cpu": 10, "memory": 10, "tcp": 10, figure: None}
+        balance.report(blind, **known)
+        served = balance.serve(100, held=True)
+        assert 30 <= served.count(blind) <= 50
+        balance.report(blind, **{**known, **{other: 90 for other in ("cpu", "memory") if other != figure}})
+        assert blind not in balance.serve(20, held=False)
+
+    def test_the_score_shown_is_that_of_what_it_is_taken_for(self, balance: Balance) -> None:
+        blind, (other, *_) = self.blind_and_busy(balance, cpu=60, memory=60, tcp=100)
+        assert score_now(blind) == pytest.approx(score_now(other), abs=0.01)
