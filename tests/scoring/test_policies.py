@@ -692,6 +692,15 @@ class TestUnknown:
         served = balance.serve(100, held=True)
         assert 10 <= served.count(blind) <= 28
 
+    def test_what_the_others_report_later_counts_at_once(self, balance: Balance) -> None:
+        """It was the first that came up, when nobody's figures were known."""
+        blind = balance.up(agent(9))
+        balance.report(blind, cpu=None, memory=None, tcp=None)
+        others = [balance.up(agent(number)) for number in range(3)]
+        for backend in others:
+            balance.report(backend, cpu=80, memory=10, tcp=300)
+        assert balance.serve(40, held=True).count(blind) <= 20
+
     @pytest.mark.parametrize("figure", ["cpu", "memory", "tcp"])
     def test_one_figure_that_is_unknown_leaves_the_others_what_they_are(self, balance: Balance, figure: str) -> None:
         idle, blind = balance.pool(2)
