@@ -47,9 +47,7 @@ from rproxy.wire.pdu import Pdu, ProbeResponse, Register, decode
 
 AGENT_PORT = 5555
 IDLE = Load(cpu=10, memory=20, tcp=0)
-UNLIMITED = Limits(
-    host=10**9, registrations_s=1e9, registrations_host_s=1e9, registrations_each_s=math.inf, introductions_s=1e9
-)
+UNLIMITED = Limits(host=10**9, registrations_each_s=math.inf, introductions_s=1e9)
 """For tests that are not about how much may come at once."""
 
 

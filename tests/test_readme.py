@@ -26,7 +26,7 @@ def table(first_heading: str) -> list[list[str]]:
 
 
 def test_the_transition_table_is_the_programs() -> None:
-    heading, *rows = table("state        answered")
+    heading, *rows = table("state      answered")
     shown = {
         State(row[0]): {Event(event): State(cell) for event, cell in zip(heading[1:], row[1:], strict=True) if cell}
         for row in rows

@@ -32,7 +32,7 @@ def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]
         "rtt_ms": _rounded(backend.rtt.last_ms),
         "srtt_ms": _rounded(backend.rtt.smoothed_ms) if told else None,
         "loss": round(backend.losses.rate, 4),
-        "tcp": backend.tcp if told else None,
+        "tcp": None if backend.report.tcp is None else backend.tcp,
         "cpu": backend.report.cpu,
         "memory": backend.report.memory,
         "weight": backend.registration.weight,
@@ -40,7 +40,7 @@ def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]
         "interval_s": backend.registration.interval_s,
         "connections": backend.connections,
         "total": backend.total,
-        "last_seen_s": _rounded(now - backend.heard_at),
+        "last_seen_s": None if backend.answered_at is None else _rounded(now - backend.answered_at),
     }
 
 

@@ -15,7 +15,8 @@ from typing import Final
 from twisted.logger import Logger
 
 from rproxy.pool.backend import Backend
-from rproxy.pool.table import Table, Transition
+from rproxy.pool.events import Transition
+from rproxy.pool.table import Table
 from rproxy.scoring.formula import score
 from rproxy.scoring.policies import Policy
 
@@ -59,7 +60,8 @@ class Ending(StrEnum):
 class Balancer:
     """The scoring service: opens sessions, and keeps table and policy told of them.
 
-    `seconds` is a monotonic clock; `announce` is told of a back-end that failed connects have taken down. With
+    `seconds` is a monotonic clock; `announce` is told of a back-end that failed connects have taken down, or
+    that has gone with its last session. With
     `trace` every choice logs the scores of the whole table, and every end its session.
     """
 
@@ -102,13 +104,12 @@ class Balancer:
 
     def score(self, backend: Backend) -> float:
         """The report's score of a back-end now, whichever policy is in use."""
-        report = backend.report
         return score(
             rtt_ms=backend.rtt.last_ms or 0.0,
             tcp=backend.tcp,
             loss=backend.losses.rate,
-            cpu=report.cpu,
-            memory=report.memory,
+            cpu=backend.cpu,
+            memory=backend.memory,
             saturation=self.saturation,
         )
 
@@ -121,9 +122,9 @@ class Balancer:
                     backend=backend.name,
                     score=self.score(backend),
                     rtt_ms=backend.rtt.last_ms,
-                    tcp=backend.tcp,
-                    cpu=backend.report.cpu,
-                    memory=backend.report.memory,
+                    tcp=_told(backend.tcp, backend.report.tcp),
+                    cpu=_told(backend.cpu, backend.report.cpu),
+                    memory=_told(backend.memory, backend.report.memory),
                     loss=backend.losses.rate,
                 )
         self.log.debug("client {client} -> {backend}", client=client, backend=chosen.name if chosen else "nobody")
@@ -159,6 +160,11 @@ class Balancer:
             )
             self._unserved_logged = now
             self._unserved = 0
+
+
+def _told(used: float, reported: int | None) -> object:
+    """A figure, and if its agent cannot tell, that it only stands in for that."""
+    return used if reported is not None else f"unknown, taken for {used:.1f},"
 
 
 _UNSERVED: Final = {
@@ -292,11 +298,13 @@ class Session:
         backend, balancer = self.backend, self._balancer
         assert backend is not None
         self.backend = None
-        balancer.table.closed(backend, was_connected=self.connected_at is not None)
+        transition = balancer.table.closed(backend, was_connected=self.connected_at is not None)
         try:
             balancer.policy.closed(backend)
         except Exception:
             balancer.policy_failed()
+        if transition is not None:
+            balancer.announce(transition)
 
     def _trace_end(self) -> None:
         now = self._balancer.seconds()

@@ -29,6 +29,7 @@ from rproxy.wire.pdu import (
     Unregister,
     decode,
     encode,
+    tag_of,
 )
 from rproxy.wire.seal import Envelope, Unsealed
 
@@ -132,6 +133,9 @@ class Agent(DatagramProtocol):
             return
         if not isinstance(pdu, ProbeRequest):
             self.counters["unexpected-type"] += 1
+            return
+        if pdu.instance_tag not in (0, tag_of(self.service.instance)):  # for an earlier start: no sign of life of ours
+            self.counters["wrong-instance"] += 1
             return
         if self._trace:
             self.log.debug(">> [{proxy}] {pdu}", proxy=written(source), pdu=pdu)

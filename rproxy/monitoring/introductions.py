@@ -1,52 +1,76 @@
-"""Probes of registrations that nothing confirms yet: anybody can send these, so their probes are few."""
+"""When registrations that nothing confirms yet are probed: anybody can send these, so their probes are few."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from rproxy.pool.backend import Backend, Registration
+from rproxy.pool.first_probes import FirstProbes
 from rproxy.pool.limits import RateLimit
+from rproxy.pool.states import State
 
 TICK_S: Final = 0.02
 """The finest time that is worth a timer: above one probe in this time, as many go at once."""
+KNOWN_S: Final = 2000.0
+"""Probes a second of what this proxy has known before: no stranger brings them about, so their number has its limit
+only where nothing else would have its turn.
+"""
 
 
 class Introductions:
-    """Calls `probe` for every registration added, at most `rate` a second, in their order.
+    """Calls `probe` for every registration that waits in `first_probes`, at most `rate` a second, in its order.
 
-    One waits for each back-end, the newest; a table of bounded size makes the queue so.
+    Those `add_known` do not count toward the rate, and go first.
     """
 
-    def __init__(self, clock: IReactorTime, rate: float, probe: Callable[[Backend, Registration], None]) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        rate: float,
+        first_probes: FirstProbes,
+        probe: Callable[[Backend, Registration], None],
+    ) -> None:
         self._clock = clock
         self._probe = probe
+        self._first_probes = first_probes
         self._limit = RateLimit(rate, max(1, round(rate * TICK_S)))
-        self._waiting: dict[Backend, Registration] = {}
+        self._known_limit = RateLimit(KNOWN_S, round(KNOWN_S * TICK_S))
+        self._known: deque[tuple[Backend, Registration]] = deque()
         self._call: IDelayedCall | None = None
 
-    def add(self, backend: Backend, registration: Registration) -> None:
-        self._waiting[backend] = registration
+    def proceed(self) -> None:
+        """Something has come to wait."""
         if self._call is None:
-            self._proceed()
+            self._take()
 
-    def drop(self, backend: Backend) -> None:
-        self._waiting.pop(backend, None)
+    def add_known(self, backend: Backend, registration: Registration) -> None:
+        self._known.append((backend, registration))
+        self.proceed()
 
     def stop(self) -> None:
-        self._waiting.clear()
+        self._known.clear()
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
-    def _proceed(self) -> None:
+    def _take(self) -> None:
         self._call = None
         now = self._clock.seconds()
-        while self._waiting and self._limit.admit(now):
-            backend = next(iter(self._waiting))
-            self._probe(backend, self._waiting.pop(backend))
-        if self._waiting:
+        while self._known and self._known_limit.admit(now):
+            backend, registration = self._known.popleft()
+            if backend.state is not State.FORGOTTEN:
+                self._probe(backend, registration)
+        while self._first_probes and not self._limit.wait_s(now) and (found := self._first_probes.next(now)):
+            self._limit.admit(now)
+            self._probe(*found)
+        if self._known:
+            self._call = self._clock.callLater(TICK_S, self._take)
+        elif self._first_probes:
             wait_s = self._limit.wait_s(now)
-            self._call = self._clock.callLater(wait_s if self._limit.burst == 1 else max(wait_s, TICK_S), self._proceed)
+            self._call = self._clock.callLater(
+                wait_s if wait_s and self._limit.burst == 1 else max(wait_s, TICK_S), self._take
+            )

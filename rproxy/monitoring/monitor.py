@@ -7,7 +7,7 @@ Named after the report's Receptor, TimerProbeRequest, AlarmeTimeoutProbeRequest 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
@@ -17,6 +17,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
 from rproxy.monitoring.addresses import plain
+from rproxy.monitoring.announcements import Announcements
 from rproxy.monitoring.introductions import Introductions
 from rproxy.monitoring.prober import Prober, Timing
 from rproxy.monitoring.pulse import Pulse
@@ -24,18 +25,14 @@ from rproxy.monitoring.timeouts import Timeouts
 from rproxy.monitoring.udp import send
 from rproxy.monitoring.wheel import TICK_S, Wheel
 from rproxy.pool.admission import Refusal, Rejected
-from rproxy.pool.backend import Address, Backend, Registration, written
-from rproxy.pool.limits import RateLimit
+from rproxy.pool.backend import Address, Backend, Registration
+from rproxy.pool.events import Confirmed, Probe, Transition
 from rproxy.pool.states import Administration, State
-from rproxy.pool.table import Confirmed, Probe, Table, Transition
+from rproxy.pool.table import Table
 from rproxy.scoring.policies import Policy
 from rproxy.wire.pdu import Flaw, MalformedPdu, PduType, ProbeResponse, Register, Unregister, decode, encode
 from rproxy.wire.seal import Envelope, Unsealed
 
-SELDOM_S: Final = 10.0
-"""At most one line in this time about each thing that anybody can bring about, or that a broken policy would repeat."""
-DROPPED_LOG_S: Final = 60.0
-"""The same for datagrams dropped for a reason that may be a mistake in somebody's options."""
 SOURCE_GONE: Final = "source-gone"
 """Counts probes that left from another address than the agent knows, which is ours no more."""
 TICKS_MIN: Final = 20
@@ -94,14 +91,12 @@ class Monitor(DatagramProtocol):
         self._leads_here = leads_here
         self._trace = trace
         self._probers: dict[Backend, Prober] = {}
-        self._introductions = Introductions(clock, table.limits.introductions_s, self._introduce)
-        self.timeouts = Timeouts(clock, timing.probe_timeout_s)
-        self.wheel = Wheel(clock, min(TICK_S, timing.probe_interval_s / TICKS_MIN))
+        self._introductions = Introductions(clock, table.limits.introductions_s, table.first_probes, self._introduce)
         self._pulse = Pulse(clock)
+        self.timeouts = Timeouts(clock, timing.probe_timeout_s, self._pulse.lasted_s)
+        self.wheel = Wheel(clock, min(TICK_S, timing.probe_interval_s / TICKS_MIN))
         self._panicking = False
-        self._seldom = RateLimit(1 / SELDOM_S)
-        self._drops_told = RateLimit(1 / DROPPED_LOG_S)
-        self._dropped: Counter[str] = Counter()
+        self._announcements = Announcements(clock, table.limits.confirmed, trace=trace)
 
     def startProtocol(self) -> None:
         self._pulse.start()
@@ -109,6 +104,7 @@ class Monitor(DatagramProtocol):
     def stopProtocol(self) -> None:
         self._pulse.stop()
         self._introductions.stop()
+        self._announcements.stop()
         self.timeouts.stop()
         self.wheel.stop()
         for prober in self._probers.values():
@@ -148,16 +144,8 @@ class Monitor(DatagramProtocol):
         self.counters.dropped[reason.value] += 1
         if self._trace:
             self.log.debug(">> [{source}] dropped: {reason}", source=source[0], reason=reason.value)
-        if reason not in _TELLING:
-            return
-        self._dropped[reason.value] += 1
-        if self._drops_told.admit(self.clock.seconds()):
-            self.log.warn(
-                "dropped {dropped}; the last one came from {source}",
-                dropped=", ".join(f"{count} datagram(s): {each}" for each, count in self._dropped.items()),
-                source=source[0],
-            )
-            self._dropped.clear()
+        if reason in _TELLING:
+            self._announcements.dropped(source, reason.value)
 
     def _register(self, source: Address, pdu: Register, local: str) -> None:
         if self._allow and not _within(source[0], self._allow):
@@ -165,11 +153,11 @@ class Monitor(DatagramProtocol):
         self._demand_other(source[0], pdu.service_port or self._table.default_port)
         registered = self._table.register(source, pdu, self.clock.seconds(), local)
         backend = registered.backend
-        if backend not in self._probers:
-            self._probers[backend] = Prober(self, backend)
-        if registered.unproven is not None and self._table.may_probe(backend, registered.unproven):
-            self._introductions.add(backend, registered.unproven)
-        if registered.unproven is None or registered.unproven is not backend.candidate:  # that is no news of it yet
+        self._prober(backend)
+        if registered.asks:  # its agent has answered a probe before, and is up: no stranger's budget
+            self._introduce(backend, backend.registration)
+        self._introductions.proceed()
+        if registered.news:
             self._tell(self._policy.reported, backend)
 
     def _demand_other(self, host: str, port: int) -> None:
@@ -179,12 +167,7 @@ class Monitor(DatagramProtocol):
         backend = self._table.get(host, port)
         if backend is not None:  # the address is ours since it registered
             self.exclude(backend)
-        if self._may_say("own listener"):
-            self.log.warn(
-                "no back-end: {service}, registered by an agent, leads to this proxy itself; "
-                "does that agent lack a --service-port?",
-                service=written((host, port)),
-            )
+        self._announcements.leads_here((host, port))
         raise Rejected(Refusal.OWN_LISTENER)
 
     def exclude(self, backend: Backend) -> None:
@@ -193,22 +176,35 @@ class Monitor(DatagramProtocol):
         if transition is not None:
             self.announce(transition)
 
+    def _prober(self, backend: Backend) -> Prober:
+        prober = self._probers.get(backend)
+        if prober is None:
+            prober = self._probers[backend] = Prober(self, backend)
+        return prober
+
+    def restore(self, rows: Iterable[tuple[Registration, int]]) -> None:
+        """Rows of an earlier life of this proxy: what was registered, and for which service port. They are probed at
+        once, beside the budget of strangers, and those that do not answer are forgotten. To be called once the port is
+        open.
+        """
+        for registration, port in rows:
+            backend = self._table.restore(registration, port)
+            if backend is not None:
+                self._introductions.add_known(backend, registration)
+
     def _unregister(self, source: Address, pdu: Unregister) -> None:
-        backend, transition = self._table.unregister(source, pdu, self.clock.seconds())
+        _, transition = self._table.unregister(source, pdu, self.clock.seconds())
         if transition is not None:
             self.announce(transition)
-            return
-        self._heed_panic()
-        self._introduce(backend, backend.registration)
 
     def _introduce(self, backend: Backend, registration: Registration) -> None:
         if self._table.may_probe(backend, registration):
             self._send_probe(backend, registration)
 
     def _respond(self, source: Address, pdu: ProbeResponse) -> None:
-        confirmed = self._table.respond(source, pdu, self.clock.seconds())
+        confirmed = self._table.respond(source, pdu, self.clock.seconds(), self._pulse.lasted_s)
         backend = confirmed.backend
-        self._probers[backend].answered(pdu.token)
+        self._prober(backend).answered(pdu.token)
         self._tell(self._policy.reported, backend)
         if confirmed.transition is not None:
             self.announce(confirmed.transition)
@@ -217,11 +213,10 @@ class Monitor(DatagramProtocol):
 
     def _log_answer(self, confirmed: Confirmed) -> None:
         backend = confirmed.backend
-        if confirmed.restarted and self._may_say("restarted"):
-            self.log.info("back-end {backend}: its agent was started again", backend=backend.name)
-        if confirmed.turned and self._may_say(f"{backend.name} has turned"):
-            wish = "no new clients" if backend.draining else "clients again"
-            self.log.info("back-end {backend}: its agent asks for {wish}", backend=backend.name, wish=wish)
+        if confirmed.restarted:
+            self._announcements.restarted(backend)
+        if confirmed.turned:
+            self._announcements.turned(backend)
         if self._trace:
             self.log.debug(
                 ":: [{backend}] RTT sample {sample_ms:.3f} ms, smoothed {smoothed_ms:.3f} ms",
@@ -236,7 +231,7 @@ class Monitor(DatagramProtocol):
 
     def _send_probe(self, backend: Backend, registration: Registration) -> None:
         probe = self._table.probe(backend, registration, self._token(), self.clock.seconds())
-        self._probers[backend].sent(probe)
+        self._prober(backend).sent(probe)
         assert self.transport is not None
         agent = registration.agent
         try:
@@ -249,13 +244,8 @@ class Monitor(DatagramProtocol):
             self.log.debug("<< [{backend}] {pdu}", backend=backend.name, pdu=probe.request)
 
     def timed_out(self, probe: Probe) -> None:
-        """A probe was not answered in time: lost, unless this process had no time to see the answer."""
+        """A probe was not answered while its time has passed, in which this process would have seen that."""
         backend, token = probe.backend, probe.request.token
-        if probe.sent_at <= self._pulse.back_at:
-            self._table.annul(token)
-            if backend.state is not State.REGISTERED:
-                self._probers[backend].probe_soon()
-            return
         misses = backend.misses
         transition = self._table.lost(token, self.clock.seconds())
         if backend.misses > misses and backend.is_up:
@@ -266,6 +256,14 @@ class Monitor(DatagramProtocol):
             self.log.debug(":: [{backend}] probe lost, {misses} in a row", backend=backend.name, misses=backend.misses)
         if transition is not None:
             self.announce(transition)
+        elif backend.state is State.DEPARTED and not backend.outstanding:
+            self._end_probing(backend)
+
+    def _end_probing(self, backend: Backend) -> None:
+        """Until somebody registers it again."""
+        prober = self._probers.pop(backend, None)
+        if prober is not None:
+            prober.stop()
 
     def check(self, backend: Backend) -> None:
         """The liveness check of one back-end; a time when this process was away does not count."""
@@ -295,41 +293,20 @@ class Monitor(DatagramProtocol):
     def announce(self, transition: Transition) -> None:
         """A back-end's state has changed: see to its timers, and say so."""
         backend = transition.backend
-        if transition.after is State.FORGOTTEN:
-            self._probers.pop(backend).stop()
-            self._introductions.drop(backend)
+        if transition.after in (State.DEPARTED, State.FORGOTTEN):
+            self._end_probing(backend)
             self._tell(self._policy.reported, backend)
         elif transition.after is State.UP and backend.share < 1:
-            self._probers[backend].rose()
-        if self._worth_a_line(transition):
-            self.log.info(
-                "back-end {backend}: {before} -> {after} ({reason}; agent {agent})",
-                backend=backend.name,
-                before=transition.before.value,
-                after=transition.after.value,
-                reason=transition.reason,
-                agent=written(backend.registration.agent),
-            )
+            self._prober(backend).rose()
+        self._announcements.changed(transition)
         self._heed_panic()
-
-    def _worth_a_line(self, transition: Transition) -> bool:
-        """Not every lost probe, and not every registration that comes to nothing."""
-        if {transition.before, transition.after} == {State.UP, State.SUSPECT}:
-            return self._trace
-        if (transition.before, transition.after) != (State.REGISTERED, State.FORGOTTEN):
-            return True
-        return self._may_say("unanswered")
-
-    def _may_say(self, what: str) -> bool:
-        return self._seldom.admit(self.clock.seconds(), what)
 
     def _tell(self, tell: Callable[[Backend], None], backend: Backend) -> None:
         """The policy, which may be somebody's own: what it raises does not keep us from what is to be done."""
         try:
             tell(backend)
         except Exception:
-            if self._may_say("policy"):
-                self.log.failure("the policy failed; further failures in the next seconds are not logged")
+            self._announcements.policy_failed()
 
     def _heed_panic(self) -> None:
         """Where a panic has begun or ended, the policy is told of every back-end that may get a client now."""
@@ -338,12 +315,7 @@ class Monitor(DatagramProtocol):
         self._panicking = self._table.panicking
         for backend in self._table.eligible:
             self._tell(self._policy.reported, backend)
-        if self._panicking:
-            self.log.warn(
-                "less than half of the back-ends are up: those that are down get clients, too, unless they refuse them"
-            )
-        else:
-            self.log.info("at least half of the back-ends are up again")
+        self._announcements.panic(self._panicking)
 
 
 _NAMES: Final = {kind: kind.name.lower().replace("_", "-") for kind in PduType}

@@ -15,8 +15,8 @@ from rproxy.monitoring.loops import keep_looping
 from rproxy.monitoring.timeouts import Timeouts
 from rproxy.monitoring.wheel import Turn, Wheel
 from rproxy.pool.backend import Backend
+from rproxy.pool.events import Probe
 from rproxy.pool.states import State
-from rproxy.pool.table import Probe
 
 REPROBE_S: Final = (1.0, 2.0)
 """How soon after a first miss the next two probes follow."""
@@ -107,11 +107,6 @@ class Prober:
         """The back-end came up: its share is to grow."""
         if not self._ramping.running:
             keep_looping(self._ramping, RAMP_S, now=False, failed=self._failed)
-
-    def probe_soon(self) -> None:
-        """Nothing is known of a probe's end: the next one need not wait its turn."""
-        if not self._reprobes:
-            self._reprobe_after(REPROBE_S[0])
 
     def _interval_s(self) -> float:
         return self._probing.timing.probe_interval_s * (1 + JITTER * (2 * self._probing.jitter() - 1))

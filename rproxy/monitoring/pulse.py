@@ -11,10 +11,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.monitoring.loops import keep_looping
+from rproxy.monitoring.seldom import Seldom
+from rproxy.pool.limits import RateLimit
 
 BEAT_S: Final = 0.25
 LATE_S: Final = 0.25
 """A beat that comes later than this was kept from coming."""
+LOG_EVERY_S: Final = 60.0
+"""At most one line in this time: a process that has too little of a processor is away again and again."""
 ABSENCES_MAX: Final = 64
 """Times away that are remembered."""
 
@@ -29,20 +33,19 @@ class Pulse:
         self._beaten_at = clock.seconds()
         self._absences: deque[tuple[float, float]] = deque(maxlen=ABSENCES_MAX)
         """When each was over, and how many seconds it had taken."""
+        self._seldom = Seldom(clock, RateLimit(1 / LOG_EVERY_S))
+        self._away_unsaid_s = 0.0
         self._loop = LoopingCall(self._beat)
         self._loop.clock = clock
 
-    @property
-    def back_at(self) -> float:
-        """When the last time away was over. After it, other timers may run before the beat: it is not waited for."""
+    def lasted_s(self, since: float) -> float:
+        """How long it is since then, times away left out. Other timers may run before the beat, so that is not waited
+        for.
+        """
         if self._loop.running and self._away_s() > LATE_S:
             self._beat()
-        return self._absences[-1][0] if self._absences else float("-inf")
-
-    def lasted_s(self, since: float) -> float:
-        """How long it is since then, times away left out."""
         lasted_s = self._clock.seconds() - since
-        if self.back_at > since:
+        if self._absences and self._absences[-1][0] > since:
             for back_at, away_s in reversed(self._absences):
                 if back_at <= since:
                     break
@@ -58,6 +61,7 @@ class Pulse:
         keep_looping(self._loop, BEAT_S, now=False, failed=self._failed)
 
     def stop(self) -> None:
+        self._seldom.stop()
         if self._loop.running:
             self._loop.stop()
 
@@ -66,7 +70,20 @@ class Pulse:
         self._beaten_at = self._clock.seconds()
         if away_s > LATE_S:
             self._absences.append((self._beaten_at, away_s))
-            self.log.warn("this process was away for {away_s:.1f} s; no probe of that time is held lost", away_s=away_s)
+            self._away_unsaid_s += away_s
+            self._seldom.say("away", self._tell)
+
+    def _tell(self, times: int) -> None:
+        away_s, self._away_unsaid_s = self._away_unsaid_s, 0.0
+        if times == 1:
+            self.log.warn("this process was away for {away_s:.1f} s; probes have so much longer", away_s=away_s)
+        else:
+            self.log.warn(
+                "this process was away {times} times, for {away_s:.1f} s in all, since the last line; probes have so "
+                "much longer",
+                times=times,
+                away_s=away_s,
+            )
 
     def _failed(self, failure: Failure) -> None:
         self.log.failure("the pulse", failure)

@@ -8,7 +8,7 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from rproxy.pool.table import Probe
+from rproxy.pool.events import Probe
 
 _TOLERANCE_S: Final = 1e-9
 
@@ -16,14 +16,17 @@ _TOLERANCE_S: Final = 1e-9
 class Timeouts:
     """Calls `expired` for every probe added that has not been ended `timeout_s` after it was sent.
 
-    All wait equally long, so the first that was added is the next that ends: one timer serves them all, and nearly all
-    are ended before it looks at them.
+    `lasted_s` tells how long this process has been there to see an answer since a moment: times away do not count, so
+    that no probe is lost by one, and none is kept open for ever by one after the other. All wait equally long, so the
+    first that was added is the next that ends: one timer serves them all, and nearly all are ended before it looks at
+    them.
     """
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, timeout_s: float) -> None:
+    def __init__(self, clock: IReactorTime, timeout_s: float, lasted_s: Callable[[float], float]) -> None:
         self._clock = clock
+        self._lasted_s = lasted_s
         self._timeout_s = timeout_s
         self._open: dict[int, tuple[Probe, Callable[[Probe], None]]] = {}
         self._timer: IDelayedCall | None = None
@@ -45,10 +48,9 @@ class Timeouts:
 
     def _look(self) -> None:
         self._timer = None
-        now = self._clock.seconds()
         while self._open:
             token, (probe, expired) = next(iter(self._open.items()))
-            left_s = probe.sent_at + self._timeout_s - now
+            left_s = self._timeout_s - self._lasted_s(probe.sent_at)
             if left_s > _TOLERANCE_S:
                 self._timer = self._clock.callLater(left_s, self._look)
                 return

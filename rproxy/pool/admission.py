@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import Final
 
 import attrs
 
-from rproxy.pool.backend import Address
+from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.limits import Limits, RateLimit
+from rproxy.pool.states import State
 
 REGISTRATIONS_BURST: Final = 5
-"""Registrations at once from one agent that has sent none for a while."""
+"""Registrations at once of one instance that has sent none for a while."""
 
 
 class Refusal(StrEnum):
@@ -40,6 +41,15 @@ class Rejected(Exception):
         self.refusal = refusal
 
 
+class _Kind(Enum):
+    """What a back-end counts as toward the limits."""
+
+    UNCONFIRMED = auto()
+    CONFIRMED = auto()
+    DEPARTED = auto()
+    """Bounded by the sessions, since each has one."""
+
+
 @attrs.define(eq=False)
 class Admission:
     """Keeps the `limits`. Each `demand` raises `Rejected` where one does not allow it.
@@ -48,62 +58,75 @@ class Admission:
     """
 
     limits: Limits
-    unconfirmed: int = attrs.field(init=False, default=0)
-    """Back-ends that have not answered a probe yet."""
+    _count: Counter[_Kind] = attrs.field(init=False, factory=Counter)
     _on_host: Counter[str] = attrs.field(init=False, factory=Counter)
-    """Back-ends, by address."""
-    _in_all: RateLimit = attrs.field(init=False)
-    _of_host: RateLimit = attrs.field(init=False)
-    _of_agent: RateLimit = attrs.field(init=False)
+    """Back-ends, by address, without those that have departed."""
+    _registrations: RateLimit = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        limits = self.limits
-        self._in_all = RateLimit(limits.registrations_s, round(limits.registrations_s))
-        self._of_host = RateLimit(limits.registrations_host_s, round(limits.registrations_host_s))
-        self._of_agent = RateLimit(limits.registrations_each_s, REGISTRATIONS_BURST)
+        self._registrations = RateLimit(self.limits.registrations_each_s, REGISTRATIONS_BURST)
 
-    def demand_room(self, host: str, size: int) -> None:
-        """For one more back-end on that host, beside `size` in all."""
-        limits = self.limits
-        if self.unconfirmed >= limits.unconfirmed or size >= limits.confirmed + limits.unconfirmed:
+    @property
+    def unconfirmed(self) -> int:
+        """Back-ends that have not answered a probe yet."""
+        return self._count[_Kind.UNCONFIRMED]
+
+    @property
+    def confirmed(self) -> int:
+        return self._count[_Kind.CONFIRMED]
+
+    def demand_room(self, host: str) -> None:
+        """For one more back-end on that host."""
+        if self.unconfirmed >= self.limits.unconfirmed:
             raise Rejected(Refusal.TABLE_FULL)
-        if self._on_host[host] >= limits.host and not _is_local(host):
+        self._demand_host(host)
+
+    def demand_place(self, backend: Backend) -> None:
+        """For one that has answered a probe and was not in its place before."""
+        if self.confirmed >= self.limits.confirmed:
+            raise Rejected(Refusal.TABLE_FULL)
+        if backend.state is State.DEPARTED:
+            self._demand_host(backend.address)
+
+    def _demand_host(self, host: str) -> None:
+        if self._on_host[host] >= self.limits.host and not _is_local(host):
             raise Rejected(Refusal.HOST_FULL)
 
-    def demand_place(self, size: int) -> None:
-        """For one of `size` back-ends, which is the next to have answered a probe."""
-        if size - self.unconfirmed >= self.limits.confirmed:
-            raise Rejected(Refusal.TABLE_FULL)
+    def demand_turn(self, registration: Registration, port: int, now: float) -> None:
+        """For a registration for this service port that may change something; it has been taken if nothing is raised.
 
-    def demand_turn(self, agent: Address, now: float) -> None:
-        """For a registration that may change something; it has been taken if nothing is raised.
-
-        By agent first: what is sent again in a host's name, from other ports than its agents', uses up nothing but what
-        they have together.
+        Each instance has turns of its own: whoever repeats an old one, from whichever port, takes none of the present.
         """
-        host, _ = agent
-        if self._in_all.wait_s(now):
+        host, _ = registration.agent
+        if not _is_local(host) and not self._registrations.admit(
+            now, (registration.agent, port, registration.instance)
+        ):
             raise Rejected(Refusal.RATE_LIMITED)
-        if not _is_local(host):
-            if self._of_host.wait_s(now, host) or not self._of_agent.admit(now, agent):
-                raise Rejected(Refusal.RATE_LIMITED)
-            self._of_host.admit(now, host)
-        self._in_all.admit(now)
 
-    def added(self, host: str) -> None:
-        """A back-end, which is unconfirmed."""
-        self.unconfirmed += 1
-        self._on_host[host] += 1
-
-    def decided(self) -> None:
-        """A back-end is not unconfirmed any more."""
-        self.unconfirmed -= 1
-
-    def removed(self, host: str) -> None:
-        """A back-end that was `decided`."""
-        self._on_host[host] -= 1
+    def moved(self, host: str, before: State | None, after: State) -> None:
+        """A back-end has gone from one state to another; None before it was in the table."""
+        left, entered = _kind(before), _kind(after)
+        if left is entered:
+            return
+        for kind, change in ((left, -1), (entered, 1)):
+            if kind is not None:
+                self._count[kind] += change
+                if kind is not _Kind.DEPARTED:
+                    self._on_host[host] += change
         if not self._on_host[host]:
             del self._on_host[host]
+
+
+def _kind(state: State | None) -> _Kind | None:
+    match state:
+        case None | State.FORGOTTEN:
+            return None
+        case State.REGISTERED:
+            return _Kind.UNCONFIRMED
+        case State.DEPARTED:
+            return _Kind.DEPARTED
+        case _:
+            return _Kind.CONFIRMED
 
 
 def _is_local(host: str) -> bool:

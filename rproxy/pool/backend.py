@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from enum import IntEnum
 
 import attrs
 
 from rproxy.pool.estimators import LossWindow, SmoothedRtt
 from rproxy.pool.states import Administration, State
+from rproxy.pool.usual import UNKNOWN, Figures, Usual, percent_or_usual
 
 Address = tuple[str, int]
 """An IP address in text and a port."""
@@ -27,9 +27,6 @@ def unmapped(host: str) -> str:
     return host.removeprefix(MAPPED) if "." in host else host
 
 
-FORMER_MAX = 8
-FORGET_INTERVALS = 3
-"""Registration intervals in which nothing was heard: it has gone."""
 FORGET_MIN_S = 60.0
 
 
@@ -75,9 +72,10 @@ class Report:
     counted: int = 0
 
     @property
-    def others(self) -> int:
-        """The connections that are not our sessions; negative if the agent counted before ours reached it."""
-        return (self.tcp or 0) - self.counted
+    def figures(self) -> Figures:
+        """What it tells of the host, without our own sessions."""
+        others = None if self.tcp is None else max(self.tcp - self.counted, 0)
+        return Figures(self.cpu, self.memory, others)
 
 
 @attrs.define(eq=False)
@@ -91,13 +89,11 @@ class Backend:
     administration: Administration = Administration.READY
     draining: bool = False
     """The D bit of its agent's last answer."""
-    leaving: bool = False
-    """Its agent has said that it stops, and a probe is to tell whether anybody is still there."""
-    candidate: Registration | None = None
-    """A registration that differs in instance or agent's address, until a probe confirms it."""
-    former: deque[int] = attrs.Factory(lambda: deque(maxlen=FORMER_MAX))
-    """Instances that the present one has replaced: none of them comes back."""
+    usual: Usual = attrs.field(factory=Usual, repr=False)
+    """What the pool's agents usually report."""
     report: Report = Report()
+    contributed: Figures = UNKNOWN
+    """What of it is in `usual`."""
     rtt: SmoothedRtt = attrs.Factory(SmoothedRtt)
     losses: LossWindow = attrs.Factory(LossWindow)
     misses: int = 0
@@ -119,8 +115,10 @@ class Backend:
     next_sequence: int = 0
     outstanding: set[int] = attrs.Factory(set)
     """Tokens of the probes that are neither answered nor lost."""
+    waiting: int = 0
+    """Registrations that wait for their probe, see `FirstProbes`."""
     answered_at: float | None = None
-    heard_at: float = 0.0
+    """When a probe was last answered: nothing else is a sign of life, since anybody can repeat a REGISTER."""
     registered_at: float = 0.0
     """When its present instance last registered."""
     pending: int = 0
@@ -144,13 +142,36 @@ class Backend:
         return self.pending + self.established
 
     @property
-    def tcp(self) -> int:
-        """The host's TCP connections now: the last report, kept live with our own openings and closings since.
+    def awaited(self) -> bool:
+        """Whether a probe is on its way, or is to be."""
+        return self.waiting > 0 or bool(self.outstanding)
 
-        The report says by its sequence number what it knows of: the sessions established when that probe left.
+    @property
+    def others(self) -> float:
+        """The host's TCP connections that are not our sessions, by the last report: negative if the agent counted
+        before ours reached it. What the pool usually has if the agent cannot tell, 0 if none of its agents can.
         """
-        now = self.report.others + self.pending + self.established
+        report = self.report
+        return self.usual.others.value or 0.0 if report.tcp is None else report.tcp - report.counted
+
+    @property
+    def tcp(self) -> float:
+        """The host's TCP connections now: `others`, and our sessions.
+
+        So the last report is kept live with our own openings and closings since. It says by its sequence number what
+        it knows of: the sessions established when that probe left.
+        """
+        now = self.others + self.pending + self.established
         return now if now > 0 else 0
+
+    @property
+    def cpu(self) -> float:
+        """In percent: as last reported, or what stands in for that."""
+        return percent_or_usual(self.report.cpu, self.usual.cpu)
+
+    @property
+    def memory(self) -> float:
+        return percent_or_usual(self.report.memory, self.usual.memory)
 
     @property
     def weight(self) -> float:
@@ -164,7 +185,7 @@ class Backend:
     @property
     def available(self) -> bool:
         """Whether nobody asks to give it no new client."""
-        return self.administration is Administration.READY and not self.draining and not self.leaving
+        return self.administration is Administration.READY and not self.draining
 
     @property
     def eligible(self) -> bool:
@@ -174,18 +195,3 @@ class Backend:
     def intervals_s(self, intervals: int) -> float:
         """So many of its registration intervals, but no less than a minute."""
         return max(intervals * self.registration.interval_s, FORGET_MIN_S)
-
-    def has_replaced(self, registration: Registration, now: float) -> bool:
-        """Whether the present agent has taken the place of this one, whose REGISTER somebody says again.
-
-        Not if it has gone since, and was another; nor if it does not register any more, as it would if it were there.
-        """
-        if registration.instance not in self.former or now - self.registered_at >= self.intervals_s(FORGET_INTERVALS):
-            return False
-        return self.is_up or registration.agent == self.registration.agent
-
-    def knows(self, registration: Registration) -> bool:
-        """Whether it is of the present agent, or of the candidate to replace it."""
-        if registration.same_agent(self.registration):
-            return True
-        return self.candidate is not None and registration.same_agent(self.candidate)

@@ -14,15 +14,13 @@ _TOLERANCE_S: Final = 1e-9
 
 @attrs.frozen
 class Limits:
-    """Back-ends that have answered a probe, that have not, and that are on one host; registrations that may change
-    something, in all, from each host and from each agent, and probes of what is not confirmed, a second.
+    """Back-ends that have answered a probe, that have not, and that are on one host; registrations of each instance
+    that may change something, and probes of what is not confirmed, a second.
     """
 
     confirmed: int = 1024
     unconfirmed: int = 256
     host: int = 64
-    registrations_s: float = 200.0
-    registrations_host_s: float = 10.0
     registrations_each_s: float = 1.0
     introductions_s: float = 50.0
 
@@ -30,7 +28,7 @@ class Limits:
     def for_pool(cls, backends: int) -> Self:
         """Room for so many; a pool above the default fills in the same time."""
         scale = max(1.0, backends / 1024)
-        return cls(backends, round(256 * scale), round(64 * scale), 200 * scale, introductions_s=50 * scale)
+        return cls(backends, round(256 * scale), round(64 * scale), introductions_s=50 * scale)
 
 
 @attrs.define(eq=False)

@@ -18,6 +18,8 @@ class State(StrEnum):
     SUSPECT = "suspect"
     """Up, but its last probe was lost."""
     DOWN = "down"
+    DEPARTED = "departed"
+    """It has gone, or nothing is heard of it any more, but sessions are on it; it gets no new one."""
     FORGOTTEN = "forgotten"
     """Not in the table any more."""
 
@@ -42,6 +44,10 @@ class Event(StrEnum):
     UNREGISTERED = "unregistered"
     EXPIRED = "expired"
     """Nothing was heard of it, or of its registration, for so long that it is not kept."""
+    LEFT = "left"
+    """One of these two, while sessions are on it."""
+    EMPTIED = "emptied"
+    """The last of them has ended."""
 
     __hash__ = str.__hash__
 
@@ -54,7 +60,7 @@ class Administration(StrEnum):
     """Its sessions may end by themselves; it gets no new one."""
 
 
-_REGISTERED, _UP, _SUSPECT, _DOWN, _FORGOTTEN = State
+_REGISTERED, _UP, _SUSPECT, _DOWN, _DEPARTED, _FORGOTTEN = State
 
 TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     _REGISTERED: {
@@ -70,6 +76,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.REFUSED: _DOWN,
         Event.UNREGISTERED: _FORGOTTEN,
         Event.EXPIRED: _FORGOTTEN,
+        Event.LEFT: _DEPARTED,
     },
     _SUSPECT: {
         Event.ANSWERED: _UP,
@@ -79,6 +86,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.REFUSED: _DOWN,
         Event.UNREGISTERED: _FORGOTTEN,
         Event.EXPIRED: _FORGOTTEN,
+        Event.LEFT: _DEPARTED,
     },
     _DOWN: {
         Event.ANSWERED: _DOWN,
@@ -87,6 +95,11 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.REFUSED: _DOWN,
         Event.UNREGISTERED: _FORGOTTEN,
         Event.EXPIRED: _FORGOTTEN,
+        Event.LEFT: _DEPARTED,
+    },
+    _DEPARTED: {
+        Event.ANSWERED: _UP,
+        Event.EMPTIED: _FORGOTTEN,
     },
     _FORGOTTEN: {},
 }

@@ -8,77 +8,27 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Final
 
 import attrs
 
 from rproxy.pool.admission import Admission, Refusal, Rejected
-from rproxy.pool.backend import FORGET_INTERVALS, Address, Backend, Registration, Report
+from rproxy.pool.backend import Address, Backend, Registration, Report
 from rproxy.pool.estimators import LossWindow
+from rproxy.pool.events import Confirmed, Probe, Registered, Transition
+from rproxy.pool.first_probes import FirstProbes
+from rproxy.pool.health import FALL, REFUSALS, RISE, begin_anew, hold_down, overdue, share_after
 from rproxy.pool.limits import Limits, trim
+from rproxy.pool.outstanding import Outstanding
 from rproxy.pool.seats import Seats
 from rproxy.pool.states import Administration, Event, State, after
-from rproxy.wire.pdu import UINT32_MAX, ProbeRequest, ProbeResponse, Register, Unregister
+from rproxy.pool.usual import UNKNOWN, Usual
+from rproxy.wire.pdu import UINT32_MAX, ProbeRequest, ProbeResponse, Register, Unregister, tag_of
 
-FALL: Final = 3
-"""Probes lost in a row that take a back-end down."""
-RISE: Final = 2
-"""Probes answered in a row that bring it up again."""
-REFUSALS: Final = 3
-"""Connects failed in a row that take a back-end down."""
-HOLD_MIN_S: Final = 10.0
-HOLD_MAX_S: Final = 300.0
-"""How long a back-end stays down at least: twice as long each time, until it has been up for this long."""
 SLOW_START_S: Final = 10.0
-OUTSTANDING_MAX: Final = 8
-"""Probes of one back-end on their way, beyond which registrations earn none."""
+PROMPT_S: Final = 0.25
+"""An answer within this time has met with no absence of this process."""
 RETIRED_MAX: Final = 4096
-FORGET_MAX_S: Final = 3600.0
-STALE_INTERVALS: Final = 10
-"""Registration intervals after which even one that is up is no back-end any more: whoever answers is another."""
-
-
-@attrs.frozen
-class Transition:
-    """A back-end went from one state to another."""
-
-    backend: Backend
-    before: State
-    after: State
-    reason: str
-
-
-@attrs.frozen
-class Registered:
-    """A REGISTER that counts. `unproven` is the registration that a probe is to confirm, None if there is none."""
-
-    backend: Backend
-    unproven: Registration | None
-
-
-@attrs.frozen
-class Probe:
-    """A request sent and not yet confirmed."""
-
-    backend: Backend
-    request: ProbeRequest
-    registration: Registration
-    sent_at: float
-    counted: int
-
-
-@attrs.frozen
-class Confirmed:
-    """What one valid response told."""
-
-    backend: Backend
-    sample_ms: float
-    restarted: bool
-    """Whether the agent is another instance than the one that answered before."""
-    turned: bool
-    """Whether it drains, and has not before, or the other way round."""
-    transition: Transition | None
 
 
 @attrs.define(eq=False)
@@ -97,9 +47,10 @@ class Table:
     panic_below: float = 0.5
     _seats: Seats = attrs.field(init=False)
     _backends: dict[Address, Backend] = attrs.field(init=False, factory=dict)
-    _probes: dict[int, Probe] = attrs.field(init=False, factory=dict)
-    _ended: OrderedDict[int, Refusal] = attrs.field(init=False, factory=OrderedDict)
+    _outstanding: Outstanding = attrs.field(init=False, factory=Outstanding)
     _retired: OrderedDict[tuple[Address, int], None] = attrs.field(init=False, factory=OrderedDict)
+    first_probes: FirstProbes = attrs.field(init=False, factory=FirstProbes)
+    _usual: Usual = attrs.field(init=False, factory=Usual)
     _connects: int = attrs.field(init=False, default=0)
     """That succeeded, to any back-end."""
     _admission: Admission = attrs.field(init=False)
@@ -128,7 +79,7 @@ class Table:
         return self._backends.get((address, port))
 
     def register(self, source: Address, pdu: Register, now: float, local: str = "") -> Registered:
-        """Take in a REGISTER: a new back-end, news of a known one, or a candidate to replace its agent.
+        """Take in a REGISTER: news of an agent that is up; any other waits for the probe that is to confirm it.
 
         `local` is the address of ours that it was sent to, empty where that is not known. What it says of draining is
         left to the answer of the probe that it earns.
@@ -136,64 +87,94 @@ class Table:
         key = (source[0], pdu.service_port or self.default_port)
         registration = Registration(source, pdu.instance, pdu.interval_ms / 1000, pdu.weight, local)
         backend = self._backends.get(key)
-        if (key, pdu.instance) in self._retired or (backend is not None and backend.has_replaced(registration, now)):
+        if (key, pdu.instance) in self._retired:
             raise Rejected(Refusal.RETIRED)
-        known = backend is not None and backend.is_up
-        if backend is not None and known and registration == backend.registration and pdu.draining is backend.draining:
-            backend.heard_at = backend.registered_at = now
-            return Registered(backend, None)
+        own = backend is None or registration.same_agent(backend.registration)
+        if backend is not None and own and backend.is_up:
+            return self._renew(backend, registration, pdu.draining, now)
         if backend is None:
-            self._admission.demand_room(source[0], len(self))
-        self._admission.demand_turn(source, now)
+            self._admission.demand_room(source[0])
+        may_wait = self.first_probes.admits(backend, key[1], registration, now)
+        if not may_wait and not own:
+            raise Rejected(Refusal.RATE_LIMITED)
+        self._admission.demand_turn(registration, key[1], now)
+        news = backend is None or (own and registration != backend.registration)
         if backend is None:
-            backend = self._backends[key] = Backend(*key, registration)
-            self._admission.added(backend.address)
-        elif backend.state is State.REGISTERED or backend.registration.same_agent(registration):
-            backend.registration = registration
-        else:
-            backend.candidate = registration
-            return Registered(backend, registration)
-        backend.heard_at = backend.registered_at = now
-        return Registered(backend, None if backend.is_up and pdu.draining is backend.draining else registration)
+            backend = self._add(key, registration)
+        if own:
+            backend.registration, backend.registered_at = registration, now
+        if may_wait:
+            self.first_probes.add(backend, registration)
+        return Registered(backend, news, asks=False)
+
+    def _renew(self, backend: Backend, registration: Registration, draining: bool, now: float) -> Registered:
+        news, asks = registration != backend.registration, draining is not backend.draining
+        if news or asks:
+            self._admission.demand_turn(registration, backend.port, now)
+        backend.registration, backend.registered_at = registration, now
+        return Registered(backend, news, asks)
+
+    def _add(self, key: Address, registration: Registration) -> Backend:
+        """A row that nothing has confirmed yet."""
+        backend = self._backends[key] = Backend(*key, registration, usual=self._usual)
+        self._admission.moved(backend.address, None, backend.state)
+        return backend
+
+    def restore(self, registration: Registration, port: int) -> Backend | None:
+        """A row that was up in an earlier life of this proxy, for service `port` of that agent's host; None if it is
+        there already, or no place is left. It gets no client before its agent has answered a probe.
+        """
+        key = (registration.agent[0], port)
+        if key in self._backends or len(self) >= self.limits.confirmed:
+            return None
+        return self._add(key, registration)
 
     def probe(self, backend: Backend, registration: Registration, token: int, now: float) -> Probe:
-        """Note a probe of `registration`'s agent as outstanding. `token` must be unpredictable and unused."""
-        request = ProbeRequest(backend.next_sequence, token)
+        """Note a probe of `registration`'s agent as outstanding. `token` must be unpredictable and unused.
+
+        It bears that instance's tag, so that no other one answers it.
+        """
+        request = ProbeRequest(backend.next_sequence, token, instance_tag=tag_of(registration.instance))
         backend.next_sequence = (backend.next_sequence + 1) & UINT32_MAX
         probe = Probe(backend, request, registration, now, backend.established)
-        self._probes[token] = probe
-        backend.outstanding.add(token)
+        self._outstanding.add(probe)
         return probe
 
     def may_probe(self, backend: Backend, registration: Registration) -> bool:
         """Whether a REGISTER may earn a probe now: not while one is on its way, and few are in all."""
-        if len(backend.outstanding) >= OUTSTANDING_MAX:
-            return False
-        return not any(self._probes[token].registration.same_agent(registration) for token in backend.outstanding)
+        return self._outstanding.admits(backend, registration)
 
-    def respond(self, source: Address, pdu: ProbeResponse, now: float) -> Confirmed:
-        """Take in a PROBE RESPONSE. Counts once, from the probed agent, within the timeout (rule 3)."""
-        probe = self._probes.get(pdu.token)
+    def respond(
+        self, source: Address, pdu: ProbeResponse, now: float, lasted_s: Callable[[float], float] | None = None
+    ) -> Confirmed:
+        """Take in a PROBE RESPONSE. Counts once, from the probed agent, within the timeout (rule 3).
+
+        `lasted_s` tells how long this process has been there to see an answer since a moment; all the time if None.
+        """
+        probe = self._outstanding.open.get(pdu.token)
         if probe is None or probe.request.sequence != pdu.sequence:
-            raise Rejected(self._ended.get(pdu.token, Refusal.UNKNOWN))
-        if probe.registration.agent != source:
+            raise Rejected(self._outstanding.ended.get(pdu.token, Refusal.UNKNOWN))
+        registration, backend = probe.registration, probe.backend
+        if registration.agent != source:
             raise Rejected(Refusal.WRONG_SOURCE)
-        if now - probe.sent_at > self.timeout_s:
+        waited_s = now - probe.sent_at
+        if waited_s > PROMPT_S and lasted_s is not None:
+            waited_s = lasted_s(probe.sent_at)
+        if waited_s > self.timeout_s:
             raise Rejected(Refusal.LATE)
-        backend = probe.backend
-        if not backend.knows(probe.registration):
-            raise Rejected(Refusal.UNKNOWN)
-        if backend.state is State.REGISTERED:
-            self._admission.demand_place(len(self))
+        if ((backend.address, backend.port), registration.instance) in self._retired:
+            raise Rejected(Refusal.RETIRED)
+        if backend.state is State.REGISTERED or backend.state is State.DEPARTED:
+            self._admission.demand_place(backend)
         self._end(probe, Refusal.DUPLICATE)
-        restarted = self._adopt(backend, probe.registration, now)
-        backend.heard_at = backend.answered_at = now
+        restarted = self._adopt(probe, now)
+        backend.answered_at = now
         backend.misses = 0
         backend.answers += 1
         turned = backend.draining is not pdu.draining
-        backend.draining, backend.leaving = pdu.draining, False
+        backend.draining = pdu.draining
         backend.report = Report(pdu.cpu, pdu.memory, pdu.load, pdu.tcp, probe.counted)
-        sample_ms = (now - probe.sent_at) * 1000
+        sample_ms = waited_s * 1000
         backend.rtt.add(sample_ms)
         risen = backend.state is State.DOWN and backend.answers >= RISE and now >= backend.held_until
         if risen:
@@ -203,47 +184,38 @@ class Table:
         transition = self._happen(backend, Event.RISEN if risen else Event.ANSWERED, now, reason)
         return Confirmed(backend, sample_ms, restarted, turned, transition)
 
-    def _adopt(self, backend: Backend, registration: Registration, now: float) -> bool:
-        """A confirmed candidate is the agent from now on."""
-        restarted = backend.state is not State.REGISTERED and registration.instance != backend.registration.instance
-        if restarted:
-            backend.former.append(backend.registration.instance)
-            with suppress(ValueError):
-                backend.former.remove(registration.instance)
-        if not registration.same_agent(backend.registration):
-            backend.registration = registration
-            backend.candidate = None
+    def _adopt(self, probe: Probe, now: float) -> bool:
+        """Who has answered is the agent from now on. Whether that is a new start of one that was there before."""
+        backend, registration = probe.backend, probe.registration
+        self.first_probes.answered(backend, registration)
+        present = backend.registration
+        if backend.answered_at is None:
             backend.registered_at = now
-        return restarted
+        if registration.same_agent(present):
+            return False
+        self._outstanding.supersede(probe, self._remembered)
+        backend.registration, backend.registered_at = registration, now
+        return backend.answered_at is not None and registration.instance != present.instance
 
     def lost(self, token: int, now: float) -> Transition | None:
         """The timeout of a probe has passed. Counts its loss, once; unknown tokens change nothing."""
-        probe = self._probes.get(token)
+        probe = self._outstanding.open.get(token)
         if probe is None:
             return None
         self._end(probe, Refusal.LATE)
         backend = probe.backend
-        if not probe.registration.same_agent(backend.registration):
-            if backend.candidate is not None and probe.registration.same_agent(backend.candidate):
-                backend.candidate = None
+        if backend.state is State.REGISTERED:
+            backend.misses += 1
+            return None if backend.awaited else self._happen(backend, Event.MISSED, now, "did not answer its probe")
+        if backend.state is State.DEPARTED or not probe.registration.same_agent(backend.registration):
             return None
         backend.losses.add(lost=True)
         backend.misses += 1
         backend.answers = 0
         if backend.refusing and now >= backend.held_until:
             backend.refusing = False
-        if backend.state is State.REGISTERED:
-            return self._happen(backend, Event.MISSED, now, "did not answer its probe")
-        if backend.leaving:
-            return self._happen(backend, Event.UNREGISTERED, now, "unregistered, and answers no more")
         fallen = backend.state is State.SUSPECT and backend.misses >= FALL
         return self._happen(backend, Event.FALLEN if fallen else Event.MISSED, now, f"{backend.misses} in a row lost")
-
-    def annul(self, token: int) -> None:
-        """The timeout of a probe has passed, but this host had no time to take in its answer: it says nothing."""
-        probe = self._probes.get(token)
-        if probe is not None:
-            self._end(probe, Refusal.LATE)
 
     def check(
         self, backend: Backend, liveness_s: float, lasted_s: Callable[[float], float], now: float
@@ -252,51 +224,35 @@ class Table:
 
         `lasted_s` tells how long this process has been there to hear anything since a moment.
         """
-        if backend.state is State.FORGOTTEN:
-            return None
-        if backend.state is State.REGISTERED:
-            return self._happen(backend, Event.SILENT, now, "never answered a probe")
-        if not backend.is_up:
-            patience_s = min(backend.intervals_s(FORGET_INTERVALS), FORGET_MAX_S)
-            return self._expire(backend, backend.heard_at, patience_s, lasted_s, now)
-        assert backend.answered_at is not None
-        if now - backend.answered_at > liveness_s and (silent_s := lasted_s(backend.answered_at)) > liveness_s:
-            return self._happen(backend, Event.SILENT, now, f"silent for {silent_s:.1f} s")
-        # an agent that was started again for another service answers, but does not register this one any more
-        patience_s = backend.intervals_s(STALE_INTERVALS)
-        return self._expire(backend, backend.registered_at, patience_s, lasted_s, now)
-
-    def _expire(
-        self, backend: Backend, since: float, patience_s: float, lasted_s: Callable[[float], float], now: float
-    ) -> Transition | None:
-        if now - since < patience_s or (silent_s := lasted_s(since)) < patience_s:
-            return None
-        what = "not registered again" if backend.is_up else "nothing heard"
-        return self._happen(backend, Event.EXPIRED, now, f"{what} for {silent_s:.0f} s")
+        found = overdue(backend, liveness_s, lasted_s, now)
+        return None if found is None else self._happen(backend, found[0], now, found[1])
 
     def unregister(self, source: Address, pdu: Unregister, now: float) -> tuple[Backend, Transition | None]:
         """Take in an UNREGISTER: the back-end goes, and its instance may not register again (rule 4).
 
-        One that took over from another instance is only put aside, without a transition, until a probe is answered or
-        lost: an answer does not say whose it is, so the agent may have confirmed an old REGISTER that was replayed.
-        If it is lost, that was the end.
+        One that nobody has confirmed yet goes if no other instance is to be probed for it.
         """
         key = (source[0], pdu.service_port or self.default_port)
         backend = self._backends.get(key)
-        if backend is None:
+        if backend is None or backend.state is State.DEPARTED:
             raise Rejected(Refusal.UNKNOWN)
-        if pdu.instance != backend.registration.instance:
-            raise Rejected(Refusal.WRONG_INSTANCE)
+        unconfirmed = backend.state is State.REGISTERED
+        instances = self._instances(backend) if unconfirmed else {backend.registration.instance}
         if (key, pdu.instance) in self._retired:
             raise Rejected(Refusal.RETIRED)
+        if pdu.instance not in instances:
+            raise Rejected(Refusal.WRONG_INSTANCE)
         self._retired[key, pdu.instance] = None
         trim(self._retired, RETIRED_MAX)
-        if not backend.former:
-            return backend, self._happen(backend, Event.UNREGISTERED, now, "unregistered")
-        backend.former.clear()
-        backend.leaving = True
-        self._settle(backend)
-        return backend, None
+        self.first_probes.drop(backend, pdu.instance)
+        if unconfirmed and len(instances) > 1:
+            return backend, None
+        return backend, self._happen(backend, Event.UNREGISTERED, now, "unregistered")
+
+    def _instances(self, backend: Backend) -> set[int]:
+        """Those that are to confirm a back-end."""
+        instances = self._outstanding.instances(backend) | self.first_probes.instances(backend)
+        return instances or {backend.registration.instance}
 
     def exclude(self, backend: Backend, reason: str, now: float) -> Transition | None:
         """It is to be no back-end any more, whatever its agent says."""
@@ -308,14 +264,9 @@ class Table:
         self._settle(backend)
 
     def ramp(self, backend: Backend, now: float) -> bool:
-        """Bring a back-end's share to what it may be by now, in tenths. Whether it is still to grow.
-
-        Tenths, so that back-ends that start together have equal shares and take turns.
-        """
-        lasted_s = now - backend.up_since
-        tenths = round(10 * lasted_s / self.slow_start_s) if lasted_s < self.slow_start_s else 10
-        backend.share = max(tenths, 1) / 10
-        return tenths < 10
+        """Bring a back-end's share to what it may be by now. Whether it is still to grow."""
+        backend.share = share_after(now - backend.up_since, self.slow_start_s)
+        return backend.share < 1
 
     def opened(self, backend: Backend) -> None:
         """One of our sessions starts to connect."""
@@ -337,40 +288,48 @@ class Table:
         One that went down by that has its next chance when its hold-down is over, and then a single failure will do.
         """
         backend.refusals += 1
-        if backend.refusals < REFUSALS or backend.state in (State.REGISTERED, State.FORGOTTEN) or backend.refusing:
+        if backend.refusals < REFUSALS or not (backend.is_up or backend.state is State.DOWN) or backend.refusing:
             return None
         backend.refusing = True
         if backend.state is State.DOWN:
-            self._hold(backend, now)
+            hold_down(backend, self._connects, now)
         return self._happen(backend, Event.REFUSED, now, f"{backend.refusals} connects in a row failed")
 
-    def closed(self, backend: Backend, *, was_connected: bool) -> None:
-        """A session that was `opened` is over."""
+    def closed(self, backend: Backend, *, was_connected: bool) -> Transition | None:
+        """A session that was `opened` is over; with the last one, a back-end goes that has departed."""
         if was_connected:
             backend.established -= 1
         else:
             backend.pending -= 1
+        if backend.state is State.DEPARTED and not backend.connections:
+            return self._happen(backend, Event.EMPTIED, 0.0, "its last session has ended")
+        return None
 
     def _end(self, probe: Probe, afterwards: Refusal) -> None:
-        token = probe.request.token
-        del self._probes[token]
-        probe.backend.outstanding.discard(token)
-        self._ended[token] = afterwards
-        trim(self._ended, 4 * len(self) + 64)
+        self._outstanding.end(probe, afterwards, self._remembered)
+
+    @property
+    def _remembered(self) -> int:
+        """Probes that have ended."""
+        return 4 * len(self) + 64
 
     def _happen(self, backend: Backend, event: Event, now: float, reason: str) -> Transition | None:
         """Move a back-end as the transition table says, with all that goes with it."""
+        if backend.connections and event in (Event.UNREGISTERED, Event.EXPIRED):
+            event = Event.LEFT
         before = backend.state
         backend.state = after(before, event)
         if backend.state is before:
             self._settle(backend)
             return None
-        if before is State.REGISTERED:
-            self._admission.decided()
+        self._admission.moved(backend.address, before, backend.state)
         if backend.state is State.FORGOTTEN:
             self._remove(backend)
+        elif backend.state is State.DEPARTED:
+            self._outstanding.forget(backend)
+            begin_anew(backend)
         elif backend.state is State.DOWN:
-            self._hold(backend, now)
+            hold_down(backend, self._connects, now)
         elif before is not State.SUSPECT and backend.state is State.UP:
             backend.refusing = False
             backend.up_since = now
@@ -378,26 +337,14 @@ class Table:
         self._settle(backend)
         return Transition(backend, before, backend.state, reason)
 
-    def _hold(self, backend: Backend, now: float) -> None:
-        """It fails: the hold-down is twice the last one, unless that is long past.
-
-        It stays as it is where connects fail and none has succeeded since, to whomever: then that is not its own fault.
-        """
-        steady = now - max(backend.up_since, backend.held_until) >= HOLD_MAX_S
-        if steady or not backend.hold_s:
-            backend.hold_s = HOLD_MIN_S
-        elif not backend.refusing or self._connects > backend.connects_then:
-            backend.hold_s = min(2 * backend.hold_s, HOLD_MAX_S)
-        backend.connects_then = self._connects
-        backend.held_until = now + backend.hold_s
-        backend.answers = 0
-
     def _remove(self, backend: Backend) -> None:
         del self._backends[backend.address, backend.port]
-        self._admission.removed(backend.address)
-        for token in backend.outstanding:
-            del self._probes[token]
-        backend.outstanding.clear()
+        self._outstanding.forget(backend)
+        self.first_probes.drop(backend)
 
     def _settle(self, backend: Backend) -> None:
+        figures = backend.report.figures if backend.is_up else UNKNOWN
+        if figures is not backend.contributed:
+            self._usual.replace(backend.contributed, figures)
+            backend.contributed = figures
         self._seats.settle(backend, self._backends.values())

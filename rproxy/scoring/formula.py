@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from rproxy.pool.usual import UNKNOWN_PERCENT
+
 SATURATED: Final = 100.0
 """The score of a saturated back-end: the report's stand-in for infinity."""
 SATURATION: Final = 0.70
 """The share of CPU, memory or loss from which a back-end is saturated."""
-UNKNOWN_PERCENT: Final = 50
-"""What counts for a percentage the agent cannot tell: neither idle nor busy."""
-
 TCP_TERM: Final = 0.30 / 10
 """What one established connection adds to the sum."""
 
@@ -20,7 +19,7 @@ _CPU_IDEAL: Final = 0.1
 _MEMORY_IDEAL: Final = 0.1
 
 
-def unsaturated(*, rtt_ms: float, tcp: int, loss: float, cpu: int | None, memory: int | None) -> float:
+def unsaturated(*, rtt_ms: float, tcp: float, loss: float, cpu: float | None, memory: float | None) -> float:
     """The weighted sum: `rtt_ms` is the last sample, `loss` a fraction 0..1, `cpu` and `memory` in percent."""
     cpu_share = (UNKNOWN_PERCENT if cpu is None else cpu) / 100
     memory_share = (UNKNOWN_PERCENT if memory is None else memory) / 100
@@ -33,7 +32,7 @@ def unsaturated(*, rtt_ms: float, tcp: int, loss: float, cpu: int | None, memory
     )
 
 
-def is_saturated(threshold: float | None, *, loss: float, cpu: int | None, memory: int | None) -> bool:
+def is_saturated(threshold: float | None, *, loss: float, cpu: float | None, memory: float | None) -> bool:
     """Whether one of the three is at the threshold (a fraction; None never is). An unknown percentage is not."""
     if threshold is None:
         return False
@@ -41,7 +40,13 @@ def is_saturated(threshold: float | None, *, loss: float, cpu: int | None, memor
 
 
 def score(
-    *, rtt_ms: float, tcp: int, loss: float, cpu: int | None, memory: int | None, saturation: float | None = SATURATION
+    *,
+    rtt_ms: float,
+    tcp: float,
+    loss: float,
+    cpu: float | None,
+    memory: float | None,
+    saturation: float | None = SATURATION,
 ) -> float:
     """The report's score, with `saturation` as a fraction, or None to disable it."""
     if is_saturated(saturation, loss=loss, cpu=cpu, memory=memory):

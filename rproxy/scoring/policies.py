@@ -192,6 +192,9 @@ class Ranked:
             self._enter(backend, self._place(backend))
 
 
+_Settled = tuple[float, float, float, float, float, bool]
+
+
 class ReportPolicy(Ranked):
     """The report's choice (figure 4.4) with the live TCP term; see `formula`.
 
@@ -210,27 +213,40 @@ class ReportPolicy(Ranked):
             self._place(backend).own = self._settle(backend)
         super().reported(backend)
 
-    def _settle(self, backend: Backend) -> tuple[float, float, int, float, float]:
+    def _settle(self, backend: Backend) -> _Settled:
         """What stays of the score until the next report: the sum without its TCP term, that term's factor, the host's
-        connections that are not our sessions, the weight, and the share of it while the back-end starts slowly.
+        connections that are not our sessions, the weight, the share of it while the back-end starts slowly, and whether
+        the pool's usual figures stand in for any that are unknown.
         """
         report, weight = backend.report, backend.registration.weight
+        cpu, memory = backend.cpu, backend.memory
         loss = 0.0 if backend.state is State.DOWN else backend.losses.rate  # in a panic it tells nothing of the host
         scale = WEIGHT_NORMAL / (weight * SCORE_RESOLUTION)
         rtt_ms = max(backend.rtt.last_ms or 0.0, RTT_NOISE_MS)
-        rest = unsaturated(rtt_ms=rtt_ms, tcp=0, loss=loss, cpu=report.cpu, memory=report.memory)
+        rest = unsaturated(rtt_ms=rtt_ms, tcp=0, loss=loss, cpu=cpu, memory=memory)
         steps = rest * scale + _ROUNDING
-        if is_saturated(self._saturation, loss=loss, cpu=report.cpu, memory=report.memory):
+        if is_saturated(self._saturation, loss=loss, cpu=cpu, memory=memory):
             steps += _SATURATED
-        return steps, TCP_TERM * scale, report.others, backend.weight, backend.share
+        unknown = report.tcp is None or report.cpu is None or report.memory is None
+        return steps, TCP_TERM * scale, backend.others, backend.weight, backend.share, unknown
 
     def _rank(self, backend: Backend, place: _Place) -> Rank:
         if place.own is None:
             place.own = self._settle(backend)
-        steps, term, others, weight, share = place.own
+        elif place.own[5]:
+            place.own = self._raised(backend, place.own)
+        steps, term, others, weight, share, _ = place.own
         ours = backend.pending + backend.established
         tcp = others + ours
         return (int(steps + term * tcp if tcp > 0 else steps) / share, ours / weight)
+
+    def _raised(self, backend: Backend, own: _Settled) -> _Settled:
+        """What is usual changes with everybody's reports. Until its own next one it only rises here: a rank that falls
+        would have to be entered anew.
+        """
+        steps, term, others, weight, share, unknown = own
+        now = self._settle(backend)
+        return max(steps, now[0]), term, max(others, now[2]), weight, share, unknown
 
 
 class LeastConnectionsPolicy(Ranked):

@@ -171,8 +171,9 @@ class AgentService(TwistedService):
         sampler = sampler or HostSampler(reactor.seconds)
         if settings.report:
             sampler = FixedSampler(sampler, **settings.report)
+        instance = secrets.randbits(64) | 1  # never one whose tag is 0, which stands for any
         self.agent = Agent(
-            Service(settings.interval_s, secrets.randbits(64), settings.service_port, settings.weight),
+            Service(settings.interval_s, instance, settings.service_port, settings.weight),
             settings.proxies,
             sampler,
             reactor,

@@ -68,8 +68,15 @@ def test_what_is_not_known_yet_is_null() -> None:
     (shown,) = status(service, Counters(), ROOM)["backends"]
     assert shown["state"] == "registered"
     assert {name for name, value in shown.items() if value is None} == {
-        *("score", "rtt_ms", "srtt_ms", "tcp", "cpu", "memory"),
+        *("score", "rtt_ms", "srtt_ms", "tcp", "cpu", "memory", "last_seen_s"),
     }
+
+
+def test_a_count_that_its_agent_cannot_tell_is_null() -> None:
+    service = balancer(0)
+    confirm(service.table, registered(service.table, "10.0.0.9"), token=7, load=Load(cpu=10, memory=20, tcp=None))
+    (shown,) = status(service, Counters(), ROOM)["backends"]
+    assert (shown["tcp"], shown["cpu"]) == (None, 10)
 
 
 def test_a_backend_that_is_up_and_drains_is_draining() -> None:

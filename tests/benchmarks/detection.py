@@ -27,8 +27,9 @@ from twisted.internet.task import Clock
 from rproxy.carrying.session import Balancer, Ending
 from rproxy.monitoring.monitor import Monitor
 from rproxy.pool.backend import Address, Backend
+from rproxy.pool.events import Transition
 from rproxy.pool.states import State
-from rproxy.pool.table import Table, Transition
+from rproxy.pool.table import Table
 from rproxy.scoring.formula import SATURATION
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, decode, encode
 from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table

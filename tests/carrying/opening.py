@@ -6,6 +6,7 @@ from twisted.internet.task import Clock
 
 from rproxy.carrying.session import Balancer, Session
 from rproxy.pool.backend import Backend
+from rproxy.pool.events import Transition
 from tests.fakes import CountingPolicy, table_with
 
 
@@ -14,7 +15,15 @@ class Bench:
         self.clock = Clock()
         self.table = table_with(up)
         self.policy = CountingPolicy()
-        self.balancer = Balancer(self.table, self.policy, self.clock.seconds, saturation=saturation, trace=trace)
+        self.announced: list[Transition] = []
+        self.balancer = Balancer(
+            self.table,
+            self.policy,
+            self.clock.seconds,
+            saturation=saturation,
+            announce=self.announced.append,
+            trace=trace,
+        )
 
     def open(self) -> Session:
         return self.balancer.open("the client")

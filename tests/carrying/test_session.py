@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rproxy.carrying.session import CONNECT_TIMEOUT_S, TRIES_MAX, Ending, Session
+from rproxy.pool.events import Transition
 from rproxy.pool.states import State
-from rproxy.pool.table import Transition
 from tests.carrying.opening import Bench, taken
 from tests.fakes import confirm, logged, registered
 
@@ -195,15 +195,19 @@ def test_sessions_are_counted_apart() -> None:
     assert bench.counts == [(0, 0, 2)]
 
 
-def test_a_backend_that_is_forgotten_meanwhile_is_still_given_back() -> None:
+def test_a_backend_that_departs_is_forgotten_with_its_last_session() -> None:
     bench = Bench(up=1)
-    session = bench.connected()
+    session, other = bench.connected(), bench.open()
+    taken(other)
     (backend,) = bench.table
     bench.table.check(backend, 10, lambda moment: 1e6, now=1e6)
     bench.table.check(backend, 10, lambda moment: 1e6, now=2e6)
-    assert len(bench.table) == 0
+    assert (backend.state, bench.table.eligible) == (State.DEPARTED, [])
     session.ended(Ending.CLOSED)
-    assert backend.connections == 0
+    assert len(bench.table) == 1
+    other.ended(Ending.CLIENT_GONE)
+    assert (backend.connections, len(bench.table)) == (0, 0)
+    assert [(each.before, each.after) for each in bench.announced] == [(State.DEPARTED, State.FORGOTTEN)]
 
 
 EVENTS: dict[str, Callable[[Session], object]] = {

@@ -110,10 +110,10 @@ class Forger:
         self._socket.close()
 
     def send(self, letter: Letter) -> None:
-        self._socket.sendto(_packet(letter), (letter.destination[0], 0))
+        self._socket.sendto(packet(letter), (letter.destination[0], 0))
 
 
-def _packet(letter: Letter) -> bytes:
+def packet(letter: Letter) -> bytes:
     """The kernel sees to the header's checksum; UDP's may be missing."""
     (source, source_port), (destination, destination_port) = letter.source, letter.destination
     udp = _UDP.pack(source_port, destination_port, _UDP.size + len(letter.datagram)) + letter.datagram

@@ -139,7 +139,7 @@ def uncalled_for() -> Iterator[Reasoned]:
         yield encode(message), "unknown"
     for number in (0, pdu.UINT64_MAX):
         yield encode(ProbeResponse(0, number, None, None, None, 0)), "unknown"
-        yield encode(ProbeResponse(pdu.UINT32_MAX, number, 100, 100, 100, pdu.UINT32_MAX)), "unknown"
+        yield encode(ProbeResponse(pdu.UINT32_MAX, number, 100, 100, 100, pdu.COUNT_MAX)), "unknown"
         yield encode(Unregister(0, number)), "unknown"
         yield encode(Unregister(65_535, number)), "unknown"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import pytest
@@ -24,6 +24,7 @@ from tests.integration.processes import (
     Pool,
     Twistd,
     digest,
+    failures,
     in_background,
     payload,
     poll,
@@ -52,6 +53,12 @@ class Drained:
     @property
     def agent(self) -> FakeAgent:
         return self.pool.agent_of(self.preferred.address)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Its sessions: now, and ever."""
+        row = self.pool.proxy.backends()[self.preferred.address]
+        return row["connections"], row["total"]
 
     def wait_until(self, state: str | None) -> None:
         poll(lambda: self.pool.proxy.state(self.preferred.address) == state, READY_S, f"it is {state}")
@@ -111,20 +118,66 @@ def test_an_agent_that_drains_gets_no_new_client_and_loses_none(drained: Drained
 
 @every_carrier
 def test_an_agent_that_leaves_gets_no_new_client_and_loses_none(drained: Drained) -> None:
+    counts = drained.counts
     drained.agent.close()
-    drained.wait_until(None)
+    drained.wait_until("departed")
     drained.assert_clients_go_elsewhere()
     drained.assert_session_goes_on()
+    assert drained.counts == counts
     drained.pool.register(drained.preferred.address)
+    assert drained.counts == counts
     drained.assert_clients_come()
+    sessions, total = counts
+    assert drained.counts == (sessions + FEW, total + FEW)
     drained.assert_session_ends_in_order()
+
+
+@every_carrier
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+def test_what_has_gone_is_in_the_table_for_as_long_as_its_sessions_are(
+    own_pool: Pool, start: Starter, killed: bool
+) -> None:
+    """One is to end by itself before the host may be rebooted."""
+    service = Listener()
+    start.closing(service.close)
+    agent = start_agent(start, own_pool.proxy, service.address)
+    wait_until_up(own_pool.proxy, service.address)
+    clients = [own_pool.connect() for _ in range(2)]
+    servers = [service.accept() for _ in clients]
+
+    def row() -> dict[str, Any] | None:
+        return own_pool.proxy.backends().get(service.address)
+
+    def is_left(state: str, sessions: int) -> bool:
+        shown = row()
+        return shown is not None and (shown["state"], shown["connections"], shown["total"]) == (state, sessions, 2)
+
+    if killed:
+        agent.send_signal(signal.SIGKILL)
+        agent.wait()
+        agent = start_agent(start, own_pool.proxy, service.address)
+        own_pool.proxy.logged("(its agent was started again)")
+        assert is_left("up", 2)
+    agent.stop()
+    poll(lambda: is_left("departed", 2), READY_S, "it has departed")
+    clients.pop().close()
+    servers.pop().close()
+    poll(lambda: is_left("departed", 1), PROMPT_S, "one session is left")
+    agent = start_agent(start, own_pool.proxy, service.address)
+    poll(lambda: is_left("up", 1), READY_S, "another one has taken it over")
+    agent.stop()
+    poll(lambda: is_left("departed", 1), READY_S, "it has departed again")
+    for end in (clients.pop(), servers.pop()):
+        end.close()
+    poll(lambda: row() is None, PROMPT_S, "nothing is left")
+    assert own_pool.proxy.logged(r"(departed -> forgotten \(its last session has ended)")
+    assert failures(own_pool.proxy.log) == []
 
 
 @every_carrier
 def test_a_host_drains_while_its_agent_sees_the_file_and_when_it_stops_though_it_was_started_again(
     own_pool: Pool, start: Starter
 ) -> None:
-    """The stop of one that took over is believed only when nobody answers any more; no client is sent meanwhile."""
     preferred, file = Listener(), start.folder / "drain"
     start.closing(preferred.close)
     own_pool.serve(greet, BUSY)
@@ -153,8 +206,7 @@ def test_a_host_drains_while_its_agent_sees_the_file_and_when_it_stops_though_it
     agent.stop()
     drained.assert_clients_go_elsewhere()
     drained.assert_session_goes_on()
-    drained.wait_until(None)
-    drained.assert_clients_go_elsewhere()
+    drained.wait_until("departed")
     drained.assert_session_ends_in_order()
 
 

@@ -18,7 +18,17 @@ import attrs
 import pytest
 
 from rproxy.pool.backend import Address, written
-from rproxy.wire.pdu import UINT32_MAX, UINT64_MAX, WEIGHT_MAX, Pdu, ProbeResponse, Register, Unregister, encode
+from rproxy.wire.pdu import (
+    COUNT_MAX,
+    UINT32_MAX,
+    UINT64_MAX,
+    WEIGHT_MAX,
+    Pdu,
+    ProbeResponse,
+    Register,
+    Unregister,
+    encode,
+)
 from tests.integration.conftest import Starter
 from tests.integration.datagrams import (
     ELSEWHERE,
@@ -321,7 +331,7 @@ def extremes() -> Iterator[tuple[Register, ProbeResponse]]:
     responses = [
         ProbeResponse(0, 0, cpu, memory, load, tcp, draining)
         for cpu, memory, load in product(percentages, repeat=3)
-        for tcp in (0, UINT32_MAX)
+        for tcp in (0, COUNT_MAX, None)
         for draining in (False, True)
     ]
     yield from zip(cycle(registers), responses, strict=False)

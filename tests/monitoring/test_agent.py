@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from rproxy.monitoring.agent import Agent, Resolve, Service
 from rproxy.monitoring.sampler import Load
 from rproxy.pool.backend import Address
-from rproxy.wire.pdu import UINT64_MAX, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, encode
+from rproxy.wire.pdu import UINT32_MAX, UINT64_MAX, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, encode
 from tests.fakes import Datagrams, StubSampler, logged, run, texts
 
 VECTORS = Path(__file__).parents[1] / "data" / "vectors.json"
@@ -234,6 +234,18 @@ def test_any_other_pdu_from_the_proxy_is_counted_and_not_answered(pdu: Pdu) -> N
     assert bench.agent.counters == {"unexpected-type": 1}
 
 
+@pytest.mark.parametrize("tag", [2, UINT32_MAX, 1 << 31])
+def test_a_probe_for_another_instance_is_counted_not_answered_and_no_sign_of_life(tag: int) -> None:
+    """Somebody repeats the registration of an earlier start, and a proxy that was restarted asks for that."""
+    bench = Bench()
+    bench.transport.take()
+    with logged() as events:
+        bench.receive(ProbeRequest(0, 1, instance_tag=tag))
+    assert bench.transport.sent == []
+    assert bench.agent.counters == {"wrong-instance": 1}
+    assert list(events) == []
+
+
 @pytest.mark.parametrize("datagram", DROPPED)
 def test_garbage_from_the_proxy_is_counted_and_not_answered(datagram: str) -> None:
     bench = Bench()
@@ -253,9 +265,11 @@ def test_random_datagrams_are_answered_only_where_they_are_probes_of_the_proxy()
     probes = 0
     with logged() as events:
         for number in range(20_000):
-            datagram = rng.randbytes(24 if number % 2 else rng.randrange(65))
+            datagram = rng.randbytes(24 if number % 5 in (0, 1) else rng.randrange(65))
             source = PROXY if number % 3 else OTHER
-            probes += source == PROXY and len(datagram) == 24 and datagram[0] >> 3 == 0b01000
+            if number % 5 == 0 and len(datagram) == 24:
+                datagram = datagram[:20] + bytes(4)  # for any instance
+            probes += source == PROXY and len(datagram) == 24 and datagram[0] >> 3 == 0b01000 and not any(datagram[20:])
             bench.agent.datagramReceived(datagram, source)
     assert probes > 0
     assert len(bench.transport.sent) == probes

@@ -6,8 +6,9 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.monitoring.introductions import TICK_S, Introductions
+from rproxy.monitoring.introductions import KNOWN_S, TICK_S, Introductions
 from rproxy.pool.backend import Backend, Registration
+from rproxy.pool.first_probes import OUTSTANDING_MAX, FirstProbes
 from tests.fakes import run
 from tests.pool.driving import agent
 
@@ -26,7 +27,8 @@ class Bench:
 
     def __init__(self, rate: float = 50.0) -> None:
         self.clock = Clock()
-        self.introductions = Introductions(self.clock, rate, self._probe)
+        self.first_probes = FirstProbes()
+        self.introductions = Introductions(self.clock, rate, self.first_probes, self._probe)
         self.probed: list[tuple[float, Backend, Registration]] = []
 
     def _probe(self, backend: Backend, registration: Registration) -> None:
@@ -34,7 +36,8 @@ class Bench:
 
     def add(self, *several: Backend) -> None:
         for backend in several:
-            self.introductions.add(backend, backend.registration)
+            self.first_probes.add(backend, backend.registration)
+            self.introductions.proceed()
 
     @property
     def times(self) -> list[float]:
@@ -128,20 +131,6 @@ def test_no_timer_is_finer_than_a_tick() -> None:
     assert bench.wake_ups() == pytest.approx(1000 / 500 / TICK_S, abs=2)
 
 
-def test_a_backend_waits_once_in_its_place_with_its_newest_registration() -> None:
-    bench = Bench()
-    first, second, third = backends(3)
-    bench.add(first, second, third)
-    newer = attrs.evolve(second.registration, instance=99)
-    bench.introductions.add(second, newer)
-    run(bench.clock, 1.0)
-    assert [(backend, registration) for _, backend, registration in bench.probed] == [
-        (first, first.registration),
-        (second, newer),
-        (third, third.registration),
-    ]
-
-
 def test_a_backend_that_had_its_probe_may_wait_for_another() -> None:
     bench = Bench()
     one, other = backends(2)
@@ -154,7 +143,7 @@ def test_one_that_is_dropped_is_not_probed_and_takes_nobodys_turn() -> None:
     bench = Bench()
     first, second, third = backends(3)
     bench.add(first, second, third)
-    bench.introductions.drop(second)
+    bench.first_probes.drop(second)
     run(bench.clock, 1.0)
     assert bench.order == [first, third]
     assert bench.times == pytest.approx([0.0, 0.02])
@@ -164,8 +153,8 @@ def test_to_drop_what_does_not_wait_changes_nothing() -> None:
     bench = Bench()
     first, second, third = backends(3)
     bench.add(first, second)
-    bench.introductions.drop(first)
-    bench.introductions.drop(third)
+    bench.first_probes.drop(first)
+    bench.first_probes.drop(third)
     run(bench.clock, 1.0)
     assert bench.order == [first, second]
 
@@ -174,28 +163,44 @@ def test_the_last_one_that_is_dropped_leaves_no_timer_behind() -> None:
     bench = Bench()
     one, other = backends(2)
     bench.add(one, other)
-    bench.introductions.drop(other)
+    bench.first_probes.drop(other)
     run(bench.clock, 0.02)
     assert bench.order == [one]
     assert bench.clock.getDelayedCalls() == []
 
 
-def test_a_stop_drops_all_that_wait_and_every_timer() -> None:
+def test_a_stop_ends_the_timer_and_may_come_twice() -> None:
     bench = Bench()
     bench.add(*backends(10))
-    bench.introductions.stop()
-    assert bench.clock.getDelayedCalls() == []
+    for _ in range(2):
+        bench.introductions.stop()
+        assert bench.clock.getDelayedCalls() == []
     run(bench.clock, 1.0)
     assert len(bench.probed) == 1
-    bench.introductions.stop()
 
 
-def test_after_a_stop_it_can_begin_anew() -> None:
+def test_what_is_known_goes_first_and_takes_nobodys_turn() -> None:
     bench = Bench()
-    several = backends(4)
-    bench.add(*several[:2])
-    bench.introductions.stop()
+    several = backends(400)
+    strangers, known = several[:20], several[20:]
+    bench.add(*strangers)
+    for backend in known:
+        bench.introductions.add_known(backend, backend.registration)
+    run(bench.clock, 380 / KNOWN_S + TICK_S)
+    assert set(known) <= set(bench.order)
     run(bench.clock, 1.0)
-    bench.add(*several[2:])
+    assert [backend for backend in bench.order if backend in set(strangers)] == strangers
+    assert bench.clock.getDelayedCalls() == []
+
+
+def test_one_with_too_many_probes_on_their_way_waits_for_their_ends_and_holds_up_nobody() -> None:
+    bench = Bench()
+    busy, other = backends(2)
+    busy.outstanding.update(range(OUTSTANDING_MAX))
+    bench.add(busy, other)
     run(bench.clock, 1.0)
-    assert bench.order == [several[0], several[2], several[3]]
+    assert bench.order == [other]
+    busy.outstanding.clear()
+    run(bench.clock, 0.1)
+    assert bench.order == [other, busy]
+    assert bench.clock.getDelayedCalls() == []

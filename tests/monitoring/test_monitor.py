@@ -21,7 +21,7 @@ from twisted.internet.testing import EventLoggingObserver
 
 from rproxy.monitoring.monitor import Monitor, Network
 from rproxy.monitoring.prober import Timing
-from rproxy.pool.backend import Address, Backend
+from rproxy.pool.backend import Address, Backend, Registration
 from rproxy.pool.limits import Limits
 from rproxy.pool.states import State
 from rproxy.pool.table import Table
@@ -142,7 +142,7 @@ def transitions(events: EventLoggingObserver) -> list[tuple[str, str]]:
 def test_a_registration_is_probed_at_once_and_then_at_every_probe_interval() -> None:
     bench = Bench(timing=Timing(probe_interval_s=3, liveness_s=10))
     bench.register()
-    assert bench.transport.sent == [(ProbeRequest(0, 1000), AGENT)]
+    assert bench.transport.sent == [(ProbeRequest(0, 1000, instance_tag=1), AGENT)]
     run(bench.clock, 10)
     assert bench.probed_at == pytest.approx([0, 3, 6, 9], abs=2 * RTT_S)
     assert [pdu.sequence for pdu, _ in bench.transport.sent if isinstance(pdu, ProbeRequest)] == [0, 1, 2, 3]
@@ -334,7 +334,8 @@ def test_registrations_that_never_answer_cost_one_log_line_in_ten_seconds() -> N
             run(bench.clock, 0.15)
         run(bench.clock, 10)
     assert len(bench.table) == 0
-    assert 1 <= len(events) <= 2
+    assert 1 <= len(events) <= 3
+    assert "times since the last line" in texts(events)[-1]
 
 
 def test_a_backend_that_was_up_is_forgotten_after_lasting_silence() -> None:
@@ -354,7 +355,7 @@ def test_a_restarted_agent_replaces_the_old_one_only_with_its_answer(source: Add
     backend = bench.up()
     bench.transport.take()
     bench.register(source, instance=2)
-    assert bench.transport.sent == [(ProbeRequest(1, 1001), source)]
+    assert bench.transport.sent == [(ProbeRequest(1, 1001, instance_tag=2), source)]
     assert (backend.registration.agent, backend.registration.instance) == (AGENT, 1)
     with logged() as events:
         run(bench.clock, RTT_S)
@@ -362,7 +363,7 @@ def test_a_restarted_agent_replaces_the_old_one_only_with_its_answer(source: Add
     assert backend.state is State.UP
     assert texts(events) == ["back-end 10.0.0.1:80: its agent was started again"]
     run(bench.clock, 5)
-    assert bench.transport.sent[-1] == (ProbeRequest(2, 1002), source)
+    assert bench.transport.sent[-1] == (ProbeRequest(2, 1002, instance_tag=2), source)
 
 
 def test_a_false_restart_that_cannot_answer_changes_nothing() -> None:
@@ -489,7 +490,7 @@ def test_what_may_not_count_is_counted_by_reason_and_changes_nothing(pdu: Pdu, s
     bench.up()
     bench.silent.add(AGENT[0])
     run(bench.clock, 5.1 - 2 * RTT_S)
-    assert bench.transport.sent[-1] == (ProbeRequest(1, 1001), AGENT)
+    assert bench.transport.sent[-1] == (ProbeRequest(1, 1001, instance_tag=1), AGENT)
     accepted = bench.counters[0]
     with logged() as events, unchanged(bench):
         bench.receive(pdu, source)
@@ -537,7 +538,7 @@ def test_an_exception_in_the_probing_loop_is_logged_and_does_not_end_it() -> Non
     assert events[0]["backend"] == backend.name
     bench.tokens = count(2000)
     run(bench.clock, 10)
-    assert bench.transport.sent[-1] == (ProbeRequest(2, 2001), AGENT)
+    assert bench.transport.sent[-1] == (ProbeRequest(2, 2001, instance_tag=1), AGENT)
 
 
 def test_an_exception_in_the_liveness_loop_is_logged_and_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,7 +573,7 @@ def test_an_ipv4_agent_on_an_ipv6_socket_is_known_by_its_ipv4_address() -> None:
     mapped = ("::ffff:10.0.0.1", AGENT_PORT)
     bench.receive(Register(80, 20_000, 1), mapped)
     backend = bench.backend("10.0.0.1")
-    assert bench.transport.sent == [(ProbeRequest(0, 1000), mapped)]
+    assert bench.transport.sent == [(ProbeRequest(0, 1000, instance_tag=1), mapped)]
     run(bench.clock, RTT_S)
     assert (backend.state, backend.registration.agent) == (State.UP, AGENT)
     bench.receive(Unregister(80, 1), mapped)
@@ -591,7 +592,7 @@ def test_a_trace_logs_every_pdu_in_and_out_and_what_the_round_trip_came_to() -> 
     bench = Bench(trace=True)
     with logged() as events:
         bench.up()
-    request, response = ProbeRequest(0, 1000), ProbeResponse(0, 1000, 17, 89, None, 3)
+    request, response = ProbeRequest(0, 1000, instance_tag=1), ProbeResponse(0, 1000, 17, 89, None, 3)
     assert [event["pdu"] for event in events if "pdu" in event] == [Register(80, 20_000, 1), request, response]
     assert [event["source"] for event in events if "source" in event] == [AGENT[0], AGENT[0]]
     measured = next(event for event in events if "sample_ms" in event)
@@ -743,3 +744,44 @@ def test_extreme_values_are_taken_or_dropped_without_an_exception(pdu: Pdu) -> N
     run(bench.clock, 30)
     accepted, dropped = bench.counters
     assert Counter(accepted).total() + Counter(dropped).total() >= 1
+
+
+KNOWN = Registration(AGENT, instance=7, interval_s=20.0, weight=300)
+
+
+def test_a_row_of_an_earlier_life_is_probed_at_once_and_up_with_its_answer() -> None:
+    bench = Bench()
+    bench.monitor.restore([(KNOWN, 80)])
+    backend = bench.backend()
+    assert (backend.state, bench.table.eligible) == (State.REGISTERED, [])
+    run(bench.clock, 2 * RTT_S)
+    assert bench.table.eligible == [backend]
+    assert (backend.registration, backend.registration.weight) == (KNOWN, 300)
+
+
+def test_one_that_does_not_answer_is_forgotten_with_all_its_timers() -> None:
+    bench = Bench()
+    bench.silent.add(AGENT[0])
+    bench.monitor.restore([(KNOWN, 80)])
+    run(bench.clock, 1.0)
+    assert (len(bench.table), bench.timers) == (0, 0)
+
+
+def test_rows_of_an_earlier_life_are_probed_beside_the_budget_of_strangers() -> None:
+    bench = Bench()
+    strangers = [f"192.0.2.{number}" for number in range(1, 101)]
+    bench.silent.update(strangers)
+    for stranger in strangers:
+        bench.register((stranger, AGENT_PORT))
+    bench.monitor.restore((attrs.evolve(KNOWN, agent=(f"10.0.{n >> 8}.{n & 255}", AGENT_PORT)), 80) for n in range(900))
+    run(bench.clock, 0.6)
+    assert len(bench.table.eligible) == 900
+
+
+def test_what_is_in_the_table_already_is_not_restored() -> None:
+    bench = Bench()
+    backend = bench.up()
+    bench.transport.take()
+    bench.monitor.restore([(KNOWN, 80)])
+    assert bench.transport.sent == []
+    assert backend.registration.instance == 1

@@ -13,8 +13,8 @@ from rproxy.monitoring.prober import Prober, Timing
 from rproxy.monitoring.timeouts import Timeouts
 from rproxy.monitoring.wheel import Wheel
 from rproxy.pool.backend import Backend
+from rproxy.pool.events import Probe
 from rproxy.pool.states import State
-from rproxy.pool.table import Probe
 from tests.fakes import logged, run
 from tests.pool.driving import Driver, response
 
@@ -33,7 +33,7 @@ class Probes:
         self.clock: IReactorTime = self._time
         self.timing = timing or Timing()
         self.jitter = jitter
-        self.timeouts = Timeouts(self.clock, self.timing.probe_timeout_s)
+        self.timeouts = Timeouts(self.clock, self.timing.probe_timeout_s, lambda since: self.clock.seconds() - since)
         self.wheel = Wheel(self.clock)
         self.answering = True
         self.steps = 3
@@ -370,52 +370,6 @@ def test_an_error_while_a_share_grows_is_logged_and_it_goes_on() -> None:
     assert probes.ramps == [1.0, 2.0, 3.0]
 
 
-def test_a_probe_whose_end_is_not_known_is_followed_by_one_a_second_later() -> None:
-    probes = Probes().up()
-    probes.run(2.0)
-    probes.prober.probe_soon()
-    probes.run(0.5)
-    probes.prober.probe_soon()
-    probes.run(4.0)
-    assert probes.times == [3.0, 5.0]
-
-
-def test_an_answer_does_for_the_probe_that_was_to_follow() -> None:
-    probes = Probes().up()
-    probes.prober.probe_soon()
-    probes.run(0.5)
-    probes.answer(probes.send())
-    probes.run(4.0)
-    assert probes.times == []
-
-
-def test_where_probes_follow_soon_anyhow_there_is_no_further_one() -> None:
-    probes = Probes().up()
-    probes.answering = False
-    probes.run(6.0)
-    probes.prober.probe_soon()
-    probes.run(3.0)
-    assert probes.times == [5.0, 6.5, 7.5]
-
-
-def test_a_first_miss_replaces_the_probe_that_was_to_follow() -> None:
-    probes = Probes().up()
-    probes.answering = False
-    probes.send()
-    probes.run(0.25)
-    probes.prober.probe_soon()
-    probes.run(4.0)
-    assert probes.times == [1.5, 2.5]
-
-
-def test_one_probe_soon_after_another_is_possible() -> None:
-    probes = Probes().up()
-    for _ in range(2):
-        probes.prober.probe_soon()
-        probes.run(1.5)
-    assert probes.times == [1.0, 2.5]
-
-
 def fresh(probes: Probes) -> None:
     """It has only registered."""
 
@@ -442,11 +396,7 @@ def rising(probes: Probes) -> None:
     probes.up().prober.rose()
 
 
-def awaited(probes: Probes) -> None:
-    probes.up().prober.probe_soon()
-
-
-@pytest.mark.parametrize("state", [fresh, asked, answered, missed, fallen, rising, awaited], ids=lambda it: it.__name__)
+@pytest.mark.parametrize("state", [fresh, asked, answered, missed, fallen, rising], ids=lambda it: it.__name__)
 def test_a_stop_cancels_every_timer_and_may_come_twice(state: Callable[[Probes], None]) -> None:
     probes = Probes()
     state(probes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from twisted.internet.task import Clock
 
@@ -20,6 +18,11 @@ class Bench:
         self.pulse.start()
         run(self.clock, 10.0)
 
+    @property
+    def been_away(self) -> float:
+        """Seconds, of all its life."""
+        return round(self.clock.seconds() - self.pulse.lasted_s(0.0), 9)
+
     def away(self, seconds: float) -> None:
         """Nothing runs in this time, and what was due in it runs at its end."""
         self.clock.advance(seconds)
@@ -29,7 +32,7 @@ def test_a_process_that_was_never_away_is_back_since_ever() -> None:
     with logged() as events:
         bench = Bench()
         run(bench.clock, 3600.0)
-    assert bench.pulse.back_at == -math.inf
+    assert bench.been_away == 0
     assert list(events) == []
 
 
@@ -39,7 +42,7 @@ def test_a_beat_that_is_a_little_late_is_none_that_was_kept_from_coming(late_s: 
     with logged() as events:
         bench.away(BEAT_S + late_s)
         run(bench.clock, 10.0)
-    assert bench.pulse.back_at == -math.inf
+    assert bench.been_away == 0
     assert list(events) == []
 
 
@@ -48,25 +51,25 @@ def test_after_a_time_away_it_is_known_when_it_was_over_and_logged_how_long_it_t
     bench = Bench()
     with logged() as events:
         bench.away(BEAT_S + late_s)
-    assert bench.pulse.back_at == bench.clock.seconds() == 10.0 + BEAT_S + late_s
-    assert texts(events) == [f"this process was away for {late_s:.1f} s; no probe of that time is held lost"]
+    assert bench.been_away == pytest.approx(late_s)
+    assert texts(events) == [f"this process was away for {late_s:.1f} s; probes have so much longer"]
 
 
 def test_the_beats_after_a_time_away_come_in_time_again() -> None:
     bench = Bench()
     bench.away(7.1)
-    back_at = bench.pulse.back_at
+    been_away = bench.been_away
     with logged() as events:
         run(bench.clock, 60.0)
-    assert bench.pulse.back_at == back_at == 17.1
+    assert bench.been_away == been_away == 7.1 - BEAT_S
     assert list(events) == []
 
 
 def test_each_time_away_counts() -> None:
     bench = Bench()
-    for _ in range(3):
+    for number in range(1, 4):
         bench.away(2.0)
-        assert bench.pulse.back_at == bench.clock.seconds()
+        assert bench.been_away == number * (2.0 - BEAT_S)
         run(bench.clock, 5.0)
 
 
@@ -75,10 +78,10 @@ def test_every_timer_of_the_time_away_runs_when_it_is_known(due_s: float) -> Non
     """Whether it was due before the beat or after it."""
     bench = Bench()
     seen: list[float] = []
-    bench.clock.callLater(due_s, lambda: seen.append(bench.pulse.back_at))
+    bench.clock.callLater(due_s, lambda: seen.append(bench.pulse.lasted_s(10.0)))
     with logged() as events:
         bench.away(2.0)
-    assert seen == [12.0]
+    assert seen == [BEAT_S]
     assert len(events) == 1
 
 
@@ -106,11 +109,11 @@ def test_who_asks_before_any_timer_has_run_knows_it_too() -> None:
     bench = Bench()
     bench.clock.rightNow += 2.0
     with logged() as events:
-        assert bench.pulse.back_at == 12.0
+        assert bench.been_away == 2.0 - BEAT_S
         bench.clock.advance(0)
         run(bench.clock, 10.0)
-    assert bench.pulse.back_at == 12.0
-    assert texts(events) == ["this process was away for 1.8 s; no probe of that time is held lost"]
+    assert bench.been_away == 2.0 - BEAT_S
+    assert texts(events) == ["this process was away for 1.8 s; probes have so much longer"]
 
 
 def test_the_time_before_the_start_and_between_a_stop_and_a_start_is_no_time_away() -> None:
@@ -123,7 +126,7 @@ def test_the_time_before_the_start_and_between_a_stop_and_a_start_is_no_time_awa
     run(clock, 100.0)
     pulse.start()
     run(clock, 10.0)
-    assert pulse.back_at == -math.inf
+    assert pulse.lasted_s(0) == clock.seconds()
 
 
 def test_a_stop_leaves_no_timer_and_may_come_twice_or_before_the_start() -> None:
@@ -133,7 +136,7 @@ def test_a_stop_leaves_no_timer_and_may_come_twice_or_before_the_start() -> None
         assert bench.clock.getDelayedCalls() == []
     Pulse(bench.clock).stop()
     bench.away(5.0)
-    assert bench.pulse.back_at == -math.inf
+    assert bench.been_away == 0
 
 
 def test_an_error_is_logged_and_does_not_end_the_beats(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,4 +146,16 @@ def test_an_error_is_logged_and_does_not_end_the_beats(monkeypatch: pytest.Monke
         run(bench.clock, BEAT_S)
     assert [event["log_failure"].type for event in events] == [TypeError]
     bench.away(2.0)
-    assert bench.pulse.back_at == bench.clock.seconds()
+    assert bench.been_away == pytest.approx(2.0, abs=BEAT_S)
+
+
+def test_a_process_that_is_away_all_the_time_says_so_once_a_minute_with_the_sum() -> None:
+    bench = Bench()
+    with logged() as events:
+        for _ in range(150):
+            bench.away(0.9)
+            run(bench.clock, 0.1)
+    first, *sums = texts(events)
+    assert first == "this process was away for 0.7 s; probes have so much longer"
+    assert len(sums) == 2
+    assert all("was away 60 times, for 39.0 s in all" in text for text in sums)

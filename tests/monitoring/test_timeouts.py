@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import count
 
+import pytest
 from twisted.internet.task import Clock
 
 from rproxy.monitoring.timeouts import Timeouts
-from rproxy.pool.table import Probe
+from rproxy.pool.events import Probe
 from tests.fakes import logged, run
 from tests.pool.driving import Driver
 
@@ -17,7 +18,8 @@ TIMEOUT_S = 0.5
 class Bench:
     def __init__(self) -> None:
         self.clock = Clock()
-        self.timeouts = Timeouts(self.clock, TIMEOUT_S)
+        self.away_s = 0.0
+        self.timeouts = Timeouts(self.clock, TIMEOUT_S, lambda since: self.clock.seconds() - since - self.away_s)
         self.expired: list[tuple[int, float]] = []
         driver = Driver()
         self._table, self._backend = driver.table, driver.register()
@@ -106,3 +108,15 @@ def test_what_was_open_at_a_stop_does_not_expire_later() -> None:
     later = bench.add()
     run(bench.clock, 2)
     assert [token for token, _ in bench.expired] == [later]
+
+
+def test_a_time_away_does_not_count() -> None:
+    bench = Bench()
+    bench.add()
+    bench.away_s = 0.3
+    run(bench.clock, 0.79)
+    assert bench.expired == []
+    run(bench.clock, 0.02)
+    ((token, at),) = bench.expired
+    assert token == 1
+    assert at == pytest.approx(0.8)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from itertools import count
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import attrs
 
 from rproxy.pool.backend import Address, Backend, Registration
-from rproxy.pool.table import FALL, HOLD_MAX_S, RISE, Confirmed, Probe, Registered, Table, Transition
+from rproxy.pool.events import Confirmed, Probe, Registered, Transition
+from rproxy.pool.health import FALL, HOLD_MAX_S, RISE
+from rproxy.pool.table import Table
 from rproxy.wire.pdu import ProbeResponse, Register, Unregister
 from tests.fakes import UNLIMITED
 
@@ -32,15 +35,24 @@ class Driver:
         self.table = Table(limits=UNLIMITED, slow_start_s=0, panic_below=0) if table is None else table
         self.now = 1000.0
         self._tokens = count(1)
+        self._candidates: WeakKeyDictionary[Backend, Registration] = WeakKeyDictionary()
 
     def register(self, source: Address = AGENT, **fields: Any) -> Backend:
         return self.take_in(source, **fields).backend
 
-    def take_in(self, source: Address = AGENT, **fields: Any) -> Registered:
-        return self.table.register(source, attrs.evolve(REGISTER, **fields), self.now)
+    def take_in(self, source: Address = AGENT, local: str = "", **fields: Any) -> Registered:
+        """Whoever waits for a probe has its turn at once."""
+        registered = self.table.register(source, attrs.evolve(REGISTER, **fields), self.now, local)
+        while found := self.table.first_probes.next(self.now):
+            backend, self._candidates[backend] = found
+        return registered
 
     def probe(self, backend: Backend, registration: Registration | None = None) -> Probe:
         return self.table.probe(backend, registration or backend.registration, next(self._tokens), self.now)
+
+    def candidate(self, backend: Backend) -> Registration:
+        """The registration whose turn it was to be probed last."""
+        return self._candidates.get(backend, backend.registration)
 
     def answer(
         self, probe: Probe, *, after_s: float = 0.001, source: Address | None = None, **fields: Any
@@ -67,7 +79,7 @@ class Driver:
     def up(self, source: Address = AGENT, **fields: Any) -> Backend:
         """A back-end that has registered and answered its first probe."""
         backend = self.register(source, **fields)
-        self.report(backend)
+        self.answer(self.probe(backend, self.candidate(backend)))
         return backend
 
     def down(self, backend: Backend) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import pytest
 
 from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Address
-from rproxy.pool.limits import Limits
+from rproxy.pool.first_probes import RETRY_MAX_S
 from rproxy.pool.table import Table
 from tests.fakes import UNLIMITED
 from tests.pool.driving import AGENT, Driver, agent
@@ -15,10 +17,10 @@ from tests.pool.driving import AGENT, Driver, agent
 OTHER_PORT: Address = (AGENT[0], 5556)
 
 
-def refusal(driver: Driver, source: Address = AGENT, *, service_port: int = 80) -> Refusal | None:
+def refusal(driver: Driver, source: Address = AGENT, **fields: Any) -> Refusal | None:
     """Why a registration does not count, if it does not."""
     try:
-        driver.register(source, service_port=service_port)
+        driver.register(source, **fields)
     except Rejected as rejected:
         return rejected.refusal
     return None
@@ -44,50 +46,31 @@ class TestHosts:
 
 
 class TestRateLimits:
-    def limited(self, driver: Driver, source: Address) -> bool:
-        found = refusal(driver, source)
+    def limited(self, driver: Driver, source: Address, **fields: Any) -> bool:
+        found = refusal(driver, source, **fields)
         assert found in (None, Refusal.RATE_LIMITED)
         return found is not None
 
-    def test_an_agent_may_register_five_times_at_once_and_then_once_a_second(self) -> None:
+    def test_an_instance_may_register_five_times_at_once_and_then_once_a_second(self) -> None:
+        """What it says is new each time."""
         driver = Driver(Table())
-        assert [self.limited(driver, AGENT) for _ in range(7)] == [False] * 5 + [True] * 2
+        assert [self.limited(driver, AGENT, weight=weight) for weight in range(1, 8)] == [False] * 5 + [True] * 2
         driver.now += 1
-        assert [self.limited(driver, AGENT) for _ in range(2)] == [False, True]
+        assert [self.limited(driver, AGENT, weight=weight) for weight in range(1, 3)] == [False, True]
         assert not self.limited(driver, OTHER_PORT)
         assert not self.limited(driver, ("10.0.0.2", 5555))
 
-    def test_the_agents_of_a_host_may_register_ten_times_a_second(self) -> None:
-        driver = Driver(Table())
-        assert [self.limited(driver, ("10.0.0.1", port)) for port in range(1, 13)] == [False] * 10 + [True] * 2
-        driver.now += 1
-        assert [self.limited(driver, ("10.0.0.1", port)) for port in range(100, 112)] == [False] * 10 + [True] * 2
-        assert not self.limited(driver, ("10.0.0.2", 5555))
-
-    def test_what_is_sent_again_in_a_hosts_name_leaves_its_agent_its_turns(self) -> None:
-        """From ports that are not the agent's, five times as often as it registers."""
+    def test_what_is_sent_again_in_an_agents_name_leaves_the_present_instance_its_turns(self) -> None:
+        """A hundred old registrations, all the time, from its own port and from others."""
         driver = Driver(Table())
         limited = []
-        for number in range(100):
-            for port in range(1000, 1005):
-                self.limited(driver, (AGENT[0], port + 5 * number))
-            limited.append(self.limited(driver, AGENT))
-            driver.now += 1
-        assert limited == [False] * 100
-
-    def test_all_addresses_may_register_two_hundred_times_a_second(self) -> None:
-        driver = Driver(Table(limits=Limits(unconfirmed=1000)))
-        assert [self.limited(driver, agent(number)) for number in range(300)] == [False] * 200 + [True] * 100
-        driver.now += 0.5
-        assert sum(not self.limited(driver, agent(number)) for number in range(300, 600)) == 100
-
-    def test_one_refused_for_all_costs_its_address_nothing(self) -> None:
-        driver = Driver(Table(limits=Limits(registrations_s=1)))
-        driver.register(agent(1))
-        for _ in range(10):
-            assert self.limited(driver, agent(2))
-        driver.now += 1
-        assert not self.limited(driver, agent(2))
+        for number in range(20):
+            for instance in range(100, 120):
+                self.limited(driver, AGENT, instance=instance)
+                self.limited(driver, (AGENT[0], 1000 + number), instance=instance)
+            limited.append(self.limited(driver, AGENT, instance=1))
+            driver.now += RETRY_MAX_S
+        assert limited == [False] * 20
 
     @pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1"])
     def test_a_loopback_address_is_limited_only_with_all_others(self, address: str) -> None:

@@ -8,17 +8,19 @@ import pytest
 
 from rproxy.pool.states import TRANSITIONS, Event, IllegalTransition, State, after
 
-STATES = ("registered", "up", "suspect", "down", "forgotten")
+STATES = ("registered", "up", "suspect", "down", "departed", "forgotten")
 CELLS = {
-    #               registered   up           suspect      down         forgotten
-    "answered":     ("up",        "up",        "up",        "down",      None),
-    "risen":        (None,        None,        None,        "up",        None),
-    "missed":       ("forgotten", "suspect",   "suspect",   "down",      None),
-    "fallen":       (None,        None,        "down",      None,        None),
-    "silent":       ("forgotten", "down",      "down",      None,        None),
-    "refused":      (None,        "down",      "down",      "down",      None),
-    "unregistered": ("forgotten", "forgotten", "forgotten", "forgotten", None),
-    "expired":      (None,        "forgotten", "forgotten", "forgotten", None),
+    #               registered   up           suspect      down         departed     forgotten
+    "answered":     ("up",        "up",        "up",        "down",      "up",        None),
+    "risen":        (None,        None,        None,        "up",        None,        None),
+    "missed":       ("forgotten", "suspect",   "suspect",   "down",      None,        None),
+    "fallen":       (None,        None,        "down",      None,        None,        None),
+    "silent":       ("forgotten", "down",      "down",      None,        None,        None),
+    "refused":      (None,        "down",      "down",      "down",      None,        None),
+    "unregistered": ("forgotten", "forgotten", "forgotten", "forgotten", None,        None),
+    "expired":      (None,        "forgotten", "forgotten", "forgotten", None,        None),
+    "left":         (None,        "departed",  "departed",  "departed",  None,        None),
+    "emptied":      (None,        None,        None,        None,        "forgotten", None),
 }  # fmt: skip
 """What each event makes of each state; None where it cannot happen."""
 LEGAL = [(before, event, row[at]) for event, row in CELLS.items() for at, before in enumerate(STATES) if row[at]]

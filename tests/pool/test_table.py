@@ -10,18 +10,13 @@ import attrs
 import pytest
 
 from rproxy.pool.admission import Refusal, Rejected
-from rproxy.pool.backend import FORMER_MAX, Address, Backend
+from rproxy.pool.backend import Address, Backend
+from rproxy.pool.events import Confirmed
+from rproxy.pool.first_probes import OUTSTANDING_MAX, RETRY_MAX_S, RETRY_MIN_S
+from rproxy.pool.health import HOLD_MAX_S, HOLD_MIN_S, REFUSALS
 from rproxy.pool.states import Administration, State
-from rproxy.pool.table import (
-    HOLD_MAX_S,
-    HOLD_MIN_S,
-    OUTSTANDING_MAX,
-    REFUSALS,
-    RETIRED_MAX,
-    Confirmed,
-    Table,
-)
-from rproxy.wire.pdu import UINT32_MAX
+from rproxy.pool.table import RETIRED_MAX, Table
+from rproxy.wire.pdu import UINT32_MAX, UINT64_MAX
 from tests.fakes import UNLIMITED
 from tests.pool.driving import AGENT, Driver, agent, response
 
@@ -41,12 +36,6 @@ def refused(table: Table, refusal: Refusal) -> Iterator[None]:
         yield
     assert caught.value.refusal is refusal
     assert attrs.asdict(table) == before
-
-
-def without_candidate(backend: Backend) -> dict[str, Any]:
-    state = attrs.asdict(backend)
-    del state["candidate"]
-    return state
 
 
 class TestWhatABackendIs:
@@ -348,21 +337,19 @@ class TestCandidate:
 
     def test_it_changes_nothing_before_it_is_confirmed(self, driver: Driver, source: Address, instance: int) -> None:
         backend = driver.up()
-        before = without_candidate(backend)
+        before = attrs.asdict(backend)
         driver.now += 1
         driver.register(source, instance=instance, draining=True, weight=500, interval_ms=1)
-        assert without_candidate(backend) == before
+        assert attrs.asdict(backend) == before
         assert driver.table.eligible == [backend]
 
     def test_a_probe_it_answers_makes_it_the_agent(self, driver: Driver, source: Address, instance: int) -> None:
         backend = driver.up()
         driver.register(source, instance=instance, weight=500)
-        candidate = backend.candidate
-        assert candidate is not None
+        candidate = driver.candidate(backend)
         driver.answer(driver.probe(backend, candidate))
         assert backend.registration == candidate
         assert (candidate.agent, candidate.instance, candidate.weight) == (source, instance, 500)
-        assert backend.candidate is None
         assert driver.table.eligible == [backend]
 
     def test_its_lost_probes_are_not_held_against_the_backend(
@@ -370,24 +357,25 @@ class TestCandidate:
     ) -> None:
         backend = driver.up()
         for _ in range(5):
+            driver.now += RETRY_MAX_S
             driver.register(source, instance=instance)
-            assert driver.lose(driver.probe(backend, backend.candidate)) is None
+            assert driver.lose(driver.probe(backend, driver.candidate(backend))) is None
         assert (backend.state, backend.misses, backend.losses.rate) == (State.UP, 0, 0.0)
 
     def test_it_is_dropped_when_its_probe_is_lost(self, driver: Driver, source: Address, instance: int) -> None:
         backend = driver.up()
         before = attrs.asdict(backend.registration)
         driver.register(source, instance=instance)
-        driver.lose(driver.probe(backend, backend.candidate))
-        assert backend.candidate is None
+        driver.lose(driver.probe(backend, driver.candidate(backend)))
         assert attrs.asdict(backend.registration) == before
 
     def test_it_may_try_again_after_a_lost_probe(self, driver: Driver, source: Address, instance: int) -> None:
         backend = driver.up()
         driver.register(source, instance=instance)
-        driver.lose(driver.probe(backend, backend.candidate))
+        driver.lose(driver.probe(backend, driver.candidate(backend)))
+        driver.now += RETRY_MIN_S
         driver.register(source, instance=instance)
-        driver.answer(driver.probe(backend, backend.candidate))
+        driver.answer(driver.probe(backend, driver.candidate(backend)))
         assert (backend.registration.agent, backend.registration.instance) == (source, instance)
 
     def test_its_predecessors_lost_probes_are_not_held_against_it(
@@ -396,7 +384,7 @@ class TestCandidate:
         backend = driver.up()
         to_predecessor = [driver.probe(backend) for _ in range(3)]
         driver.register(source, instance=instance)
-        driver.answer(driver.probe(backend, backend.candidate))
+        driver.answer(driver.probe(backend, driver.candidate(backend)))
         for probe in to_predecessor:
             driver.lose(probe)
         assert (backend.state, backend.misses, backend.losses.rate) == (State.UP, 0, 0.0)
@@ -407,21 +395,21 @@ class TestCandidate:
         backend = driver.up()
         to_predecessor = driver.probe(backend)
         driver.register(source, instance=instance)
-        driver.answer(driver.probe(backend, backend.candidate))
+        driver.answer(driver.probe(backend, driver.candidate(backend)))
         with refused(driver.table, Refusal.UNKNOWN):
             driver.answer(to_predecessor)
         assert (backend.registration.agent, backend.registration.instance) == (source, instance)
 
-    def test_a_newer_one_takes_its_place(self, driver: Driver, source: Address, instance: int) -> None:
+    def test_of_two_that_answer_it_is_who_was_asked_last(self, driver: Driver, source: Address, instance: int) -> None:
         backend = driver.up()
         driver.register(source, instance=instance)
-        older = driver.probe(backend, backend.candidate)
+        older = driver.probe(backend, driver.candidate(backend))
         driver.register(("10.0.0.1", 5557), instance=9)
-        newer = driver.probe(backend, backend.candidate)
+        newer = driver.probe(backend, driver.candidate(backend))
+        driver.answer(newer)
         with refused(driver.table, Refusal.UNKNOWN):
             driver.answer(older)
         assert driver.table.lost(older.request.token, driver.now) is None
-        driver.answer(newer)
         assert (backend.registration.agent, backend.registration.instance) == (("10.0.0.1", 5557), 9)
 
     def test_it_brings_a_backend_that_is_down_up_as_its_predecessor_would(
@@ -431,7 +419,7 @@ class TestCandidate:
         driver.down(backend)
         driver.register(source, instance=instance)
         driver.now = backend.held_until
-        driver.answer(driver.probe(backend, backend.candidate))
+        driver.answer(driver.probe(backend, driver.candidate(backend)))
         assert driver.table.eligible == []
         driver.report(backend)
         assert driver.table.eligible == [backend]
@@ -441,7 +429,6 @@ class TestCandidate:
         driver.register(source, instance=instance)
         driver.register()
         driver.report(backend)
-        assert backend.candidate is not None
         assert (backend.registration.agent, backend.registration.instance) == (AGENT, 1)
 
 
@@ -455,7 +442,7 @@ class TestInstanceOfACandidate:
     def test_it_alone_may_unregister_once_confirmed(self, driver: Driver) -> None:
         backend = driver.up(instance=1)
         driver.register(instance=2)
-        driver.answer(driver.probe(backend, backend.candidate))
+        driver.answer(driver.probe(backend, driver.candidate(backend)))
         with refused(driver.table, Refusal.WRONG_INSTANCE):
             driver.unregister(instance=1)
         driver.unregister(instance=2)
@@ -465,24 +452,58 @@ class TestInstanceOfACandidate:
     def test_a_confirmed_answer_tells_of_a_new_instance(self, driver: Driver, instance: int, restarted: bool) -> None:
         backend = driver.up(instance=1)
         driver.register(OTHER_PORT, instance=instance)
-        assert driver.answer(driver.probe(backend, backend.candidate)).restarted is restarted
+        assert driver.answer(driver.probe(backend, driver.candidate(backend))).restarted is restarted
 
     def test_the_first_answer_of_all_is_no_restart(self, driver: Driver) -> None:
         assert not driver.report(driver.register()).restarted
 
-    def test_a_backend_never_confirmed_takes_the_latest_registration(self, driver: Driver) -> None:
-        driver.register(instance=1)
-        backend = driver.register(OTHER_PORT, instance=2)
-        assert (backend.registration.agent, backend.registration.instance) == (OTHER_PORT, 2)
-        assert backend.candidate is None
+    def test_of_a_backend_never_confirmed_whoever_answers_is_the_agent(self, driver: Driver) -> None:
+        backend = driver.register(instance=1)
+        to_replayed = driver.probe(backend)
+        driver.register(instance=2)
+        to_present = driver.probe(backend, driver.candidate(backend))
+        assert driver.lose(to_replayed) is None
+        assert backend.state is State.REGISTERED
+        driver.now = to_present.sent_at
+        driver.answer(to_present)
+        assert (driver.table.eligible, backend.registration.instance) == ([backend], 2)
 
-    def test_an_older_agent_that_never_answered_confirms_nothing(self, driver: Driver) -> None:
-        to_older = driver.probe(driver.register(instance=1))
-        backend = driver.register(OTHER_PORT, instance=2)
-        with refused(driver.table, Refusal.UNKNOWN):
-            driver.answer(to_older)
-        driver.report(backend)
-        assert driver.table.eligible == [backend]
+    def test_it_is_forgotten_when_nobody_has_answered(self, driver: Driver) -> None:
+        backend = driver.register(instance=1)
+        probes = [driver.probe(backend)]
+        driver.register(instance=2)
+        probes.append(driver.probe(backend, driver.candidate(backend)))
+        assert driver.lose(probes[0]) is None
+        assert driver.lose(probes[1]) is not None
+        assert (backend.state, len(driver.table)) == (State.FORGOTTEN, 0)
+
+    def test_a_replayed_good_bye_of_an_earlier_life_leaves_the_present_its_turn(self, driver: Driver) -> None:
+        """After a restart of the proxy, when nothing is known of either."""
+        backend = driver.register(instance=1)
+        driver.probe(backend)
+        driver.register(instance=2)
+        to_present = driver.probe(backend, driver.candidate(backend))
+        assert driver.unregister(instance=1) is None
+        driver.answer(to_present)
+        assert (driver.table.eligible, backend.registration.instance) == ([backend], 2)
+        with refused(driver.table, Refusal.WRONG_INSTANCE):
+            driver.unregister(instance=3)
+
+    def test_who_has_said_good_bye_is_not_confirmed_any_more(self, driver: Driver) -> None:
+        backend = driver.register(instance=1)
+        probe = driver.probe(backend)
+        driver.register(instance=2)
+        driver.probe(backend, driver.candidate(backend))
+        driver.unregister(instance=1)
+        with refused(driver.table, Refusal.RETIRED):
+            driver.answer(probe)
+
+    @pytest.mark.parametrize("instance", [1, 0xFFFF_FFFF_0000_0005, UINT64_MAX])
+    def test_a_probe_bears_the_tag_of_the_instance_that_it_is_for(self, driver: Driver, instance: int) -> None:
+        backend = driver.up(instance=7)
+        driver.register(instance=instance)
+        assert driver.probe(backend).request.instance_tag == 7
+        assert driver.probe(backend, driver.candidate(backend)).request.instance_tag == instance & UINT32_MAX
 
 
 class TestBounds:
@@ -551,7 +572,7 @@ class TestBounds:
         probes = [driver.probe(backend) for _ in range(1000)]
         for probe in probes:
             driver.lose(probe)
-        assert len(driver.table._ended) <= 100
+        assert len(driver.table._outstanding.ended) <= 100
         with refused(driver.table, Refusal.LATE):
             driver.answer(probes[-1])
         with refused(driver.table, Refusal.UNKNOWN):
@@ -562,7 +583,7 @@ class TestBounds:
         for _ in range(10):
             driver.probe(backend)
         driver.unregister()
-        assert driver.table._probes == {}
+        assert driver.table._outstanding.open == {}
 
 
 class TestProbesEarned:
@@ -570,7 +591,9 @@ class TestProbesEarned:
 
     def may_probe(self, driver: Driver, source: Address = AGENT, instance: int = 1) -> bool:
         backend = driver.register(source, instance=instance)
-        return driver.table.may_probe(backend, backend.candidate or backend.registration)
+        return driver.table.may_probe(
+            backend, driver.candidate(backend) if instance != 1 or source != AGENT else backend.registration
+        )
 
     def test_a_registration_earns_one(self, driver: Driver) -> None:
         assert self.may_probe(driver)
@@ -596,8 +619,9 @@ class TestProbesEarned:
     def test_a_flood_of_candidates_earns_a_bounded_number(self, driver: Driver) -> None:
         backend = driver.up()
         for instance in range(100, 200):
-            if self.may_probe(driver, instance=instance):
-                driver.probe(backend, backend.candidate)
+            with suppress(Rejected):
+                if self.may_probe(driver, instance=instance):
+                    driver.probe(backend, driver.candidate(backend))
         assert len(backend.outstanding) == OUTSTANDING_MAX
 
     def test_a_flood_that_is_over_leaves_room_again(self, driver: Driver) -> None:
@@ -720,7 +744,7 @@ class TestLivenessCheck:
     ) -> None:
         """Its agent was started again for another service: what answers is not what has registered."""
         backend = driver.up(interval_ms=round(interval_s * 1000))
-        registered_at = driver.now - 0.001
+        registered_at = driver.now
         driver.now = registered_at + patience_s - 1
         driver.report(backend, after_s=0)
         if state is State.SUSPECT:
@@ -751,20 +775,23 @@ class TestLivenessCheck:
         """Three of its intervals, but no less than a minute and no more than an hour."""
         backend = driver.up(interval_ms=round(interval_s * 1000))
         driver.down(backend)
-        silent_since = backend.heard_at
+        assert backend.answered_at is not None
+        silent_since = backend.answered_at
         driver.now = silent_since + patience_s - 0.5
         assert self.check(driver, backend) is None
         driver.now = silent_since + patience_s
         assert self.check(driver, backend) is State.FORGOTTEN
         assert driver.table.get(backend.address, backend.port) is None
 
-    def test_one_that_is_down_but_registers_is_kept(self, driver: Driver) -> None:
+    def test_one_that_is_down_is_forgotten_whoever_repeats_its_registration(self, driver: Driver) -> None:
         backend = driver.up()
         driver.down(backend)
-        for _ in range(10):
+        transitions = []
+        for _ in range(4):
             driver.now += 20
             driver.register()
-            assert self.check(driver, backend) is None
+            transitions.append(self.check(driver, backend))
+        assert transitions == [None, None, State.FORGOTTEN, None]
 
     def test_a_forgotten_backend_may_come_back(self, driver: Driver) -> None:
         backend = driver.up()
@@ -780,11 +807,11 @@ class TestDraining:
     def test_one_that_registers_as_draining_is_asked_at_once(self, driver: Driver) -> None:
         """Anybody can send that REGISTER, now or again."""
         backend = driver.up()
-        assert driver.take_in(draining=True).unproven == backend.registration
+        assert driver.take_in(draining=True).asks
         assert driver.table.eligible == [backend]
         driver.report(backend, draining=True)
-        assert driver.take_in(draining=True).unproven is None
-        assert driver.take_in(draining=False).unproven == backend.registration
+        assert not driver.take_in(draining=True).asks
+        assert driver.take_in(draining=False).asks
         assert driver.table.eligible == []
 
     def test_one_that_answers_as_draining_gets_no_client(self, driver: Driver) -> None:
@@ -947,7 +974,7 @@ class TestHoldDown:
         backend = driver.up()
         driver.down(backend)
         driver.register(instance=2)
-        driver.answer(driver.probe(backend, backend.candidate))
+        driver.answer(driver.probe(backend, driver.candidate(backend)))
         driver.report(backend)
         assert backend.state is State.DOWN
 
@@ -1106,137 +1133,3 @@ class TestAdministration:
         driver.table.administer(backend, Administration.DRAIN)
         driver.report(backend, draining=False)
         assert driver.table.eligible == []
-
-
-class TestFormerInstances:
-    def test_one_that_was_replaced_does_not_count_while_its_successor_is_up(self, driver: Driver) -> None:
-        backend = driver.up(instance=1)
-        driver.register(instance=2)
-        driver.answer(driver.probe(backend, backend.candidate))
-        with refused(driver.table, Refusal.RETIRED):
-            driver.register(instance=1)
-
-    def test_nor_when_its_successor_is_down(self, driver: Driver) -> None:
-        """Its REGISTER may be replayed, and the successor's answer would confirm it."""
-        backend = self.succeeded(driver)
-        driver.down(backend)
-        with refused(driver.table, Refusal.RETIRED):
-            driver.register(instance=1)
-
-    def test_the_unregister_of_one_that_took_over_puts_it_aside_until_a_probe_tells(self, driver: Driver) -> None:
-        backend = self.succeeded(driver)
-        assert driver.unregister(instance=2) is None
-        assert (backend.state, driver.table.eligible) == (State.UP, [])
-        driver.report(backend)
-        assert driver.table.eligible == [backend]
-
-    def test_it_counts_once(self, driver: Driver) -> None:
-        backend = self.succeeded(driver)
-        driver.unregister(instance=2)
-        with refused(driver.table, Refusal.RETIRED):
-            driver.unregister(instance=2)
-        driver.report(backend)
-        with refused(driver.table, Refusal.RETIRED):
-            driver.unregister(instance=2)
-
-    @pytest.mark.parametrize("draining", [False, True])
-    @pytest.mark.parametrize("answers", [False, True])
-    def test_then_it_cannot_register_again(self, driver: Driver, draining: bool, answers: bool) -> None:
-        backend = self.succeeded(driver)
-        driver.unregister(instance=2)
-        if answers:
-            driver.report(backend)
-        with refused(driver.table, Refusal.RETIRED):
-            driver.register(instance=2, draining=draining)
-
-    def test_then_whoever_answers_may_say_who_it_is(self, driver: Driver) -> None:
-        """The present agent, which an old REGISTER had been taken for after a restart of the proxy."""
-        backend = self.succeeded(driver)
-        driver.unregister(instance=2)
-        driver.register(instance=1)
-        driver.answer(driver.probe(backend, backend.candidate))
-        assert backend.registration.instance == 1
-
-    def succeeded(self, driver: Driver) -> Backend:
-        """Instance 2 took over from instance 1, at the same address."""
-        backend = driver.up(instance=1)
-        driver.register(instance=2)
-        driver.answer(driver.probe(backend, backend.candidate))
-        return backend
-
-    def test_if_no_probe_is_answered_then_it_is_gone_and_its_successor_need_not_wait(self, driver: Driver) -> None:
-        backend = self.succeeded(driver)
-        driver.unregister(instance=2)
-        driver.lose(driver.probe(backend))
-        assert (backend.state, len(driver.table)) == (State.FORGOTTEN, 0)
-        assert driver.up(instance=3).eligible
-
-    def test_one_counts_again_when_its_successor_at_another_port_is_down(self, driver: Driver) -> None:
-        """An agent that was started by mistake, and has gone: the first one was there all the time."""
-        backend = driver.up(instance=1)
-        driver.register(OTHER_PORT, instance=2)
-        driver.answer(driver.probe(backend, backend.candidate))
-        driver.down(backend)
-        driver.register(instance=1)
-        driver.now += HOLD_MIN_S
-        for _ in range(2):
-            driver.answer(driver.probe(backend, backend.candidate))
-        assert (backend.state, backend.registration.agent) == (State.UP, AGENT)
-
-    @pytest.mark.parametrize("interval_s", [1.0, 20.0, 7200.0])
-    def test_it_does_not_while_its_successor_registers_as_it_said(self, driver: Driver, interval_s: float) -> None:
-        interval_ms = round(1000 * interval_s)
-        backend = driver.up(instance=1, interval_ms=interval_ms)
-        driver.register(instance=2, interval_ms=interval_ms)
-        driver.answer(driver.probe(backend, backend.candidate))
-        for _ in range(5):
-            driver.now += 0.9 * interval_s
-            with refused(driver.table, Refusal.RETIRED):
-                driver.register(instance=1, interval_ms=interval_ms)
-            driver.now += 0.1 * interval_s
-            driver.register(instance=2, interval_ms=interval_ms)
-
-    def test_a_successor_has_registered_when_it_is_confirmed(self, driver: Driver) -> None:
-        """However long before that the one that it replaces has."""
-        backend = driver.up(instance=1)
-        driver.now += 190
-        driver.register(instance=2)
-        driver.answer(driver.probe(backend, backend.candidate))
-        with refused(driver.table, Refusal.RETIRED):
-            driver.register(instance=1)
-        driver.now += 15
-        driver.report(backend)
-        assert driver.check(backend) is None
-
-    def test_one_counts_again_when_its_successor_does_not_register_any_more(self, driver: Driver) -> None:
-        """It was an old REGISTER, which somebody has said again, and which the present agent's answer has confirmed."""
-        backend = self.succeeded(driver)
-        driver.now += 59
-        driver.report(backend)
-        with refused(driver.table, Refusal.RETIRED):
-            driver.register(instance=1)
-        driver.now += 1
-        driver.register(instance=1)
-        driver.answer(driver.probe(backend, backend.candidate))
-        assert backend.registration.instance == 1
-        assert list(backend.former) == [2]
-        driver.now += 20
-        driver.register(instance=1)
-
-    def test_few_are_remembered(self, driver: Driver) -> None:
-        backend = driver.up(instance=1)
-        for instance in range(2, 100):
-            driver.register(instance=instance)
-            driver.answer(driver.probe(backend, backend.candidate))
-        assert len(backend.former) == FORMER_MAX
-
-
-class TestAnnulment:
-    def test_an_annulled_probe_counts_neither_as_lost_nor_as_answered(self, driver: Driver) -> None:
-        backend = driver.up()
-        probe = driver.probe(backend)
-        driver.table.annul(probe.request.token)
-        assert (backend.misses, backend.losses.rate, backend.outstanding) == (0, 0.0, set())
-        with refused(driver.table, Refusal.LATE):
-            driver.answer(probe)
-        driver.table.annul(probe.request.token)

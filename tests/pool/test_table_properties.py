@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rproxy.pool.admission import Rejected
 from rproxy.pool.backend import Address, Backend
+from rproxy.pool.events import Probe
 from rproxy.pool.states import Administration, State
-from rproxy.pool.table import Probe, Table
+from rproxy.pool.table import Table
 from tests.fakes import UNLIMITED
 from tests.pool.driving import Driver
 
@@ -58,7 +59,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule(data=st.data(), candidate=st.booleans())
     def probe(self, data: st.DataObject, candidate: bool) -> None:
         backend = data.draw(st.sampled_from(list(self.table)))
-        self.probes.append(self.driver.probe(backend, backend.candidate if candidate else None))
+        self.probes.append(self.driver.probe(backend, self.driver.candidate(backend) if candidate else None))
 
     @precondition(lambda self: bool(len(self.table)))
     @rule(data=st.data())
@@ -71,7 +72,8 @@ class TableMachine(RuleBasedStateMachine):
     def answer(self, data: st.DataObject, after_s: float, draining: bool, source: Address | None) -> None:
         """An answer to any probe ever sent: in time or not, again, or from elsewhere."""
         probe = data.draw(st.sampled_from(self.probes))
-        self._answer(probe, after_s=after_s, draining=draining, source=source)
+        tcp = data.draw(st.sampled_from([None, 0, 7]))
+        self._answer(probe, after_s=after_s, draining=draining, source=source, tcp=tcp)
 
     def _answer(self, probe: Probe, **how: Any) -> None:
         with suppress(Rejected):
@@ -137,11 +139,7 @@ class TableMachine(RuleBasedStateMachine):
     @invariant()
     def eligible_is_what_may_get_a_client(self) -> None:
         eligible = self.table.eligible
-        ready = [
-            each
-            for each in self.table
-            if each.administration is Administration.READY and not each.draining and not each.leaving
-        ]
+        ready = [each for each in self.table if each.administration is Administration.READY and not each.draining]
         up = [backend for backend in ready if backend.state in (State.UP, State.SUSPECT)]
         down = [backend for backend in ready if backend.state is State.DOWN]
         assert self.table.panicking is (2 * len(up) < len(up) + len(down))
@@ -153,15 +151,17 @@ class TableMachine(RuleBasedStateMachine):
     @invariant()
     def limits_hold(self) -> None:
         registered = sum(backend.state is State.REGISTERED for backend in self.table)
+        departed = sum(backend.state is State.DEPARTED for backend in self.table)
         assert self.table._admission.unconfirmed == registered <= UNCONFIRMED_MAX
-        assert dict(self.table._admission._on_host) == Counter(backend.address for backend in self.table)
-        assert len(self.table) - registered <= BACKENDS_MAX
+        present = [backend.address for backend in self.table if backend.state is not State.DEPARTED]
+        assert dict(self.table._admission._on_host) == Counter(present)
+        assert self.table._admission.confirmed == len(self.table) - registered - departed <= BACKENDS_MAX
 
     @invariant()
     def probes_outstanding_are_those_of_known_backends(self) -> None:
-        noted = {token: probe.backend for token, probe in self.table._probes.items()}
+        noted = {token: probe.backend for token, probe in self.table._outstanding.open.items()}
         assert noted == {token: backend for backend in self.table for token in backend.outstanding}
-        assert not noted.keys() & self.table._ended.keys()
+        assert not noted.keys() & self.table._outstanding.ended.keys()
 
     @invariant()
     def every_session_is_counted_once(self) -> None:
@@ -172,6 +172,30 @@ class TableMachine(RuleBasedStateMachine):
             assert backend.established == established[backend]
             assert backend.total == self.established_ever[backend]
             assert backend.tcp >= 0
+
+    @invariant()
+    def what_has_sessions_is_in_the_table_and_what_has_departed_has_sessions(self) -> None:
+        assert {session.backend for session in self.sessions} <= set(self.table)
+        departed = [backend for backend in self.table if backend.state is State.DEPARTED]
+        assert all(backend.connections and not backend.eligible for backend in departed)
+
+    @invariant()
+    def the_usual_is_that_of_those_that_are_up(self) -> None:
+        told = [backend.report for backend in self.table if backend.is_up]
+        usual = self.table._usual
+        assert (usual.cpu.count, usual.others.count) == (
+            len(told),
+            len([each for each in told if each.tcp is not None]),
+        )
+        assert usual.others.total == sum(max(each.tcp - each.counted, 0) for each in told if each.tcp is not None)
+
+    @invariant()
+    def who_waits_is_counted(self) -> None:
+        waiting = {backend: len(self.table.first_probes._of(backend)) for backend in self.table}
+        assert waiting == {backend: backend.waiting for backend in self.table}
+        assert sum(waiting.values()) == sum(
+            len(agents) for host in self.table.first_probes._hosts.values() for agents in host.values()
+        )
 
     @invariant()
     def the_forgotten_are_gone(self) -> None:

@@ -7,7 +7,8 @@ from random import Random
 from typing import Any
 
 from rproxy.pool.backend import Address, Backend
-from rproxy.pool.table import Confirmed, Probe, Table, Transition
+from rproxy.pool.events import Confirmed, Probe, Transition
+from rproxy.pool.table import Table
 from rproxy.scoring.formula import SATURATION
 from rproxy.scoring.policies import POLICIES, Policy
 from tests.pool.driving import AGENT, Driver, agent

@@ -57,13 +57,12 @@ def come_back(balance: Balance, backend: Backend, way: str) -> None:
 
 
 def score_now(backend: Backend) -> float:
-    report = backend.report
     return score(
         rtt_ms=backend.rtt.last_ms or 0.0,
         tcp=backend.tcp,
         loss=backend.losses.rate,
-        cpu=report.cpu,
-        memory=report.memory,
+        cpu=backend.cpu,
+        memory=backend.memory,
     )
 
 
@@ -321,34 +320,41 @@ class PolicyMachine(RuleBasedStateMachine):
         self.held: list[Backend] = []
 
     def backend(self, data: st.DataObject) -> Backend:
-        return data.draw(st.sampled_from(list(self.balance.table)))
+        return data.draw(st.sampled_from(self.present))
 
-    @precondition(lambda self: len(self.balance.table) < 8)
+    @property
+    def present(self) -> list[Backend]:
+        return [backend for backend in self.balance.table if backend.state is not State.DEPARTED]
+
+    @precondition(lambda self: len(self.present) < 8)
     @rule(number=st.integers(0, 7), weight=st.sampled_from([1, 50, 100, 300]))
     def arrive(self, number: int, weight: int) -> None:
-        if self.balance.table.get(agent(number)[0], 80) is None:
+        there = self.balance.table.get(agent(number)[0], 80)
+        if there is None or there.state is State.DEPARTED:
+            if there is not None:
+                self.failed.discard(there)
             self.balance.up(agent(number), weight=weight, instance=next(self.instances))
 
-    @precondition(lambda self: len(self.balance.table) > 0)
+    @precondition(lambda self: bool(self.present))
     @rule(
         data=st.data(),
         percent=st.none() | st.integers(0, 100),
-        tcp=st.integers(0, 20),
+        tcp=st.none() | st.integers(0, 20),
         draining=st.sampled_from([False, False, False, True]),
     )
-    def report(self, data: st.DataObject, percent: int | None, tcp: int, draining: bool) -> None:
+    def report(self, data: st.DataObject, percent: int | None, tcp: int | None, draining: bool) -> None:
         backend = self.backend(data)
         self.balance.report(backend, cpu=percent, tcp=tcp, draining=draining)
         self.failed.discard(backend)
 
-    @precondition(lambda self: len(self.balance.table) > 0)
+    @precondition(lambda self: bool(self.present))
     @rule(data=st.data())
     def miss(self, data: st.DataObject) -> None:
         backend = self.backend(data)
         self.balance.lose(self.balance.probe(backend))
         self.failed.add(backend)
 
-    @precondition(lambda self: len(self.balance.table) > 0)
+    @precondition(lambda self: bool(self.present))
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         backend = self.backend(data)
@@ -654,3 +660,58 @@ class TestLeastConnections:
         served = balance.serve(9, held=False)
         assert set(served[:3]) == set(backends)
         assert served == served[:3] * 3
+
+
+class TestUnknown:
+    """What an agent cannot tell is no reason to get all clients, nor to get none."""
+
+    @pytest.fixture
+    def balance(self) -> Balance:
+        return balance_by("report")
+
+    def blind_and_busy(self, balance: Balance, **figures: int) -> tuple[Backend, list[Backend]]:
+        blind, *others = balance.pool(4)
+        for backend in others:
+            balance.report(backend, **figures)
+        balance.report(blind, cpu=None, memory=None, tcp=None)
+        return blind, others
+
+    @pytest.mark.parametrize(
+        "figures",
+        [
+            {"cpu": 0, "memory": 0, "tcp": 0},
+            {"cpu": 50, "memory": 50, "tcp": 200},
+            {"cpu": 80, "memory": 20, "tcp": 10},
+            {"cpu": 100, "memory": 100, "tcp": 5000},
+        ],
+    )
+    def test_one_that_can_tell_nothing_gets_no_more_than_its_share_and_some(
+        self, balance: Balance, figures: dict[str, int]
+    ) -> None:
+        blind, _ = self.blind_and_busy(balance, **figures)
+        served = balance.serve(100, held=True)
+        assert 10 <= served.count(blind) <= 28
+
+    def test_what_the_others_report_later_counts_at_once(self, balance: Balance) -> None:
+        """It was the first that came up, when nobody's figures were known."""
+        blind = balance.up(agent(9))
+        balance.report(blind, cpu=None, memory=None, tcp=None)
+        others = [balance.up(agent(number)) for number in range(3)]
+        for backend in others:
+            balance.report(backend, cpu=80, memory=10, tcp=300)
+        assert balance.serve(40, held=True).count(blind) <= 20
+
+    @pytest.mark.parametrize("figure", ["cpu", "memory", "tcp"])
+    def test_one_figure_that_is_unknown_leaves_the_others_what_they_are(self, balance: Balance, figure: str) -> None:
+        idle, blind = balance.pool(2)
+        balance.report(idle, cpu=10, memory=10, tcp=10)
+        known: dict[str, Any] = {"cpu": 10, "memory": 10, "tcp": 10, figure: None}
+        balance.report(blind, **known)
+        served = balance.serve(100, held=True)
+        assert 30 <= served.count(blind) <= 50
+        balance.report(blind, **{**known, **{other: 90 for other in ("cpu", "memory") if other != figure}})
+        assert blind not in balance.serve(20, held=False)
+
+    def test_the_score_shown_is_that_of_what_it_is_taken_for(self, balance: Balance) -> None:
+        blind, (other, *_) = self.blind_and_busy(balance, cpu=60, memory=60, tcp=100)
+        assert score_now(blind) == pytest.approx(score_now(other), abs=0.01)
