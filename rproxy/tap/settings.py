@@ -38,6 +38,8 @@ BACKLOG: Final = 4096
 POLICY_ENTRY_POINTS: Final = "rproxy.policies"
 LOOPBACK: Final = "127.0.0.1"
 CARRIERS: Final = ("auto", "splice", "portable")
+TIME_MIN_S: Final = 0.01
+"""Of what is done again and again."""
 TIMEOUT_MAX_S: Final = 30 * 86400
 BACKENDS_MAX: Final = 100_000
 CAN_SPLICE: Final = hasattr(os, "splice") and hasattr(select, "epoll")
@@ -120,7 +122,6 @@ class Options(CommandOptions):
             raise usage.UsageError(f"--allow {text}: {error}") from None
 
     def postOptions(self) -> None:
-        self.own_pidfile()
         settings = self._settings()
         if settings.is_open and not settings.allow:
             raise usage.UsageError(
@@ -128,6 +129,7 @@ class Options(CommandOptions):
                 "0.0.0.0/0 and ::/0 stand for any host at all"
             )
         self.settings = settings
+        self.own_pidfile()
 
     def _settings(self) -> Settings:
         demo = whole("demo", self["demo"], 0, 100)
@@ -150,8 +152,10 @@ class Options(CommandOptions):
             trace=bool(self["trace"]),
             carrier=self._carrier(),
             max_connections=self._max_connections(),
-            idle_timeout_s=number("idle-timeout", self["idle-timeout"], 0, TIMEOUT_MAX_S, zero=True),
-            half_close_timeout_s=number("half-close-timeout", self["half-close-timeout"], 0, TIMEOUT_MAX_S, zero=True),
+            idle_timeout_s=number("idle-timeout", self["idle-timeout"], TIME_MIN_S, TIMEOUT_MAX_S, zero=True),
+            half_close_timeout_s=number(
+                "half-close-timeout", self["half-close-timeout"], TIME_MIN_S, TIMEOUT_MAX_S, zero=True
+            ),
         )
 
     def _carrier(self) -> str:
@@ -168,9 +172,9 @@ class Options(CommandOptions):
 
     def _timing(self) -> Timing:
         timing = Timing(
-            probe_interval_s=number("probe-interval", self["probe-interval"], 0, 3600),
-            probe_timeout_s=number("probe-timeout", self["probe-timeout"], 0, 3600),
-            liveness_s=number("liveness", self["liveness"], 0, 86400),
+            probe_interval_s=number("probe-interval", self["probe-interval"], TIME_MIN_S, 3600),
+            probe_timeout_s=number("probe-timeout", self["probe-timeout"], TIME_MIN_S, 3600),
+            liveness_s=number("liveness", self["liveness"], TIME_MIN_S, 86400),
         )
         least_s = round(timing.probe_interval_s * (1 + JITTER) + timing.probe_timeout_s, 6)
         if timing.liveness_s < least_s:
@@ -182,7 +186,7 @@ class Options(CommandOptions):
 
     def _saturation(self) -> float | None:
         text = self["saturation"]
-        return None if text == "off" else number("saturation", text, 0, 1)
+        return None if text == "off" else number("saturation", text, 0.001, 1)
 
     def _admin(self) -> Address | None:
         if self["admin"] is None:
