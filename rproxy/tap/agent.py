@@ -108,7 +108,7 @@ class Options(CommandOptions):
     def postOptions(self) -> None:
         if not self._proxies:
             raise usage.UsageError("--proxy HOST is missing: the proxy to register with")
-        keys = keyring(self["keyring"], derived=True)
+        keys = keyring(self, derived=True)
         if self["advertise"] is not None and keys is None:
             raise usage.UsageError("--advertise is of use only with --keyring")
         self.settings = Settings(

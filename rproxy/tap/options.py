@@ -190,12 +190,13 @@ def ip_of(name: str, text: str) -> str:
         raise usage.UsageError(f"--{name} {text}: not an IP address") from None
 
 
-def keyring(path: str | None, *, derived: bool) -> Keyring | None:
+def keyring(options: CommandOptions, *, derived: bool) -> Keyring | None:
     """The keys of `--keyring`. Raises `UsageError`."""
+    path: str | None = options["keyring"]
     if path is None:
         return None
     try:
-        return Keyring.read(path, derived=derived)
+        return Keyring.read(path, derived=derived, owner=None if options.parent is None else options.parent.get("uid"))
     except KeyringError as error:
         raise usage.UsageError(f"--keyring {path}: {error}") from None
 

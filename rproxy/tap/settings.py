@@ -140,7 +140,7 @@ class Options(CommandOptions):
         return Settings(
             listen=tuple(self._listen or ["80"]),
             monitor=(host, port),
-            keyring=keyring(self["keyring"], derived=False),
+            keyring=keyring(self, derived=False),
             limits=Limits.for_pool(whole("max-backends", self["max-backends"], 1, BACKENDS_MAX)),
             backend_port=whole("backend-port", self["backend-port"], 1, PORT_MAX),
             timing=self._timing(),
