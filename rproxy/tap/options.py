@@ -41,6 +41,9 @@ class CommandOptions(usage.Options):
     command = ""
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        asked = getattr(getattr(self.parent, "subCommand", None), "asked", "")
+        if asked:
+            fail(f"twistd: there is no command {asked}; do you mean {self.command}? (twistd --help lists all)")
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
@@ -129,10 +132,10 @@ def number(name: str, text: str, low: float, high: float, *, zero: bool = False)
 
 def whole(name: str, text: str, low: int, high: int) -> int:
     """`text` as a whole number with low <= number <= high. Raises `UsageError`."""
-    if not re.fullmatch(r"[+-]?[0-9]{1,20}", text):
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
         raise usage.UsageError(f"--{name} {text}: not a whole number")
-    value = int(text)
-    if not low <= value <= high:
+    value = int(text[:20])
+    if len(text) > 20 or not low <= value <= high:
         raise usage.UsageError(f"--{name} {text}: must be from {low} to {high}")
     return value
 
@@ -142,7 +145,7 @@ def host_and_port(name: str, text: str, *, host: str | None = None, port: int | 
     bare = re.fullmatch(_HOST, text)
     if host is not None and text.isascii() and text.isdigit():
         return host, _port(name, text, text)
-    if port is not None and bare is not None:
+    if port is not None and bare is not None and not text.isdigit():
         return _host(name, text, bare["six"], bare["host"]), port
     match = re.fullmatch(_HOST + r":(?P<port>[0-9]+)", text)
     if match is None:
@@ -165,6 +168,8 @@ def _form(host: str | None, port: int | None) -> str:
 def _host(name: str, text: str, six: str | None, host: str | None) -> str:
     if six is None:
         assert host is not None
+        if re.fullmatch(r"[0-9][0-9.]*|0x[0-9a-fx.]*", host, re.IGNORECASE):
+            return ip_of(name, text, host)  # which the system would complete in ways that nobody expects
         try:
             host.encode("idna")
         except UnicodeError as error:
@@ -182,12 +187,13 @@ def _reason(error: UnicodeError) -> str:
     return getattr(error, "reason", None) or str(error.__cause__ or error)
 
 
-def ip_of(name: str, text: str) -> str:
-    """`text` as an IP address. Raises `UsageError`."""
+def ip_of(name: str, text: str, part: str | None = None) -> str:
+    """`text`, or a part of it, as an IP address. Raises `UsageError`."""
     try:
-        return str(ip_address(text))
+        return str(ip_address(text if part is None else part))
     except ValueError:
-        raise usage.UsageError(f"--{name} {text}: not an IP address") from None
+        of = "" if part is None else f"{part} is "
+        raise usage.UsageError(f"--{name} {text}: {of}not an IP address") from None
 
 
 def keyring(options: CommandOptions, *, derived: bool) -> Keyring | None:

@@ -6,7 +6,7 @@ import os
 import select
 from importlib.metadata import entry_points
 from ipaddress import ip_network
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import attrs
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
@@ -22,6 +22,7 @@ from rproxy.pool.backend import Address
 from rproxy.pool.limits import Limits
 from rproxy.scoring.formula import SATURATION
 from rproxy.scoring.policies import POLICIES, PolicyFactory
+from rproxy.tap.endpoints import check_folder, check_no_type, explained
 from rproxy.tap.keys import Keyring
 from rproxy.tap.options import (
     MONITOR_PORT,
@@ -83,7 +84,7 @@ class Options(CommandOptions):
     synopsis = "[options]"
     longdesc = "Accepts TCP clients and hands each to the least loaded of the back-ends that registered themselves."
 
-    optParameters = [
+    optParameters: ClassVar[list[list[str | None]]] = [
         ["monitor", "m", None, "[HOST:]PORT where agents register, UDP (default 5555)"],
         ["keyring", "k", None, "file of keys (rproxy keygen): only agents that have theirs may register"],
         ["max-backends", None, str(Limits().confirmed), "most back-ends at once"],
@@ -178,11 +179,21 @@ class Options(CommandOptions):
         )
         least_s = round(timing.probe_interval_s * (1 + JITTER) + timing.probe_timeout_s, 6)
         if timing.liveness_s < least_s:
-            raise usage.UsageError(
-                f"--liveness {timing.liveness_s:g}: must be at least {least_s:g}, --probe-interval with its jitter and "
-                "--probe-timeout together, or back-ends go down between two probes"
-            )
+            raise usage.UsageError(self._too_short(timing, least_s))
         return timing
+
+    def _too_short(self, timing: Timing, least_s: float) -> str:
+        """Of --liveness, in terms of what was asked for."""
+        why = "--probe-interval with its jitter and --probe-timeout together, or back-ends go down between two probes"
+        defaults = {name: default for name, _, default, _ in self.optParameters}
+        if self["liveness"] != defaults["liveness"]:
+            return f"--liveness {self['liveness']}: must be at least {least_s:.10g}, {why}"
+        names = [name for name in ("probe-interval", "probe-timeout") if self[name] != defaults[name]]
+        asked = [f"--{name} {self[name]}" for name in names]
+        return (
+            f"{' and '.join(asked)}: --liveness, {timing.liveness_s:.10g} by default, must be given then, and at least "
+            f"{least_s:.10g}: {why}"
+        )
 
     def _saturation(self) -> float | None:
         text = self["saturation"]
@@ -210,23 +221,18 @@ def policy_factory(name: str) -> PolicyFactory:
 def listen_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
     """What `--listen` names: PORT, HOST:PORT, or a Twisted server endpoint string."""
     prefix = text.partition(":")[0]
-    parsers = {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)}
-    if prefix != text and prefix in parsers | _BUILT_IN_ENDPOINTS:
+    types = {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)} | _BUILT_IN_ENDPOINTS
+    if prefix != text and prefix in types:
         try:
             endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
+            check_folder(text)
             return endpoint
         except Exception as error:
-            raise usage.UsageError(f"--listen {text}: {_endpoint_error(error)}") from None
+            raise usage.UsageError(f"--listen {text}: {explained(prefix, error)}") from None
+    if prefix != text:
+        check_no_type(text, prefix, types)
     host, port = host_and_port("listen", text, host="")
     host = local_address("listen", host)
     if ":" in host:
         return TCP6ServerEndpoint(reactor, port, BACKLOG, host)
     return TCP4ServerEndpoint(reactor, port, BACKLOG, host)
-
-
-def _endpoint_error(error: Exception) -> str:
-    if isinstance(error, IndexError):
-        return "so many sockets were not inherited (LISTEN_FDS, LISTEN_FDNAMES)"
-    if isinstance(error, OSError):
-        return f"{error.filename or 'cannot be used'}: {error.strerror}"
-    return str(error) or error.__class__.__name__
