@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from tests.integration.conftest import Certificate, Starter, every_listener
-from tests.integration.processes import LOOPBACK, READY_S, environment, run_twistd, twistd
+from tests.integration.processes import LOOPBACK, READY_S, environment, poll, run_twistd, twistd
 
 PROXY: Final = ["rproxy", "--listen", f"{LOOPBACK}:0", "--monitor", f"{LOOPBACK}:0"]
 MISTAKES: Final = [
@@ -74,3 +74,17 @@ def test_a_start_tells_of_every_port_what_it_is_for_and_names_no_class(
 def test_a_probe_interval_of_the_least_that_may_be_takes_no_core(start: Starter) -> None:
     proxy = start.proxy("--probe-interval", "0.01", "--demo", "1")
     assert proxy.share_of_a_core() < 0.5
+
+
+def test_the_average_round_trip_is_of_the_path_from_the_first_that_is_shown(start: Starter) -> None:
+    proxy = start.proxy("--probe-interval", "0.1", "--demo", "1")
+    shown: list[float | None] = []
+
+    def has_average() -> bool:
+        shown.extend(row["srtt_ms"] for row in proxy.backends().values())
+        return bool(shown) and shown[-1] is not None
+
+    poll(has_average, READY_S, "eight probes are answered")
+    assert shown[0] is None
+    assert shown[-1] is not None
+    assert shown[-1] < 50  # a start at 200 ms would still be 69 of them

@@ -162,7 +162,7 @@ def test_for_a_mistyped_command_the_nearest_is_named(asked: str) -> None:
     assert by_twistd("-n", asked, "--listen", "80") == told
 
 
-@pytest.mark.parametrize("other", ["portforward", "procmon", "web", "socks", "ftp"])
+@pytest.mark.parametrize("other", ["portforward", "procmon", "socks", "ftp"])
 def test_other_packages_commands_are_left_alone(other: str) -> None:
     options = ServerOptions()
     with pytest.raises(SystemExit) as ended:
