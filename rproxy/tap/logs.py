@@ -125,6 +125,7 @@ class Observer:
             self._write(event)
 
 
-def rotate_at_signal(reactor: Any, file: RotatingFile) -> None:
-    """On SIGUSR1, in the reactor's own time."""
-    signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(file.rotate))
+def rotate_at_signal(reactor: Any, file: RotatingFile | None) -> None:
+    """On SIGUSR1, in the reactor's own time. Where there is no file, the signal must not end the process."""
+    rotate = file.rotate if file is not None else lambda: None
+    signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(rotate))

@@ -39,7 +39,8 @@ class Process:
         folder = config.get("rundir") or "."
         if not config.get("chroot") and not os.path.isdir(folder):
             raise usage.UsageError(f"--rundir {folder}: there is no such folder")
-        self._out = None if config.get("syslog") else self._open_log(f"{name}.log")
+        elsewhere = config.get("syslog") or config.get("logger")
+        self._out = None if elsewhere else self._open_log(f"{name}.log")
         self.observer = None if self._out is None else Observer(self._out)
         self._pid_file: int | None = None
         self._starting: int | None = None
@@ -82,8 +83,7 @@ class Process:
         """What is to be done when the reactor has started, and when it has ended."""
         reactor.callWhenRunning(self._started)
         reactor.addSystemEventTrigger("after", "shutdown", self._remove_pid_file)
-        if isinstance(self._out, RotatingFile):
-            rotate_at_signal(reactor, self._out)
+        rotate_at_signal(reactor, self._out if isinstance(self._out, RotatingFile) else None)
 
     def _started(self) -> None:
         if self._starting is None:

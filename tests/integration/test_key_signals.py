@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import pytest
@@ -43,8 +45,10 @@ def replace(file: Path, kind: str) -> None:
             server.bind(str(file))
 
 
-@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "socket"])
-@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize(
+    ("kind", "carrier"),
+    [*(("fifo", carrier) for carrier in CARRIERS), *((kind, "splice") for kind in ["device", "folder", "socket"])],
+)
 def test_what_is_no_file_holds_up_no_session(start: Starter, keys: Keys, kind: str, carrier: str) -> None:
     file = keys.master("master")
     proxy = start.proxy("--keyring", str(file), "--demo", "1", *carrier_options(carrier))
@@ -88,6 +92,14 @@ def test_at_sighup_both_commands_read_their_keys_again_and_go_on(start: Starter,
         assert failures(process.log) == []
 
 
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
+def test_no_signal_that_means_something_elsewhere_ends_it(start: Starter, signum: signal.Signals) -> None:
+    proxy = start.proxy()
+    proxy.send_signal(signum)
+    assert proxy.status()
+    assert proxy.stop() == -signal.SIGTERM
+
+
 def test_at_sighup_without_keys_both_commands_go_on(start: Starter) -> None:
     proxy = start.proxy()
     agent = start.twistd("rproxy-agent", *AGENT)
@@ -110,24 +122,20 @@ def test_another_users_key_file_is_refused_unless_the_process_becomes_that_user(
         assert f"--keyring {file}: it belongs to user 54321, who is neither root nor" in line
 
 
-def test_after_the_privileges_are_shed_the_users_own_file_is_read_again_and_anothers_is_not(
-    start: Starter, keys: Keys
-) -> None:
+def test_after_the_privileges_are_shed_the_users_own_file_is_read_again_and_anothers_is_not() -> None:
     need(root=True)
-    start.folder.chmod(0o755)
-    for folder in (start.folder, *start.folder.parents[:2]):
-        folder.chmod(0o755)
-    file = keys.master("master")
-    os.chown(file, 54321, 54321)
-    options = [f"--uid={54321}", "rproxy", "--listen", f"{LOOPBACK}:0", "--monitor", f"{LOOPBACK}:0"]
-    proxy = start.twistd(*options, "--keyring", str(file))
-    proxy.logged("(running as user 54321)")
-    proxy.send_signal(signal.SIGUSR2)
-    proxy.logged("(keys read again: 1)")
-    os.chown(file, 0, 0)
-    time.sleep(1.0)
-    proxy.send_signal(signal.SIGUSR2)
-    proxy.logged("(Permission denied; the keys stay as they were)")
+    with TemporaryDirectory() as folder, closing(Starter(Path(folder))) as start:
+        start.folder.chmod(0o755)  # for another user than root, who does not get into pytest's own
+        file = Keys(start.folder).master("master")
+        os.chown(file, 54321, 54321)
+        options = ["--uid=54321", "rproxy", "--listen", f"{LOOPBACK}:0", "--monitor", f"{LOOPBACK}:0"]
+        proxy = start.twistd(*options, "--keyring", str(file))
+        proxy.logged("(running as user 54321)")
+        proxy.send_signal(signal.SIGUSR2)
+        proxy.logged("(keys read again: 1)")
+        os.chown(file, 0, 0)
+        proxy.send_signal(signal.SIGUSR2)
+        proxy.logged("(Permission denied; the keys stay as they were)")
 
 
 def test_a_key_file_that_is_made_while_others_look_on_is_theirs_at_no_moment(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def of_a_terminal() -> tuple[int, int]:
     return os.openpty()
 
 
-@pytest.fixture(params=[of_a_pipe, of_a_socket, of_a_terminal])
+@pytest.fixture
 def output(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
     ends: Callable[[], tuple[int, int]] = request.param
     reader, writer = ends()
@@ -44,7 +44,11 @@ def output(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
-@pytest.mark.parametrize("carrier", ["splice", "portable"])
+@pytest.mark.parametrize(
+    ("output", "carrier"),
+    [(of_a_pipe, "splice"), (of_a_pipe, "portable"), (of_a_socket, "splice"), (of_a_terminal, "portable")],
+    indirect=["output"],
+)
 def test_with_trace_and_a_log_that_nobody_reads_sessions_go_on_and_sigterm_ends_it(
     tmp_path: Path, output: tuple[int, int], carrier: str
 ) -> None:
