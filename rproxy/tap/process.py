@@ -124,7 +124,8 @@ class Process:
                 set_uid(uid)
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or error
-            raise StartupError(f"cannot become user {uid} of group {gid} (--uid, --gid): {why}") from None
+            wanted = f"group {gid}" if uid is None else f"user {uid} of group {gid}"
+            raise StartupError(f"cannot become {wanted} (--uid, --gid): {why}") from None
         _log.info("running as user {uid} of group {gid}", uid=os.geteuid(), gid=os.getegid())
 
     def _give_files(self, uid: int | None, gid: int) -> None:
