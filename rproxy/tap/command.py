@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NoReturn
 
 from rproxy.tap.keys import read_keys
 from rproxy.tap.options import version
@@ -25,11 +25,16 @@ any time; one that it is redirected to is made so only when the shell has opened
 _OWNERS: Final = stat.S_IRUSR | stat.S_IWUSR
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(f"{message}; the proxy itself is 'twistd rproxy', its agent 'twistd rproxy-agent'")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 when the key cannot be written, or 2 when the arguments are wrong."""
-    parser = argparse.ArgumentParser("rproxy", description=DESCRIPTION)
+    parser = _Parser("rproxy", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=version())
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
     keygen = commands.add_parser("keygen", help="make a key", description=KEYGEN)
     keygen.add_argument("--agent", metavar="IP", type=_ip, help="the agent's address, as the proxy sees it")
     keygen.add_argument("--keyring", metavar="FILE", help="the proxy's key file; a new key gets an id that it lacks")

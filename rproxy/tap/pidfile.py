@@ -54,7 +54,7 @@ def _lock(descriptor: int, path: str) -> None:
     except BlockingIOError:
         number = os.pread(descriptor, 20, 0).decode("ascii", errors="replace").strip()
         raise usage.UsageError(
-            f"it runs already, as process {number} ({path}); for a second one, give twistd another --pidfile"
+            f"process {number} runs already with the pid file {path}; for a second one, give twistd another --pidfile"
         ) from None
     except OSError:
         pass  # a file system without locks

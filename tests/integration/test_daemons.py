@@ -50,8 +50,12 @@ class Daemons:
         done = run_twistd(self.folder, *arguments, daemon=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         pid = int(self.folder.joinpath(f"{name}.pid").read_text())
-        self._started.append(pid)
+        self.adopt(pid)
         return pid
+
+    def adopt(self, pid: int) -> None:
+        """Have it killed with the others."""
+        self._started.append(pid)
 
     def log(self, name: str) -> str:
         return self.folder.joinpath(f"{name}.log").read_text()
@@ -120,7 +124,7 @@ def test_one_that_lives_is_an_obstacle_and_is_named(daemons: Daemons, command: s
     done = run_twistd(daemons.folder, *COMMANDS[command], daemon=True)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"twistd {command}: it runs already, as process {pid} ({path})")
+    assert line.startswith(f"twistd {command}: process {pid} runs already with the pid file {path};")
     assert path.read_text() == f"{pid}"
     assert alive(pid)
 
@@ -164,7 +168,7 @@ def test_in_the_foreground_a_pid_file_is_written_where_it_is_asked_for(tmp_path:
         poll(lambda: path.exists() and path.read_text() == f"{process.pid}", READY_S, "it is written")
         second = run_twistd(tmp_path, f"--pidfile={path}", *PROXY)
         process.terminate()
-    assert f"as process {process.pid} ({path})" in second.stderr
+    assert f"process {process.pid} runs already with the pid file {path};" in second.stderr
     assert not path.exists()
 
 
@@ -267,6 +271,20 @@ def test_a_log_that_may_not_be_renamed_goes_on(open_folder: Path) -> None:
         assert failures(daemons.log("rproxy")) == []
     finally:
         daemons.close()
+
+
+@both_commands
+def test_with_nothing_open_a_daemon_starts_and_its_files_are_its_own(daemons: Daemons, command: str) -> None:
+    """Whatever it opens first gets the numbers of standard input, output and errors."""
+    prefix = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+    done = run_twistd(daemons.folder, *COMMANDS[command], daemon=True, prefix=prefix)
+    assert done.returncode == 0
+    pid = int(daemons.folder.joinpath(f"{command}.pid").read_text())
+    daemons.adopt(pid)
+    os.kill(pid, signal.SIGUSR2)
+    poll(lambda: "there is no --keyring" in daemons.log(command), STOP_S, "it runs, and logs")
+    daemons.stop(pid)
+    assert failures(daemons.log(command)) == []
 
 
 @pytest.fixture

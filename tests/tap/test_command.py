@@ -340,6 +340,13 @@ def test_standard_output_that_nobody_reads_is_one_line() -> None:
         os.close(writer)
 
 
+@pytest.mark.parametrize("arguments", [[], ["--listen", "80"], ["proxy"]])
+def test_who_looks_for_the_proxy_is_told_where_it_is(capfd: Captured, arguments: list[str]) -> None:
+    assert complaint(capfd, *arguments).endswith(
+        "; the proxy itself is 'twistd rproxy', its agent 'twistd rproxy-agent'"
+    )
+
+
 def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

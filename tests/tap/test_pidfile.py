@@ -37,13 +37,13 @@ def test_no_file_is_no_obstacle(tmp_path: Path) -> None:
 
 
 def test_a_file_that_somebody_holds_is_left_and_its_number_told(held: Path) -> None:
-    with pytest.raises(usage.UsageError, match=rf"it runs already, as process 1234 \({held}\)"):
+    with pytest.raises(usage.UsageError, match=rf"process 1234 runs already with the pid file {held};"):
         pidfile.clear(str(held))
     assert held.read_text() == "1234"
 
 
 def test_two_cannot_hold_it(held: Path) -> None:
-    with pytest.raises(usage.UsageError, match="it runs already"):
+    with pytest.raises(usage.UsageError, match="process 1234 runs already"):
         pidfile.hold(str(held))
 
 
