@@ -334,6 +334,7 @@ class Reactor(proto_helpers.MemoryReactorClock):
 
     def __init__(self) -> None:
         super().__init__()
+        self.hasStopped = False  # up to 25.5 Twisted's says that it has, until it runs
         self.taken: set[int] = set()
         self.listen_error = OSError(98, "Address already in use")
         self.ports: list[Port] = []

@@ -30,7 +30,7 @@ def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]
         "state": state,
         "score": _rounded(score) if told else None,
         "rtt_ms": _rounded(backend.rtt.last_ms),
-        "srtt_ms": _rounded(backend.rtt.smoothed_ms) if told else None,
+        "srtt_ms": _rounded(backend.rtt.average_ms),
         "loss": round(backend.losses.rate, 4),
         "tcp": None if backend.report.tcp is None else backend.tcp,
         "cpu": backend.report.cpu,

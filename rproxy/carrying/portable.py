@@ -317,7 +317,7 @@ class _BackendFactory(ClientFactory):
         self._client.connect_failed(blame=not local)
 
 
-class _ClientFactory(Factory[ClientSide]):
+class _ClientFactory(Factory):
     noisy = False
 
     def __init__(self, carrier: PortableCarrier, balancer: Balancer) -> None:

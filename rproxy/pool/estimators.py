@@ -6,6 +6,8 @@ import attrs
 
 INITIAL_RTT_MS = 200.0
 RTT_GAIN = 1 / 8
+RTT_SAMPLES = 8
+"""How many an average is made of at least."""
 LOSS_WINDOW = 100
 
 
@@ -19,10 +21,20 @@ class SmoothedRtt:
 
     last_ms: float | None = None
     smoothed_ms: float = INITIAL_RTT_MS
+    _samples: int = 0
 
     def add(self, sample_ms: float) -> None:
         self.last_ms = sample_ms
         self.smoothed_ms += (sample_ms - self.smoothed_ms) * RTT_GAIN
+        self._samples += 1
+
+    @property
+    def average_ms(self) -> float | None:
+        """The moving average without what is left in it of its start, which no path ever had; None for few samples."""
+        if self._samples < RTT_SAMPLES:
+            return None
+        of_start = (1 - RTT_GAIN) ** self._samples
+        return (self.smoothed_ms - INITIAL_RTT_MS * of_start) / (1 - of_start)
 
 
 _FULL = (1 << LOSS_WINDOW) - 1

@@ -11,7 +11,6 @@ from random import random
 from typing import Any, Final
 
 import attrs
-from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
@@ -36,14 +35,14 @@ from rproxy.tap.options import (
     ip_of,
     keyring,
     number,
-    report_startup_errors_in_one_line,
     use_monotonic_time,
     whole,
 )
+from rproxy.tap.process import ProcessService, process_of
 from rproxy.wire.pdu import COUNT_MAX, UINT32_MAX, WEIGHT_MAX, WEIGHT_NORMAL
 
 AGENT_PORT: Final = 5555
-INTERVAL_ABOVE_S: Final = 0.0009
+INTERVAL_MIN_S: Final = 0.001
 """The wire counts whole milliseconds."""
 LOOK_S: Final = 1.0
 """How often it is looked whether the file of `--drain-file` is there."""
@@ -109,13 +108,12 @@ class Options(CommandOptions):
     def postOptions(self) -> None:
         if not self._proxies:
             raise usage.UsageError("--proxy HOST is missing: the proxy to register with")
-        self.own_pidfile()
-        keys = keyring(self["keyring"], derived=True)
+        keys = keyring(self, derived=True)
         if self["advertise"] is not None and keys is None:
             raise usage.UsageError("--advertise is of use only with --keyring")
         self.settings = Settings(
             proxies=tuple(dict.fromkeys(self._proxies)),
-            interval_s=number("interval", self["interval"], INTERVAL_ABOVE_S, UINT32_MAX / 1000),
+            interval_s=number("interval", self["interval"], INTERVAL_MIN_S, UINT32_MAX / 1000),
             port=whole("port", self["port"], 0, PORT_MAX),
             service_port=whole("service-port", self["service-port"], 0, PORT_MAX),
             weight=whole("weight", self["weight"], 1, WEIGHT_MAX),
@@ -125,6 +123,13 @@ class Options(CommandOptions):
             drain_file=_drain_file(self["drain-file"]),
             trace=bool(self["trace"]),
         )
+        self.own_pidfile()
+
+    @property
+    def name(self) -> str:
+        """With the service's port where there is one: a second agent in the same folder is for another service."""
+        port = self.settings.service_port
+        return f"{self.command}-{port}" if port else self.command
 
 
 def _drain_file(path: str | None) -> str | None:
@@ -158,7 +163,7 @@ def resolver(reactor: Any, family: socket.AddressFamily) -> Resolve:
     return resolve
 
 
-class AgentService(TwistedService):
+class AgentService(ProcessService):
     """One agent on one UDP port, any local address."""
 
     log = Logger()
@@ -187,9 +192,6 @@ class AgentService(TwistedService):
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
         self._port: IListeningPort | None = None
-
-    def privilegedStartService(self) -> None:
-        self._bind()
 
     def startService(self) -> None:
         if self._port is None:
@@ -259,10 +261,13 @@ def _list(proxies: Sequence[Address]) -> str:
 
 def makeService(options: Options) -> AgentService:
     """twistd's entry point."""
-    from twisted.internet import reactor
+    process = process_of(options)
+    from twisted.internet import reactor  # not before: a daemon's parent would have it, too
 
-    report_startup_errors_in_one_line()
     use_monotonic_time(reactor)
     service = AgentService(reactor, options.settings)
+    service.process = process
+    if process is not None:
+        process.run_on(reactor)
     at_signal(reactor, service.rotate_keys)
     return service

@@ -1,11 +1,13 @@
-"""Key files: read at the start, and again on SIGUSR2, which is how keys are rotated."""
+"""Key files: read at the start, and again on SIGUSR2 or SIGHUP, which is how keys are rotated."""
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import signal
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, Final, Protocol
 
 import attrs
@@ -14,21 +16,20 @@ from twisted.logger import Logger
 from rproxy.wire.seal import Envelope, Key, KeyringError, Sealed, Unsealed, parse_keys
 
 BYTES_MAX: Final = 1 << 20
+EVERY_S: Final = 1.0
+"""How often a file is read again, however many signals come."""
 _FOR_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 _log = Logger()
 
 
-def read_keys(path: str, *, derived: bool) -> tuple[Key, ...]:
-    """The keys in a file; `derived` is whether keys of single agents may be among them. Raises `KeyringError`."""
+def read_keys(path: str, *, derived: bool, owner: int | None = None) -> tuple[Key, ...]:
+    """The keys in a file; `derived` is whether keys of single agents may be among them. Raises `KeyringError`.
+
+    The file is root's, this user's, or that of the user `owner`, whom this process is to become.
+    """
     try:
-        with open(path, encoding="ascii") as file:
-            if os.fstat(file.fileno()).st_mode & _FOR_OTHERS:
-                raise KeyringError("others than its owner may use it (chmod 600 mends that)")
-            text = file.read(BYTES_MAX + 1)
-            if len(text) > BYTES_MAX:
-                raise KeyringError("it is longer than any key file")
-            keys = parse_keys(text)
+        keys = parse_keys(_text(path, {0, os.geteuid(), owner}))
     except OSError as error:
         raise KeyringError(error.strerror or str(error)) from None
     except UnicodeDecodeError:
@@ -38,6 +39,29 @@ def read_keys(path: str, *, derived: bool) -> tuple[Key, ...]:
     return keys
 
 
+def _text(path: str, owners: Set[int | None]) -> str:
+    """What a regular file holds: anything else might be waited for, and all sessions with it."""
+    _check_kind(os.stat(path))  # before it is opened, which may set off what is no file
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), encoding="ascii") as file:
+        status = os.fstat(file.fileno())
+        _check_kind(status)
+        if status.st_uid not in owners:
+            raise KeyringError(f"it belongs to user {status.st_uid}, who is neither root nor the one that uses it")
+        if status.st_mode & _FOR_OTHERS:
+            raise KeyringError("others than its owner may use it (chmod 600 mends that)")
+        text = file.read(BYTES_MAX + 1)
+    if len(text) > BYTES_MAX:
+        raise KeyringError("it is longer than any key file")
+    return text
+
+
+def _check_kind(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise KeyringError("it is no regular file")
+
+
 @attrs.frozen
 class Keyring:
     """A key file and what is in it."""
@@ -45,16 +69,17 @@ class Keyring:
     path: str
     keys: tuple[Key, ...]
     derived: bool
+    owner: int | None = None
 
     @classmethod
-    def read(cls, path: str, *, derived: bool) -> Keyring:
-        """Raises `KeyringError`."""
+    def read(cls, path: str, *, derived: bool, owner: int | None = None) -> Keyring:
+        """As `read_keys`. Raises `KeyringError`."""
         path = os.path.abspath(path)
-        return cls(path, read_keys(path, derived=derived), derived)
+        return cls(path, read_keys(path, derived=derived, owner=owner), derived, owner)
 
     def again(self) -> Keyring:
         """What the file holds now. Raises `KeyringError`."""
-        return self.read(self.path, derived=self.derived)
+        return self.read(self.path, derived=self.derived, owner=self.owner)
 
 
 def envelope(keyring: Keyring | None) -> Envelope:
@@ -81,7 +106,32 @@ def rotate(keyring: Keyring | None, *owners: HasEnvelope) -> None:
     _log.info("keys read again: {ids}; the first one seals", ids=ids)
 
 
+class Calm:
+    """Calls at once when asked, but `EVERY_S` apart: who asks meanwhile shares the next call."""
+
+    def __init__(self, clock: Any, call: Callable[[], None]) -> None:
+        self._clock = clock
+        self._call = call
+        self._called_at = -math.inf
+        self._due = False
+
+    def ask(self) -> None:
+        wait_s = self._called_at + EVERY_S - self._clock.seconds()
+        if wait_s <= 0:
+            self._run()
+        elif not self._due:
+            self._due = True
+            self._clock.callLater(wait_s, self._run)
+
+    def _run(self) -> None:
+        self._due = False
+        self._called_at = self._clock.seconds()
+        self._call()
+
+
 def at_signal(reactor: Any, call: Callable[[], None]) -> None:
-    """On SIGUSR2, `call` in the reactor's own time."""
-    if hasattr(signal, "SIGUSR2"):
-        signal.signal(signal.SIGUSR2, lambda *_: reactor.callFromThread(call))
+    """On SIGUSR2 or SIGHUP, `call` in the reactor's own time, and at most once a second."""
+    calm = Calm(reactor, call)
+    for name in ("SIGUSR2", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: reactor.callFromThread(calm.ask))

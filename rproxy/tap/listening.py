@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from rproxy.monitoring.binding import ANY_IPV4, ANY_IPV6, Binding, bindings
 from rproxy.pool.backend import Address
+from rproxy.tap.endpoints import check_folder, check_no_type, explained
 from rproxy.tap.options import host_and_port, local_address
 from rproxy.tap.tls import ignore_offered_protocols
 
@@ -140,10 +141,20 @@ def _bindings(address: Address, named: Counter[Address], freebind: bool) -> Iter
 
 
 def _is_string(text: str) -> bool:
-    """Whether it begins as one of Twisted's strings does, its plugins' included."""
-    prefix = text.partition(":")[0]
-    parsers = {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)}
-    return prefix != text and prefix in parsers | _BUILT_IN
+    """Whether it begins as one of Twisted's strings does, its plugins' included. Raises `UsageError` for one that
+    looks like it, and is none.
+    """
+    prefix = _prefix(text)
+    types = {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)} | _BUILT_IN
+    if prefix == text:
+        return False
+    if prefix not in types:
+        check_no_type(text, prefix, types)
+    return prefix in types
+
+
+def _prefix(text: str) -> str:
+    return text.partition(":")[0]
 
 
 def _from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
@@ -153,10 +164,11 @@ def _from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
     ignore_offered_protocols()
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, described)
+        check_folder(text)
         _demand_listening(endpoint)
         return endpoint
     except Exception as error:
-        raise usage.UsageError(f"--listen {text}: {_endpoint_error(error)}") from None
+        raise usage.UsageError(f"--listen {text}: {explained(_prefix(text), error)}") from None
 
 
 def _demand_listening(endpoint: Any) -> None:
@@ -183,11 +195,3 @@ def _name(constant: object) -> str:
 def _address(text: str) -> Address:
     host, port = host_and_port("listen", text, host="")
     return local_address("listen", host), port
-
-
-def _endpoint_error(error: Exception) -> str:
-    if isinstance(error, IndexError):
-        return "so many sockets were not inherited (LISTEN_FDS, LISTEN_FDNAMES)"
-    if isinstance(error, OSError):
-        return f"{error.filename or 'cannot be used'}: {error.strerror}"
-    return str(error) or error.__class__.__name__

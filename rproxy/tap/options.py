@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import metadata
 from ipaddress import IPv6Address, ip_address
+from platform import python_version
 from types import TracebackType
 from typing import Any, NoReturn
 
 from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
 from twisted.python import usage
 
 from rproxy.pool.backend import Address
 from rproxy.tap.keys import Keyring
+from rproxy.tap.pidfile import clear
 from rproxy.wire.seal import KeyringError
 
 PORT_MAX = 65535
 MONITOR_PORT = 5555
 _HOST = r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]\s]+))"
 _TWISTD_PIDFILE = "twistd.pid"
+_log = Logger()
 
 
 class StartupError(Exception):
@@ -36,49 +41,101 @@ class CommandOptions(usage.Options):
     command = ""
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        asked = getattr(getattr(self.parent, "subCommand", None), "asked", "")
+        if asked:
+            fail(f"twistd: there is no command {asked}; do you mean {self.command}? (twistd --help lists all)")
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            fail(f"twistd {self.command}: {error} (twistd {self.command} --help lists the options)")
+            fail(f"twistd {self.command}: {self._explained(str(error))}")
+
+    def _explained(self, error: str) -> str:
+        """An error of this class, or of getopt, which says less than it might."""
+        unknown = re.fullmatch(r"option (-\S+) not recognized", error)
+        if unknown is None:
+            return f"{error} (twistd {self.command} --help lists the options)"
+        option = unknown[1]
+        if _is_twistds(option, self.parent):
+            return f"{option} is an option of twistd itself: it goes before {self.command}"
+        near = get_close_matches(option, [f"--{name.rstrip('=')}" for name in self.longOpt], 1)
+        hint = f"; do you mean {near[0]}?" if near else ""
+        return f"there is no option {option}{hint} (twistd {self.command} --help lists the options)"
 
     def parseArgs(self, *args: str) -> None:
         if args:
             raise usage.UsageError(f"unexpected argument {args[0]!r}")
 
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(version())
+        raise SystemExit
+
+    @property
+    def name(self) -> str:
+        """That of the log and of the pid file, without the ending."""
+        return self.command
+
     def own_pidfile(self) -> None:
-        """Give this command a pid file of its own, so that proxy and agent can start in one folder."""
+        """A daemon's pid file is its command's own, so that proxy and agent can start in one folder. Without daemon
+        there is none.
+        """
         twistd = self.parent
         if twistd is None:
             return
-        if twistd.get("pidfile") == _TWISTD_PIDFILE:
-            twistd["pidfile"] = f"{self.command}.pid"
+        if twistd.get("pidfile") == _TWISTD_PIDFILE and not _is_given("--pidfile"):
+            twistd["pidfile"] = "" if in_foreground(twistd) else f"{self.name}.pid"
         pidfile = twistd.get("pidfile")
-        if pidfile and not os.access(os.path.dirname(os.path.abspath(pidfile)), os.W_OK):
+        if not pidfile:
+            return
+        path = os.path.join(twistd.get("chroot") or "/", os.path.abspath(pidfile).lstrip("/"))
+        if not os.access(os.path.dirname(path), os.W_OK):
             raise usage.UsageError(f"cannot write {pidfile} here: start elsewhere, or use twistd --pidfile FILE")
+        clear(path)
+
+
+def in_foreground(twistd: Mapping[str, Any]) -> bool:
+    """Whether it is told not to become a daemon."""
+    return bool(twistd.get("nodaemon") or twistd.get("debug"))
+
+
+def _is_given(option: str) -> bool:
+    """Whether it is on the command line, in full: twistd itself knows only what it comes to."""
+    return any(word.partition("=")[0] == option for word in sys.argv)
+
+
+def _is_twistds(option: str, twistd: usage.Options | None) -> bool:
+    if not isinstance(twistd, usage.Options):
+        return False
+    if option.startswith("--"):
+        return option[2:] in {name.rstrip("=") for name in twistd.longOpt}
+    return option[1:] in twistd.shortOpt.replace(":", "")
+
+
+def version() -> str:
+    """Of this program, and of what it runs on."""
+    return f"rproxy {metadata.version('rproxy')} (Twisted {metadata.version('Twisted')}, Python {python_version()})"
 
 
 def fail(message: str) -> NoReturn:
     raise SystemExit(message)
 
 
-def number(name: str, text: str, low: float, high: float = math.inf, *, zero: bool = False) -> float:
-    """`text` as a finite number with low < number <= high, or 0 where that, too, is allowed. Raises `UsageError`."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise usage.UsageError(f"--{name} {text}: not a number") from None
-    if not (low < value <= high and math.isfinite(value)) and not (zero and value == 0):
-        limits = f"above {low:g}" + (f" and at most {high:g}" if math.isfinite(high) else "")
-        raise usage.UsageError(f"--{name} {text}: must be {limits}")
+def number(name: str, text: str, low: float, high: float, *, zero: bool = False) -> float:
+    """`text` as a number with low <= number <= high, or 0 where that, too, is allowed. Raises `UsageError`."""
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", text, re.ASCII | re.IGNORECASE):
+        raise usage.UsageError(f"--{name} {text}: not a number")
+    value = float(text)
+    if not low <= value <= high and not (zero and value == 0):
+        raise usage.UsageError(f"--{name} {text}: must be {'0, or ' if zero else ''}from {low:.10g} to {high:.10g}")
     return value
 
 
 def whole(name: str, text: str, low: int, high: int) -> int:
     """`text` as a whole number with low <= number <= high. Raises `UsageError`."""
-    if not re.fullmatch(r"[+-]?[0-9]{1,20}", text):
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
         raise usage.UsageError(f"--{name} {text}: not a whole number")
-    value = int(text)
-    if not low <= value <= high:
+    value = int(text[:20])
+    if len(text) > 20 or not low <= value <= high:
         raise usage.UsageError(f"--{name} {text}: must be from {low} to {high}")
     return value
 
@@ -88,7 +145,7 @@ def host_and_port(name: str, text: str, *, host: str | None = None, port: int | 
     bare = re.fullmatch(_HOST, text)
     if host is not None and text.isascii() and text.isdigit():
         return host, _port(name, text, text)
-    if port is not None and bare is not None:
+    if port is not None and bare is not None and not text.isdigit():
         return _host(name, text, bare["six"], bare["host"]), port
     match = re.fullmatch(_HOST + r":(?P<port>[0-9]+)", text)
     if match is None:
@@ -111,6 +168,12 @@ def _form(host: str | None, port: int | None) -> str:
 def _host(name: str, text: str, six: str | None, host: str | None) -> str:
     if six is None:
         assert host is not None
+        if re.fullmatch(r"[0-9][0-9.]*|0x[0-9a-fx.]*", host, re.IGNORECASE):
+            return ip_of(name, text, host)  # which the system would complete in ways that nobody expects
+        try:
+            host.encode("idna")
+        except UnicodeError as error:
+            raise usage.UsageError(f"--{name} {text}: {host} is not a host name ({_reason(error)})") from None
         return host
     try:
         ip = IPv6Address(six)
@@ -119,20 +182,27 @@ def _host(name: str, text: str, six: str | None, host: str | None) -> str:
     return str(ip.ipv4_mapped or ip)
 
 
-def ip_of(name: str, text: str) -> str:
-    """`text` as an IP address. Raises `UsageError`."""
+def _reason(error: UnicodeError) -> str:
+    """Without the name of the codec."""
+    return getattr(error, "reason", None) or str(error.__cause__ or error)
+
+
+def ip_of(name: str, text: str, part: str | None = None) -> str:
+    """`text`, or a part of it, as an IP address. Raises `UsageError`."""
     try:
-        return str(ip_address(text))
+        return str(ip_address(text if part is None else part))
     except ValueError:
-        raise usage.UsageError(f"--{name} {text}: not an IP address") from None
+        of = "" if part is None else f"{part} is "
+        raise usage.UsageError(f"--{name} {text}: {of}not an IP address") from None
 
 
-def keyring(path: str | None, *, derived: bool) -> Keyring | None:
+def keyring(options: CommandOptions, *, derived: bool) -> Keyring | None:
     """The keys of `--keyring`. Raises `UsageError`."""
+    path: str | None = options["keyring"]
     if path is None:
         return None
     try:
-        return Keyring.read(path, derived=derived)
+        return Keyring.read(path, derived=derived, owner=None if options.parent is None else options.parent.get("uid"))
     except KeyringError as error:
         raise usage.UsageError(f"--keyring {path}: {error}") from None
 
@@ -149,6 +219,8 @@ def local_address(name: str, host: str) -> str:
         return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
     except OSError as error:
         raise usage.UsageError(f"--{name} {host}: {error.strerror}") from None
+    except ValueError:  # what no name server is asked about
+        raise usage.UsageError(f"--{name} {host}: not a host name") from None
 
 
 def cannot_listen(what: str, error: BaseException | None) -> StartupError:
@@ -161,14 +233,15 @@ def cannot_listen(what: str, error: BaseException | None) -> StartupError:
 
 
 def report_startup_errors_in_one_line() -> None:
-    """A `StartupError` that leaves the process shows its text, not a traceback.
+    """An error of the start that leaves the process is one line on stderr and in the log, and not a traceback.
 
-    twistd removes its pid file, and tells the parent of a daemon, only for an ordinary exception: so not SystemExit.
+    twistd removes its pid file only for an ordinary exception: so not SystemExit.
     """
     previous: Callable[..., Any] = sys.excepthook
 
     def hook(kind: type[BaseException], value: BaseException, traceback: TracebackType | None) -> None:
-        if issubclass(kind, StartupError):
+        if issubclass(kind, StartupError | OSError):
+            _log.critical("{error}", error=str(value))
             print(f"twistd: {value}", file=sys.__stderr__)  # sys.stderr is the log by now
         else:
             previous(kind, value, traceback)

@@ -8,7 +8,6 @@ import signal
 from random import Random, random
 from typing import Any, Final
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
@@ -34,13 +33,8 @@ from rproxy.pool.table import Table
 from rproxy.tap.demo import Demo
 from rproxy.tap.keys import at_signal, envelope, rotate
 from rproxy.tap.listening import TcpPort, listen_endpoints, listen_tcp
-from rproxy.tap.options import (
-    StartupError,
-    cannot_listen,
-    fail,
-    report_startup_errors_in_one_line,
-    use_monotonic_time,
-)
+from rproxy.tap.options import StartupError, cannot_listen, fail, use_monotonic_time
+from rproxy.tap.process import ProcessService, process_of
 from rproxy.tap.settings import CAN_SPLICE, LOOPBACK, Options, Settings, policy_factory
 
 __all__ = ["Options", "ProxyService", "makeService"]
@@ -49,7 +43,7 @@ DRAIN_S: Final = 1.0
 """How long sessions may go on after the proxy was told to stop."""
 
 
-class ProxyService(Service):
+class ProxyService(ProcessService):
     """A whole proxy. Binds in `privilegedStartService`, where twistd has not shed its privileges yet."""
 
     log = Logger()
@@ -295,14 +289,17 @@ def _hurry_at_second_signal(service: ProxyService) -> None:
 
 def makeService(options: Options) -> ProxyService:
     """twistd's entry point."""
-    from twisted.internet import reactor
+    process = process_of(options)
+    from twisted.internet import reactor  # not before: a daemon's parent would have it, too
 
-    report_startup_errors_in_one_line()
     use_monotonic_time(reactor)
     try:
         service = ProxyService(reactor, options.settings, descriptors=raise_descriptor_limit())
     except usage.UsageError as error:
         fail(f"twistd {options.command}: {error}")
+    service.process = process
+    if process is not None:
+        process.run_on(reactor)
     _quieten_collector()
     at_signal(reactor, service.rotate_keys)
     reactor.addSystemEventTrigger("before", "shutdown", _hurry_at_second_signal, service)

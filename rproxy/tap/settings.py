@@ -6,7 +6,7 @@ import os
 import select
 from importlib.metadata import entry_points
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Final
+from typing import ClassVar, Final
 
 import attrs
 from twisted.python import usage
@@ -35,6 +35,8 @@ from rproxy.tap.options import (
 POLICY_ENTRY_POINTS: Final = "rproxy.policies"
 LOOPBACK: Final = "127.0.0.1"
 CARRIERS: Final = ("auto", "splice", "portable")
+TIME_MIN_S: Final = 0.01
+"""Of what is done again and again."""
 TIMEOUT_MAX_S: Final = 30 * 86400
 BACKENDS_MAX: Final = 100_000
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
@@ -80,7 +82,7 @@ class Options(CommandOptions):
     synopsis = "[options]"
     longdesc = "Accepts TCP clients and hands each to the least loaded of the back-ends that registered themselves."
 
-    optParameters = [
+    optParameters: ClassVar[list[list[str | None]]] = [
         ["monitor", "m", None, "[HOST:]PORT where agents register, UDP (default 5555)"],
         ["keyring", "k", None, "file of keys (rproxy keygen): only agents that have theirs may register"],
         ["max-backends", None, str(Limits().confirmed), "most back-ends at once"],
@@ -122,7 +124,6 @@ class Options(CommandOptions):
             raise usage.UsageError(f"--allow {text}: {error}") from None
 
     def postOptions(self) -> None:
-        self.own_pidfile()
         settings = self._settings()
         if settings.is_open and not settings.allow:
             raise usage.UsageError(
@@ -130,6 +131,7 @@ class Options(CommandOptions):
                 "0.0.0.0/0 and ::/0 stand for any host at all"
             )
         self.settings = settings
+        self.own_pidfile()
 
     def _settings(self) -> Settings:
         demo = whole("demo", self["demo"], 0, 100)
@@ -140,7 +142,7 @@ class Options(CommandOptions):
         return Settings(
             listen=tuple(self._listen or ["80"]),
             monitor=(host, port),
-            keyring=keyring(self["keyring"], derived=False),
+            keyring=keyring(self, derived=False),
             limits=Limits.for_pool(whole("max-backends", self["max-backends"], 1, BACKENDS_MAX)),
             backend_port=whole("backend-port", self["backend-port"], 1, PORT_MAX),
             timing=self._timing(),
@@ -153,8 +155,10 @@ class Options(CommandOptions):
             trace=bool(self["trace"]),
             carrier=self._carrier(),
             max_connections=self._max_connections(),
-            idle_timeout_s=number("idle-timeout", self["idle-timeout"], 0, TIMEOUT_MAX_S, zero=True),
-            half_close_timeout_s=number("half-close-timeout", self["half-close-timeout"], 0, TIMEOUT_MAX_S, zero=True),
+            idle_timeout_s=number("idle-timeout", self["idle-timeout"], TIME_MIN_S, TIMEOUT_MAX_S, zero=True),
+            half_close_timeout_s=number(
+                "half-close-timeout", self["half-close-timeout"], TIME_MIN_S, TIMEOUT_MAX_S, zero=True
+            ),
         )
 
     def _carrier(self) -> str:
@@ -176,21 +180,31 @@ class Options(CommandOptions):
 
     def _timing(self) -> Timing:
         timing = Timing(
-            probe_interval_s=number("probe-interval", self["probe-interval"], 0, 3600),
-            probe_timeout_s=number("probe-timeout", self["probe-timeout"], 0, 3600),
-            liveness_s=number("liveness", self["liveness"], 0, 86400),
+            probe_interval_s=number("probe-interval", self["probe-interval"], TIME_MIN_S, 3600),
+            probe_timeout_s=number("probe-timeout", self["probe-timeout"], TIME_MIN_S, 3600),
+            liveness_s=number("liveness", self["liveness"], TIME_MIN_S, 86400),
         )
         least_s = round(timing.probe_interval_s * (1 + JITTER) + timing.probe_timeout_s, 6)
         if timing.liveness_s < least_s:
-            raise usage.UsageError(
-                f"--liveness {timing.liveness_s:g}: must be at least {least_s:g}, --probe-interval with its jitter and "
-                "--probe-timeout together, or back-ends go down between two probes"
-            )
+            raise usage.UsageError(self._too_short(timing, least_s))
         return timing
+
+    def _too_short(self, timing: Timing, least_s: float) -> str:
+        """Of --liveness, in terms of what was asked for."""
+        why = "--probe-interval with its jitter and --probe-timeout together, or back-ends go down between two probes"
+        defaults = {name: default for name, _, default, _ in self.optParameters}
+        if self["liveness"] != defaults["liveness"]:
+            return f"--liveness {self['liveness']}: must be at least {least_s:.10g}, {why}"
+        names = [name for name in ("probe-interval", "probe-timeout") if self[name] != defaults[name]]
+        asked = [f"--{name} {self[name]}" for name in names]
+        return (
+            f"{' and '.join(asked)}: --liveness, {timing.liveness_s:.10g} by default, must be given then, and at least "
+            f"{least_s:.10g}: {why}"
+        )
 
     def _saturation(self) -> float | None:
         text = self["saturation"]
-        return None if text == "off" else number("saturation", text, 0, 1)
+        return None if text == "off" else number("saturation", text, 0.001, 1)
 
     def _admin(self) -> Address | None:
         if self["admin"] is None:

@@ -167,10 +167,11 @@ def test_a_daemon_that_finds_its_port_taken_says_so_before_its_parent_ends(
 ) -> None:
     port, _ = taken
     done = run_twistd(tmp_path, *PROXY, "--listen", f"{LOOPBACK}:{port}", reactor=reactor, daemon=True)
-    assert done.returncode > 0
-    assert f"--listen {LOOPBACK}:{port}: Address already in use" in done.stderr
-    assert "Traceback" not in done.stderr
+    said = f"cannot listen on --listen {LOOPBACK}:{port}: Address already in use"
+    assert (done.returncode, done.stderr, done.stdout) == (1, f"twistd: {said}\n", "")
     assert list(tmp_path.glob("*.pid")) == []
+    assert said in tmp_path.joinpath("rproxy.log").read_text()
+    assert "Traceback" not in tmp_path.joinpath("rproxy.log").read_text()
 
 
 @both_reactors
@@ -180,7 +181,7 @@ def test_a_daemon_runs_until_it_is_told_to_stop_by_its_pid_file(start: Starter, 
     start.closing(lambda: kill(pid))
     assert (done.returncode, done.stderr) == (0, "")
     assert pids(start.folder) == {"rproxy.pid": pid}
-    log = start.folder / "twistd.log"
+    log = start.folder / "rproxy.log"
     status = poll(lambda: re.search(r"status at (\S+)", log.read_text()), READY_S, "it listens")
     assert get(status[1])
     os.kill(pid, signal.SIGTERM)
@@ -226,7 +227,7 @@ def test_proxy_and_agent_run_in_one_folder_and_a_clean_stop_of_the_agent_is_know
     monitor = "{}:{}".format(*proxy.monitor)
     agent = start.twistd("rproxy-agent", "--proxy", monitor, "--port", "0", "--service-port", "8000", reactor=reactor)
     poll(lambda: proxy.state((LOOPBACK, 8000)) == "up", READY_S, "it is up")
-    assert pids(start.folder) == {"rproxy.pid": proxy.pid, "rproxy-agent.pid": agent.pid}
+    assert pids(start.folder) == {}
     poll(lambda: probe_responses(proxy) >= 3, READY_S, "it is probed again and again")
     probed_at = _agent_port(proxy)
     assert agent.stop() == -signal.SIGTERM

@@ -48,6 +48,32 @@ def test_a_steady_rtt_below_one_millisecond_is_reached() -> None:
     assert rtt.smoothed_ms == pytest.approx(0.2, abs=1e-6)
 
 
+@pytest.mark.parametrize("samples", [0, 1, 7])
+def test_few_samples_are_no_average(samples: int) -> None:
+    rtt = SmoothedRtt()
+    for _ in range(samples):
+        rtt.add(0.2)
+    assert rtt.average_ms is None
+
+
+@pytest.mark.parametrize("samples", [8, 9, 30, 20_000])
+def test_the_average_is_of_the_samples_alone(samples: int) -> None:
+    rtt = SmoothedRtt()
+    for _ in range(samples):
+        rtt.add(0.2)
+    assert rtt.average_ms == pytest.approx(0.2, abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 500), min_size=8, max_size=200))
+def test_the_average_lies_among_the_samples_and_becomes_the_smoothed_one(samples: list[float]) -> None:
+    rtt = SmoothedRtt()
+    for sample in samples:
+        rtt.add(sample)
+    assert rtt.average_ms is not None
+    assert min(samples) - 1e-6 <= rtt.average_ms <= max(samples) + 1e-6
+    assert abs(rtt.average_ms - rtt.smoothed_ms) <= 500 * (7 / 8) ** len(samples) / (1 - (7 / 8) ** 8) + 1e-6
+
+
 def test_no_probe_ended_is_no_loss() -> None:
     assert LossWindow().rate == 0.0
 

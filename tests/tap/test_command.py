@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -255,6 +257,101 @@ def test_a_file_of_somebody_elses_gets_the_key_all_the_same(tmp_path: Path, monk
     redirected(path, monkeypatch)
     assert mode_of(path) == 0o644
     assert len(parse_keys(path.read_text())) == 1
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000, 0o277])
+def test_a_file_that_it_makes_is_its_owners_alone_and_can_be_used(
+    capfd: Captured, tmp_path: Path, umask: int, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(functools.partial(os.umask, os.umask(umask)))
+    path = tmp_path / "keys"
+    assert printed(capfd, "--out", str(path)) == ""
+    assert (mode_of(path), len(read_keys(str(path), derived=False))) == (0o600, 1)
+    agents = tmp_path / "agent"
+    assert printed(capfd, "--agent", AGENT, "--keyring", str(path), "--out", str(agents)) == ""
+    assert (mode_of(agents), len(read_keys(str(agents), derived=True))) == (0o600, 1)
+
+
+def test_a_file_is_never_readable_by_others_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[int] = []
+    write = os.write
+
+    def noted(descriptor: int, data: bytes) -> int:
+        modes.append(os.fstat(descriptor).st_mode & 0o777)
+        return write(descriptor, data[:10])
+
+    monkeypatch.setattr(os, "write", noted)
+    assert main(["keygen", "--out", str(tmp_path / "keys")]) == 0
+    assert set(modes) == {0o600}
+    assert len(read_keys(str(tmp_path / "keys"), derived=False)) == 1
+
+
+def failed(*arguments: str, **how: Any) -> str:
+    """What it says where it cannot write, which is one line."""
+    command = [sys.executable, "-m", "rproxy", "keygen", *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, timeout=60, **how)
+    assert done.returncode == 1
+    line: str
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("rproxy keygen: error: ")
+    return line.removeprefix("rproxy keygen: error: ")
+
+
+@pytest.mark.parametrize("there", ["file", "folder", "dangling link"])
+def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path, there: str) -> None:
+    path = tmp_path / "keys"
+    if there == "file":
+        path.write_text("mine")
+    elif there == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "nowhere")
+    assert failed("--out", str(path)) == f"{path}: File exists"
+    assert there != "file" or path.read_text() == "mine"
+    assert not tmp_path.joinpath("nowhere").exists()
+
+
+def test_a_file_that_cannot_be_written_whole_is_not_left(tmp_path: Path) -> None:
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20, 20))
+    assert failed("--out", str(tmp_path / "keys"), preexec_fn=limit) == f"{tmp_path}/keys: File too large"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "keys"
+    assert failed("--out", str(path)) == f"{path}: No such file or directory"
+
+
+def test_standard_output_that_is_closed_is_one_line() -> None:
+    assert failed(preexec_fn=functools.partial(os.close, 1)) == "standard output: it is closed"
+
+
+def test_standard_output_that_is_full_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        assert failed(stdout=full) == "standard output: No space left on device"
+
+
+def test_standard_output_that_nobody_reads_is_one_line() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert failed(stdout=writer) == "standard output: Broken pipe"
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--listen", "80"], ["proxy"]])
+def test_who_looks_for_the_proxy_is_told_where_it_is(capfd: Captured, arguments: list[str]) -> None:
+    assert complaint(capfd, *arguments).endswith(
+        "; the proxy itself is 'twistd rproxy', its agent 'twistd rproxy-agent'"
+    )
+
+
+def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert not ended.value.code
+    assert re.fullmatch(r"rproxy [0-9.]+ \(Twisted [0-9.]+, Python [0-9.a-z+]+\)\n", capsys.readouterr().out)
 
 
 def test_it_is_a_module_that_can_be_run_and_be_redirected(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import attrs
 import pytest
+from twisted.internet.task import Clock
 from twisted.internet.testing import EventLoggingObserver
 from twisted.logger import LogLevel
 
@@ -17,6 +21,7 @@ from rproxy.tap import agent, proxy
 from rproxy.tap.keys import BYTES_MAX, Keyring, at_signal, envelope, read_keys, rotate
 from rproxy.wire.pdu import Flaw, MalformedPdu
 from rproxy.wire.seal import Envelope, KeyringError, Unsealed
+from tests.conftest import need
 from tests.fakes import Reactor, logged, run, texts
 from tests.tap.keyfiles import (
     AGENT,
@@ -91,6 +96,56 @@ def test_a_broken_file_is_refused_and_why_is_told(tmp_path: Path, damage: Damage
     path = key_file(tmp_path, FIRST)
     damage(path)
     assert complaint(path, derived=derived).startswith(told)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "socket"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "keys"
+    if kind == "fifo":
+        os.mkfifo(path, 0o600)
+    elif kind == "device":
+        path = Path("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    assert complaint(path) == "it is no regular file"
+
+
+def test_what_becomes_a_fifo_before_it_is_opened_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, file = tmp_path / "fifo", key_file(tmp_path, FIRST)
+    os.mkfifo(path, 0o600)
+    as_it_was = os.stat(file)
+    monkeypatch.setattr(os, "stat", lambda _: as_it_was)
+    assert complaint(path) == "it is no regular file"
+
+
+@pytest.mark.parametrize(("owner", "refused"), [(0, False), (1234, True), (4321, False)])
+@pytest.mark.parametrize("user", [0, 1000])
+def test_the_file_belongs_to_root_or_to_whom_it_is_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: int, user: int, refused: bool
+) -> None:
+    need(root=True)
+    path = key_file(tmp_path, FIRST)
+    os.chown(path, owner, 0)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    if refused:
+        with pytest.raises(KeyringError) as caught:
+            read_keys(str(path), derived=False, owner=4321)
+        assert str(caught.value) == "it belongs to user 1234, who is neither root nor the one that uses it"
+    else:
+        assert len(read_keys(str(path), derived=False, owner=4321)) == 1
+        assert len(Keyring.read(str(path), derived=False, owner=4321).again().keys) == 1
+
+
+def test_ones_own_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(root=True)
+    path = key_file(tmp_path, FIRST)
+    os.chown(path, 1000, 0)
+    complaint(path)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert len(read_keys(str(path), derived=False)) == 1
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe7\x00", b"\x807 ", "\ufeff7 ".encode(), b"7 \xc3"])
@@ -197,33 +252,61 @@ def test_without_a_keyring_a_rotation_changes_nothing_and_says_so() -> None:
     assert lines(events, LogLevel.warn) == ["told to read the keys again, but there is no --keyring"]
 
 
+SIGNALS = [signal.SIGUSR2, signal.SIGHUP]
+
+
 @pytest.fixture
 def _signals() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGUSR2)
+    before = [signal.getsignal(each) for each in SIGNALS]
     yield
-    signal.signal(signal.SIGUSR2, before)
+    for each, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(each, handler)
 
 
-class Turns:
-    """A reactor's queue of calls from elsewhere."""
+class Turns(Clock):
+    """A reactor's queue of calls from elsewhere, and its time."""
 
     def __init__(self) -> None:
-        self.calls: list[Callable[[], None]] = []
+        super().__init__()
+        self.asked: list[Callable[[], None]] = []
 
     def callFromThread(self, call: Callable[[], None]) -> None:
-        self.calls.append(call)
+        self.asked.append(call)
+
+    def turn(self) -> None:
+        asked, self.asked = self.asked, []
+        for call in asked:
+            call()
 
 
 @pytest.mark.usefixtures("_signals")
-def test_at_each_signal_the_call_comes_in_the_reactors_own_time() -> None:
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_at_a_signal_the_call_comes_in_the_reactors_own_time(signum: signal.Signals) -> None:
     turns, called = Turns(), []
     at_signal(turns, lambda: called.append(1))
-    for _ in range(2):
-        signal.raise_signal(signal.SIGUSR2)
+    signal.raise_signal(signum)
     assert called == []
-    for call in turns.calls:
-        call()
-    assert called == [1, 1]
+    turns.turn()
+    assert called == [1]
+
+
+@pytest.mark.usefixtures("_signals")
+def test_many_signals_are_one_call_at_once_and_one_after_the_last() -> None:
+    turns = Turns()
+    called: list[float] = []
+    at_signal(turns, lambda: called.append(turns.seconds()))
+    for _ in range(25):
+        for signum in SIGNALS:
+            signal.raise_signal(signum)
+        turns.turn()
+        turns.advance(0.1)
+    last = turns.seconds() - 0.1
+    turns.advance(1)
+    assert called[0] == 0.0
+    assert called[-1] > last
+    assert all(later - earlier >= 1.0 for earlier, later in pairwise(called))
+    assert len(called) == 4
+    assert turns.getDelayedCalls() == []
 
 
 def made_proxy(path: Path) -> Owner:
@@ -252,7 +335,7 @@ def test_both_commands_read_their_keys_again_at_the_signal(
     key_file(tmp_path, SECOND)
     signal.raise_signal(signal.SIGUSR2)
     assert seals_with(owner.envelope) == FIRST.id
-    (call,) = turns.calls
+    (call,) = turns.asked
     call()
     assert seals_with(owner.envelope) == SECOND.id
 

@@ -1,0 +1,96 @@
+"""Pid files: who holds one, and what is left of who does not."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from twisted.python import usage
+
+from rproxy.tap import pidfile
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Path]:
+    """A file that a living process has; the lock is another open file's, as another process's would be."""
+    path = tmp_path / "rproxy.pid"
+    path.write_text("1234")
+    descriptor = pidfile.hold(str(path))
+    yield path
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("text", ["", "1", "-1", "no number", "9" * 5000, "\0\n", f"{os.getpid()}"])
+def test_a_file_that_nobody_holds_is_removed(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rproxy.pid"
+    path.write_text(text)
+    pidfile.clear(str(path))
+    assert not path.exists()
+
+
+def test_no_file_is_no_obstacle(tmp_path: Path) -> None:
+    pidfile.clear(str(tmp_path / "rproxy.pid"))
+
+
+def test_a_file_that_somebody_holds_is_left_and_its_number_told(held: Path) -> None:
+    with pytest.raises(usage.UsageError, match=rf"process 1234 runs already with the pid file {held};"):
+        pidfile.clear(str(held))
+    assert held.read_text() == "1234"
+
+
+def test_two_cannot_hold_it(held: Path) -> None:
+    with pytest.raises(usage.UsageError, match="process 1234 runs already"):
+        pidfile.hold(str(held))
+
+
+def test_who_ends_holds_it_no_longer(tmp_path: Path) -> None:
+    path = tmp_path / "rproxy.pid"
+    path.write_text("1234")
+    os.close(pidfile.hold(str(path)))
+    pidfile.clear(str(path))
+    assert not path.exists()
+
+
+def test_others_can_see_that_it_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "rproxy.pid"
+    path.touch(mode=0o600)
+    os.close(pidfile.hold(str(path)))
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device"])
+def test_what_is_no_file_is_told_at_once_and_left(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "rproxy.pid"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path = Path(os.devnull)
+    with pytest.raises(usage.UsageError, match=str(path)):
+        pidfile.clear(str(path))
+    assert path.exists()
+
+
+def test_a_link_is_removed_and_what_it_leads_to_is_not(tmp_path: Path) -> None:
+    target, path = tmp_path / "target", tmp_path / "rproxy.pid"
+    target.write_text("1")
+    path.symlink_to(target)
+    pidfile.clear(str(path))
+    assert target.exists()
+    assert not path.is_symlink()
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> NoReturn:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    path = tmp_path / "rproxy.pid"
+    path.write_text("1")
+    pidfile.clear(str(path))
+    assert not path.exists()
