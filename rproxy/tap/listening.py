@@ -7,6 +7,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import attrs
@@ -158,17 +159,24 @@ def _prefix(text: str) -> str:
 
 
 def _from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
-    described = text
-    if _WITH_BACKLOG.match(text) and not _BACKLOG.search(text):
-        described += f":backlog={BACKLOG}"
     ignore_offered_protocols()
     try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, described)
+        endpoint = _described(reactor, text)
         check_folder(text)
         _demand_listening(endpoint)
         return endpoint
     except Exception as error:
         raise usage.UsageError(f"--listen {text}: {explained(_prefix(text), error)}") from None
+
+
+def _described(reactor: Any, text: str) -> IStreamServerEndpoint:
+    """With our backlog, unless `text` says one. Raises what its parser raises."""
+    if _WITH_BACKLOG.match(text) and not _BACKLOG.search(text):
+        with suppress(TypeError):  # it has one by position; or it is wrong anyhow
+            long: IStreamServerEndpoint = serverFromString(reactor, f"{text}:backlog={BACKLOG}")
+            return long
+    as_is: IStreamServerEndpoint = serverFromString(reactor, text)
+    return as_is
 
 
 def _demand_listening(endpoint: Any) -> None:
