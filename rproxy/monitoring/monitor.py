@@ -7,7 +7,7 @@ Named after the report's Receptor, TimerProbeRequest, AlarmeTimeoutProbeRequest 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
@@ -164,6 +164,17 @@ class Monitor(DatagramProtocol):
             self._introductions.add(backend, registered.unproven)
         if registered.unproven is None or registered.unproven is not backend.candidate:  # that is no news of it yet
             self._tell(self._policy.reported, backend)
+
+    def restore(self, rows: Iterable[tuple[Registration, int]]) -> None:
+        """Rows of an earlier life of this proxy: what was registered, and for which service port. They are probed at
+        once, beside the budget of strangers, and those that do not answer are forgotten. To be called once the port is
+        open.
+        """
+        for registration, port in rows:
+            backend = self._table.restore(registration, port)
+            if backend is not None:
+                self._probers[backend] = Prober(self, backend)
+                self._introductions.add_known(backend, registration)
 
     def _unregister(self, source: Address, pdu: Unregister) -> None:
         backend, transition = self._table.unregister(source, pdu, self.clock.seconds())
