@@ -166,12 +166,15 @@ class Monitor(DatagramProtocol):
             self._tell(self._policy.reported, backend)
 
     def restore(self, rows: Iterable[tuple[Registration, int]]) -> None:
-        """Rows of an earlier life of this proxy: what was registered, and for which service port. They are probed at
-        once, beside the budget of strangers, and those that do not answer are forgotten. To be called once the port is
-        open.
+        """Rows of an earlier life of this proxy: what was registered, and for which service port. Those that may
+        register are probed at once, beside the budget of strangers, and forgotten if they do not answer. To be called
+        once the port is open.
         """
+        now = self.clock.seconds()
         for registration, port in rows:
-            backend = self._table.restore(registration, port)
+            if self._allow and not _within(registration.agent[0], self._allow):
+                continue
+            backend = self._table.restore(registration, port, now)
             if backend is not None:
                 self._probers[backend] = Prober(self, backend)
                 self._introductions.add_known(backend, registration)

@@ -155,14 +155,14 @@ class Table:
         backend.heard_at = backend.registered_at = now
         return Registered(backend, None if backend.is_up and pdu.draining is backend.draining else registration)
 
-    def restore(self, registration: Registration, port: int) -> Backend | None:
+    def restore(self, registration: Registration, port: int, now: float) -> Backend | None:
         """A row that was up in an earlier life of this proxy, for service `port` of that agent's host; None if it is
         there already, or no place is left. It gets no client before its agent has answered a probe.
         """
         key = (registration.agent[0], port)
         if key in self._backends or len(self) >= self.limits.confirmed:
             return None
-        backend = self._backends[key] = Backend(*key, registration)
+        backend = self._backends[key] = Backend(*key, registration, heard_at=now, registered_at=now)
         self._admission.added(backend.address)
         return backend
 
