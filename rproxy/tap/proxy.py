@@ -16,7 +16,9 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from rproxy.admin.status import admin_site, status
+from rproxy.admin.server import CONNECTIONS_MAX, AdminServer, Page, listen
+from rproxy.admin.snapshots import Snapshots
+from rproxy.admin.status import CONTENT_TYPE, rendered, status
 from rproxy.carrying.carrier import Carrier
 from rproxy.carrying.deadlines import Deadlines
 from rproxy.carrying.pipes import Pipes
@@ -24,7 +26,10 @@ from rproxy.carrying.portable import PortableCarrier
 from rproxy.carrying.room import Room, pipes_for, raise_descriptor_limit, sessions_for
 from rproxy.carrying.session import Balancer
 from rproxy.carrying.silence import Silence
+from rproxy.monitoring.keeping import Keeper, in_thread
 from rproxy.monitoring.monitor import Monitor
+from rproxy.monitoring.state_file import StateFile
+from rproxy.monitoring.turns import Turns
 from rproxy.monitoring.udp import listen_udp
 from rproxy.pool.backend import written
 from rproxy.pool.table import Table
@@ -86,7 +91,10 @@ class ProxyService(Service):
             if limit_s
         ]
         self._endpoints = [(text, listen_endpoint(reactor, text)) for text in settings.listen]
+        self._turns = Turns(reactor)
+        self._admin = self._admin_server()
         self._demo = Demo(reactor, settings.demo, keyring=settings.keyring, trace=settings.trace)
+        self._keeper: Keeper | None = None
         self._bound = False
         self._stopping = False
         self.hurried = False
@@ -114,6 +122,10 @@ class ProxyService(Service):
         for silence in self._silences:
             silence.start()
         self._demo.register()
+        if self._settings.state_file is not None:
+            self._keeper = self._keep(self._settings.state_file)
+            self._keeper.load()
+            self._reactor.callWhenRunning(self._keeper.start)
         allow = self._settings.allow
         if self._settings.is_open and (not allow or any(network.prefixlen == 0 for network in allow)):
             self.log.warn("any host may register as a back-end; --keyring FILE limits that")
@@ -176,14 +188,30 @@ class ProxyService(Service):
     def _listen_for_operators(self) -> None:
         if self._settings.admin is None:
             return
-        host, port = self._settings.admin
-        site = admin_site(self.status)
+        address = self._settings.admin
         try:
-            listening = self._reactor.listenTCP(port, site, interface=host)
+            listening = listen(self._reactor, address, self._admin)
         except Exception as error:
-            raise cannot_listen(f"--admin {written((host, port))}", error) from error
+            raise cannot_listen(f"--admin {written(address)}", error) from error
         self._ports.append(listening)
         self.log.info("status at http://{address}/status.json", address=_where(listening))
+
+    def _admin_server(self) -> AdminServer:
+        shown = Snapshots(
+            lambda: rendered(self.balancer, self.monitor.counters, self.room), self._turns, self._reactor.seconds
+        )
+        pages = {b"/status.json": Page(CONTENT_TYPE, shown)}
+        return AdminServer(self._reactor, self._turns, pages, self._settings.admin_names)
+
+    def _keep(self, path: str) -> Keeper:
+        return Keeper(
+            StateFile(path),
+            self.balancer.table,
+            self.monitor,
+            self._turns,
+            in_thread(self._reactor),
+            lambda: self._demo.addresses,
+        )
 
     def _open_demo(self) -> None:
         if not self._settings.demo:
@@ -201,7 +229,8 @@ class ProxyService(Service):
         """Accept nobody any more, let sessions end for a moment, then end them."""
         super().stopService()
         self._stopping = True
-        closed = self._close_ports()
+        stopping = [self._close_ports()] if self._keeper is None else [self._close_ports(), self._keeper.stop()]
+        closed: Deferred[Any] = DeferredList(stopping)
         drained = closed.addCallback(lambda _: self._drain())
         drained.addCallback(lambda _: self._finish())
         return drained
@@ -223,6 +252,8 @@ class ProxyService(Service):
     def _finish(self) -> Deferred[Any]:
         for silence in self._silences:
             silence.stop()
+        self._admin.stop()
+        self._turns.stop()
         self.carrier.abort()
         self._deadlines.stop()
         stopping = [self._demo.stop()]
@@ -240,7 +271,7 @@ def _where(port: IListeningPort) -> str:
 
 
 def _sessions_max(settings: Settings, descriptors: int) -> int:
-    fit = sessions_for(descriptors)
+    fit = sessions_for(descriptors - (CONNECTIONS_MAX if settings.admin else 0))
     if fit < 1:
         raise usage.UsageError(f"{descriptors} open files are too few for any session (ulimit -n)")
     if settings.max_connections is None:
