@@ -44,7 +44,7 @@ from tests.integration.processes import (
 
 ROWS: Final = 1000
 ATTACK_S: Final = 1.0
-WAIT_MAX_S: Final = 0.25
+WAIT_MAX_S: Final = 1.0
 """For the bytes of a session, beside several other busy processes; it was ten seconds."""
 MEMORY_MAX: Final = 40 * MB
 both_reactors = pytest.mark.parametrize("reactor", REACTORS)
