@@ -7,23 +7,23 @@ from collections.abc import Collection
 from ipaddress import ip_address
 from typing import Final
 
-from rproxy.admin.requests import Request
+from twisted.web.http_headers import Headers
 
 _AUTHORITY: Final = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::[0-9]*)?")
 _SCHEMES: Final = (b"http://", b"https://")
 LOCALHOST: Final = "localhost"
 
 
-def permitted(request: Request, names: Collection[str]) -> bool:
-    """Whether it is asked for by a page of ours, or by a program that is no browser.
+def permitted(headers: Headers, names: Collection[str]) -> bool:
+    """Whether a request with these is one of a page of ours, or of a program that is no browser.
 
     A foreign page is told by its `Origin`. One that has made its own name mean our address (DNS rebinding) has that
     name in `Host`: so only addresses, localhost and our own `names`, in small letters, may stand there.
     """
-    host = request.host
-    if host is not None and not _is_ours(host, names):
+    hosts, origins = (headers.getRawHeaders(name, []) for name in (b"host", b"origin"))
+    if len(hosts) > 1 or not all(_is_ours(host, names) for host in hosts):
         return False
-    return all(host is not None and _is_same(origin, host) for origin in request.origins)
+    return all(any(_is_same(origin, host) for host in hosts) for origin in origins)
 
 
 def _is_ours(authority: bytes, names: Collection[str]) -> bool:

@@ -1,284 +1,276 @@
-"""The operators' HTTP server: for a few programs that watch, and harmless whoever else connects.
+"""The operators' HTTP server: Twisted's, made to do little at once, to keep little, and to wait for nobody long.
 
-Small on purpose, where Twisted's own takes in pipelined requests, bodies and unread answers as fast as they come: a
-connection has one request at a time, of which no more than its head is read, and one piece of its answer. Reading,
-rendering and writing are done piece by piece in `Turns`, for all connections together.
+Requests are read, answers rendered and written piece by piece in `Turns`, for all connections together. A connection
+has one request at a time; the next one is looked at when the answer has been handed to the kernel.
 """
 
 from __future__ import annotations
 
 import socket
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
-from email.utils import formatdate
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-import attrs
 from twisted.internet import tcp
-from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort, IPullProducer, IReactorTime
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.internet.posixbase import PosixReactorBase
-from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from twisted.web import server
+from twisted.web.http import HTTPChannel
+from twisted.web.pages import forbidden
+from twisted.web.resource import IResource
 
 from rproxy.admin.access import permitted
-from rproxy.admin.requests import Refused, Request, head_end, parse
-from rproxy.admin.snapshots import Snapshot, Snapshots
 from rproxy.monitoring.turns import Turns
 from rproxy.pool.backend import Address
 
 CONNECTIONS_MAX: Final = 64
 """Beyond them the one makes room that has kept us waiting longest; if none does, the new one is closed."""
 REQUEST_S: Final = 10.0
-"""In which a request must have come: the first one since the connection was opened, others since their first byte."""
+"""In which a request must have come, since its first byte, and the first one must have begun."""
 IDLE_S: Final = 75.0
 """For which a connection may stay open without a further one."""
 ANSWER_S: Final = 60.0
 """In which its answer must have been read."""
-LINGER_S: Final = 1.0
-"""How long a client has to read the last answer before a connection is aborted of which there is more unread."""
-LINGER_BYTES: Final = 65536
-READ_BYTES: Final = 8192
-"""Read at once."""
+LINGER_S: Final = 10.0
+"""How long a client has to read the last answer and to end the connection, before that is aborted."""
+LINGER_BYTES: Final = 1 << 20
+"""Of what it still sends meanwhile."""
+READ_BYTES: Final = 2048
+"""Read and looked at in one go."""
+HEAD_MAX: Final = 16384
+"""Bytes of a request's head; `FIELDS_MAX` and `TARGET_MAX` are of the same."""
+FIELDS_MAX: Final = 100
+TARGET_MAX: Final = 1024
+"""Bytes."""
+BODY_MAX: Final = 0
+"""Bytes. One of unknown length is always too long."""
 UNREAD_BYTES: Final = 65536
 """Of an answer that the kernel may keep for each client; it counts twice as many."""
-OUTDATED_BYTES: Final = 32 << 20
-"""Of older snapshots that are still being sent: beyond them, who reads the oldest one is cut off."""
 BACKLOG: Final = 64
-METHODS: Final = (b"GET", b"HEAD")
+_TLS: Final = b"\x16"
+"""What begins a TLS session: an end of a line might never come."""
 
 
-@attrs.frozen
-class Page:
-    """What there is at a path."""
+class Request(server.Request):
+    """Has no body and no cookies."""
 
-    content_type: str
-    snapshots: Snapshots
+    channel: Any = None
+    """The `Channel` that it came on, None when that is lost or done with it."""
+
+    def gotLength(self, length: int | None) -> None:
+        if length is not None and length <= BODY_MAX:
+            super().gotLength(length)
+            return
+        self.requestHeaders.removeHeader(b"expect")  # which would be answered with an invitation
+        self.channel.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+
+    def parseCookies(self) -> None:
+        """It takes long where there are thousands."""
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        if len(path) > TARGET_MAX:  # as does taking these apart
+            self.channel.refuse(HTTPStatus.REQUEST_URI_TOO_LONG)
+        else:
+            super().requestReceived(command, path, version)
+
+    def process(self) -> None:
+        self.channel.site.turns.add(self._process)
+
+    def _process(self) -> None:
+        if self.channel is not None:  # it is not lost
+            super().process()
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if self.channel is not None:
+            self.channel.site.awaits(self.channel)
 
 
-@implementer(IPullProducer)
-class Connection(Protocol):
+class Channel(HTTPChannel):
     """One client. Its `transport` is a TCP transport of Twisted's."""
 
-    def __init__(self, server: AdminServer) -> None:
-        self._server = server
-        self._received = b""
-        self._searched = 0
-        """Of these bytes: there is no end of a head in them."""
-        self._pieces: Iterator[bytes] = iter(())
-        """What is left of the answer."""
-        self._persistent = True
-        self._served = False
-        """Whether a request has been answered."""
+    site: AdminSite
+    totalHeadersSize = HEAD_MAX
+    maxHeaders = FIELDS_MAX
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._acting = False
+        """Whether a request has been taken and its answer is not yet handed to the kernel; nothing is read then."""
+        self._answered: Request | None = None
+        """All of its answer is written."""
+        self._idle = True
+        """Nothing of a request has come."""
         self._ending = False
         self._discarded = 0
         self._gone = False
-        self._timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         self._tcp = cast(Any, self.transport)
-        self._tcp.setTcpNoDelay(True)
         self._tcp.bufferSize = READ_BYTES
         self._tcp.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
-        self._await_request()
+        self.site.entered(self)
+        super().connectionMade()
+        # As a pull producer it is told whenever all that was written has left; else only after much was.
+        self._tcp.unregisterProducer()
+        self._tcp.registerProducer(self, False)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._leave()
+        super().connectionLost(reason)
 
     def abort(self) -> None:
         """End it now, whatever has not been read."""
         self._leave()
         self._tcp.abortConnection()
 
-    def _limit(self, seconds: float | None, *, idle: bool = False) -> None:
-        """End it if it takes longer until the next limit is set: abort it, unless it is idle."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        end = self._close if idle else self.abort
-        self._timer = None if seconds is None else self._server.clock.callLater(seconds, end)
-
-    def _close(self) -> None:
-        self._leave()
-        self._tcp.loseConnection()
-
     def _leave(self) -> None:
         self._gone = True
-        self._limit(None)
-        self._received, self._pieces = b"", iter(())
-        self._server.left(self)
+        self.setTimeout(None)
+        self.site.left(self)
 
-    def _await_request(self) -> None:
-        """Read on; or first look at what has come after the last request already."""
-        self._server.awaits(self)
-        self._limit(IDLE_S if self._served else REQUEST_S, idle=True)
-        if self._received:
-            self._server.turns.add(self._look)
+    def resetTimeout(self) -> None:
+        """Bytes that trickle are no reason to wait longer."""
+
+    def timeoutConnection(self) -> None:
+        if self._idle:
+            self._leave()
+            super().loseConnection()
         else:
-            self._tcp.resumeProducing()
+            self.abort()
 
     def dataReceived(self, data: bytes) -> None:
         if self._ending:
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES:
-                self._tcp.pauseProducing()
+                self.abort()
             return
-        self._received += data
         self._tcp.pauseProducing()
-        self._server.turns.add(self._look)
+        self.site.turns.add(lambda: self._look(data))
 
-    def _look(self) -> None:
+    def _look(self, data: bytes) -> None:
         """At what has been received. Nothing more is read before."""
-        if self._gone:
+        if self._gone or self._ending:
             return
-        self._received = self._received.lstrip(b"\r\n")
+        if self._idle and data.strip():
+            self._idle = False
+            self.setTimeout(REQUEST_S)
+        if data.startswith(_TLS):
+            self.refuse(HTTPStatus.BAD_REQUEST)
+        else:
+            super().dataReceived(data)
+        if not self._acting:
+            self._tcp.resumeProducing()
+
+    def headerReceived(self, line: bytes) -> bool:
         try:
-            end = head_end(self._received, self._searched)
-            if not end:
-                if self._received and not self._searched:
-                    self._limit(REQUEST_S)
-                self._searched = len(self._received)
-                self._tcp.resumeProducing()
-                return
-            head, self._received, self._searched = self._received[:end], self._received[end:], 0
-            self._take(parse(head))
-        except Refused as refusal:
-            self._received = b""
-            self._persistent = False
-            self._refuse(refusal.status)
+            received: bool = super().headerReceived(line)
+        except ValueError:  # a length of more digits than Python reads
+            self.refuse(HTTPStatus.BAD_REQUEST)
+            return False
+        return received
 
-    def _take(self, request: Request) -> None:
-        server = self._server
-        self._persistent = request.persistent
-        if not permitted(request, server.names):
-            self._refuse(HTTPStatus.FORBIDDEN, request)
-            return
-        page = server.pages.get(request.path)
-        if page is None:
-            self._refuse(HTTPStatus.NOT_FOUND, request)
-        elif request.method not in METHODS:
-            self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, request, allow=b", ".join(METHODS).decode())
-        else:
-            self._limit(None)
-            server.acts(self)
-            page.snapshots.ask(lambda snapshot: self._answer(request, page.content_type, snapshot))
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
-    def _refuse(self, status: HTTPStatus, request: Request | None = None, **fields: str) -> None:
-        body = f"{status.value} {status.phrase}\n".encode()
-        self._send(request, status, "text/plain; charset=utf-8", Snapshot((body,)), **fields)
+    def allContentReceived(self) -> None:
+        self._acting = True
+        self.site.acts(self)
+        super().allContentReceived()
+        if not self._ending:
+            self.setTimeout(ANSWER_S)
 
-    def _answer(self, request: Request, content_type: str, snapshot: Snapshot | None) -> None:
-        if self._gone:
-            return
-        if snapshot is None:
-            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, request)
-        else:
-            self._send(request, HTTPStatus.OK, content_type, snapshot)
-
-    def _send(
-        self, request: Request | None, status: HTTPStatus, content_type: str, body: Snapshot, **fields: str
-    ) -> None:
-        fields |= {"content-type": content_type, "content-length": str(body.size)}
-        if not self._persistent:
-            fields["connection"] = "close"
-        elif request is not None and request.is_old:
-            fields["connection"] = "keep-alive"
-        head_alone = request is not None and request.method == b"HEAD"
-        self._pieces = iter((_head(status, fields), *(() if head_alone else body.pieces)))
-        self._limit(ANSWER_S)
-        self._server.sends(body, self)
-        self._tcp.registerProducer(self, False)
+    def requestDone(self, request: Request) -> None:
+        """Its answer is written, though it may not have left."""
+        self._answered = request
+        self._tcp.startWriting()
 
     def resumeProducing(self) -> None:
         """All that was written has left."""
-        self._server.acts(self)
-        self._server.turns.add(self._write)
+        super().resumeProducing()
+        self.site.acts(self)
+        if self._answered is not None:
+            request, self._answered = self._answered, None
+            self._acting, self._idle = False, True
+            super().requestDone(request)
+            if not self._ending:
+                self.setTimeout(IDLE_S)
+        if not self._acting:
+            self.site.awaits(self)
 
-    def stopProducing(self) -> None:
-        """The transport is gone."""
+    def refuse(self, status: HTTPStatus) -> None:
+        """A request that is not to be taken."""
+        told = f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        self._tcp.write(told.encode())
+        self.loseConnection()
 
-    def _write(self) -> None:
-        if self._gone:
-            return
-        piece = next(self._pieces, None)
-        if piece is not None:
-            self._tcp.write(piece)
-            self._server.awaits(self)
-            return
-        self._tcp.unregisterProducer()
-        self._server.sent(self)
-        self._served = True
-        if self._persistent:
-            self._await_request()
-        else:
-            self._end()
-
-    def _end(self) -> None:
+    def loseConnection(self) -> None:
         """As RFC 9112 has it (9.6): to close at once would discard what the client has not read yet."""
         self._ending = True
-        self._server.awaits(self)
-        self._limit(LINGER_S)
+        self._acting = False
+        self.clearLineBuffer()
+        self._tcp.unregisterProducer()
         self._tcp.loseWriteConnection()
         self._tcp.resumeProducing()
+        self.setTimeout(LINGER_S)
+        self.site.awaits(self)
 
 
-class AdminServer(ServerFactory):
-    """Serves `pages`, by path, to whoever calls us by an address, or by one of our `names`."""
+class AdminSite(server.Site):
+    """Serves `root` to whoever calls us by an address, or by one of our `names`."""
 
     noisy = False
+    protocol = Channel  # type: ignore[assignment] # Twisted's own would also speak HTTP/2
+    requestFactory = Request
 
-    def __init__(
-        self, clock: IReactorTime, turns: Turns, pages: Mapping[bytes, Page], names: Collection[str] = ()
-    ) -> None:
-        self.clock = clock
+    def __init__(self, root: IResource, clock: IReactorTime, turns: Turns, names: Collection[str] = ()) -> None:
+        super().__init__(root, timeout=REQUEST_S, reactor=clock)
         self.turns = turns
-        self.pages = pages
-        self.names = frozenset(name.lower().removesuffix(".") for name in names)
-        self._connections: set[Connection] = set()
-        self._awaited: OrderedDict[Connection, None] = OrderedDict()
+        self._names = frozenset(name.lower().removesuffix(".") for name in names)
+        self._connections: set[Channel] = set()
+        self._awaited: OrderedDict[Channel, None] = OrderedDict()
         """Those that have something to send or to read, since when the longest first."""
-        self._sending: OrderedDict[Snapshot, set[Connection]] = OrderedDict()
-        """Answers, the oldest first, and to whom."""
 
-    def buildProtocol(self, addr: IAddress | None) -> Connection | None:
+    def startFactory(self) -> None:
+        """There is no access log, nor its clock."""
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         if len(self._connections) >= CONNECTIONS_MAX:
             if not self._awaited:
                 return None
             next(iter(self._awaited)).abort()
-        connection = Connection(self)
-        connection.factory = self
-        self._connections.add(connection)
-        return connection
+        return super().buildProtocol(addr)
 
-    def awaits(self, connection: Connection) -> None:
+    def getResourceFor(self, request: Request) -> IResource:
+        if not permitted(request.requestHeaders, self._names):
+            return forbidden()
+        found: IResource = super().getResourceFor(request)
+        return found
+
+    def entered(self, channel: Channel) -> None:
+        self._connections.add(channel)
+        self.awaits(channel)
+
+    def awaits(self, channel: Channel) -> None:
         """It is for the client to go on."""
-        self._awaited.setdefault(connection)
+        if channel in self._connections:
+            self._awaited.setdefault(channel)
 
-    def acts(self, connection: Connection) -> None:
+    def acts(self, channel: Channel) -> None:
         """It is for us to go on."""
-        self._awaited.pop(connection, None)
+        self._awaited.pop(channel, None)
 
-    def sends(self, answer: Snapshot, connection: Connection) -> None:
-        self._sending.setdefault(answer, set()).add(connection)
-        while sum(each.size for each in self._sending) - answer.size > OUTDATED_BYTES:
-            for reading in list(next(iter(self._sending.values()))):
-                reading.abort()
-
-    def sent(self, connection: Connection) -> None:
-        for answer, connections in list(self._sending.items()):
-            connections.discard(connection)
-            if not connections:
-                del self._sending[answer]
-
-    def left(self, connection: Connection) -> None:
-        self.acts(connection)
-        self.sent(connection)
-        self._connections.discard(connection)
+    def left(self, channel: Channel) -> None:
+        self.acts(channel)
+        self._connections.discard(channel)
 
     def stop(self) -> None:
         """End all connections."""
-        for connection in list(self._connections):
-            connection.abort()
+        for channel in list(self._connections):
+            channel.abort()
 
 
 class _PatientPort(tcp.Port):
@@ -289,22 +281,12 @@ class _PatientPort(tcp.Port):
         super().doRead()
 
 
-def listen(reactor: Any, address: Address, server: AdminServer) -> IListeningPort:
+def listen(reactor: Any, address: Address, site: AdminSite) -> IListeningPort:
     """Raises what `reactor.listenTCP` raises."""
     host, port = address
     if not isinstance(reactor, PosixReactorBase):
-        opened: IListeningPort = reactor.listenTCP(port, server, BACKLOG, host)
+        opened: IListeningPort = reactor.listenTCP(port, site, BACKLOG, host)
         return opened
-    patient = _PatientPort(port, server, BACKLOG, host, reactor)
+    patient = _PatientPort(port, site, BACKLOG, host, reactor)
     patient.startListening()
     return patient
-
-
-def _head(status: HTTPStatus, fields: Mapping[str, str]) -> bytes:
-    """Of an answer."""
-    told = {"date": formatdate(usegmt=True), "cache-control": "no-store", "x-content-type-options": "nosniff", **fields}
-    lines = [
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        *(f"{name.title()}: {text}" for name, text in told.items()),
-    ]
-    return "\r\n".join([*lines, "", ""]).encode()

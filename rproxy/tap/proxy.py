@@ -16,7 +16,8 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from rproxy.admin.server import CONNECTIONS_MAX, AdminServer, Page, listen
+from rproxy.admin.documents import Document, Folder
+from rproxy.admin.server import CONNECTIONS_MAX, AdminSite, listen
 from rproxy.admin.snapshots import Snapshots
 from rproxy.admin.status import CONTENT_TYPE, rendered, status
 from rproxy.carrying.carrier import Carrier
@@ -92,7 +93,7 @@ class ProxyService(Service):
         ]
         self._endpoints = [(text, listen_endpoint(reactor, text)) for text in settings.listen]
         self._turns = Turns(reactor)
-        self._admin = self._admin_server()
+        self._admin = self._admin_site()
         self._demo = Demo(reactor, settings.demo, keyring=settings.keyring, trace=settings.trace)
         self._keeper: Keeper | None = None
         self._bound = False
@@ -196,12 +197,13 @@ class ProxyService(Service):
         self._ports.append(listening)
         self.log.info("status at http://{address}/status.json", address=_where(listening))
 
-    def _admin_server(self) -> AdminServer:
+    def _admin_site(self) -> AdminSite:
         shown = Snapshots(
             lambda: rendered(self.balancer, self.monitor.counters, self.room), self._turns, self._reactor.seconds
         )
-        pages = {b"/status.json": Page(CONTENT_TYPE, shown)}
-        return AdminServer(self._reactor, self._turns, pages, self._settings.admin_names)
+        root = Folder()
+        root.putChild(b"status.json", Document(CONTENT_TYPE, shown, self._turns))
+        return AdminSite(root, self._reactor, self._turns, self._settings.admin_names)
 
     def _keep(self, path: str) -> Keeper:
         return Keeper(

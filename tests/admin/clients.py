@@ -8,7 +8,8 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
-from rproxy.admin.server import AdminServer, Connection, Page
+from rproxy.admin.documents import Document, Folder
+from rproxy.admin.server import AdminSite, Channel
 from rproxy.admin.snapshots import Snapshots
 from rproxy.monitoring.turns import Turns
 from tests.fakes import Stream, run
@@ -30,7 +31,7 @@ def turn(clock: Clock) -> None:
 class Client(Stream):
     """One connection, as the server's transport; it reads what comes unless it is `stalled`."""
 
-    def __init__(self, clock: Clock, connection: Connection) -> None:
+    def __init__(self, clock: Clock, connection: Channel) -> None:
         super().__init__(clock, connection)
         self._time = clock
         self.socket_options: list[tuple[object, ...]] = []
@@ -70,8 +71,9 @@ class ServerBench:
     ) -> None:
         self.clock = Clock()
         turns = Turns(self.clock)
-        page = Page("text/plain", Snapshots(render, turns, self.clock.seconds))
-        self.server = AdminServer(self.clock, turns, {b"/status.json": page}, names)
+        root = Folder()
+        root.putChild(b"status.json", Document("text/plain", Snapshots(render, turns, self.clock.seconds), turns))
+        self.server = AdminSite(root, self.clock, turns, names)
 
     def client(self) -> Client:
         connection = self.server.buildProtocol(IPv4Address("TCP", "127.0.0.1", 4321))

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import pytest
+from twisted.web.http_headers import Headers
 
 from rproxy.admin.access import permitted
-from rproxy.admin.requests import Request
 
 NAMES = {"front.example"}
 
 
 def asked(host: bytes | None, *origins: bytes) -> bool:
-    return permitted(Request(b"GET", b"/", host, origins, persistent=True, is_old=False), NAMES)
+    return permitted(Headers({b"host": [] if host is None else [host], b"origin": origins}), NAMES)
 
 
 @pytest.mark.parametrize(
