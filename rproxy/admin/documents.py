@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Final
 
@@ -17,8 +15,6 @@ from rproxy.admin.server import Request
 from rproxy.admin.snapshots import Snapshot, Snapshots
 from rproxy.monitoring.turns import Turns
 
-OUTDATED_BYTES: Final = 32 << 20
-"""Of older snapshots that are still being sent: beyond them, who reads the oldest one is cut off."""
 METHODS: Final = (b"GET", b"HEAD")
 
 
@@ -37,8 +33,6 @@ class Document(Folder):
         self._content_type = content_type
         self._snapshots = snapshots
         self._turns = turns
-        self._sending: OrderedDict[Snapshot, set[Request]] = OrderedDict()
-        """The oldest first, and to whom."""
 
     def render(self, request: Request) -> int:
         if request.method not in METHODS:
@@ -53,44 +47,25 @@ class Document(Folder):
         if snapshot is None:
             _refuse(request, HTTPStatus.INTERNAL_SERVER_ERROR)
             return
-        for name, text in {
-            "content-type": self._content_type,
-            "content-length": str(snapshot.size),
-            "cache-control": "no-store",
-            "x-content-type-options": "nosniff",
-        }.items():
-            request.setHeader(name, text)
-        if request.method == b"HEAD" or not snapshot.pieces:
+        request.setHeader("content-type", self._content_type)
+        request.setHeader("content-length", str(snapshot.size))
+        if request.method == b"HEAD":
             request.finish()
         else:
-            self._send(request, snapshot)
-
-    def _send(self, request: Request, snapshot: Snapshot) -> None:
-        self._sending.setdefault(snapshot, set()).add(request)
-        _Sending(request, iter(snapshot.pieces), self._turns)
-        request.notifyFinish().addBoth(lambda _: self._sent(request, snapshot))
-        while sum(each.size for each in self._sending) - snapshot.size > OUTDATED_BYTES:
-            _, requests = self._sending.popitem(last=False)
-            for outdated in requests:
-                outdated.channel.abort()
-
-    def _sent(self, request: Request, snapshot: Snapshot) -> None:
-        requests = self._sending.get(snapshot, set())
-        requests.discard(request)
-        if not requests:
-            self._sending.pop(snapshot, None)
+            _Sending(request, snapshot, self._turns).resumeProducing()
 
 
 @implementer(IPushProducer)
 class _Sending:
     """Writes one piece whenever the last one has left."""
 
-    def __init__(self, request: Request, pieces: Iterator[bytes], turns: Turns) -> None:
+    def __init__(self, request: Request, snapshot: Snapshot, turns: Turns) -> None:
         self._request = request
-        self._pieces = pieces
+        self._snapshot = snapshot
+        self._written = 0
+        """Pieces."""
         self._turns = turns
         request.registerProducer(self, True)
-        self.resumeProducing()
 
     def resumeProducing(self) -> None:
         self._turns.add(self._write)
@@ -102,14 +77,17 @@ class _Sending:
         """Nothing more will be asked for."""
 
     def _write(self) -> None:
-        if self._request.channel is None:
+        request, pieces = self._request, self._snapshot.pieces
+        if request.channel is None:  # it is lost
             return
-        piece = next(self._pieces, None)
-        if piece is not None:
-            self._request.write(piece)
+        if pieces is None:
+            request.channel.abort()
+        elif self._written < len(pieces):
+            request.write(pieces[self._written])
+            self._written += 1
         else:
-            self._request.unregisterProducer()
-            self._request.finish()
+            request.unregisterProducer()
+            request.finish()
 
 
 def _refuse(request: Request, status: HTTPStatus) -> int:

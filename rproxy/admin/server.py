@@ -7,14 +7,11 @@ has one request at a time; the next one is looked at when the answer has been ha
 from __future__ import annotations
 
 import socket
-from collections import OrderedDict
 from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-from twisted.internet import tcp
-from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
-from twisted.internet.posixbase import PosixReactorBase
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web import server
@@ -24,7 +21,6 @@ from twisted.web.resource import IResource
 
 from rproxy.admin.access import permitted
 from rproxy.monitoring.turns import Turns
-from rproxy.pool.backend import Address
 
 CONNECTIONS_MAX: Final = 64
 """Beyond them the one makes room that has kept us waiting longest; if none does, the new one is closed."""
@@ -40,18 +36,14 @@ LINGER_BYTES: Final = 1 << 20
 """Of what it still sends meanwhile."""
 READ_BYTES: Final = 2048
 """Read and looked at in one go."""
-HEAD_MAX: Final = 16384
-"""Bytes of a request's head; `FIELDS_MAX` and `TARGET_MAX` are of the same."""
-FIELDS_MAX: Final = 100
 TARGET_MAX: Final = 1024
-"""Bytes."""
+"""Bytes of what a request asks for."""
 BODY_MAX: Final = 0
 """Bytes. One of unknown length is always too long."""
 UNREAD_BYTES: Final = 65536
 """Of an answer that the kernel may keep for each client; it counts twice as many."""
-BACKLOG: Final = 64
-_TLS: Final = b"\x16"
-"""What begins a TLS session: an end of a line might never come."""
+BACKLOG: Final = 16
+"""Few: all of them are accepted in one turn of the reactor."""
 
 
 class Request(server.Request):
@@ -86,15 +78,14 @@ class Request(server.Request):
     def write(self, data: bytes) -> None:
         super().write(data)
         if self.channel is not None:
-            self.channel.site.awaits(self.channel)
+            self.channel.site.awaited.setdefault(self.channel)
 
 
 class Channel(HTTPChannel):
     """One client. Its `transport` is a TCP transport of Twisted's."""
 
     site: AdminSite
-    totalHeadersSize = HEAD_MAX
-    maxHeaders = FIELDS_MAX
+    maxHeaders = 100
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +103,7 @@ class Channel(HTTPChannel):
         self._tcp = cast(Any, self.transport)
         self._tcp.bufferSize = READ_BYTES
         self._tcp.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
-        self.site.entered(self)
+        self.site.connections.add(self)
         super().connectionMade()
         # As a pull producer it is told whenever all that was written has left; else only after much was.
         self._tcp.unregisterProducer()
@@ -130,7 +121,8 @@ class Channel(HTTPChannel):
     def _leave(self) -> None:
         self._gone = True
         self.setTimeout(None)
-        self.site.left(self)
+        self.site.connections.discard(self)
+        self.site.awaited.pop(self, None)
 
     def resetTimeout(self) -> None:
         """Bytes that trickle are no reason to wait longer."""
@@ -158,27 +150,21 @@ class Channel(HTTPChannel):
         if self._idle and data.strip():
             self._idle = False
             self.setTimeout(REQUEST_S)
-        if data.startswith(_TLS):
-            self.refuse(HTTPStatus.BAD_REQUEST)
-        else:
+        try:
+            if data.startswith(b"\x16"):
+                raise ValueError("begins a TLS session, in which the end of a line may never come")
             super().dataReceived(data)
+        except ValueError:  # also of a length of more digits than Python reads
+            self.refuse(HTTPStatus.BAD_REQUEST)
         if not self._acting:
             self._tcp.resumeProducing()
-
-    def headerReceived(self, line: bytes) -> bool:
-        try:
-            received: bool = super().headerReceived(line)
-        except ValueError:  # a length of more digits than Python reads
-            self.refuse(HTTPStatus.BAD_REQUEST)
-            return False
-        return received
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def allContentReceived(self) -> None:
         self._acting = True
-        self.site.acts(self)
+        self.site.awaited.pop(self, None)
         super().allContentReceived()
         if not self._ending:
             self.setTimeout(ANSWER_S)
@@ -191,7 +177,7 @@ class Channel(HTTPChannel):
     def resumeProducing(self) -> None:
         """All that was written has left."""
         super().resumeProducing()
-        self.site.acts(self)
+        self.site.awaited.pop(self, None)
         if self._answered is not None:
             request, self._answered = self._answered, None
             self._acting, self._idle = False, True
@@ -199,7 +185,7 @@ class Channel(HTTPChannel):
             if not self._ending:
                 self.setTimeout(IDLE_S)
         if not self._acting:
-            self.site.awaits(self)
+            self.site.awaited.setdefault(self)
 
     def refuse(self, status: HTTPStatus) -> None:
         """A request that is not to be taken."""
@@ -216,7 +202,7 @@ class Channel(HTTPChannel):
         self._tcp.loseWriteConnection()
         self._tcp.resumeProducing()
         self.setTimeout(LINGER_S)
-        self.site.awaits(self)
+        self.site.awaited.setdefault(self)
 
 
 class AdminSite(server.Site):
@@ -230,63 +216,29 @@ class AdminSite(server.Site):
         super().__init__(root, timeout=REQUEST_S, reactor=clock)
         self.turns = turns
         self._names = frozenset(name.lower().removesuffix(".") for name in names)
-        self._connections: set[Channel] = set()
-        self._awaited: OrderedDict[Channel, None] = OrderedDict()
+        self.connections: set[Channel] = set()
+        self.awaited: dict[Channel, None] = {}
         """Those that have something to send or to read, since when the longest first."""
 
     def startFactory(self) -> None:
         """There is no access log, nor its clock."""
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        if len(self._connections) >= CONNECTIONS_MAX:
-            if not self._awaited:
+        if len(self.connections) >= CONNECTIONS_MAX:
+            if not self.awaited:
                 return None
-            next(iter(self._awaited)).abort()
+            next(iter(self.awaited)).abort()
         return super().buildProtocol(addr)
 
-    def getResourceFor(self, request: Request) -> IResource:
+    def getResourceFor(self, request: Request) -> Any:
+        request.responseHeaders.removeHeader("server")  # which tells Twisted's version
+        request.setHeader("cache-control", "no-store")
+        request.setHeader("x-content-type-options", "nosniff")
         if not permitted(request.requestHeaders, self._names):
             return forbidden()
-        found: IResource = super().getResourceFor(request)
-        return found
-
-    def entered(self, channel: Channel) -> None:
-        self._connections.add(channel)
-        self.awaits(channel)
-
-    def awaits(self, channel: Channel) -> None:
-        """It is for the client to go on."""
-        if channel in self._connections:
-            self._awaited.setdefault(channel)
-
-    def acts(self, channel: Channel) -> None:
-        """It is for us to go on."""
-        self._awaited.pop(channel, None)
-
-    def left(self, channel: Channel) -> None:
-        self.acts(channel)
-        self._connections.discard(channel)
+        return super().getResourceFor(request)
 
     def stop(self) -> None:
         """End all connections."""
-        for channel in list(self._connections):
+        for channel in list(self.connections):
             channel.abort()
-
-
-class _PatientPort(tcp.Port):
-    """Accepts one client in a turn of the reactor; Twisted's own accepts a hundred and more."""
-
-    def doRead(self) -> None:
-        self.numberAccepts = 1
-        super().doRead()
-
-
-def listen(reactor: Any, address: Address, site: AdminSite) -> IListeningPort:
-    """Raises what `reactor.listenTCP` raises."""
-    host, port = address
-    if not isinstance(reactor, PosixReactorBase):
-        opened: IListeningPort = reactor.listenTCP(port, site, BACKLOG, host)
-        return opened
-    patient = _PatientPort(port, site, BACKLOG, host, reactor)
-    patient.startListening()
-    return patient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -15,20 +16,19 @@ REUSED_S: Final = 0.0025
 """For so long, for each piece beyond the first, a document is given out again: rendering takes a tenth of a core at
 most, and what is rendered in one go is always new.
 """
+OUTDATED_BYTES: Final = 32 << 20
+"""Of older snapshots that are still being sent: beyond them, who reads the oldest one is cut off."""
 _LOG_EVERY_S: Final = 10.0
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Snapshot:
     """A document as it was at one time; whoever is sent it shares it."""
 
-    pieces: tuple[bytes, ...]
-    size: int = attrs.field(init=False)
+    pieces: tuple[bytes, ...] | None
+    """None once it is too old to be sent on."""
+    size: int
     """In bytes."""
-
-    @size.default
-    def _size(self) -> int:
-        return sum(map(len, self.pieces))
 
 
 class Snapshots:
@@ -41,6 +41,8 @@ class Snapshots:
         self._turns = turns
         self._seconds = seconds
         self._last: Snapshot | None = None
+        self._made: list[weakref.ref[Snapshot]] = []
+        """Those that somebody is still sent, the oldest first."""
         self._reused_until = float("-inf")
         self._rendering: Iterator[bytes] = iter(())
         self._rendered: list[bytes] = []
@@ -71,9 +73,17 @@ class Snapshots:
             self._rendered.append(piece)
             self._turns.add(self._go_on)
             return
-        self._last = Snapshot(tuple(self._rendered))
+        self._last = self._new()
         self._reused_until = self._seconds() + REUSED_S * (len(self._rendered) - 1)
         self._answer(self._last)
+
+    def _new(self) -> Snapshot:
+        made = [snapshot for reference in self._made if (snapshot := reference()) is not None]
+        while sum(snapshot.size for snapshot in made) > OUTDATED_BYTES:
+            made.pop(0).pieces = None
+        made.append(Snapshot(tuple(self._rendered), sum(map(len, self._rendered))))
+        self._made = [weakref.ref(snapshot) for snapshot in made]
+        return made[-1]
 
     def _answer(self, snapshot: Snapshot | None) -> None:
         asking, self._asking = self._asking, []

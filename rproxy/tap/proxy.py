@@ -17,7 +17,7 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from rproxy.admin.documents import Document, Folder
-from rproxy.admin.server import CONNECTIONS_MAX, AdminSite, listen
+from rproxy.admin.server import BACKLOG, CONNECTIONS_MAX, AdminSite
 from rproxy.admin.snapshots import Snapshots
 from rproxy.admin.status import CONTENT_TYPE, rendered, status
 from rproxy.carrying.carrier import Carrier
@@ -189,9 +189,9 @@ class ProxyService(Service):
     def _listen_for_operators(self) -> None:
         if self._settings.admin is None:
             return
-        address = self._settings.admin
+        address = host, port = self._settings.admin
         try:
-            listening = listen(self._reactor, address, self._admin)
+            listening = self._reactor.listenTCP(port, self._admin, BACKLOG, host)
         except Exception as error:
             raise cannot_listen(f"--admin {written(address)}", error) from error
         self._ports.append(listening)

@@ -10,13 +10,11 @@ from http import HTTPStatus
 import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.web.resource import Resource
 
-from rproxy.admin.documents import OUTDATED_BYTES
 from rproxy.admin.server import (
     ANSWER_S,
     CONNECTIONS_MAX,
-    FIELDS_MAX,
-    HEAD_MAX,
     IDLE_S,
     LINGER_BYTES,
     LINGER_S,
@@ -24,7 +22,10 @@ from rproxy.admin.server import (
     REQUEST_S,
     TARGET_MAX,
     UNREAD_BYTES,
+    Channel,
+    Request,
 )
+from rproxy.admin.snapshots import OUTDATED_BYTES, REUSED_S
 from tests.admin.clients import Client, ServerBench, turn
 from tests.fakes import logged, run
 
@@ -60,6 +61,31 @@ def test_pipelined_requests_are_answered_one_after_the_other_and_nothing_is_read
     client.settle()
     assert answers(client.take()) == [HTTPStatus.OK] * 3
     assert client.reading
+
+
+class Large(Resource):
+    """Answers in one go."""
+
+    def render_GET(self, request: Request) -> bytes:
+        return bytes(200_000)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer_max"),
+    [(b"/large", 201_000), (b"/nothing", 1000), (b"http://evil.example/", 1000), (b"*", 1000), (b"/status.json", 1000)],
+)
+def test_of_pipelined_requests_for_anything_one_is_answered_until_that_is_read(asked: bytes, answer_max: int) -> None:
+    bench = ServerBench()
+    bench.server.resource.putChild(b"large", Large())
+    client = bench.client()
+    client.stalled = True
+    client.receive(40 * GET.replace(b"/status.json", asked))
+    client.settle()
+    assert not client.reading
+    assert 0 < client.held < answer_max
+    client.unstall()
+    client.settle()
+    assert len(answers(client.take())) == 40
 
 
 def test_of_an_answer_that_nobody_reads_one_piece_is_written() -> None:
@@ -126,12 +152,16 @@ def test_head_tells_the_length_alone() -> None:
         (GET.replace(b"\r\n\r\n", b"\r\nContent-Length: " + 5000 * b"9" + b"\r\n\r\n"), 400, False),
         (GET.replace(b"\r\n\r\n", b"\r\nContent-Length: " + 5000 * b"9" + b"\r\nAccept: */*\r\n\r\n"), 400, False),
         (GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n"), 400, False),
-        (GET.replace(b"\r\n\r\n", FIELDS_MAX * b"\r\nAccept: */*" + b"\r\n\r\n"), HTTPStatus.BAD_REQUEST, False),
+        (
+            GET.replace(b"\r\n\r\n", Channel.maxHeaders * b"\r\nAccept: */*" + b"\r\n\r\n"),
+            HTTPStatus.BAD_REQUEST,
+            False,
+        ),
         (GET.replace(b"status", TARGET_MAX * b"/"), HTTPStatus.REQUEST_URI_TOO_LONG, False),
         (GET.replace(b"status", (TARGET_MAX - 11) * b"/"), HTTPStatus.NOT_FOUND, True),
         (GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n"), 413, False),
         (b"\x16\x03\x01\x02\x00", HTTPStatus.BAD_REQUEST, False),
-        (b"G" * (HEAD_MAX + 2), HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, False),
+        (b"G" * (Channel.totalHeadersSize + 2), HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, False),
         (b"\r\n" + GET, HTTPStatus.OK, True),
     ],
 )
@@ -237,6 +267,22 @@ def test_that_has_its_limit() -> None:
     assert not bench.clock.getDelayedCalls()
 
 
+def test_who_reads_the_last_answer_slowly_gets_the_rest_from_the_kernel() -> None:
+    bench = ServerBench()
+    client = bench.client()
+    client.ask(GET.replace(b"1.1", b"1.0"))
+    assert client.write_ended
+    bench.wait(LINGER_S + 0.1)
+    assert client.ended is ConnectionDone
+    assert not bench.clock.getDelayedCalls()
+
+
+def test_answers_tell_no_versions_and_are_not_to_be_kept() -> None:
+    answer = ServerBench().client().ask(GET)
+    assert b"Cache-Control: no-store\r\n" in answer
+    assert b"Server:" not in answer
+
+
 def test_a_client_that_ends_after_the_last_answer_is_gone_at_once() -> None:
     bench = ServerBench()
     client = bench.client()
@@ -308,13 +354,18 @@ def test_who_waits_for_us_does_not_make_room() -> None:
 
 
 def test_who_reads_what_is_long_outdated_is_cut_off() -> None:
-    size = OUTDATED_BYTES // 3
-    bench = ServerBench(lambda: iter([bytes(size)]))
+    pieces = [bytes(OUTDATED_BYTES // 4), bytes(OUTDATED_BYTES // 4)]
+    bench = ServerBench(lambda: iter(pieces))
     clients = connections(bench, 6)
     for client in clients:
         client.stalled = True
         client.send(GET)
-    assert [client.ended is None for client in clients] == [False, False, True, True, True, True]
+        bench.wait(2 * REUSED_S)
+    for client in clients:
+        client.unstall()
+        client.settle()
+    assert [client.ended is None for client in clients] == [False, False, False, True, True, True]
+    assert status(clients[0].take()) == status(clients[5].take()) == HTTPStatus.OK
 
 
 def test_on_stopping_all_end_and_nothing_is_left_to_do() -> None:
