@@ -147,11 +147,12 @@ class Channel(HTTPChannel):
         """At what has been received. Nothing more is read before."""
         if self._gone or self._ending:
             return
-        if self._idle and data.strip():
+        begins = self._idle and bool(data.strip())
+        if begins:
             self._idle = False
             self.setTimeout(REQUEST_S)
         try:
-            if data.startswith(b"\x16"):
+            if begins and data.startswith(b"\x16"):
                 raise ValueError("begins a TLS session, in which the end of a line may never come")
             super().dataReceived(data)
         except ValueError:  # also of a length of more digits than Python reads
