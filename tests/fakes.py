@@ -141,7 +141,11 @@ class Stream(proto_helpers.StringTransport):
     def receive_end(self) -> None:
         assert self.reading
         self.producerState = "paused"
-        self._protocol.readConnectionLost()
+        half_closeable = IHalfCloseableProtocol(self._protocol, None)
+        if half_closeable is None:
+            self._lose(ConnectionDone())
+        else:
+            half_closeable.readConnectionLost()
 
     def reset(self) -> None:
         self._lose(ConnectionLost())
@@ -180,7 +184,9 @@ class Stream(proto_helpers.StringTransport):
             self._lose(ConnectionDone())
         elif self._write_ending and not self.write_ended:
             self.write_ended = True
-            IHalfCloseableProtocol(self._protocol).writeConnectionLost()
+            half_closeable = IHalfCloseableProtocol(self._protocol, None)
+            if half_closeable is not None:
+                half_closeable.writeConnectionLost()
 
     def loseConnection(self) -> None:
         if not self.connected or self.disconnecting:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
-
-from twisted.web.http import Request as HttpRequest
-from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import Balancer
 from rproxy.monitoring.monitor import Counters
 from rproxy.pool.backend import Backend
+from rproxy.pool.states import State
+
+CONTENT_TYPE: Final = "application/json"
+ROWS: Final = 25
+"""Rendered in one go."""
 
 
 def _rounded(value: float | None) -> float | None:
@@ -44,11 +45,9 @@ def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]
     }
 
 
-def status(balancer: Balancer, counters: Counters, room: Room) -> dict[str, Any]:
-    """The whole of `/status.json`; `bytes` are those of the sessions that are over."""
-    now = balancer.seconds()
+def totals(balancer: Balancer, counters: Counters, room: Room) -> dict[str, Any]:
+    """What `/status.json` tells besides the back-ends; `bytes` are those of the sessions that are over."""
     return {
-        "backends": [backend_status(backend, balancer.score(backend), now) for backend in balancer.table],
         "panic": balancer.table.panicking,
         "connections": {"now": room.sessions, "max": room.sessions_max},
         "counters": {
@@ -62,31 +61,29 @@ def status(balancer: Balancer, counters: Counters, room: Room) -> dict[str, Any]
     }
 
 
-class StatusResource(Resource):
-    """Renders what `read` returns as JSON."""
-
-    isLeaf = True
-
-    def __init__(self, read: Callable[[], dict[str, Any]]) -> None:
-        super().__init__()
-        self._read = read
-
-    def render_GET(self, request: Request) -> bytes:
-        request.setHeader(b"content-type", b"application/json")
-        request.setHeader(b"cache-control", b"no-store")
-        return json.dumps(self._read(), indent=1).encode() + b"\n"
+def rows(balancer: Balancer, backends: Iterable[Backend]) -> list[dict[str, Any]]:
+    now = balancer.seconds()
+    return [backend_status(backend, balancer.score(backend), now) for backend in backends]
 
 
-class QuietSite(Site):
-    """A site that does not log its requests."""
-
-    noisy = False
-
-    def log(self, request: HttpRequest) -> None:
-        pass
+def status(balancer: Balancer, counters: Counters, room: Room) -> dict[str, Any]:
+    """The whole of `/status.json`."""
+    return {"backends": rows(balancer, balancer.table)} | totals(balancer, counters, room)
 
 
-def admin_site(read: Callable[[], dict[str, Any]]) -> Site:
-    root = Resource()
-    root.putChild(b"status.json", StatusResource(read))
-    return QuietSite(root)
+def rendered(balancer: Balancer, counters: Counters, room: Room) -> Iterator[bytes]:
+    """`status` as JSON, a back-end a line, in pieces that take a fraction of a millisecond each.
+
+    The table may change between two of them: who was in it at the first one is listed, unless forgotten since.
+    """
+    backends = list(balancer.table)
+    text, separator = '{"backends": [\n', ""
+    for start in range(0, len(backends), ROWS):
+        if start and text:
+            yield text.encode()
+            text = ""
+        there = [backend for backend in backends[start : start + ROWS] if backend.state is not State.FORGOTTEN]
+        for row in rows(balancer, there):
+            text += separator + json.dumps(row)
+            separator = ",\n"
+    yield f"{text}\n], {json.dumps(totals(balancer, counters, room))[1:]}\n".encode()

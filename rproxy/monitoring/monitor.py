@@ -183,13 +183,17 @@ class Monitor(DatagramProtocol):
         return prober
 
     def restore(self, rows: Iterable[tuple[Registration, int]]) -> None:
-        """Rows of an earlier life of this proxy: what was registered, and for which service port. They are probed at
-        once, beside the budget of strangers, and those that do not answer are forgotten. To be called once the port is
-        open.
+        """Rows of an earlier life of this proxy: what was registered, and for which service port. Those that may
+        register are probed at once, beside the budget of strangers, and forgotten if they do not answer. To be called
+        once the port is open.
         """
         for registration, port in rows:
+            host = registration.agent[0]
+            if (self._allow and not _within(host, self._allow)) or self._leads_here((host, port)):
+                continue
             backend = self._table.restore(registration, port)
             if backend is not None:
+                self._prober(backend)
                 self._introductions.add_known(backend, registration)
 
     def _unregister(self, source: Address, pdu: Unregister) -> None:

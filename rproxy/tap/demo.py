@@ -7,10 +7,10 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
+from twisted.web.http import Request as HttpRequest
 from twisted.web.resource import Resource
-from twisted.web.server import Request
+from twisted.web.server import Request, Site
 
-from rproxy.admin.status import QuietSite
 from rproxy.monitoring.agent import Agent
 from rproxy.monitoring.sampler import HostSampler, Sampler
 from rproxy.pool.backend import Address, written
@@ -33,6 +33,15 @@ class Greeting(Resource):
         return self._text
 
 
+class QuietSite(Site):
+    """A site that does not log its requests."""
+
+    noisy = False
+
+    def log(self, request: HttpRequest) -> None:
+        pass
+
+
 class Demo:
     """`size` back-ends in this process, over real sockets."""
 
@@ -43,6 +52,8 @@ class Demo:
         self._size = size
         self._keyring = keyring
         self._trace = trace
+        self.addresses: list[Address] = []
+        """Of the back-ends."""
         self._ports: list[IListeningPort] = []
         self._agents: list[agent.AgentService] = []
 
@@ -60,6 +71,7 @@ class Demo:
             raise cannot_listen(f"a port for {name}", error) from error
         self._ports.append(port)
         address: Address = (host, port.getHost().port)
+        self.addresses.append(address)
         self.log.info("{name} serves on {address}", name=name, address=written(address))
         settings = agent.Settings(
             proxies=(monitor,), port=0, service_port=address[1], keyring=self._keyring, trace=self._trace

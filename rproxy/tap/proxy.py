@@ -15,7 +15,10 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from rproxy.admin.status import admin_site, status
+from rproxy.admin.documents import Document, Folder
+from rproxy.admin.server import BACKLOG, CONNECTIONS_MAX, AdminSite
+from rproxy.admin.snapshots import Snapshots
+from rproxy.admin.status import CONTENT_TYPE, rendered, status
 from rproxy.carrying.carrier import Carrier
 from rproxy.carrying.deadlines import Deadlines
 from rproxy.carrying.loop_watch import LoopWatch
@@ -25,8 +28,11 @@ from rproxy.carrying.room import Room, pipes_for, raise_descriptor_limit, sessio
 from rproxy.carrying.session import Balancer
 from rproxy.carrying.silence import Silence
 from rproxy.monitoring.binding import ANY_IPV4, ANY_IPV6, Binding
+from rproxy.monitoring.keeping import Keeper, in_thread
 from rproxy.monitoring.monitor import Monitor
 from rproxy.monitoring.own_listeners import OwnListeners
+from rproxy.monitoring.state_file import StateFile
+from rproxy.monitoring.turns import Turns
 from rproxy.monitoring.udp import listen_udp, udp_ports
 from rproxy.pool.backend import Backend, unmapped, written
 from rproxy.pool.table import Table
@@ -87,7 +93,10 @@ class ProxyService(ProcessService):
             if limit_s
         ]
         self._endpoints = listen_endpoints(reactor, settings.listen, freebind=settings.freebind)
+        self._turns = Turns(reactor)
+        self._admin = self._admin_site()
         self._demo = Demo(reactor, settings.demo, keyring=settings.keyring, trace=settings.trace)
+        self._keeper: Keeper | None = None
         self._bound = False
         self._stopping = False
         self.hurried = False
@@ -120,6 +129,10 @@ class ProxyService(ProcessService):
         for silence in self._silences:
             silence.start()
         self._demo.register()
+        if self._settings.state_file is not None:
+            self._keeper = self._keep(self._settings.state_file)
+            self._keeper.load()
+            self._reactor.callWhenRunning(self._keeper.start)
         allow = self._settings.allow
         if self._settings.is_open and (not allow or any(network.prefixlen == 0 for network in allow)):
             self.log.warn("any host may register as a back-end; --keyring FILE limits that")
@@ -190,15 +203,32 @@ class ProxyService(ProcessService):
     def _listen_for_operators(self) -> None:
         if self._settings.admin is None:
             return
-        host, port = self._settings.admin
-        site = admin_site(self.status)
+        address = host, port = self._settings.admin
         try:
             binding = Binding(host, freebind=self._settings.freebind)
-            listening = listen_tcp(self._reactor, port, site, binding)
+            listening = listen_tcp(self._reactor, port, self._admin, binding, BACKLOG)
         except Exception as error:
-            raise cannot_listen(f"--admin {written((host, port))}", error) from error
+            raise cannot_listen(f"--admin {written(address)}", error) from error
         self._add(listening)
         self.log.info("status at http://{address}/status.json", address=_where(listening))
+
+    def _admin_site(self) -> AdminSite:
+        shown = Snapshots(
+            lambda: rendered(self.balancer, self.monitor.counters, self.room), self._turns, self._reactor.seconds
+        )
+        root = Folder()
+        root.putChild(b"status.json", Document(CONTENT_TYPE, shown, self._turns))
+        return AdminSite(root, self._reactor, self._turns, self._settings.admin_names)
+
+    def _keep(self, path: str) -> Keeper:
+        return Keeper(
+            StateFile(path),
+            self.balancer.table,
+            self.monitor,
+            self._turns,
+            in_thread(self._reactor),
+            lambda: self._demo.addresses,
+        )
 
     def _open_demo(self) -> None:
         if not self._settings.demo:
@@ -216,7 +246,8 @@ class ProxyService(ProcessService):
         """Accept nobody any more, let sessions end for a moment, then end them."""
         super().stopService()
         self._stopping = True
-        closed = self._close_ports()
+        stopping = [self._close_ports()] if self._keeper is None else [self._close_ports(), self._keeper.stop()]
+        closed: Deferred[Any] = DeferredList(stopping)
         drained = closed.addCallback(lambda _: self._drain())
         drained.addCallback(lambda _: self._finish())
         return drained
@@ -239,6 +270,8 @@ class ProxyService(ProcessService):
         for silence in self._silences:
             silence.stop()
         self._loop_watch.stop()
+        self._admin.stop()
+        self._turns.stop()
         self.carrier.abort()
         self._deadlines.stop()
         stopping = [self._demo.stop()]
@@ -258,7 +291,7 @@ def _where(port: IListeningPort) -> str:
 
 
 def _sessions_max(settings: Settings, descriptors: int) -> int:
-    fit = sessions_for(descriptors)
+    fit = sessions_for(descriptors - (CONNECTIONS_MAX if settings.admin else 0))
     if fit < 1:
         raise usage.UsageError(f"{descriptors} open files are too few for any session (ulimit -n)")
     if settings.max_connections is None:

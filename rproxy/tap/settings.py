@@ -40,6 +40,8 @@ TIME_MIN_S: Final = 0.01
 TIMEOUT_MAX_S: Final = 30 * 86400
 BACKENDS_MAX: Final = 100_000
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
+STATE_FILE: Final = "rproxy.state"
+"""In systemd's StateDirectory."""
 CAN_SPLICE: Final = hasattr(os, "splice") and hasattr(select, "epoll")
 
 
@@ -57,10 +59,14 @@ class Settings:
     keyring: Keyring | None = None
     """None for plain PDUs."""
     limits: Limits = Limits()
+    state_file: str | None = None
+    """Where back-ends are kept for the next start."""
     demo: int = 0
     admin: Address | None = None
     freebind: bool = False
     """Whether our ports may have addresses that this host has not yet."""
+    admin_names: tuple[str, ...] = ()
+    """What operators' browsers may call it by, besides addresses and localhost."""
     trace: bool = False
     carrier: str = "auto"
     max_connections: int | None = None
@@ -96,6 +102,12 @@ class Options(CommandOptions):
         ["idle-timeout", None, "3600", "seconds without a byte that end a session, or 0 for never"],
         ["half-close-timeout", None, "30", "the same where one side has ended its stream"],
         ["max-connections", None, None, "most sessions at once (default: what the limit of open files allows)"],
+        [
+            "state-file",
+            None,
+            None,
+            "file that keeps the back-ends over a restart (default: in $STATE_DIRECTORY, if set)",
+        ],
         ["demo", None, "0", "start this many embedded back-ends with their agents"],
         ["admin", "a", None, "HOST:PORT of the operators' HTTP listener (GET /status.json)"],
     ]
@@ -139,6 +151,7 @@ class Options(CommandOptions):
         monitor_text = str(MONITOR_PORT) if self["monitor"] is None else self["monitor"]
         host, port = host_and_port("monitor", monitor_text, host=monitor_host)
         host = local_address("monitor", host)
+        admin = None if self["admin"] is None else host_and_port("admin", self["admin"])
         return Settings(
             listen=tuple(self._listen or ["80"]),
             monitor=(host, port),
@@ -149,8 +162,10 @@ class Options(CommandOptions):
             policy=self["policy"],
             saturation=self._saturation(),
             allow=tuple(self._allow),
+            state_file=self._state_file(),
             demo=demo,
-            admin=self._admin(),
+            admin=admin and (local_address("admin", admin[0]), admin[1]),
+            admin_names=() if admin is None else (admin[0],),
             freebind=self._freebind(),
             trace=bool(self["trace"]),
             carrier=self._carrier(),
@@ -202,15 +217,15 @@ class Options(CommandOptions):
             f"{least_s:.10g}: {why}"
         )
 
+    def _state_file(self) -> str | None:
+        path = self["state-file"]
+        if path is None and (folders := os.environ.get("STATE_DIRECTORY")):
+            path = os.path.join(folders.partition(":")[0], STATE_FILE)
+        return os.path.realpath(path) if path else None
+
     def _saturation(self) -> float | None:
         text = self["saturation"]
         return None if text == "off" else number("saturation", text, 0.001, 1)
-
-    def _admin(self) -> Address | None:
-        if self["admin"] is None:
-            return None
-        host, port = host_and_port("admin", self["admin"])
-        return local_address("admin", host), port
 
 
 def _unmapped(network: Network) -> Network:

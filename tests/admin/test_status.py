@@ -1,18 +1,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
-from twisted.web.resource import getChildForRequest
-from twisted.web.test.requesthelper import DummyRequest
 
-from rproxy.admin.status import StatusResource, admin_site, status
+from rproxy.admin.status import ROWS, rendered, status
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import Balancer, Ending
 from rproxy.monitoring.monitor import Counters
 from rproxy.monitoring.sampler import Load
 from rproxy.scoring.policies import LeastConnectionsPolicy
+from rproxy.wire.pdu import Unregister
 from tests.fakes import confirm, registered, table_with
 
 FIELDS = {
@@ -110,21 +108,30 @@ def test_sessions_are_counted_against_their_limit_and_their_bytes_once_they_are_
     assert shown["counters"]["bytes"] == {"up": 3, "down": 5}
 
 
-def fetch(path: bytes) -> Any:
-    site = admin_site(lambda: {"backends": []})
-    return getChildForRequest(site.resource, DummyRequest([path]))
+@pytest.mark.parametrize("backends", [0, 1, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS])
+def test_it_is_rendered_a_backend_a_line_and_few_at_once(backends: int) -> None:
+    service = balancer(backends)
+    pieces = list(rendered(service, Counters(), ROOM))
+    text = b"".join(pieces).decode()
+    assert json.loads(text) == status(service, Counters(), ROOM)
+    assert sum(line.startswith('{"address"') for line in text.splitlines()) == backends
+    assert len(pieces) == max(1, -(-backends // ROWS))
+    assert all(pieces)
 
 
-def test_status_json_is_json_and_not_kept() -> None:
-    resource = fetch(b"status.json")
-    assert isinstance(resource, StatusResource)
-    request: Any = DummyRequest([])
-    assert json.loads(resource.render(request)) == {"backends": []}
-    assert request.responseHeaders.getRawHeaders(b"content-type") == [b"application/json"]
-    assert request.responseHeaders.getRawHeaders(b"cache-control") == [b"no-store"]
+def test_what_is_forgotten_while_it_is_rendered_is_not_listed() -> None:
+    service = balancer(4 * ROWS)
+    pieces = rendered(service, Counters(), ROOM)
+    text = next(pieces)
+    for backend in list(service.table)[ROWS:-1]:
+        service.table.unregister(backend.registration.agent, Unregister(backend.port, 1), 0.0)
+    text += b"".join(pieces)
+    assert len(json.loads(text)["backends"]) == ROWS + 1
 
 
-def test_another_path_is_not_found() -> None:
-    request: Any = DummyRequest([])
-    fetch(b"elsewhere").render(request)
-    assert request.responseCode == 404
+def test_the_table_may_grow_while_it_is_rendered() -> None:
+    service = balancer(2 * ROWS)
+    pieces = rendered(service, Counters(), ROOM)
+    text = next(pieces)
+    registered(service.table, "10.9.9.9")
+    assert len(json.loads(text + b"".join(pieces))["backends"]) == 2 * ROWS

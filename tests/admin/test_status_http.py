@@ -7,17 +7,16 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 
-from rproxy.admin.status import admin_site, status
+from rproxy.admin.status import rendered
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import Balancer, Ending
 from rproxy.monitoring.monitor import Counters
 from rproxy.monitoring.sampler import Load
 from rproxy.pool.table import Table
 from rproxy.wire.pdu import Unregister
+from tests.admin.clients import ServerBench
 from tests.fakes import CountingPolicy, confirm, logged, registered
 
 FIGURE_5_10 = Load(cpu=17, memory=89, tcp=0)
@@ -31,14 +30,9 @@ class Bench:
 
     def request(self, method: str, path: str) -> tuple[int, bytes]:
         """The status and the body of the answer."""
-        site = admin_site(lambda: status(self.balancer, self.counters, Room(10, lambda: 0.0)))
-        site.timeOut = None
-        channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 4321))
-        assert channel is not None
-        transport = StringTransport()
-        channel.makeConnection(transport)
-        channel.dataReceived(f"{method} {path} HTTP/1.0\r\nContent-Length: 0\r\n\r\n".encode())
-        head, _, body = transport.value().partition(b"\r\n\r\n")
+        server = ServerBench(lambda: rendered(self.balancer, self.counters, Room(10, lambda: 0.0)))
+        answer = server.client().ask(f"{method} {path} HTTP/1.0\r\nContent-Length: 0\r\n\r\n".encode())
+        head, _, body = answer.partition(b"\r\n\r\n")
         return int(head.split()[1]), body
 
     def get(self) -> dict[str, Any]:

@@ -31,10 +31,11 @@ import attrs
 import psutil
 
 from rproxy.monitoring.agent import JITTER, RETRY_S
-from rproxy.pool.backend import Address
+from rproxy.pool.backend import Address, Registration
 from rproxy.pool.limits import Limits
+from rproxy.pool.rows import Rows
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, decode, encode
-from rproxy.wire.seal import Sealed
+from rproxy.wire.seal import Envelope, Sealed
 from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
 from tests.benchmarks.peers.__main__ import stop
 from tests.benchmarks.peers.pacing import percentile
@@ -54,6 +55,8 @@ RAMP_MIN_S: Final = 30.0
 """Introductions may take this and twice the time that they take at best."""
 BIN_NS: Final = 100_000_000
 EVENTS_MAX: Final = 256
+LOOK_S: Final = 0.1
+"""How often `until` is asked where nothing is due."""
 
 CPU_MAX: Final = 15.0
 BURST_MAX: Final = 2.0
@@ -86,13 +89,19 @@ class Seen:
 
 
 class Simulator:
-    """Agents at addresses of their own, 127.1.0.0 and up, that answer what they are asked while it `run`s."""
+    """Agents at addresses of their own, 127.1.0.0 and up, that answer what they are asked while it `run`s.
 
-    def __init__(self, monitor: Address, envelope: Sealed, agents: int, rng: random.Random) -> None:
+    Where they are `draining` no client is sent there: nobody serves at these addresses.
+    """
+
+    def __init__(
+        self, monitor: Address, envelope: Envelope, agents: int, rng: random.Random, *, draining: bool = False
+    ) -> None:
         self.unprobed = agents
         self.registrations = 0
         self.seen = Seen()
         self._envelope = envelope
+        self._draining = draining
         self._rng = rng
         self._epoll = select.epoll()
         self._agents: dict[int, SimulatedAgent] = {}
@@ -108,6 +117,13 @@ class Simulator:
         sock.connect(monitor)
         self._epoll.register(sock, select.EPOLLIN)
         self._agents[sock.fileno()] = SimulatedAgent(address, sock, self._rng.getrandbits(64))
+
+    def rows(self) -> Rows:
+        """What a proxy would keep of them."""
+        return {
+            (agent.address, SERVICE_PORT): Registration(agent.socket.getsockname(), agent.instance, REGISTER_S, 100)
+            for agent in self._agents.values()
+        }
 
     def close(self) -> None:
         self._epoll.close()
@@ -127,17 +143,20 @@ class Simulator:
         now = time.monotonic()
         end = now + seconds
         while now < end and not until():
-            for descriptor, _ in self._epoll.poll(max(min(self._due[0][0], end) - now, 0.0), EVENTS_MAX):
+            next_s = min(self._due[0][0], end) if self._due else min(now + LOOK_S, end)
+            for descriptor, _ in self._epoll.poll(max(next_s - now, 0.0), EVENTS_MAX):
                 self._answer(self._agents[descriptor])
             now = time.monotonic()
-            while self._due[0][0] <= now:
+            while self._due and self._due[0][0] <= now:
                 self._register(*heappop(self._due))
 
     def _answer(self, agent: SimulatedAgent) -> None:
         datagram, ancillary, _, _ = agent.socket.recvmsg(64, 64)
         request = decode(self._envelope.open(datagram, agent.address))
         assert isinstance(request, ProbeRequest)
-        answer = ProbeResponse(request.sequence, request.token, cpu=10, memory=20, load=None, tcp=0)
+        answer = ProbeResponse(
+            request.sequence, request.token, cpu=10, memory=20, load=None, tcp=0, draining=self._draining
+        )
         agent.socket.send(self._envelope.seal(encode(answer), agent.address))
         answered_ns = time.time_ns()
         arrival_ns = _arrival_ns(ancillary)

@@ -278,6 +278,11 @@ class Proxy(Twistd):
         """The first listener's."""
         return _address(self.listeners[0])
 
+    @property
+    def admin(self) -> Address:
+        """Where it tells its status."""
+        return _address(self._status.removeprefix("http://").partition("/")[0])
+
     def status(self) -> dict[str, Any]:
         url = self._status
         if self.prefix:

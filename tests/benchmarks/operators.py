@@ -1,0 +1,208 @@
+"""Clients of a status listener, and of the sessions beside it: `... KIND HOST PORT SECONDS`, each a process of its own.
+
+KIND is one of `ATTACKS`, or `sessions`: this one prints, as JSON, how long a few bytes took to go through the proxy and
+back, in seconds, on an established session and on new ones. It runs ahead of all other programs where it may, and the
+attacks after them: what a client takes of a core that the proxy would have had is not the status listener's doing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Final
+
+from rproxy.pool.backend import Address
+from tests.integration.processes import SMALL_BUFFER, connect, echo, hang_up, receive
+
+GET: Final = b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST: Final = b"POST /status.json HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n\r\n"
+PAUSE_S: Final = 0.001
+"""Between two questions on sessions."""
+NEW_EVERY: Final = 4
+"""Questions of which one is asked on a new session."""
+WARM_UP_S: Final = 0.2
+BLOCK: Final = bytes(65536)
+
+
+def put_ahead(pid: int) -> None:
+    """Have a process, 0 for this one, run before whatever else the machine has to do, where we may say so."""
+    with suppress(OSError):
+        os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(1))
+
+
+def pipelined(address: Address, end: float) -> None:
+    """As many requests as are taken on one connection, and no answer is read; then on the next one."""
+    while time.monotonic() < end:
+        with suppress(OSError), connect(address) as client:
+            client.settimeout(1.0)
+            while time.monotonic() < end:
+                client.sendall(600 * GET)
+
+
+def crowds(address: Address, end: float) -> None:
+    """Fifty connections with two requests each, of which no answer is read; and the next fifty."""
+    while time.monotonic() < end:
+        with ExitStack() as stack:
+            for _ in range(50):
+                client = stack.enter_context(connect(address))
+                with suppress(OSError):
+                    client.sendall(2 * GET)
+            time.sleep(0.5)
+
+
+def bodies(address: Address, end: float) -> None:
+    """Requests with bodies of 300 MB."""
+    while time.monotonic() < end:
+        with suppress(OSError), connect(address) as client:
+            client.sendall(POST)
+            while time.monotonic() < end:
+                client.sendall(BLOCK)
+
+
+def slow_readers(address: Address, end: float) -> None:
+    """More than the most connections, each of which reads a little now and then, and begins anew when it is closed."""
+    clients: dict[int, socket.socket] = {}
+    poller = select.poll()
+    while time.monotonic() < end:
+        while len(clients) < 80:
+            client = connect(address, receive_buffer=SMALL_BUFFER)
+            clients[client.fileno()] = client
+            poller.register(client, select.POLLIN)
+            with suppress(OSError):
+                client.sendall(GET)
+        for descriptor, _ in poller.poll(10):
+            with suppress(OSError):
+                if clients[descriptor].recv(4096):
+                    continue
+            poller.unregister(descriptor)
+            clients.pop(descriptor).close()
+        time.sleep(0.01)
+    for client in clients.values():
+        client.close()
+
+
+def monitors(address: Address, end: float) -> None:
+    """Twenty that ask all the time, and read what they get."""
+
+    def watch() -> None:
+        with suppress(OSError), connect(address) as client:
+            while time.monotonic() < end:
+                client.sendall(GET)
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += client.recv(1)
+                receive(client, int(head.lower().partition(b"content-length: ")[2].split()[0]))
+
+    watching = [threading.Thread(target=watch) for _ in range(20)]
+    for thread in watching:
+        thread.start()
+    for thread in watching:
+        thread.join()
+
+
+def strangers(address: Address, end: float) -> None:
+    """One connection after the other: some send nothing, some what is no request, some a lone byte of one."""
+    while time.monotonic() < end:
+        for data in (b"", b"\x16\x03\x01" + BLOCK, b"G", 600 * b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
+            client = connect(address)
+            with suppress(OSError):
+                client.send(data)
+            client.close()
+
+
+ATTACKS: Final[dict[str, Callable[[Address, float], None]]] = {
+    "pipelined": pipelined,
+    "crowds": crowds,
+    "bodies": bodies,
+    "slow-readers": slow_readers,
+    "monitors": monitors,
+    "strangers": strangers,
+}
+
+
+def sessions(address: Address, end: float) -> None:
+    waits: dict[str, list[float]] = {"kept": [], "new": []}
+    failed = number = 0
+    beginning = time.monotonic() + WARM_UP_S
+    established = _open(address)
+    while (started := time.monotonic()) < end:
+        number += 1
+        kind = "kept" if number % NEW_EVERY else "new"
+        try:
+            if kind == "kept":
+                _ask(established)
+            else:
+                with _open(address) as client:
+                    _ask(client)
+        except OSError:
+            failed += 1
+            established.close()
+            established = _open(address)
+        ended = time.monotonic()
+        if ended >= beginning:
+            waits[kind].append(ended - started)
+        time.sleep(PAUSE_S)
+    established.close()
+    print(json.dumps({**waits, "failed": failed}))
+
+
+def _open(address: Address) -> socket.socket:
+    client = connect(address)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client
+
+
+def _ask(client: socket.socket) -> None:
+    """Raises `OSError` where the session does not carry the question and its answer."""
+    client.sendall(b"question")
+    if receive(client, 8) != b"question":
+        raise ConnectionError("the session has ended")
+
+
+def serve() -> None:
+    """A back-end for `sessions`, until stdin ends; prints its port."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    print(listener.getsockname()[1], flush=True)
+
+    def answer(connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            echo(connection)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    sys.stdin.read()
+    hang_up(listener)
+
+
+def main(kind: str, *told: str) -> None:
+    ahead = kind not in ATTACKS
+    if ahead:
+        put_ahead(0)
+    else:
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
+    if kind == "serve":
+        serve()
+        return
+    host, port, seconds = told
+    address, end = (host, int(port)), time.monotonic() + float(seconds)
+    if ahead:
+        sessions(address, end)
+        return
+    with suppress(OSError):  # a listener that answers nobody any more
+        ATTACKS[kind](address, end)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
