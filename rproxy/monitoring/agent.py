@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from rproxy.monitoring.addresses import plain
 from rproxy.monitoring.loops import keep_looping
 from rproxy.monitoring.sampler import Load, Sampler
-from rproxy.monitoring.udp import send
+from rproxy.monitoring.udp import SOURCE_GONE, send
 from rproxy.pool.backend import Address, written
 from rproxy.wire.pdu import (
     WEIGHT_NORMAL,
@@ -159,7 +159,7 @@ class Agent(DatagramProtocol):
         try:
             datagram = self.envelope.seal(encode(pdu), own)
             if not send(self.transport, datagram, address, source):
-                self.counters["source-gone"] += 1
+                self.counters[SOURCE_GONE] += 1
         except Exception as error:
             self.counters[error.__class__.__name__] += 1
             if self._trace:

@@ -21,7 +21,7 @@ from rproxy.monitoring.introductions import Introductions
 from rproxy.monitoring.prober import Prober, Timing
 from rproxy.monitoring.pulse import Pulse
 from rproxy.monitoring.timeouts import Timeouts
-from rproxy.monitoring.udp import send
+from rproxy.monitoring.udp import SOURCE_GONE, send
 from rproxy.monitoring.wheel import TICK_S, Wheel
 from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Address, Backend, Registration, written
@@ -36,8 +36,6 @@ SELDOM_S: Final = 10.0
 """At most one line in this time about each thing that anybody can bring about, or that a broken policy would repeat."""
 DROPPED_LOG_S: Final = 60.0
 """The same for datagrams dropped for a reason that may be a mistake in somebody's options."""
-SOURCE_GONE: Final = "source-gone"
-"""Counts probes that left from another address than the agent knows, which is ours no more."""
 TICKS_MIN: Final = 20
 """In a probe interval, however short it is."""
 _TELLING: Final = frozenset(
@@ -181,16 +179,14 @@ class Monitor(DatagramProtocol):
             self.exclude(backend)
         if self._may_say("own listener"):
             self.log.warn(
-                "no back-end: {service}, registered by an agent, leads to this proxy itself; "
-                "does that agent lack a --service-port?",
+                "no back-end: {service}, registered by an agent, leads to this proxy itself; has it no --service-port?",
                 service=written((host, port)),
             )
         raise Rejected(Refusal.OWN_LISTENER)
 
     def exclude(self, backend: Backend) -> None:
         """It leads back to this proxy: whatever its agent says, it is no back-end any more."""
-        transition = self._table.exclude(backend, "leads back to this proxy", self.clock.seconds())
-        if transition is not None:
+        if (transition := self._table.exclude(backend, "leads back to this proxy", self.clock.seconds())) is not None:
             self.announce(transition)
 
     def _unregister(self, source: Address, pdu: Unregister) -> None:
