@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address
 from random import random
 from typing import Any, Final
 
@@ -15,22 +13,25 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
 from rproxy.monitoring.addresses import local_address
-from rproxy.monitoring.agent import Agent, Resolve, Service
+from rproxy.monitoring.agent import Agent
 from rproxy.monitoring.loops import keep_looping
+from rproxy.monitoring.registrar import Service
 from rproxy.monitoring.sampler import FixedSampler, HostSampler, Sampler
 from rproxy.monitoring.udp import listen_udp
 from rproxy.pool.backend import Address, written
+from rproxy.tap.draining import NO_CHECK, Draining, check_of
 from rproxy.tap.keys import Keyring, at_signal, envelope, rotate
+from rproxy.tap.lookups import Lookups
 from rproxy.tap.options import (
     MONITOR_PORT,
     PORT_MAX,
     CommandOptions,
+    StartupError,
     cannot_listen,
     host_and_port,
     ip_of,
@@ -45,8 +46,8 @@ from rproxy.wire.pdu import COUNT_MAX, UINT32_MAX, WEIGHT_MAX, WEIGHT_NORMAL
 AGENT_PORT: Final = 5555
 INTERVAL_ABOVE_S: Final = 0.0009
 """The wire counts whole milliseconds."""
-LOOK_S: Final = 1.0
-"""How often it is looked whether the file of `--drain-file` is there."""
+MOVE_S: Final = 60.0
+"""An agent that nobody probes for so long changes its port, if it may."""
 _REPORT_LIMITS: Final = {"cpu": 100, "memory": 100, "tcp": COUNT_MAX}
 
 
@@ -56,7 +57,8 @@ class Settings:
 
     proxies: tuple[Address, ...]
     interval_s: float = 20.0
-    port: int = AGENT_PORT
+    port: int | None = None
+    """None for `AGENT_PORT`, or any while nobody probes there."""
     service_port: int = 0
     weight: int = WEIGHT_NORMAL
     report: dict[str, int] = attrs.Factory(dict)
@@ -66,6 +68,8 @@ class Settings:
     """The address at which the proxies see this host, None for that of the route to each."""
     drain_file: str | None = None
     """While it is there, this host wants no new client."""
+    check: str = NO_CHECK
+    """How the service is checked, as `--check` has it."""
     trace: bool = False
 
 
@@ -78,11 +82,17 @@ class Options(CommandOptions):
 
     optParameters = [
         ["interval", "i", "20", "seconds between registrations"],
-        ["port", None, str(AGENT_PORT), "UDP port to answer probes on; 0 is any"],
+        [
+            "port",
+            None,
+            None,
+            f"UDP port to answer probes on; 0 is any [default: {AGENT_PORT}, or any while none come]",
+        ],
         ["service-port", "s", "0", "TCP port of the service; 0 is the proxy's --backend-port"],
         ["keyring", "k", None, "file of keys: this agent's own (rproxy keygen --agent), or the proxy's"],
         ["advertise", None, None, "with --keyring: this host's address as the proxy sees it, where NAT changes it"],
         ["drain-file", None, None, "while this file is there, ask for no new clients; sessions go on"],
+        ["check", None, None, "how to see that the service is well: connect, http:/path, command:CMD or none"],
         ["weight", "w", str(WEIGHT_NORMAL), "share of clients relative to 100"],
         ["report", None, "", "report these instead of the host's, for tests: cpu=100,memory=100,tcp=100 or some"],
     ]
@@ -113,16 +123,18 @@ class Options(CommandOptions):
         keys = keyring(self["keyring"], derived=True)
         if self["advertise"] is not None and keys is None:
             raise usage.UsageError("--advertise is of use only with --keyring")
+        service_port = whole("service-port", self["service-port"], 0, PORT_MAX)
         self.settings = Settings(
             proxies=tuple(dict.fromkeys(self._proxies)),
             interval_s=number("interval", self["interval"], INTERVAL_ABOVE_S, UINT32_MAX / 1000),
-            port=whole("port", self["port"], 0, PORT_MAX),
-            service_port=whole("service-port", self["service-port"], 0, PORT_MAX),
+            port=None if self["port"] is None else whole("port", self["port"], 0, PORT_MAX),
+            service_port=service_port,
             weight=whole("weight", self["weight"], 1, WEIGHT_MAX),
             report=_report(self["report"]),
             keyring=keys,
             advertise=None if self["advertise"] is None else ip_of("advertise", self["advertise"]),
             drain_file=_drain_file(self["drain-file"]),
+            check=check_of(self["check"], service_port),
             trace=bool(self["trace"]),
         )
 
@@ -143,21 +155,6 @@ def _report(text: str) -> dict[str, int]:
     return report
 
 
-def resolver(reactor: Any, family: socket.AddressFamily) -> Resolve:
-    """Looks names up in a thread; an address of ours comes back as it is."""
-
-    def look_up(host: str) -> str:
-        return str(socket.getaddrinfo(host, None, family, socket.SOCK_DGRAM)[0][4][0])
-
-    def resolve(host: str) -> Deferred[str]:
-        try:
-            return succeed(str(ip_address(host)))
-        except ValueError:
-            return deferToThreadPool(reactor, reactor.getThreadPool(), look_up, host)
-
-    return resolve
-
-
 class AgentService(TwistedService):
     """One agent on one UDP port, any local address."""
 
@@ -166,8 +163,7 @@ class AgentService(TwistedService):
     def __init__(self, reactor: Any, settings: Settings, *, host: str = "", sampler: Sampler | None = None) -> None:
         self._reactor = reactor
         self._settings = settings
-        over_ipv6 = any(":" in proxy for proxy, _ in settings.proxies)
-        self._host = host or ("::" if over_ipv6 else "")
+        self._host = host
         sampler = sampler or HostSampler(reactor.seconds)
         if settings.report:
             sampler = FixedSampler(sampler, **settings.report)
@@ -176,16 +172,21 @@ class AgentService(TwistedService):
             settings.proxies,
             sampler,
             reactor,
-            resolver(reactor, socket.AF_UNSPEC if over_ipv6 else socket.AF_INET),
+            Lookups(reactor).resolve,
             random,
             envelope=envelope(settings.keyring),
             own_address=_own_address(settings),
             trace=settings.trace,
+            held_back=settings.check != NO_CHECK,
         )
-        self.agent.draining = self._is_to_drain()
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = reactor
+        self._draining = Draining(reactor, self.agent, settings.drain_file, settings.check)
         self._port: IListeningPort | None = None
+        self._own_port = AGENT_PORT if settings.port is None else settings.port
+        """What we ask for: 0 is any."""
+        self._moved_at = reactor.seconds()
+        self._told_move = False
+        self._moving = LoopingCall(self._move_unless_probed)
+        self._moving.clock = reactor
 
     def privilegedStartService(self) -> None:
         self._bind()
@@ -199,31 +200,46 @@ class AgentService(TwistedService):
             proxies=_list(self._settings.proxies),
             interval_s=self._settings.interval_s,
         )
-        if self._settings.drain_file is not None:
-            if self.agent.draining:
-                self._tell_draining()
-            keep_looping(self._looking, LOOK_S, now=False, failed=self._failed)
-
-    def _is_to_drain(self) -> bool:
-        return self._settings.drain_file is not None and os.path.exists(self._settings.drain_file)
-
-    def _look(self) -> None:
-        draining = self._is_to_drain()
-        if draining is not self.agent.draining:
-            self.agent.drain(draining)
-            self._tell_draining()
-
-    def _tell_draining(self) -> None:
-        self.log.info(
-            "{file} is there: asking for no new clients" if self.agent.draining else "{file} is gone: clients may come",
-            file=self._settings.drain_file,
-        )
+        self._draining.start()
+        if self._settings.port is None:
+            keep_looping(self._moving, MOVE_S / 12, now=False, failed=self._failed)
 
     def _failed(self, failure: Failure) -> None:
-        self.log.failure("looking for {file}", failure, file=self._settings.drain_file)
+        self.log.failure("changing the port", failure)
+
+    def _move_unless_probed(self) -> None:
+        """A firewall, or NAT, may hold a connection of ours with what is no proxy any more, for as long as we use it.
+
+        The port changes between ours and any, so that one that lets ours alone pass is served as well.
+        """
+        since = max(self.agent.probed_at, self._moved_at)
+        if self.agent.probed_at > self._moved_at:
+            self._told_move = False
+        if self._port is None or self._reactor.seconds() - since < MOVE_S:
+            return
+        self._moved_at = self._reactor.seconds()
+        self._own_port = 0 if self._own_port else AGENT_PORT
+        port, self._port = self._port, None
+        maybeDeferred(port.stopListening).addCallback(self._moved)
+
+    def _moved(self, _: object) -> None:
+        if not self.running:
+            return
+        try:
+            self._bind()
+        except StartupError:  # somebody else has it meanwhile
+            self._own_port = 0
+            self._bind()
+        if not self._told_move:
+            self._told_move = True
+            self.log.info(
+                "nobody has probed this agent for {seconds:g} s: trying another UDP port, and {port} again, in turn",
+                seconds=MOVE_S,
+                port=AGENT_PORT,
+            )
 
     def _bind(self) -> None:
-        port = self._settings.port
+        port = self._own_port
         try:
             self._port = listen_udp(self._reactor, port, self.agent, self._host)
         except Exception as error:
@@ -236,8 +252,9 @@ class AgentService(TwistedService):
     def stopService(self) -> Deferred[Any]:
         """A clean stop: every proxy is told, and sends nothing more."""
         super().stopService()
-        if self._looking.running:
-            self._looking.stop()
+        self._draining.stop()
+        if self._moving.running:
+            self._moving.stop()
         if self._port is None:
             return succeed(None)
         self.agent.unregister()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -32,19 +31,11 @@ def test_an_agent_that_is_started_without_privileges_opens_its_port_too() -> Non
     assert len(bench.reactor.open_ports) == 1
 
 
-@pytest.mark.parametrize(
-    ("proxies", "family"),
-    [
-        ([MONITOR], socket.AF_INET),
-        ([("2001:db8::5", 5555)], socket.AF_INET6),
-        ([MONITOR, ("2001:db8::5", 5555)], socket.AF_INET6),
-    ],
-)
-def test_an_agents_socket_is_of_the_family_that_reaches_its_proxies(
-    proxies: list[tuple[str, int]], family: socket.AddressFamily
-) -> None:
-    bench = AgentBench(proxies=tuple(proxies))
-    assert bench.reactor.datagrams[0].addressFamily == family
+@pytest.mark.parametrize("proxy", [MONITOR, ("2001:db8::5", 5555)])
+def test_an_agents_socket_is_on_every_address_of_both_families(proxy: tuple[str, int]) -> None:
+    """As `listen_udp` has it, which knows of which families there are any."""
+    bench = AgentBench(proxies=(proxy,))
+    assert bench.reactor.ports[0].getHost().host == "0.0.0.0"
 
 
 def test_an_agents_start_is_logged() -> None:
