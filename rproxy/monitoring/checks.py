@@ -11,10 +11,10 @@ from contextlib import suppress
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import ITCPTransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
@@ -68,16 +68,22 @@ class _Visit(Protocol):
         return self._news
 
 
+class _Visits(Factory):
+    noisy = False
+    protocol = _Visit
+
+
 async def _visit(reactor: Any, hosts: Sequence[str], port: int) -> _Visit:
     """A connection to the first of `hosts` that takes one. Raises `CheckFailed`."""
     why = ""
     for host in hosts:
         endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
         try:
-            visit: _Visit = await connectProtocol(endpoint(reactor, host, port, PATIENCE_S / len(hosts)), _Visit())
+            visit: Any = await endpoint(reactor, host, port, PATIENCE_S / len(hosts)).connect(_Visits())
+            assert isinstance(visit, _Visit)
             return visit
         except ConnectError as error:
-            reason = getattr(error.osError, "strerror", None) or "no connection"
+            reason = os.strerror(error.osError) if isinstance(error.osError, int) else "no connection"
             why = why or f"{written((host, port))}: {reason}"
     raise CheckFailed(why)
 

@@ -216,7 +216,7 @@ class Monitor(DatagramProtocol):
         if confirmed.restarted and self._may_say("restarted"):
             self.log.info("back-end {backend}: its agent was started again", backend=backend.name)
         if confirmed.turned and self._may_say(f"{backend.name} has turned"):
-            wish = "no new clients" if backend.draining else "clients again"
+            wish = "no new clients: it drains, or its service fails its check" if backend.draining else "clients again"
             self.log.info("back-end {backend}: its agent asks for {wish}", backend=backend.name, wish=wish)
         if self._trace:
             self.log.debug(
