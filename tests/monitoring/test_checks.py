@@ -140,8 +140,9 @@ def answering(answer: bytes, wait_s: float = 0.0) -> Callable[[socket.socket], N
         while b"\r\n\r\n" not in request:
             request += connection.recv(4096)
         assert request.startswith(b"GET /health?a=1 HTTP/1.1\r\nHost: 127.0.0.1:")
-        for at in range(0, len(answer), 7):  # in pieces
-            connection.sendall(answer[at : at + 7])
+        size = max(len(answer) // 10, 1)
+        for at in range(0, len(answer), size):  # in pieces
+            connection.sendall(answer[at : at + size])
             time.sleep(wait_s)
 
     return serve
@@ -189,7 +190,7 @@ async def test_any_other_is_not(closing: Closing, answer: bytes, why: str) -> No
 
 @on_the_reactor
 async def test_an_answer_that_dribbles_is_not_waited_for(closing: Closing) -> None:
-    serve = answering(b"HTTP/1.1 200 OK\r\n\r\n", 0.6)
+    serve = answering(b"HTTP/1.1 200 OK\r\n\r\n", 0.4)
     assert await http_outcome(closing, serve) == "no answer to GET /health?a=1 (time is up)"
 
 
