@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import Final
@@ -16,11 +17,11 @@ import pytest
 
 from rproxy.wire.pdu import PduType
 from tests.conftest import need
-from tests.hosts.datagrams import Forger, Tap, within
+from tests.hosts.datagrams import Forger, Letter, Tap, within
 from tests.hosts.net import Host
 from tests.hosts.system import POLL_S, System, kill
 from tests.integration.keys import Keys
-from tests.integration.processes import READY_S, Twistd, failures, poll
+from tests.integration.processes import READY_S, Twistd, failures, in_background, poll
 
 pytestmark = pytest.mark.hosts
 
@@ -30,6 +31,8 @@ DEAD: Final = "10.1.1.99"
 DEAD6: Final = "fd00:10:1:1::99"
 FASTER: Final = 10
 """How fast time passes for agents that must wait long for what is tested."""
+FEW: Final = 10
+REPEAT_S: Final = 0.1
 STOPPED_S: Final = 1.5
 
 Files = Callable[[Host, str, str], None]
@@ -109,22 +112,44 @@ def test_an_old_probe_sent_again_and_again_does_not_keep_an_agent_from_a_restart
             system, tmp_path, server, "--keyring", master, faster=FASTER, proxy=system.network.proxy.address
         )
         system.wait_until_up(server)
-        time.sleep(1)
-        kill(system.proxy)
-        probes = [letter for letter in tap.take() if letter.kind == PduType.PROBE_REQUEST]
-        assert len(probes) > 5
-        silent = time.monotonic()
-        system.start_proxy(*options, allow="")
-        again = cycle(probes)
-
-        def is_back() -> bool:
-            forger.send(next(again))
-            forger.send(probes[0])
-            return system.are_up(server)
-
-        poll(is_back, READY_S, "the back-end is up again", every_s=POLL_S)
-        assert time.monotonic() - silent > 12 / FASTER - 1
+        probes = overheard(tap, PduType.PROBE_REQUEST, FEW)
+        with again_and_again(forger, probes):
+            kill(system.proxy)
+            time.sleep(12 / FASTER)
+            system.start_proxy(*options, allow="")
+            system.wait_until_up(server)
         agent.logged("(has stopped probing; registering again)")
+
+
+def overheard(tap: Tap, kind: PduType, number: int) -> list[Letter]:
+    heard: list[Letter] = []
+
+    def are_enough() -> bool:
+        heard.extend(letter for letter in tap.take() if letter.kind == kind)
+        return len(heard) >= number
+
+    poll(are_enough, READY_S, f"{number} of {kind.name}")
+    return heard
+
+
+@contextmanager
+def again_and_again(forger: Forger, letters: list[Letter]) -> Iterator[None]:
+    """Send the first, and all in their order, until the end."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        for letter in cycle(letters):
+            if over.wait(REPEAT_S):
+                return
+            forger.send(letters[0])
+            forger.send(letter)
+
+    repeating = in_background(repeat)
+    try:
+        yield
+    finally:
+        over.set()
+        repeating.result()
 
 
 def test_an_agent_says_where_the_probes_come_from_that_it_does_not_answer(system: System, tmp_path: Path) -> None:
