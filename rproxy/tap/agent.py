@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from random import random
 from typing import Any, Final
 
@@ -212,24 +213,26 @@ class AgentService(TwistedService):
 
         The port changes between ours and any, so that one that lets ours alone pass is served as well.
         """
-        since = max(self.agent.probed_at, self._moved_at)
+        now = self._reactor.seconds()
         if self.agent.probed_at > self._moved_at:
             self._told_move = False
-        if self._port is None or self._reactor.seconds() - since < MOVE_S:
-            return
-        self._moved_at = self._reactor.seconds()
-        self._own_port = 0 if self._own_port else AGENT_PORT
-        port, self._port = self._port, None
-        maybeDeferred(port.stopListening).addCallback(self._moved)
+        if now - max(self.agent.probed_at, self._moved_at) >= MOVE_S:
+            self._moved_at = now
+            self._own_port = 0 if self._own_port else AGENT_PORT
+            self._close().addCallback(lambda _: self._reopen())
+        elif self._port is None:  # nothing could be opened the last time
+            self._reopen()
 
-    def _moved(self, _: object) -> None:
+    def _reopen(self) -> None:
+        """At our port, or, if somebody else has it meanwhile, at any."""
         if not self.running:
             return
         try:
             self._bind()
-        except StartupError:  # somebody else has it meanwhile
+        except StartupError:
             self._own_port = 0
-            self._bind()
+            with suppress(StartupError):
+                self._bind()
         if not self._told_move:
             self._told_move = True
             self.log.info(
@@ -245,6 +248,10 @@ class AgentService(TwistedService):
         except Exception as error:
             raise cannot_listen(f"--port {port} (UDP)", error) from error
 
+    def _close(self) -> Deferred[Any]:
+        port, self._port = self._port, None
+        return succeed(None) if port is None else maybeDeferred(port.stopListening)
+
     def rotate_keys(self) -> None:
         """Use the keys that the key file holds now."""
         rotate(self._settings.keyring, self.agent)
@@ -255,11 +262,9 @@ class AgentService(TwistedService):
         self._draining.stop()
         if self._moving.running:
             self._moving.stop()
-        if self._port is None:
-            return succeed(None)
-        self.agent.unregister()
-        port, self._port = self._port, None
-        return maybeDeferred(port.stopListening)
+        if self._port is not None:
+            self.agent.unregister()
+        return self._close()
 
 
 def _own_address(settings: Settings) -> Callable[[Address, str], str] | None:
