@@ -233,9 +233,19 @@ class CommandCheck:
             self._reactor.callLater(REAP_S, self._reap)
 
     def _is_reaped(self) -> bool:
-        if self._process is not None and self._process.poll() is not None:
-            self._process = None
-        return self._process is None
+        """Whether nothing is left. What a command leaves behind is ours to bury where we are a container's init."""
+        process = self._process
+        if process is None:
+            return True
+        if process.poll() is None:
+            return False
+        with suppress(ChildProcessError):
+            while True:
+                ended, _ = os.waitpid(-process.pid, os.WNOHANG)
+                if not ended:
+                    return False
+        self._process = None
+        return True
 
     def stop(self) -> None:
         if self._process is not None:
