@@ -143,13 +143,12 @@ def test_a_server_that_answers_with_an_error_gets_no_clients(start: Starter, ngi
     checked.agent.logged("(GET /ill is answered with status 503)")
 
 
-@pytest.mark.parametrize("reactor", ["epoll", "asyncio"])
-def test_a_command_and_a_file_both_may_keep_clients_away_and_no_process_is_left(start: Starter, reactor: str) -> None:
+def test_a_command_and_a_file_both_may_keep_clients_away_and_no_process_is_left(start: Starter) -> None:
     service, well, drain = Listener(), start.folder / "well", start.folder / "drain"
     start.closing(service.close)
     well.touch()
     command = f"test -e {well} && exit 0; sleep 1000 & sleep 1000"
-    checked = check(start, service.address, f"command:{command}", "--drain-file", str(drain), reactor=reactor)
+    checked = check(start, service.address, f"command:{command}", "--drain-file", str(drain), reactor="asyncio")
     checked.wait_until("up")
     drain.touch()
     checked.wait_until("draining", 3)
