@@ -17,16 +17,19 @@ PACKAGES: Final = {
     "mini_httpd": "mini-httpd",
     "nft": "nftables",
     "nginx": "nginx-light libnginx-mod-stream",
+    "nsenter": "util-linux",
     "pgbench": "postgresql",
     "postgres": "postgresql",
     "psql": "postgresql",
     "redis-benchmark": "redis-tools",
     "redis-cli": "redis-tools",
     "scp": "openssh-client",
+    "setpriv": "util-linux",
     "ss": "iproute2",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
+    "unshare": "util-linux",
 }
 """The Debian packages of programs that are not called like theirs."""
 POSTGRESQL: Final = "/usr/lib/postgresql/*/bin"

@@ -4,61 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
+from contextlib import suppress
 
-import attrs
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import DatagramProtocol
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from rproxy.monitoring.addresses import plain
-from rproxy.monitoring.loops import keep_looping
+from rproxy.monitoring.addresses import local_address, plain
+from rproxy.monitoring.registrar import Registrar, Resolve, Service
 from rproxy.monitoring.sampler import Load, Sampler
-from rproxy.monitoring.udp import send
+from rproxy.monitoring.udp import SOURCE_GONE, send
 from rproxy.pool.backend import Address, written
-from rproxy.wire.pdu import (
-    WEIGHT_NORMAL,
-    MalformedPdu,
-    Pdu,
-    ProbeRequest,
-    ProbeResponse,
-    Register,
-    Unregister,
-    decode,
-    encode,
-    tag_of,
-)
+from rproxy.wire.pdu import SIZE, MalformedPdu, Pdu, ProbeRequest, ProbeResponse, Unregister, decode, encode, tag_of
 from rproxy.wire.seal import Envelope, Unsealed
-
-SILENCE_S: Final = 12.0
-"""An agent that no probe has reached for so long takes it that its proxy was restarted."""
-RETRY_S: Final = 1.0
-"""The first of the waits between registrations that no probe answers; each next one is twice as long."""
-JITTER: Final = 0.1
-UNKNOWN: Final = "::"
-"""Stands for an address of ours that nothing has told yet: no proxy has a key for it."""
-HINT_S: Final = 10.0
-"""An agent that no proxy has probed for so long says what may be wrong."""
-
-Resolve = Callable[[str], "Deferred[str]"]
-"""A host name's IP address in text; fails when there is none now."""
-
-
-@attrs.frozen
-class Service:
-    """What an agent registers: `port` 0 is the proxy's default back-end port, `interval_s` in seconds."""
-
-    interval_s: float
-    instance: int
-    port: int = 0
-    weight: int = WEIGHT_NORMAL
-
-    @property
-    def interval_ms(self) -> int:
-        return max(1, round(self.interval_s * 1000))
 
 
 class Agent(DatagramProtocol):
@@ -67,7 +25,7 @@ class Agent(DatagramProtocol):
     `clock` must be monotonic; `jitter` draws from 0..1; `resolve` looks names up. `envelope` is how PDUs are sealed,
     and may be replaced at any time; `own_address`, which only a sealing one needs, tells for a proxy's address, and
     for the one of ours that it asked at, if it did, the one at which it sees this agent; it raises `OSError` while
-    there is none. With `trace` every PDU is logged.
+    there is none. With `trace` every PDU is logged. One that is `held_back` registers nothing before `begin`.
     """
 
     noisy = False
@@ -85,7 +43,9 @@ class Agent(DatagramProtocol):
         envelope: Envelope | None = None,
         own_address: Callable[[Address, str], str] | None = None,
         trace: bool = False,
+        held_back: bool = False,
     ) -> None:
+        self.held_back = held_back
         self.service = service
         self.envelope: Envelope = envelope or Unsealed()
         self.own_address = own_address
@@ -96,11 +56,37 @@ class Agent(DatagramProtocol):
         self.counters: Counter[str] = Counter()
         self._sampler = sampler
         self._trace = trace
-        self._registrars = [_Registrar(self, proxy) for proxy in proxies]
+        self.stranger: Address | None = None
+        self._registrars = [Registrar(self, proxy) for proxy in proxies]
+
+    @property
+    def is_keyed(self) -> bool:
+        return not isinstance(self.envelope, Unsealed)
+
+    @property
+    def probed_at(self) -> float:
+        """When any proxy last gave a sign of life, or when we began."""
+        return max(registrar.probed_at for registrar in self._registrars)
+
+    def own_addresses(self) -> list[str]:
+        """Those of ours that the proxies have us at, as far as routes tell, and that clients therefore come to."""
+        own = []
+        for registrar in self._registrars:
+            if registrar.address is not None:
+                with suppress(OSError):
+                    own.append(local_address(registrar.address))
+        return own
 
     def startProtocol(self) -> None:
-        for registrar in self._registrars:
-            registrar.start()
+        if not self.held_back:
+            for registrar in self._registrars:
+                registrar.start()
+
+    def begin(self) -> None:
+        """Register from now on."""
+        self.held_back = False
+        if self.transport is not None:
+            self.startProtocol()
 
     def stopProtocol(self) -> None:
         for registrar in self._registrars:
@@ -115,19 +101,22 @@ class Agent(DatagramProtocol):
     def drain(self, draining: bool = True) -> None:
         """Ask every proxy for no new client, or for new clients again; sessions go on."""
         self.draining = draining
-        for registrar in self._registrars:
-            registrar.register()
+        if not self.held_back and self.transport is not None:
+            for registrar in self._registrars:
+                registrar.register()
 
     def datagramReceived(self, datagram: bytes, addr: Sequence[object], local: str = "") -> None:
         """Answer a probe, from our address `local` that it was sent to, if that is known."""
         source = plain(addr)
-        registrars = [each for each in self._registrars if each.address == source]
+        registrars = [each for each in self._registrars if each.knows(source)]
         if not registrars:
             self.counters["wrong-source"] += 1
+            if _is_probe(datagram):
+                self.stranger = source
             return
         registrar = registrars[0]
         try:
-            pdu = decode(self.envelope.open(datagram, registrar.seen_at(local)))
+            pdu = decode(self.envelope.open(datagram, registrar.seen_at(source, local)))
         except MalformedPdu as error:
             self.counters[error.flaw.value] += 1
             return
@@ -140,12 +129,12 @@ class Agent(DatagramProtocol):
         if self._trace:
             self.log.debug(">> [{proxy}] {pdu}", proxy=written(source), pdu=pdu)
         for each in registrars:  # more than one where two names are of one proxy
-            each.probed()
+            each.probed(source, pdu)
         load = self._sample()
         answer = ProbeResponse(
             pdu.sequence, pdu.token, load.cpu, load.memory, load.application, load.tcp, self.draining
         )
-        registrar.send(answer, local)
+        registrar.send_to(source, answer, local)
 
     def _sample(self) -> Load:
         """A host whose figures cannot be read is up all the same: they are unknown."""
@@ -163,7 +152,7 @@ class Agent(DatagramProtocol):
         try:
             datagram = self.envelope.seal(encode(pdu), own)
             if not send(self.transport, datagram, address, source):
-                self.counters["source-gone"] += 1
+                self.counters[SOURCE_GONE] += 1
         except Exception as error:
             self.counters[error.__class__.__name__] += 1
             if self._trace:
@@ -173,124 +162,9 @@ class Agent(DatagramProtocol):
             self.log.debug("<< [{proxy}] {pdu}", proxy=written(address), pdu=pdu)
 
 
-class _Registrar:
-    """Keeps one proxy told: at every interval, and sooner while it does not probe."""
-
-    def __init__(self, agent: Agent, proxy: Address) -> None:
-        self.address: Address | None = None
-        self.own = UNKNOWN
-        """Our address as the proxy sees it."""
-        self._agent = agent
-        self._proxy = proxy
-        self._loop = LoopingCall(self.register)
-        self._loop.clock = agent.clock
-        self._retry: IDelayedCall | None = None
-        self._retry_s = RETRY_S
-        self._known = False
-        self._unprobed_since = agent.clock.seconds()
-        self._hinted = False
-        self._lookup: Deferred[str] | None = None
-
-    def start(self) -> None:
-        keep_looping(self._loop, self._agent.service.interval_s, now=True, failed=self._failed)
-        self._retry_after(RETRY_S)
-
-    def _failed(self, failure: Failure) -> None:
-        self._agent.log.failure("registering with {proxy}", failure, proxy=written(self._proxy))
-
-    def stop(self) -> None:
-        if self._loop.running:
-            self._loop.stop()
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
-        if self._lookup is not None:
-            self._lookup.cancel()
-
-    def probed(self) -> None:
-        """The proxy knows us, until it has been silent for `SILENCE_S`."""
-        if not self._known:
-            self._known = True
-            self._hinted = False
-            self._agent.log.info("{proxy} probes this agent", proxy=written(self._proxy))
-        self._retry_s = RETRY_S
-        self._retry_after(SILENCE_S)
-
-    def _retry_after(self, delay_s: float) -> None:
-        """Jitter only shortens, so that the waits keep what they promise; agents of one proxy drift apart."""
-        delay_s *= 1 - JITTER * self._agent.jitter()
-        if self._retry is None:
-            self._retry = self._agent.clock.callLater(delay_s, self._unprobed)
-        else:
-            self._retry.reset(delay_s)
-
-    def _unprobed(self) -> None:
-        self._retry = None
-        if self._known:
-            self._known = False
-            self._unprobed_since = self._agent.clock.seconds()
-            self._agent.log.info("{proxy} has stopped probing; registering again", proxy=written(self._proxy))
-        else:
-            self._retry_s = min(self._retry_s * 2, self._agent.service.interval_s)
-            self._hint()
-        self._retry_after(self._retry_s)
-        self.register()
-
-    def _hint(self) -> None:
-        """Once, what may be wrong: no proxy says so to a stranger."""
-        if self._hinted or self.address is None or self._agent.clock.seconds() - self._unprobed_since < HINT_S:
-            return
-        self._hinted = True
-        self._agent.log.warn(
-            "{proxy} does not probe this agent: is it running, does UDP pass both ways, do its --allow and --keyring "
-            "fit this host? trying on",
-            proxy=written(self._proxy),
-        )
-
-    def register(self) -> None:
-        """Send at once where the address is known; while the proxy is silent, look its name up again as well."""
-        self._send_registration()
-        if not self._known and self._lookup is None:
-            self._lookup = self._agent.resolve(self._proxy[0])
-            self._lookup.addCallbacks(self._resolved, self._unresolved)
-
-    def _resolved(self, host: str) -> None:
-        self._lookup = None
-        address = (host, self._proxy[1])
-        if address != self.address:
-            self.address = address
-            self._send_registration()
-
-    def _unresolved(self, failure: Failure) -> None:
-        self._lookup = None
-        if failure.check(CancelledError):
-            return
-        self._agent.counters["unresolved"] += 1
-        if self._agent.counters["unresolved"] == 1:
-            self._agent.log.warn(
-                "{proxy} has no address now ({error}); trying again",
-                proxy=written(self._proxy),
-                error=failure.getErrorMessage(),
-            )
-
-    def seen_at(self, local: str) -> str:
-        """Our address as the proxy sees it that has asked at `local`, which is empty if not known."""
-        if not local or self.address is None or self._agent.own_address is None:
-            return self.own
-        return self._agent.own_address(self.address, local)
-
-    def send(self, pdu: Pdu, source: str = "") -> None:
-        """To the proxy, if its address is known; from `source` where it asked there."""
-        if self.address is None:
-            return
-        if self._agent.own_address is not None:
-            try:
-                self.own = self._agent.own_address(self.address, source)
-            except OSError as error:  # no route: what we send would not arrive anyhow
-                self._agent.counters[error.__class__.__name__] += 1
-                return
-        self._agent.send(pdu, self.address, self.own, source)
-
-    def _send_registration(self) -> None:
-        service, draining = self._agent.service, self._agent.draining
-        self.send(Register(service.port, service.interval_ms, service.instance, service.weight, draining))
+def _is_probe(datagram: bytes) -> bool:
+    """Whether it looks like one, sealed or not, and whoever sealed it."""
+    try:
+        return isinstance(decode(datagram[:SIZE]), ProbeRequest)
+    except MalformedPdu:
+        return False

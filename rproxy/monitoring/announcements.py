@@ -119,7 +119,7 @@ class Announcements:
             self._drains.add(backend)
         else:
             self._drains.discard(backend)
-        wish = "no new clients" if backend.draining else "clients again"
+        wish = "no new clients: it drains, or its service fails its check" if backend.draining else "clients again"
         self.log.info(
             "back-end {backend}: its agent asks for {wish}{sum}", backend=backend.name, wish=wish, sum=_times(times)
         )
@@ -149,8 +149,8 @@ class Announcements:
         self._others.say(
             "own listener",
             lambda times: self.log.warn(
-                "no back-end: {service}, registered by an agent, leads to this proxy itself; "
-                "does that agent lack a --service-port?{sum}",
+                "no back-end: {service}, registered by an agent, leads to this proxy itself; has it no --service-port?"
+                "{sum}",
                 service=written(service),
                 sum=_times(times),
             ),

@@ -22,7 +22,7 @@ from rproxy.monitoring.introductions import Introductions
 from rproxy.monitoring.prober import Prober, Timing
 from rproxy.monitoring.pulse import Pulse
 from rproxy.monitoring.timeouts import Timeouts
-from rproxy.monitoring.udp import send
+from rproxy.monitoring.udp import SOURCE_GONE, send
 from rproxy.monitoring.wheel import TICK_S, Wheel
 from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Address, Backend, Registration
@@ -33,8 +33,6 @@ from rproxy.scoring.policies import Policy
 from rproxy.wire.pdu import Flaw, MalformedPdu, PduType, ProbeResponse, Register, Unregister, decode, encode
 from rproxy.wire.seal import Envelope, Unsealed
 
-SOURCE_GONE: Final = "source-gone"
-"""Counts probes that left from another address than the agent knows, which is ours no more."""
 TICKS_MIN: Final = 20
 """In a probe interval, however short it is."""
 _TELLING: Final = frozenset(
@@ -172,8 +170,7 @@ class Monitor(DatagramProtocol):
 
     def exclude(self, backend: Backend) -> None:
         """It leads back to this proxy: whatever its agent says, it is no back-end any more."""
-        transition = self._table.exclude(backend, "leads back to this proxy", self.clock.seconds())
-        if transition is not None:
+        if (transition := self._table.exclude(backend, "leads back to this proxy", self.clock.seconds())) is not None:
             self.announce(transition)
 
     def _prober(self, backend: Backend) -> Prober:

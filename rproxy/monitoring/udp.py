@@ -45,6 +45,8 @@ _IP_PKTINFO: Final = 8
 _PKTINFO: Final = struct.Struct("i4s4s")
 """The interface's index, the local address, the header's destination."""
 _PKTINFO6: Final = struct.Struct("16si")
+SOURCE_GONE: Final = "source-gone"
+"""Counts what left from another address than it was to, that being ours no more."""
 _ADDRESSES_MAX: Final = 1024
 """Local addresses whose form is remembered."""
 _NOT_FROM_THERE: Final = frozenset(

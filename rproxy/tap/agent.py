@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address
+from contextlib import suppress
 from random import random
 from typing import Any, Final
 
@@ -14,22 +13,25 @@ import attrs
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
 from rproxy.monitoring.addresses import local_address
-from rproxy.monitoring.agent import Agent, Resolve, Service
+from rproxy.monitoring.agent import Agent
 from rproxy.monitoring.loops import keep_looping
+from rproxy.monitoring.registrar import Service
 from rproxy.monitoring.sampler import FixedSampler, HostSampler, Sampler
 from rproxy.monitoring.udp import listen_udp
 from rproxy.pool.backend import Address, written
+from rproxy.tap.draining import NO_CHECK, Draining, check_of
 from rproxy.tap.keys import Keyring, at_signal, envelope, rotate
+from rproxy.tap.lookups import Lookups
 from rproxy.tap.options import (
     MONITOR_PORT,
     PORT_MAX,
     CommandOptions,
+    StartupError,
     cannot_listen,
     host_and_port,
     ip_of,
@@ -44,8 +46,8 @@ from rproxy.wire.pdu import COUNT_MAX, UINT32_MAX, WEIGHT_MAX, WEIGHT_NORMAL
 AGENT_PORT: Final = 5555
 INTERVAL_MIN_S: Final = 0.001
 """The wire counts whole milliseconds."""
-LOOK_S: Final = 1.0
-"""How often it is looked whether the file of `--drain-file` is there."""
+MOVE_S: Final = 60.0
+"""An agent that nobody probes for so long changes its port, if it may."""
 _REPORT_LIMITS: Final = {"cpu": 100, "memory": 100, "tcp": COUNT_MAX}
 
 
@@ -55,7 +57,8 @@ class Settings:
 
     proxies: tuple[Address, ...]
     interval_s: float = 20.0
-    port: int = AGENT_PORT
+    port: int | None = None
+    """None for `AGENT_PORT`, or any while nobody probes there."""
     service_port: int = 0
     weight: int = WEIGHT_NORMAL
     report: dict[str, int] = attrs.Factory(dict)
@@ -65,6 +68,8 @@ class Settings:
     """The address at which the proxies see this host, None for that of the route to each."""
     drain_file: str | None = None
     """While it is there, this host wants no new client."""
+    check: str = NO_CHECK
+    """How the service is checked, as `--check` has it."""
     trace: bool = False
 
 
@@ -77,11 +82,17 @@ class Options(CommandOptions):
 
     optParameters = [
         ["interval", "i", "20", "seconds between registrations"],
-        ["port", None, str(AGENT_PORT), "UDP port to answer probes on; 0 is any"],
+        [
+            "port",
+            None,
+            None,
+            f"UDP port to answer probes on; 0 is any [default: {AGENT_PORT}, or any while none come]",
+        ],
         ["service-port", "s", "0", "TCP port of the service; 0 is the proxy's --backend-port"],
         ["keyring", "k", None, "file of keys: this agent's own (rproxy keygen --agent), or the proxy's"],
         ["advertise", None, None, "with --keyring: this host's address as the proxy sees it, where NAT changes it"],
         ["drain-file", None, None, "while this file is there, ask for no new clients; sessions go on"],
+        ["check", None, None, "how to see that the service is well: connect, http:/path, command:CMD or none"],
         ["weight", "w", str(WEIGHT_NORMAL), "share of clients relative to 100"],
         ["report", None, "", "report these instead of the host's, for tests: cpu=100,memory=100,tcp=100 or some"],
     ]
@@ -111,16 +122,18 @@ class Options(CommandOptions):
         keys = keyring(self, derived=True)
         if self["advertise"] is not None and keys is None:
             raise usage.UsageError("--advertise is of use only with --keyring")
+        service_port = whole("service-port", self["service-port"], 0, PORT_MAX)
         self.settings = Settings(
             proxies=tuple(dict.fromkeys(self._proxies)),
             interval_s=number("interval", self["interval"], INTERVAL_MIN_S, UINT32_MAX / 1000),
-            port=whole("port", self["port"], 0, PORT_MAX),
-            service_port=whole("service-port", self["service-port"], 0, PORT_MAX),
+            port=None if self["port"] is None else whole("port", self["port"], 0, PORT_MAX),
+            service_port=service_port,
             weight=whole("weight", self["weight"], 1, WEIGHT_MAX),
             report=_report(self["report"]),
             keyring=keys,
             advertise=None if self["advertise"] is None else ip_of("advertise", self["advertise"]),
             drain_file=_drain_file(self["drain-file"]),
+            check=check_of(self["check"], service_port),
             trace=bool(self["trace"]),
         )
         self.own_pidfile()
@@ -148,21 +161,6 @@ def _report(text: str) -> dict[str, int]:
     return report
 
 
-def resolver(reactor: Any, family: socket.AddressFamily) -> Resolve:
-    """Looks names up in a thread; an address of ours comes back as it is."""
-
-    def look_up(host: str) -> str:
-        return str(socket.getaddrinfo(host, None, family, socket.SOCK_DGRAM)[0][4][0])
-
-    def resolve(host: str) -> Deferred[str]:
-        try:
-            return succeed(str(ip_address(host)))
-        except ValueError:
-            return deferToThreadPool(reactor, reactor.getThreadPool(), look_up, host)
-
-    return resolve
-
-
 class AgentService(ProcessService):
     """One agent on one UDP port, any local address."""
 
@@ -171,8 +169,7 @@ class AgentService(ProcessService):
     def __init__(self, reactor: Any, settings: Settings, *, host: str = "", sampler: Sampler | None = None) -> None:
         self._reactor = reactor
         self._settings = settings
-        over_ipv6 = any(":" in proxy for proxy, _ in settings.proxies)
-        self._host = host or ("::" if over_ipv6 else "")
+        self._host = host
         sampler = sampler or HostSampler(reactor.seconds)
         if settings.report:
             sampler = FixedSampler(sampler, **settings.report)
@@ -182,16 +179,21 @@ class AgentService(ProcessService):
             settings.proxies,
             sampler,
             reactor,
-            resolver(reactor, socket.AF_UNSPEC if over_ipv6 else socket.AF_INET),
+            Lookups(reactor).resolve,
             random,
             envelope=envelope(settings.keyring),
             own_address=_own_address(settings),
             trace=settings.trace,
+            held_back=settings.check != NO_CHECK,
         )
-        self.agent.draining = self._is_to_drain()
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = reactor
+        self._draining = Draining(reactor, self.agent, settings.drain_file, settings.check)
         self._port: IListeningPort | None = None
+        self._own_port = AGENT_PORT if settings.port is None else settings.port
+        """What we ask for: 0 is any."""
+        self._moved_at = reactor.seconds()
+        self._told_move = False
+        self._moving = LoopingCall(self._move_unless_probed)
+        self._moving.clock = reactor
 
     def startService(self) -> None:
         if self._port is None:
@@ -202,35 +204,56 @@ class AgentService(ProcessService):
             proxies=_list(self._settings.proxies),
             interval_s=self._settings.interval_s,
         )
-        if self._settings.drain_file is not None:
-            if self.agent.draining:
-                self._tell_draining()
-            keep_looping(self._looking, LOOK_S, now=False, failed=self._failed)
-
-    def _is_to_drain(self) -> bool:
-        return self._settings.drain_file is not None and os.path.exists(self._settings.drain_file)
-
-    def _look(self) -> None:
-        draining = self._is_to_drain()
-        if draining is not self.agent.draining:
-            self.agent.drain(draining)
-            self._tell_draining()
-
-    def _tell_draining(self) -> None:
-        self.log.info(
-            "{file} is there: asking for no new clients" if self.agent.draining else "{file} is gone: clients may come",
-            file=self._settings.drain_file,
-        )
+        self._draining.start()
+        if self._settings.port is None:
+            keep_looping(self._moving, MOVE_S / 12, now=False, failed=self._failed)
 
     def _failed(self, failure: Failure) -> None:
-        self.log.failure("looking for {file}", failure, file=self._settings.drain_file)
+        self.log.failure("changing the port", failure)
+
+    def _move_unless_probed(self) -> None:
+        """A firewall, or NAT, may hold a connection of ours with what is no proxy any more, for as long as we use it.
+
+        The port changes between ours and any, so that one that lets ours alone pass is served as well.
+        """
+        now = self._reactor.seconds()
+        if self.agent.probed_at > self._moved_at:
+            self._told_move = False
+        if now - max(self.agent.probed_at, self._moved_at) >= MOVE_S:
+            self._moved_at = now
+            self._own_port = 0 if self._own_port else AGENT_PORT
+            self._close().addCallback(lambda _: self._reopen())
+        elif self._port is None:  # nothing could be opened the last time
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """At our port, or, if somebody else has it meanwhile, at any."""
+        if not self.running:
+            return
+        try:
+            self._bind()
+        except StartupError:
+            self._own_port = 0
+            with suppress(StartupError):
+                self._bind()
+        if not self._told_move:
+            self._told_move = True
+            self.log.info(
+                "nobody has probed this agent for {seconds:g} s: trying another UDP port, and {port} again, in turn",
+                seconds=MOVE_S,
+                port=AGENT_PORT,
+            )
 
     def _bind(self) -> None:
-        port = self._settings.port
+        port = self._own_port
         try:
             self._port = listen_udp(self._reactor, port, self.agent, self._host)
         except Exception as error:
             raise cannot_listen(f"--port {port} (UDP)", error) from error
+
+    def _close(self) -> Deferred[Any]:
+        port, self._port = self._port, None
+        return succeed(None) if port is None else maybeDeferred(port.stopListening)
 
     def rotate_keys(self) -> None:
         """Use the keys that the key file holds now."""
@@ -239,13 +262,12 @@ class AgentService(ProcessService):
     def stopService(self) -> Deferred[Any]:
         """A clean stop: every proxy is told, and sends nothing more."""
         super().stopService()
-        if self._looking.running:
-            self._looking.stop()
-        if self._port is None:
-            return succeed(None)
-        self.agent.unregister()
-        port, self._port = self._port, None
-        return maybeDeferred(port.stopListening)
+        self._draining.stop()
+        if self._moving.running:
+            self._moving.stop()
+        if self._port is not None:
+            self.agent.unregister()
+        return self._close()
 
 
 def _own_address(settings: Settings) -> Callable[[Address, str], str] | None:

@@ -30,7 +30,7 @@ from typing import Any, Final
 import attrs
 import psutil
 
-from rproxy.monitoring.agent import JITTER, RETRY_S
+from rproxy.monitoring.registrar import JITTER, RETRY_S
 from rproxy.pool.backend import Address, Registration
 from rproxy.pool.limits import Limits
 from rproxy.pool.rows import Rows

@@ -69,8 +69,12 @@ class System:
     def start_agent(self, host: Host, *options: str, interval_s: int = 20, proxy: str = "") -> None:
         proxy = proxy or self.network.proxy.address
         arguments = ["rproxy-agent", "--proxy", proxy, "--interval", str(interval_s), *options]
-        agent = Twistd(self._home(host, "agent"), *arguments, prefix=host.prefix)
+        self.adopt(host, Twistd(self._home(host, "agent"), *arguments, prefix=host.prefix))
+
+    def adopt(self, host: Host, agent: Twistd) -> Twistd:
+        """An agent that a test has started: it ends with the system."""
         self.agents[host] = self._started.enter_context(agent)
+        return agent
 
     def start_all(self, first: Sequence[str] = (), second: Sequence[str] = (), proxy: Sequence[str] = ()) -> None:
         """Everything, with the report's intervals; `first` and `second` are the agents' options."""

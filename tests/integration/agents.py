@@ -38,8 +38,9 @@ def serve(start: Starter, word: bytes, host: str = LOOPBACK, *, port: int = 0) -
 
 
 def start_agent(start: Starter, proxy: Proxy, service: Address, *options: str, **how: Any) -> Twistd:
-    """`twistd rproxy-agent` for a service on this host."""
+    """`twistd rproxy-agent` for a service on this host, which it checks only where `options` say so."""
     told = ["--proxy", written(proxy.monitor), "--port", "0", "--service-port", str(service[1])]
+    told += [] if "--check" in options else ["--check", "none"]
     return start.elsewhere().twistd("rproxy-agent", *told, *options, **how)
 
 

@@ -225,7 +225,9 @@ def test_proxy_and_agent_run_in_one_folder_and_a_clean_stop_of_the_agent_is_know
 ) -> None:
     proxy = start.proxy("--probe-interval", "0.3", reactor=reactor)
     monitor = "{}:{}".format(*proxy.monitor)
-    agent = start.twistd("rproxy-agent", "--proxy", monitor, "--port", "0", "--service-port", "8000", reactor=reactor)
+    agent = start.twistd(
+        "rproxy-agent", "--proxy", monitor, "--port", "0", "--service-port", "8000", "--check", "none", reactor=reactor
+    )
     poll(lambda: proxy.state((LOOPBACK, 8000)) == "up", READY_S, "it is up")
     assert pids(start.folder) == {}
     poll(lambda: probe_responses(proxy) >= 3, READY_S, "it is probed again and again")
@@ -266,7 +268,7 @@ def test_off_loopback_anybody_may_register_when_the_proxy_is_told_so_and_it_says
     proxy = start.proxy("--monitor", "0.0.0.0:0", "--allow", "0.0.0.0/0")
     proxy.logged("(any host may register as a back-end; --keyring FILE limits that)")
     monitor = f"{LOOPBACK}:{proxy.monitor[1]}"
-    start.twistd("rproxy-agent", "--proxy", monitor, "--port", "0", "--service-port", "8000")
+    start.twistd("rproxy-agent", "--proxy", monitor, "--port", "0", "--service-port", "8000", "--check", "none")
     poll(lambda: proxy.state((LOOPBACK, 8000)) == "up", READY_S, "it is up")
 
 
@@ -274,7 +276,9 @@ def test_off_loopback_anybody_may_register_when_the_proxy_is_told_so_and_it_says
 def test_an_agent_may_be_started_before_its_proxy(start: Starter, reactor: str) -> None:
     monitor = f"{LOOPBACK}:{free_udp_port()}"
     service = (LOOPBACK, 8000)
-    agent = start.twistd("rproxy-agent", "--proxy", monitor, "--port", "0", "--service-port", "8000", reactor=reactor)
+    agent = start.twistd(
+        "rproxy-agent", "--proxy", monitor, "--port", "0", "--service-port", "8000", "--check", "none", reactor=reactor
+    )
     agent.logged("(agent registers with)")
     time.sleep(0.3)
     proxy = start.proxy("--monitor", monitor, reactor=reactor)

@@ -86,7 +86,7 @@ def test_an_ipv4_agents_key_is_good_at_a_proxy_that_listens_on_both_families(sta
     master = keys.master("master")
     derived = keys.derived("derived", master, LOOPBACK)
     proxy = start.proxy("--keyring", str(master), "--monitor", "[::]:0")
-    told = ["--proxy", f"{LOOPBACK}:{proxy.monitor[1]}", "--port", "0", "--service-port", "8000"]
+    told = ["--proxy", f"{LOOPBACK}:{proxy.monitor[1]}", "--port", "0", "--service-port", "8000", "--check", "none"]
     start.twistd("rproxy-agent", *told, "--keyring", str(derived))
     wait_until_up(proxy, (LOOPBACK, 8000))
     assert dropped(proxy) == {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import MessageLengthError
 from twisted.internet.task import Clock
 
-from rproxy.monitoring.agent import Agent, Resolve, Service
+from rproxy.monitoring.agent import Agent
+from rproxy.monitoring.registrar import Resolve, Service
 from rproxy.monitoring.sampler import Load
 from rproxy.pool.backend import Address
 from rproxy.wire.pdu import UINT32_MAX, UINT64_MAX, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, encode
@@ -31,12 +32,12 @@ class Names:
     """A resolver; `hold` keeps look-ups open until the test ends them."""
 
     def __init__(self, **hosts: str) -> None:
-        self.hosts = hosts
+        self.hosts = {name: [address] for name, address in hosts.items()}
         self.asked: list[str] = []
         self.hold = False
-        self.held: list[Deferred[str]] = []
+        self.held: list[Deferred[Sequence[str]]] = []
 
-    def resolve(self, host: str) -> Deferred[str]:
+    def resolve(self, host: str) -> Deferred[Sequence[str]]:
         self.asked.append(host)
         if self.hold:
             self.held.append(Deferred())
@@ -44,6 +45,10 @@ class Names:
         if host in self.hosts:
             return succeed(self.hosts[host])
         return fail(socket.gaierror(-2, "Name or service not known"))
+
+
+def is_address(host: str) -> Deferred[Sequence[str]]:
+    return succeed([host])
 
 
 HINT = (
@@ -59,7 +64,7 @@ class Bench:
         self,
         *proxies: Address,
         interval_s: float = 20.0,
-        resolve: Resolve = succeed,
+        resolve: Resolve = is_address,
         jitter: Callable[[], float] = lambda: 0.0,
         family: socket.AddressFamily = socket.AF_INET,
         trace: bool = False,
@@ -112,11 +117,17 @@ def test_it_registers_at_every_interval_while_it_is_probed() -> None:
     assert bench.registered() == [0, 20, 40, 60]
 
 
-def test_unprobed_it_registers_after_1_2_and_4_seconds_and_so_on_up_to_the_interval() -> None:
+def test_unprobed_it_registers_after_1_2_and_4_seconds_and_so_on_up_to_10() -> None:
     bench = Bench()
-    run(bench.clock, 75)
-    retries = [0, 1, 3, 7, 15, 15 + 16, 31 + 20, 51 + 20]
+    run(bench.clock, 60)
+    retries = [0, 1, 3, 7, 15, 25, 35, 45, 55]
     assert bench.registered() == sorted({*retries, 20, 40, 60})
+
+
+def test_no_wait_is_longer_than_the_interval() -> None:
+    bench = Bench(interval_s=3)
+    run(bench.clock, 10.5)
+    assert bench.registered() == [0, 1, 3, 3, 6, 6, 9, 9]
 
 
 def test_the_first_probe_ends_the_retries() -> None:
@@ -131,7 +142,7 @@ def test_jitter_shortens_the_waits_by_a_tenth_at_most_and_never_lengthens_them(d
     bench = Bench(interval_s=1000, jitter=lambda: draw)
     run(bench.clock, 40)
     waits = [later - earlier for earlier, later in zip(bench.registered(), bench.registered()[1:], strict=False)]
-    assert waits == pytest.approx([wait * (1 - 0.1 * draw) for wait in (1, 2, 4, 8, 16)])
+    assert waits == pytest.approx([wait * (1 - 0.1 * draw) for wait in (1, 2, 4, 8, 10, 10)])
 
 
 @pytest.mark.parametrize("draw", [0.0, 1.0])
@@ -319,13 +330,13 @@ def test_a_slow_look_up_holds_up_nothing_and_is_not_started_twice() -> None:
     names = Names()
     names.hold = True
     bench = Bench(
-        ("proxy", 5555), OTHER, resolve=lambda host: names.resolve(host) if host == "proxy" else succeed(host)
+        ("proxy", 5555), OTHER, resolve=lambda host: names.resolve(host) if host == "proxy" else is_address(host)
     )
     run(bench.clock, 10)
     assert names.asked == ["proxy"]
     assert bench.registered() == []
     assert bench.registered(OTHER) == [0, 1, 3, 7]
-    names.held[0].callback("10.1.1.10")
+    names.held[0].callback(["10.1.1.10"])
     assert bench.registered() == [10]
 
 
@@ -335,7 +346,7 @@ def test_a_name_that_cannot_be_found_is_looked_up_again_and_logged_once() -> Non
         bench = Bench(("proxy", 5555), resolve=names.resolve)
         run(bench.clock, 10)
         assert len(names.asked) == 4
-        names.hosts["proxy"] = "10.1.1.10"
+        names.hosts["proxy"] = ["10.1.1.10"]
         run(bench.clock, 5)
     assert bench.registered() == [15]
     assert bench.agent.counters == {"unresolved": 4}
@@ -355,7 +366,7 @@ def test_a_proxy_that_moved_is_found_at_its_new_address_once_it_has_fallen_silen
     names = Names(proxy="10.1.1.10")
     bench = Bench(("proxy", 5555), interval_s=1000, resolve=names.resolve)
     bench.probe()
-    names.hosts["proxy"] = "10.1.1.20"
+    names.hosts["proxy"] = ["10.1.1.20"]
     run(bench.clock, 14)
     assert bench.registered(("10.1.1.20", 5555)) == [12, 13]
     bench.transport.take()
@@ -487,7 +498,10 @@ def test_the_interval_on_the_wire_is_in_milliseconds_and_never_zero(interval_s: 
 
 
 def test_two_names_of_one_proxy_are_both_probed() -> None:
-    bench = Bench(("one", 5555), ("other", 5555), resolve=lambda host: succeed(PROXY[0]))
+    bench = Bench(("one", 5555), ("other", 5555), resolve=lambda host: is_address(PROXY[0]))
     with logged() as events:
         run_probed(bench, 30)
-    assert sorted(texts(events)) == ["one:5555 probes this agent", "other:5555 probes this agent"]
+    assert sorted(texts(events)) == [
+        "one:5555 (10.1.1.10:5555) probes this agent",
+        "other:5555 (10.1.1.10:5555) probes this agent",
+    ]

@@ -198,7 +198,7 @@ def test_an_agent_that_drains_is_logged_when_that_changes() -> None:
             bench.answer["draining"] = draining
             run(bench.clock, 10)
     assert [text for text in texts(events) if "asks for" in text] == [
-        "back-end 10.0.0.1:80: its agent asks for no new clients",
+        "back-end 10.0.0.1:80: its agent asks for no new clients: it drains, or its service fails its check",
         "back-end 10.0.0.1:80: its agent asks for clients again",
     ]
 

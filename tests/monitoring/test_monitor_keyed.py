@@ -10,8 +10,9 @@ import pytest
 from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 
-from rproxy.monitoring.agent import Agent, Service
+from rproxy.monitoring.agent import Agent
 from rproxy.monitoring.monitor import Monitor
+from rproxy.monitoring.registrar import Service
 from rproxy.pool.backend import Address
 from rproxy.pool.states import State
 from rproxy.pool.table import Table
@@ -61,7 +62,7 @@ class Pair:
             [PROXY],
             StubSampler(),
             self.clock,
-            succeed,
+            lambda host: succeed([host]),
             lambda: 0.0,
             envelope=agents,
             own_address=lambda proxy, asked_at: own,
@@ -193,6 +194,6 @@ def test_an_agent_without_a_route_counts_that_and_tries_again() -> None:
 
 def test_a_datagram_before_the_agents_own_address_is_known_is_dropped() -> None:
     pair = Pair(Sealed((OLD,)), Sealed((OLD,)))
-    pair.agent._registrars[0].own = "::"
+    pair.agent._registrars[0]._own.clear()
     pair.agent.datagramReceived(Sealed((OLD,)).seal(encode(Register(80, 1, 1)), AGENT[0]), PROXY)
     assert pair.agent.counters == {"seal": 1}

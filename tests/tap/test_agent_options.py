@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import twisted.internet
-from twisted.internet.defer import Deferred
 
-from rproxy.tap.agent import Options, Settings, makeService, resolver
+from rproxy.tap.agent import Options, Settings, makeService
 from tests.fakes import Reactor
 
 PROXY = ("10.1.1.10", 5555)
@@ -36,7 +34,7 @@ def complaint(*arguments: str) -> str:
 
 def test_with_a_proxy_alone_it_is_the_reports_agent() -> None:
     assert settings("--proxy", "10.1.1.10") == Settings(
-        proxies=(PROXY,), interval_s=20, port=5555, service_port=0, weight=100, report={}, trace=False
+        proxies=(PROXY,), interval_s=20, port=None, service_port=0, weight=100, report={}, trace=False
     )
 
 
@@ -76,6 +74,13 @@ def test_a_proxy_is_a_host_with_or_without_a_port_and_there_may_be_several(
         (["--report", "tcp=4294967294"], "report", {"tcp": 4294967294}),
         (["--drain-file", "/run/drain"], "drain_file", "/run/drain"),
         (["--drain-file", "drain"], "drain_file", os.path.abspath("drain")),
+        ([], "check", "none"),
+        (["--service-port", "80"], "check", "connect"),
+        (["--service-port", "80", "--check", "none"], "check", "none"),
+        (["--service-port", "80", "--check", "connect"], "check", "connect"),
+        (["--service-port", "80", "--check", "http:/health?a=%20"], "check", "http:/health?a=%20"),
+        (["--check", "command:true && true"], "check", "command:true && true"),
+        (["--check", "none"], "check", "none"),
         (["--trace"], "trace", True),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -100,6 +105,8 @@ def test_each_option_is_taken(arguments: list[str], name: str, value: object) ->
             for value in ["cpu=nan", "cpu=", "cpu", "cpu=1.5", "disk=1", "=1", "cpu:100", "cpu=100%"]
         ),
         ("--report", "cpu=1,memory=900"),
+        *(("--check", value) for value in ["", "connect", "connect:80", "Connect", "http:/", "http", "command", "tcp"]),
+        *(("--check", value) for value in ["command:", "command: ", "none:", "https:/", "file:/x"]),
         *(("--proxy", value) for value in ["", ":5555", "a:", "a:abc", "a:0", "a:70000", "a:-1", "::1", "::1:5555"]),
         *(
             ("--proxy", value)
@@ -123,6 +130,21 @@ def test_a_value_that_cannot_be_is_one_line_that_names_the_option(option: str, v
         (["--proxy"], "--proxy"),
         (["--proxy", "a", "--trace=yes"], "--trace"),
         (["--proxy", "a", "--drain-file", ""], "--drain-file"),
+        *(
+            (["--proxy", "a", "--service-port", "80", "--check", check], "--check")
+            for check in [
+                "http:",
+                "http:health",
+                "http://localhost/",
+                "http:/a b",
+                "http:/\u00e9",
+                "http:/\n",
+                "http:/\0",
+            ]
+        ),
+        (["--proxy", "a", "--service-port", "80", "--check", "http:/" + "x" * 5000], "--check"),
+        (["--proxy", "a", "--check", "connect"], "--service-port"),
+        (["--proxy", "a", "--service-port", "0", "--check", "http:/"], "--service-port"),
     ],
 )
 def test_what_is_missing_or_no_option_is_one_line_that_names_it(arguments: list[str], named: str) -> None:
@@ -150,7 +172,7 @@ def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None
         settings("--help")
     assert not ended.value.code
     text = capsys.readouterr().out
-    for option in ("proxy", "interval", "port", "service-port", "weight", "drain-file", "report", "trace"):
+    for option in ("proxy", "interval", "port", "service-port", "weight", "drain-file", "check", "report", "trace"):
         assert f"--{option}" in text
 
 
@@ -171,60 +193,6 @@ def test_every_agent_is_an_instance_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     options = Options()
     options.parseOptions(["--proxy", "10.1.1.10"])
     assert makeService(options).agent.service.instance != makeService(options).agent.service.instance
-
-
-class NoThreads:
-    """A reactor and its thread pool, which does the work when the test says."""
-
-    def __init__(self) -> None:
-        self.work: list[Any] = []
-
-    def getThreadPool(self) -> NoThreads:
-        return self
-
-    def callInThreadWithCallback(self, done: Any, work: Any, *args: Any) -> None:
-        self.work.append((done, work, args))
-
-    def callFromThread(self, call: Any, *args: Any) -> None:
-        call(*args)
-
-    def run(self) -> None:
-        for done, work, args in self.work:
-            try:
-                result = work(*args)
-            except Exception as error:
-                done(False, error)
-            else:
-                done(True, result)
-
-
-def results(deferred: Deferred[str]) -> list[object]:
-    seen: list[object] = []
-    deferred.addBoth(seen.append)
-    return seen
-
-
-@pytest.mark.parametrize(("host", "address"), [("10.1.1.10", "10.1.1.10"), ("2001:DB8:0::5", "2001:db8::5")])
-def test_an_address_needs_no_looking_up(host: str, address: str) -> None:
-    reactor = NoThreads()
-    assert results(resolver(reactor, socket.AF_INET)(host)) == [address]
-    assert reactor.work == []
-
-
-def test_a_name_is_looked_up_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-
-    def look_up(*args: object) -> object:
-        asked.append(args)
-        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("10.1.1.10", 0))]
-
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    reactor = NoThreads()
-    found = results(resolver(reactor, socket.AF_INET)("proxy.example"))
-    assert (asked, found) == ([], [])
-    reactor.run()
-    assert found == ["10.1.1.10"]
-    assert asked == [("proxy.example", None, socket.AF_INET, socket.SOCK_DGRAM)]
 
 
 def test_an_interval_the_wire_cannot_tell_is_no_interval() -> None:

@@ -1,0 +1,53 @@
+"""Names of hosts, looked up in threads that nobody waits for when the process ends."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from threading import Thread
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
+
+
+class Lookups:
+    """One thread a name at most: who asks for it meanwhile gets what that one finds.
+
+    The reactor's own threads would be waited for when it stops, as long as the name server is silent.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._asking: dict[str, list[Deferred[Sequence[str]]]] = {}
+
+    def resolve(self, host: str) -> Deferred[Sequence[str]]:
+        """The addresses of a host, best first; an address's is itself."""
+        with suppress(ValueError):
+            return succeed([str(ip_address(host))])
+        asking: Deferred[Sequence[str]] = Deferred(lambda cancelled: self._forget(host, cancelled))
+        if host not in self._asking:
+            self._asking[host] = []
+            Thread(target=self._look_up, args=(host,), daemon=True).start()
+        self._asking[host].append(asking)
+        return asking
+
+    def _forget(self, host: str, cancelled: Deferred[Sequence[str]]) -> None:
+        self._asking[host].remove(cancelled)
+
+    def _look_up(self, host: str) -> None:
+        """In a thread."""
+        found: list[str] | Failure
+        try:
+            infos = socket.getaddrinfo(host, None, socket.AF_UNSPEC, socket.SOCK_DGRAM)
+            found = list(dict.fromkeys(str(info[4][0]) for info in infos))
+        except Exception:
+            found = Failure()
+        with suppress(RuntimeError):  # the asyncio reactor's loop is closed by now
+            self._reactor.callFromThread(self._found, host, found)
+
+    def _found(self, host: str, found: list[str] | Failure) -> None:
+        for asking in self._asking.pop(host):
+            asking.callback(found)
