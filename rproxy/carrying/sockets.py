@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket
 import struct
@@ -40,12 +41,17 @@ def unsent(sock: SocketType) -> int:
 def was_reset(transport: object) -> bool:
     """Whether the connection is dead by the peer's reset, which a transport that does not read cannot see. Linux."""
     handle = socket_of(transport)
-    if handle is None or handle.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
+    return handle is not None and is_closed(handle)
+
+
+def is_closed(sock: SocketType) -> bool:
+    """Whether the socket's connection is over for both ends, by a reset or a timeout. Linux."""
+    if sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
         return False
     try:
-        return handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
-    except OSError:
-        return True
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+    except OSError as error:  # kinds of sockets other than TCP's do not tell
+        return error.errno == errno.EBADF
 
 
 def is_broken(transport: object) -> bool:

@@ -38,10 +38,10 @@ from rproxy.carrying.legs import (
     SIZE,
     STALLED,
     Leg,
-    Mover,
     Other,
 )
 from rproxy.carrying.listeners import Listeners
+from rproxy.carrying.mover import Mover
 from rproxy.carrying.pipes import Pipes
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import LOCAL_ERRORS, Balancer, Ending
