@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from socket import SocketType
 from typing import Any
 
+from rproxy.carrying.carrier import SLICE
 from rproxy.carrying.legs import BROKEN, CLIENT, CLOSED, CONNECTING, DYING, GONE, STALLED, Leg, Other
 from rproxy.carrying.listeners import Listener
 from rproxy.carrying.room import Room
@@ -38,11 +39,13 @@ class LegTable:
             self.legs.extend([GONE] * (descriptor + 1))
             self.legs[descriptor] = what
 
-    def each(self) -> Iterator[Leg]:
-        """One of each session, the client's while there is one."""
-        for leg in list(self.legs):
-            if isinstance(leg, Leg) and leg.state & (CLIENT | DYING):
-                yield leg
+    def slices(self) -> Iterator[list[Leg]]:
+        """One leg of each session, the client's while there is one, in slices. Between two, anything may change."""
+        start = 0
+        while start < len(self.legs):
+            legs = self.legs[start : start + SLICE]
+            yield [leg for leg in legs if isinstance(leg, Leg) and leg.state & (CLIENT | DYING)]
+            start += SLICE
 
     def finished(self, leg: Leg) -> None:
         """Both streams have ended, and nothing is left to be written."""

@@ -48,6 +48,10 @@ class Ending(StrEnum):
     IDLE = "idle"
     HALF_CLOSED = "half-closed"
     """One side had ended its stream, and the other was silent for too long."""
+    VANISHED = "vanished"
+    """One side took nothing more, and gave no sign of life, although it was sent something."""
+    BACKEND_DOWN = "backend-down"
+    """Its back-end fell silent, and nothing moved any more."""
     STOPPED = "stopped"
     """The proxy itself ended it."""
 

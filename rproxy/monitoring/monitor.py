@@ -94,6 +94,8 @@ class Monitor(DatagramProtocol):
         self.wheel = Wheel(clock, min(TICK_S, timing.probe_interval_s / TICKS_MIN))
         self._pulse = Pulse(clock)
         self._panicking = False
+        self.heed: Callable[[Transition], None] = lambda transition: None
+        """Told of every transition once the monitor has done what it is to do."""
         self._seldom = RateLimit(1 / SELDOM_S)
         self._drops_told = RateLimit(1 / DROPPED_LOG_S)
         self._dropped: Counter[str] = Counter()
@@ -279,6 +281,7 @@ class Monitor(DatagramProtocol):
                 agent=written(backend.registration.agent),
             )
         self._heed_panic()
+        self.heed(transition)
 
     def _worth_a_line(self, transition: Transition) -> bool:
         """Not every lost probe, and not every registration that comes to nothing."""

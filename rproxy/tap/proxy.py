@@ -19,11 +19,13 @@ from twisted.python.failure import Failure
 from rproxy.admin.status import admin_site, status
 from rproxy.carrying.carrier import Carrier
 from rproxy.carrying.deadlines import Deadlines
+from rproxy.carrying.fallen import Fallen
 from rproxy.carrying.pipes import Pipes
 from rproxy.carrying.portable import PortableCarrier
 from rproxy.carrying.room import Room, pipes_for, raise_descriptor_limit, sessions_for
 from rproxy.carrying.session import Balancer
 from rproxy.carrying.silence import Silence
+from rproxy.carrying.vanished import Vanished
 from rproxy.monitoring.monitor import Monitor
 from rproxy.monitoring.udp import listen_udp
 from rproxy.pool.backend import written
@@ -80,11 +82,10 @@ class ProxyService(Service):
         )
         self.room = Room(_sessions_max(settings, descriptors), reactor.seconds)
         self.carrier = self._carrier(descriptors)
-        self._silences = [
-            Silence(reactor, self.carrier, limit_s, half_closed=half_closed)
-            for limit_s, half_closed in [(settings.idle_timeout_s, False), (settings.half_close_timeout_s, True)]
-            if limit_s
-        ]
+        self._watches = self._watch()
+        self._fallen = Fallen(reactor, self.carrier, lambda: table.panicking)
+        if settings.end_on_down:
+            self.monitor.heed = self._fallen.heed
         self._endpoints = [(text, listen_endpoint(reactor, text)) for text in settings.listen]
         self._demo = Demo(reactor, settings.demo, keyring=settings.keyring, trace=settings.trace)
         self._bound = False
@@ -104,6 +105,17 @@ class ProxyService(Service):
         strict = self._settings.carrier == "splice"
         return SpliceCarrier(self._reactor, self.balancer, portable, Pipes(pipes_for(descriptors)), strict=strict)
 
+    def _watch(self) -> list[Silence | Vanished]:
+        """What ends sessions that have stopped."""
+        settings = self._settings
+        watches: list[Silence | Vanished] = [Vanished(self._reactor, self.carrier)]
+        idle_s, half_closed_s = settings.idle_timeout_s, settings.half_close_timeout_s
+        if idle_s:
+            watches.append(Silence(self._reactor, self.carrier, idle_s, half_closed=False))
+        if half_closed_s:
+            watches.append(Silence(self._reactor, self.carrier, half_closed_s, half_closed=True, reader_s=idle_s))
+        return watches
+
     def privilegedStartService(self) -> None:
         self._bind()
 
@@ -111,8 +123,8 @@ class ProxyService(Service):
         if not self._bound:
             self._bind()
         super().startService()
-        for silence in self._silences:
-            silence.start()
+        for watch in self._watches:
+            watch.start()
         self._demo.register()
         allow = self._settings.allow
         if self._settings.is_open and (not allow or any(network.prefixlen == 0 for network in allow)):
@@ -221,8 +233,9 @@ class ProxyService(Service):
             loop.stop()
 
     def _finish(self) -> Deferred[Any]:
-        for silence in self._silences:
-            silence.stop()
+        for watch in self._watches:
+            watch.stop()
+        self._fallen.stop()
         self.carrier.abort()
         self._deadlines.stop()
         stopping = [self._demo.stop()]

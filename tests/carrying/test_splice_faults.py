@@ -19,7 +19,7 @@ from rproxy.carrying.splice import TICK_S
 from rproxy.pool.table import Table
 from tests.carrying.loopback import SMALL, WAIT_S, listening, refusing, reset, stream
 from tests.carrying.splicing import Splicing, black_hole, with_one_server
-from tests.fakes import RaisingPolicy, logged
+from tests.fakes import RaisingPolicy, connected, logged
 
 
 def assert_served(bench: Splicing, client: socket.socket, server: socket.socket) -> None:
@@ -126,7 +126,7 @@ def test_a_bug_at_one_client_costs_that_client_only(
     while select.select([bench.servers[0]], [], [], 0)[0]:  # a connect that was given up may be there, or not
         bench.servers[0].accept()[0].close()
     assert_served(bench, bench.dial(), bench.servers[0])
-    assert (bench.room.sessions, bench.pipes.used, list(bench.carrier.connected())) == (0, 0, [])
+    assert (bench.room.sessions, bench.pipes.used, connected(bench.carrier)) == (0, 0, [])
 
 
 def test_a_policy_that_fails_when_a_session_is_cut_costs_no_other_anything(stack: ExitStack) -> None:

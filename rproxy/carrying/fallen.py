@@ -1,0 +1,93 @@
+"""Sessions of back-ends that have fallen silent, as one does whose host has vanished: they end soon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from rproxy.carrying.carrier import Carrier
+from rproxy.carrying.session import Ending, Session
+from rproxy.carrying.sweep import Sweep
+from rproxy.pool.backend import Backend
+from rproxy.pool.states import State
+from rproxy.pool.table import Transition
+
+LIMIT_S: Final = 25.0
+"""In which such a session must move something."""
+EVERY_S: Final = 2.0
+"""Between looks at the sessions, so that they end within 30 s."""
+
+
+class Fallen:
+    """Cuts the sessions on which nothing has moved for `LIMIT_S` since their back-end went down by silence, as long as
+    it is down. One that went down because it refuses connections is there, and may well serve those it has.
+
+    While `panicking`, rather the network for the probes is at fault: then sessions stay whose back-end's host
+    acknowledges TCP's keepalive.
+    """
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, carrier: Carrier, panicking: Callable[[], bool]) -> None:
+        self._clock = clock
+        self._carrier = carrier
+        self._panicking = panicking
+        self._silent: set[Backend] = set()
+        self._seen: dict[Session, tuple[int, float]] = {}
+        """What their sessions had moved, and since when it is no more."""
+        self._seen_now: dict[Session, tuple[int, float]] = {}
+        """The same for those that the present sweep has come to."""
+        self._cut = 0
+        self._sweep = Sweep(clock, carrier, self._look, self._swept)
+        self._sweeping = False
+
+    def heed(self, transition: Transition) -> None:
+        """The state of a back-end has changed."""
+        backend = transition.backend
+        if transition.after is State.DOWN and not backend.refusing and backend.connections:
+            self._silent.add(backend)
+            if not self._sweeping:
+                self._sweeping = True
+                self._sweep.repeat(EVERY_S)
+        elif backend.is_up:
+            self._silent.discard(backend)
+
+    def stop(self) -> None:
+        self._sweep.stop()
+        self._sweeping = False
+        self._silent.clear()
+        self._seen.clear()
+        self._seen_now.clear()
+
+    def _look(self, session: Session) -> None:
+        if session.backend not in self._silent:
+            return
+        now = self._clock.seconds()
+        moved = self._carrier.carried(session) - self._carrier.unsent(session)
+        before = self._seen.get(session)
+        if before is None or before[0] != moved:
+            self._carrier.ask(session)
+        elif now - before[1] < LIMIT_S:
+            self._seen_now[session] = before
+            return
+        elif not (self._panicking() and self._carrier.is_heard(session, LIMIT_S)):
+            self._cut += 1
+            self._carrier.cut(session, Ending.BACKEND_DOWN)
+            return
+        self._seen_now[session] = moved, now
+
+    def _swept(self) -> None:
+        self._seen, self._seen_now = self._seen_now, {}
+        if self._cut:
+            self.log.info(
+                "{count} session(s) closed: their back-end is down, and nothing moved for {seconds:g} s",
+                count=self._cut,
+                seconds=LIMIT_S,
+            )
+            self._cut = 0
+        self._silent = {backend for backend in self._silent if backend.connections}
+        if not self._silent:
+            self.stop()
