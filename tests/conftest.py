@@ -23,6 +23,7 @@ PACKAGES: Final = {
     "redis-benchmark": "redis-tools",
     "redis-cli": "redis-tools",
     "scp": "openssh-client",
+    "setpriv": "util-linux",
     "ss": "iproute2",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
