@@ -34,6 +34,8 @@ _ALIVE: Final = (
         if hasattr(socket, name)
     ),
 )
+_LATE: Final = 1.5
+"""How many times later than at first a repeated packet may be answered: what it waits for is coarse."""
 _TCP_CLOSE: Final = 7  # tcpi_state, linux/tcp_states.h
 _TCP_INFO: Final = struct.Struct("=3xB4x I 12x I 28x I")
 """tcpi_probes, tcpi_rto (µs), tcpi_unacked (packets), tcpi_last_ack_recv (ms), linux/tcp.h."""
@@ -127,7 +129,7 @@ def waits_for_reader(sock: SocketType) -> bool:
     if delivery is None:
         return True
     if delivery.unacked:  # it may still drop what it has no memory for, but says so
-        return delivery.quiet_ms <= delivery.rto_ms
+        return delivery.quiet_ms <= _LATE * delivery.rto_ms
     return delivery.probes <= 1
 
 
