@@ -25,8 +25,8 @@ class Fallen:
     """Cuts the sessions on which nothing has moved for `LIMIT_S` since their back-end went down by silence, as long as
     it is down. One that went down because it refuses connections is there, and may well serve those it has.
 
-    While `panicking`, rather the network for the probes is at fault: then sessions stay whose back-end's host
-    acknowledges TCP's keepalive.
+    Where `panicking` has been true since, rather the network for the probes is at fault: then sessions stay whose
+    back-end's host acknowledges TCP's keepalive.
     """
 
     log = Logger()
@@ -35,7 +35,8 @@ class Fallen:
         self._clock = clock
         self._carrier = carrier
         self._panicking = panicking
-        self._silent: set[Backend] = set()
+        self._silent: dict[Backend, bool] = {}
+        """The back-ends, and whether there has been a panic since they went down."""
         self._seen: dict[Session, tuple[int, float]] = {}
         """What their sessions had moved, and since when it is no more."""
         self._seen_now: dict[Session, tuple[int, float]] = {}
@@ -48,12 +49,12 @@ class Fallen:
         """The state of a back-end has changed."""
         backend = transition.backend
         if transition.after is State.DOWN and not backend.refusing and backend.connections:
-            self._silent.add(backend)
+            self._silent[backend] = False
             if not self._sweeping:
                 self._sweeping = True
                 self._sweep.repeat(EVERY_S)
         elif backend.is_up:
-            self._silent.discard(backend)
+            self._silent.pop(backend, None)
 
     def stop(self) -> None:
         self._sweep.stop()
@@ -63,7 +64,7 @@ class Fallen:
         self._seen_now.clear()
 
     def _look(self, session: Session) -> None:
-        if session.backend not in self._silent:
+        if session.backend is None or (doubted := self._silent.get(session.backend)) is None:
             return
         now = self._clock.seconds()
         moved = self._carrier.carried(session) - self._carrier.unsent(session)
@@ -73,7 +74,7 @@ class Fallen:
         elif now - before[1] < LIMIT_S:
             self._seen_now[session] = before
             return
-        elif not (self._panicking() and self._carrier.is_heard(session, LIMIT_S)):
+        elif not (doubted and self._carrier.is_heard(session, LIMIT_S)):
             self._cut += 1
             self._carrier.cut(session, Ending.BACKEND_DOWN)
             return
@@ -88,6 +89,9 @@ class Fallen:
                 seconds=LIMIT_S,
             )
             self._cut = 0
-        self._silent = {backend for backend in self._silent if backend.connections}
+        panicking = self._panicking()
+        self._silent = {
+            backend: doubted or panicking for backend, doubted in self._silent.items() if backend.connections
+        }
         if not self._silent:
             self.stop()

@@ -134,7 +134,11 @@ def test_in_a_panic_sessions_stay_whose_host_answers(bench: Bench) -> None:
     bench.carrier.unheard_s[dead] = 1000
     bench.pass_s(10 * WITHIN_S)
     assert bench.carrier.ended == [(dead, Ending.BACKEND_DOWN)]
-    bench.panicking = False
+    bench.panicking = False  # as when all have been forgotten
+    bench.pass_s(10 * WITHIN_S)
+    assert bench.carrier.ended[1:] == []
+    bench.becomes(State.UP)
+    bench.becomes(State.DOWN)
     bench.pass_s(WITHIN_S)
     assert bench.carrier.ended[1:] == [(alive, Ending.BACKEND_DOWN)]
 
