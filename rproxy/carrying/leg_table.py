@@ -129,6 +129,7 @@ class LegTable:
             self.end(leg, Ending.CLIENT_GONE, reset=False)
             return
         self._account(leg, Ending.CLIENT_RESET if leg.state & CLIENT else Ending.BACKEND_RESET)
+        leg.reset()  # where it was but this host that did not let us write, say
         self.forget(leg)
         peer.peer = None
         peer.state |= DYING

@@ -118,7 +118,7 @@ def test_a_reader_of_a_unix_socket_is_waited_for() -> None:
         (Delivery(probes=0, rto_ms=200, unacked=3, quiet_ms=150), True, False),
         (Delivery(probes=0, rto_ms=26_000, unacked=3, quiet_ms=20_000), True, False),
         (Delivery(probes=0, rto_ms=26_000, unacked=3, quiet_ms=40_000), False, False),
-        (Delivery(probes=0, rto_ms=104_000, unacked=3, quiet_ms=121_000), False, True),
+        (Delivery(probes=0, rto_ms=104_000, unacked=3, quiet_ms=160_000), False, True),
     ],
     ids=[
         "closed window",

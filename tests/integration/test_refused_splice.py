@@ -13,7 +13,15 @@ import pytest
 
 from rproxy.carrying.pipes import CAPACITY
 from tests.integration.conftest import Starter, carrier_options
-from tests.integration.processes import MB, SMALL_BUFFER, Pool, failures, in_background
+from tests.integration.processes import (
+    MB,
+    PROMPT_S,
+    SMALL_BUFFER,
+    Pool,
+    failures,
+    in_background,
+    wait_for_reset,
+)
 from tests.integration.seccomp import wrapper
 from tests.integration.streams import Stream, check_rest, check_some, send_stream
 
@@ -30,6 +38,7 @@ LATE: Final = "splice:4:lt:20000"
 """The end of what a pipe holds, which a slow reader leaves: in the middle of a transfer."""
 PIPES: Final = f"pipe2:1:eq:{os.O_NONBLOCK | os.O_CLOEXEC}"
 """The carrier's; Twisted's own block."""
+UNSENDABLE: Final = 7919
 SIZES: Final = f"fcntl:1:eq:{fcntl.F_SETPIPE_SZ}"
 
 refusals = pytest.mark.parametrize(
@@ -65,6 +74,17 @@ def test_the_portable_carrier_needs_none_of_it(start: Starter) -> None:
     pool = start.pool(*carrier_options("portable"), wrapper=wrapper("splice=EPERM", f"{PIPES}=EPERM"))
     assert_whole(pool)
     assert "spliced" not in pool.proxy.log
+
+
+@pytest.mark.parametrize("way", ["down", "up"])
+def test_where_sending_itself_is_refused_the_session_is_reset_and_no_other(start: Starter, way: str) -> None:
+    pool = start.pool(*carrier_options("splice"), wrapper=wrapper(f"sendto:2:eq:{UNSENDABLE}=EPERM"))
+    client, server = pool.link()
+    writer, reader = (server, client) if way == "down" else (client, server)
+    writer.sendall(b"x" * UNSENDABLE)
+    for sock in (writer, reader):
+        wait_for_reset(sock, PROMPT_S)
+    assert_whole(pool)
 
 
 def assert_whole(pool: Pool) -> None:
