@@ -160,9 +160,10 @@ class ClientSide(Side):
     def one_lost(self, one: Side, other: Side, reason: Failure) -> None:
         """One of the connections is over; the session goes on until the other has what was read for it, if it can."""
         clean = one.is_done or reason.check(ConnectionDone) is not None
-        ending, flush_s = (
-            (Ending.CLIENT_RESET, FLUSH_BACKEND_S) if one is self else (Ending.BACKEND_RESET, FLUSH_CLIENT_S)
-        )
+        if one is self:
+            ending, flush_s = Ending.CLIENT_RESET, FLUSH_BACKEND_S
+        else:  # one that had ended its stream before has left the whole answer
+            ending, flush_s = Ending.BACKEND_RESET, self.carrier.reader_s if one.read_ended else FLUSH_CLIENT_S
         if not clean or other.lost:
             self.session.ended(Ending.CLOSED if clean else ending)
         if other.lost:
@@ -254,6 +255,7 @@ class PortableCarrier:
         self.room = room
         self.clients: set[ClientSide] = set()
         self.factory = _ClientFactory(self, balancer)
+        self._balancer = balancer
         self._reactor = reactor
         self.ports = Ports(room)
         self._young: list[BackendSide] = []
@@ -264,6 +266,10 @@ class PortableCarrier:
     def _opened(self, port: IListeningPort) -> IListeningPort:
         self.ports.add(port)
         return port
+
+    @property
+    def reader_s(self) -> float:
+        return self._balancer.reader_s
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
         """Start to connect to `backend`; the deadline is the session's, so Twisted's own is off."""

@@ -7,6 +7,7 @@ of it is plain calls on memory: no Deferred, no timer, and no text unless somebo
 from __future__ import annotations
 
 import errno
+import math
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
@@ -88,6 +89,8 @@ class Balancer:
         self.up = 0
         self.down = 0
         """Bytes that the sessions now over carried from clients, and to them."""
+        self.reader_s = math.inf
+        """How long a client that does not read may keep a connection from which all has come for it."""
         self._policy_failed = float("-inf")
         self._unserved = 0
         self._unserved_logged = float("-inf")

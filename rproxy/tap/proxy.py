@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import secrets
 import signal
 from random import Random, random
@@ -80,6 +81,7 @@ class ProxyService(Service):
             announce=self.monitor.announce,
             trace=settings.trace,
         )
+        self.balancer.reader_s = settings.idle_timeout_s or math.inf
         self.room = Room(_sessions_max(settings, descriptors), reactor.seconds)
         self.carrier = self._carrier(descriptors)
         self._watches = self._watch()

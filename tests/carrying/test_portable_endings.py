@@ -215,6 +215,30 @@ def test_what_is_flushed_before_a_reset_is_let_go_when_the_proxy_stops(bench: Be
     bench.assert_over(Ending.BACKEND_RESET)
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_client_has_time_to_read_the_answer_of_a_server_that_ended_and_is_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    """As when keepalive finds, after a minute, that a server has closed and forgotten the connection."""
+    held = [100]
+    monkeypatch.setattr(flush, "unacknowledged", lambda transport: held[0])
+    bench.balancer.reader_s = 20 * FLUSH_CLIENT_S
+    client, backend = bench.joined()
+    backend.receive(b"x" * 100)
+    backend.receive_end()
+    bench.settle(1)
+    backend.reset()
+    bench.settle(19 * FLUSH_CLIENT_S)
+    assert client.connected
+    if reads:
+        held[0] = 0
+        bench.settle(3 * TICK_S)
+    else:
+        bench.settle(FLUSH_CLIENT_S)
+    assert client.ended is ConnectionAborted
+    bench.assert_over(Ending.BACKEND_RESET)
+
+
 def test_a_reset_waits_for_what_the_kernel_still_holds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     held = [100]
     monkeypatch.setattr(flush, "unacknowledged", lambda transport: held[0])
