@@ -13,7 +13,7 @@ from rproxy.carrying.session import Ending, Session
 from rproxy.carrying.sweep import Sweep
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
-from rproxy.pool.table import Transition
+from rproxy.pool.table import FALL, Transition
 
 LIMIT_S: Final = 25.0
 """In which such a session must move something."""
@@ -22,8 +22,8 @@ EVERY_S: Final = 2.0
 
 
 class Fallen:
-    """Cuts the sessions on which nothing has moved for `LIMIT_S` since their back-end went down by silence, as long as
-    it is down. One that went down because it refuses connections is there, and may well serve those it has.
+    """Cuts the sessions on which nothing has moved for `LIMIT_S` while their back-end is down and silent. One that
+    refuses connections, and whose agent answers, is there, and may well serve those it has.
 
     Where `panicking` has been true since, rather the network for the probes is at fault: then sessions stay whose
     back-end's host acknowledges TCP's keepalive.
@@ -35,7 +35,7 @@ class Fallen:
         self._clock = clock
         self._carrier = carrier
         self._panicking = panicking
-        self._silent: dict[Backend, bool] = {}
+        self._down: dict[Backend, bool] = {}
         """The back-ends, and whether there has been a panic since they went down."""
         self._seen: dict[Session, tuple[int, float]] = {}
         """What their sessions had moved, and since when it is no more."""
@@ -48,23 +48,24 @@ class Fallen:
     def heed(self, transition: Transition) -> None:
         """The state of a back-end has changed."""
         backend = transition.backend
-        if transition.after is State.DOWN and not backend.refusing and backend.connections:
-            self._silent[backend] = False
+        if transition.after is State.DOWN and backend.connections:
+            self._down[backend] = False
             if not self._sweeping:
                 self._sweeping = True
                 self._sweep.repeat(EVERY_S)
         elif backend.is_up:
-            self._silent.pop(backend, None)
+            self._down.pop(backend, None)
 
     def stop(self) -> None:
         self._sweep.stop()
         self._sweeping = False
-        self._silent.clear()
+        self._down.clear()
         self._seen.clear()
         self._seen_now.clear()
 
     def _look(self, session: Session) -> None:
-        if session.backend is None or (doubted := self._silent.get(session.backend)) is None:
+        backend = session.backend
+        if backend is None or (doubted := self._down.get(backend)) is None or not _is_silent(backend):
             return
         now = self._clock.seconds()
         moved = self._carrier.carried(session) - self._carrier.unsent(session)
@@ -90,8 +91,11 @@ class Fallen:
             )
             self._cut = 0
         panicking = self._panicking()
-        self._silent = {
-            backend: doubted or panicking for backend, doubted in self._silent.items() if backend.connections
-        }
-        if not self._silent:
+        self._down = {backend: doubted or panicking for backend, doubted in self._down.items() if backend.connections}
+        if not self._down:
             self.stop()
+
+
+def _is_silent(backend: Backend) -> bool:
+    """Of one that is down. Connects to a host that has vanished fail, too, and perhaps before its probes do."""
+    return not backend.refusing or backend.misses >= FALL

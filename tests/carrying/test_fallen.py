@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from rproxy.carrying.fallen import EVERY_S, LIMIT_S, Fallen
 from rproxy.carrying.session import Balancer, Ending, Session
 from rproxy.pool.states import State
-from rproxy.pool.table import Transition
+from rproxy.pool.table import FALL, Transition
 from tests.fakes import CountingPolicy, SilentCarrier, logged, run, table_with, texts
 
 WITHIN_S = 30.0
@@ -115,13 +115,36 @@ def test_a_back_end_that_is_forgotten_while_it_is_down_is_still_silent(bench: Be
     assert len(bench.carrier.ended) == 1
 
 
-@pytest.mark.parametrize(("state", "refusing"), [(State.DOWN, True), (State.FORGOTTEN, False), (State.SUSPECT, False)])
-def test_only_silence_ends_sessions(bench: Bench, state: State, refusing: bool) -> None:
-    """And not refused connects, an agent's good-bye, or a single lost probe."""
+@pytest.mark.parametrize("state", [State.FORGOTTEN, State.SUSPECT])
+def test_an_agents_good_bye_or_a_lost_probe_ends_no_session(bench: Bench, state: State) -> None:
     bench.session()
-    bench.becomes(state, refusing=refusing)
+    bench.becomes(state)
     assert bench.timers == 0
     bench.pass_s(2 * WITHIN_S)
+    assert bench.carrier.ended == []
+
+
+def test_refused_connects_end_no_session_unless_the_agent_is_silent_as_well(bench: Bench) -> None:
+    """Connects to a host that has vanished fail, too."""
+    session = bench.session()
+    bench.becomes(State.DOWN, refusing=True)
+    bench.one.misses = FALL - 1
+    bench.pass_s(5 * WITHIN_S)
+    assert bench.carrier.ended == []
+    bench.one.misses = FALL
+    bench.pass_s(LIMIT_S)
+    assert bench.carrier.ended == []
+    bench.pass_s(WITHIN_S - LIMIT_S)
+    assert bench.carrier.ended == [(session, Ending.BACKEND_DOWN)]
+
+
+def test_a_back_end_whose_agent_speaks_again_keeps_its_sessions(bench: Bench) -> None:
+    bench.session()
+    bench.becomes(State.DOWN, refusing=True)
+    bench.one.misses = FALL
+    bench.pass_s(LIMIT_S - EVERY_S)
+    bench.one.misses = 0
+    bench.pass_s(5 * WITHIN_S)
     assert bench.carrier.ended == []
 
 
