@@ -38,6 +38,7 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import classImplements, implementer
 
+from rproxy.carrying.carrier import Carrier
 from rproxy.carrying.session import Ending, Session
 from rproxy.monitoring.sampler import Load
 from rproxy.pool.backend import Address, Backend
@@ -278,12 +279,15 @@ class Connector:
         self._factory = factory
         factory.startedConnecting(self)
 
-    def succeed(self) -> Stream:
+    def succeed(self, handle: socket.socket | None = None) -> Stream:
+        """`handle` is the connection's socket, if it is to have one."""
         assert self.state == "connecting"
         self.state = "connected"
         protocol = self._factory.buildProtocol(self.getDestination())
         assert protocol is not None
         stream = Stream(self._reactor, protocol)
+        if handle is not None:
+            stream.getHandle = lambda: handle  # type: ignore[attr-defined]
         protocol.makeConnection(stream)
         return stream
 
@@ -467,12 +471,24 @@ class RaisingPolicy(CountingPolicy):
         self._fail("reported")
 
 
+def connected(carrier: Carrier) -> list[Session]:
+    """All its sessions that have their back-end, and are not over."""
+    return [session for sessions in carrier.slices() for session in sessions]
+
+
 class SilentCarrier:
-    """A `Carrier` of sessions that carry what the test says: `moved` and `held` are bytes by session."""
+    """A `Carrier` of sessions that carry what the test says, in slices of two.
+
+    `moved` and `held` are bytes by session; those that are `waiting` have a reader that does not read; `unheard_s` is
+    for how long a side has not been heard.
+    """
 
     def __init__(self) -> None:
         self.moved: dict[Session, int] = {}
         self.held: Counter[Session] = Counter()
+        self.waiting: set[Session] = set()
+        self.unheard_s: Counter[Session] = Counter()
+        self.asked: Counter[Session] = Counter()
         self.ended: list[tuple[Session, Ending]] = []
         self.error: Exception | None = None
 
@@ -488,16 +504,30 @@ class SilentCarrier:
     def abort(self) -> None:
         raise NotImplementedError
 
-    def connected(self) -> Iterator[Session]:
+    def slices(self) -> Iterator[list[Session]]:
         if self.error is not None:
             raise self.error
-        return iter(list(self.moved))
+        sessions = list(self.moved)
+        for start in range(0, len(sessions), 2):
+            yield [session for session in sessions[start : start + 2] if session in self.moved]
 
     def carried(self, session: Session) -> int:
         return self.moved[session]
 
     def unsent(self, session: Session) -> int:
         return self.held[session]
+
+    def waits_for_reader(self, session: Session) -> bool:
+        return session in self.waiting
+
+    def has_vanished(self, session: Session, after_s: float) -> bool:
+        return self.unheard_s[session] >= after_s
+
+    def ask(self, session: Session) -> None:
+        self.asked[session] += 1
+
+    def is_heard(self, session: Session, within_s: float) -> bool:
+        return self.unheard_s[session] <= within_s
 
     def cut(self, session: Session, ending: Ending) -> None:
         del self.moved[session]

@@ -19,6 +19,7 @@ class Deadlines:
 
     def __init__(self, clock: IReactorTime, tick_s: float = TICK_S) -> None:
         self._clock = clock
+        self.seconds = clock.seconds
         self._tick_s = tick_s
         self._buckets: dict[int, dict[Hashable, Callable[[], None]]] = {}
         self._ticks: dict[Hashable, int] = {}

@@ -27,7 +27,7 @@ class Flush:
 
     def __init__(self, side: Flushable, within_s: float) -> None:
         self._side = side
-        self._polls = int(within_s / _FLUSH_POLL_S)
+        self._until = side.deadlines.seconds() + within_s
         self._asked = 0
 
     def start(self) -> None:
@@ -46,8 +46,7 @@ class Flush:
         self._side.deadlines.disarm(self._side)
 
     def _poll(self) -> None:
-        self._polls -= 1
-        if self._polls <= 0:
+        if self._side.deadlines.seconds() >= self._until:
             self._reset()
         elif not self._reset_if_flushed():
             self._side.deadlines.arm(self._side, _FLUSH_POLL_S, self._poll)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from socket import SocketType
 from typing import Any
 
-from rproxy.carrying.legs import BROKEN, CLIENT, CLOSED, CONNECTING, DYING, GONE, STALLED, Leg, Other
+from rproxy.carrying.carrier import SLICE
+from rproxy.carrying.legs import BROKEN, CLIENT, CLOSED, CONNECTING, DYING, EOF, GONE, STALLED, Leg, Other
 from rproxy.carrying.listeners import Listener
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S, Balancer, Ending
@@ -38,11 +39,13 @@ class LegTable:
             self.legs.extend([GONE] * (descriptor + 1))
             self.legs[descriptor] = what
 
-    def each(self) -> Iterator[Leg]:
-        """One of each session, the client's while there is one."""
-        for leg in list(self.legs):
-            if isinstance(leg, Leg) and leg.state & (CLIENT | DYING):
-                yield leg
+    def slices(self) -> Iterator[list[Leg]]:
+        """One leg of each session, the client's while there is one, in slices. Between two, anything may change."""
+        start = 0
+        while start < len(self.legs):
+            legs = self.legs[start : start + SLICE]
+            yield [leg for leg in legs if isinstance(leg, Leg) and leg.state & (CLIENT | DYING)]
+            start += SLICE
 
     def finished(self, leg: Leg) -> None:
         """Both streams have ended, and nothing is left to be written."""
@@ -107,16 +110,23 @@ class LegTable:
     def stuck(self, leg: Leg) -> None:
         """A connection is dead, but its peer has yet to take what had arrived."""
         assert leg.peer is not None
-        self._doom(leg.peer)
+        self._doom(leg.peer, leg.state)
 
-    def _doom(self, leg: Leg) -> None:
-        grace_s = FLUSH_CLIENT_S if leg.state & CLIENT else FLUSH_BACKEND_S
+    def _doom(self, leg: Leg, dead: int) -> None:
+        """To be reset, as its peer, whose state was `dead`, is no more. One that had ended its stream before has left
+        a client nothing less than the whole answer, and all the time to read it: as where a server has closed, and is
+        asked by keepalive after a minute or two.
+        """
+        if not leg.state & CLIENT:
+            grace_s = FLUSH_BACKEND_S
+        else:
+            grace_s = self._balancer.reader_s if dead & EOF else FLUSH_CLIENT_S
         self.doomed.setdefault(leg, self._balancer.seconds() + grace_s)
         self._wake()
 
     def lost(self, leg: Leg) -> None:
         """A connection is dead, and all that came from it is written or in a doomed peer's hands."""
-        session, peer = leg.session, leg.peer
+        session, peer, state = leg.session, leg.peer, leg.state
         if peer is None:
             if session.ended_as is None:
                 session.ended(Ending.CLIENT_GONE)
@@ -126,15 +136,24 @@ class LegTable:
             self.end(leg, Ending.CLIENT_GONE, reset=False)
             return
         self._account(leg, Ending.CLIENT_RESET if leg.state & CLIENT else Ending.BACKEND_RESET)
+        leg.reset()  # where it was but this host that did not let us write, say
         self.forget(leg)
         peer.peer = None
         peer.state |= DYING
-        self._doom(peer)
+        self._doom(peer, state)
         self._reset_if_flushed(peer)
 
     def _reset_if_flushed(self, leg: Leg) -> None:
-        if leg.peer is None and not leg.state & STALLED and (leg.state & BROKEN or not unsent(leg.sock)):
+        if leg.state & STALLED or not (leg.state & BROKEN or not unsent(leg.sock)):
+            return
+        if leg.peer is None:
             self.close(leg, reset=True)
+        elif leg.peer.state & EOF and leg.peer.state & BROKEN:
+            self._end(leg)
+
+    def _end(self, leg: Leg) -> None:
+        """Both sides of a doomed leg whose peer is dead."""
+        self.end(leg, Ending.BACKEND_RESET if leg.state & CLIENT else Ending.CLIENT_RESET, reset=True)
 
     def _see_to(self, leg: Leg, *, overdue: bool) -> None:
         """A doomed leg: has it taken what came before its peer's reset?"""
@@ -143,7 +162,7 @@ class LegTable:
         elif leg.peer is None:
             self.close(leg, reset=True)
         else:
-            self.end(leg, Ending.BACKEND_RESET if leg.state & CLIENT else Ending.CLIENT_RESET, reset=True)
+            self._end(leg)
 
     def tick(self, now: float) -> None:
         for leg, deadline in list(self.doomed.items()):

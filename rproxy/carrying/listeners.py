@@ -11,6 +11,7 @@ from typing import Final
 
 from rproxy.carrying.legs import LISTENING
 from rproxy.carrying.room import Room
+from rproxy.carrying.sockets import prepare_listener
 
 ACCEPTS_MAX: Final = 64
 """Clients accepted in one go."""
@@ -65,11 +66,9 @@ class Listeners:
         self.paused: list[Listener] = []
 
     def add(self, sock: socket.socket) -> Listener:
-        if sock.family != socket.AF_UNIX:  # inherited by what is accepted
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # the first ACK rides on the answer
+        prepare_listener(sock)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # inherited, too: the first ACK is the answer's
         return Listener(sock)
 
     def accept(self, listener: Listener) -> None:

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from rproxy.carrying.carrier import Carrier
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import Ending, Session
+from rproxy.carrying.sweep import Sweep
 from rproxy.pool.backend import Backend
 
 SILENT_S: Final = 2.0
@@ -42,17 +43,29 @@ class LoopWatch:
         self._carrier = carrier
         self._room = room
         self._found = found
+        self._watching = False
         self._call: IDelayedCall | None = None
+        self._carried: dict[Session, int] = {}
+        """What each session that comes from its back-end's host had carried."""
+        self._barred: Backend | None = None
+        self._ended = 0
+        """Sessions of its loop."""
+        self._noting = Sweep(clock, carrier, self._note, self._noted)
+        self._ending = Sweep(clock, carrier, self._end_if_barred, self._tell)
         room.when_full(self._full)
 
     def stop(self) -> None:
+        self._watching = False
+        self._noting.stop()
+        self._ending.stop()
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
     def _full(self) -> None:
-        if self._call is None:
-            self._after(SILENT_S, self._note)
+        if not self._watching:
+            self._watching = True
+            self._after(SILENT_S, self._look)
 
     def _after(self, delay_s: float, call: Callable[..., None], *arguments: Any) -> None:
         self._call = self._clock.callLater(delay_s, self._proceed, call, *arguments)
@@ -61,30 +74,35 @@ class LoopWatch:
         self._call = None
         call(*arguments)
 
-    def _note(self) -> None:
-        """How much each session that comes from its back-end's host has carried by now."""
-        if not self._room.full:
-            return
-        carried = {
-            session: self._carrier.carried(session) for session in self._carrier.connected() if _returns(session)
-        }
-        if self._are_many(len(carried)):
-            self._after(SILENT_S, self._try, carried)
+    def _look(self) -> None:
+        self._carried = {}
+        if self._room.full:
+            self._noting.begin()
         else:
-            self._after(AGAIN_S, self._note)
+            self._watching = False
+
+    def _note(self, session: Session) -> None:
+        if _returns(session):
+            self._carried[session] = self._carrier.carried(session)
+
+    def _noted(self) -> None:
+        if self._are_many(len(self._carried)):
+            self._after(SILENT_S, self._try)
+        else:
+            self._after(AGAIN_S, self._look)
 
     def _are_many(self, sessions: int) -> bool:
         return sessions >= max(SHARE * self._room.sessions, SESSIONS_MIN)
 
-    def _try(self, carried: dict[Session, int]) -> None:
+    def _try(self) -> None:
         """End one of those that have carried nothing since."""
         silent: defaultdict[Backend, list[Session]] = defaultdict(list)
-        for session, before in carried.items():
+        for session, before in self._carried.items():
             if session.is_connected and session.backend is not None and self._carrier.carried(session) == before:
                 silent[session.backend].append(session)
         backend, sessions = max(silent.items(), key=lambda each: len(each[1]), default=(None, []))
         if backend is None or not self._room.full or not self._are_many(len(sessions)):
-            self._after(AGAIN_S, self._note)
+            self._after(AGAIN_S, self._look)
             return
         newest = max(sessions, key=lambda session: session.connected_at or 0.0)
         self._carrier.cut(newest, Ending.STOPPED)
@@ -94,17 +112,26 @@ class LoopWatch:
     def _judge(self, backend: Backend, sessions: list[Session]) -> None:
         ended = sum(session.ended_as is not None for session in sessions)
         if ended < max(COLLAPSED * len(sessions), SESSIONS_MIN - 1):
-            self._after(AGAIN_S, self._note)
+            self._after(AGAIN_S, self._look)
             return
         self._found(backend)
-        rest = [each for each in self._carrier.connected() if each.backend is backend and _returns(each)]
-        for session in rest:
+        self._barred, self._ended = backend, ended
+        self._ending.begin()
+
+    def _end_if_barred(self, session: Session) -> None:
+        if session.backend is self._barred and _returns(session):
+            self._ended += 1
             self._carrier.cut(session, Ending.STOPPED)
+
+    def _tell(self) -> None:
+        assert self._barred is not None
         self.log.warn(
             "back-end {backend} leads back to this proxy: refused from now on; {sessions} sessions of the loop ended",
-            backend=backend.name,
-            sessions=ended + len(rest),
+            backend=self._barred.name,
+            sessions=self._ended,
         )
+        self._barred = None
+        self._watching = False
 
 
 def _returns(session: Session) -> bool:

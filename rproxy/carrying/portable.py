@@ -8,9 +8,8 @@ one, a reset as a reset.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -18,23 +17,19 @@ from twisted.internet.error import ConnectBindError, ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
-    IConsumer,
-    IHalfCloseableProtocol,
     IHandshakeListener,
     IListeningPort,
-    IPushProducer,
     IReactorTCP,
-    IReadDescriptor,
     ISSLTransport,
     IStreamServerEndpoint,
-    ITCPTransport,
 )
-from twisted.internet.protocol import ClientFactory, Factory, Protocol, connectionDone
+from twisted.internet.protocol import ClientFactory, Factory, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rproxy.carrying.carrier import SLICE
 from rproxy.carrying.deadlines import Deadlines
-from rproxy.carrying.flush import Flush
+from rproxy.carrying.ports import Ports
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import (
     FLUSH_BACKEND_S,
@@ -44,7 +39,21 @@ from rproxy.carrying.session import (
     Ending,
     Session,
 )
-from rproxy.carrying.sockets import is_broken, met_itself, socket_of, unacknowledged, was_reset
+from rproxy.carrying.side import Side
+from rproxy.carrying.sockets import (
+    ask_soon,
+    has_urgent_in_line,
+    has_vanished,
+    is_heard,
+    keep_alive,
+    keep_urgent_in_line,
+    met_itself,
+    prepare_listener,
+    socket_of,
+    unacknowledged,
+    waits_for_reader,
+    was_reset,
+)
 from rproxy.carrying.wrappers import pass_on
 from rproxy.pool.backend import Backend, unmapped, written
 
@@ -53,95 +62,7 @@ EARLY_MAX: Final = 65536
 HANDSHAKE_S: Final = 10.0
 """The time for the whole TLS handshake of a client."""
 _PAUSED_POLL_S: Final = 0.2
-
-
-class StreamTransport(ITCPTransport, IConsumer, IPushProducer):
-    """What Twisted's stream transports provide together. TLS lacks the half-close, UNIX sockets TCP's own options."""
-
-
-@implementer(IHalfCloseableProtocol, IPushProducer)
-class Side(Protocol):
-    """One of a session's two connections."""
-
-    transport: StreamTransport
-    deadlines: Deadlines
-    session: Session
-    peer: Side | None = None
-    lost = False
-    _read_ended = False
-    _write_ended = False
-
-    def connectionMade(self) -> None:
-        handle = socket_of(self.transport)
-        if handle is not None and handle.family != socket.AF_UNIX:
-            with suppress(OSError):  # the peer may be gone already
-                handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                handle.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-
-    def join(self, peer: Side) -> None:
-        """Carry what arrives here to `peer` from now on, as fast as `peer` takes it."""
-        self.peer = peer
-        peer.transport.registerProducer(self, True)
-
-    def pauseProducing(self) -> None:
-        self.transport.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        self.transport.resumeProducing()
-
-    def stopProducing(self) -> None:
-        """The peer is lost, and tells so itself."""
-
-    def readConnectionLost(self) -> None:
-        """An end of stream from this side; or a reset, which the epoll reactor may tell as one (see `is_broken`)."""
-        if is_broken(self.transport):
-            self.transport.abortConnection()
-            return
-        self._read_ended = True
-        if self.peer is not None:
-            self.session.half_close()
-            self.peer.end_writing()
-        self._close_if_done()
-
-    def end_writing(self) -> None:
-        """The peer has ended its stream: end ours, after what it sent."""
-        if self.lost:
-            return
-        self.transport.unregisterProducer()
-        if ISSLTransport.providedBy(self.transport):
-            self.transport.loseConnection()  # TLS here has no half-close
-        else:
-            self.transport.loseWriteConnection()
-
-    def end(self) -> None:
-        """The peer's connection is over, in good order: so is this one, after what it sent."""
-        if self.lost:
-            return
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
-        # which waits for this side to read
-        self.deadlines.arm(self, FLUSH_CLIENT_S, self.transport.abortConnection)
-
-    def writeConnectionLost(self) -> None:
-        """What was to be written is, and the end of stream with it."""
-        self._write_ended = True
-        self._close_if_done()
-
-    def _close_if_done(self) -> None:
-        if self._read_ended and self._write_ended:
-            self.transport.loseConnection()
-
-    def reset_flushed(self, within_s: float) -> None:
-        """Reset this side as soon as it has what was read for it, or the time is over."""
-        if self.lost:
-            return
-        self.transport.unregisterProducer()
-        Flush(self, within_s).start()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.lost = True
-        self.deadlines.disarm(self)
+_YOUNG_S: Final = 0.2
 
 
 @implementer(IHandshakeListener)
@@ -161,7 +82,9 @@ class ClientSide(Side):
         return written((unmapped(peer.host), peer.port)) if hasattr(peer, "host") else str(peer)
 
     def connectionMade(self) -> None:
-        super().connectionMade()
+        handle = socket_of(self.transport)
+        if handle is not None and not has_urgent_in_line(handle):  # not inherited
+            prepare_listener(handle)
         pass_on(self)
         self.carrier.clients.add(self)
         if ISSLTransport.providedBy(self.transport):
@@ -209,10 +132,10 @@ class ClientSide(Side):
         backend_side.join(self)
         if self._early:
             backend_side.transport.write(b"".join(self._early))
-            if self._early_size >= EARLY_MAX and not self._read_ended:
+            if self._early_size >= EARLY_MAX and not self.read_ended:
                 self.resumeProducing()
             self._early.clear()
-        if self._read_ended:
+        if self.read_ended:
             self.session.half_close()
             backend_side.end_writing()
 
@@ -243,23 +166,36 @@ class ClientSide(Side):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self.carrier.clients.discard(self)
-        if self.peer is None or self.peer.lost:
-            self.carrier.room.leave()
         self.deadlines.disarm(self.session)
         if self._connector is not None:
             self._connector.stopConnecting()
             self._connector = None
-        clean = reason.check(ConnectionDone) is not None
         if self.peer is None:
             self.session.ended(Ending.CLIENT_GONE)
-            return
-        if clean:
-            self.session.ended(Ending.CLOSED)
-            self.peer.end()
+            self.over()
         else:
-            self.session.ended(Ending.CLIENT_RESET)
-            self.peer.reset_flushed(FLUSH_BACKEND_S)
+            self.one_lost(self, self.peer, reason)
+
+    def one_lost(self, one: Side, other: Side, reason: Failure) -> None:
+        """One of the connections is over; the session goes on until the other has what was read for it, if it can."""
+        clean = one.is_done or reason.check(ConnectionDone) is not None
+        if one is self:
+            ending, flush_s = Ending.CLIENT_RESET, FLUSH_BACKEND_S
+        else:  # one that had ended its stream before has left the whole answer
+            ending, flush_s = Ending.BACKEND_RESET, self.carrier.reader_s if one.read_ended else FLUSH_CLIENT_S
+        if not clean or other.lost:
+            self.session.ended(Ending.CLOSED if clean else ending)
+        if other.lost:
+            self.over()
+        elif clean:
+            other.end()
+        else:
+            other.reset_flushed(flush_s)
+
+    def over(self) -> None:
+        """No connection is left."""
+        self.carrier.clients.discard(self)
+        self.carrier.room.leave()
 
 
 class BackendSide(Side):
@@ -271,18 +207,28 @@ class BackendSide(Side):
         self.session = client.session
 
     def connectionMade(self) -> None:
-        super().connectionMade()
-        if self._met_itself():
-            self.transport.abortConnection()
-            self._client.connect_failed(blame=True)
-        else:
-            self._client.connect_succeeded(self)
+        handle = socket_of(self.transport)
+        if handle is not None:
+            if self._met_itself(handle):
+                self.transport.abortConnection()
+                self._client.connect_failed(blame=True)
+                return
+            with suppress(OSError):  # the peer may be gone already
+                handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._client.carrier.grow_up(self)
+        self._client.connect_succeeded(self)
 
-    def _met_itself(self) -> bool:
-        backend, handle = self.session.backend, socket_of(self.transport)
-        if backend is None or handle is None or not self._client.carrier.balancer.may_meet_itself(backend):
+    def _met_itself(self, handle: socket.socket) -> bool:
+        backend = self.session.backend
+        if backend is None or not self._client.carrier.balancer.may_meet_itself(backend):
             return False
         return met_itself(handle, backend.address, backend.port)
+
+    def grow_up(self) -> None:
+        """What most connections do not live to see."""
+        handle = None if self.lost else socket_of(self.transport)
+        if handle is not None:
+            keep_alive(handle)
 
     def dataReceived(self, data: bytes) -> None:
         self.session.down += len(data)
@@ -290,15 +236,8 @@ class BackendSide(Side):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        if self.peer is None:
-            return
-        if self.peer.lost:
-            self._client.carrier.room.leave()
-        elif reason.check(ConnectionDone):
-            self.peer.end()
-        else:
-            self.session.ended(Ending.BACKEND_RESET)
-            self.peer.reset_flushed(FLUSH_CLIENT_S)
+        if self.peer is not None:
+            self._client.one_lost(self, self.peer, reason)
 
 
 class _BackendFactory(ClientFactory):
@@ -308,6 +247,12 @@ class _BackendFactory(ClientFactory):
 
     def __init__(self, client: ClientSide) -> None:
         self._client = client
+
+    def startedConnecting(self, connector: IConnector) -> None:
+        """Twisted has made the socket, and connects it in its next turn."""
+        handle = getattr(getattr(connector, "transport", None), "socket", None)
+        if isinstance(handle, socket.socket):
+            keep_urgent_in_line(handle)
 
     def buildProtocol(self, addr: IAddress | None) -> BackendSide:
         return BackendSide(self._client)
@@ -341,43 +286,35 @@ class PortableCarrier:
         self.clients: set[ClientSide] = set()
         self.factory = _ClientFactory(self, balancer)
         self._reactor = reactor
-        self._ports: list[Any] = []
-        room.when_full(self._pause)
+        self.ports = Ports(room)
+        self._young: list[BackendSide] = []
 
     def serve(self, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
         return endpoint.listen(self.factory).addCallback(self._opened)
 
     def _opened(self, port: IListeningPort) -> IListeningPort:
-        if IReadDescriptor.providedBy(port):
-            self._ports.append(port)
-            descriptor: Any = port
-            descriptor.doRead = partial(self._accept, descriptor, descriptor.doRead)
+        self.ports.add(port)
         return port
 
-    def hand_over(self, port: IListeningPort) -> None:
-        """From now on somebody else accepts on `port`, and pauses it."""
-        self._ports.remove(port)
-
-    def _accept(self, port: Any, accept: Callable[[], None]) -> None:
-        """Accept no more than there is room for, though Twisted would accept `numberAccepts` in one go."""
-        port.numberAccepts = max(min(port.numberAccepts, self.room.sessions_max - self.room.sessions), 0)
-        accept()
-
-    def _pause(self) -> None:
-        for port in self._ports:
-            port.stopReading()
-        self.room.wait(self._resume)
-
-    def _resume(self) -> None:
-        self._ports = [port for port in self._ports if port.connected]
-        for port in self._ports:
-            if not port.disconnecting:
-                port.startReading()
+    @property
+    def reader_s(self) -> float:
+        return self.balancer.reader_s
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
         """Start to connect to `backend`; the deadline is the session's, so Twisted's own is off."""
         factory = _BackendFactory(client)
         return self._reactor.connectTCP(backend.address, backend.port, factory, timeout=None)  # type: ignore[arg-type]
+
+    def grow_up(self, side: BackendSide) -> None:
+        """Have a back-end's side do so, together with others, if it is still there in a moment."""
+        if not self._young:
+            self.deadlines.arm(self, _YOUNG_S, self._grow_up)
+        self._young.append(side)
+
+    def _grow_up(self) -> None:
+        young, self._young = self._young, []
+        for side in young:
+            side.grow_up()
 
     def heed(self, descriptor: int) -> None:
         """Each of its sockets is one of the reactor's."""
@@ -385,14 +322,43 @@ class PortableCarrier:
     def ignore(self, descriptor: int) -> None:
         """It has never heeded any."""
 
-    def connected(self) -> Iterator[Session]:
-        return (client.session for client in self.clients if client.session.is_connected)
+    def slices(self) -> Iterator[list[Session]]:
+        clients = list(self.clients)
+        for start in range(0, len(clients), SLICE):
+            part = clients[start : start + SLICE]
+            yield [client.session for client in part if client.session.is_connected]
 
     def carried(self, session: Session) -> int:
         return session.up + session.down
 
     def unsent(self, session: Session) -> int:
         return sum(unacknowledged(side.transport) for side in self._sides(session.client))
+
+    def waits_for_reader(self, session: Session) -> bool:
+        return any(waits_for_reader(handle) for handle in self._sockets(session))
+
+    def has_vanished(self, session: Session, after_s: float) -> bool:
+        return any(has_vanished(handle, after_s) for handle in self._sockets(session))
+
+    def _sockets(self, session: Session) -> Iterator[socket.socket]:
+        for side in self._sides(session.client):
+            handle = socket_of(side.transport)
+            if handle is not None:
+                yield handle
+
+    def ask(self, session: Session) -> None:
+        handle = self._backend_socket(session)
+        if handle is not None:
+            ask_soon(handle)
+
+    def is_heard(self, session: Session, within_s: float) -> bool:
+        handle = self._backend_socket(session)
+        return handle is not None and is_heard(handle, within_s)
+
+    def _backend_socket(self, session: Session) -> socket.socket | None:
+        assert isinstance(session.client, ClientSide)
+        backend = session.client.peer
+        return None if backend is None or backend.lost else socket_of(backend.transport)
 
     def cut(self, session: Session, ending: Ending) -> None:
         session.ended(ending)

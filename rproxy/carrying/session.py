@@ -7,6 +7,7 @@ of it is plain calls on memory: no Deferred, no timer, and no text unless somebo
 from __future__ import annotations
 
 import errno
+import math
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
@@ -51,6 +52,10 @@ class Ending(StrEnum):
     IDLE = "idle"
     HALF_CLOSED = "half-closed"
     """One side had ended its stream, and the other was silent for too long."""
+    VANISHED = "vanished"
+    """One side took nothing more, and gave no sign of life, although it was sent something."""
+    BACKEND_DOWN = "backend-down"
+    """Its back-end fell silent, and nothing moved any more."""
     STOPPED = "stopped"
     """The proxy itself ended it."""
 
@@ -90,6 +95,8 @@ class Balancer:
         self.up = 0
         self.down = 0
         """Bytes that the sessions now over carried from clients, and to them."""
+        self.reader_s = math.inf
+        """How long a client that does not read may keep a connection from which all has come for it."""
         self._policy_failed = float("-inf")
         self._unserved = 0
         self._unserved_logged = float("-inf")

@@ -20,7 +20,7 @@ from rproxy.carrying.listeners import takeable
 from rproxy.carrying.pipes import Pipes
 from rproxy.carrying.portable import PortableCarrier
 from rproxy.carrying.session import Balancer, Ending, Session
-from rproxy.carrying.sockets import unsent
+from rproxy.carrying.sockets import ask_soon, has_vanished, is_heard, unsent, waits_for_reader
 from rproxy.carrying.spliced import SplicedSessions
 
 BATCH: Final = 256
@@ -67,7 +67,7 @@ class SpliceCarrier:
             raise ValueError("the splice carrier takes plain sockets only; --carrier auto takes this one, too")
         if sock is None:
             return port
-        self._portable.hand_over(port)
+        self._portable.ports.remove(port)
         port.stopReading()  # type: ignore[attr-defined]
         self._sessions.listen(sock)
         if not self._watched:
@@ -124,11 +124,10 @@ class SpliceCarrier:
         if again:
             self._wake()
 
-    def connected(self) -> Iterator[Session]:
-        for leg in self._sessions.legs():
-            if leg.session.is_connected:
-                yield leg.session
-        yield from self._portable.connected()
+    def slices(self) -> Iterator[list[Session]]:
+        for legs in self._sessions.slices():
+            yield [leg.session for leg in legs if leg.session.is_connected]
+        yield from self._portable.slices()
 
     def carried(self, session: Session) -> int:
         leg = session.client
@@ -140,7 +139,32 @@ class SpliceCarrier:
         leg = session.client
         if not isinstance(leg, Leg):
             return self._portable.unsent(session)
-        return sum(unsent(side.sock) for side in (leg, leg.peer) if side is not None)
+        return unsent(leg.sock) + (0 if leg.peer is None else unsent(leg.peer.sock))
+
+    def waits_for_reader(self, session: Session) -> bool:
+        leg = session.client
+        if not isinstance(leg, Leg):
+            return self._portable.waits_for_reader(session)
+        return any(waits_for_reader(side.sock) for side in (leg, leg.peer) if side is not None)
+
+    def has_vanished(self, session: Session, after_s: float) -> bool:
+        leg = session.client
+        if not isinstance(leg, Leg):
+            return self._portable.has_vanished(session, after_s)
+        return any(has_vanished(side.sock, after_s) for side in (leg, leg.peer) if side is not None)
+
+    def ask(self, session: Session) -> None:
+        leg = session.client
+        if not isinstance(leg, Leg):
+            self._portable.ask(session)
+        elif leg.peer is not None:
+            ask_soon(leg.peer.sock)
+
+    def is_heard(self, session: Session, within_s: float) -> bool:
+        leg = session.client
+        if not isinstance(leg, Leg):
+            return self._portable.is_heard(session, within_s)
+        return leg.peer is not None and is_heard(leg.peer.sock, within_s)
 
     def cut(self, session: Session, ending: Ending) -> None:
         leg = session.client
@@ -151,8 +175,9 @@ class SpliceCarrier:
 
     def abort(self) -> None:
         self._portable.abort()
-        for leg in self._sessions.legs():
-            self._sessions.end(leg, Ending.STOPPED)
+        for legs in self._sessions.slices():
+            for leg in legs:
+                self._sessions.end(leg, Ending.STOPPED)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

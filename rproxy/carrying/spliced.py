@@ -38,14 +38,14 @@ from rproxy.carrying.legs import (
     SIZE,
     STALLED,
     Leg,
-    Mover,
     Other,
 )
 from rproxy.carrying.listeners import Listeners
+from rproxy.carrying.mover import Mover
 from rproxy.carrying.pipes import Pipes
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import LOCAL_ERRORS, Balancer, Ending
-from rproxy.carrying.sockets import met_itself
+from rproxy.carrying.sockets import keep_alive, keep_urgent_in_line, met_itself
 
 _IN: Final = select.EPOLLIN
 _PRI: Final = select.EPOLLPRI
@@ -95,8 +95,8 @@ class SplicedSessions:
     def ignore(self, descriptor: int) -> None:
         self._unregister(descriptor)
 
-    def legs(self) -> Iterator[Leg]:
-        return self._table.each()
+    def slices(self) -> Iterator[list[Leg]]:
+        return self._table.slices()
 
     def end(self, leg: Leg, ending: Ending) -> None:
         """End a leg's session at once: both sides see a reset."""
@@ -263,6 +263,7 @@ class SplicedSessions:
                 session.failed(blame=failure.errno not in LOCAL_ERRORS)
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # the handshake's last ACK waits for first data
+            keep_urgent_in_line(sock)
             error = sock.connect_ex((address, backend.port))
             if error and error != EINPROGRESS:
                 self._table.closing.append(sock)
@@ -325,7 +326,7 @@ class SplicedSessions:
     def _grow(self, leg: Leg, deadline: float, now: float) -> None:
         """What most sessions do not live to see."""
         if not leg.state & CONNECTING:
-            leg.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            keep_alive(leg.sock)
         elif deadline > now:
             self._young[leg] = deadline
         else:

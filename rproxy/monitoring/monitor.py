@@ -95,6 +95,8 @@ class Monitor(DatagramProtocol):
         self.wheel = Wheel(clock, min(TICK_S, timing.probe_interval_s / TICKS_MIN))
         self._panicking = False
         self._announcements = Announcements(clock, table.limits.confirmed, trace=trace)
+        self.heed: Callable[[Transition], None] = lambda transition: None
+        """Told of every transition once the monitor has done what it is to do."""
 
     def startProtocol(self) -> None:
         self._pulse.start()
@@ -301,6 +303,7 @@ class Monitor(DatagramProtocol):
             self._prober(backend).rose()
         self._announcements.changed(transition)
         self._heed_panic()
+        self.heed(transition)
 
     def _tell(self, tell: Callable[[Backend], None], backend: Backend) -> None:
         """The policy, which may be somebody's own: what it raises does not keep us from what is to be done."""

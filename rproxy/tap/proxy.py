@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import secrets
 import signal
 from random import Random, random
@@ -21,12 +22,14 @@ from rproxy.admin.snapshots import Snapshots
 from rproxy.admin.status import CONTENT_TYPE, rendered, status
 from rproxy.carrying.carrier import Carrier
 from rproxy.carrying.deadlines import Deadlines
+from rproxy.carrying.fallen import Fallen
 from rproxy.carrying.loop_watch import LoopWatch
 from rproxy.carrying.pipes import Pipes
 from rproxy.carrying.portable import PortableCarrier
 from rproxy.carrying.room import Room, pipes_for, raise_descriptor_limit, sessions_for
 from rproxy.carrying.session import Balancer
 from rproxy.carrying.silence import Silence
+from rproxy.carrying.vanished import Vanished
 from rproxy.monitoring.binding import ANY_IPV4, ANY_IPV6, Binding
 from rproxy.monitoring.keeping import Keeper, in_thread
 from rproxy.monitoring.monitor import Monitor
@@ -84,14 +87,14 @@ class ProxyService(ProcessService):
             trace=settings.trace,
         )
         self.balancer.is_local = self._own.is_local
+        self.balancer.reader_s = settings.idle_timeout_s or math.inf
         self.room = Room(_sessions_max(settings, descriptors), reactor.seconds)
         self.carrier = self._carrier(descriptors)
         self._loop_watch = LoopWatch(reactor, self.carrier, self.room, self._bar)
-        self._silences = [
-            Silence(reactor, self.carrier, limit_s, half_closed=half_closed)
-            for limit_s, half_closed in [(settings.idle_timeout_s, False), (settings.half_close_timeout_s, True)]
-            if limit_s
-        ]
+        self._watches = self._watch()
+        self._fallen = Fallen(reactor, self.carrier, lambda: table.panicking)
+        if settings.end_on_down:
+            self.monitor.heed = self._fallen.heed
         self._endpoints = listen_endpoints(reactor, settings.listen, freebind=settings.freebind)
         self._turns = Turns(reactor)
         self._admin = self._admin_site()
@@ -119,6 +122,17 @@ class ProxyService(ProcessService):
         self._own.bar((backend.address, backend.port))
         self.monitor.exclude(backend)
 
+    def _watch(self) -> list[Silence | Vanished]:
+        """What ends sessions that have stopped."""
+        settings = self._settings
+        watches: list[Silence | Vanished] = [Vanished(self._reactor, self.carrier)]
+        idle_s, half_closed_s = settings.idle_timeout_s, settings.half_close_timeout_s
+        if idle_s:
+            watches.append(Silence(self._reactor, self.carrier, idle_s, half_closed=False))
+        if half_closed_s:
+            watches.append(Silence(self._reactor, self.carrier, half_closed_s, half_closed=True, reader_s=idle_s))
+        return watches
+
     def privilegedStartService(self) -> None:
         self._bind()
 
@@ -126,8 +140,8 @@ class ProxyService(ProcessService):
         if not self._bound:
             self._bind()
         super().startService()
-        for silence in self._silences:
-            silence.start()
+        for watch in self._watches:
+            watch.start()
         self._demo.register()
         if self._settings.state_file is not None:
             self._keeper = self._keep(self._settings.state_file)
@@ -267,8 +281,9 @@ class ProxyService(ProcessService):
             loop.stop()
 
     def _finish(self) -> Deferred[Any]:
-        for silence in self._silences:
-            silence.stop()
+        for watch in self._watches:
+            watch.stop()
+        self._fallen.stop()
         self._loop_watch.stop()
         self._admin.stop()
         self._turns.stop()

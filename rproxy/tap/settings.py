@@ -74,6 +74,8 @@ class Settings:
     idle_timeout_s: float = 3600.0
     half_close_timeout_s: float = 30.0
     """0 for none, both."""
+    end_on_down: bool = True
+    """Whether sessions that have stopped end when their back-end goes down by silence."""
 
     @property
     def is_open(self) -> bool:
@@ -101,6 +103,7 @@ class Options(CommandOptions):
         ["carrier", None, "auto", "what moves the bytes: splice (Linux, plain sockets), portable, or auto"],
         ["idle-timeout", None, "3600", "seconds without a byte that end a session, or 0 for never"],
         ["half-close-timeout", None, "30", "the same where one side has ended its stream"],
+        ["on-down", None, "end", "what becomes of silent sessions when their back-end falls silent: end or keep"],
         ["max-connections", None, None, "most sessions at once (default: what the limit of open files allows)"],
         [
             "state-file",
@@ -174,6 +177,7 @@ class Options(CommandOptions):
             half_close_timeout_s=number(
                 "half-close-timeout", self["half-close-timeout"], TIME_MIN_S, TIMEOUT_MAX_S, zero=True
             ),
+            end_on_down=self._end_on_down(),
         )
 
     def _carrier(self) -> str:
@@ -188,6 +192,11 @@ class Options(CommandOptions):
         if self["freebind"] and not CAN_FREEBIND:
             raise usage.UsageError("--freebind: needs Linux")
         return bool(self["freebind"])
+
+    def _end_on_down(self) -> bool:
+        if self["on-down"] not in ("end", "keep"):
+            raise usage.UsageError(f"--on-down {self['on-down']}: must be end or keep")
+        return bool(self["on-down"] == "end")
 
     def _max_connections(self) -> int | None:
         text = self["max-connections"]

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.carrying.legs import CLIENT, CLOSED, EVENTS, HUNG_UP, NOW, PLAIN, READABLE, STALLED, Leg, Mover
+from rproxy.carrying.legs import CLIENT, CLOSED, EVENTS, HUNG_UP, NOW, PLAIN, READABLE, STALLED, Leg
+from rproxy.carrying.mover import Mover
 from rproxy.carrying.pipes import Pipes
 from rproxy.carrying.session import Balancer
 from tests.carrying.loopback import SMALL, WAIT_S, tcp_pair, wait_for
@@ -54,8 +55,7 @@ class Moving:
         near, far = stack.enter_context(tcp_pair(buffer=buffer))
         sock = stack.enter_context(MeteredSocket(fileno=os.dup(near.fileno())))
         near.close()
-        if state & CLIENT:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self.epoll.register(sock.fileno(), EVENTS)
         return Leg(sock, self.session, state, None), far
 

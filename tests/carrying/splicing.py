@@ -23,7 +23,7 @@ from rproxy.carrying.session import Balancer, Ending, Session
 from rproxy.carrying.splice import SpliceCarrier
 from rproxy.pool.table import Table
 from tests.carrying.loopback import QUIET_MS, WAIT_S, fill, listening
-from tests.fakes import CountingPolicy, Reactor, confirm, registered, run
+from tests.fakes import CountingPolicy, Reactor, confirm, connected, registered, run
 
 
 @attrs.define
@@ -209,7 +209,7 @@ class Splicing:
         assert self.connections == [(0, 0)] * len(self.table)
         assert self.policy.told["opened"] == self.policy.told["closed"]
         assert self.pipes.used == 0
-        assert list(self.carrier.connected()) == []
+        assert connected(self.carrier) == []
 
 
 def with_one_server(stack: ExitStack, **options: Any) -> Splicing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
@@ -38,6 +38,9 @@ class Sessions:
 
     def connected(self) -> list[Session]:
         return [session for session in self.all if session.is_connected]
+
+    def slices(self) -> Iterator[list[Session]]:
+        yield self.connected()
 
     def carried(self, session: Session) -> int:
         return self.bytes[session]

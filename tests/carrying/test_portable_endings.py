@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,18 @@ from rproxy.carrying.deadlines import TICK_S, Deadlines
 from rproxy.carrying.portable import EARLY_MAX, HANDSHAKE_S, PortableCarrier
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S, Balancer, Ending
-from tests.fakes import Connector, CountingPolicy, Reactor, Stream, TlsStream, logged, run, table_with, texts
+from tests.fakes import (
+    Connector,
+    CountingPolicy,
+    Reactor,
+    Stream,
+    TlsStream,
+    connected,
+    logged,
+    run,
+    table_with,
+    texts,
+)
 
 REFUSED = error.ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 CLIENT = IPv4Address("TCP", "192.0.2.1", 4321)
@@ -154,16 +166,105 @@ def test_one_that_goes_before_leaves_nothing(bench: Bench) -> None:
     bench.assert_over(Ending.CLIENT_GONE)
 
 
-def test_a_backend_that_does_not_take_what_a_closed_client_sent_is_given_up_in_the_end(bench: Bench) -> None:
+def closed_by_the_client(bench: Bench) -> tuple[Stream, Stream]:
+    """A TLS client that has sent something and closed, and a back-end that reads nothing. Who is left comes second."""
     client, backend = bench.joined(TlsStream)
     backend.stalled = True
-    client.receive(b"request")
+    client.receive(b"the rest")
     close(client)
-    bench.settle(FLUSH_CLIENT_S - 1)
-    assert backend.connected
-    bench.settle(1 + 2 * TICK_S)
-    assert backend.ended is ConnectionAborted
+    return client, backend
+
+
+def closed_by_both(bench: Bench) -> tuple[Stream, Stream]:
+    """The same with both streams ended, and a client that does not read."""
+    client, backend = bench.joined()
+    client.stalled = True
+    client.receive_end()
+    backend.receive(b"the rest")
+    backend.receive_end()
+    return backend, client
+
+
+leftovers = pytest.mark.parametrize("leave", [closed_by_the_client, closed_by_both])
+
+
+@leftovers
+def test_a_session_lasts_until_its_last_reader_has_everything(
+    bench: Bench, leave: Callable[[Bench], tuple[Stream, Stream]]
+) -> None:
+    gone, left = leave(bench)
+    bench.settle(10 * FLUSH_CLIENT_S)
+    assert (gone.connected, left.connected, bench.carrier.room.sessions) == (False, True, 1)
+    assert [session.half_closed for session in connected(bench.carrier)] == [True]
+    left.unstall()
+    bench.settle()
+    assert (left.value(), left.ended) == (b"the rest", ConnectionDone)
     bench.assert_over(Ending.CLOSED)
+
+
+@leftovers
+def test_a_last_reader_that_never_reads_can_be_cut(
+    bench: Bench, leave: Callable[[Bench], tuple[Stream, Stream]]
+) -> None:
+    _, left = leave(bench)
+    bench.settle(1)
+    (session,) = connected(bench.carrier)
+    bench.carrier.cut(session, Ending.HALF_CLOSED)
+    bench.settle()
+    assert left.ended is ConnectionAborted
+    bench.assert_over(Ending.HALF_CLOSED)
+
+
+def test_a_last_reader_is_let_go_when_the_proxy_stops(bench: Bench) -> None:
+    _, backend = closed_by_the_client(bench)
+    bench.carrier.abort()
+    bench.settle()
+    assert backend.ended is ConnectionAborted
+    bench.assert_over(Ending.STOPPED)
+
+
+def test_a_last_reader_that_resets_has_not_been_closed_in_good_order(bench: Bench) -> None:
+    _, backend = closed_by_the_client(bench)
+    bench.settle(1)
+    backend.reset()
+    bench.assert_over(Ending.BACKEND_RESET)
+
+
+def test_what_is_flushed_before_a_reset_is_let_go_when_the_proxy_stops(bench: Bench) -> None:
+    client, backend = bench.joined()
+    client.stalled = True
+    backend.receive(b"last words")
+    backend.reset()
+    bench.settle(1)
+    assert client.connected
+    bench.carrier.abort()
+    bench.settle()
+    assert client.ended is ConnectionAborted
+    bench.assert_over(Ending.BACKEND_RESET)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_client_has_time_to_read_the_answer_of_a_server_that_ended_and_is_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    """As when keepalive finds, after a minute, that a server has closed and forgotten the connection."""
+    held = [100]
+    monkeypatch.setattr(flush, "unacknowledged", lambda transport: held[0])
+    bench.balancer.reader_s = 20 * FLUSH_CLIENT_S
+    client, backend = bench.joined()
+    backend.receive(b"x" * 100)
+    backend.receive_end()
+    bench.settle(1)
+    backend.reset()
+    bench.settle(19 * FLUSH_CLIENT_S)
+    assert client.connected
+    if reads:
+        held[0] = 0
+        bench.settle(3 * TICK_S)
+    else:
+        bench.settle(FLUSH_CLIENT_S)
+    assert client.ended is ConnectionAborted
+    bench.assert_over(Ending.BACKEND_RESET)
 
 
 def test_a_reset_waits_for_what_the_kernel_still_holds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +492,11 @@ class RecordingSocket(socket.socket):
     def setsockopt(self, level: int, option: int, value: object, length: object = None) -> None:
         if self.error is not None:
             raise self.error
+        assert level in (socket.SOL_SOCKET, socket.IPPROTO_TCP)
         self.set.add(option)
+
+    def getsockopt(self, level: int, option: int, size: int = 0) -> Any:
+        return option in self.set if option == socket.SO_OOBINLINE else super().getsockopt(level, option)
 
 
 class SocketStream(Stream):
@@ -401,11 +506,14 @@ class SocketStream(Stream):
         return self.handle
 
 
+ALIVE = {socket.SO_KEEPALIVE, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT}
+
+
 @pytest.mark.parametrize(
     ("family", "options"),
     [
-        (socket.AF_INET, {socket.TCP_NODELAY, socket.SO_KEEPALIVE, socket.SO_OOBINLINE}),
-        (socket.AF_INET6, {socket.TCP_NODELAY, socket.SO_KEEPALIVE, socket.SO_OOBINLINE}),
+        (socket.AF_INET, {socket.TCP_NODELAY, socket.SO_OOBINLINE, *ALIVE}),
+        (socket.AF_INET6, {socket.TCP_NODELAY, socket.SO_OOBINLINE, *ALIVE}),
         (socket.AF_UNIX, set()),
     ],
     ids=["IPv4", "IPv6", "UNIX"],
@@ -417,6 +525,35 @@ def test_tcp_connections_are_sent_on_at_once_kept_alive_and_read_in_line(
         monkeypatch.setattr(SocketStream, "handle", handle, raising=False)
         bench.accept(SocketStream)
         assert handle.set == options
+
+
+def test_what_a_client_has_inherited_is_not_set_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RecordingSocket(socket.AF_INET) as handle:
+        handle.set.add(socket.SO_OOBINLINE)
+        monkeypatch.setattr(SocketStream, "handle", handle, raising=False)
+        bench.accept(SocketStream)
+        assert handle.set == {socket.SO_OOBINLINE}
+
+
+def test_a_backend_is_read_in_line_before_it_is_connected_and_kept_alive_only_if_it_lasts(bench: Bench) -> None:
+    bench.accept()
+    connector: Any = bench.connecting
+    with RecordingSocket(socket.AF_INET) as handle:
+        connector.transport = SimpleNamespace(socket=handle)
+        connector._factory.startedConnecting(connector)
+        assert handle.set == {socket.SO_OOBINLINE}
+        handle.set.clear()
+        backend = connector.succeed(handle)
+        assert handle.set == {socket.TCP_NODELAY}
+        bench.settle(1)
+        assert handle.set == {socket.TCP_NODELAY, *ALIVE}
+        handle.set.clear()
+        bench.accept()
+        other: Any = bench.connecting
+        other.succeed(handle).reset()
+        bench.settle(1)
+        assert handle.set == {socket.TCP_NODELAY}
+        assert backend.connected
 
 
 def test_a_client_that_is_gone_before_its_options_are_set_is_still_served(

@@ -16,7 +16,7 @@ from rproxy.carrying.room import Room
 from rproxy.carrying.session import CONNECT_TIMEOUT_S, Balancer, Ending
 from rproxy.scoring.policies import LeastConnectionsPolicy
 from tests.carrying.splicing import LoopbackEndpoint
-from tests.fakes import Connector, CountingPolicy, Reactor, Stream, logged, run, table_with
+from tests.fakes import Connector, CountingPolicy, Reactor, Stream, connected, logged, run, table_with
 
 CLIENT = IPv4Address("TCP", "192.0.2.1", 40000)
 
@@ -260,15 +260,15 @@ def test_a_full_room_stops_the_ports_until_a_session_has_left() -> None:
 def test_a_session_is_known_by_what_it_carries_and_can_be_cut() -> None:
     proxy = Proxy()
     proxy.client()
-    assert list(proxy.carrier.connected()) == []
+    assert connected(proxy.carrier) == []
     backend = proxy.connector().succeed()
-    (session,) = proxy.carrier.connected()
+    (session,) = connected(proxy.carrier)
     backend.receive(b"answer")
     assert (proxy.carrier.carried(session), proxy.carrier.unsent(session)) == (6, 0)
     proxy.carrier.cut(session, Ending.IDLE)
     run(proxy.reactor, 1)
     assert backend.ended is ConnectionAborted
-    assert list(proxy.carrier.connected()) == []
+    assert connected(proxy.carrier) == []
     assert (proxy.balancer.up, proxy.balancer.down) == (0, 6)
     proxy.assert_over(Ending.IDLE)
 
@@ -283,4 +283,4 @@ def test_a_half_close_is_told_to_the_session(early: bool) -> None:
     else:
         proxy.connector().succeed()
         client.receive_end()
-    assert [session.half_closed for session in proxy.carrier.connected()] == [True]
+    assert [session.half_closed for session in connected(proxy.carrier)] == [True]

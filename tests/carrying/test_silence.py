@@ -18,11 +18,11 @@ MARGIN_S = 1e-6
 
 
 class Bench:
-    def __init__(self, limit_s: float = LIMIT_S, *, half_closed: bool = False) -> None:
+    def __init__(self, limit_s: float = LIMIT_S, *, half_closed: bool = False, reader_s: float = 0) -> None:
         self.clock = Clock()
         self.carrier = SilentCarrier()
         self.balancer = Balancer(table_with(1), CountingPolicy(), self.clock.seconds)
-        self.silence = Silence(self.clock, self.carrier, limit_s, half_closed=half_closed)
+        self.silence = Silence(self.clock, self.carrier, limit_s, half_closed=half_closed, reader_s=reader_s)
         self.silence.start()
 
     def session(self) -> Session:
@@ -138,6 +138,70 @@ def test_a_peer_that_has_taken_all_that_was_held_is_cut_a_limit_later() -> None:
     while bench.carrier.held[session]:
         read_every(SWEEP_S)(bench, session)
     bench.ended_at(session, within_s=2 * LIMIT_S)
+
+
+def waiting(bench: Bench, *, half_closed: bool = True) -> Session:
+    """One whose reader has stopped, and is there."""
+    session = bench.session()
+    if half_closed:
+        session.half_close()
+    bench.carrier.held[session] = 1000
+    bench.carrier.waiting.add(session)
+    return session
+
+
+@pytest.mark.parametrize("reader_s", [5 * LIMIT_S, 1.1 * LIMIT_S])
+def test_a_half_closed_session_whose_reader_has_stopped_is_cut_only_as_an_idle_one(reader_s: float) -> None:
+    bench = Bench(half_closed=True, reader_s=reader_s)
+    session = waiting(bench)
+    with logged() as events:
+        lasted = bench.ended_at(session)
+        bench.pass_s(SWEEP_S)
+    assert reader_s - MARGIN_S <= lasted <= reader_s + 2 * SWEEP_S + SWEEP_S / 8
+    assert bench.endings == [Ending.IDLE]
+    assert texts(events) == [f"1 session(s) closed: idle and silent for {reader_s:g} s"]
+
+
+def test_a_reader_that_has_stopped_is_waited_for_for_ever_without_an_idle_timeout() -> None:
+    bench = Bench(half_closed=True, reader_s=0)
+    waiting(bench)
+    bench.pass_s(50 * LIMIT_S)
+    assert bench.endings == []
+
+
+@pytest.mark.parametrize("reader_s", [LIMIT_S / 4, LIMIT_S])
+def test_a_reader_that_has_stopped_gets_no_less_time_than_others(reader_s: float) -> None:
+    bench = Bench(half_closed=True, reader_s=reader_s)
+    lasted = bench.ended_at(waiting(bench))
+    assert LIMIT_S - MARGIN_S <= lasted <= LIMIT_S * (1 + 1 / 16) + SWEEP_S / 8
+    assert bench.endings == [Ending.HALF_CLOSED]
+
+
+def test_a_reader_that_goes_on_and_then_falls_silent_is_cut_a_limit_later() -> None:
+    bench = Bench(half_closed=True, reader_s=10 * LIMIT_S)
+    session = waiting(bench)
+    bench.pass_s(5 * LIMIT_S)
+    del bench.carrier.held[session]
+    bench.carrier.waiting.clear()
+    lasted = bench.ended_at(session) - 5 * LIMIT_S
+    assert LIMIT_S - MARGIN_S <= lasted <= LIMIT_S * (1 + 1 / 16) + SWEEP_S / 8
+    assert bench.endings == [Ending.HALF_CLOSED]
+
+
+def test_a_reader_that_has_stopped_and_then_vanishes_is_cut_at_once() -> None:
+    bench = Bench(half_closed=True, reader_s=10 * LIMIT_S)
+    waiting(bench)
+    bench.pass_s(5 * LIMIT_S)
+    bench.carrier.waiting.clear()
+    bench.pass_s(2 * SWEEP_S)
+    assert bench.endings == [Ending.HALF_CLOSED]
+
+
+def test_an_open_session_whose_reader_has_stopped_is_idle() -> None:
+    bench = Bench()
+    lasted = bench.ended_at(waiting(bench, half_closed=False))
+    assert LIMIT_S - MARGIN_S <= lasted <= LIMIT_S * (1 + 1 / 16) + SWEEP_S / 8
+    assert bench.endings == [Ending.IDLE]
 
 
 def test_the_sessions_of_one_sweep_are_one_line() -> None:

@@ -17,7 +17,7 @@ from rproxy.carrying.session import Ending
 from rproxy.carrying.splice import ROUNDS, TICK_S
 from tests.carrying.loopback import listening, reset
 from tests.carrying.splicing import LoopbackEndpoint, Splicing, black_hole, with_one_server
-from tests.fakes import logged, run
+from tests.fakes import connected, logged, run
 
 
 @pytest.fixture
@@ -216,12 +216,12 @@ def test_only_connected_sessions_are_connected(stack: ExitStack) -> None:
     bench = Splicing(stack, black_hole(stack, "127.0.0.2"))
     bench.dial()
     bench.until(lambda: bench.sessions)
-    assert list(bench.carrier.connected()) == []
+    assert connected(bench.carrier) == []
 
 
 def test_what_a_session_carries_and_what_the_kernel_holds_are_known(bench: Splicing) -> None:
     client, backend = bench.joined()
-    (session,) = bench.carrier.connected()
+    (session,) = connected(bench.carrier)
     client.send(b"question")
     backend.send(b"answer")
     bench.receive(backend, 8)

@@ -19,7 +19,7 @@ from rproxy.carrying.splice import TICK_S
 from rproxy.pool.table import Table
 from tests.carrying.loopback import SMALL, WAIT_S, listening, refusing, reset, stream
 from tests.carrying.splicing import Splicing, black_hole, with_one_server
-from tests.fakes import RaisingPolicy, logged
+from tests.fakes import RaisingPolicy, connected, logged
 
 
 def assert_served(bench: Splicing, client: socket.socket, server: socket.socket) -> None:
@@ -126,7 +126,7 @@ def test_a_bug_at_one_client_costs_that_client_only(
     while select.select([bench.servers[0]], [], [], 0)[0]:  # a connect that was given up may be there, or not
         bench.servers[0].accept()[0].close()
     assert_served(bench, bench.dial(), bench.servers[0])
-    assert (bench.room.sessions, bench.pipes.used, list(bench.carrier.connected())) == (0, 0, [])
+    assert (bench.room.sessions, bench.pipes.used, connected(bench.carrier)) == (0, 0, [])
 
 
 def test_a_policy_that_fails_when_a_session_is_cut_costs_no_other_anything(stack: ExitStack) -> None:
@@ -298,3 +298,42 @@ def test_an_error_after_both_ends_of_stream_leaves_no_timer_behind(stack: ExitSt
     bench.pass_s(FLUSH_CLIENT_S + 1)
     bench.assert_nothing_held()
     assert bench.reactor.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("size", [60_000, 2_000], ids=["more than the kernel takes", "all in the kernel"])
+def test_a_client_has_time_to_read_the_answer_of_a_server_that_ended_and_is_gone(stack: ExitStack, size: int) -> None:
+    """As when keepalive finds, after a minute, that a server has closed and forgotten the connection."""
+    bench = with_one_server(stack)
+    client = bench.dial(buffer=SMALL)
+    backend = bench.accept(bench.servers[0])
+    bench.leg_of(client).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+    answer = stream(size)
+    backend.send(answer)
+    backend.shutdown(socket.SHUT_WR)
+    leg: Any = bench.sessions[0].client
+    bench.until(lambda: leg.peer.state & EOF)
+    reset(backend)
+    bench.until(lambda: leg.peer is None or leg in bench.carrier._sessions._table.doomed)
+    bench.pass_s(10 * FLUSH_CLIENT_S)
+    assert bench.receive(client, len(answer)) == answer
+    bench.until(lambda: bench.pass_s(TICK_S) or not bench.room.sessions)  # type: ignore[func-returns-value]
+    bench.assert_over(Ending.BACKEND_RESET)
+    assert bench.reactor.getDelayedCalls() == []
+
+
+def test_a_client_that_never_reads_the_answer_of_a_server_that_is_gone_is_let_go(stack: ExitStack) -> None:
+    bench = with_one_server(stack)
+    bench.balancer.reader_s = 100.0
+    client = bench.dial(buffer=SMALL)
+    backend = bench.accept(bench.servers[0])
+    bench.leg_of(client).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+    backend.send(stream(60_000))
+    backend.shutdown(socket.SHUT_WR)
+    leg: Any = bench.sessions[0].client
+    bench.until(lambda: leg.peer.state & EOF)
+    reset(backend)
+    bench.until(lambda: leg.peer is None or leg in bench.carrier._sessions._table.doomed)
+    bench.pass_s(99)
+    assert bench.room.sessions == 1
+    bench.pass_s(2)
+    bench.assert_over(Ending.BACKEND_RESET)

@@ -13,7 +13,7 @@ from rproxy.carrying.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S, Ending
 from rproxy.carrying.splice import TICK_S
 from tests.carrying.loopback import descriptors, listening, refusing, reset, stream, wait_for
 from tests.carrying.splicing import Splicing, black_hole, with_one_server
-from tests.fakes import logged, texts
+from tests.fakes import connected, logged, texts
 
 BULKY = stream(3_000_000)
 
@@ -168,7 +168,7 @@ def test_a_session_whose_first_connect_failed_is_as_any_other(stack: ExitStack) 
     backend = bench.accept(bench.servers[1])
     client.send(b"question")
     bench.receive(backend, 8)
-    (session,) = bench.carrier.connected()
+    (session,) = connected(bench.carrier)
     assert bench.carrier.carried(session) == 8
     assert bench.carrier.unsent(session) >= 0
     bench.carrier.cut(session, Ending.IDLE)

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from rproxy.carrying.legs import BROKEN, BULK, EOF, HUNG_UP, PLAIN, READABLE, ROUNDS, SHUT, SIZE, STALLED, Leg
-from rproxy.carrying.pipes import CAPACITY
+from rproxy.carrying.pipes import CAPACITY, NOT_HERE
 from tests.carrying.loopback import QUIET_MS, ends, fill, received, reset, stream, wait_for
 from tests.carrying.moving import Moving, Splices
 
@@ -57,11 +57,10 @@ def stalled(stack: ExitStack) -> Moving:
 
 
 def assert_no_pipe_in_use(moving: Moving) -> None:
-    """All are given back; those kept are empty."""
+    """All are given back; those kept are empty, and there are none where splicing is refused."""
     assert (moving.pipes.used, moving.client.pipe, moving.backend.pipe) == (0, None, None)
-    kept = [moving.pipes.take() for _ in range(4)]
+    kept = [pipe for _ in range(4) if (pipe := moving.pipes.take()) is not None]
     for pipe in kept:
-        assert pipe is not None
         assert pipe.held == 0
         with pytest.raises(BlockingIOError):
             os.read(pipe.reader, 1)
@@ -222,8 +221,12 @@ def test_the_length_of_every_splice_is_bounded(stack: ExitStack, splices: Splice
     assert max(splices.counts) <= CAPACITY
 
 
-def test_a_source_that_does_not_splice_is_read_from_then_on(moving: Moving, splices: Splices) -> None:
-    splices.results = [OSError(errno.EINVAL, "Invalid argument")]
+not_here = pytest.mark.parametrize("error", sorted(NOT_HERE), ids=errno.errorcode.__getitem__)
+
+
+@not_here
+def test_a_source_that_does_not_splice_is_read_from_then_on(moving: Moving, splices: Splices, error: int) -> None:
+    splices.results = [OSError(error, os.strerror(error))]
     send(moving, BULKY)
     moving.arrived(moving.client)
     assert carried(moving, BULKY) == BULKY
@@ -234,12 +237,13 @@ def test_a_source_that_does_not_splice_is_read_from_then_on(moving: Moving, spli
     assert_no_pipe_in_use(moving)
 
 
+@not_here
 @pytest.mark.parametrize("size", [10, SIZE, len(BULKY)])
 def test_a_target_that_does_not_splice_gets_what_was_in_the_pipe_at_once(
-    moving: Moving, splices: Splices, size: int
+    moving: Moving, splices: Splices, size: int, error: int
 ) -> None:
     """It takes everything already: no event will say that it does."""
-    splices.write_errors = [OSError(errno.EINVAL, "Invalid argument")]
+    splices.write_errors = [OSError(error, os.strerror(error))]
     send(moving, BULKY[:size])
     moving.arrived(moving.client)
     while moving.client.state & READABLE and not moving.backend.state & STALLED:
@@ -250,11 +254,54 @@ def test_a_target_that_does_not_splice_gets_what_was_in_the_pipe_at_once(
     assert_no_pipe_in_use(moving)
 
 
-def test_a_stalled_target_that_does_not_splice_gets_what_was_in_the_pipe(stack: ExitStack, splices: Splices) -> None:
+@not_here
+def test_a_stalled_target_that_does_not_splice_gets_what_was_in_the_pipe(
+    stack: ExitStack, splices: Splices, error: int
+) -> None:
     moving = stalled(stack)
-    splices.write_errors = [OSError(errno.EINVAL, "Invalid argument")]
+    splices.write_errors = [OSError(error, os.strerror(error))]
     assert moving.carry(moving.client, lambda received: len(received) >= len(BULKY)) == BULKY
     assert_no_pipe_in_use(moving)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [(errno.EPERM, False), (errno.ENOSYS, False), (errno.EACCES, False), (errno.EINVAL, True)],
+    ids=["EPERM", "ENOSYS", "EACCES", "EINVAL"],
+)
+def test_a_refusal_of_splicing_as_such_is_not_tried_with_others(
+    stack: ExitStack, splices: Splices, side: str, error: int, again: bool
+) -> None:
+    first, second = Moving(stack), Moving(stack)
+    second.mover._pipes = first.pipes
+    (splices.results if side == "source" else splices.write_errors).append(OSError(error, os.strerror(error)))
+    for moving in (first, second):
+        splices.counts.clear()
+        send(moving, BULKY)
+        moving.arrived(moving.client)
+        assert carried(moving, BULKY) == BULKY
+    assert bool(splices.counts) is again
+    assert first.pipes.used == 0
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM, errno.EINVAL])
+@pytest.mark.parametrize("dead", ["source", "target"])
+def test_an_error_of_a_dead_connection_is_no_refusal(
+    moving: Moving, splices: Splices, dead: str, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where ICMPv6 has said "prohibited" before it timed out: a read would then find an end of stream."""
+    leg: Leg = moving.client if dead == "source" else moving.backend
+    monkeypatch.setattr("rproxy.carrying.mover.is_closed", lambda sock: sock is leg.sock)
+    (splices.results if dead == "source" else splices.write_errors).append(OSError(error, os.strerror(error)))
+    send(moving, BULKY)
+    moving.arrived(moving.client)
+    assert (moving.told[0][1], moving.told[0][0] in ("lost", "stuck")) == (leg, True)
+    assert not moving.client.state & EOF
+    assert moving.pipes.used == 0
+    pipe = moving.pipes.take()
+    assert pipe is not None
+    moving.pipes.release(pipe)
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE])

@@ -83,6 +83,9 @@ def test_without_options_it_is_the_reports_proxy() -> None:
         (["--half-close-timeout", "1.5"], "half_close_timeout_s", 1.5),
         (["--half-close-timeout", "2592000"], "half_close_timeout_s", 30 * 86400),
         (["--half-close-timeout", "0"], "half_close_timeout_s", 0),
+        ([], "end_on_down", True),
+        (["--on-down", "end"], "end_on_down", True),
+        (["--on-down", "keep"], "end_on_down", False),
         (["--max-connections", "1"], "max_connections", 1),
         (["--max-connections", "1000000"], "max_connections", SESSIONS_MAX),
     ],
@@ -133,6 +136,7 @@ NUMBERS = ["-1", "nan", "inf", "-inf", "abc", "", "1e999", "0x10", "1,5"]
         *((option, value) for option in ("--idle-timeout", "--half-close-timeout") for value in [*NUMBERS, "2592001"]),
         *(("--max-connections", value) for value in [*NUMBERS, "0", "1.5", "1000001", "9" * 400]),
         *(("--carrier", value) for value in ["", "Splice", "auto ", "tcp"]),
+        *(("--on-down", value) for value in ["", "End", "reset"]),
         *(("--allow", value) for value in ["", "abc", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/-1", "300.1.1.1", "10/8"]),
     ],
 )
@@ -246,7 +250,7 @@ def test_the_help_names_every_option_and_policy(capsys: pytest.CaptureFixture[st
     text = capsys.readouterr().out
     options = ("listen", "monitor", "backend-port", "probe-interval", "probe-timeout", "liveness", "policy")
     more = ("saturation", "allow", "demo", "admin", "trace")
-    for option in (*options, *more, "carrier", "idle-timeout", "half-close-timeout", "max-connections"):
+    for option in (*options, *more, "carrier", "idle-timeout", "half-close-timeout", "on-down", "max-connections"):
         assert f"--{option}" in text
     for policy in POLICIES:
         assert policy in "".join(text.split())  # which a line's end may divide

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel
 
+from rproxy.carrying.session import Ending
 from rproxy.tap import proxy
 from rproxy.tap.keys import Keyring
 from rproxy.tap.options import (
@@ -240,7 +241,7 @@ def test_a_listener_that_opens_after_the_start_is_used_and_closed_with_the_other
 def test_each_timeout_ends_the_silent_sessions_of_its_kind(
     settings: dict[str, Any], half_closed: bool, lasts_s: float | None
 ) -> None:
-    bench = ProxyBench(listen=("8080",), **settings)
+    bench = ProxyBench(listen=("8080",), end_on_down=False, **settings)
     bench.start()
     bench.backend_up()
     client, backend = bench.session()
@@ -251,6 +252,21 @@ def test_each_timeout_ends_the_silent_sessions_of_its_kind(
         assert client.connected
         run(bench.reactor, 0.5 + (lasts_s or 200) / 8)
     assert (client.ended, backend.ended) == ((ConnectionAborted,) * 2 if lasts_s else (None, None))
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_sessions_of_a_back_end_that_falls_silent_end_if_they_are_to(end: bool) -> None:
+    bench = ProxyBench(listen=("8080",), end_on_down=end)
+    bench.start()
+    bench.backend_up()
+    client, backend = bench.session()
+    with logged() as events:
+        run(bench.reactor, 16)
+        assert client.connected
+        run(bench.reactor, 30)
+    assert (client.ended, backend.ended) == ((ConnectionAborted,) * 2 if end else (None, None))
+    assert bench.service.balancer.endings == ({Ending.BACKEND_DOWN: 1} if end else {})
+    assert ("1 session(s) closed: their back-end is down, and nothing moved for 25 s" in texts(events)) is end
 
 
 def test_without_timeouts_there_is_no_timer_for_them() -> None:

@@ -13,7 +13,6 @@ from rproxy.carrying.legs import (
     CONNECTING,
     EOF,
     HUNG_UP,
-    INLINE,
     NAGLE,
     PLAIN,
     READABLE,
@@ -111,8 +110,6 @@ def test_a_back_ends_urgent_byte_is_in_line_from_the_first_read_on(moving: Movin
     moving.backend_end.send(b"!", socket.MSG_OOB)
     moving.arrived(moving.backend, PLAIN)
     assert received(moving.client_end, 1) == b"!"
-    assert moving.backend.state & INLINE
-    assert moving.backend.sock.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
 
 
 def test_an_error_beats_the_end_of_stream(moving: Moving) -> None:
