@@ -10,7 +10,6 @@ import errno
 import os
 import select
 import socket
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -18,7 +17,8 @@ from typing import Final
 import attrs
 
 from rproxy.carrying.pipes import Pipe, Pipes
-from rproxy.carrying.session import Session
+from rproxy.carrying.session import EARLY_MAX, Session
+from rproxy.carrying.sockets import RESET
 
 SIZE: Final = 65536
 """Bytes read at once, and the most that waits outside a pipe for a slow reader."""
@@ -62,11 +62,16 @@ HEEDED: Final = 65536
 CLOSED: Final = 16384
 DYING: Final = 32768
 """Its peer is gone; it is to be reset once it has what was read for it."""
+EARLY: Final = 131072
+"""A back-end just connected: what is sent to it is kept, for it may end the connection without having taken it."""
+WAITING: Final = 262144
+"""A client for which there is no back-end yet."""
 
-RARE: Final = ~(CLIENT | NAGLE | WROTE | SHUT | HUNG_UP | INLINE)
+RARE: Final = ~(CLIENT | NAGLE | WROTE | SHUT | HUNG_UP | INLINE | EARLY)
 """A leg with any other bit is not simply to be read from."""
+FRESH: Final = NAGLE | EARLY
+"""A leg with one of these is not simply to be written to."""
 DEAF: Final = CONNECTING | STALLED | BROKEN
-_RESET: Final = struct.pack("ii", 1, 0)
 _LAST: Final = HUNG_UP | PLAIN | BROKEN
 NOW: Final = int(socket.MSG_DONTWAIT)
 MORE: Final = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0))
@@ -91,7 +96,7 @@ class Leg:
 
     def reset(self) -> None:
         """Let its closing tell the other end that not all is well."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
     def __str__(self) -> str:
         """Who is at the other end."""
@@ -178,9 +183,12 @@ class Mover:
 
     def _write(self, target: Leg, size: int, flags: int) -> bool:
         """Write the first bytes of the buffer, or keep them as the backlog; False when `target` is lost."""
+        if target.state & FRESH:
+            self.begin(target, size)
+        return self._send(target, size, flags)
+
+    def _send(self, target: Leg, size: int, flags: int) -> bool:
         try:
-            if target.state & NAGLE:
-                self.settle(target, size)
             sent = target.sock.send(self.view[:size], flags)
         except BlockingIOError:
             sent = 0
@@ -196,7 +204,24 @@ class Mover:
         if sent:
             self._keep(target, sent, size)
         else:
-            self._write(target, size, NOW)
+            self._send(target, size, NOW)
+
+    def begin(self, backend: Leg, size: int) -> None:
+        """The first bytes of the buffer are about to be sent to a back-end that is fresh."""
+        if backend.state & EARLY:
+            session, client = backend.session, backend.peer
+            assert client is not None
+            if backend.count:
+                session.greeted |= client.count == size
+                backend.state &= ~EARLY
+                session.early = b""
+            elif client.count <= EARLY_MAX and len(session.early) + size == client.count:
+                session.early += self.view[:size]
+            else:
+                backend.state &= ~EARLY
+                session.early = b""
+        if backend.state & NAGLE:
+            self.settle(backend, size)
 
     def _keep(self, target: Leg, sent: int, size: int) -> None:
         target.backlog = bytes(self.view[sent:size])

@@ -37,7 +37,8 @@ from rproxy.tap.options import (
     report_startup_errors_in_one_line,
     use_monotonic_time,
 )
-from rproxy.tap.settings import CAN_SPLICE, LOOPBACK, Options, Settings, listen_endpoint, policy_factory
+from rproxy.tap.policies import make_policy
+from rproxy.tap.settings import CAN_SPLICE, LOOPBACK, Options, Settings, listen_endpoint
 
 __all__ = ["Options", "ProxyService", "makeService"]
 
@@ -56,7 +57,7 @@ class ProxyService(Service):
         self._reactor = reactor
         self._settings = settings
         rng = Random()
-        policy = policy_factory(settings.policy)(settings.saturation, rng)
+        policy = make_policy(settings.policy, settings.saturation, rng, reactor.seconds)
         table = Table(settings.backend_port, settings.timing.probe_timeout_s, settings.limits)
         self._deadlines = Deadlines(reactor)
         self.monitor = Monitor(
@@ -73,9 +74,12 @@ class ProxyService(Service):
         self.balancer = Balancer(
             table,
             policy,
-            reactor.seconds,
+            reactor,
             saturation=settings.saturation,
             announce=self.monitor.announce,
+            wait_s=settings.wait_s,
+            redispatch=settings.redispatch,
+            first_byte_s=settings.first_byte_s,
             trace=settings.trace,
         )
         self.room = Room(_sessions_max(settings, descriptors), reactor.seconds)
@@ -113,6 +117,7 @@ class ProxyService(Service):
         super().startService()
         for silence in self._silences:
             silence.start()
+        self.balancer.start(self.carrier.counts)
         self._demo.register()
         allow = self._settings.allow
         if self._settings.is_open and (not allow or any(network.prefixlen == 0 for network in allow)):
@@ -202,6 +207,7 @@ class ProxyService(Service):
         super().stopService()
         self._stopping = True
         closed = self._close_ports()
+        self.balancer.let_go()
         drained = closed.addCallback(lambda _: self._drain())
         drained.addCallback(lambda _: self._finish())
         return drained
@@ -224,6 +230,7 @@ class ProxyService(Service):
         for silence in self._silences:
             silence.stop()
         self.carrier.abort()
+        self.balancer.stop()
         self._deadlines.stop()
         stopping = [self._demo.stop()]
         if self._monitor_port is not None:

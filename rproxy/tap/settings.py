@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-from importlib.metadata import entry_points
 from ipaddress import ip_network
 from typing import Any, Final
 
@@ -15,13 +14,14 @@ from twisted.plugin import getPlugins
 from twisted.python import usage
 
 from rproxy.carrying.room import SESSIONS_MAX
+from rproxy.carrying.session import Redispatch
 from rproxy.monitoring.addresses import is_loopback
 from rproxy.monitoring.monitor import Network
 from rproxy.monitoring.prober import JITTER, Timing
 from rproxy.pool.backend import Address
 from rproxy.pool.limits import Limits
 from rproxy.scoring.formula import SATURATION
-from rproxy.scoring.policies import POLICIES, PolicyFactory
+from rproxy.scoring.policies import POLICIES
 from rproxy.tap.keys import Keyring
 from rproxy.tap.options import (
     MONITOR_PORT,
@@ -35,10 +35,11 @@ from rproxy.tap.options import (
 )
 
 BACKLOG: Final = 4096
-POLICY_ENTRY_POINTS: Final = "rproxy.policies"
 LOOPBACK: Final = "127.0.0.1"
 CARRIERS: Final = ("auto", "splice", "portable")
 TIMEOUT_MAX_S: Final = 30 * 86400
+WAIT_MAX_S: Final = 3600
+FIRST_BYTE_MIN_S: Final = 0.1
 BACKENDS_MAX: Final = 100_000
 CAN_SPLICE: Final = hasattr(os, "splice") and hasattr(select, "epoll")
 _BUILT_IN_ENDPOINTS: Final = frozenset({"tcp", "tcp4", "tcp6", "ssl", "unix"})
@@ -67,6 +68,11 @@ class Settings:
     idle_timeout_s: float = 3600.0
     half_close_timeout_s: float = 30.0
     """0 for none, both."""
+    wait_s: float = 5.0
+    """How long a client waits where there is no back-end; 0 for not at all."""
+    redispatch: Redispatch = Redispatch.ALL
+    first_byte_s: float = 0.0
+    """0 for off."""
 
     @property
     def is_open(self) -> bool:
@@ -95,6 +101,9 @@ class Options(CommandOptions):
         ["idle-timeout", None, "3600", "seconds without a byte that end a session, or 0 for never"],
         ["half-close-timeout", None, "30", "the same where one side has ended its stream"],
         ["max-connections", None, None, "most sessions at once (default: what the limit of open files allows)"],
+        ["wait-for-backend", None, "5", "seconds that a client waits where no back-end is up, or 0 for not at all"],
+        ["redispatch-early", None, "all", "whose back-end may end at once and be replaced: all, unsent or off"],
+        ["first-byte", None, "0", "seconds without a byte to any new session that take a back-end down, or 0 for off"],
         ["demo", None, "0", "start this many embedded back-ends with their agents"],
         ["admin", "a", None, "HOST:PORT of the operators' HTTP listener (GET /status.json)"],
     ]
@@ -152,7 +161,17 @@ class Options(CommandOptions):
             max_connections=self._max_connections(),
             idle_timeout_s=number("idle-timeout", self["idle-timeout"], 0, TIMEOUT_MAX_S, zero=True),
             half_close_timeout_s=number("half-close-timeout", self["half-close-timeout"], 0, TIMEOUT_MAX_S, zero=True),
+            wait_s=number("wait-for-backend", self["wait-for-backend"], 0, WAIT_MAX_S, zero=True),
+            redispatch=self._redispatch(),
+            first_byte_s=number("first-byte", self["first-byte"], FIRST_BYTE_MIN_S, WAIT_MAX_S, zero=True),
         )
+
+    def _redispatch(self) -> Redispatch:
+        text = self["redispatch-early"]
+        try:
+            return Redispatch(text)
+        except ValueError:
+            raise usage.UsageError(f"--redispatch-early {text}: must be {', '.join(Redispatch)}") from None
 
     def _carrier(self) -> str:
         carrier: str = self["carrier"]
@@ -189,18 +208,6 @@ class Options(CommandOptions):
             return None
         host, port = host_and_port("admin", self["admin"])
         return local_address("admin", host), port
-
-
-def policy_factory(name: str) -> PolicyFactory:
-    """The policy of that name: built in, or any installed package's entry point in the group rproxy.policies."""
-    factory = POLICIES.get(name)
-    if factory is not None:
-        return factory
-    found = entry_points(group=POLICY_ENTRY_POINTS)
-    if name in found.names:
-        loaded: PolicyFactory = found[name].load()
-        return loaded
-    raise usage.UsageError(f"--policy {name}: no such policy; there are {', '.join([*POLICIES, *sorted(found.names)])}")
 
 
 def listen_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from twisted.internet.task import Clock
 from twisted.web.resource import getChildForRequest
 from twisted.web.test.requesthelper import DummyRequest
 
@@ -26,7 +27,9 @@ ROOM = Room(10, lambda: 0.0)
 
 
 def balancer(up: int) -> Balancer:
-    return Balancer(table_with(up), LeastConnectionsPolicy(), lambda: 3.0)
+    clock = Clock()
+    clock.rightNow = 3.0
+    return Balancer(table_with(up), LeastConnectionsPolicy(), clock)
 
 
 def test_each_backend_has_the_documented_fields() -> None:

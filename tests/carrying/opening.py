@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 
 from rproxy.carrying.session import Balancer, Session
 from rproxy.pool.backend import Backend
-from tests.fakes import CountingPolicy, table_with
+from tests.fakes import CountingPolicy, guarded, table_with
 
 
 class Bench:
@@ -14,7 +14,7 @@ class Bench:
         self.clock = Clock()
         self.table = table_with(up)
         self.policy = CountingPolicy()
-        self.balancer = Balancer(self.table, self.policy, self.clock.seconds, saturation=saturation, trace=trace)
+        self.balancer = Balancer(self.table, guarded(self.policy), self.clock, saturation=saturation, trace=trace)
 
     def open(self) -> Session:
         return self.balancer.open("the client")

@@ -11,9 +11,9 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
 
 from rproxy.carrying.deadlines import Deadlines
-from rproxy.carrying.portable import EARLY_MAX, PortableCarrier
+from rproxy.carrying.portable import PortableCarrier
 from rproxy.carrying.room import Room
-from rproxy.carrying.session import CONNECT_TIMEOUT_S, Balancer, Ending
+from rproxy.carrying.session import CONNECT_TIMEOUT_S, EARLY_MAX, Balancer, Ending
 from rproxy.scoring.policies import LeastConnectionsPolicy
 from tests.carrying.splicing import LoopbackEndpoint
 from tests.fakes import Connector, CountingPolicy, Reactor, Stream, logged, run, table_with
@@ -27,7 +27,7 @@ class Proxy:
     def __init__(self, up: int = 1) -> None:
         self.reactor = Reactor()
         self.deadlines = Deadlines(self.reactor)
-        self.balancer = Balancer(table_with(up), LeastConnectionsPolicy(), self.reactor.seconds)
+        self.balancer = Balancer(table_with(up), LeastConnectionsPolicy(), self.reactor)
         reactor: Any = self.reactor
         self.carrier = PortableCarrier(reactor, self.balancer, self.deadlines, Room(100, self.reactor.seconds))
 
