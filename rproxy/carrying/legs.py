@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -18,7 +19,6 @@ import attrs
 
 from rproxy.carrying.pipes import Pipe, Pipes
 from rproxy.carrying.session import EARLY_MAX, Session
-from rproxy.carrying.sockets import RESET
 
 SIZE: Final = 65536
 """Bytes read at once, and the most that waits outside a pipe for a slow reader."""
@@ -72,6 +72,7 @@ RARE: Final = ~(CLIENT | NAGLE | WROTE | SHUT | HUNG_UP | INLINE | EARLY)
 FRESH: Final = NAGLE | EARLY
 """A leg with one of these is not simply to be written to."""
 DEAF: Final = CONNECTING | STALLED | BROKEN
+_RESET: Final = struct.pack("ii", 1, 0)
 _LAST: Final = HUNG_UP | PLAIN | BROKEN
 NOW: Final = int(socket.MSG_DONTWAIT)
 MORE: Final = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0))
@@ -96,7 +97,7 @@ class Leg:
 
     def reset(self) -> None:
         """Let its closing tell the other end that not all is well."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
     def __str__(self) -> str:
         """Who is at the other end."""

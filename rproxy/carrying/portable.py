@@ -45,7 +45,7 @@ from rproxy.carrying.session import (
     Ending,
     Session,
 )
-from rproxy.carrying.sockets import is_broken, reset_on_close, socket_of, unacknowledged, was_reset
+from rproxy.carrying.sockets import is_broken, socket_of, unacknowledged, was_reset
 from rproxy.pool.backend import Backend
 
 _PAUSED_POLL_S: Final = 0.2
@@ -93,7 +93,10 @@ class Side(Protocol):
         """An end of stream from this side; or a reset, which the epoll reactor may tell as one (see `is_broken`)."""
         if is_broken(self.transport):
             self.transport.abortConnection()
-            return
+        else:
+            self._end_of_stream()
+
+    def _end_of_stream(self) -> None:
         self._read_ended = True
         if self.peer is not None:
             self.session.half_close()
@@ -175,9 +178,8 @@ class ClientSide(Side):
         self._connector = self.carrier.connect(self, backend)
 
     def stop_connecting(self) -> None:
-        """Give the present try up; where it has succeeded by now, the back-end sees a reset."""
+        """Give the present try up."""
         if self._connector is not None:
-            reset_on_close(getattr(self._connector, "transport", None))
             self._connector.stopConnecting()
 
     def connect_failed(self, *, blame: bool) -> None:
@@ -277,10 +279,10 @@ class ClientSide(Side):
         self.connect_next()
         return True
 
-    def readConnectionLost(self) -> None:
-        super().readConnectionLost()
+    def _end_of_stream(self) -> None:
+        super()._end_of_stream()
         session = self.session
-        if self._read_ended and session.waited and session.backend is None and not session.early:
+        if session.waited and session.backend is None and not session.early:
             self.transport.loseConnection()  # one that has said nothing has gone
 
     def pauseProducing(self) -> None:
@@ -318,7 +320,7 @@ class ClientSide(Side):
     def _lost_early(self, clean: bool) -> None:
         if self._connector is None:
             self._gone()
-        elif self.session.early and not clean and self.session.ended_as is None:
+        elif not clean and self.session.ended_as is None:  # so that the reset arrives there, after what came before it
             self.deadlines.arm(self, FLUSH_BACKEND_S, self.stop_connecting)
         else:
             self.stop_connecting()
@@ -340,10 +342,9 @@ class BackendSide(Side):
         self.session.down += len(data)
         self._client.transport.write(data)
 
-    def readConnectionLost(self) -> None:
-        ended = self.peer is None or self.session.down or is_broken(self.transport)
-        if ended or not self._client.another(reset=False):
-            super().readConnectionLost()
+    def _end_of_stream(self) -> None:
+        if self.peer is None or self.session.down or not self._client.another(reset=False):
+            super()._end_of_stream()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)

@@ -6,14 +6,11 @@ import fcntl
 import socket
 import struct
 import termios
-from contextlib import suppress
 from socket import SocketType
 from typing import Final
 
 from twisted.internet.interfaces import ISSLTransport
 
-RESET: Final = struct.pack("ii", 1, 0)
-"""Of SO_LINGER: closing is a reset."""
 _TCP_CLOSE: Final = 7  # tcpi_state, linux/tcp_states.h
 
 
@@ -23,14 +20,6 @@ def socket_of(transport: object) -> socket.socket | None:
         transport = getattr(transport, "transport", None)
     handle = getattr(transport, "getHandle", lambda: None)()
     return handle if isinstance(handle, socket.socket) else None
-
-
-def reset_on_close(transport: object) -> None:
-    """Let the closing of the transport's connection, where it has one, tell the other end that not all is well."""
-    handle = socket_of(transport)
-    if handle is not None:
-        with suppress(OSError):
-            handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
 def unacknowledged(transport: object) -> int:
