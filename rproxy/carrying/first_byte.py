@@ -84,12 +84,12 @@ class FirstByte:
         if watch is None:
             return
         watch.young.pop(session, None)
-        began = session.connected_at
-        assert began is not None
-        now = self._clock.seconds()
+        began, now = _began(session), self._clock.seconds()
         if session.down:
             self._spoke(watch, now, greeted=session.greeted or not session.up)
-        elif session.up and began >= watch.spoke_at and now - began >= self._limit_s / LOOKS:
+        elif (
+            began >= watch.spoke_at and now - began >= self._limit_s / LOOKS and self._asked(session.up, session, watch)
+        ):
             watch.left += 1
             watch.left_since = min(watch.left_since, began)
 
@@ -118,18 +118,23 @@ class FirstByte:
 
     def _judge(self, backend: Backend, watch: _Watch, now: float) -> None:
         """It is mute if it was for the whole limit, and half of that to several sessions."""
-        asked = [session for session in watch.young if self._has_asked(session, watch)]
-        waited = sum(now - (session.connected_at or now) >= self._limit_s / 2 for session in asked) + watch.left
-        since = min([session.connected_at or now for session in asked] + [watch.left_since])
+        began = [_began(session) for session in watch.young if self._asked(self._counts(session)[0], session, watch)]
+        waited = sum(now - each >= self._limit_s / 2 for each in began) + watch.left
+        since = min([*began, watch.left_since])
         if waited < REFUSALS or now - since < self._limit_s:
             return
         if any(other.spoke_at > since for each, other in self._watches.items() if other is not watch and each.eligible):
             watch.forget()
             self._mute(backend, waited, now - since)
 
-    def _has_asked(self, session: Session, watch: _Watch) -> bool:
-        up, _ = self._counts(session)
+    def _asked(self, up: int, session: Session, watch: _Watch) -> bool:
+        """Whether its client, who sent so many bytes, may expect an answer."""
         if up:
             return True
-        began = session.connected_at or 0.0
+        began = _began(session)
         return any(other.greeted_at > began for other in self._watches.values() if other is not watch)
+
+
+def _began(session: Session) -> float:
+    assert session.connected_at is not None
+    return session.connected_at
