@@ -209,19 +209,17 @@ class Mover:
 
     def begin(self, backend: Leg, size: int) -> None:
         """The first bytes of the buffer are about to be sent to a back-end that is fresh."""
-        if backend.state & EARLY:
-            session, client = backend.session, backend.peer
-            assert client is not None
-            if backend.count:
-                session.greeted |= client.count == size
-                backend.state &= ~EARLY
-                session.early = b""
-            elif client.count <= EARLY_MAX and len(session.early) + size == client.count:
-                session.early += self.view[:size]
+        state = backend.state
+        if state & EARLY:
+            session = backend.session
+            sent = backend.peer.count  # type: ignore[union-attr]
+            if not backend.count and len(session.early) + size == sent <= EARLY_MAX:
+                session.early = session.early + self.view[:size] if session.early else bytes(self.view[:size])
             else:
-                backend.state &= ~EARLY
+                session.greeted |= bool(backend.count) and sent == size
                 session.early = b""
-        if backend.state & NAGLE:
+                backend.state = state & ~EARLY
+        if state & NAGLE:
             self.settle(backend, size)
 
     def _keep(self, target: Leg, sent: int, size: int) -> None:

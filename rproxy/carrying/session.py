@@ -210,7 +210,7 @@ class Session:
         self.client = client
         self.backend: Backend | None = None
         self.started_at = now
-        """When it was accepted, or had waited for a back-end to come."""
+        """When it was accepted; later by the time for which it waited for a back-end to come."""
         self.waited = False
         self.connected_at: float | None = None
         self.ended_as: Ending | None = None
@@ -250,13 +250,14 @@ class Session:
     def wait(self, call: Callable[[], None]) -> bool:
         """After `next` returned None: whether `call` will be called, when there is a back-end or no more time.
 
-        Tries that have failed have had their own time; a client waits once.
+        That time does not count for its tries. A client waits once.
         """
         if self.waited:
             return False
+        began = self._balancer.seconds()
 
         def served() -> None:
-            self.started_at = self._balancer.seconds()
+            self.started_at += self._balancer.seconds() - began
             call()
 
         self.waited = self._balancer.waiting.add(self, served)
@@ -349,10 +350,9 @@ class Session:
         if self.waited:
             balancer.waiting.leave(self)
         if self.backend is not None:
-            if self.connected_at is not None:
+            if self.backend.refusals or balancer.first_byte is not None:
                 self._tell_service(self.backend)
             self._release()
-        self.early = b""
         balancer.endings[ending] += 1
         balancer.up += self.up
         balancer.down += self.down
@@ -360,7 +360,8 @@ class Session:
     def _tell_service(self, backend: Backend) -> None:
         """What the session, which is over, says of its back-end's service."""
         balancer = self._balancer
-        assert self.connected_at is not None
+        if self.connected_at is None:
+            return
         if backend.refusals and (self.down or balancer.seconds() - self.connected_at > EARLY_S):
             balancer.table.served(backend)
         if balancer.first_byte is not None:

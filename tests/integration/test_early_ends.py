@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.integration.conftest import Starter, Variant
+from tests.integration.conftest import Starter, Variant, every_transport
 from tests.integration.processes import (
     BUSY,
     IDLE,
@@ -30,6 +30,8 @@ from tests.integration.processes import (
 )
 
 CLIENTS: Final = 40
+
+pytestmark = every_transport
 
 
 def close_at_once(connection: socket.socket) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.integration.conftest import Starter, Variant
+from tests.integration.conftest import Starter, Variant, every_transport
 from tests.integration.processes import (
     PROMPT_S,
     READY_S,
@@ -34,6 +34,8 @@ from tests.integration.processes import (
 SHORT_S: Final = 1.0
 LATE_S: Final = 0.3
 """How much later than it is due something may be seen."""
+
+pytestmark = every_transport
 
 
 def waiting_pool(start: Starter, variant: Variant, *options: str) -> Pool:
@@ -134,9 +136,9 @@ def test_the_waiting_take_room_and_the_first_to_come_is_the_first_to_be_served(
     assert all(abs(places[number] - number) < 40 for number in places), "the threads of the test may swap a few"
 
 
-def test_thousands_are_served_fast_and_spread_over_all_that_come(start: Starter) -> None:
-    """With 2,000 clients and three back-ends that come within a moment of each other."""
-    pool = waiting_pool(start, Variant("splice", "epoll"))
+def test_a_thousand_are_served_fast_and_spread_over_all_that_come(variant: Variant, start: Starter) -> None:
+    """Three back-ends come within a moment of each other."""
+    pool = waiting_pool(start, variant)
     clients = [pool.connect() for _ in range(1200)]
     in_place(pool, 1200)
     servers = [Server(lambda connection: connection.sendall(b"!")) for _ in range(3)]
