@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.integration.conftest import Starter, Variant, every_transport
+from tests.integration.conftest import Certificate, Starter, Variant, every_transport
 from tests.integration.processes import (
     BUSY,
     IDLE,
@@ -28,6 +28,7 @@ from tests.integration.processes import (
     receive_until_reset,
     reset,
 )
+from tests.integration.test_carriers import LISTENERS, Dial
 
 CLIENTS: Final = 40
 
@@ -241,3 +242,14 @@ def test_an_operator_may_forbid_it(variant: Variant, start: Starter, mode: str, 
     else:
         assert receive_until_reset(client) == b""
     assert pool.proxy.backends()[other.address]["total"] == elsewhere
+
+
+@pytest.mark.parametrize(("position", "dial"), LISTENERS)
+def test_clients_at_every_kind_of_listener_are_given_to_another(
+    pool: Pool, certificate: Certificate, position: int, dial: Dial
+) -> None:
+    pool.serve(reset_after(5), IDLE)
+    pool.serve(echo, BUSY)
+    client = pool.keep(dial(pool.proxy.listeners[position], certificate))
+    client.sendall(b"hello")
+    assert receive(client, 5) == b"hello"
