@@ -299,15 +299,16 @@ class Session:
         """Its back-end has ended the connection before any byte. Whether that was a failed connect and another
         back-end may be tried, so that `next` is to be asked; else the client gets the end as what it was.
 
-        `sent` is how many bytes came from the client: nothing of it may be lost. A clean end is an answer to a client
-        that has ended, too. Where there is no other, it is no evidence: then the service may well be so.
+        `sent` is how many bytes came from the client: nothing of it may be lost. To a client that has ended, too, a
+        clean end is an answer, and to one that has not said a word, as a port check, any. Where there is no other
+        back-end, it is no evidence: then the service may well be so.
         """
         balancer, backend = self._balancer, self.backend
         if self.connected_at is None or backend is None or balancer.redispatch is Redispatch.OFF:
             return False
         if balancer.seconds() - self.connected_at > EARLY_S or not sent == len(self.early) <= EARLY_MAX:
             return False
-        if self.half_closed and not reset:
+        if self.half_closed and not (reset and sent):
             return False
         tried = (*self._failed, backend)
         if balancer.policy.choose(balancer.table, tried) is None:

@@ -352,7 +352,9 @@ def test_a_session_that_lasts_starts_the_count_anew() -> None:
     assert next(iter(bench.table)).state is State.UP
 
 
-@pytest.mark.parametrize("what", ["late", "lost", "an answer", "off", "no other", "sent, and only the unsent may"])
+@pytest.mark.parametrize(
+    "what", ["late", "lost", "an answer", "a port check", "off", "no other", "sent, and only the unsent may"]
+)
 def test_otherwise_the_end_is_the_clients(what: str) -> None:
     bench = Bench(1 if what == "no other" else 3)
     session = bench.connected()
@@ -362,6 +364,9 @@ def test_otherwise_the_end_is_the_clients(what: str) -> None:
     elif what == "lost":
         sent, session.early = 7, b"123456"
     elif what == "an answer":
+        sent, session.early = 3, b"abc"
+        session.half_close()
+    elif what == "a port check":
         session.half_close()
     elif what == "off":
         bench.balancer.redispatch = Redispatch.OFF

@@ -136,12 +136,14 @@ def test_a_half_closed_client_whose_back_end_resets_is_given_to_another(pool: Po
     assert ask(pool, b"hello", end=True) == b"hello"
 
 
-def test_a_clean_end_is_an_answer_to_a_client_that_has_ended(own_pool: Pool) -> None:
+def test_an_end_is_an_answer_to_a_client_that_has_ended(own_pool: Pool) -> None:
     """A port check, and a request that asks for no answer: nobody else gets it, and nobody is blamed."""
     got: list[bytes] = []
 
     def swallow(connection: socket.socket) -> None:
         got.append(receive_all(connection))
+        if not got[-1]:
+            reset(connection)
 
     first = own_pool.serve(swallow, IDLE)
     other = own_pool.serve(swallow, BUSY)
