@@ -356,7 +356,7 @@ class BackendSide(Side):
         clean = reason.check(ConnectionDone) is not None
         if not self.session.down and self._client.another(reset=not clean):
             return
-        if reason.check(ConnectionDone):
+        if clean:
             self.peer.end()
         else:
             self.session.ended(Ending.BACKEND_RESET)

@@ -306,9 +306,12 @@ class Session:
         balancer, backend = self._balancer, self.backend
         if self.connected_at is None or backend is None or balancer.redispatch is Redispatch.OFF:
             return False
-        if balancer.seconds() - self.connected_at > EARLY_S or not sent == len(self.early) <= EARLY_MAX:
+        if self.half_closed and not reset:
+            balancer.table.served(backend)
             return False
-        if self.half_closed and not (reset and sent):
+        if self.half_closed and not sent:
+            return False
+        if balancer.seconds() - self.connected_at > EARLY_S or not sent == len(self.early) <= EARLY_MAX:
             return False
         tried = (*self._failed, backend)
         if balancer.policy.choose(balancer.table, tried) is None:

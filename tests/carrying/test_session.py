@@ -389,3 +389,14 @@ def test_three_tries_are_all_and_the_third_is_blamed_where_there_is_a_fourth() -
         session.connected()
     assert not early(session)
     assert (session.is_connected, bench.told("failed")) == (True, 3)
+
+
+def test_where_services_never_answer_a_clean_end_after_the_clients_starts_the_count_anew() -> None:
+    bench = Bench()
+    for _ in range(5):
+        assert early(bench.connected())
+        session = bench.connected()
+        session.half_close()
+        assert not early(session, reset=False)
+        session.ended(Ending.CLOSED)
+    assert next(iter(bench.table)).state is State.UP
