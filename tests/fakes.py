@@ -44,6 +44,9 @@ from rproxy.monitoring.sampler import Load
 from rproxy.pool.backend import Address, Backend
 from rproxy.pool.limits import Limits
 from rproxy.pool.table import Table
+from rproxy.scoring.guard import Guarded
+from rproxy.scoring.policies import Policy
+from rproxy.tap.policies import Complaints
 from rproxy.wire.pdu import Pdu, ProbeResponse, Register, decode
 
 AGENT_PORT = 5555
@@ -476,6 +479,11 @@ def connected(carrier: Carrier) -> list[Session]:
     return [session for sessions in carrier.slices() for session in sessions]
 
 
+def guarded(policy: Policy) -> Guarded:
+    """As a proxy has it: what it raises is logged, once as long as no time passes."""
+    return Guarded(policy, Complaints(lambda: 0.0))
+
+
 class SilentCarrier:
     """A `Carrier` of sessions that carry what the test says, in slices of two.
 
@@ -513,6 +521,9 @@ class SilentCarrier:
 
     def carried(self, session: Session) -> int:
         return self.moved[session]
+
+    def counts(self, session: Session) -> tuple[int, int]:
+        return self.moved[session], 0
 
     def unsent(self, session: Session) -> int:
         return self.held[session]

@@ -40,6 +40,10 @@ class Carrier(Protocol):
         """Bytes of a connected session carried so far, both ways."""
         ...
 
+    def counts(self, session: Session) -> tuple[int, int]:
+        """The same from its client and to it."""
+        ...
+
     def unsent(self, session: Session) -> int:
         """Bytes of a connected session that the kernel still holds for either side."""
         ...

@@ -33,6 +33,8 @@ SHUT: Final = 16
 """It has been sent its peer's end of stream."""
 HUNG_UP: Final = 32
 """Its end of stream has arrived, perhaps behind data."""
+EARLY: Final = 64
+"""A back-end just connected: what is sent to it is kept, for it may end the connection without having taken it."""
 READABLE: Final = 128
 """It may have data that has not been read."""
 CONNECTING: Final = 256
@@ -48,9 +50,13 @@ HEEDED: Final = 65536
 CLOSED: Final = 16384
 DYING: Final = 32768
 """Its peer is gone; it is to be reset once it has what was read for it."""
+WAITING: Final = 131072
+"""A client for which there is no back-end yet."""
 
-RARE: Final = ~(CLIENT | NAGLE | WROTE | SHUT | HUNG_UP)
+RARE: Final = ~(CLIENT | NAGLE | WROTE | SHUT | HUNG_UP | EARLY)
 """A leg with any other bit is not simply to be read from."""
+FRESH: Final = NAGLE | EARLY
+"""A leg with one of these is not simply to be written to."""
 DEAF: Final = CONNECTING | STALLED | BROKEN
 _RESET: Final = struct.pack("ii", 1, 0)
 NOW: Final = int(socket.MSG_DONTWAIT)

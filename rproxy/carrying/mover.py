@@ -17,8 +17,10 @@ from rproxy.carrying.legs import (
     BULK,
     CLOSED,
     DEAF,
+    EARLY,
     EOF,
     EVENTS,
+    FRESH,
     HUNG_UP,
     MORE,
     NAGLE,
@@ -33,6 +35,7 @@ from rproxy.carrying.legs import (
     Leg,
 )
 from rproxy.carrying.pipes import NOT_HERE, Pipe, Pipes
+from rproxy.carrying.session import EARLY_MAX
 from rproxy.carrying.sockets import is_closed
 
 BULK_READS: Final = 2
@@ -108,9 +111,12 @@ class Mover:
 
     def _write(self, target: Leg, size: int, flags: int) -> bool:
         """Write the first bytes of the buffer, or keep them as the backlog; False when `target` is lost."""
+        if target.state & FRESH:
+            self.begin(target, size)
+        return self._send(target, size, flags)
+
+    def _send(self, target: Leg, size: int, flags: int) -> bool:
         try:
-            if target.state & NAGLE:
-                self.settle(target, size)
             sent = target.sock.send(self.view[:size], flags)
         except BlockingIOError:
             sent = 0
@@ -126,7 +132,22 @@ class Mover:
         if sent:
             self._keep(target, sent, size)
         else:
-            self._write(target, size, NOW)
+            self._send(target, size, NOW)
+
+    def begin(self, backend: Leg, size: int) -> None:
+        """The first bytes of the buffer are about to be sent to a back-end that is fresh."""
+        state = backend.state
+        if state & EARLY:
+            session = backend.session
+            sent = backend.peer.count  # type: ignore[union-attr]
+            if not backend.count and len(session.early) + size == sent <= EARLY_MAX:
+                session.early = session.early + self.view[:size] if session.early else bytes(self.view[:size])
+            else:
+                session.greeted |= bool(backend.count) and sent == size
+                session.early = b""
+                backend.state = state & ~EARLY
+        if state & NAGLE:
+            self.settle(backend, size)
 
     def _keep(self, target: Leg, sent: int, size: int) -> None:
         target.backlog = bytes(self.view[sent:size])

@@ -32,6 +32,8 @@ from rproxy.carrying.deadlines import Deadlines
 from rproxy.carrying.ports import Ports
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import (
+    EARLY_MAX,
+    EARLY_S,
     FLUSH_BACKEND_S,
     FLUSH_CLIENT_S,
     LOCAL_ERRORS,
@@ -57,8 +59,6 @@ from rproxy.carrying.sockets import (
 from rproxy.carrying.wrappers import pass_on
 from rproxy.pool.backend import Backend, unmapped, written
 
-EARLY_MAX: Final = 65536
-"""Bytes taken from a client before its back-end is connected; then it is not read from."""
 HANDSHAKE_S: Final = 10.0
 """The time for the whole TLS handshake of a client."""
 _PAUSED_POLL_S: Final = 0.2
@@ -67,14 +67,17 @@ _YOUNG_S: Final = 0.2
 
 @implementer(IHandshakeListener)
 class ClientSide(Side):
-    """The accepted connection. Keeps what the client sends early, and finds it a back-end."""
+    """The accepted connection. Keeps what the client sends early, and finds it a back-end.
+
+    Nothing is read from it beyond `EARLY_MAX` bytes before there is one.
+    """
 
     def __init__(self, carrier: PortableCarrier, session: Session) -> None:
         self.carrier = carrier
         self.deadlines = carrier.deadlines
         self.session = session
-        self._early: list[bytes] = []
-        self._early_size = 0
+        self._keeps = False
+        """Whether what is sent to the back-end is kept, too."""
         self._connector: IConnector | None = None
 
     def __str__(self) -> str:
@@ -99,55 +102,122 @@ class ClientSide(Side):
         self.connect_next()
 
     def connect_next(self) -> None:
-        """Connect to the session's next back-end, or let the client go."""
+        """Connect to the session's next back-end, or let the client wait for one, or let it go."""
         backend = self.session.next()
         if backend is None:
+            if self.session.wait(self.connect_next):
+                return
             self.session.give_up()
             self.transport.loseConnection()
             return
-        self.deadlines.arm(self, self.session.patience_s(), self._stop_connecting)
+        self.deadlines.arm(self, self.session.patience_s(), self.stop_connecting)
         self._connector = self.carrier.connect(self, backend)
 
-    def _stop_connecting(self) -> None:
+    def stop_connecting(self) -> None:
+        """Give the present try up."""
         if self._connector is not None:
             self._connector.stopConnecting()
 
     def connect_failed(self, *, blame: bool) -> None:
         self.deadlines.disarm(self)
         self._connector = None
-        if self.lost or self.session.ended_as is not None:
-            return
-        self.session.failed(blame=blame)
-        self.connect_next()
+        if self.lost:
+            self._gone()
+        elif self.session.ended_as is None:
+            self.session.failed(blame=blame)
+            self.connect_next()
+
+    def _gone(self) -> None:
+        """Lost before there was a back-end."""
+        self.session.ended(Ending.CLIENT_GONE)
+        self.over()
 
     def connect_succeeded(self, backend_side: BackendSide) -> None:
         """The back-end is there: hand over what came early, then carry both ways."""
-        self.deadlines.disarm(self)
+        session = self.session
         self._connector = None
-        if self.lost or self.session.ended_as is not None:
+        if self.lost:
+            self._deliver(backend_side)
+            return
+        if session.ended_as is not None:
             backend_side.transport.abortConnection()
             return
-        self.session.connected()
+        session.connected()
         self.join(backend_side)
         backend_side.join(self)
-        if self._early:
-            backend_side.transport.write(b"".join(self._early))
-            if self._early_size >= EARLY_MAX and not self.read_ended:
+        self._keeps = True
+        self.deadlines.arm(self, EARLY_S, self._grow)
+        if session.early:
+            if len(session.early) >= EARLY_MAX and not self.read_ended:
                 self.resumeProducing()
-            self._early.clear()
+            backend_side.transport.write(session.early)
         if self.read_ended:
-            self.session.half_close()
+            session.half_close()
             backend_side.end_writing()
 
+    def _deliver(self, backend_side: BackendSide) -> None:
+        """The client has reset meanwhile: its back-end gets what it sent before, and the reset."""
+        self.deadlines.disarm(self)
+        session = self.session
+        session.connected()
+        self.peer, backend_side.peer = backend_side, self
+        backend_side.transport.write(session.early)
+        session.ended(Ending.CLIENT_RESET)
+        backend_side.reset_flushed(FLUSH_BACKEND_S)
+
+    def _grow(self) -> None:
+        self._keeps = False
+        self.session.grown()
+
     def dataReceived(self, data: bytes) -> None:
-        self.session.up += len(data)
-        if self.peer is not None:
-            self.peer.transport.write(data)
+        session = self.session
+        peer = self.peer
+        if peer is None:
+            session.early += data
+            if len(session.early) >= EARLY_MAX:
+                self.pauseProducing()
+        elif self._keeps:
+            self._keep(data)
+        session.up += len(data)
+        if peer is not None:
+            peer.transport.write(data)
+
+    def _keep(self, data: bytes) -> None:
+        """For another back-end, if this one ends before it has answered."""
+        session = self.session
+        if session.down:
+            session.greeted |= not session.up
+        elif len(session.early) + len(data) <= EARLY_MAX:
+            session.early += data
             return
-        self._early.append(data)
-        self._early_size += len(data)
-        if self._early_size >= EARLY_MAX:
-            self.pauseProducing()
+        self._keeps = False
+        session.early = b""
+
+    def another(self, *, reset: bool) -> bool:
+        """The back-end has ended the connection before it sent a byte. Whether the client is given to another."""
+        peer = self.peer
+        if self.lost or peer is None or not self.session.ended_early(self.session.up, reset=reset):
+            return False
+        self.peer = peer.peer = None
+        self._keeps = False
+        self.deadlines.disarm(self)
+        self.transport.unregisterProducer()
+        if not peer.lost:
+            peer.transport.unregisterProducer()
+            peer.transport.abortConnection()
+        if not self.read_ended:
+            if len(self.session.early) >= EARLY_MAX:
+                self.pauseProducing()
+            else:
+                self.resumeProducing()
+        self.connect_next()
+        return True
+
+    def stream_ended(self) -> None:
+        super().stream_ended()
+        session = self.session
+        if session.waited and session.backend is None and not session.early:
+            self.transport.loseConnection()  # one that has said nothing has gone
 
     def pauseProducing(self) -> None:
         super().pauseProducing()
@@ -167,12 +237,8 @@ class ClientSide(Side):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         self.deadlines.disarm(self.session)
-        if self._connector is not None:
-            self._connector.stopConnecting()
-            self._connector = None
         if self.peer is None:
-            self.session.ended(Ending.CLIENT_GONE)
-            self.over()
+            self._lost_early(clean=reason.check(ConnectionDone) is not None)
         else:
             self.one_lost(self, self.peer, reason)
 
@@ -196,6 +262,14 @@ class ClientSide(Side):
         """No connection is left."""
         self.carrier.clients.discard(self)
         self.carrier.room.leave()
+
+    def _lost_early(self, *, clean: bool) -> None:
+        if self._connector is None:
+            self._gone()
+        elif not clean and self.session.ended_as is None:  # so that the reset arrives there, after what came before it
+            self.deadlines.arm(self, FLUSH_BACKEND_S, self.stop_connecting)
+        else:
+            self.stop_connecting()
 
 
 class BackendSide(Side):
@@ -234,9 +308,16 @@ class BackendSide(Side):
         self.session.down += len(data)
         self._client.transport.write(data)
 
+    def stream_ended(self) -> None:
+        if self.peer is None or self.session.down or not self._client.another(reset=False):
+            super().stream_ended()
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        if self.peer is not None:
+        if self.peer is None:
+            return
+        clean = self.is_done or reason.check(ConnectionDone) is not None
+        if self.session.down or not self._client.another(reset=not clean):
             self._client.one_lost(self, self.peer, reason)
 
 
@@ -331,6 +412,9 @@ class PortableCarrier:
     def carried(self, session: Session) -> int:
         return session.up + session.down
 
+    def counts(self, session: Session) -> tuple[int, int]:
+        return session.up, session.down
+
     def unsent(self, session: Session) -> int:
         return sum(unacknowledged(side.transport) for side in self._sides(session.client))
 
@@ -364,6 +448,7 @@ class PortableCarrier:
         session.ended(ending)
         for side in self._sides(session.client):
             side.transport.abortConnection()
+        session.client.stop_connecting()  # type: ignore[attr-defined]
 
     def _sides(self, client: object) -> list[Side]:
         assert isinstance(client, ClientSide)

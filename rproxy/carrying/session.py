@@ -1,7 +1,7 @@
 """One client's session, whatever carries its bytes: choose, connect, redispatch, account.
 
 A carrier opens a session for every client it accepts, asks it where to connect to, and tells it how that went. All
-of it is plain calls on memory: no Deferred, no timer, and no text unless somebody reads it.
+of it is plain calls on memory: no Deferred, no timer of its own, and no text unless somebody reads it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from rproxy.carrying.first_byte import FirstByte
+from rproxy.carrying.turned_away import TurnedAway
+from rproxy.carrying.waiting import Waiting
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Transition
 from rproxy.pool.table import Table
@@ -26,7 +30,13 @@ UNPRIVILEGED: Final = 1024
 """The first port that the kernel may choose to connect from."""
 CONNECT_TIMEOUT_S: Final = 2.0
 CONNECT_TOTAL_S: Final = 4.8
-"""A client waits at most 5 s: this, and the ticks by which a deadline may be late."""
+"""A client's tries take at most 5 s: this, and the ticks by which a deadline may be late."""
+EARLY_S: Final = 0.1
+"""An end that comes this soon after a connect, before any byte, is the listener's and no service's: a process that
+dies at start, a port forwarder or a load balancer with nothing behind it, a full queue. They close within their own
+accept; a service that has read a request and decided takes as long only where it means it."""
+EARLY_MAX: Final = 65536
+"""Bytes of a client kept for a back-end: before it is connected, and until it shows that it has taken them."""
 FLUSH_CLIENT_S: Final = 30.0
 FLUSH_BACKEND_S: Final = 0.2
 """How long bytes already read may take to reach a side whose peer was reset, before it is reset too."""
@@ -34,7 +44,6 @@ LOCAL_ERRORS: Final = frozenset(
     {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EACCES, errno.EPERM}
 )
 """Connect errors of this host's own: no fault of the back-end."""
-_LOG_EVERY_S: Final = 10.0
 
 
 class Ending(StrEnum):
@@ -62,12 +71,22 @@ class Ending(StrEnum):
     __hash__ = str.__hash__  # an enumeration's own is Python code
 
 
+class Redispatch(StrEnum):
+    """Whose back-end may end the connection at once, before any byte, and be replaced by another."""
+
+    ALL = "all"
+    UNSENT = "unsent"
+    """Clients of whom nothing has been sent yet: no request is ever sent twice."""
+    OFF = "off"
+
+
 class Balancer:
     """The scoring service: opens sessions, and keeps table and policy told of them.
 
-    `seconds` is a monotonic clock; `announce` is told of a back-end that failed connects have taken down, or
-    that has gone with its last session. With
-    `trace` every choice logs the scores of the whole table, and every end its session.
+    `clock` is monotonic; `announce` is told of a back-end that failed connects have taken down, or that has gone with
+    its last session. Clients wait for one for up to `wait_s` seconds. One of which no new session gets a byte for
+    `first_byte_s` goes down, unless that is 0. With `trace` every choice logs the scores of the whole table, and every
+    end its session.
     """
 
     log = Logger()
@@ -76,18 +95,24 @@ class Balancer:
         self,
         table: Table,
         policy: Policy,
-        seconds: Callable[[], float],
+        clock: IReactorTime,
         *,
         saturation: float | None = None,
         announce: Callable[[Transition], None] = lambda transition: None,
+        wait_s: float = 0.0,
+        redispatch: Redispatch = Redispatch.ALL,
+        first_byte_s: float = 0.0,
         trace: bool = False,
     ) -> None:
         self.table = table
         self.announce = announce
         self.policy = policy
-        self.seconds = seconds
+        self.seconds = clock.seconds
         self.is_local: Callable[[str], bool] = lambda host: False
         """Whether an address is one of this host's."""
+        self.waiting = Waiting(clock, table, wait_s)
+        self.redispatch = redispatch
+        self.first_byte = FirstByte(clock, table, first_byte_s, self._mute) if first_byte_s else None
         self.saturation = saturation
         self.trace = trace
         self.endings: Counter[Ending] = Counter()
@@ -97,9 +122,7 @@ class Balancer:
         """Bytes that the sessions now over carried from clients, and to them."""
         self.reader_s = math.inf
         """How long a client that does not read may keep a connection from which all has come for it."""
-        self._policy_failed = float("-inf")
-        self._unserved = 0
-        self._unserved_logged = float("-inf")
+        self._turned_away = TurnedAway(clock, table)
 
     def may_meet_itself(self, backend: Backend) -> bool:
         """Whether a connect to it may be connected to itself: to a port here that is free, and is chosen for it."""
@@ -138,35 +161,36 @@ class Balancer:
 
     def blame(self, backend: Backend) -> None:
         """A connect failed, and not by this host's fault."""
-        try:
-            self.policy.failed(backend)
-        except Exception:
-            self.policy_failed()
-        transition = self.table.refused(backend, self.seconds())
+        self.policy.failed(backend)
+        self._announce(self.table.refused(backend, self.seconds()))
+
+    def _mute(self, backend: Backend, sessions: int, silent_s: float) -> None:
+        self.policy.failed(backend)
+        self._announce(self.table.mute(backend, sessions, silent_s, self.seconds()))
+
+    def _announce(self, transition: Transition | None) -> None:
         if transition is not None:
             self.announce(transition)
 
-    def policy_failed(self) -> None:
-        """A policy raised an exception, as somebody's own may: the session goes on without it."""
-        now = self.seconds()
-        if now - self._policy_failed >= _LOG_EVERY_S:
-            self._policy_failed = now
-            self.log.failure("the policy failed; further failures in the next seconds are not logged")
-
     def unserved(self, ending: Ending) -> None:
-        """Clients are being turned away: one line in ten seconds says how many."""
-        self._unserved += 1
-        now = self.seconds()
-        if now - self._unserved_logged >= _LOG_EVERY_S:
-            self.log.warn(
-                "{count} client(s) turned away: {reason}; {eligible} of {known} back-ends may be used",
-                count=self._unserved,
-                reason=_UNSERVED[ending],
-                eligible=len(self.table.eligible),
-                known=len(self.table),
-            )
-            self._unserved_logged = now
-            self._unserved = 0
+        """A client is being turned away."""
+        self._turned_away.add(_UNSERVED[ending])
+
+    def start(self, counts: Callable[[Session], tuple[int, int]]) -> None:
+        """`counts` is the carrier's."""
+        if self.first_byte is not None:
+            self.first_byte.start(counts)
+
+    def let_go(self) -> None:
+        """The proxy stops: nobody waits for a back-end any more."""
+        self.waiting.stop()
+
+    def stop(self) -> None:
+        """All sessions are over."""
+        self.waiting.stop()
+        self._turned_away.stop()
+        if self.first_byte is not None:
+            self.first_byte.stop()
 
 
 def _told(used: float, reported: int | None) -> object:
@@ -190,12 +214,15 @@ class Session:
         "client",
         "connected_at",
         "down",
+        "early",
         "ended_as",
+        "greeted",
         "half_closed",
         "quiet",
         "seen",
         "started_at",
         "up",
+        "waited",
     )
 
     def __init__(self, balancer: Balancer, client: object, now: float) -> None:
@@ -204,6 +231,8 @@ class Session:
         self.client = client
         self.backend: Backend | None = None
         self.started_at = now
+        """When it was accepted; later by the time for which it waited for a back-end to come."""
+        self.waited = False
         self.connected_at: float | None = None
         self.ended_as: Ending | None = None
         self.half_closed = False
@@ -215,6 +244,10 @@ class Session:
         """Bytes carried from client to back-end; the carrier says so at the end at the latest."""
         self.down = 0
         """Bytes carried from back-end to client."""
+        self.early = b""
+        """What the client has sent to a back-end that has not answered yet, while it may have to be sent again."""
+        self.greeted = False
+        """Whether the back-end spoke before its client did."""
 
     def begin(self) -> None:
         """The client is ready for its back-end, later than it was accepted: its patience starts now."""
@@ -225,11 +258,9 @@ class Session:
         balancer, failed = self._balancer, self._failed
         if failed and (len(failed) >= TRIES_MAX or self._left_s() <= 0):
             return None
-        try:
-            backend = balancer.policy.choose(balancer.table, failed)
-        except Exception:
-            balancer.policy_failed()
-            backend = None
+        if balancer.waiting.queue and not failed and not self.waited:
+            return None
+        backend = balancer.policy.choose(balancer.table, failed)
         if balancer.trace:
             balancer.trace_choice(self.client, backend)
         if backend is None:
@@ -238,11 +269,24 @@ class Session:
             balancer.redispatches += 1
         self.backend = backend
         balancer.table.opened(backend)
-        try:
-            balancer.policy.opened(backend)
-        except Exception:
-            balancer.policy_failed()
+        balancer.policy.opened(backend)
         return backend
+
+    def wait(self, call: Callable[[], None]) -> bool:
+        """After `next` returned None: whether `call` will be called, when there is a back-end or no more time.
+
+        That time does not count for its tries. A client waits once.
+        """
+        if self.waited:
+            return False
+        began = self._balancer.seconds()
+
+        def served() -> None:
+            self.started_at += self._balancer.seconds() - began
+            call()
+
+        self.waited = self._balancer.waiting.add(self, served)
+        return self.waited
 
     def patience_s(self) -> float:
         """How long the present try to connect may take, in seconds."""
@@ -264,8 +308,45 @@ class Session:
 
     def connected(self) -> None:
         assert self.backend is not None
-        self.connected_at = self._balancer.seconds()
-        self._balancer.table.connected(self.backend)
+        balancer = self._balancer
+        self.connected_at = balancer.seconds()
+        balancer.table.connected(self.backend)
+        if balancer.first_byte is not None:
+            balancer.first_byte.connected(self)
+
+    def grown(self) -> None:
+        """`EARLY_S` after the connect, or later: its end will not be a failed connect any more."""
+        self.early = b""
+        if self.backend is not None:
+            self._balancer.table.served(self.backend)
+
+    def ended_early(self, sent: int, *, reset: bool) -> bool:
+        """Its back-end has ended the connection before any byte. Whether that was a failed connect and another
+        back-end may be tried, so that `next` is to be asked; else the client gets the end as what it was.
+
+        `sent` is how many bytes came from the client: nothing of it may be lost. To a client that has ended, too, a
+        clean end is an answer, and to one that has not said a word, as a port check, any. Where there is no other
+        back-end, it is no evidence: then the service may well be so.
+        """
+        balancer, backend = self._balancer, self.backend
+        if self.connected_at is None or backend is None or balancer.redispatch is Redispatch.OFF:
+            return False
+        if self.half_closed and not reset:
+            balancer.table.served(backend)
+            return False
+        if self.half_closed and not sent:
+            return False
+        if balancer.seconds() - self.connected_at > EARLY_S or not sent == len(self.early) <= EARLY_MAX:
+            return False
+        tried = (*self._failed, backend)
+        if balancer.policy.choose(balancer.table, tried) is None:
+            return False
+        if len(tried) >= TRIES_MAX or self._left_s() <= 0 or (sent and balancer.redispatch is Redispatch.UNSENT):
+            balancer.blame(backend)
+            return False
+        self.failed()
+        self.connected_at = None
+        return True
 
     def half_close(self) -> None:
         """One side, and only one, has ended its stream."""
@@ -295,21 +376,32 @@ class Session:
         balancer = self._balancer
         if balancer.trace:
             self._trace_end()
+        if self.waited:
+            balancer.waiting.leave(self)
         if self.backend is not None:
+            if self.backend.refusals or balancer.first_byte is not None:
+                self._tell_service(self.backend)
             self._release()
         balancer.endings[ending] += 1
         balancer.up += self.up
         balancer.down += self.down
+
+    def _tell_service(self, backend: Backend) -> None:
+        """What the session, which is over, says of its back-end's service."""
+        balancer = self._balancer
+        if self.connected_at is None:
+            return
+        if backend.refusals and (self.down or balancer.seconds() - self.connected_at > EARLY_S):
+            balancer.table.served(backend)
+        if balancer.first_byte is not None:
+            balancer.first_byte.ended(self, backend)
 
     def _release(self) -> None:
         backend, balancer = self.backend, self._balancer
         assert backend is not None
         self.backend = None
         transition = balancer.table.closed(backend, was_connected=self.connected_at is not None)
-        try:
-            balancer.policy.closed(backend)
-        except Exception:
-            balancer.policy_failed()
+        balancer.policy.closed(backend)
         if transition is not None:
             balancer.announce(transition)
 

@@ -47,7 +47,11 @@ class Side(Protocol):
         """An end of stream from this side; or a reset, which the epoll reactor may tell as one (see `is_broken`)."""
         if is_broken(self.transport):
             self.transport.abortConnection()
-            return
+        else:
+            self.stream_ended()
+
+    def stream_ended(self) -> None:
+        """This side sends no more: pass that on."""
         self.read_ended = True
         if self.peer is not None:
             self.session.half_close()

@@ -135,6 +135,12 @@ class SpliceCarrier:
             return self._portable.carried(session)
         return leg.count + (0 if leg.peer is None else leg.peer.count)
 
+    def counts(self, session: Session) -> tuple[int, int]:
+        leg = session.client
+        if not isinstance(leg, Leg):
+            return self._portable.counts(session)
+        return leg.count, 0 if leg.peer is None else leg.peer.count
+
     def unsent(self, session: Session) -> int:
         leg = session.client
         if not isinstance(leg, Leg):

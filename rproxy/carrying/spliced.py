@@ -11,25 +11,23 @@ import operator
 import select
 import socket
 from collections.abc import Callable, Iterator
-from errno import ECONNREFUSED, EINPROGRESS, ETIMEDOUT
 from typing import Any, Final
 
 from twisted.logger import Logger
 
+from rproxy.carrying.dialing import Dialer
 from rproxy.carrying.leg_table import LegTable
 from rproxy.carrying.legs import (
     BROKEN,
-    CLIENT,
     CLOSED,
     CONNECTING,
     DEAF,
     EOF,
-    EVENTS,
+    FRESH,
     HEEDED,
     HUNG_UP,
     LISTENING,
     MORE,
-    NAGLE,
     NOW,
     PLAIN,
     RARE,
@@ -37,6 +35,7 @@ from rproxy.carrying.legs import (
     SHUT,
     SIZE,
     STALLED,
+    WAITING,
     Leg,
     Other,
 )
@@ -44,8 +43,7 @@ from rproxy.carrying.listeners import Listeners
 from rproxy.carrying.mover import Mover
 from rproxy.carrying.pipes import Pipes
 from rproxy.carrying.room import Room
-from rproxy.carrying.session import LOCAL_ERRORS, Balancer, Ending
-from rproxy.carrying.sockets import keep_alive, keep_urgent_in_line, met_itself
+from rproxy.carrying.session import Balancer, Ending
 
 _IN: Final = select.EPOLLIN
 _PRI: Final = select.EPOLLPRI
@@ -54,7 +52,6 @@ _RDHUP: Final = select.EPOLLRDHUP
 _PLAIN: Final = _IN | select.EPOLLOUT
 _ARRIVED: Final = _IN | _PRI | _RDHUP | select.EPOLLHUP | _ERROR
 _RARE_EVENTS: Final = _PRI | _ERROR
-_NONBLOCKING: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 
 class SplicedSessions:
@@ -68,17 +65,15 @@ class SplicedSessions:
     def __init__(
         self, epoll: select.epoll, balancer: Balancer, room: Room, pipes: Pipes, wake: Callable[[], None]
     ) -> None:
-        self._balancer = balancer
-        self._room = room
-        self._wake = wake
         self._register = epoll.register
         self._unregister = epoll.unregister
         self._table = table = LegTable(balancer, room, wake)
-        self._mover = Mover(epoll, pipes, finished=table.finished, lost=table.lost, stuck=table.stuck)
+        self._mover = Mover(epoll, pipes, finished=table.finished, lost=self._lost, stuck=table.stuck)
         table.drop = self._mover.drop
-        self._listeners = Listeners(epoll, room, opened=self._open, wake=wake)
-        self._young: dict[Leg, float] = {}
-        """The back-end legs of the last tick and those on the way, with the deadlines of their connects."""
+        self._dialer = Dialer(
+            epoll, balancer, room, table, self._mover, again=self._again, ready=self._ready, wake=wake
+        )
+        self._listeners = Listeners(epoll, room, opened=self._dialer.open, wake=wake)
         self._events: list[tuple[int, int]] = []
         self.called = False
         """Something heeded has become readable."""
@@ -144,7 +139,7 @@ class SplicedSessions:
                 if event & _IN:
                     leg.state = state | (READABLE | HUNG_UP if event & _RDHUP else READABLE)
                 continue
-            if event == _PLAIN and not peer.state & NAGLE:
+            if event == _PLAIN and not peer.state & FRESH:
                 size = 0
                 try:
                     size = leg.sock.recv_into(buffer, SIZE, NOW)
@@ -167,8 +162,8 @@ class SplicedSessions:
                 continue
             if size:
                 leg.count += size
-                if peer.state & NAGLE:
-                    mover.settle(peer, size)
+                if peer.state & FRESH:
+                    mover.begin(peer, size)
                 last = event & _RDHUP and size < SIZE
                 try:
                     sent = peer.sock.send(view[:size], MORE if last else NOW)
@@ -179,6 +174,8 @@ class SplicedSessions:
                     if last:
                         mover.end_of_stream(leg)
                     continue
+            elif not leg.count and self._dialer.another(leg, reset=False):
+                continue
             if peer.state & EOF:
                 table.finished(leg)
                 continue
@@ -189,6 +186,10 @@ class SplicedSessions:
                 peer.sock.shutdown(socket.SHUT_WR)
             except OSError:  # reset: an event tells
                 pass
+
+    def _again(self, descriptor: int, event: int) -> None:
+        """Have an event handled, as if it had come now."""
+        self._events.append((descriptor, event))
 
     def _unread(self, leg: Leg, event: int, error: OSError) -> None:
         """A read gave an error, which is told but once: another read would find the end of the stream."""
@@ -208,11 +209,13 @@ class SplicedSessions:
         """Handle any event."""
         state = leg.state
         if state & CONNECTING:
-            self._connected(leg, event)
+            self._dialer.connected(leg, event)
             return
-        if state & (LISTENING | CLOSED | HEEDED):
+        if state & (LISTENING | CLOSED | HEEDED | WAITING):
             if state & LISTENING:
                 self._listeners.accept(leg)
+            elif state & WAITING:
+                self._dialer.waits(leg, event)
             elif state & HEEDED:
                 self.called = True
             return
@@ -230,104 +233,19 @@ class SplicedSessions:
         if leg.state & READABLE:
             self._mover.pump(leg)
         if event & _ERROR and not leg.state & CLOSED:
-            if leg.peer is None or leg.peer.state & CONNECTING:
+            if leg.peer is None:
                 self._table.lost(leg)
+            elif leg.peer.state & CONNECTING:
+                self._dialer.client_reset(leg)
             else:
                 self._table.stuck(leg)
 
-    def _open(self, family: int, descriptor: int) -> None:
-        """A client has been accepted."""
-        session = self._balancer.open(None)
-        client = Leg(socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), session, CLIENT, None)
-        session.client = client
-        self._room.enter()
-        self._table.put(descriptor, client)
-        try:
-            self._register(descriptor, EVENTS)
-            self._connect_next(client)
-        except Exception:
-            self._fail(client)
-
-    def _fail(self, client: Leg) -> None:
-        self.log.failure("a client's session failed")
-        self._table.end(client, Ending.STOPPED, reset=True)
-
-    def _connect_next(self, client: Leg) -> None:
-        """Start to connect to the session's next back-end, or let the client go."""
-        session = client.session
-        while (backend := session.next()) is not None:
-            address = backend.address
-            try:
-                sock = socket.SocketType(socket.AF_INET6 if ":" in address else socket.AF_INET, _NONBLOCKING, 0)
-            except OSError as failure:
-                session.failed(blame=failure.errno not in LOCAL_ERRORS)
-                continue
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # the handshake's last ACK waits for first data
-            keep_urgent_in_line(sock)
-            error = sock.connect_ex((address, backend.port))
-            if error and error != EINPROGRESS:
-                self._table.closing.append(sock)
-                session.failed(blame=error not in LOCAL_ERRORS)
-                continue
-            leg = client.peer = Leg(sock, session, CONNECTING | NAGLE, client)
-            descriptor = sock.fileno()
-            self._table.put(descriptor, leg)
-            self._register(descriptor, EVENTS)
-            self._young[leg] = session.connect_by()
-            self._wake()
-            return
-        session.give_up()
-        self._table.close(client, reset=False)
-
-    def _connected(self, leg: Leg, event: int) -> None:
-        """Something has become of a connect."""
-        if event & (_ERROR | select.EPOLLHUP):
-            self._connect_failed(leg, leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        elif event & select.EPOLLOUT:
-            backend = leg.session.backend
-            assert backend is not None
-            if self._balancer.may_meet_itself(backend) and met_itself(leg.sock, backend.address, backend.port):
-                leg.reset()
-                self._connect_failed(leg, ECONNREFUSED)
-                return
-            leg.state = NAGLE
-            leg.session.connected()
-            client = leg.peer
-            assert client is not None
-            if client.state & READABLE:  # as if it had come but now
-                client.state &= ~READABLE
-                self._events.append((client.sock.fileno(), _IN | _RDHUP if client.state & HUNG_UP else _IN))
-            else:  # a server that is to speak first must not wait for that ACK
-                leg.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            if event & _IN:
-                self._ready(leg, event)
-
-    def _connect_failed(self, leg: Leg, error: int) -> None:
-        client = leg.peer
-        assert client is not None
-        client.peer = None
-        self._table.forget(leg)
-        try:
-            client.session.failed(blame=error not in LOCAL_ERRORS)
-            self._connect_next(client)
-        except Exception:
-            self._fail(client)
+    def _lost(self, leg: Leg) -> None:
+        self._dialer.lost(leg)
 
     def tick(self, now: float) -> bool:
         """See to what has become of time; whether another tick is needed."""
-        young, self._young = self._young, {}
-        for leg, deadline in young.items():
-            if not leg.state & CLOSED:
-                self._grow(leg, deadline, now)
+        young = self._dialer.tick(now)
         self._table.tick(now)
         self._listeners.resume_if_room()
-        return bool(self._young or self._table.doomed or self._listeners.paused)
-
-    def _grow(self, leg: Leg, deadline: float, now: float) -> None:
-        """What most sessions do not live to see."""
-        if not leg.state & CONNECTING:
-            keep_alive(leg.sock)
-        elif deadline > now:
-            self._young[leg] = deadline
-        else:
-            self._connect_failed(leg, ETIMEDOUT)
+        return bool(young or self._table.doomed or self._listeners.paused)

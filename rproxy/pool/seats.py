@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -20,6 +20,8 @@ class Seats:
 
     panic_below: float
     eligible: list[Backend] = attrs.field(init=False, factory=list)
+    seated: Callable[[], None] = attrs.field(init=False, default=lambda: None)
+    """Called whenever a back-end has become eligible, in the middle of a change."""
     panicking: bool = attrs.field(init=False, default=False)
     _counts: dict[Standing, int] = attrs.field(init=False, factory=lambda: dict.fromkeys(Standing, 0))
 
@@ -45,6 +47,7 @@ class Seats:
             if backend.slot < 0:
                 backend.slot = len(self.eligible)
                 self.eligible.append(backend)
+                self.seated()
         elif backend.slot >= 0:
             last = self.eligible.pop()
             if last is not backend:

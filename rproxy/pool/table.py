@@ -75,6 +75,10 @@ class Table:
         """Whether what is down gets clients as well."""
         return self._seats.panicking
 
+    def when_eligible(self, call: Callable[[], None]) -> None:
+        """Call `call` whenever a back-end has become eligible. The table may be in the middle of a change then."""
+        self._seats.seated = call
+
     def get(self, address: str, port: int) -> Backend | None:
         return self._backends.get((address, port))
 
@@ -277,6 +281,9 @@ class Table:
         backend.pending -= 1
         backend.established += 1
         backend.total += 1
+
+    def served(self, backend: Backend) -> None:
+        """A session on it got a byte, or outlived the time in which its end would have been a failed connect."""
         if backend.refusals:
             backend.refusals = 0
             backend.refusing = False
@@ -294,6 +301,13 @@ class Table:
         if backend.state is State.DOWN:
             hold_down(backend, self._connects, now)
         return self._happen(backend, Event.REFUSED, now, f"{backend.refusals} connects in a row failed")
+
+    def mute(self, backend: Backend, sessions: int, silent_s: float, now: float) -> Transition | None:
+        """None of its new sessions got a byte for so long, and those of others did: as if connects had failed."""
+        if backend.refusing or not backend.is_up:
+            return None
+        backend.refusing = True
+        return self._happen(backend, Event.REFUSED, now, f"{sessions} new sessions got no byte for {silent_s:.0f} s")
 
     def closed(self, backend: Backend, *, was_connected: bool) -> Transition | None:
         """A session that was `opened` is over; with the last one, a back-end goes that has departed."""

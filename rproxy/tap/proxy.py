@@ -43,8 +43,9 @@ from rproxy.tap.demo import Demo
 from rproxy.tap.keys import at_signal, envelope, rotate
 from rproxy.tap.listening import TcpPort, listen_endpoints, listen_tcp
 from rproxy.tap.options import StartupError, cannot_listen, fail, use_monotonic_time
+from rproxy.tap.policies import make_policy
 from rproxy.tap.process import ProcessService, process_of
-from rproxy.tap.settings import CAN_SPLICE, LOOPBACK, Options, Settings, policy_factory
+from rproxy.tap.settings import CAN_SPLICE, LOOPBACK, Options, Settings
 
 __all__ = ["Options", "ProxyService", "makeService"]
 
@@ -62,7 +63,7 @@ class ProxyService(ProcessService):
         self._reactor = reactor
         self._settings = settings
         rng = Random()
-        policy = policy_factory(settings.policy)(settings.saturation, rng)
+        policy = make_policy(settings.policy, settings.saturation, rng, reactor.seconds)
         table = Table(settings.backend_port, settings.timing.probe_timeout_s, settings.limits)
         self._own = OwnListeners(reactor.seconds)
         self._deadlines = Deadlines(reactor)
@@ -81,9 +82,12 @@ class ProxyService(ProcessService):
         self.balancer = Balancer(
             table,
             policy,
-            reactor.seconds,
+            reactor,
             saturation=settings.saturation,
             announce=self.monitor.announce,
+            wait_s=settings.wait_s,
+            redispatch=settings.redispatch,
+            first_byte_s=settings.first_byte_s,
             trace=settings.trace,
         )
         self.balancer.is_local = self._own.is_local
@@ -142,6 +146,7 @@ class ProxyService(ProcessService):
         super().startService()
         for watch in self._watches:
             watch.start()
+        self.balancer.start(self.carrier.counts)
         self._demo.register()
         if self._settings.state_file is not None:
             self._keeper = self._keep(self._settings.state_file)
@@ -262,6 +267,7 @@ class ProxyService(ProcessService):
         self._stopping = True
         stopping = [self._close_ports()] if self._keeper is None else [self._close_ports(), self._keeper.stop()]
         closed: Deferred[Any] = DeferredList(stopping)
+        self.balancer.let_go()
         drained = closed.addCallback(lambda _: self._drain())
         drained.addCallback(lambda _: self._finish())
         return drained
@@ -288,6 +294,7 @@ class ProxyService(ProcessService):
         self._admin.stop()
         self._turns.stop()
         self.carrier.abort()
+        self.balancer.stop()
         self._deadlines.stop()
         stopping = [self._demo.stop()]
         if self._monitor_port is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-from importlib.metadata import entry_points
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import ClassVar, Final
 
@@ -12,6 +11,7 @@ import attrs
 from twisted.python import usage
 
 from rproxy.carrying.room import SESSIONS_MAX
+from rproxy.carrying.session import Redispatch
 from rproxy.monitoring.addresses import is_loopback
 from rproxy.monitoring.binding import CAN_FREEBIND
 from rproxy.monitoring.monitor import Network
@@ -19,7 +19,7 @@ from rproxy.monitoring.prober import JITTER, Timing
 from rproxy.pool.backend import Address
 from rproxy.pool.limits import Limits
 from rproxy.scoring.formula import SATURATION
-from rproxy.scoring.policies import POLICIES, PolicyFactory
+from rproxy.scoring.policies import POLICIES
 from rproxy.tap.keys import Keyring
 from rproxy.tap.options import (
     MONITOR_PORT,
@@ -32,12 +32,13 @@ from rproxy.tap.options import (
     whole,
 )
 
-POLICY_ENTRY_POINTS: Final = "rproxy.policies"
 LOOPBACK: Final = "127.0.0.1"
 CARRIERS: Final = ("auto", "splice", "portable")
 TIME_MIN_S: Final = 0.01
 """Of what is done again and again."""
 TIMEOUT_MAX_S: Final = 30 * 86400
+WAIT_MAX_S: Final = 3600
+FIRST_BYTE_MIN_S: Final = 0.1
 BACKENDS_MAX: Final = 100_000
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 STATE_FILE: Final = "rproxy.state"
@@ -76,6 +77,11 @@ class Settings:
     """0 for none, both."""
     end_on_down: bool = True
     """Whether sessions that have stopped end when their back-end goes down by silence."""
+    wait_s: float = 5.0
+    """How long a client waits where there is no back-end; 0 for not at all."""
+    redispatch: Redispatch = Redispatch.ALL
+    first_byte_s: float = 0.0
+    """0 for off."""
 
     @property
     def is_open(self) -> bool:
@@ -111,6 +117,9 @@ class Options(CommandOptions):
             None,
             "file that keeps the back-ends over a restart (default: in $STATE_DIRECTORY, if set)",
         ],
+        ["wait-for-backend", None, "5", "seconds that a client waits where no back-end is up, or 0 for not at all"],
+        ["redispatch-early", None, "all", "whose back-end may end at once and be replaced: all, unsent or off"],
+        ["first-byte", None, "0", "seconds without a byte to any new session that take a back-end down, or 0 for off"],
         ["demo", None, "0", "start this many embedded back-ends with their agents"],
         ["admin", "a", None, "HOST:PORT of the operators' HTTP listener (GET /status.json)"],
     ]
@@ -178,7 +187,17 @@ class Options(CommandOptions):
                 "half-close-timeout", self["half-close-timeout"], TIME_MIN_S, TIMEOUT_MAX_S, zero=True
             ),
             end_on_down=self._end_on_down(),
+            wait_s=number("wait-for-backend", self["wait-for-backend"], TIME_MIN_S, WAIT_MAX_S, zero=True),
+            redispatch=self._redispatch(),
+            first_byte_s=number("first-byte", self["first-byte"], FIRST_BYTE_MIN_S, WAIT_MAX_S, zero=True),
         )
+
+    def _redispatch(self) -> Redispatch:
+        text = self["redispatch-early"]
+        try:
+            return Redispatch(text)
+        except ValueError:
+            raise usage.UsageError(f"--redispatch-early {text}: must be {', '.join(Redispatch)}") from None
 
     def _carrier(self) -> str:
         carrier: str = self["carrier"]
@@ -244,15 +263,3 @@ def _unmapped(network: Network) -> Network:
         assert mapped is not None
         return IPv4Network((mapped, network.prefixlen - _MAPPED.prefixlen))
     return network
-
-
-def policy_factory(name: str) -> PolicyFactory:
-    """The policy of that name: built in, or any installed package's entry point in the group rproxy.policies."""
-    factory = POLICIES.get(name)
-    if factory is not None:
-        return factory
-    found = entry_points(group=POLICY_ENTRY_POINTS)
-    if name in found.names:
-        loaded: PolicyFactory = found[name].load()
-        return loaded
-    raise usage.UsageError(f"--policy {name}: no such policy; there are {', '.join([*POLICIES, *sorted(found.names)])}")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from twisted.internet.task import Clock
 
 from rproxy.admin.status import ROWS, rendered, status
 from rproxy.carrying.room import Room
@@ -24,7 +25,9 @@ ROOM = Room(10, lambda: 0.0)
 
 
 def balancer(up: int) -> Balancer:
-    return Balancer(table_with(up), LeastConnectionsPolicy(), lambda: 3.0)
+    clock = Clock()
+    clock.rightNow = 3.0
+    return Balancer(table_with(up), LeastConnectionsPolicy(), clock)
 
 
 def test_each_backend_has_the_documented_fields() -> None:

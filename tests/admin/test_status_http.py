@@ -25,7 +25,7 @@ FIGURE_5_10 = Load(cpu=17, memory=89, tcp=0)
 class Bench:
     def __init__(self) -> None:
         self.table = Table()
-        self.balancer = Balancer(self.table, CountingPolicy(), Clock().seconds)
+        self.balancer = Balancer(self.table, CountingPolicy(), Clock())
         self.counters = Counters()
 
     def request(self, method: str, path: str) -> tuple[int, bytes]:

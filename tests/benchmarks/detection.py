@@ -107,9 +107,7 @@ class World:
         self._loss = 0.0
         table, choice = Table(), policy("report")
         self.monitor = Watched(table, choice, self.clock, lambda: rng.getrandbits(64), rng.random)
-        self.balancer = Balancer(
-            table, choice, self.clock.seconds, saturation=SATURATION, announce=self.monitor.announce
-        )
+        self.balancer = Balancer(table, choice, self.clock, saturation=SATURATION, announce=self.monitor.announce)
         transport: Any = self  # the part of one that the monitor uses
         self.monitor.makeConnection(transport)
         self.agents = [agent(number) for number in range(1, backends + 1)]

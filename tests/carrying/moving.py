@@ -44,7 +44,7 @@ class Moving:
         stack.callback(self.pipes.close)
         self.mover = Mover(self.epoll, self.pipes, finished=self._finished, lost=self._lost, stuck=self._stuck)
         self.told: list[tuple[str, Leg]] = []
-        balancer = Balancer(table_with(1), CountingPolicy(), Clock().seconds)
+        balancer = Balancer(table_with(1), CountingPolicy(), Clock())
         self.session = balancer.open(None)
         self.client, self.client_end = self._leg(stack, CLIENT, SMALL if "client" in small else None)
         self.backend, self.backend_end = self._leg(stack, 0, SMALL if "backend" in small else None)

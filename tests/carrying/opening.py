@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from rproxy.carrying.session import Balancer, Session
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Transition
-from tests.fakes import CountingPolicy, table_with
+from tests.fakes import CountingPolicy, guarded, table_with
 
 
 class Bench:
@@ -18,8 +18,8 @@ class Bench:
         self.announced: list[Transition] = []
         self.balancer = Balancer(
             self.table,
-            self.policy,
-            self.clock.seconds,
+            guarded(self.policy),
+            self.clock,
             saturation=saturation,
             announce=self.announced.append,
             trace=trace,

@@ -23,7 +23,7 @@ from rproxy.carrying.session import Balancer, Ending, Session
 from rproxy.carrying.splice import SpliceCarrier
 from rproxy.pool.table import Table
 from tests.carrying.loopback import QUIET_MS, WAIT_S, fill, listening
-from tests.fakes import CountingPolicy, Reactor, confirm, connected, registered, run
+from tests.fakes import CountingPolicy, Reactor, confirm, connected, guarded, registered, run
 
 
 @attrs.define
@@ -61,7 +61,7 @@ class Splicing:
             stack.enter_context(server)
             address, port = server.getsockname()
             confirm(self.table, registered(self.table, address, service_port=port), token=number)
-        self.balancer = Balancer(self.table, self.policy, self.reactor.seconds)
+        self.balancer = Balancer(self.table, guarded(self.policy), self.reactor)
         self.room = Room(sessions_max, self.reactor.seconds)
         self.pipes = Pipes(pipes)
         self.portable = PortableCarrier(self.reactor, self.balancer, Deadlines(self.reactor), self.room)

@@ -21,7 +21,7 @@ class Bench:
         self.carrier = SilentCarrier()
         self.table = table_with(2)
         self.one, self.other = self.table
-        self.balancer = Balancer(self.table, CountingPolicy(), self.clock.seconds)
+        self.balancer = Balancer(self.table, CountingPolicy(), self.clock)
         self.panicking = False
         self.fallen = Fallen(self.clock, self.carrier, lambda: self.panicking)
 

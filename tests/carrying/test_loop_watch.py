@@ -22,7 +22,7 @@ class Sessions:
     """A carrier whose sessions carry what the test says, and end with each other where it is a loop."""
 
     def __init__(self, clock: Clock) -> None:
-        self.balancer = Balancer(table_with(1), CountingPolicy(), clock.seconds)
+        self.balancer = Balancer(table_with(1), CountingPolicy(), clock)
         self.all: list[Session] = []
         self.bytes: dict[Session, int] = {}
         self.cuts: list[Session] = []

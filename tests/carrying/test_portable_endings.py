@@ -15,9 +15,9 @@ from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDo
 
 from rproxy.carrying import flush, portable
 from rproxy.carrying.deadlines import TICK_S, Deadlines
-from rproxy.carrying.portable import EARLY_MAX, HANDSHAKE_S, PortableCarrier
+from rproxy.carrying.portable import HANDSHAKE_S, PortableCarrier
 from rproxy.carrying.room import Room
-from rproxy.carrying.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S, Balancer, Ending
+from rproxy.carrying.session import CONNECT_TIMEOUT_S, EARLY_MAX, FLUSH_CLIENT_S, Balancer, Ending
 from tests.fakes import (
     Connector,
     CountingPolicy,
@@ -25,6 +25,7 @@ from tests.fakes import (
     Stream,
     TlsStream,
     connected,
+    guarded,
     logged,
     run,
     table_with,
@@ -45,7 +46,7 @@ class Bench:
         self.reactor = Reactor()
         self.table = table_with(up)
         self.policy = CountingPolicy()
-        self.balancer = Balancer(self.table, self.policy, self.reactor.seconds)
+        self.balancer = Balancer(self.table, guarded(self.policy), self.reactor)
         self.deadlines = Deadlines(self.reactor)
         self.carrier = PortableCarrier(self.reactor, self.balancer, self.deadlines, Room(100, self.reactor.seconds))
 
@@ -388,6 +389,7 @@ def test_a_client_that_no_backend_answers_is_let_go_within_five_seconds() -> Non
     assert client.ended is ConnectionDone
     assert bench.tried == bench.blamed == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert "no back-end could be connected to" in texts(events)[0]
+    bench.balancer.stop()
     bench.assert_over(Ending.UNREACHABLE)
 
 
@@ -402,6 +404,7 @@ def test_sessions_do_not_touch_each_other(bench: Bench) -> None:
     two, two_backend = bench.joined()
     one.receive(b"one")
     two_backend.receive(b"two")
+    one_backend.receive(b"1")
     one_backend.reset()
     bench.settle()
     two.receive(b"more")

@@ -10,10 +10,10 @@ import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
 
-from rproxy.carrying.deadlines import Deadlines
-from rproxy.carrying.portable import EARLY_MAX, PortableCarrier
+from rproxy.carrying.deadlines import TICK_S, Deadlines
+from rproxy.carrying.portable import PortableCarrier
 from rproxy.carrying.room import Room
-from rproxy.carrying.session import CONNECT_TIMEOUT_S, Balancer, Ending
+from rproxy.carrying.session import CONNECT_TIMEOUT_S, EARLY_MAX, FLUSH_BACKEND_S, Balancer, Ending
 from rproxy.scoring.policies import LeastConnectionsPolicy
 from tests.carrying.splicing import LoopbackEndpoint
 from tests.fakes import Connector, CountingPolicy, Reactor, Stream, connected, logged, run, table_with
@@ -27,7 +27,7 @@ class Proxy:
     def __init__(self, up: int = 1) -> None:
         self.reactor = Reactor()
         self.deadlines = Deadlines(self.reactor)
-        self.balancer = Balancer(table_with(up), LeastConnectionsPolicy(), self.reactor.seconds)
+        self.balancer = Balancer(table_with(up), LeastConnectionsPolicy(), self.reactor)
         reactor: Any = self.reactor
         self.carrier = PortableCarrier(reactor, self.balancer, self.deadlines, Room(100, self.reactor.seconds))
 
@@ -187,8 +187,30 @@ def test_a_client_that_goes_while_connecting_cancels_the_connect() -> None:
     proxy = Proxy()
     client = proxy.client()
     client.reset()
+    run(proxy.reactor, FLUSH_BACKEND_S + 2 * TICK_S)
     assert proxy.connector().state == "disconnected"
     proxy.assert_over(Ending.CLIENT_GONE)
+
+
+def test_the_back_end_of_a_client_that_resets_while_connecting_gets_what_it_sent_and_the_reset() -> None:
+    proxy = Proxy()
+    client = proxy.client()
+    client.receive(b"question")
+    client.reset()
+    backend = proxy.connector().succeed()
+    run(proxy.reactor, FLUSH_BACKEND_S + 2 * TICK_S)
+    assert (backend.value(), backend.ended) == (b"question", ConnectionAborted)
+    proxy.assert_over(Ending.CLIENT_RESET)
+
+
+def test_a_stop_ends_the_connect_for_a_client_that_has_reset() -> None:
+    proxy = Proxy()
+    client = proxy.client()
+    client.receive(b"question")
+    client.reset()
+    proxy.carrier.abort()
+    assert proxy.connector().state == "disconnected"
+    proxy.assert_over(Ending.STOPPED)
 
 
 def test_a_client_is_let_go_when_there_is_no_backend() -> None:

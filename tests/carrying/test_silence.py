@@ -21,7 +21,7 @@ class Bench:
     def __init__(self, limit_s: float = LIMIT_S, *, half_closed: bool = False, reader_s: float = 0) -> None:
         self.clock = Clock()
         self.carrier = SilentCarrier()
-        self.balancer = Balancer(table_with(1), CountingPolicy(), self.clock.seconds)
+        self.balancer = Balancer(table_with(1), CountingPolicy(), self.clock)
         self.silence = Silence(self.clock, self.carrier, limit_s, half_closed=half_closed, reader_s=reader_s)
         self.silence.start()
 

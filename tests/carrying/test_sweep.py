@@ -18,7 +18,7 @@ class Bench:
     def __init__(self, sessions: int) -> None:
         self.clock = Clock()
         self.carrier = SilentCarrier()
-        balancer = Balancer(table_with(1), CountingPolicy(), self.clock.seconds)
+        balancer = Balancer(table_with(1), CountingPolicy(), self.clock)
         self.sessions = [balancer.open(None) for _ in range(sessions)]
         self.carrier.moved = dict.fromkeys(self.sessions, 0)
         self.looked: list[Session] = []

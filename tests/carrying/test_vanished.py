@@ -11,7 +11,7 @@ from tests.fakes import CountingPolicy, SilentCarrier, logged, run, table_with, 
 
 def test_sessions_are_cut_whose_peer_has_not_been_heard_for_as_long_as_keepalive_takes() -> None:
     clock, carrier = Clock(), SilentCarrier()
-    balancer = Balancer(table_with(1), CountingPolicy(), clock.seconds)
+    balancer = Balancer(table_with(1), CountingPolicy(), clock)
     vanished = Vanished(clock, carrier)
     vanished.start()
     sessions = [balancer.open(None) for _ in range(5)]

@@ -56,6 +56,15 @@ every_carrier: Final = pytest.mark.parametrize(
 """For modules of tests to which the reactor makes no difference."""
 
 
+every_transport: Final = pytest.mark.parametrize(
+    "variant",
+    _variants(("splice", "epoll"), *(("portable", reactor) for reactor in REACTORS)),
+    indirect=True,
+    scope="module",
+)
+"""For those to which it makes one for Twisted's transports alone."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def many_descriptors() -> None:
     """The test process holds both ends of every session; the usual limit is 1,024."""

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from tests.integration.conftest import Certificate
+from tests.integration.conftest import Certificate, Starter, Variant
 from tests.integration.processes import (
     BUSY,
     LOOPBACK,
@@ -231,14 +231,22 @@ def test_a_back_end_that_drops_syns_is_replaced_after_the_connect_timeout(pool: 
     sending.result()
 
 
-def test_when_all_back_ends_refuse_the_client_is_let_go_and_the_log_says_why_once(own_pool: Pool) -> None:
-    own_pool.refuse()
-    own_pool.refuse()
-    assert_let_go_and_logged_once(own_pool, "no back-end could be connected to; 2 of 2 back-ends may be used")
+@pytest.fixture
+def impatient_pool(variant: Variant, start: Starter) -> Pool:
+    """Where nobody waits for a back-end to come."""
+    pool = Pool(start.proxy(*variant.options, "--wait-for-backend", "0", reactor=variant.reactor))
+    start.closing(pool.abandon)
+    return pool
 
 
-def test_without_a_back_end_the_client_is_let_go_and_the_log_says_why_once(own_pool: Pool) -> None:
-    assert_let_go_and_logged_once(own_pool, "no back-end is up; 0 of 0 back-ends may be used")
+def test_when_all_back_ends_refuse_the_client_is_let_go_and_the_log_says_why_once(impatient_pool: Pool) -> None:
+    impatient_pool.refuse()
+    impatient_pool.refuse()
+    assert_let_go_and_logged_once(impatient_pool, "no back-end could be connected to; 2 of 2 back-ends may be used")
+
+
+def test_without_a_back_end_the_client_is_let_go_and_the_log_says_why_once(impatient_pool: Pool) -> None:
+    assert_let_go_and_logged_once(impatient_pool, "no back-end is up; 0 of 0 back-ends may be used")
 
 
 def assert_let_go_and_logged_once(pool: Pool, reason: str) -> None:

@@ -224,7 +224,7 @@ def test_clients_are_turned_away_rather_than_given_to_the_only_back_end_while_it
 
 
 def test_an_operators_drain_lets_sessions_end_by_themselves_and_lets_no_client_in_until_he_says_ready() -> None:
-    bench = ProxyBench(listen=("8080",), backend_port=8000)
+    bench = ProxyBench(listen=("8080",), backend_port=8000, wait_s=0.0)
     bench.start()
     bench.backend_up()
     client, server = bench.session()

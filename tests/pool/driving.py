@@ -107,3 +107,4 @@ class Driver:
             self.table.opened(backend)
             if connected:
                 self.table.connected(backend)
+                self.table.served(backend)

@@ -1027,6 +1027,28 @@ class TestRefusedConnects:
         driver.fail_connects(backend, 2)
         assert backend.state is State.UP
 
+    def test_a_connect_alone_proves_nothing(self, driver: Driver) -> None:
+        """Its end may be the failure."""
+        backend = driver.up()
+        for _ in range(REFUSALS):
+            driver.table.opened(backend)
+            driver.table.connected(backend)
+            transition = driver.fail_connects(backend)
+        assert transition is not None
+        assert backend.state is State.DOWN
+
+    def test_one_that_answers_no_new_session_goes_down_at_once_and_comes_back_as_after_refusals(
+        self, driver: Driver
+    ) -> None:
+        backend, other = driver.up(), driver.up(agent(2))
+        transition = driver.table.mute(backend, 5, 10.4, driver.now)
+        assert transition is not None
+        assert (transition.after, transition.reason) == (State.DOWN, "5 new sessions got no byte for 10 s")
+        assert driver.table.eligible == [other]
+        assert driver.table.mute(backend, 5, 10.4, driver.now) is None
+        driver.recover(backend)
+        assert set(driver.table.eligible) == {backend, other}
+
     def test_answered_probes_bring_it_up_after_its_hold_down_and_then_one_failure_is_enough(
         self, driver: Driver
     ) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import socket
-from importlib.metadata import EntryPoint, EntryPoints
 from ipaddress import ip_network
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -17,11 +15,10 @@ from rproxy.carrying.room import SESSIONS_MAX
 from rproxy.monitoring.prober import Timing
 from rproxy.scoring.policies import POLICIES
 from rproxy.tap import options as common
-from rproxy.tap import settings as told
 from rproxy.tap.listening import BACKLOG, TcpEndpoint, listen_endpoints
 from rproxy.tap.proxy import makeService
-from rproxy.tap.settings import Options, Settings, policy_factory
-from tests.fakes import CountingPolicy, Reactor
+from rproxy.tap.settings import Options, Settings
+from tests.fakes import Reactor
 from tests.tap.commands import ANYBODY, complaint, one_line, parsed, settings
 
 
@@ -249,53 +246,11 @@ def test_the_help_names_every_option_and_policy(capsys: pytest.CaptureFixture[st
     assert not ended.value.code
     text = capsys.readouterr().out
     options = ("listen", "monitor", "backend-port", "probe-interval", "probe-timeout", "liveness", "policy")
-    more = ("saturation", "allow", "demo", "admin", "trace")
+    more = ("saturation", "allow", "demo", "admin", "trace", "wait-for-backend", "redispatch-early", "first-byte")
     for option in (*options, *more, "carrier", "idle-timeout", "half-close-timeout", "on-down", "max-connections"):
         assert f"--{option}" in text
     for policy in POLICIES:
         assert policy in "".join(text.split())  # which a line's end may divide
-
-
-@pytest.mark.parametrize("name", ["report", "round-robin", "least-connections", "random"])
-def test_a_built_in_policy_is_found_by_its_name(name: str) -> None:
-    assert policy_factory(name) is POLICIES[name]
-    policy_factory(name)(0.7, Random(1))
-
-
-def installed(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
-    monkeypatch.setattr(told, "entry_points", lambda *, group: EntryPoints(entries).select(group=group))
-
-
-def external(saturation: float | None, _: object) -> CountingPolicy:
-    policy = CountingPolicy()
-    policy.error = ValueError(f"made with {saturation}")
-    return policy
-
-
-def test_a_policy_of_another_package_is_loaded_from_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, EntryPoint("mine", f"{__name__}:external", "rproxy.policies"))
-    policy = policy_factory("mine")(0.5, Random(1))
-    assert isinstance(policy, CountingPolicy)
-    assert str(policy.error) == "made with 0.5"
-
-
-def test_a_built_in_policy_is_not_replaced_by_another_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, EntryPoint("report", "nowhere:external", "rproxy.policies"))
-    assert policy_factory("report") is POLICIES["report"]
-
-
-def test_an_entry_point_of_another_group_is_no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, EntryPoint("mine", "nowhere:external", "console_scripts"))
-    with pytest.raises(usage.UsageError, match="no such policy"):
-        policy_factory("mine")
-
-
-def test_an_unknown_policy_is_told_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, EntryPoint("mine", "nowhere:external", "rproxy.policies"))
-    with pytest.raises(usage.UsageError) as raised:
-        policy_factory("best")
-    for name in ("--policy best", *POLICIES, "mine"):
-        assert name in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,156 @@
+"""Policies of somebody's own, as installed packages: whatever they do, clients are served and the proxy lives."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.integration.conftest import CARRIERS, Starter, carrier_options
+from tests.integration.processes import BUSY, IDLE, PROJECT, Pool, echo, receive, run_twistd
+
+MODULE: Final = '''
+import sys
+from rproxy.scoring.policies import POLICIES
+
+
+class Policy:
+    """The built-in one but for what a test spoils."""
+
+    def __init__(self, saturation, rng):
+        self.good = POLICIES["round-robin"](saturation, rng)
+        self.count = 0
+
+    def choose(self, table, exclude):
+        return self.good.choose(table, exclude)
+
+    def __getattr__(self, name):
+        return getattr(self.good, name)
+
+
+def recurse():
+    return recurse()
+
+
+def choosing(choose):
+    class Choosing(Policy):
+        pass
+
+    Choosing.choose = lambda self, table, exclude: choose(table, exclude)
+    return Choosing
+
+
+def raising(name, error):
+    class Raising(Policy):
+        pass
+
+    def fail(self, *_):
+        raise error
+
+    setattr(Raising, name, fail)
+    return Raising
+
+
+class Remembers(Policy):
+    """Chooses the first back-end that it ever saw, whatever has become of it."""
+
+    first = None
+
+    def choose(self, table, exclude):
+        self.first = self.first or next(iter(table), None)
+        return self.first
+
+
+text = choosing(lambda table, exclude: "127.0.0.1:80")
+number = choosing(lambda table, exclude: 0)
+anything = choosing(lambda table, exclude: table)
+recursion = choosing(lambda table, exclude: recurse())
+exits = raising("choose", SystemExit(1))
+interrupts = raising("choose", KeyboardInterrupt())
+generator = raising("choose", GeneratorExit())
+opened = raising("opened", SystemExit(1))
+closed = raising("closed", KeyboardInterrupt())
+failed = raising("failed", BaseException("bare"))
+reported = raising("reported", SystemExit(1))
+
+
+def refuses(saturation, rng):
+    raise ValueError("not today")
+
+
+def leaves(saturation, rng):
+    sys.exit("bye")
+
+
+def empty(saturation, rng):
+    return object()
+'''
+GOOD: Final = ("text", "number", "anything", "recursion", "exits", "interrupts", "generator")
+TOLD: Final = ("opened", "closed", "failed", "reported")
+BAD: Final = {"refuses": "not today", "leaves": "bye", "empty": "has no method choose", "absent": "AttributeError"}
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Sequence[str]:
+    """A wrapper for a process that has the package."""
+    folder = tmp_path / "installed"
+    package = folder / "spoilt-1.0.dist-info"
+    package.mkdir(parents=True)
+    (folder / "spoilt.py").write_text(MODULE)
+    (folder / "spoilt_syntax.py").write_text("def (:\n")
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: spoilt\nVersion: 1.0\n")
+    names = [*GOOD, *TOLD, *BAD, "Remembers"]
+    lines = [f"{name} = spoilt:{name}" for name in names]
+    lines += ["missing = spoilt_missing:thing", "syntax = spoilt_syntax:thing"]
+    (package / "entry_points.txt").write_text("\n".join(["[rproxy.policies]", *lines]) + "\n")
+    return ["env", f"PYTHONPATH={folder}:{PROJECT}"]
+
+
+def served(pool: Pool) -> None:
+    client = pool.connect()
+    client.sendall(b"hello")
+    assert receive(client, 5) == b"hello"
+    client.close()
+
+
+@pytest.mark.parametrize("name", [*GOOD, *TOLD])
+def test_clients_are_served_and_the_log_says_it_once(start: Starter, installed: Sequence[str], name: str) -> None:
+    carrier = CARRIERS[len(name) % 2]
+    pool = Pool(start.proxy(*carrier_options(carrier), "--policy", name, wrapper=installed))
+    start.closing(pool.abandon)
+    pool.refuse(IDLE)
+    pool.serve(echo, BUSY)
+    for _ in range(6):
+        served(pool)
+    assert pool.proxy.log.count("the policy failed") == 1
+    assert pool.proxy.log.count("Traceback") == 1
+    assert pool.proxy.stop(signal.SIGINT) == -signal.SIGINT, "a Ctrl-C ends it all the same"
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_one_that_keeps_to_a_back_end_that_has_gone_is_overruled(
+    start: Starter, installed: Sequence[str], carrier: str
+) -> None:
+    pool = Pool(start.proxy(*carrier_options(carrier), "--policy", "Remembers", wrapper=installed))
+    start.closing(pool.abandon)
+    first = pool.serve(echo)
+    served(pool)
+    pool.agent_of(first.address).close()
+    second = pool.serve(echo)
+    for _ in range(3):
+        served(pool)
+    assert pool.proxy.backends()[second.address]["total"] == 3
+
+
+@pytest.mark.parametrize(("name", "said"), [*BAD.items(), ("missing", "spoilt_missing"), ("syntax", "SyntaxError")])
+def test_a_policy_that_cannot_be_is_one_line(tmp_path: Path, installed: Sequence[str], name: str, said: str) -> None:
+    arguments = ["rproxy", "--listen", "127.0.0.1:0", "--monitor", "127.0.0.1:0", "--policy", name]
+    ended = run_twistd(tmp_path, *arguments, prefix=installed)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"twistd rproxy: --policy {name}: ")
+    assert said in line
+    assert "Traceback" not in ended.stdout
