@@ -22,7 +22,7 @@ from tests.integration.processes import LOOPBACK, READY_S, Twistd, failures, pol
 
 FLOOD: Final = 5000
 AGENT: Final = ["--proxy", LOOPBACK, "--port", "0"]
-LIVELY_S: Final = 2.0
+LIVELY_S: Final = 10.0
 """Far longer than a request takes; who waits for a key file waits for ever."""
 
 
@@ -74,9 +74,9 @@ def test_a_flood_of_signals_is_a_few_lines_and_the_last_change_is_read(start: St
         proxy.send_signal(signal.SIGUSR2)
     file.write_text(old + new)
     proxy.send_signal(signal.SIGUSR2)
-    took_s = time.monotonic() - started
     proxy.logged("(keys read again: 1, 2; the first one seals)")
-    assert 1 <= count(proxy, "keys read again") <= took_s + 2
+    read = count(proxy, "keys read again")
+    assert 1 <= read <= time.monotonic() - started + 2
     assert count(proxy, "\n") < 30
 
 
