@@ -21,6 +21,7 @@ ASKED_S: Final = 15
 KEEPALIVE_EVERY_S: Final = 15
 KEEPALIVE_PROBES: Final = 4
 """Questions without an answer that end the connection, and the seconds between them."""
+_AT_ONCE: Final = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 _IN_LINE: Final = (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 _ALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -44,12 +45,12 @@ _TCP_INFO: Final = struct.Struct("=3xB4x I 12x I 28x I")
 def prepare_listener(sock: SocketType) -> None:
     """Set what the connections that it accepts inherit: no Nagle, keepalive, urgent data in line."""
     if sock.family != socket.AF_UNIX:
-        _set(sock, (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), _IN_LINE, *_ALIVE)
+        _set(sock, _AT_ONCE, _IN_LINE, *_ALIVE)
 
 
 def keep_urgent_in_line(sock: SocketType) -> None:
     """Before there is a connection: an urgent byte that arrives earlier than this may be lost with the next one."""
-    sock.setsockopt(*_IN_LINE)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
 def has_urgent_in_line(sock: SocketType) -> bool:
