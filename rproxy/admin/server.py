@@ -68,13 +68,6 @@ class Request(server.Request):
         else:
             super().requestReceived(command, path, version)
 
-    def process(self) -> None:
-        self.channel.site.turns.add(self._process)
-
-    def _process(self) -> None:
-        if self.channel is not None:  # it is not lost
-            super().process()
-
     def write(self, data: bytes) -> None:
         super().write(data)
         if self.channel is not None:

@@ -74,6 +74,7 @@ class ServerBench:
         root = Folder()
         root.putChild(b"status.json", Document("text/plain", Snapshots(render, turns, self.clock.seconds), turns))
         self.server = AdminSite(root, self.clock, turns, names)
+        self.server.doStart()
 
     def client(self) -> Client:
         connection = self.server.buildProtocol(IPv4Address("TCP", "127.0.0.1", 4321))
