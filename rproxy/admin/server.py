@@ -68,13 +68,6 @@ class Request(server.Request):
         else:
             super().requestReceived(command, path, version)
 
-    def process(self) -> None:
-        self.channel.site.turns.add(self._process)
-
-    def _process(self) -> None:
-        if self.channel is not None:  # it is not lost
-            super().process()
-
     def write(self, data: bytes) -> None:
         super().write(data)
         if self.channel is not None:
@@ -213,10 +206,18 @@ class AdminSite(server.Site):
     protocol = Channel  # type: ignore[assignment] # Twisted's own would also speak HTTP/2
     requestFactory = Request
 
-    def __init__(self, root: IResource, clock: IReactorTime, turns: Turns, names: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        root: IResource,
+        clock: IReactorTime,
+        turns: Turns,
+        names: Collection[str] = (),
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:
         super().__init__(root, timeout=REQUEST_S, reactor=clock)
         self.turns = turns
         self._names = frozenset(name.lower().removesuffix(".") for name in names)
+        self._connections_max = connections_max
         self.connections: set[Channel] = set()
         self.awaited: dict[Channel, None] = {}
         """Those that have something to send or to read, since when the longest first."""
@@ -225,7 +226,7 @@ class AdminSite(server.Site):
         """There is no access log, nor its clock."""
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        if len(self.connections) >= CONNECTIONS_MAX:
+        if len(self.connections) >= self._connections_max:
             if not self.awaited:
                 return None
             next(iter(self.awaited)).abort()

@@ -51,6 +51,11 @@ __all__ = ["Options", "ProxyService", "makeService"]
 
 DRAIN_S: Final = 1.0
 """How long sessions may go on after the proxy was told to stop."""
+OPERATORS_SHARE: Final = 32
+"""The part of all descriptors that is for operators."""
+OPERATORS_MIN: Final = 4
+OPERATORS_RESERVED: Final = 16
+"""Of those that are for no session in any case."""
 
 
 class ProxyService(ProcessService):
@@ -101,7 +106,7 @@ class ProxyService(ProcessService):
             self.monitor.heed = self._fallen.heed
         self._endpoints = listen_endpoints(reactor, settings.listen, freebind=settings.freebind)
         self._turns = Turns(reactor)
-        self._admin = self._admin_site()
+        self._admin = self._admin_site(descriptors)
         self._demo = Demo(reactor, settings.demo, keyring=settings.keyring, trace=settings.trace)
         self._keeper: Keeper | None = None
         self._bound = False
@@ -231,13 +236,13 @@ class ProxyService(ProcessService):
         self._add(listening)
         self.log.info("status at http://{address}/status.json", address=_where(listening))
 
-    def _admin_site(self) -> AdminSite:
+    def _admin_site(self, descriptors: int) -> AdminSite:
         shown = Snapshots(
             lambda: rendered(self.balancer, self.monitor.counters, self.room), self._turns, self._reactor.seconds
         )
         root = Folder()
         root.putChild(b"status.json", Document(CONTENT_TYPE, shown, self._turns))
-        return AdminSite(root, self._reactor, self._turns, self._settings.admin_names)
+        return AdminSite(root, self._reactor, self._turns, self._settings.admin_names, _operators_max(descriptors))
 
     def _keep(self, path: str) -> Keeper:
         return Keeper(
@@ -312,8 +317,14 @@ def _where(port: IListeningPort) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
+def _operators_max(descriptors: int) -> int:
+    """How many connections of operators a process of so many descriptors may have."""
+    return min(max(descriptors // OPERATORS_SHARE, OPERATORS_MIN), CONNECTIONS_MAX)
+
+
 def _sessions_max(settings: Settings, descriptors: int) -> int:
-    fit = sessions_for(descriptors - (CONNECTIONS_MAX if settings.admin else 0))
+    operators = max(_operators_max(descriptors) - OPERATORS_RESERVED, 0) if settings.admin else 0
+    fit = sessions_for(descriptors - operators)
     if fit < 1:
         raise usage.UsageError(f"{descriptors} open files are too few for any session (ulimit -n)")
     if settings.max_connections is None:

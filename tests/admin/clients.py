@@ -9,7 +9,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
 from rproxy.admin.documents import Document, Folder
-from rproxy.admin.server import AdminSite, Channel
+from rproxy.admin.server import CONNECTIONS_MAX, AdminSite, Channel
 from rproxy.admin.snapshots import Snapshots
 from rproxy.monitoring.turns import Turns
 from tests.fakes import Stream, run
@@ -67,13 +67,17 @@ class Client(Stream):
 
 class ServerBench:
     def __init__(
-        self, render: Callable[[], Iterator[bytes]] = lambda: iter((b"a document\n",)), names: Collection[str] = ()
+        self,
+        render: Callable[[], Iterator[bytes]] = lambda: iter((b"a document\n",)),
+        names: Collection[str] = (),
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self.clock = Clock()
         turns = Turns(self.clock)
         root = Folder()
         root.putChild(b"status.json", Document("text/plain", Snapshots(render, turns, self.clock.seconds), turns))
-        self.server = AdminSite(root, self.clock, turns, names)
+        self.server = AdminSite(root, self.clock, turns, names, connections_max)
+        self.server.doStart()
 
     def client(self) -> Client:
         connection = self.server.buildProtocol(IPv4Address("TCP", "127.0.0.1", 4321))

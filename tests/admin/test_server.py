@@ -328,6 +328,13 @@ def test_beyond_the_most_connections_the_one_that_has_kept_us_waiting_longest_ma
     assert status(clients[0].ask(GET)) == HTTPStatus.OK
 
 
+def test_there_may_be_fewer() -> None:
+    bench = ServerBench(connections_max=4)
+    clients = connections(bench, 6)
+    bench.wait(0)
+    assert [client.ended for client in clients] == [ConnectionAborted] * 2 + [None] * 4
+
+
 def test_slow_readers_make_room_as_well() -> None:
     bench = ServerBench()
     clients = connections(bench, CONNECTIONS_MAX)

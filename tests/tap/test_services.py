@@ -27,7 +27,8 @@ from rproxy.tap.options import (
     report_startup_errors_in_one_line,
     use_monotonic_time,
 )
-from rproxy.tap.proxy import DRAIN_S
+from rproxy.tap.proxy import DRAIN_S, ProxyService, _operators_max
+from rproxy.tap.settings import Settings
 from rproxy.wire.pdu import SIZE, Register, Unregister
 from rproxy.wire.seal import Key
 from tests.fakes import Port, Reactor, logged, run, texts
@@ -402,3 +403,15 @@ def test_timers_run_on_monotonic_time() -> None:
     use_monotonic_time(reactor)
     seconds: object = reactor.seconds
     assert seconds is time.monotonic
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "connections", "sessions_less"),
+    [(80, 4, 0), (512, 16, 0), (1024, 32, 8), (2048, 64, 24), (20_000, 64, 24)],
+)
+def test_operators_have_a_share_of_the_descriptors(descriptors: int, connections: int, sessions_less: int) -> None:
+    def room(**more: Any) -> int:
+        return ProxyService(Reactor(), Settings(**more), descriptors=descriptors).room.sessions_max
+
+    assert _operators_max(descriptors) == connections
+    assert abs(room() - room(admin=("127.0.0.1", 8082)) - sessions_less) <= 4  # pipes take a share of the rest
