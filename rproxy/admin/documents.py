@@ -74,7 +74,8 @@ class _Sending:
         """Nothing is produced unasked."""
 
     def stopProducing(self) -> None:
-        """Nothing more will be asked for."""
+        """The connection is lost. What refers to itself would be left to the garbage collector, which stops all."""
+        self._request.unregisterProducer()
 
     def _write(self) -> None:
         request, pieces = self._request, self._snapshot.pieces

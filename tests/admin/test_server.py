@@ -307,6 +307,17 @@ def test_a_client_that_is_reset_at_any_time_leaves_nothing(stalled: bool) -> Non
         assert status(others.ask(GET)) == HTTPStatus.OK
 
 
+def test_a_lost_connection_leaves_no_work_to_the_garbage_collector() -> None:
+    bench = ServerBench(lambda: iter([b"x"] * 4))
+    client = bench.client()
+    client.stalled = True
+    client.send(GET)
+    ((request,),) = [channel.requests for channel in bench.server.connections]
+    assert request.producer is not None
+    client.reset()
+    assert request.producer is None
+
+
 def test_the_kernel_keeps_little_for_each() -> None:
     client = ServerBench().client()
     assert client.socket_options == [(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)]
