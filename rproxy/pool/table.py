@@ -259,7 +259,11 @@ class Table:
         return instances or {backend.registration.instance}
 
     def exclude(self, backend: Backend, reason: str, now: float) -> Transition | None:
-        """It is to be no back-end any more, whatever its agent says."""
+        """It is to be no back-end any more, whatever its agent says, or has yet to say."""
+        self.first_probes.drop(backend)
+        if backend.state is State.DEPARTED:
+            self._outstanding.forget(backend)
+            return None
         return self._happen(backend, Event.UNREGISTERED, now, reason)
 
     def administer(self, backend: Backend, administration: Administration) -> None:
