@@ -58,6 +58,8 @@ class Announcements:
         backend, before, after = transition.backend, transition.before, transition.after
         if after in (State.DEPARTED, State.FORGOTTEN):
             self._drains.discard(backend)
+        if before is State.DOWN and after is State.UP and not self._is_told(backend):
+            self.turned(backend)
         if {before, after} == _LOST_AND_BACK and not self._trace:
             return
         if (before, after) == (State.REGISTERED, State.FORGOTTEN):
@@ -111,9 +113,12 @@ class Announcements:
         """Its agent begins to drain, or ceases to."""
         self._others.say((backend.name, "drains"), lambda times: self._tell_wish(backend, times))
 
+    def _is_told(self, backend: Backend) -> bool:
+        return backend.draining is (backend in self._drains)
+
     def _tell_wish(self, backend: Backend, times: int) -> None:
-        """If it is not what the log says."""
-        if not backend.is_up or backend.draining is (backend in self._drains):
+        """If it is not what the log says, and of interest: what is not up gets no client in any case."""
+        if not backend.is_up or self._is_told(backend):
             return
         if backend.draining:
             self._drains.add(backend)

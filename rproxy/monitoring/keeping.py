@@ -65,15 +65,15 @@ class Restoring:
             self._call = self._monitor.clock.callLater(self._monitor.timing.probe_timeout_s + TRY_S, self.start)
 
     def _round(self) -> Iterator[None]:
-        """One more try for those that the table does not have, or not any more."""
+        """One more try for those that nobody has confirmed: somebody else may have registered in their names."""
         for number, (address, registration) in enumerate(list(self.left.items())):
             if number and number % RESTORED == 0:
                 yield
             backend = self._table.get(*address)
-            if backend is None and self._tries[address]:
+            if self._tries[address] and (backend is None or backend.state is State.REGISTERED):
                 self._tries[address] -= 1
                 self._monitor.restore([(registration, address[1])])
-            elif backend is None or backend.state is not State.REGISTERED:
+            else:
                 del self.left[address]
 
 

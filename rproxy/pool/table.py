@@ -125,13 +125,15 @@ class Table:
         return backend
 
     def restore(self, registration: Registration, port: int) -> Backend | None:
-        """A row that was up in an earlier life of this proxy, for service `port` of that agent's host; None if it is
-        there already, or no place is left. It gets no client before its agent has answered a probe.
+        """The row of what was up in an earlier life of this proxy: service `port` of that agent's host. It gets no
+        client before its agent has answered a probe, so that it may be one that somebody has registered meanwhile.
+        None if an agent has answered already, or no place is left.
         """
         key = (registration.agent[0], port)
-        if key in self._backends or len(self) >= self.limits.confirmed:
-            return None
-        return self._add(key, registration)
+        backend = self._backends.get(key)
+        if backend is None and len(self) < self.limits.confirmed:
+            return self._add(key, registration)
+        return backend if backend is not None and backend.state is State.REGISTERED else None
 
     def probe(self, backend: Backend, registration: Registration, token: int, now: float) -> Probe:
         """Note a probe of `registration`'s agent as outstanding. `token` must be unpredictable and unused.
@@ -259,7 +261,11 @@ class Table:
         return instances or {backend.registration.instance}
 
     def exclude(self, backend: Backend, reason: str, now: float) -> Transition | None:
-        """It is to be no back-end any more, whatever its agent says."""
+        """It is to be no back-end any more, whatever its agent says, or has yet to say."""
+        self.first_probes.drop(backend)
+        if backend.state is State.DEPARTED:
+            self._outstanding.forget(backend)
+            return None
         return self._happen(backend, Event.UNREGISTERED, now, reason)
 
     def administer(self, backend: Backend, administration: Administration) -> None:

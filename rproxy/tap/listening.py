@@ -112,7 +112,7 @@ def listen_endpoints(
 ) -> list[tuple[str, IStreamServerEndpoint]]:
     """What the values of `--listen` name, each with its text: PORT, HOST:PORT, or a Twisted server endpoint string.
 
-    Where both families' wildcards are named with one port, no client finds it twice. Raises `UsageError`.
+    Where several of them take the clients of one address and port, the widest does. Raises `UsageError`.
     """
     own = {text: _address(text) for text in texts if not _is_string(text)}
     named = Counter(own[text] for text in texts if text in own)
@@ -133,12 +133,21 @@ def listen_endpoints(
 def _bindings(address: Address, named: Counter[Address], freebind: bool) -> Iterator[Binding]:
     """The sockets of one port, for what none of the others takes."""
     host, port = address
-    if host in (ANY_IPV4, ANY_IPV6) and port and ("", port) in named:
+    if port and any((wider, port) in named for wider in _wider(host)):
         return
     if host == ANY_IPV6 and port and (ANY_IPV4, port) in named:
         yield Binding(host, ipv6_only=True)
         return
     yield from bindings(host, freebind=freebind)
+
+
+def _wider(host: str) -> tuple[str, ...]:
+    """Other values of an address's host that include all its clients: two sockets would be in each other's way."""
+    if not host:
+        return ()
+    if host in (ANY_IPV4, ANY_IPV6):
+        return ("",)
+    return ("", ANY_IPV6) if ":" in host else ("", ANY_IPV4, ANY_IPV6)
 
 
 def _is_string(text: str) -> bool:

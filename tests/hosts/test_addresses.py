@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +13,7 @@ import pytest
 
 from tests.hosts import without_ipv6
 from tests.hosts.net import PORT, Host, ip
-from tests.hosts.system import POLL_S, System
+from tests.hosts.system import POLL_S, System, kill
 from tests.integration.keys import Keys
 from tests.integration.processes import READY_S, Proxy, failures, poll
 
@@ -21,6 +23,8 @@ VIP: Final = "10.1.1.100"
 VIP6: Final = "fd00:10:1:1::100"
 SECOND: Final = "10.2.2.10"
 MODES: Final = ["plain", "keyed"]
+VISITOR: Final = [sys.executable, "-c", "import socket, sys; socket.create_connection((sys.argv[1], 80)).recv(1)"]
+"""Connects, and says nothing."""
 
 
 def add(host: Host, address: str, port: str = PORT) -> None:
@@ -49,6 +53,12 @@ def row(system: System, address: str) -> dict[str, Any]:
 
 def wait_until_up(system: System, address: str) -> None:
     poll(lambda: row(system, address).get("state") == "up", READY_S, f"{address} is up", every_s=POLL_S)
+
+
+def refused(system: System) -> int:
+    """Registrations of what leads back to the proxy."""
+    count: int = system.status()["counters"]["dropped"].get("own-listener", 0)
+    return count
 
 
 def assert_stays_up(system: System, address: str, answers: int = 3) -> None:
@@ -144,19 +154,30 @@ def test_an_address_that_moves_takes_its_agents_along(system: System, tmp_path: 
         assert failures(system.proxy.log + standby.log) == []
 
 
-def test_a_back_end_whose_address_becomes_ours_is_none_any_more(system: System) -> None:
-    """Its service would be our own listener from then on."""
+@pytest.mark.parametrize("in_use", [False, True], ids=["idle", "with a session"])
+def test_a_back_end_whose_address_becomes_ours_is_none_any_more(in_use: bool, system: System) -> None:
+    """Its service would be our own listener from then on, also for an agent of ours that registers it meanwhile."""
     one, _ = system.network.servers
     proxy = system.network.proxy
     add(one, VIP)
     ip("-n", one.namespace, "route", "add", proxy.address, "dev", PORT, "src", VIP)
-    start_proxy(system, "plain", Path(), "--probe-interval", "0.5")
-    system.start_agent(one)
+    start_proxy(system, "plain", Path(), "--probe-interval", "0.5", "--on-down", "keep")
+    system.start_agent(one, "--check", "none")
     wait_until_up(system, VIP)
-    remove(one, VIP)
-    add(proxy, VIP)
-    system.proxy.logged(r"back-end (10\.1\.1\.100:80): \w+ -> forgotten \(leads back to this proxy")
-    assert row(system, VIP) == {}
+    with ExitStack() as stack:
+        if in_use:
+            system.start_httpd(one, VIP)
+            visitor = subprocess.Popen([*system.network.client.prefix, *VISITOR, proxy.address])
+            stack.callback(kill, visitor)
+            poll(lambda: row(system, VIP)["connections"] == 1, READY_S, "it has a session", every_s=POLL_S)
+        remove(one, VIP)
+        add(proxy, VIP)
+        gone = "departed" if in_use else "forgotten"
+        system.proxy.logged(rf"back-end (10\.1\.1\.100:80): \w+ -> {gone} \(leads back to this proxy")
+        system.start_agent(proxy, "--port", "0", proxy=VIP)
+        poll(lambda: refused(system) >= 1, READY_S, "its agent is refused", every_s=POLL_S)
+        assert row(system, VIP).get("state") == ("departed" if in_use else None)
+    assert failures(system.proxy.log) == []
 
 
 @pytest.mark.parametrize("mode", ["as usual", "bindv6only", "disable_ipv6", "no IPv6"])

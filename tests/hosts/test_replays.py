@@ -26,6 +26,8 @@ ADDRESSES: Final = [str(IPv4Address("10.8.0.1") + number) for number in range(AG
 RATE: Final = 10_000
 """Datagrams a second."""
 WHOLE_S: Final = 15.0
+KNOWN_S: Final = 3.0
+"""The same with a state file: a second on an idle machine."""
 LINES_MAX: Final = 2 * AGENTS + 12
 
 
@@ -69,4 +71,23 @@ def test_ten_thousand_replays_a_second_do_not_keep_a_pool_out_of_a_restarted_pro
         assert counters["dropped"].get("seal", 0) == 0
         assert told >= RATE
     assert len(system.proxy.log.splitlines()) <= LINES_MAX
+    assert failures(system.proxy.log) == []
+
+
+def test_what_the_state_file_knows_is_back_at_once_whatever_is_replayed(system: System, tmp_path: Path) -> None:
+    """Also a host that a replayed registration has been heard of before its own row had its turn."""
+    keys = str(Keys(tmp_path).master("master"))
+    proxy, router = system.network.proxy.address, system.network.router
+    ip("-n", router.namespace, "route", "add", "local", NETWORK, "dev", "lo")
+    options = ["--keyring", keys, "--state-file", str(tmp_path / "state")]
+    system.start_proxy(*options, allow="")
+    with running(system, "tests.hosts.many_agents", proxy, keys, *ADDRESSES):
+        poll(lambda: up(system) == AGENTS, READY_S, "all are up", every_s=POLL_S)
+        system.proxy.stop()
+        with running(system, "tests.hosts.replayer", proxy, keys, f"{RATE}", *ADDRESSES) as sent:
+            assert sent.readline()
+            system.start_proxy(*options, allow="")
+            restarted = time.monotonic()
+            poll(lambda: up(system) == AGENTS, KNOWN_S, "all are up again", every_s=POLL_S)
+            print(f"whole again after {time.monotonic() - restarted:.1f} s")
     assert failures(system.proxy.log) == []

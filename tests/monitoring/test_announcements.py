@@ -111,3 +111,23 @@ def test_a_back_end_that_was_forgotten_meanwhile_asks_for_nothing() -> None:
         one.state = State.FORGOTTEN
         run(clock, 60)
     assert len(texts(events)) == 1
+
+
+def test_what_an_agent_asked_for_just_before_it_fell_silent_is_told_when_it_is_back() -> None:
+    clock = Clock()
+    announcements = Announcements(clock, 1024, trace=False)
+    one = backend()
+    one.state = State.UP
+    with logged() as events:
+        for draining in (True, False):
+            one.draining = draining
+            announcements.turned(one)
+        change(announcements, one, State.DOWN)
+        run(clock, 60)
+        change(announcements, one, State.UP)
+        run(clock, 60)
+        change(announcements, one, State.DOWN)
+        change(announcements, one, State.UP)
+        run(clock, 60)
+    asked = [line for line in texts(events) if "asks for" in line]
+    assert [line.rpartition("asks for ")[2].partition(":")[0] for line in asked] == ["no new clients", "clients again"]

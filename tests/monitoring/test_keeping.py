@@ -13,7 +13,7 @@ from rproxy.monitoring.turns import Turns
 from rproxy.pool.backend import Address, Registration
 from rproxy.pool.rows import Rows, decoded
 from rproxy.pool.states import State
-from rproxy.wire.pdu import Unregister
+from rproxy.wire.pdu import ProbeRequest, Unregister
 from tests.fakes import AGENT_PORT, logged, run, texts
 from tests.monitoring.test_monitor import AGENT, DEFAULTS, RTT_S, Bench
 
@@ -230,6 +230,22 @@ def test_an_agent_that_registers_meanwhile_is_what_it_says() -> None:
     assert keeping.bench.backend().registration.instance == 8
     keeping.run(KEEP_S)
     assert keeping.file.rows[KEY].instance == 8
+
+
+def test_a_row_is_probed_whatever_was_registered_in_its_name_before() -> None:
+    """Somebody repeats those of its agent's earlier starts, which nobody answers to any more."""
+    keeping = Keeping({KEY: KNOWN})
+    bench = keeping.bench
+    bench.silent.add(AGENT[0])
+    bench.register(instance=100)
+    keeping.start()
+    for start in range(20):
+        keeping.run(0.2)
+        bench.register(instance=101 + start)
+    asked = [pdu.instance_tag for pdu, _ in bench.transport.sent if isinstance(pdu, ProbeRequest)]
+    assert (asked[:2], asked.count(KNOWN.instance)) == ([100, KNOWN.instance], TRIES)
+    keeping.run(2 * KEEP_S)
+    assert keeping.file.rows == {}
 
 
 def test_a_file_that_cannot_be_read_is_one_line_and_is_replaced() -> None:

@@ -10,7 +10,7 @@ from rproxy.pool.backend import Backend
 from rproxy.pool.states import Administration, State
 from rproxy.pool.table import Table
 from tests.fakes import UNLIMITED
-from tests.pool.driving import AGENT, Driver, agent
+from tests.pool.driving import AGENT, REGISTER, Driver, agent
 
 
 @pytest.fixture
@@ -164,3 +164,25 @@ def test_a_host_has_no_more_back_ends_by_it_than_otherwise() -> None:
     assert caught.value.refusal is Refusal.HOST_FULL
     close(driver, backend)
     assert [each.port for each in driver.table] == [81]
+
+
+def test_one_that_turns_out_to_be_no_back_end_stays_gone(driver: Driver) -> None:
+    """Whoever asks for its place meanwhile does not get it."""
+    backend = departed(driver)
+    driver.register(instance=2)
+    probe = driver.probe(backend, driver.candidate(backend))
+    driver.table.register(AGENT, attrs.evolve(REGISTER, instance=3), driver.now)
+    assert driver.table.exclude(backend, "leads back", driver.now) is None
+    assert (backend.state, backend.awaited, backend.connections) == (State.DEPARTED, False, 3)
+    with pytest.raises(Rejected):
+        driver.answer(probe)
+    assert [close(driver, backend) for _ in range(3)] == [None, None, State.FORGOTTEN]
+
+
+def test_one_that_is_excluded_while_sessions_are_on_it_lets_nobody_wait_for_it(driver: Driver) -> None:
+    backend = driver.up()
+    driver.opened(backend)
+    driver.table.register(AGENT, attrs.evolve(REGISTER, instance=2), driver.now)
+    transition = driver.table.exclude(backend, "leads back", driver.now)
+    assert transition is not None
+    assert (transition.after, backend.awaited) == (State.DEPARTED, False)
