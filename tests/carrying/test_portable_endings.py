@@ -167,6 +167,18 @@ def test_one_that_goes_before_leaves_nothing(bench: Bench) -> None:
     bench.assert_over(Ending.CLIENT_GONE)
 
 
+def test_one_that_is_turned_away_and_does_not_answer_the_farewell_is_let_go() -> None:
+    bench = Bench(up=0)
+    client = bench.accept(TlsStream)
+    client.loseConnection = lambda: None  # waits for the client's close_notify
+    client.shake_hands()
+    bench.settle(HANDSHAKE_S - 0.1)
+    assert client.connected
+    bench.settle(0.2 + TICK_S)
+    assert client.ended is ConnectionAborted
+    bench.assert_over(Ending.NO_BACKEND)
+
+
 def closed_by_the_client(bench: Bench) -> tuple[Stream, Stream]:
     """A TLS client that has sent something and closed, and a back-end that reads nothing. Who is left comes second."""
     client, backend = bench.joined(TlsStream)
