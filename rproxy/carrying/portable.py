@@ -107,12 +107,19 @@ class ClientSide(Side):
         if backend is None:
             if self.session.wait(self.connect_next):
                 return
-            self.session.give_up()
-            self.deadlines.arm(self, HANDSHAKE_S, self.transport.abortConnection)
-            self.transport.loseConnection()  # TLS waits for the client's word
+            self._let_go()
             return
         self.deadlines.arm(self, self.session.patience_s(), self.stop_connecting)
         self._connector = self.carrier.connect(self, backend)
+
+    def _let_go(self) -> None:
+        """There is nobody for it. What it has sent is lost: a clean end would tell it otherwise."""
+        self.session.give_up()
+        if self.session.up:
+            self.transport.abortConnection()
+        else:
+            self.deadlines.arm(self, HANDSHAKE_S, self.transport.abortConnection)
+            self.transport.loseConnection()  # TLS waits for the client's word
 
     def stop_connecting(self) -> None:
         """Give the present try up."""

@@ -85,6 +85,16 @@ def test_an_end_that_comes_with_the_connect_is_an_early_one(bench: Splicing) -> 
     assert bench.policy.told["failed"].total() == 1
 
 
+def test_where_the_others_refuse_a_client_whose_bytes_are_lost_is_reset(bench: Splicing) -> None:
+    client, first = bench.joined()
+    bench.send(client, b"question")
+    assert bench.receive(first, 8) == b"question"
+    bench.servers[1].close()
+    reset(first)
+    assert bench.is_reset(client)
+    bench.assert_over(Ending.UNREACHABLE)
+
+
 def test_a_client_that_has_ended_ends_there_too(bench: Splicing) -> None:
     client, first = bench.joined()
     bench.send(client, b"question")
