@@ -119,7 +119,7 @@ class Dialer:
             client.state |= WAITING
             return
         session.give_up()
-        self._table.close(client, reset=False)
+        self._table.close(client, reset=client.count > 0)  # what it has sent is lost
 
     def _served(self, client: Leg) -> None:
         """A client has waited, for a back-end or for as long as it may."""

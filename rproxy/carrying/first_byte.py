@@ -79,6 +79,12 @@ class FirstByte:
         if len(watch.young) < YOUNG_MAX:
             watch.young[session] = None
 
+    def left(self, session: Session, backend: Backend) -> None:
+        """A connected session goes on with another back-end."""
+        watch = self._watches.get(backend)
+        if watch is not None:
+            watch.young.pop(session, None)
+
     def ended(self, session: Session, backend: Backend) -> None:
         """A connected session is over, and its bytes are counted."""
         watch = self._watches.get(backend)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from socket import SocketType
-from typing import Any
+from typing import Any, Final
 
 from rproxy.carrying.carrier import SLICE
 from rproxy.carrying.legs import BROKEN, CLIENT, CLOSED, CONNECTING, DYING, EOF, GONE, STALLED, Leg, Other
@@ -12,6 +13,9 @@ from rproxy.carrying.listeners import Listener
 from rproxy.carrying.room import Room
 from rproxy.carrying.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S, Balancer, Ending
 from rproxy.carrying.sockets import unsent
+
+LOOKS_MAX: Final = 512
+"""Doomed legs looked at in one tick, a millisecond of work; the others have their turn in the next ones."""
 
 
 class LegTable:
@@ -165,9 +169,9 @@ class LegTable:
             self._end(leg)
 
     def tick(self, now: float) -> None:
-        for leg, deadline in list(self.doomed.items()):
-            if leg.state & CLOSED:
-                self.doomed.pop(leg, None)
-            else:
+        for leg, deadline in list(islice(self.doomed.items(), LOOKS_MAX)):
+            if not leg.state & CLOSED:
                 self._see_to(leg, overdue=deadline <= now)
+            if self.doomed.pop(leg, None) is not None and not leg.state & CLOSED:
+                self.doomed[leg] = deadline  # the last to be looked at again
         self.close_sockets()

@@ -6,12 +6,11 @@ import errno
 import select
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from rproxy.carrying.legs import LISTENING
 from rproxy.carrying.room import Room
-from rproxy.carrying.sockets import prepare_listener
+from rproxy.carrying.sockets import prepare_listener, protocol_of
 
 ACCEPTS_MAX: Final = 64
 """Clients accepted in one go."""
@@ -39,14 +38,7 @@ def takeable(port: object, factory: object) -> socket.socket | None:
         return None
     if sock.family not in _FAMILIES or sock.type != socket.SOCK_STREAM:
         return None
-    return sock if sock.family == socket.AF_UNIX or _protocol(sock) == socket.IPPROTO_TCP else None
-
-
-def _protocol(sock: socket.socket) -> int:
-    """The kernel's word: an inherited socket's object does not know. MPTCP, for one, lacks some of TCP's options."""
-    with suppress(OSError):
-        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
-    return 0
+    return sock if sock.family == socket.AF_UNIX or protocol_of(sock) == socket.IPPROTO_TCP else None
 
 
 class Listeners:

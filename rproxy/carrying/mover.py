@@ -49,8 +49,9 @@ _LAST: Final = HUNG_UP | PLAIN | BROKEN
 
 class Mover:
     """Moves bytes from leg to leg. Tells the carrier when a session is `finished`, that is both streams have ended
-    and all is written; of a leg that is `lost`, with nothing left to read from it; and of one that is `stuck`, lost
-    but for data its peer does not take yet. Whatever it tells may close the leg.
+    and all is written; of a leg that is `lost`, with nothing left to read from it; of one that is `stuck`, lost but for
+    data its peer does not take yet; and of one that has ended and brought nothing (`unused`), which need not be told
+    to its peer if the answer is true. Whatever it tells may close the leg.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class Mover:
         finished: Callable[[Leg], None],
         lost: Callable[[Leg], None],
         stuck: Callable[[Leg], None],
+        unused: Callable[[Leg], bool],
     ) -> None:
         self._epoll = epoll
         self._pipes = pipes
         self._finished = finished
         self._lost = lost
         self._stuck = stuck
+        self._unused = unused
         self.spliced = False
         self.buffer = bytearray(SIZE)
         self.view = memoryview(self.buffer)
@@ -297,6 +300,8 @@ class Mover:
         """`source` has been read to its end."""
         if source.state & BROKEN:
             self._lost(source)
+            return
+        if not source.count and self._unused(source):
             return
         source.state = (source.state | EOF) & ~READABLE
         target = source.peer

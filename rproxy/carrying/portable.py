@@ -60,7 +60,7 @@ from rproxy.carrying.wrappers import pass_on
 from rproxy.pool.backend import Backend, unmapped, written
 
 HANDSHAKE_S: Final = 10.0
-"""The time for the whole TLS handshake of a client."""
+"""The time for the whole TLS handshake of a client, and for its answer when it is turned away."""
 _PAUSED_POLL_S: Final = 0.2
 _YOUNG_S: Final = 0.2
 
@@ -107,11 +107,19 @@ class ClientSide(Side):
         if backend is None:
             if self.session.wait(self.connect_next):
                 return
-            self.session.give_up()
-            self.transport.loseConnection()
+            self._let_go()
             return
         self.deadlines.arm(self, self.session.patience_s(), self.stop_connecting)
         self._connector = self.carrier.connect(self, backend)
+
+    def _let_go(self) -> None:
+        """There is nobody for it. What it has sent is lost: a clean end would tell it otherwise."""
+        self.session.give_up()
+        if self.session.up:
+            self.transport.abortConnection()
+        else:
+            self.deadlines.arm(self, HANDSHAKE_S, self.transport.abortConnection)
+            self.transport.loseConnection()  # TLS waits for the client's word
 
     def stop_connecting(self) -> None:
         """Give the present try up."""

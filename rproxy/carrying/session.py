@@ -346,6 +346,8 @@ class Session:
             return False
         self.failed()
         self.connected_at = None
+        if balancer.first_byte is not None:
+            balancer.first_byte.left(self, backend)
         return True
 
     def half_close(self) -> None:

@@ -161,12 +161,24 @@ def was_reset(transport: object) -> bool:
     return handle is not None and is_closed(handle)
 
 
+def protocol_of(sock: SocketType) -> int:
+    """The kernel's word: an inherited socket's object does not know. MPTCP, for one, lacks some of TCP's options."""
+    with suppress(OSError):
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+    return 0
+
+
 def is_closed(sock: SocketType) -> bool:
-    """Whether the socket's connection is over for both ends, by a reset or a timeout. Linux."""
+    """Whether the socket's connection is over for both ends, by a reset or a timeout. Linux.
+
+    Of MPTCP's connections this is not known: what the kernel tells is the state of their first path, and they go on
+    when that is gone.
+    """
     if sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
         return False
     try:
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+        closed = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+        return closed and protocol_of(sock) == socket.IPPROTO_TCP
     except OSError as error:  # kinds of sockets other than TCP's do not tell
         return error.errno == errno.EBADF
 

@@ -68,7 +68,9 @@ class SplicedSessions:
         self._register = epoll.register
         self._unregister = epoll.unregister
         self._table = table = LegTable(balancer, room, wake)
-        self._mover = Mover(epoll, pipes, finished=table.finished, lost=self._lost, stuck=table.stuck)
+        self._mover = Mover(
+            epoll, pipes, finished=table.finished, lost=self._lost, stuck=table.stuck, unused=self._unused
+        )
         table.drop = self._mover.drop
         self._dialer = Dialer(
             epoll, balancer, room, table, self._mover, again=self._again, ready=self._ready, wake=wake
@@ -242,6 +244,9 @@ class SplicedSessions:
 
     def _lost(self, leg: Leg) -> None:
         self._dialer.lost(leg)
+
+    def _unused(self, leg: Leg) -> bool:
+        return self._dialer.another(leg, reset=False)
 
     def tick(self, now: float) -> bool:
         """See to what has become of time; whether another tick is needed."""

@@ -42,7 +42,14 @@ class Moving:
         self.epoll = stack.enter_context(select.epoll())
         self.pipes = Pipes(pipes)
         stack.callback(self.pipes.close)
-        self.mover = Mover(self.epoll, self.pipes, finished=self._finished, lost=self._lost, stuck=self._stuck)
+        self.mover = Mover(
+            self.epoll,
+            self.pipes,
+            finished=self._finished,
+            lost=self._lost,
+            stuck=self._stuck,
+            unused=lambda leg: False,
+        )
         self.told: list[tuple[str, Leg]] = []
         balancer = Balancer(table_with(1), CountingPolicy(), Clock())
         self.session = balancer.open(None)

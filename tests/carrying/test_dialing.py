@@ -14,7 +14,7 @@ from rproxy.carrying.session import EARLY_MAX, EARLY_S, FLUSH_BACKEND_S, Ending
 from rproxy.carrying.splice import TICK_S
 from rproxy.carrying.waiting import Waiting
 from rproxy.pool.states import Administration
-from tests.carrying.loopback import listening, reset, stream
+from tests.carrying.loopback import WAIT_S, listening, reset, stream, wait_for
 from tests.carrying.splicing import Splicing, black_hole
 
 
@@ -53,7 +53,8 @@ def test_what_a_back_end_did_not_answer_goes_to_another(bench: Splicing, how: st
     assert (bench.balancer.up, bench.balancer.down) == (size + 4, 6)
 
 
-def test_what_a_back_end_did_not_even_take_goes_to_another(bench: Splicing) -> None:
+@pytest.mark.parametrize("how", ["reset", "ended"])
+def test_what_a_back_end_did_not_even_take_goes_to_another(bench: Splicing, how: str) -> None:
     """It does not read, and so the last of it waits in the proxy."""
     client = bench.dial()
     first = bench.accept(bench.servers[0])
@@ -64,8 +65,34 @@ def test_what_a_back_end_did_not_even_take_goes_to_another(bench: Splicing) -> N
     request = stream(EARLY_MAX - 1)
     bench.send(client, request)
     bench.quieten()
-    reset(first)
+    if how == "reset":
+        reset(first)
+    else:
+        first.shutdown(socket.SHUT_WR)
     assert bench.receive(bench.accept(bench.servers[1]), len(request)) == request
+
+
+def test_an_end_that_comes_with_the_connect_is_an_early_one(bench: Splicing) -> None:
+    """The proxy had something else to do for longer than the kernel holds back the handshake's last ACK."""
+    bench.carrier._rounds = 1
+    client = bench.dial()
+    bench.turn(WAIT_S)
+    wait_for(bench.servers[0])
+    bench.servers[0].accept()[0].close()
+    second = bench.accept(bench.servers[1])
+    second.send(b"welcome")
+    assert bench.receive(client, 7) == b"welcome"
+    assert bench.policy.told["failed"].total() == 1
+
+
+def test_where_the_others_refuse_a_client_whose_bytes_are_lost_is_reset(bench: Splicing) -> None:
+    client, first = bench.joined()
+    bench.send(client, b"question")
+    assert bench.receive(first, 8) == b"question"
+    bench.servers[1].close()
+    reset(first)
+    assert bench.is_reset(client)
+    bench.assert_over(Ending.UNREACHABLE)
 
 
 def test_a_client_that_has_ended_ends_there_too(bench: Splicing) -> None:

@@ -135,6 +135,21 @@ def test_a_long_poll_beside_new_clients_is_no_silence(bench: Bench) -> None:
     assert first.state is State.UP
 
 
+def test_an_early_end_is_no_silence_and_another_back_ends_bytes_are_no_answer(bench: Bench) -> None:
+    first, second = bench.backends
+    waiting = [bench.open(first, up=1) for _ in range(3)]
+    elsewhere = bench.open(first)
+    assert elsewhere.ended_early(0, reset=True)
+    assert elsewhere.next() is second
+    for _ in range(int(LIMIT_S) + 2):
+        run(bench.clock, 1)
+        bench.answered(second)
+    assert waiting[0].backend is first
+    elsewhere.failed()
+    elsewhere.give_up()
+    assert first.state is State.DOWN
+
+
 def test_what_has_ended_leaves_nothing_behind(bench: Bench) -> None:
     mute(bench)
     for session in bench.sessions:

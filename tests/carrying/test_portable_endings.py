@@ -167,6 +167,33 @@ def test_one_that_goes_before_leaves_nothing(bench: Bench) -> None:
     bench.assert_over(Ending.CLIENT_GONE)
 
 
+def test_one_that_is_turned_away_and_does_not_answer_the_farewell_is_let_go() -> None:
+    bench = Bench(up=0)
+    client = bench.accept(TlsStream)
+    client.loseConnection = lambda: None  # waits for the client's close_notify
+    client.shake_hands()
+    bench.settle(HANDSHAKE_S - 0.1)
+    assert client.connected
+    bench.settle(0.2 + TICK_S)
+    assert client.ended is ConnectionAborted
+    bench.assert_over(Ending.NO_BACKEND)
+
+
+@pytest.mark.parametrize(("sent", "ended"), [(b"", ConnectionDone), (b"upload", ConnectionAborted)])
+def test_one_that_no_back_end_is_there_for_is_reset_if_its_bytes_are_lost(
+    bench: Bench, sent: bytes, ended: type[Exception]
+) -> None:
+    client = bench.accept()
+    if sent:
+        client.receive(sent)
+    for _ in range(3):
+        bench.connecting.fail(REFUSED)
+    bench.settle()
+    assert client.ended is ended
+    bench.balancer.stop()
+    bench.assert_over(Ending.UNREACHABLE)
+
+
 def closed_by_the_client(bench: Bench) -> tuple[Stream, Stream]:
     """A TLS client that has sent something and closed, and a back-end that reads nothing. Who is left comes second."""
     client, backend = bench.joined(TlsStream)

@@ -6,9 +6,11 @@ import select
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
+from rproxy.carrying import leg_table
 from rproxy.carrying.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S, Ending
 from rproxy.carrying.splice import TICK_S
 from tests.carrying.loopback import descriptors, listening, refusing, reset, stream, wait_for
@@ -96,6 +98,36 @@ def test_a_client_that_does_not_read_is_reset_when_its_time_after_the_back_ends_
     bench.pass_s(1 + 2 * TICK_S)
     assert bench.is_reset(client)
     bench.assert_over(Ending.BACKEND_RESET)
+
+
+def test_of_many_such_clients_only_some_are_looked_at_in_one_tick_and_each_in_its_turn(
+    bench: Splicing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leg_table, "LOOKS_MAX", 1)
+    clients = []
+    for _ in range(3):
+        client, backend = bench.joined()
+        bench.stall(backend)
+        bench.quieten()
+        reset(backend)
+        clients.append(client)
+    bench.quieten()
+    looks: list[int] = []
+    see_to = leg_table.LegTable._see_to
+
+    def look(table: Any, leg: Any, *, overdue: bool) -> None:
+        looks.append(leg.sock.fileno())
+        see_to(table, leg, overdue=overdue)
+
+    monkeypatch.setattr(leg_table.LegTable, "_see_to", look)
+    table = bench.carrier._sessions._table
+    for _ in range(3):
+        table.tick(bench.reactor.seconds())
+    assert len(looks) == 3
+    assert len(set(looks)) == 3
+    bench.pass_s(FLUSH_CLIENT_S + 4 * TICK_S)
+    assert all(bench.is_reset(client) for client in clients)
+    bench.assert_over(*3 * [Ending.BACKEND_RESET])
 
 
 def test_when_neither_side_takes_anything_nothing_is_done(bench: Splicing) -> None:

@@ -191,6 +191,14 @@ def test_a_proxy_of_which_nobody_is_to_wait_turns_away_at_once(variant: Variant,
     assert time.monotonic() - started < LATE_S
 
 
+def test_to_a_client_whose_bytes_are_lost_no_end_is_a_clean_one(variant: Variant, start: Starter) -> None:
+    pool = waiting_pool(start, variant, "--wait-for-backend", "0.5")
+    client = pool.connect()
+    client.sendall(b"upload")
+    client.shutdown(socket.SHUT_WR)
+    assert receive_until_reset(client) == b""
+
+
 @pytest.mark.parametrize("after", [0, 5, 70_000])
 def test_a_client_that_resets_while_its_back_end_is_connected_resets_there(
     variant: Variant, start: Starter, after: int
