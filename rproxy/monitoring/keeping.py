@@ -139,7 +139,7 @@ class Keeper:
             self._unread = str(error)
             self.log.warn("--state-file {path}: {error}; it is not used", path=self._file.path, error=error)
         if rows:
-            self.log.info("{number} back-ends are known from {path}", number=len(rows), path=self._file.path)
+            self.log.info("{number} back-end(s) known from {path}", number=len(rows), path=self._file.path)
         self._restoring = Restoring(rows, self._table, self._monitor, self._turns)
 
     def start(self) -> None:

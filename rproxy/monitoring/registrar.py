@@ -243,7 +243,7 @@ class Registrar:
             self.log.warn(
                 "{proxy} has no address now ({error}); trying again",
                 proxy=written(self._proxy),
-                error=failure.getErrorMessage(),
+                error=getattr(failure.value, "strerror", None) or failure.getErrorMessage(),
             )
 
     def send(self, pdu: Pdu) -> None:

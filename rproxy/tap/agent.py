@@ -94,7 +94,7 @@ class Options(CommandOptions):
         ["drain-file", None, None, "while this file is there, ask for no new clients; sessions go on"],
         ["check", None, None, "how to see that the service is well: connect, http:/path, command:CMD or none"],
         ["weight", "w", str(WEIGHT_NORMAL), "share of clients relative to 100"],
-        ["report", None, "", "report these instead of the host's, for tests: cpu=100,memory=100,tcp=100 or some"],
+        ["report", None, None, "report these instead of the host's, for tests: cpu=100,memory=100,tcp=100 or some"],
     ]
     optFlags = [["trace", None, "log every PDU"]]
 
@@ -151,9 +151,9 @@ def _drain_file(path: str | None) -> str | None:
     return None if path is None else os.path.abspath(path)
 
 
-def _report(text: str) -> dict[str, int]:
+def _report(text: str | None) -> dict[str, int]:
     report = {}
-    for part in filter(None, text.split(",")):
+    for part in filter(None, (text or "").split(",")):
         name, _, value = part.partition("=")
         if name not in _REPORT_LIMITS:
             raise usage.UsageError(f"--report {part}: not one of {', '.join(_REPORT_LIMITS)}")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import stat
 from collections.abc import Set
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
+from twisted.internet import endpoints
 from twisted.python import usage
 
 _WORDS: Final = frozenset({"fd", "http", "https", "le", "onion", "quic", "sctp", "tls", "txsni", "udp", "ws", "wss"})
@@ -25,13 +29,38 @@ _FILES: Final = "ssl:443:privateKey=FILE:certKey=FILE"
 def explained(prefix: str, error: Exception) -> str:
     """What a parser of endpoints has raised, without the names of its functions."""
     if isinstance(error, IndexError):
-        return "so many sockets were not inherited (LISTEN_FDS, LISTEN_FDNAMES)"
+        return "so many sockets were not inherited (LISTEN_FDS, and a name for each in LISTEN_FDNAMES)"
+    if isinstance(error, KeyError):
+        return f"no inherited socket is called {error} (LISTEN_FDNAMES)"
+    if error.args and isinstance(error.args[0], list):  # OpenSSL's
+        return "there is no usable certificate or key in its files; they are of the PEM format, without a passphrase"
     if isinstance(error, OSError):
         return f"{error.filename or 'cannot be used'}: {error.strerror}"
     for pattern, told in _SAID_SO:
         if found := re.search(pattern, str(error)):
             return told.format(prefix, *found.groups())
     return str(error) or error.__class__.__name__
+
+
+def remove_abandoned(endpoint: Any) -> None:
+    """Of a Unix socket at which nobody listens any more, what a killed process has left.
+
+    Twisted believes the number in its lock file, which another process may have by now; in a container it is likely
+    to be our own.
+    """
+    while hasattr(endpoint, "_wrappedEndpoint"):
+        endpoint = endpoint._wrappedEndpoint
+    if not isinstance(endpoint, endpoints.UNIXServerEndpoint):
+        return
+    path = endpoint._address
+    with socket.socket(socket.AF_UNIX) as sock, suppress(OSError):
+        sock.setblocking(False)
+        try:
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                sock.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            os.unlink(f"{path}.lock")
 
 
 def check_no_type(text: str, prefix: str, types: Set[str]) -> None:

@@ -201,6 +201,8 @@ def keyring(options: CommandOptions, *, derived: bool) -> Keyring | None:
     path: str | None = options["keyring"]
     if path is None:
         return None
+    if not path:  # an unset variable of a shell
+        raise usage.UsageError("--keyring: no file is named")
     try:
         return Keyring.read(path, derived=derived, owner=None if options.parent is None else options.parent.get("uid"))
     except KeyringError as error:

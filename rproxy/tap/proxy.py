@@ -40,6 +40,7 @@ from rproxy.monitoring.udp import listen_udp, udp_ports
 from rproxy.pool.backend import Backend, unmapped, written
 from rproxy.pool.table import Table
 from rproxy.tap.demo import Demo
+from rproxy.tap.endpoints import remove_abandoned
 from rproxy.tap.keys import at_signal, envelope, rotate
 from rproxy.tap.listening import TcpPort, listen_endpoints, listen_tcp
 from rproxy.tap.options import StartupError, cannot_listen, fail, use_monotonic_time
@@ -142,9 +143,6 @@ class ProxyService(ProcessService):
             watches.append(Silence(self._reactor, self.carrier, half_closed_s, half_closed=True, reader_s=idle_s))
         return watches
 
-    def privilegedStartService(self) -> None:
-        self._bind()
-
     def startService(self) -> None:
         if not self._bound:
             self._bind()
@@ -197,6 +195,7 @@ class ProxyService(ProcessService):
 
     def _listen_for_clients(self, text: str, endpoint: IStreamServerEndpoint) -> None:
         failures: list[Failure] = []
+        remove_abandoned(endpoint)
         listening = self.carrier.serve(endpoint)
         listening.addCallbacks(self._opened, failures.append)
         if failures:

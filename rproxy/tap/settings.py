@@ -197,7 +197,7 @@ class Options(CommandOptions):
         try:
             return Redispatch(text)
         except ValueError:
-            raise usage.UsageError(f"--redispatch-early {text}: must be {', '.join(Redispatch)}") from None
+            raise usage.UsageError(f"--redispatch-early {text}: must be all, unsent or off") from None
 
     def _carrier(self) -> str:
         carrier: str = self["carrier"]

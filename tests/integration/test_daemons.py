@@ -187,6 +187,20 @@ def test_a_container_that_was_killed_starts_again(start: Starter, command: str) 
         container.wait()
 
 
+def test_a_container_that_was_killed_starts_again_on_its_unix_socket(start: Starter) -> None:
+    """Its lock names process 1, which is the new one itself."""
+    need("unshare", root=True)
+    path = start.folder / "socket"
+    for _ in range(2):
+        container = start.twistd(
+            *[*PROXY, "--listen", f"unix:{path}"], prefix=["unshare", "--kill-child", "-pf", "--mount-proc"]
+        )
+        container.logged("listening for clients on .*socket")
+        assert os.readlink(f"{path}.lock") == "1"
+        container.send_signal(signal.SIGKILL)
+        container.wait()
+
+
 def test_a_daemon_in_a_container_starts_over_the_pid_file_of_process_1(tmp_path: Path) -> None:
     need("unshare", root=True)
     tmp_path.joinpath("rproxy.pid").write_text("1")

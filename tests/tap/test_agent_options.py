@@ -172,6 +172,7 @@ def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None
         settings("--help")
     assert not ended.value.code
     text = capsys.readouterr().out
+    assert "[default: ]" not in text
     for option in ("proxy", "interval", "port", "service-port", "weight", "drain-file", "check", "report", "trace"):
         assert f"--{option}" in text
 

@@ -188,6 +188,11 @@ ENDPOINTS = [
     ("tcp:abc", "'abc' is not a number"),
     ("tcp:", "'' is not a number"),
     ("unix:/x:mode=999", "'999' is not a number"),
+    ("systemd:domain=INET:name=web", "no inherited socket is called 'web' (LISTEN_FDNAMES)"),
+    (
+        "ssl:443:privateKey=/etc/passwd:certKey=/etc/passwd",
+        "there is no usable certificate or key in its files; they are of the PEM format, without a passphrase",
+    ),
 ]
 
 

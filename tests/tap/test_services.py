@@ -27,6 +27,7 @@ from rproxy.tap.options import (
     report_startup_errors_in_one_line,
     use_monotonic_time,
 )
+from rproxy.tap.process import Process
 from rproxy.tap.proxy import DRAIN_S, ProxyService, _operators_max
 from rproxy.tap.settings import Settings
 from rproxy.wire.pdu import SIZE, Register, Unregister
@@ -55,6 +56,37 @@ def test_a_proxy_that_is_started_without_privileges_opens_its_ports_too() -> Non
     bench = ProxyBench(listen=("8080",))
     bench.service.startService()
     assert [port for _, _, port in bench.opened()] == [5555, 8080]
+
+
+class NotedProcess(Process):
+    """Only notes what is done with it, and whether ports were open then."""
+
+    observer = None
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self.done: list[tuple[str, bool]] = []
+
+    def hold_pid_file(self) -> None:
+        self.done.append(("hold", bool(self._reactor.open_ports)))
+
+    def shed_privileges(self) -> None:
+        self.done.append(("shed", bool(self._reactor.open_ports)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda reactor: ProxyBench(reactor), lambda reactor: AgentBench(reactor, start=False)],
+    ids=["proxy", "agent"],
+)
+def test_the_pid_file_is_held_before_the_ports_open_and_privileges_go_after(
+    make: Callable[[Reactor], ProxyBench | AgentBench],
+) -> None:
+    reactor = Reactor()
+    service = make(reactor).service
+    service.process = process = NotedProcess(reactor)
+    service.privilegedStartService()
+    assert process.done == [("hold", False), ("shed", True)]
 
 
 @pytest.mark.parametrize("start", [lambda reactor: ProxyBench(reactor).start(), lambda reactor: AgentBench(reactor)])

@@ -50,7 +50,7 @@ def test_rows_of_the_file_are_probed_when_the_reactor_runs(tmp_path: Path) -> No
         bench.reactor.advance(0)
     ((_, address),) = bench.reactor.datagrams[0].take()
     assert address == AGENT
-    assert f"1 back-ends are known from {state}" in texts(events)
+    assert f"1 back-end(s) known from {state}" in texts(events)
 
 
 def test_a_proxy_without_one_stops_as_ever() -> None:
