@@ -1,27 +1,32 @@
-"""The command `rproxy`, also `python -m rproxy`: makes keys."""
+"""The command `rproxy`, also `python -m rproxy`: makes keys, and shows the manual."""
 
 from __future__ import annotations
 
 import argparse
 import errno
 import os
+import pydoc
 import secrets
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final, NoReturn
 
+from rproxy.tap import docs
 from rproxy.tap.keys import read_keys
 from rproxy.tap.options import version
 from rproxy.wire.seal import KEY_BYTES_MIN, KEY_ID_MAX, Key, KeyringError
 
-DESCRIPTION: Final = "Makes keys for a proxy and its agents. The proxy and the agents themselves are twistd commands."
+DESCRIPTION: Final = """\
+Makes keys for a proxy and its agents, and shows their manual. The proxy and the agents themselves are twistd
+commands."""
 KEYGEN: Final = """\
 Prints a line for a key file: a new master key, or with --agent the key of one agent, derived from the first key of
 the proxy's file or from the one that --id names. With --out it makes a new file, which nobody but its owner can read at
 any time; one that it is redirected to is made so only when the shell has opened it for all to read."""
+DOCS: Final = "Shows a page of the manual, through a pager on a terminal. Without a topic it lists them."
 _OWNERS: Final = stat.S_IRUSR | stat.S_IWUSR
 
 
@@ -31,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 1 when the key cannot be written, or 2 when the arguments are wrong."""
+    """The exit status: 0, 1 when the output cannot be written, or 2 when the arguments are wrong."""
     parser = _Parser("rproxy", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
@@ -40,22 +45,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keygen.add_argument("--keyring", metavar="FILE", help="the proxy's key file; a new key gets an id that it lacks")
     keygen.add_argument("--id", metavar="N", type=int, help="with --agent: the id of the key to derive from")
     keygen.add_argument("--out", metavar="FILE", help="make this file, with mode 600, instead of printing")
+    keygen.set_defaults(run=lambda options: _make_key(options, keygen.error))
+    manual = commands.add_parser("docs", help="show the manual", description=DOCS)
+    manual.add_argument("topic", metavar="TOPIC", nargs="?", help="one of those that 'rproxy docs' lists")
+    manual.set_defaults(run=lambda options: _show_docs(options.topic))
     options = parser.parse_args(arguments)
+    status: int = options.run(options)
+    return status
+
+
+def _make_key(options: argparse.Namespace, wrong: Callable[[str], NoReturn]) -> int:
+    """The exit status; `wrong` ends the process for arguments that are."""
     if options.agent and options.keyring is None:
-        keygen.error("--agent needs --keyring FILE, the proxy's key file")
+        wrong("--agent needs --keyring FILE, the proxy's key file")
     if options.id is not None and not options.agent:
-        keygen.error("--id is of use only with --agent")
+        wrong("--id is of use only with --agent")
     try:
         known = read_keys(options.keyring, derived=False) if options.keyring is not None else ()
         line = _agents_line(_chosen(known, options.id), options.agent) if options.agent else new_key(known).written()
     except KeyringError as error:
-        keygen.error(f"--keyring {options.keyring}: {error}")
+        wrong(f"--keyring {options.keyring}: {error}")
     try:
         _write(f"{line}\n".encode(), options.out)
     except OSError as error:
-        print(f"rproxy keygen: error: {options.out or 'standard output'}: {error.strerror}", file=sys.stderr)
-        return 1
+        return _failed("keygen", f"{options.out or 'standard output'}: {error.strerror}", 1)
     return 0
+
+
+def _show_docs(topic: str | None) -> int:
+    """The exit status."""
+    pages = docs.pages()
+    if topic is not None and topic not in pages:
+        return _failed("docs", docs.unknown(topic, pages), 2)
+    try:
+        _show(docs.contents(pages) if topic is None else pages[topic])
+    except BrokenPipeError:  # who reads has read enough
+        pass
+    except OSError as error:
+        return _failed("docs", f"standard output: {error.strerror}", 1)
+    return 0
+
+
+def _show(text: str) -> None:
+    """Through a pager if standard output is a terminal, as UTF-8 if not. Raises `OSError`."""
+    _demand_output()
+    if sys.stdout.isatty():
+        pydoc.pager(text)
+    else:
+        _write_all(sys.stdout.fileno(), text.encode())
+
+
+def _failed(command: str, what: str, status: int) -> int:
+    print(f"rproxy {command}: error: {what}", file=sys.stderr)
+    return status
+
+
+def _demand_output() -> None:
+    """Raises `OSError` if there is no standard output."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed")
 
 
 def _ip(text: str) -> str:
@@ -91,8 +139,7 @@ def new_key(known: Sequence[Key]) -> Key:
 def _write(data: bytes, path: str | None) -> None:
     """Into a new file, or else to standard output. Raises `OSError`; no part of a file is left then."""
     if path is None:
-        if sys.stdout is None:
-            raise OSError(errno.EBADF, "it is closed")
+        _demand_output()
         descriptor = sys.stdout.fileno()
         _protect(descriptor)
         _write_all(descriptor, data)

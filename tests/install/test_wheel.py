@@ -101,11 +101,13 @@ def test_wheel_adds_one_plugin_file_to_twisted_and_replaces_none(wheel: Path) ->
     assert [name for name in names if name.startswith("twisted/")] == ["twisted/plugins/rproxy_plugin.py"]
 
 
-def test_wheel_has_every_module_and_the_typing_marker(source: Path, wheel: Path) -> None:
+def test_wheel_has_every_module_the_manual_and_the_typing_marker(source: Path, wheel: Path) -> None:
     with ZipFile(wheel) as files:
         packed = {name for name in files.namelist() if name.startswith("rproxy/")}
     modules = {str(path.relative_to(source)) for path in source.joinpath("rproxy").rglob("*.py")}
-    assert packed == {*modules, "rproxy/py.typed"}
+    manual = {str(path.relative_to(source)) for path in source.joinpath("rproxy", "docs").iterdir()}
+    assert "rproxy/docs/operating.rst" in manual
+    assert packed == {*modules, *manual, "rproxy/py.typed"}
 
 
 def test_installed_wheel_is_found_from_any_folder(installed: Environment) -> None:
@@ -124,6 +126,13 @@ def test_installed_script_and_module_make_keys_that_the_commands_take(installed:
     keys.write_text(installed.run("rproxy", "keygen"))
     derived = installed.run("python", "-m", "rproxy", "keygen", "--agent", "10.1.1.1", "--keyring", keys)
     assert re.search(r"^1 agent:[0-9a-f]{64}$", derived, re.MULTILINE)
+
+
+def test_installed_script_shows_the_manual(installed: Environment, source: Path) -> None:
+    topics = [line.split()[0] for line in installed.run("rproxy", "docs").splitlines()]
+    assert topics == sorted(path.stem for path in source.joinpath("rproxy", "docs").iterdir())
+    for topic in topics:
+        assert installed.run("rproxy", "docs", topic) == source.joinpath("rproxy", "docs", f"{topic}.rst").read_text()
 
 
 def test_after_uninstalling_twisted_works_without_our_commands(installed: Environment) -> None:

@@ -157,7 +157,7 @@ def wait_for_probes(proxy: Proxy, number: int) -> None:
 
 
 def own_keys(keys: Keys, proxys: Path, old: str, new: str) -> tuple[str, str]:
-    """The agent's, made as README says: the new one once the proxy's file ends with its master."""
+    """The agent's, made as the manual says: the new one once the proxy's file ends with its master."""
     own_old = keys.derived("own-old", proxys, LOOPBACK).read_text()
     proxys.write_text(old + new)
     own_new = keys.derived("own-new", proxys, LOOPBACK, "--id", new.split()[0]).read_text()

@@ -1,0 +1,129 @@
+"""README and the manual: they render, their links lead somewhere, and they say what the program says."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import pytest
+from docutils import nodes
+from docutils.core import publish_doctree, publish_string
+
+from rproxy.pool.admission import Refusal
+from rproxy.pool.states import TRANSITIONS, Event, State
+from rproxy.scoring.policies import POLICIES
+from rproxy.tap import agent, docs, settings
+from rproxy.wire.pdu import Flaw
+from tests.pool.driving import Driver
+from tests.pool.driving import agent as agent_at
+
+PROJECT: Final = Path(__file__).parent.parent
+README: Final = PROJECT / "README.rst"
+MANUAL: Final = PROJECT / "rproxy" / "docs"
+TEXTS: Final = [README, PROJECT / "CHANGELOG.rst", *sorted(MANUAL.glob("*.rst"))]
+OPERATING: Final = (MANUAL / "operating.rst").read_text(encoding="utf-8")
+STRICT: Final = {"report_level": 1, "halt_level": 5, "input_encoding": "utf-8"}
+"""Notes of docutils count as well as warnings."""
+
+each_text = pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+
+
+def links(path: Path) -> list[str]:
+    """What a text refers to outside itself."""
+    tree = publish_doctree(path.read_text(encoding="utf-8"), str(path), settings_overrides=STRICT)
+    return [node["refuri"] for node in tree.findall(nodes.reference) if "refuri" in node]
+
+
+def broken(path: Path) -> list[str]:
+    """Its links to files that are not there."""
+    return [link for link in links(path) if not urlsplit(link).scheme and not path.parent.joinpath(link).is_file()]
+
+
+@each_text
+def test_every_text_renders_without_a_warning(path: Path) -> None:
+    said = StringIO()
+    overrides = {**STRICT, "warning_stream": said}
+    html = publish_string(path.read_bytes(), str(path), writer="html5", settings_overrides=overrides)
+    assert said.getvalue() == ""
+    assert b"<h1" in html
+
+
+@each_text
+def test_every_link_leads_to_a_file(path: Path) -> None:
+    assert broken(path) == []
+
+
+def test_a_link_to_no_file_is_found(tmp_path: Path) -> None:
+    text = tmp_path / "text.rst"
+    text.write_text("`One <text.rst>`_, `two <texts.rst>`_, https://example.com/ and `three <../two/one.rst>`_.\n")
+    assert broken(text) == ["texts.rst", "../two/one.rst"]
+
+
+def test_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+    assert {f"rproxy/docs/{path.name}" for path in MANUAL.iterdir()} <= set(links(README))
+
+
+def test_the_manuals_topics_are_its_files() -> None:
+    assert list(docs.pages()) == ["choosing", "developing", "measured", "operating", "protocol"]
+    assert {f"{topic}.rst" for topic in docs.pages()} == {path.name for path in MANUAL.iterdir()}
+
+
+def table(first_heading: str) -> list[list[str]]:
+    """The cells of the simple table that begins with this heading, and whose rows are one line each."""
+    lines = OPERATING.splitlines()
+    heading = next(number for number, line in enumerate(lines) if line.startswith(first_heading))
+    border = lines[heading - 1]
+    end = lines.index(border, heading + 2)
+    columns = [(match.start(), match.end()) for match in re.finditer("=+", border)]
+    rows = [lines[heading], *lines[heading + 2 : end]]
+    return [[row[start:stop].strip() for start, stop in columns] for row in rows]
+
+
+def test_the_transition_table_is_the_programs() -> None:
+    heading, *rows = table("state      answered")
+    shown = {
+        State(row[0]): {Event(event): State(cell) for event, cell in zip(heading[1:], row[1:], strict=True) if cell}
+        for row in rows
+    }
+    assert set(heading[1:]) == set(Event)
+    assert {**shown, State.FORGOTTEN: {}} == TRANSITIONS
+
+
+def test_every_reason_for_dropping_a_datagram_is_explained() -> None:
+    begin = OPERATING.index("Why datagrams are dropped:")
+    explained = re.findall(r"``([a-z-]+)``", OPERATING[begin : OPERATING.index("With ``--trace``", begin)])
+    reasons = [name for name in explained if not name.startswith("--")]
+    assert sorted(reasons) == sorted(each.value for each in (*Flaw, *Refusal))
+
+
+def test_every_option_is_described() -> None:
+    described = set(re.findall(r"^``--([a-z-]+)``", OPERATING, re.MULTILINE))
+    there_are = {
+        *(name.replace("_", "-").rstrip("=") for name in settings.Options().longOpt),
+        *(name.replace("_", "-").rstrip("=") for name in agent.Options().longOpt),
+    }
+    assert described == there_are - {"help", "version"}
+
+
+def test_every_policy_is_described() -> None:
+    assert {name for name in POLICIES if f"``{name}``" not in OPERATING} == set()
+
+
+def test_the_policy_that_is_shown_chooses() -> None:
+    """The one of the shorter round trip, whatever else is on it."""
+    tree = publish_doctree((MANUAL / "developing.rst").read_text(encoding="utf-8"), settings_overrides=STRICT)
+    (example,) = [block.astext() for block in tree.findall(nodes.literal_block) if "class " in block.astext()]
+    names: dict[str, Any] = {}
+    exec(example, names)
+    driver = Driver()
+    far, near = driver.up(agent_at(1)), driver.up(agent_at(2))
+    policy = names["make"](None, None)
+    for backend, rtt_s in ((far, 0.02), (near, 0.01)):
+        driver.report(backend, after_s=rtt_s)
+        policy.reported(backend)
+    assert policy.choose(driver.table, ()) is near
+    assert policy.choose(driver.table, (near,)) is far
