@@ -52,6 +52,12 @@ def test_every_text_renders_without_a_warning(path: Path) -> None:
 
 
 @each_text
+def test_every_line_fits_a_terminal_of_120_columns(path: Path) -> None:
+    """Where the pager shows it as it is."""
+    assert [line for line in path.read_text(encoding="utf-8").splitlines() if len(line) > 120] == []
+
+
+@each_text
 def test_every_link_leads_to_a_file(path: Path) -> None:
     assert broken(path) == []
 
