@@ -51,7 +51,7 @@ def test_every_text_renders_without_a_warning(path: Path) -> None:
     assert b"<h1" in html
 
 
-@each_text
+@pytest.mark.parametrize("path", [README, *sorted(MANUAL.glob("*.rst"))], ids=lambda path: path.name)
 def test_every_line_fits_a_terminal_of_120_columns(path: Path) -> None:
     """Where the pager shows it as it is."""
     assert [line for line in path.read_text(encoding="utf-8").splitlines() if len(line) > 120] == []
