@@ -16,7 +16,7 @@ from rproxy.pool.admission import Refusal
 from rproxy.pool.states import TRANSITIONS, Event, State
 from rproxy.scoring.policies import POLICIES
 from rproxy.tap import agent, docs, settings
-from rproxy.wire.pdu import Flaw
+from rproxy.wire.pdu import Flaw, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, encode
 from tests.pool.driving import Driver
 from tests.pool.driving import agent as agent_at
 
@@ -78,9 +78,9 @@ def test_the_manuals_topics_are_its_files() -> None:
     assert {f"{topic}.rst" for topic in docs.pages()} == {path.name for path in MANUAL.iterdir()}
 
 
-def table(first_heading: str) -> list[list[str]]:
+def table(first_heading: str, text: str = OPERATING) -> list[list[str]]:
     """The cells of the simple table that begins with this heading, and whose rows are one line each."""
-    lines = OPERATING.splitlines()
+    lines = text.splitlines()
     heading = next(number for number, line in enumerate(lines) if line.startswith(first_heading))
     border = lines[heading - 1]
     end = lines.index(border, heading + 2)
@@ -113,6 +113,44 @@ def test_every_option_is_described() -> None:
         *(name.replace("_", "-").rstrip("=") for name in agent.Options().longOpt),
     }
     assert described == there_are - {"help", "version"}
+
+
+PORT: Final = 0x1234
+FIELDS: Final = {
+    **{f"type {number}": number << 5 for number in range(1, 5)},
+    "0": 0,
+    "service port": PORT >> 8,
+    "(2 bytes)": PORT & 0xFF,
+    "interval": 20_000,
+    "sequence number": 0x0A0B0C0D,
+    "instance": 0x1122334455667788,
+    "token": 0x99AABBCCDDEEFF00,
+    "weight": 300,
+    "instance tag": 0x55667788,
+    "CPU": 11,
+    "memory": 22,
+    "application load": 33,
+    "TCP connections": 444,
+    "own sessions": 5 + 1,
+    "others' sessions": 6 + 1,
+}
+PDUS: Final[dict[str, Pdu]] = {
+    "REGISTER": Register(PORT, 20_000, FIELDS["instance"], 300),
+    "PROBE REQUEST": ProbeRequest(FIELDS["sequence number"], FIELDS["token"], 5, FIELDS["instance tag"]),
+    "PROBE RESPONSE": ProbeResponse(FIELDS["sequence number"], FIELDS["token"], 11, 22, 33, 444, others=6),
+    "UNREGISTER": Unregister(PORT, FIELDS["instance"]),
+}
+
+
+@pytest.mark.parametrize("name", PDUS)
+def test_the_layout_of_the_protocols_page_is_the_programs(name: str) -> None:
+    heading, *rows = table("offset size REGISTER", docs.pages()["protocol"])
+    column = heading.index(name)
+    data = b""
+    for row in rows:
+        assert int(row[0]) == len(data)
+        data += FIELDS[row[column]].to_bytes(int(row[1]), "big")
+    assert data == encode(PDUS[name])
 
 
 def test_every_policy_is_described() -> None:
