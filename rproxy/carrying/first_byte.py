@@ -31,8 +31,6 @@ class _Watch:
     left_since: float = float("inf")
     """When the first of them connected."""
     spoke_at: float = float("-inf")
-    greeted_at: float = float("-inf")
-    """When it last spoke to a client that had not said a word."""
 
     def forget(self) -> None:
         self.young.clear()
@@ -55,6 +53,8 @@ class FirstByte:
         self._limit_s = limit_s
         self._mute = mute
         self._watches: dict[Backend, _Watch] = {}
+        self._greeted_at = float("-inf")
+        """When any back-end last spoke to a client that had not said a word."""
         self._counts: Callable[[Session], tuple[int, int]]
         self._timer: IDelayedCall | None = None
 
@@ -94,9 +94,7 @@ class FirstByte:
         began, now = _began(session), self._clock.seconds()
         if session.down:
             self._spoke(watch, now, greeted=session.greeted or not session.up)
-        elif (
-            began >= watch.spoke_at and now - began >= self._limit_s / LOOKS and self._asked(session.up, session, watch)
-        ):
+        elif began >= watch.spoke_at and now - began >= self._limit_s / LOOKS and self._asked(session.up, session):
             watch.left += 1
             watch.left_since = min(watch.left_since, began)
 
@@ -104,7 +102,7 @@ class FirstByte:
         watch.forget()
         watch.spoke_at = now
         if greeted:
-            watch.greeted_at = now
+            self._greeted_at = now
 
     def _look(self) -> None:
         self._wait()  # first, so that no error ends it
@@ -125,7 +123,7 @@ class FirstByte:
 
     def _judge(self, backend: Backend, watch: _Watch, now: float) -> None:
         """It is mute if it was for the whole limit, and half of that to several sessions."""
-        began = [_began(session) for session in watch.young if self._asked(self._counts(session)[0], session, watch)]
+        began = [_began(session) for session in watch.young if self._asked(self._counts(session)[0], session)]
         waited = sum(now - each >= self._limit_s / 2 for each in began) + watch.left
         since = min([*began, watch.left_since])
         if waited < REFUSALS or now - since < self._limit_s:
@@ -134,12 +132,9 @@ class FirstByte:
             watch.forget()
             self._mute(backend, waited, now - since)
 
-    def _asked(self, up: int, session: Session, watch: _Watch) -> bool:
-        """Whether its client, who sent so many bytes, may expect an answer."""
-        if up:
-            return True
-        began = _began(session)
-        return any(other.greeted_at > began for other in self._watches.values() if other is not watch)
+    def _asked(self, up: int, session: Session) -> bool:
+        """Whether its client, who sent so many bytes, may expect an answer. Its own back-end has not spoken since."""
+        return up > 0 or self._greeted_at > _began(session)
 
 
 def _began(session: Session) -> float:

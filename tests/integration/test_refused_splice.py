@@ -62,7 +62,10 @@ refusals = pytest.mark.parametrize(
 @refusals
 def test_transfers_are_whole_where_splicing_is_refused(start: Starter, rules: list[str], reason: str) -> None:
     pool = start.pool(*carrier_options("splice"), wrapper=wrapper(*rules))
-    assert_whole(pool)
+    for _ in range(10):  # what a slow reader leaves in a pipe is a matter of chance
+        assert_whole(pool)
+        if not reason or re.search(REFUSED, pool.proxy.log):
+            break
     assert_whole(pool)
     assert re.findall("(?m)" + REFUSED, pool.proxy.log) == ([reason] if reason else [])
     assert len(re.findall("cannot be spliced", pool.proxy.log)) <= 1
