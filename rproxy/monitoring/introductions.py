@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -39,7 +39,7 @@ class Introductions:
         self._first_probes = first_probes
         self._limit = RateLimit(rate, max(1, round(rate * TICK_S)))
         self._known_limit = RateLimit(KNOWN_S, round(KNOWN_S * TICK_S))
-        self._known: deque[tuple[Backend, Registration]] = deque()
+        self._known: OrderedDict[tuple[Backend, Registration], None] = OrderedDict()
         self._call: IDelayedCall | None = None
 
     def proceed(self) -> None:
@@ -48,8 +48,12 @@ class Introductions:
             self._take()
 
     def add_known(self, backend: Backend, registration: Registration) -> None:
-        self._known.append((backend, registration))
+        self._known[backend, registration] = None
         self.proceed()
+
+    def is_due(self, backend: Backend, registration: Registration) -> bool:
+        """Whether one that is known waits for its turn."""
+        return (backend, registration) in self._known
 
     def stop(self) -> None:
         self._known.clear()
@@ -61,7 +65,7 @@ class Introductions:
         self._call = None
         now = self._clock.seconds()
         while self._known and self._known_limit.admit(now):
-            backend, registration = self._known.popleft()
+            (backend, registration), _ = self._known.popitem(last=False)
             if backend.state is not State.FORGOTTEN:
                 self._probe(backend, registration)
         while self._first_probes and not self._limit.wait_s(now) and (found := self._first_probes.next(now)):

@@ -70,6 +70,8 @@ class Restoring:
             if number and number % RESTORED == 0:
                 yield
             backend = self._table.get(*address)
+            if backend is not None and self._monitor.restores(backend, registration):
+                continue
             if self._tries[address] and (backend is None or backend.state is State.REGISTERED):
                 self._tries[address] -= 1
                 self._monitor.restore([(registration, address[1])])

@@ -195,6 +195,10 @@ class Monitor(DatagramProtocol):
                 self._prober(backend)
                 self._introductions.add_known(backend, registration)
 
+    def restores(self, backend: Backend, registration: Registration) -> bool:
+        """Whether a row of an earlier life is being probed, or is to be."""
+        return self._introductions.is_due(backend, registration) or self._table.asks(backend, registration)
+
     def _unregister(self, source: Address, pdu: Unregister) -> None:
         _, transition = self._table.unregister(source, pdu, self.clock.seconds())
         if transition is not None:

@@ -48,9 +48,11 @@ class Outstanding:
 
     def admits(self, backend: Backend, registration: Registration) -> bool:
         """Whether one more may leave: none to this agent is on its way, and few are in all."""
-        if len(backend.outstanding) >= OUTSTANDING_MAX:
-            return False
-        return not any(self.open[token].registration.same_agent(registration) for token in backend.outstanding)
+        return len(backend.outstanding) < OUTSTANDING_MAX and not self.asks(backend, registration)
+
+    def asks(self, backend: Backend, registration: Registration) -> bool:
+        """Whether a probe to this agent is on its way."""
+        return any(self.open[token].registration.same_agent(registration) for token in backend.outstanding)
 
     def instances(self, backend: Backend) -> set[int]:
         """Those that are asked."""

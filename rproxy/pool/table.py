@@ -150,6 +150,10 @@ class Table:
         """Whether a REGISTER may earn a probe now: not while one is on its way, and few are in all."""
         return self._outstanding.admits(backend, registration)
 
+    def asks(self, backend: Backend, registration: Registration) -> bool:
+        """Whether a probe of its agent is on its way."""
+        return self._outstanding.asks(backend, registration)
+
     def respond(
         self, source: Address, pdu: ProbeResponse, now: float, lasted_s: Callable[[float], float] | None = None
     ) -> Confirmed:
