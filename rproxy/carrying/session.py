@@ -26,8 +26,6 @@ from rproxy.scoring.formula import score
 from rproxy.scoring.policies import Policy
 
 TRIES_MAX: Final = 3
-UNPRIVILEGED: Final = 1024
-"""The first port that the kernel may choose to connect from."""
 CONNECT_TIMEOUT_S: Final = 2.0
 CONNECT_TOTAL_S: Final = 4.8
 """A client's tries take at most 5 s: this, and the ticks by which a deadline may be late."""
@@ -108,8 +106,8 @@ class Balancer:
         self.announce = announce
         self.policy = policy
         self.seconds = clock.seconds
-        self.is_local: Callable[[str], bool] = lambda host: False
-        """Whether an address is one of this host's."""
+        self.may_meet_itself: Callable[[Backend], bool] = lambda backend: False
+        """Whether a connect to it may be connected to itself: to a port here that is free, and is chosen for it."""
         self.waiting = Waiting(clock, table, wait_s)
         self.redispatch = redispatch
         self.first_byte = FirstByte(clock, table, first_byte_s, self._mute) if first_byte_s else None
@@ -123,10 +121,6 @@ class Balancer:
         self.reader_s = math.inf
         """How long a client that does not read may keep a connection from which all has come for it."""
         self._turned_away = TurnedAway(clock, table)
-
-    def may_meet_itself(self, backend: Backend) -> bool:
-        """Whether a connect to it may be connected to itself: to a port here that is free, and is chosen for it."""
-        return backend.port >= UNPRIVILEGED and self.is_local(backend.address)
 
     def open(self, client: object) -> Session:
         """A session for `client`, whose text is asked for only by a trace."""

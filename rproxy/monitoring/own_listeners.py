@@ -9,13 +9,26 @@ from typing import Final
 import psutil
 
 from rproxy.monitoring.binding import ANY_IPV4, ANY_IPV6
-from rproxy.pool.backend import Address, unmapped
+from rproxy.pool.backend import Address, Backend, unmapped
 
 LOOK_S: Final = 5.0
 """How long this host's addresses are taken to stay as they are: they come and go, but to look costs a system call."""
 BARRED_S: Final = 600.0
 """How long a back-end that was seen to lead back here is refused."""
 BARRED_MAX: Final = 1024
+
+
+_PORT_RANGE: Final = "/proc/sys/net/ipv4/ip_local_port_range"
+
+
+def ephemeral_ports() -> range:
+    """Those that the kernel gives to connections from here, in both families; where it does not tell, all it might."""
+    try:
+        with open(_PORT_RANGE, encoding="ascii") as file:
+            lowest, highest = map(int, file.read().split())
+    except (OSError, ValueError):
+        return range(1024, 65536)
+    return range(lowest, highest + 1)
 
 
 def local_addresses() -> frozenset[str]:
@@ -41,6 +54,7 @@ class OwnListeners:
         self._everywhere: set[tuple[int, bool]] = set()
         """Ports, each with whether it is so for IPv6."""
         self._barred: dict[Address, float] = {}
+        self._ephemeral = ephemeral_ports()
 
     def add(self, host: str, port: int, *, ipv6_only: bool = False) -> None:
         """We listen there, with or without the link that an address is good on."""
@@ -63,6 +77,10 @@ class OwnListeners:
         if (host, port) in self._places or ((port, ":" in host) in self._everywhere and self.is_local(host)):
             return True
         return bool(self._barred) and self._barred.get(service, float("-inf")) > self._seconds()
+
+    def may_meet_itself(self, backend: Backend) -> bool:
+        """Whether a connect to it may be connected to itself: to a port here that is free, and is chosen for it."""
+        return backend.port in self._ephemeral and self.is_local(backend.address)
 
     def is_local(self, host: str) -> bool:
         """Whether it is an address of this host, as of `LOOK_S` ago at most."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
-import signal
 import stat
 from collections.abc import Callable, Set
 from typing import Any, Final, Protocol
@@ -13,11 +11,10 @@ from typing import Any, Final, Protocol
 import attrs
 from twisted.logger import Logger
 
+from rproxy.tap.signals import at_signals
 from rproxy.wire.seal import Envelope, Key, KeyringError, Sealed, Unsealed, parse_keys
 
 BYTES_MAX: Final = 1 << 20
-EVERY_S: Final = 1.0
-"""How often a file is read again, however many signals come."""
 _FOR_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 _log = Logger()
@@ -106,32 +103,6 @@ def rotate(keyring: Keyring | None, *owners: HasEnvelope) -> None:
     _log.info("keys read again: {ids}; the first one seals", ids=ids)
 
 
-class Calm:
-    """Calls at once when asked, but `EVERY_S` apart: who asks meanwhile shares the next call."""
-
-    def __init__(self, clock: Any, call: Callable[[], None]) -> None:
-        self._clock = clock
-        self._call = call
-        self._called_at = -math.inf
-        self._due = False
-
-    def ask(self) -> None:
-        wait_s = self._called_at + EVERY_S - self._clock.seconds()
-        if wait_s <= 0:
-            self._run()
-        elif not self._due:
-            self._due = True
-            self._clock.callLater(wait_s, self._run)
-
-    def _run(self) -> None:
-        self._due = False
-        self._called_at = self._clock.seconds()
-        self._call()
-
-
 def at_signal(reactor: Any, call: Callable[[], None]) -> None:
     """On SIGUSR2 or SIGHUP, `call` in the reactor's own time, and at most once a second."""
-    calm = Calm(reactor, call)
-    for name in ("SIGUSR2", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: reactor.callFromThread(calm.ask))
+    at_signals(reactor, call, "SIGUSR2", "SIGHUP")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import select
-import signal
 import stat
 import sys
 from typing import IO, Any, Final
@@ -13,6 +12,8 @@ from typing import IO, Any, Final
 from twisted.logger import ILogObserver, LogEvent, formatEvent, textFileLogObserver
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
+
+from rproxy.tap.signals import at_signals
 
 ROTATE_BYTES: Final = 1_000_000
 PIECE_BYTES: Final = select.PIPE_BUF
@@ -126,6 +127,5 @@ class Observer:
 
 
 def rotate_at_signal(reactor: Any, file: RotatingFile | None) -> None:
-    """On SIGUSR1, in the reactor's own time. Where there is no file, the signal must not end the process."""
-    rotate = file.rotate if file is not None else lambda: None
-    signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(rotate))
+    """On SIGUSR1, at most once a second. Where there is no file, the signal must not end the process."""
+    at_signals(reactor, file.rotate if file is not None else lambda: None, "SIGUSR1")

@@ -96,7 +96,7 @@ class ProxyService(ProcessService):
             first_byte_s=settings.first_byte_s,
             trace=settings.trace,
         )
-        self.balancer.is_local = self._own.is_local
+        self.balancer.may_meet_itself = self._own.may_meet_itself
         self.balancer.reader_s = settings.idle_timeout_s or math.inf
         self.room = Room(_sessions_max(settings, descriptors), reactor.seconds)
         self.carrier = self._carrier(descriptors)

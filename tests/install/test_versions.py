@@ -6,6 +6,8 @@ README's own environment is this Python with the newest; the others are made her
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -40,16 +42,27 @@ def choices() -> list[Choice]:
     return [Choice(each, lowest=True) for each in oldest_and_newest] + [Choice(each, lowest=False) for each in others]
 
 
-@pytest.mark.parametrize("choice", choices(), ids=str)
-def test_the_unit_tests_the_demo_and_a_tls_session_pass(choice: Choice, tmp_path: Path) -> None:
+def check(choice: Choice, folder: Path) -> None:
     """In an environment of its own."""
-    run(pythons()[choice.python], "-m", "venv", tmp_path / "venv", cwd=tmp_path)
-    python = tmp_path / "venv" / "bin" / "python"
-    constraints = tmp_path / "constraints.txt"
+    run(pythons()[choice.python], "-m", "venv", folder / "venv", cwd=folder)
+    python = folder / "venv" / "bin" / "python"
+    constraints = folder / "constraints.txt"
     constraints.write_text("".join(f"{line}\n" for line in lowest_versions() if choice.lowest))
-    run(python, "-m", "pip", "install", "-q", "-c", constraints, f"{PROJECT}[tls]", *TOOLS, cwd=tmp_path)
+    run(python, "-m", "pip", "install", "-q", "-c", constraints, f"{PROJECT}[tls]", *TOOLS, cwd=folder)
     modules = [f"tests/{name}" for name in [*UNIT_TESTS, SMOKE]]
-    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", tmp_path / "tests", *modules, cwd=PROJECT)
+    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", folder / "tests", *modules, cwd=PROJECT)
+
+
+@pytest.fixture(scope="module")
+def checks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
+    """One of every choice, two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        yield {str(choice): pool.submit(check, choice, tmp_path_factory.mktemp(str(choice))) for choice in choices()}
+
+
+@pytest.mark.parametrize("choice", map(str, choices()))
+def test_the_unit_tests_the_demo_and_a_tls_session_pass(choice: str, checks: dict[str, Future[None]]) -> None:
+    checks[choice].result()
 
 
 def test_every_dependency_has_a_lowest_version() -> None:

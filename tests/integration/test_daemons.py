@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -195,7 +196,7 @@ def test_a_container_that_was_killed_starts_again_on_its_unix_socket(start: Star
         container = start.twistd(
             *[*PROXY, "--listen", f"unix:{path}"], prefix=["unshare", "--kill-child", "-pf", "--mount-proc"]
         )
-        container.logged("listening for clients on .*socket")
+        container.logged("listening for clients on (.*socket)")
         assert os.readlink(f"{path}.lock") == "1"
         container.send_signal(signal.SIGKILL)
         container.wait()
@@ -285,6 +286,19 @@ def test_a_log_that_may_not_be_renamed_goes_on(open_folder: Path) -> None:
         assert failures(daemons.log("rproxy")) == []
     finally:
         daemons.close()
+
+
+@both_commands
+def test_a_flood_of_rotations_is_one_a_second(daemons: Daemons, command: str) -> None:
+    """Each renames all the older files, and holds up every session meanwhile."""
+    started = time.monotonic()
+    pid = daemons.start(command, *COMMANDS[command])
+    for _ in range(5000):
+        os.kill(pid, signal.SIGUSR1)
+    daemons.stop(pid)
+    rotated = list(daemons.folder.glob(f"{command}.log.*"))
+    assert 1 <= len(rotated) <= time.monotonic() - started + 1
+    assert failures("".join(path.read_text() for path in daemons.folder.glob("*.log*"))) == []
 
 
 @both_commands

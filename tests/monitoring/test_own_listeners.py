@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.monitoring.own_listeners import BARRED_MAX, BARRED_S, LOOK_S, OwnListeners, local_addresses
+from rproxy.monitoring.own_listeners import BARRED_MAX, BARRED_S, LOOK_S, OwnListeners, ephemeral_ports, local_addresses
+from rproxy.pool.backend import Backend, Registration
 
 
 class Bench:
@@ -95,3 +98,23 @@ def test_not_too_many_are_barred(bench: Bench) -> None:
 
 def test_this_host_has_addresses() -> None:
     assert "127.0.0.1" in local_addresses()
+
+
+@pytest.mark.parametrize(
+    ("host", "ephemeral", "expected"),
+    [("192.0.2.1", True, True), ("127.0.0.1", True, True), ("192.0.2.1", False, False), ("198.51.100.7", True, False)],
+)
+def test_only_a_connect_to_a_port_here_that_may_be_chosen_for_it_can_meet_itself(
+    host: str, ephemeral: bool, expected: bool, bench: Bench
+) -> None:
+    port = ephemeral_ports()[0] if ephemeral else ephemeral_ports()[0] - 1
+    backend = Backend(host, port, Registration((host, 5555), 1, 20.0, 100))
+    assert bench.own.may_meet_itself(backend) is expected
+
+
+def test_the_kernel_tells_which_ports_it_gives_to_connections() -> None:
+    with socket.socket() as listener, socket.socket() as client:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client.connect(listener.getsockname())
+        assert client.getsockname()[1] in ephemeral_ports()
