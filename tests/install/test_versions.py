@@ -42,13 +42,13 @@ def choices() -> list[Choice]:
     return [Choice(each, lowest=True) for each in oldest_and_newest] + [Choice(each, lowest=False) for each in others]
 
 
-def check(choice: Choice, folder: Path) -> None:
+def check(choice: Choice, wheel: Path, folder: Path) -> None:
     """In an environment of its own."""
     run(pythons()[choice.python], "-m", "venv", folder / "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
     constraints = folder / "constraints.txt"
     constraints.write_text("".join(f"{line}\n" for line in lowest_versions() if choice.lowest))
-    run(python, "-m", "pip", "install", "-q", "-c", constraints, f"{PROJECT}[tls]", *TOOLS, cwd=folder)
+    run(python, "-m", "pip", "install", "-q", "-c", constraints, f"{wheel}[tls]", *TOOLS, cwd=folder)
     modules = [f"tests/{name}" for name in [*UNIT_TESTS, SMOKE]]
     run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", folder / "tests", *modules, cwd=PROJECT)
 
@@ -56,8 +56,13 @@ def check(choice: Choice, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def checks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
     """One of every choice, two at a time."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, PROJECT, cwd=folder)
+    (wheel,) = folder.glob("*.whl")
     with ThreadPoolExecutor(2) as pool:
-        yield {str(choice): pool.submit(check, choice, tmp_path_factory.mktemp(str(choice))) for choice in choices()}
+        yield {
+            str(choice): pool.submit(check, choice, wheel, tmp_path_factory.mktemp(str(choice))) for choice in choices()
+        }
 
 
 @pytest.mark.parametrize("choice", map(str, choices()))
