@@ -65,7 +65,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futur
         }
 
 
-@pytest.mark.parametrize("choice", map(str, choices()))
+@pytest.mark.parametrize("choice", [str(each) for each in choices()])
 def test_the_unit_tests_the_demo_and_a_tls_session_pass(choice: str, checks: dict[str, Future[None]]) -> None:
     checks[choice].result()
 
