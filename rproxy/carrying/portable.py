@@ -267,8 +267,12 @@ class ClientSide(Side):
             other.reset_flushed(flush_s)
 
     def over(self) -> None:
-        """No connection is left."""
+        """No connection is left. References in circles are broken: the garbage collector comes seldom."""
         self.carrier.clients.discard(self)
+        if self.peer is not None:
+            self.peer.peer = None
+            self.peer = None
+        self.session.client = None
         self.carrier.room.leave()
 
     def _lost_early(self, *, clean: bool) -> None:
@@ -345,6 +349,9 @@ class _BackendFactory(ClientFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> BackendSide:
         return BackendSide(self._client)
+
+    def clientConnectionLost(self, connector: Any, reason: Failure) -> None:
+        connector.transport = None  # which has the connector
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
         local = reason.check(ConnectBindError) or getattr(reason.value, "osError", None) in LOCAL_ERRORS
