@@ -170,8 +170,8 @@ def _prefix(text: str) -> str:
 def _from_string(reactor: Any, text: str) -> IStreamServerEndpoint:
     ignore_offered_protocols()
     try:
-        endpoint = _described(reactor, text)
         check_folder(text)
+        endpoint = _described(reactor, text)
         _demand_listening(endpoint)
         return endpoint
     except Exception as error:
