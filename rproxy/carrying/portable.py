@@ -460,10 +460,12 @@ class PortableCarrier:
         return None if backend is None or backend.lost else socket_of(backend.transport)
 
     def cut(self, session: Session, ending: Ending) -> None:
+        client = session.client  # which it loses with its last connection
+        assert isinstance(client, ClientSide)
         session.ended(ending)
-        for side in self._sides(session.client):
+        for side in self._sides(client):
             side.transport.abortConnection()
-        session.client.stop_connecting()  # type: ignore[attr-defined]
+        client.stop_connecting()
 
     def _sides(self, client: object) -> list[Side]:
         assert isinstance(client, ClientSide)
