@@ -38,20 +38,21 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import classImplements, implementer
 
-from rproxy.carrying.carrier import Carrier
-from rproxy.carrying.session import Ending, Session
-from rproxy.monitoring.sampler import Load
-from rproxy.pool.backend import Address, Backend
+from rproxy.agent.sampler import Load
+from rproxy.net.addresses import Address
+from rproxy.policies.guard import Guarded
+from rproxy.pool.backend import Backend
 from rproxy.pool.limits import Limits
+from rproxy.pool.policy import Policy
 from rproxy.pool.table import Table
-from rproxy.scoring.guard import Guarded
-from rproxy.scoring.policies import Policy
+from rproxy.sessions.carrier import Carrier
+from rproxy.sessions.session import Ending, Session
 from rproxy.tap.policies import Complaints
 from rproxy.wire.pdu import Pdu, ProbeResponse, Register, decode
 
 AGENT_PORT = 5555
 IDLE = Load(cpu=10, memory=20, tcp=0)
-UNLIMITED = Limits(host=10**9, registrations_each_s=math.inf, introductions_s=1e9)
+UNLIMITED = Limits(host=10**9, registrations_each_s=math.inf, first_probes_s=1e9)
 """For tests that are not about how much may come at once."""
 
 

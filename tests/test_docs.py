@@ -12,9 +12,9 @@ import pytest
 from docutils import nodes
 from docutils.core import publish_doctree, publish_string
 
+from rproxy.policies.registry import POLICIES
 from rproxy.pool.admission import Refusal
 from rproxy.pool.states import TRANSITIONS, Event, State
-from rproxy.scoring.policies import POLICIES
 from rproxy.tap import agent, docs, settings
 from rproxy.wire.pdu import Flaw, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, encode
 from tests.pool.driving import Driver

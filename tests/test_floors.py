@@ -10,8 +10,20 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parent.parent / "rproxy"
-FLOORS: Final = {"wire": 0, "pool": 1, "scoring": 2, "monitoring": 3, "carrying": 3, "admin": 4, "tap": 5}
-PURE: Final = ("wire", "pool", "scoring")
+FLOORS: Final = {
+    "wire": 0,
+    "net": 0,
+    "timing": 0,
+    "pool": 1,
+    "policies": 2,
+    "sources": 3,
+    "sessions": 3,
+    "agent": 3,
+    "carriers": 4,
+    "observe": 5,
+    "tap": 6,
+}
+PURE: Final = ("wire", "pool", "policies")
 IMPURE: Final = {"asyncio", "datetime", "random", "secrets", "select", "socket", "time", "twisted", "zope"}
 
 
@@ -65,10 +77,10 @@ def test_every_room_has_its_floor() -> None:
     [
         ("import time", ["time"]),
         ("import os, twisted.internet.reactor as r", ["os", "twisted.internet.reactor"]),
-        ("from rproxy import carrying", ["rproxy.carrying"]),
+        ("from rproxy import carriers", ["rproxy.carriers"]),
         ("def late():\n    from random import Random", ["random.Random"]),
         ("from . import backend", ["rproxy.pool.backend"]),
-        ("from ..scoring.formula import score", ["rproxy.scoring.formula.score"]),
+        ("from ..policies.formula import score", ["rproxy.policies.formula.score"]),
     ],
 )
 def test_every_way_to_import_is_read(source: str, modules: list[str]) -> None:
@@ -78,10 +90,10 @@ def test_every_way_to_import_is_read(source: str, modules: list[str]) -> None:
 @pytest.mark.parametrize(
     ("room", "module", "expected"),
     [
-        ("pool", "rproxy.scoring.formula.score", True),
-        ("monitoring", "rproxy.carrying.session", True),
-        ("scoring", "rproxy.unknown", True),
-        ("admin", "rproxy.carrying.session.Balancer", False),
+        ("pool", "rproxy.policies.formula.score", True),
+        ("sources", "rproxy.sessions.session", True),
+        ("policies", "rproxy.unknown", True),
+        ("observe", "rproxy.sessions.session.Balancer", False),
         ("pool", "rproxy.pool.backend", False),
         ("wire", "struct", False),
     ],

@@ -9,8 +9,9 @@ from typing import Final
 import attrs
 
 from rproxy.pool.backend import Backend, Registration
-from rproxy.pool.limits import Limits, RateLimit
+from rproxy.pool.limits import Limits
 from rproxy.pool.states import State
+from rproxy.timing.rate_limit import RateLimit
 
 REGISTRATIONS_BURST: Final = 5
 """Registrations at once of one instance that has sent none for a while."""

@@ -6,26 +6,10 @@ from enum import IntEnum
 
 import attrs
 
+from rproxy.net.addresses import Address, written
 from rproxy.pool.estimators import LossWindow, SmoothedRtt
+from rproxy.pool.means import UNKNOWN, Figures, PoolMeans, percent_or_mean
 from rproxy.pool.states import Administration, State
-from rproxy.pool.usual import UNKNOWN, Figures, Usual, percent_or_usual
-
-Address = tuple[str, int]
-"""An IP address in text and a port."""
-
-MAPPED = "::ffff:"
-
-
-def written(address: Address) -> str:
-    """host:port, an IPv6 host in brackets."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def unmapped(host: str) -> str:
-    """An IPv4-mapped IPv6 address, as a socket of both families shows IPv4's, as plain IPv4."""
-    return host.removeprefix(MAPPED) if "." in host else host
-
 
 FORGET_MIN_S = 60.0
 
@@ -89,7 +73,7 @@ class Backend:
     administration: Administration = Administration.READY
     draining: bool = False
     """The D bit of its agent's last answer."""
-    usual: Usual = attrs.field(factory=Usual, repr=False)
+    means: PoolMeans = attrs.field(factory=PoolMeans, repr=False)
     """What the pool's agents usually report."""
     report: Report = Report()
     contributed: Figures = UNKNOWN
@@ -152,7 +136,7 @@ class Backend:
         before ours reached it. What the pool usually has if the agent cannot tell, 0 if none of its agents can.
         """
         report = self.report
-        return self.usual.others.value or 0.0 if report.tcp is None else report.tcp - report.counted
+        return self.means.others.value or 0.0 if report.tcp is None else report.tcp - report.counted
 
     @property
     def tcp(self) -> float:
@@ -167,11 +151,11 @@ class Backend:
     @property
     def cpu(self) -> float:
         """In percent: as last reported, or what stands in for that."""
-        return percent_or_usual(self.report.cpu, self.usual.cpu)
+        return percent_or_mean(self.report.cpu, self.means.cpu)
 
     @property
     def memory(self) -> float:
-        return percent_or_usual(self.report.memory, self.usual.memory)
+        return percent_or_mean(self.report.memory, self.means.memory)
 
     @property
     def weight(self) -> float:

@@ -9,8 +9,8 @@ import attrs
 from rproxy.pool.admission import Refusal
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.events import Probe
-from rproxy.pool.first_probes import OUTSTANDING_MAX
-from rproxy.pool.limits import trim
+from rproxy.pool.unconfirmed import OUTSTANDING_MAX
+from rproxy.timing.rate_limit import trim
 
 
 @attrs.define(eq=False)

@@ -12,17 +12,19 @@ from typing import Final
 
 import attrs
 
+from rproxy.net.addresses import Address
 from rproxy.pool.admission import Admission, Refusal, Rejected
-from rproxy.pool.backend import Address, Backend, Registration, Report
+from rproxy.pool.backend import Backend, Registration, Report
+from rproxy.pool.eligibility import Eligibility
 from rproxy.pool.estimators import LossWindow
 from rproxy.pool.events import Confirmed, Probe, Registered, Transition
-from rproxy.pool.first_probes import FirstProbes
 from rproxy.pool.health import FALL, REFUSALS, RISE, begin_anew, hold_down, overdue, share_after
-from rproxy.pool.limits import Limits, trim
+from rproxy.pool.limits import Limits
+from rproxy.pool.means import UNKNOWN, PoolMeans
 from rproxy.pool.outstanding import Outstanding
-from rproxy.pool.seats import Seats
 from rproxy.pool.states import Administration, Event, State, after
-from rproxy.pool.usual import UNKNOWN, Usual
+from rproxy.pool.unconfirmed import Unconfirmed
+from rproxy.timing.rate_limit import trim
 from rproxy.wire.pdu import UINT32_MAX, ProbeRequest, ProbeResponse, Register, Unregister, tag_of
 
 SLOW_START_S: Final = 10.0
@@ -45,18 +47,18 @@ class Table:
     limits: Limits = Limits()
     slow_start_s: float = SLOW_START_S
     panic_below: float = 0.5
-    _seats: Seats = attrs.field(init=False)
+    _eligibility: Eligibility = attrs.field(init=False)
     _backends: dict[Address, Backend] = attrs.field(init=False, factory=dict)
     _outstanding: Outstanding = attrs.field(init=False, factory=Outstanding)
     _retired: OrderedDict[tuple[Address, int], None] = attrs.field(init=False, factory=OrderedDict)
-    first_probes: FirstProbes = attrs.field(init=False, factory=FirstProbes)
-    _usual: Usual = attrs.field(init=False, factory=Usual)
+    unconfirmed: Unconfirmed = attrs.field(init=False, factory=Unconfirmed)
+    _means: PoolMeans = attrs.field(init=False, factory=PoolMeans)
     _connects: int = attrs.field(init=False, default=0)
     """That succeeded, to any back-end."""
     _admission: Admission = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._seats = Seats(self.panic_below)
+        self._eligibility = Eligibility(self.panic_below)
         self._admission = Admission(self.limits)
 
     def __iter__(self) -> Iterator[Backend]:
@@ -68,16 +70,16 @@ class Table:
     @property
     def eligible(self) -> list[Backend]:
         """The back-ends that may get a client, in no order."""
-        return self._seats.eligible
+        return self._eligibility.eligible
 
     @property
     def panicking(self) -> bool:
         """Whether what is down gets clients as well."""
-        return self._seats.panicking
+        return self._eligibility.panicking
 
     def when_eligible(self, call: Callable[[], None]) -> None:
         """Call `call` whenever a back-end has become eligible. The table may be in the middle of a change then."""
-        self._seats.seated = call
+        self._eligibility.seated = call
 
     def get(self, address: str, port: int) -> Backend | None:
         return self._backends.get((address, port))
@@ -98,7 +100,7 @@ class Table:
             return self._renew(backend, registration, pdu.draining, now)
         if backend is None:
             self._admission.demand_room(source[0])
-        may_wait = self.first_probes.admits(backend, key[1], registration, now)
+        may_wait = self.unconfirmed.admits(backend, key[1], registration, now)
         if not may_wait and not own:
             raise Rejected(Refusal.RATE_LIMITED)
         self._admission.demand_turn(registration, key[1], now)
@@ -108,7 +110,7 @@ class Table:
         if own:
             backend.registration, backend.registered_at = registration, now
         if may_wait:
-            self.first_probes.add(backend, registration)
+            self.unconfirmed.add(backend, registration)
         return Registered(backend, news, asks=False)
 
     def _renew(self, backend: Backend, registration: Registration, draining: bool, now: float) -> Registered:
@@ -120,7 +122,7 @@ class Table:
 
     def _add(self, key: Address, registration: Registration) -> Backend:
         """A row that nothing has confirmed yet."""
-        backend = self._backends[key] = Backend(*key, registration, usual=self._usual)
+        backend = self._backends[key] = Backend(*key, registration, means=self._means)
         self._admission.moved(backend.address, None, backend.state)
         return backend
 
@@ -197,7 +199,7 @@ class Table:
     def _adopt(self, probe: Probe, now: float) -> bool:
         """Who has answered is the agent from now on. Whether that is a new start of one that was there before."""
         backend, registration = probe.backend, probe.registration
-        self.first_probes.answered(backend, registration)
+        self.unconfirmed.answered(backend, registration)
         present = backend.registration
         if backend.answered_at is None:
             backend.registered_at = now
@@ -254,19 +256,19 @@ class Table:
             raise Rejected(Refusal.WRONG_INSTANCE)
         self._retired[key, pdu.instance] = None
         trim(self._retired, RETIRED_MAX)
-        self.first_probes.drop(backend, pdu.instance)
+        self.unconfirmed.drop(backend, pdu.instance)
         if unconfirmed and len(instances) > 1:
             return backend, None
         return backend, self._happen(backend, Event.UNREGISTERED, now, "unregistered")
 
     def _instances(self, backend: Backend) -> set[int]:
         """Those that are to confirm a back-end."""
-        instances = self._outstanding.instances(backend) | self.first_probes.instances(backend)
+        instances = self._outstanding.instances(backend) | self.unconfirmed.instances(backend)
         return instances or {backend.registration.instance}
 
     def exclude(self, backend: Backend, reason: str, now: float) -> Transition | None:
         """It is to be no back-end any more, whatever its agent says, or has yet to say."""
-        self.first_probes.drop(backend)
+        self.unconfirmed.drop(backend)
         if backend.state is State.DEPARTED:
             self._outstanding.forget(backend)
             return None
@@ -364,11 +366,11 @@ class Table:
     def _remove(self, backend: Backend) -> None:
         del self._backends[backend.address, backend.port]
         self._outstanding.forget(backend)
-        self.first_probes.drop(backend)
+        self.unconfirmed.drop(backend)
 
     def _settle(self, backend: Backend) -> None:
         figures = backend.report.figures if backend.is_up else UNKNOWN
         if figures is not backend.contributed:
-            self._usual.replace(backend.contributed, figures)
+            self._means.replace(backend.contributed, figures)
             backend.contributed = figures
-        self._seats.settle(backend, self._backends.values())
+        self._eligibility.settle(backend, self._backends.values())

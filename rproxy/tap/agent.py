@@ -17,16 +17,15 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from rproxy.monitoring.addresses import local_address
-from rproxy.monitoring.agent import Agent
-from rproxy.monitoring.loops import keep_looping
-from rproxy.monitoring.registrar import Service
-from rproxy.monitoring.sampler import FixedSampler, HostSampler, Sampler
-from rproxy.monitoring.udp import listen_udp
-from rproxy.pool.backend import Address, written
-from rproxy.tap.draining import NO_CHECK, Draining, check_of
+from rproxy.agent.agent import Agent
+from rproxy.agent.draining import NO_CHECK, Draining, check_of
+from rproxy.agent.registrar import Service
+from rproxy.agent.sampler import FixedSampler, HostSampler, Sampler
+from rproxy.net.addresses import Address, written
+from rproxy.net.lookups import Lookups
+from rproxy.net.own_addresses import local_address
+from rproxy.net.udp_port import listen_udp
 from rproxy.tap.keys import Keyring, at_signal, envelope, rotate
-from rproxy.tap.lookups import Lookups
 from rproxy.tap.options import (
     MONITOR_PORT,
     PORT_MAX,
@@ -41,6 +40,7 @@ from rproxy.tap.options import (
     whole,
 )
 from rproxy.tap.process import ProcessService, process_of
+from rproxy.timing.loops import keep_looping
 from rproxy.wire.pdu import COUNT_MAX, UINT32_MAX, WEIGHT_MAX, WEIGHT_NORMAL
 
 AGENT_PORT: Final = 5555

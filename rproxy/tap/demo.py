@@ -11,9 +11,9 @@ from twisted.web.http import Request as HttpRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from rproxy.monitoring.agent import Agent
-from rproxy.monitoring.sampler import HostSampler, Sampler
-from rproxy.pool.backend import Address, written
+from rproxy.agent.agent import Agent
+from rproxy.agent.sampler import HostSampler, Sampler
+from rproxy.net.addresses import Address, written
 from rproxy.tap import agent
 from rproxy.tap.keys import Keyring
 from rproxy.tap.options import cannot_listen

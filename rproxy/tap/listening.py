@@ -25,11 +25,11 @@ from twisted.plugin import getPlugins
 from twisted.python import usage
 from zope.interface import implementer
 
-from rproxy.monitoring.binding import ANY_IPV4, ANY_IPV6, Binding, bindings
-from rproxy.pool.backend import Address
+from rproxy.net.addresses import Address
+from rproxy.net.binding import ANY_IPV4, ANY_IPV6, Binding, bindings
+from rproxy.net.tls import ignore_offered_protocols
 from rproxy.tap.endpoints import check_folder, check_no_type, explained
 from rproxy.tap.options import host_and_port, local_address
-from rproxy.tap.tls import ignore_offered_protocols
 
 BACKLOG: Final = 4096
 _FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})

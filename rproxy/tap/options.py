@@ -19,7 +19,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python import usage
 
-from rproxy.pool.backend import Address
+from rproxy.net.addresses import Address
 from rproxy.tap.keys import Keyring
 from rproxy.tap.pidfile import clear
 from rproxy.wire.seal import KeyringError

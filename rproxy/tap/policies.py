@@ -9,9 +9,10 @@ from typing import Final
 from twisted.logger import Logger
 from twisted.python import usage
 
-from rproxy.pool.limits import RateLimit
-from rproxy.scoring.guard import Guarded
-from rproxy.scoring.policies import POLICIES, Policy, PolicyFactory, Rng
+from rproxy.policies.guard import Guarded
+from rproxy.policies.registry import POLICIES, PolicyFactory, Rng
+from rproxy.pool.policy import Policy
+from rproxy.timing.rate_limit import RateLimit
 
 ENTRY_POINTS: Final = "rproxy.policies"
 METHODS: Final = ("choose", "opened", "closed", "failed", "reported")
@@ -25,10 +26,10 @@ class Complaints:
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
-        self._seldom = RateLimit(1 / LOG_EVERY_S)
+        self._throttle = RateLimit(1 / LOG_EVERY_S)
 
     def __call__(self) -> None:
-        if self._seldom.admit(self._seconds()):
+        if self._throttle.admit(self._seconds()):
             self.log.failure("the policy failed; further failures in the next seconds are not logged")
 
 

@@ -16,29 +16,28 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from rproxy.admin.documents import Document, Folder
-from rproxy.admin.server import BACKLOG, CONNECTIONS_MAX, AdminSite
-from rproxy.admin.snapshots import Snapshots
-from rproxy.admin.status import CONTENT_TYPE, rendered, status
-from rproxy.carrying.carrier import Carrier
-from rproxy.carrying.deadlines import Deadlines
-from rproxy.carrying.fallen import Fallen
-from rproxy.carrying.loop_watch import LoopWatch
-from rproxy.carrying.pipes import Pipes
-from rproxy.carrying.portable import PortableCarrier
-from rproxy.carrying.room import Room, pipes_for, raise_descriptor_limit, sessions_for
-from rproxy.carrying.session import Balancer
-from rproxy.carrying.silence import Silence
-from rproxy.carrying.vanished import Vanished
-from rproxy.monitoring.binding import ANY_IPV4, ANY_IPV6, Binding
-from rproxy.monitoring.keeping import Keeper, in_thread
-from rproxy.monitoring.monitor import Monitor
-from rproxy.monitoring.own_listeners import OwnListeners
-from rproxy.monitoring.state_file import StateFile
-from rproxy.monitoring.turns import Turns
-from rproxy.monitoring.udp import listen_udp, udp_ports
-from rproxy.pool.backend import Backend, unmapped, written
+from rproxy.carriers.portable.carrier import PortableCarrier
+from rproxy.carriers.splice.pipes import Pipes
+from rproxy.net.addresses import unmapped, written
+from rproxy.net.binding import ANY_IPV4, ANY_IPV6, Binding
+from rproxy.net.own_listeners import OwnListeners
+from rproxy.net.udp_port import listen_udp, udp_ports
+from rproxy.observe.documents import Document, Folder
+from rproxy.observe.http_server import BACKLOG, CONNECTIONS_MAX, AdminSite
+from rproxy.observe.snapshots import Snapshots
+from rproxy.observe.status_json import CONTENT_TYPE, rendered, status
+from rproxy.pool.backend import Backend
 from rproxy.pool.table import Table
+from rproxy.sessions.capacity import Capacity, pipes_for, raise_descriptor_limit, sessions_for
+from rproxy.sessions.carrier import Carrier
+from rproxy.sessions.dead_peers import DeadPeers
+from rproxy.sessions.down_timeout import DownTimeout
+from rproxy.sessions.idle_timeout import IdleTimeout
+from rproxy.sessions.loop_detector import LoopDetector
+from rproxy.sessions.session import Balancer
+from rproxy.sources.agents.monitor import Monitor
+from rproxy.sources.saved.keeper import Keeper, in_thread
+from rproxy.sources.saved.state_file import StateFile
 from rproxy.tap.demo import Demo
 from rproxy.tap.endpoints import remove_abandoned
 from rproxy.tap.keys import at_signal, envelope, rotate
@@ -47,6 +46,8 @@ from rproxy.tap.options import StartupError, cannot_listen, fail, use_monotonic_
 from rproxy.tap.policies import make_policy
 from rproxy.tap.process import ProcessService, process_of
 from rproxy.tap.settings import CAN_SPLICE, LOOPBACK, Options, Settings
+from rproxy.timing.deadlines import Deadlines
+from rproxy.timing.work_queue import WorkQueue
 
 __all__ = ["Options", "ProxyService", "makeService"]
 
@@ -98,15 +99,15 @@ class ProxyService(ProcessService):
         )
         self.balancer.may_meet_itself = self._own.may_meet_itself
         self.balancer.reader_s = settings.idle_timeout_s or math.inf
-        self.room = Room(_sessions_max(settings, descriptors), reactor.seconds)
+        self.capacity = Capacity(_sessions_max(settings, descriptors), reactor.seconds)
         self.carrier = self._carrier(descriptors)
-        self._loop_watch = LoopWatch(reactor, self.carrier, self.room, self._bar)
+        self._loop_detector = LoopDetector(reactor, self.carrier, self.capacity, self._bar)
         self._watches = self._watch()
-        self._fallen = Fallen(reactor, self.carrier, lambda: table.panicking)
+        self._down_timeout = DownTimeout(reactor, self.carrier, lambda: table.panicking)
         if settings.end_on_down:
-            self.monitor.heed = self._fallen.heed
+            self.monitor.heed = self._down_timeout.heed
         self._endpoints = listen_endpoints(reactor, settings.listen, freebind=settings.freebind)
-        self._turns = Turns(reactor)
+        self._turns = WorkQueue(reactor)
         self._admin = self._admin_site(descriptors)
         self._demo = Demo(reactor, settings.demo, keyring=settings.keyring, trace=settings.trace)
         self._keeper: Keeper | None = None
@@ -119,10 +120,10 @@ class ProxyService(ProcessService):
         """TCP listeners: for clients, and for operators."""
 
     def _carrier(self, descriptors: int) -> Carrier:
-        portable = PortableCarrier(self._reactor, self.balancer, self._deadlines, self.room)
+        portable = PortableCarrier(self._reactor, self.balancer, self._deadlines, self.capacity)
         if self._settings.carrier == "portable" or not CAN_SPLICE:
             return portable
-        from rproxy.carrying.splice import SpliceCarrier  # which names things that only Linux has
+        from rproxy.carriers.splice.reactor import SpliceCarrier  # which names things that only Linux has
 
         strict = self._settings.carrier == "splice"
         return SpliceCarrier(self._reactor, self.balancer, portable, Pipes(pipes_for(descriptors)), strict=strict)
@@ -132,15 +133,15 @@ class ProxyService(ProcessService):
         self._own.bar((backend.address, backend.port))
         self.monitor.exclude(backend)
 
-    def _watch(self) -> list[Silence | Vanished]:
+    def _watch(self) -> list[IdleTimeout | DeadPeers]:
         """What ends sessions that have stopped."""
         settings = self._settings
-        watches: list[Silence | Vanished] = [Vanished(self._reactor, self.carrier)]
+        watches: list[IdleTimeout | DeadPeers] = [DeadPeers(self._reactor, self.carrier)]
         idle_s, half_closed_s = settings.idle_timeout_s, settings.half_close_timeout_s
         if idle_s:
-            watches.append(Silence(self._reactor, self.carrier, idle_s, half_closed=False))
+            watches.append(IdleTimeout(self._reactor, self.carrier, idle_s, half_closed=False))
         if half_closed_s:
-            watches.append(Silence(self._reactor, self.carrier, half_closed_s, half_closed=True, reader_s=idle_s))
+            watches.append(IdleTimeout(self._reactor, self.carrier, half_closed_s, half_closed=True, reader_s=idle_s))
         return watches
 
     def startService(self) -> None:
@@ -237,7 +238,7 @@ class ProxyService(ProcessService):
 
     def _admin_site(self, descriptors: int) -> AdminSite:
         shown = Snapshots(
-            lambda: rendered(self.balancer, self.monitor.counters, self.room), self._turns, self._reactor.seconds
+            lambda: rendered(self.balancer, self.monitor.counters, self.capacity), self._turns, self._reactor.seconds
         )
         root = Folder()
         root.putChild(b"status.json", Document(CONTENT_TYPE, shown, self._turns))
@@ -263,7 +264,7 @@ class ProxyService(ProcessService):
 
     def status(self) -> dict[str, Any]:
         """What `/status.json` shows."""
-        return status(self.balancer, self.monitor.counters, self.room)
+        return status(self.balancer, self.monitor.counters, self.capacity)
 
     def stopService(self) -> Deferred[None]:
         """Accept nobody any more, let sessions end for a moment, then end them."""
@@ -287,14 +288,14 @@ class ProxyService(ProcessService):
         return loop.start(0.05)
 
     def _stop_draining(self, loop: LoopingCall, deadline: float) -> None:
-        if not self.room.sessions or self.hurried or self._reactor.seconds() >= deadline:
+        if not self.capacity.sessions or self.hurried or self._reactor.seconds() >= deadline:
             loop.stop()
 
     def _finish(self) -> Deferred[Any]:
         for watch in self._watches:
             watch.stop()
-        self._fallen.stop()
-        self._loop_watch.stop()
+        self._down_timeout.stop()
+        self._loop_detector.stop()
         self._admin.stop()
         self._turns.stop()
         self.carrier.abort()

@@ -10,16 +10,15 @@ from typing import ClassVar, Final
 import attrs
 from twisted.python import usage
 
-from rproxy.carrying.room import SESSIONS_MAX
-from rproxy.carrying.session import Redispatch
-from rproxy.monitoring.addresses import is_loopback
-from rproxy.monitoring.binding import CAN_FREEBIND
-from rproxy.monitoring.monitor import Network
-from rproxy.monitoring.prober import JITTER, Timing
-from rproxy.pool.backend import Address
+from rproxy.net.addresses import Address, is_loopback
+from rproxy.net.binding import CAN_FREEBIND
+from rproxy.policies.formula import SATURATION
+from rproxy.policies.registry import POLICIES
 from rproxy.pool.limits import Limits
-from rproxy.scoring.formula import SATURATION
-from rproxy.scoring.policies import POLICIES
+from rproxy.sessions.capacity import SESSIONS_MAX
+from rproxy.sessions.session import Redispatch
+from rproxy.sources.agents.monitor import Network
+from rproxy.sources.agents.prober import JITTER, Timing
 from rproxy.tap.keys import Keyring
 from rproxy.tap.options import (
     MONITOR_PORT,

@@ -25,7 +25,7 @@ from typing import Final
 
 import attrs
 
-from rproxy.pool.backend import Address
+from rproxy.net.addresses import Address
 from rproxy.wire.seal import Unsealed
 from tests.benchmarks.operators import ATTACKS, put_ahead
 from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table

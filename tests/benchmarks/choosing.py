@@ -16,12 +16,12 @@ from typing import Final
 
 from attrs import evolve
 
+from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend
 from rproxy.pool.table import Table
-from rproxy.scoring.policies import POLICIES
 from tests.fakes import UNLIMITED
+from tests.policies.balancing import policy
 from tests.pool.driving import Driver, agent
-from tests.scoring.balancing import policy
 
 SIZES: Final = (10, 1_000, 10_000)
 ROUNDS: Final = 7

@@ -24,18 +24,19 @@ import attrs
 from twisted.internet.base import DelayedCall
 from twisted.internet.task import Clock
 
-from rproxy.carrying.session import Balancer, Ending
-from rproxy.monitoring.monitor import Monitor
-from rproxy.pool.backend import Address, Backend
+from rproxy.net.addresses import Address
+from rproxy.policies.formula import SATURATION
+from rproxy.pool.backend import Backend
 from rproxy.pool.events import Transition
 from rproxy.pool.states import State
 from rproxy.pool.table import Table
-from rproxy.scoring.formula import SATURATION
+from rproxy.sessions.session import Balancer, Ending
+from rproxy.sources.agents.monitor import Monitor
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, decode, encode
 from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
 from tests.benchmarks.peers.pacing import percentile
+from tests.policies.balancing import policy
 from tests.pool.driving import agent
-from tests.scoring.balancing import policy
 
 BACKENDS: Final = 10
 LOSS: Final = 0.02

@@ -28,7 +28,7 @@ from typing import Final
 
 import attrs
 
-from rproxy.pool.backend import Address
+from rproxy.net.addresses import Address
 from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
 from tests.benchmarks.peers import programs, rows
 from tests.benchmarks.peers.__main__ import names, stop, tell

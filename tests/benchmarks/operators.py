@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Final
 
-from rproxy.pool.backend import Address
+from rproxy.net.addresses import Address
 from tests.integration.processes import SMALL_BUFFER, connect, echo, hang_up, receive
 
 GET: Final = b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n"

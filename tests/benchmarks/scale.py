@@ -30,10 +30,11 @@ from typing import Any, Final
 import attrs
 import psutil
 
-from rproxy.monitoring.registrar import JITTER, RETRY_S
-from rproxy.pool.backend import Address, Registration
+from rproxy.agent.registrar import JITTER, RETRY_S
+from rproxy.net.addresses import Address
+from rproxy.pool.backend import Registration
 from rproxy.pool.limits import Limits
-from rproxy.pool.rows import Rows
+from rproxy.sources.saved.rows import Rows
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, decode, encode
 from rproxy.wire.seal import Envelope, Sealed
 from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
@@ -251,7 +252,7 @@ def introduce(simulator: Simulator, agents: int) -> float:
     """In how many seconds all were probed."""
     started = time.monotonic()
     simulator.start()
-    ramp_max_s = RAMP_MIN_S + 2 * agents / Limits.for_pool(agents).introductions_s
+    ramp_max_s = RAMP_MIN_S + 2 * agents / Limits.for_pool(agents).first_probes_s
     simulator.run(ramp_max_s, until=lambda: not simulator.unprobed)
     ramp_s = time.monotonic() - started
     assert not simulator.unprobed, f"{simulator.unprobed} agents have not been probed after {ramp_s:.0f} s"

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from rproxy.pool.backend import Address
+from rproxy.net.addresses import Address
 from rproxy.wire.pdu import PduType
 from tests.hosts.net import PORT, Host
 from tests.hosts.system import System

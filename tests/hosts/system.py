@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from rproxy.pool.backend import written
+from rproxy.net.addresses import written
 from tests.hosts.net import Host, Network
 from tests.integration.processes import READY_S, Proxy, Twistd, poll
 

@@ -14,8 +14,8 @@ from typing import Final
 import attrs
 import pytest
 
-from rproxy.carrying.fallen import LIMIT_S
-from rproxy.pool.backend import written
+from rproxy.net.addresses import written
+from rproxy.sessions.down_timeout import LIMIT_S
 from tests.hosts.net import Host, Network
 from tests.integration.processes import LOOPBACK, READY_S, Proxy, Twistd, poll
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rproxy.pool.backend import Address, written
+from rproxy.net.addresses import Address, written
 from tests.integration.conftest import Starter
 from tests.integration.processes import (
     LOOPBACK,

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 import attrs
 
-from rproxy.pool.backend import Address
+from rproxy.net.addresses import Address
 from rproxy.wire import pdu, seal
 from rproxy.wire.pdu import Pdu, ProbeRequest, ProbeResponse, Register, Unregister, decode, encode
 from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed, parse_keys

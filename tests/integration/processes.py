@@ -27,8 +27,8 @@ from typing import Any, Final, Self, TypeVar
 
 import attrs
 
-from rproxy.monitoring.sampler import Load
-from rproxy.pool.backend import Address
+from rproxy.agent.sampler import Load
+from rproxy.net.addresses import Address
 from rproxy.wire.pdu import MalformedPdu, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, decode, encode
 
 PROJECT: Final = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 import pytest
 
-from rproxy.carrying.pipes import KEPT
+from rproxy.carriers.splice.pipes import KEPT
 from tests.integration.conftest import Starter, Variant, every_carrier
 from tests.integration.processes import (
     MB,

@@ -17,7 +17,7 @@ from typing import Final
 import attrs
 import pytest
 
-from rproxy.pool.backend import Address, written
+from rproxy.net.addresses import Address, written
 from rproxy.wire.pdu import (
     COUNT_MAX,
     UINT32_MAX,

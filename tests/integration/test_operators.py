@@ -17,8 +17,8 @@ from typing import Final
 import attrs
 import pytest
 
-from rproxy.admin.server import CONNECTIONS_MAX
-from rproxy.pool.backend import Address
+from rproxy.net.addresses import Address
+from rproxy.observe.http_server import CONNECTIONS_MAX
 from rproxy.wire.seal import Unsealed
 from tests.benchmarks.operators import ATTACKS, GET
 from tests.benchmarks.scale import Simulator, introduce
@@ -195,8 +195,8 @@ class Busy:
 
 @pytest.fixture(scope="module")
 def busy(variant: Variant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Busy]:
-    seldom = ["--probe-interval", "60", "--liveness", "200", "--max-backends", "10000"]
-    with Proxy(tmp_path_factory.mktemp("proxy"), *seldom, *variant.options, reactor=variant.reactor) as proxy:
+    throttle = ["--probe-interval", "60", "--liveness", "200", "--max-backends", "10000"]
+    with Proxy(tmp_path_factory.mktemp("proxy"), *throttle, *variant.options, reactor=variant.reactor) as proxy:
         pool = Pool(proxy)
         pool.serve(echo)
         simulator = Simulator(proxy.monitor, Unsealed(), ROWS, random.Random(1), draining=True)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from rproxy.pool.backend import Address, written
+from rproxy.net.addresses import Address, written
 from tests.integration.agents import serve, start_agent, visitors
 from tests.integration.conftest import Starter
 from tests.integration.processes import BUSY, IDLE, READY_S, Pool, Proxy, failures, in_background, poll

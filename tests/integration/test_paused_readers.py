@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from rproxy.carrying.sockets import KEEPALIVE_S
+from rproxy.net.tcp_options import KEEPALIVE_S
 from tests.conftest import need
 from tests.integration.conftest import Certificate, Variant, every_carrier, every_listener
 from tests.integration.processes import (

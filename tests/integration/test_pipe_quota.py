@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from rproxy.carrying.pipes import CAPACITY, CAPACITY_MIN, KEPT
+from rproxy.carriers.splice.pipes import CAPACITY, CAPACITY_MIN, KEPT
 from tests.conftest import need
 from tests.integration.conftest import Starter, Variant, every_carrier
 from tests.integration.processes import MB, SMALL_BUFFER, Pool, in_background

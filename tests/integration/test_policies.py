@@ -14,7 +14,7 @@ from tests.integration.processes import BUSY, IDLE, PROJECT, Pool, echo, receive
 
 MODULE: Final = '''
 import sys
-from rproxy.scoring.policies import POLICIES
+from rproxy.policies.registry import POLICIES
 
 
 class Policy:

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from rproxy.carrying.pipes import CAPACITY
+from rproxy.carriers.splice.pipes import CAPACITY
 from tests.integration.conftest import Starter, carrier_options
 from tests.integration.processes import (
     MB,

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import pytest
 
-from rproxy.pool.backend import Address, Registration, written
-from rproxy.pool.rows import Rows, RowsError, decoded, encoded
+from rproxy.net.addresses import Address, written
+from rproxy.pool.backend import Registration
+from rproxy.sources.saved.rows import Rows, RowsError, decoded, encoded
 from rproxy.wire.seal import Unsealed
 from tests.benchmarks.scale import Simulator
 from tests.conftest import need

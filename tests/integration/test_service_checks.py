@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 import pytest
 
-from rproxy.pool.backend import Address, written
+from rproxy.net.addresses import Address, written
 from tests.conftest import need
 from tests.integration.conftest import Starter
 from tests.integration.processes import (

@@ -15,7 +15,7 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from rproxy.carrying.pipes import KEPT
+from rproxy.carriers.splice.pipes import KEPT
 from tests.integration import churn
 from tests.integration.conftest import Starter, Variant, every_carrier
 from tests.integration.processes import (

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from rproxy.monitoring.sampler import Load
+from rproxy.agent.sampler import Load
 from tests.integration.agents import serve, start_agent, wait_until_up
 from tests.integration.conftest import Starter
 from tests.integration.processes import FakeAgent, Proxy, connect, receive

@@ -13,8 +13,8 @@ from typing import Final
 
 import pytest
 
-from rproxy.carrying.portable import HANDSHAKE_S
-from rproxy.pool.backend import Address
+from rproxy.carriers.portable.carrier import HANDSHAKE_S
+from rproxy.net.addresses import Address
 from tests.conftest import need
 from tests.integration.conftest import Certificate
 from tests.integration.processes import (

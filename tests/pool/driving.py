@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
-from rproxy.pool.backend import Address, Backend, Registration
+from rproxy.net.addresses import Address
+from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.events import Confirmed, Probe, Registered, Transition
 from rproxy.pool.health import FALL, HOLD_MAX_S, RISE
 from rproxy.pool.table import Table
@@ -43,7 +44,7 @@ class Driver:
     def take_in(self, source: Address = AGENT, local: str = "", **fields: Any) -> Registered:
         """Whoever waits for a probe has its turn at once."""
         registered = self.table.register(source, attrs.evolve(REGISTER, **fields), self.now, local)
-        while found := self.table.first_probes.next(self.now):
+        while found := self.table.unconfirmed.next(self.now):
             backend, self._candidates[backend] = found
         return registered
 

@@ -7,10 +7,10 @@ from typing import Any
 import attrs
 import pytest
 
+from rproxy.net.addresses import Address
 from rproxy.pool.admission import Refusal, Rejected
-from rproxy.pool.backend import Address
-from rproxy.pool.first_probes import RETRY_MAX_S
 from rproxy.pool.table import Table
+from rproxy.pool.unconfirmed import RETRY_MAX_S
 from tests.fakes import UNLIMITED
 from tests.pool.driving import AGENT, Driver, agent
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rproxy.pool.limits import KEYS_MAX, Limits, RateLimit, trim
+from rproxy.pool.limits import Limits
+from rproxy.timing.rate_limit import KEYS_MAX, RateLimit, trim
 
 START = 1000.0
 
@@ -163,12 +164,12 @@ def test_the_limits_are_those_of_a_pool_of_1024_unless_told_otherwise() -> None:
         unconfirmed=256,
         host=64,
         registrations_each_s=1,
-        introductions_s=50,
+        first_probes_s=50,
     )
 
 
 @pytest.mark.parametrize(
-    ("backends", "unconfirmed", "host", "introductions_s"),
+    ("backends", "unconfirmed", "host", "first_probes_s"),
     [
         (1, 256, 64, 50),
         (1000, 256, 64, 50),
@@ -179,14 +180,14 @@ def test_the_limits_are_those_of_a_pool_of_1024_unless_told_otherwise() -> None:
     ],
 )
 def test_a_larger_pool_fills_in_the_same_time_and_a_smaller_one_is_no_slower(
-    backends: int, unconfirmed: int, host: int, introductions_s: float
+    backends: int, unconfirmed: int, host: int, first_probes_s: float
 ) -> None:
     assert Limits.for_pool(backends) == Limits(
         confirmed=backends,
         unconfirmed=unconfirmed,
         host=host,
         registrations_each_s=1,
-        introductions_s=introductions_s,
+        first_probes_s=first_probes_s,
     )
 
 

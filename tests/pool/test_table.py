@@ -9,13 +9,14 @@ from typing import Any
 import attrs
 import pytest
 
+from rproxy.net.addresses import Address
 from rproxy.pool.admission import Refusal, Rejected
-from rproxy.pool.backend import Address, Backend
+from rproxy.pool.backend import Backend
 from rproxy.pool.events import Confirmed
-from rproxy.pool.first_probes import OUTSTANDING_MAX, RETRY_MAX_S, RETRY_MIN_S
 from rproxy.pool.health import HOLD_MAX_S, HOLD_MIN_S, REFUSALS
 from rproxy.pool.states import Administration, State
 from rproxy.pool.table import RETIRED_MAX, Table
+from rproxy.pool.unconfirmed import OUTSTANDING_MAX, RETRY_MAX_S, RETRY_MIN_S
 from rproxy.wire.pdu import UINT32_MAX, UINT64_MAX
 from tests.fakes import UNLIMITED
 from tests.pool.driving import AGENT, Driver, agent, response

@@ -11,8 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from rproxy.net.addresses import Address
 from rproxy.pool.admission import Rejected
-from rproxy.pool.backend import Address, Backend
+from rproxy.pool.backend import Backend
 from rproxy.pool.events import Probe
 from rproxy.pool.states import Administration, State
 from rproxy.pool.table import Table
@@ -182,19 +183,19 @@ class TableMachine(RuleBasedStateMachine):
     @invariant()
     def the_usual_is_that_of_those_that_are_up(self) -> None:
         told = [backend.report for backend in self.table if backend.is_up]
-        usual = self.table._usual
-        assert (usual.cpu.count, usual.others.count) == (
+        means = self.table._means
+        assert (means.cpu.count, means.others.count) == (
             len(told),
             len([each for each in told if each.tcp is not None]),
         )
-        assert usual.others.total == sum(max(each.tcp - each.counted, 0) for each in told if each.tcp is not None)
+        assert means.others.total == sum(max(each.tcp - each.counted, 0) for each in told if each.tcp is not None)
 
     @invariant()
     def who_waits_is_counted(self) -> None:
-        waiting = {backend: len(self.table.first_probes._of(backend)) for backend in self.table}
+        waiting = {backend: len(self.table.unconfirmed._of(backend)) for backend in self.table}
         assert waiting == {backend: backend.waiting for backend in self.table}
         assert sum(waiting.values()) == sum(
-            len(agents) for host in self.table.first_probes._hosts.values() for agents in host.values()
+            len(agents) for host in self.table.unconfirmed._hosts.values() for agents in host.values()
         )
 
     @invariant()

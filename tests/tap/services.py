@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 
-from rproxy.monitoring.sampler import Load
+from rproxy.agent.sampler import Load
 from rproxy.tap import agent
 from rproxy.tap.proxy import ProxyService
 from rproxy.tap.settings import Settings

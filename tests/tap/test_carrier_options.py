@@ -10,9 +10,9 @@ from typing import Final
 import pytest
 from twisted.python import usage
 
-from rproxy.carrying.portable import PortableCarrier
-from rproxy.carrying.room import sessions_for
-from rproxy.carrying.splice import SpliceCarrier
+from rproxy.carriers.portable.carrier import PortableCarrier
+from rproxy.carriers.splice.reactor import SpliceCarrier
+from rproxy.sessions.capacity import sessions_for
 from rproxy.tap import proxy
 from rproxy.tap import settings as told
 from rproxy.tap.proxy import ProxyService, makeService
@@ -52,13 +52,13 @@ def test_the_carrier_is_the_one_asked_for_or_what_there_is(
 @pytest.mark.parametrize("descriptors", [100, 1024, 20_000])
 def test_without_a_limit_of_sessions_there_are_as_many_as_descriptors_allow(descriptors: int) -> None:
     service = ProxyService(Reactor(), Settings(), descriptors=descriptors)
-    assert service.room.sessions_max == sessions_for(descriptors)
+    assert service.capacity.sessions_max == sessions_for(descriptors)
 
 
 def test_a_limit_of_sessions_is_kept_up_to_what_descriptors_allow() -> None:
     fit = sessions_for(1024)
     for most in (1, fit):
-        assert ProxyService(Reactor(), Settings(max_connections=most), descriptors=1024).room.sessions_max == most
+        assert ProxyService(Reactor(), Settings(max_connections=most), descriptors=1024).capacity.sessions_max == most
     with pytest.raises(usage.UsageError, match=rf"^--max-connections {fit + 1}: 1024 open files are enough for {fit} "):
         ProxyService(Reactor(), Settings(max_connections=fit + 1), descriptors=1024)
 
@@ -86,7 +86,7 @@ def test_a_service_raises_the_limit_of_open_files_and_uses_it() -> None:
     options = parsed()
     service = makeService(options)
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
-    assert service.room.sessions_max > sessions_for(512)
+    assert service.capacity.sessions_max > sessions_for(512)
 
 
 ELSEWHERE: Final = """

@@ -263,7 +263,7 @@ def _signals() -> Iterator[None]:
         signal.signal(each, handler)
 
 
-class Turns(Clock):
+class WorkQueue(Clock):
     """A reactor's queue of calls from elsewhere, and its time."""
 
     def __init__(self) -> None:
@@ -282,7 +282,7 @@ class Turns(Clock):
 @pytest.mark.usefixtures("_signals")
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_at_a_signal_the_call_comes_in_the_reactors_own_time(signum: signal.Signals) -> None:
-    turns, called = Turns(), []
+    turns, called = WorkQueue(), []
     at_signal(turns, lambda: called.append(1))
     signal.raise_signal(signum)
     assert called == []
@@ -292,7 +292,7 @@ def test_at_a_signal_the_call_comes_in_the_reactors_own_time(signum: signal.Sign
 
 @pytest.mark.usefixtures("_signals")
 def test_many_signals_are_one_call_at_once_and_one_after_the_last() -> None:
-    turns = Turns()
+    turns = WorkQueue()
     called: list[float] = []
     at_signal(turns, lambda: called.append(turns.seconds()))
     for _ in range(25):
@@ -328,7 +328,7 @@ def made_agent(path: Path) -> Owner:
 def test_both_commands_read_their_keys_again_at_the_signal(
     tmp_path: Path, reactor: Reactor, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Owner]
 ) -> None:
-    turns = Turns()
+    turns = WorkQueue()
     monkeypatch.setattr(reactor, "callFromThread", turns.callFromThread, raising=False)
     owner = make(key_file(tmp_path, FIRST))
     assert seals_with(owner.envelope) == FIRST.id

@@ -11,8 +11,8 @@ import pytest
 from twisted.internet.protocol import Factory
 from twisted.python import usage
 
-from rproxy.monitoring import binding
-from rproxy.monitoring.binding import Binding
+from rproxy.net import binding
+from rproxy.net.binding import Binding
 from rproxy.tap import listening
 from rproxy.tap.listening import BACKLOG, FreeBinding, TcpEndpoint, TcpPort, listen_endpoints, listen_tcp
 from tests.fakes import Reactor

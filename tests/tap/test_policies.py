@@ -10,8 +10,8 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.python import usage
 
-from rproxy.scoring.guard import Guarded
-from rproxy.scoring.policies import POLICIES
+from rproxy.policies.guard import Guarded
+from rproxy.policies.registry import POLICIES
 from rproxy.tap import policies
 from rproxy.tap.policies import METHODS, make_policy, policy_factory
 from tests.fakes import CountingPolicy, RaisingPolicy, logged, table_with

@@ -11,9 +11,9 @@ import pytest
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.python import usage
 
-from rproxy.carrying.room import SESSIONS_MAX
-from rproxy.monitoring.prober import Timing
-from rproxy.scoring.policies import POLICIES
+from rproxy.policies.registry import POLICIES
+from rproxy.sessions.capacity import SESSIONS_MAX
+from rproxy.sources.agents.prober import Timing
 from rproxy.tap import options as common
 from rproxy.tap.listening import BACKLOG, TcpEndpoint, listen_endpoints
 from rproxy.tap.proxy import makeService

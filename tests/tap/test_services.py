@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel
 
-from rproxy.carrying.session import Ending
+from rproxy.sessions.session import Ending
 from rproxy.tap import proxy
 from rproxy.tap.keys import Keyring
 from rproxy.tap.options import (
@@ -211,7 +211,7 @@ def test_a_stop_ends_sessions_that_do_not_end_in_time() -> None:
     stopped = ended(bench.service.stopService())
     run(bench.reactor, DRAIN_S + 0.3)
     assert (client.ended, backend.ended) == (ConnectionAborted, ConnectionAborted)
-    assert bench.service.room.sessions == 0
+    assert bench.service.capacity.sessions == 0
     assert (len(stopped), bench.opened()) == (1, [])
     assert bench.reactor.getDelayedCalls() == []
     assert bench.service.status()["counters"]["sessions"] == {"stopped": 1}
@@ -330,7 +330,7 @@ def test_sessions_are_limited_together_whatever_carries_them(carrier: str) -> No
     bench.backend_up()
     with logged() as events:
         bench.session()
-    assert (bench.service.room.sessions, bench.service.room.full) == (1, True)
+    assert (bench.service.capacity.sessions, bench.service.capacity.full) == (1, True)
     assert texts(events)[-1].startswith("1 sessions, as many as fit")
 
 
@@ -442,8 +442,8 @@ def test_timers_run_on_monotonic_time() -> None:
     [(80, 4, 0), (512, 16, 0), (1024, 32, 8), (2048, 64, 24), (20_000, 64, 24)],
 )
 def test_operators_have_a_share_of_the_descriptors(descriptors: int, connections: int, sessions_less: int) -> None:
-    def room(**more: Any) -> int:
-        return ProxyService(Reactor(), Settings(**more), descriptors=descriptors).room.sessions_max
+    def capacity(**more: Any) -> int:
+        return ProxyService(Reactor(), Settings(**more), descriptors=descriptors).capacity.sessions_max
 
     assert _operators_max(descriptors) == connections
-    assert abs(room() - room(admin=("127.0.0.1", 8082)) - sessions_less) <= 4  # pipes take a share of the rest
+    assert abs(capacity() - capacity(admin=("127.0.0.1", 8082)) - sessions_less) <= 4  # pipes take a share of the rest

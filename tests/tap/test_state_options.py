@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rproxy.pool.backend import Registration
-from rproxy.pool.rows import encoded
+from rproxy.sources.saved.rows import encoded
 from tests.fakes import Reactor, logged, texts
 from tests.tap.commands import settings
 from tests.tap.services import AGENT, ProxyBench, ended

@@ -20,7 +20,7 @@ from typing import Any, Final
 import attrs
 
 import twisted
-from rproxy.pool.backend import Address
+from rproxy.net.addresses import Address
 from tests.benchmarks.peers import programs, report, rows
 from tests.benchmarks.peers.figures import HAPROXY, TITLES, Results
 from tests.benchmarks.peers.programs import PEERS, ProgramFailed, Running

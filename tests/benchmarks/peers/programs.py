@@ -18,7 +18,7 @@ from typing import Final
 
 import attrs
 
-from rproxy.pool.backend import Address, written
+from rproxy.net.addresses import Address, written
 from tests.conftest import PACKAGES
 from tests.integration.processes import LOOPBACK, READY_S, STOP_S, Pool, Proxy, environment, poll
 

@@ -1,1 +1,0 @@
-"""What operators see. Reads the table, never changes it."""

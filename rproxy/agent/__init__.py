@@ -1,0 +1,1 @@
+"""The back-end's own program: registers its host, samples its load and answers probes."""

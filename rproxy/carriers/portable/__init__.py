@@ -1,0 +1,1 @@
+"""The carrier on Twisted's own transports, for any endpoint and any reactor."""

@@ -1,0 +1,63 @@
+"""A reset that waits for what was written before it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, Final, Protocol
+
+from twisted.internet.interfaces import IPullProducer, IReadWriteDescriptor
+from zope.interface import implementer
+
+from rproxy.net.tcp_options import unacknowledged
+from rproxy.timing.deadlines import Deadlines
+
+_FLUSH_POLL_S: Final = 0.1
+
+
+class Flushable(Hashable, Protocol):
+    """What is reset: a protocol with its transport."""
+
+    deadlines: Deadlines
+    transport: Any
+
+
+@implementer(IPullProducer)
+class Flush:
+    """Resets a side once all that was written to it has arrived, which a reset would otherwise destroy."""
+
+    def __init__(self, side: Flushable, within_s: float) -> None:
+        self._side = side
+        self._until = side.deadlines.seconds() + within_s
+        self._asked = 0
+
+    def start(self) -> None:
+        self._side.deadlines.arm(self._side, _FLUSH_POLL_S, self._poll)
+        self._side.transport.registerProducer(self, False)
+        if IReadWriteDescriptor.providedBy(self._side.transport):
+            descriptor: Any = self._side.transport
+            descriptor.startWriting()
+
+    def resumeProducing(self) -> None:
+        """Asked for more: the transport's buffer is empty. The first call means nothing, it comes with registering."""
+        self._asked += 1
+        self._reset_if_flushed()
+
+    def stopProducing(self) -> None:
+        self._side.deadlines.disarm(self._side)
+
+    def _poll(self) -> None:
+        if self._side.deadlines.seconds() >= self._until:
+            self._reset()
+        elif not self._reset_if_flushed():
+            self._side.deadlines.arm(self._side, _FLUSH_POLL_S, self._poll)
+
+    def _reset_if_flushed(self) -> bool:
+        if self._asked < 2 or unacknowledged(self._side.transport):
+            return False
+        self._reset()
+        return True
+
+    def _reset(self) -> None:
+        self._side.deadlines.disarm(self._side)
+        self._side.transport.unregisterProducer()
+        self._side.transport.abortConnection()

@@ -1,0 +1,1 @@
+"""The Linux carrier: one epoll of its own, and splice(2)."""

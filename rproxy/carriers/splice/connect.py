@@ -1,0 +1,249 @@
+"""From an accepted client to a back-end that answers, for the splice carrier: connect, wait for one, try another."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from errno import ECONNREFUSED, EINPROGRESS, ETIMEDOUT
+from functools import partial
+from typing import Final
+
+from twisted.logger import Logger
+
+from rproxy.carriers.splice.endings import LegTable
+from rproxy.carriers.splice.leg import (
+    BROKEN,
+    CLIENT,
+    CLOSED,
+    CONNECTING,
+    EARLY,
+    EOF,
+    EVENTS,
+    HUNG_UP,
+    NAGLE,
+    READABLE,
+    STALLED,
+    WAITING,
+    Leg,
+)
+from rproxy.carriers.splice.transfer import Transfer
+from rproxy.net.tcp_options import keep_alive, keep_urgent_in_line, met_itself
+from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.session import EARLY_S, LOCAL_ERRORS, Balancer, Ending
+
+_IN: Final = select.EPOLLIN
+_ERROR: Final = select.EPOLLERR
+_RDHUP: Final = select.EPOLLRDHUP
+_NONBLOCKING: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+_LOOK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
+
+class Dialer:
+    """Finds every client its back-end.
+
+    `again` has an event of a descriptor handled, `ready` does so at once; `wake` asks for a `tick` within a moment. A
+    deadline is kept with the precision of the ticks.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        epoll: select.epoll,
+        balancer: Balancer,
+        capacity: Capacity,
+        table: LegTable,
+        transfer: Transfer,
+        *,
+        again: Callable[[int, int], None],
+        ready: Callable[[Leg, int], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._register = epoll.register
+        self._balancer = balancer
+        self._capacity = capacity
+        self._table = table
+        self._transfer = transfer
+        self._again = again
+        self._ready = ready
+        self._wake = wake
+        self.young: dict[Leg, float] = {}
+        """The back-end legs of the last ticks and those on the way, with the deadlines of their connects."""
+
+    def open(self, family: int, descriptor: int) -> None:
+        """A client has been accepted."""
+        session = self._balancer.open(None)
+        client = Leg(socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), session, CLIENT, None)
+        session.client = client
+        self._capacity.enter()
+        self._table.put(descriptor, client)
+        try:
+            self._register(descriptor, EVENTS)
+            self._connect_next(client)
+        except Exception:
+            self._fail(client)
+
+    def _fail(self, client: Leg) -> None:
+        self.log.failure("a client's session failed")
+        self._table.end(client, Ending.STOPPED, reset=True)
+
+    def _connect_next(self, client: Leg) -> None:
+        """Start to connect to the session's next back-end, or let the client wait for one, or let it go."""
+        session = client.session
+        while (backend := session.next()) is not None:
+            address = backend.address
+            try:
+                sock = socket.SocketType(socket.AF_INET6 if ":" in address else socket.AF_INET, _NONBLOCKING, 0)
+            except OSError as failure:
+                session.failed(blame=failure.errno not in LOCAL_ERRORS)
+                continue
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # the handshake's last ACK waits for first data
+            keep_urgent_in_line(sock)
+            error = sock.connect_ex((address, backend.port))
+            if error and error != EINPROGRESS:
+                self._table.closing.append(sock)
+                session.failed(blame=error not in LOCAL_ERRORS)
+                continue
+            leg = client.peer = Leg(sock, session, CONNECTING | NAGLE, client)
+            if client.count or client.state & EOF:  # sent to another back-end, which did not take it
+                leg.state |= STALLED
+                leg.backlog = session.early
+            descriptor = sock.fileno()
+            self._table.put(descriptor, leg)
+            self._register(descriptor, EVENTS)
+            self.young[leg] = session.connect_by()
+            self._wake()
+            return
+        if session.wait(partial(self._served, client)):
+            client.state |= WAITING
+            return
+        session.give_up()
+        self._table.close(client, reset=client.count > 0)  # what it has sent is lost
+
+    def _served(self, client: Leg) -> None:
+        """A client has waited, for a back-end or for as long as it may."""
+        client.state &= ~WAITING
+        try:
+            self._connect_next(client)
+        except Exception:
+            self._fail(client)
+        self._table.close_sockets()
+
+    def waits(self, client: Leg, event: int) -> None:
+        """Something has come from a client that waits. What it sends stays where it is, in the kernel."""
+        if event & (_ERROR | select.EPOLLHUP) or (event & _RDHUP and not self._has_sent(client)):
+            self._table.end(client, Ending.CLIENT_GONE, reset=False)
+        elif event & _IN:
+            client.state |= READABLE | HUNG_UP if event & _RDHUP else READABLE
+
+    def _has_sent(self, client: Leg) -> bool:
+        """Whether anything of the client is to be passed on, before its end if need be."""
+        if client.session.early:
+            return True
+        try:
+            return bool(client.sock.recv(1, _LOOK))
+        except OSError:
+            return False
+
+    def connected(self, leg: Leg, event: int) -> None:
+        """Something has become of a connect."""
+        if event & (_ERROR | select.EPOLLHUP):
+            self._failed(leg, leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        elif event & select.EPOLLOUT:
+            if self._has_met_itself(leg):
+                leg.reset()
+                self._failed(leg, ECONNREFUSED)
+                return
+            resend = leg.state & STALLED
+            leg.state = NAGLE | EARLY
+            leg.session.connected()
+            client = leg.peer
+            assert client is not None
+            if resend:
+                self._resend(leg)
+            elif client.state & READABLE:  # as if it had come but now
+                client.state &= ~READABLE
+                self._again(client.sock.fileno(), _IN | _RDHUP if client.state & HUNG_UP else _IN)
+            else:  # a server that is to speak first must not wait for that ACK
+                leg.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            if event & _IN:
+                self._ready(leg, event)
+
+    def _has_met_itself(self, leg: Leg) -> bool:
+        backend = leg.session.backend
+        assert backend is not None
+        service = (backend.address, backend.port)
+        return self._balancer.may_meet_itself(service) and met_itself(leg.sock, *service)
+
+    def _resend(self, leg: Leg) -> None:
+        """What the last back-end did not take, the end of stream included, then what has come since."""
+        self._transfer.settle(leg, len(leg.backlog or b""))
+        leg.state |= STALLED
+        self._transfer.flush(leg)
+
+    def _failed(self, leg: Leg, error: int) -> None:
+        client = leg.peer
+        assert client is not None
+        client.peer = None
+        if error == ETIMEDOUT:
+            leg.reset()  # it may have been completed by now
+        self._table.forget(leg)
+        try:
+            client.session.failed(blame=error not in LOCAL_ERRORS)
+            if client.state & BROKEN:
+                self._table.lost(client)
+            else:
+                self._connect_next(client)
+        except Exception:
+            self._fail(client)
+
+    def another(self, leg: Leg, *, reset: bool) -> bool:
+        """A leg has ended before it brought a byte. Whether its client is given to another back-end."""
+        client = leg.peer
+        if leg.state & (CLIENT | CONNECTING) or client is None or client.state & BROKEN:
+            return False
+        if not leg.session.ended_early(client.count, reset=reset):
+            return False
+        client.peer = None
+        self._table.forget(leg)
+        try:
+            self._connect_next(client)
+        except Exception:
+            self._fail(client)
+        return True
+
+    def lost(self, leg: Leg) -> None:
+        """A connection is dead, and all that came from it is written or in a doomed peer's hands."""
+        if leg.count or not self.another(leg, reset=True):
+            self._table.lost(leg)
+
+    def client_reset(self, client: Leg) -> None:
+        """While its back-end is being connected, which gets what the client sent before, and the reset."""
+        if client.peer is not None and self._has_sent(client):
+            self._table.stuck(client)
+        else:
+            self._table.end(client, Ending.CLIENT_GONE, reset=True)
+
+    def tick(self, now: float) -> bool:
+        """See to what has become of time; whether another tick is needed."""
+        young, self.young = self.young, {}
+        for leg, deadline in young.items():
+            if not leg.state & CLOSED:
+                self._grow(leg, deadline, now)
+        return bool(self.young)
+
+    def _grow(self, leg: Leg, deadline: float, now: float) -> None:
+        """What most sessions do not live to see."""
+        session = leg.session
+        if not leg.state & CONNECTING:
+            if session.connected_at is not None and now - session.connected_at <= EARLY_S:
+                self.young[leg] = deadline
+                return
+            leg.state &= ~EARLY
+            session.grown()
+            keep_alive(leg.sock)
+        elif deadline > now:
+            self.young[leg] = deadline
+        else:
+            self._failed(leg, ETIMEDOUT)

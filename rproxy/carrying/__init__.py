@@ -1,1 +1,0 @@
-"""Client sessions: choose a back-end, connect, carry the bytes."""

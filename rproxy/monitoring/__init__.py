@@ -1,1 +1,0 @@
-"""Registration and probing over UDP, on both sides."""

@@ -1,1 +1,0 @@
-"""Which back-end gets the next client. Pure: no I/O and no clock."""

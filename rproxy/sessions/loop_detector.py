@@ -1,0 +1,144 @@
+"""Finds loops through another proxy: a back-end of ours whose own back-end we are.
+
+Each client of such a loop takes one place after the other, until all are taken by connections that carry nothing. So
+it is looked for where no place is left: among the sessions whose client comes from the host of its back-end, and that
+carry nothing, the newest one is ended. In a loop, and nowhere else, many of the others end with it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from rproxy.pool.backend import Backend
+from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.carrier import Carrier
+from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.sweep import Sweep
+
+SILENT_S: Final = 2.0
+"""How long they carry nothing."""
+COLLAPSE_S: Final = 1.0
+"""The time in which the rest of a loop ends."""
+AGAIN_S: Final = 60.0
+"""The time between two looks that found none."""
+SHARE: Final = 0.5
+"""Of all sessions, at least: fewer than these leave room for others."""
+COLLAPSED: Final = 0.1
+"""Share of them that ends with one of theirs: every client has a chain of its own."""
+SESSIONS_MIN: Final = 8
+
+
+class LoopDetector:
+    """Looks for loops while `room` is full; `found` is told the back-end that leads back to us."""
+
+    log = Logger()
+
+    def __init__(
+        self, clock: IReactorTime, carrier: Carrier, capacity: Capacity, found: Callable[[Backend], object]
+    ) -> None:
+        self._clock = clock
+        self._carrier = carrier
+        self._capacity = capacity
+        self._found = found
+        self._watching = False
+        self._call: IDelayedCall | None = None
+        self._carried: dict[Session, int] = {}
+        """What each session that comes from its back-end's host had carried."""
+        self._barred: Backend | None = None
+        self._ended = 0
+        """Sessions of its loop."""
+        self._noting = Sweep(clock, carrier, self._note, self._noted)
+        self._ending = Sweep(clock, carrier, self._end_if_barred, self._tell)
+        capacity.when_full(self._full)
+
+    def stop(self) -> None:
+        self._watching = False
+        self._noting.stop()
+        self._ending.stop()
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _full(self) -> None:
+        if not self._watching:
+            self._watching = True
+            self._after(SILENT_S, self._look)
+
+    def _after(self, delay_s: float, call: Callable[..., None], *arguments: Any) -> None:
+        self._call = self._clock.callLater(delay_s, self._proceed, call, *arguments)
+
+    def _proceed(self, call: Callable[..., None], *arguments: Any) -> None:
+        self._call = None
+        call(*arguments)
+
+    def _look(self) -> None:
+        self._carried = {}
+        if self._capacity.full:
+            self._noting.begin()
+        else:
+            self._watching = False
+
+    def _note(self, session: Session) -> None:
+        if _returns(session):
+            self._carried[session] = self._carrier.carried(session)
+
+    def _noted(self) -> None:
+        if self._are_many(len(self._carried)):
+            self._after(SILENT_S, self._try)
+        else:
+            self._after(AGAIN_S, self._look)
+
+    def _are_many(self, sessions: int) -> bool:
+        return sessions >= max(SHARE * self._capacity.sessions, SESSIONS_MIN)
+
+    def _try(self) -> None:
+        """End one of those that have carried nothing since."""
+        silent: defaultdict[Backend, list[Session]] = defaultdict(list)
+        for session, before in self._carried.items():
+            if session.is_connected and session.backend is not None and self._carrier.carried(session) == before:
+                silent[session.backend].append(session)
+        backend, sessions = max(silent.items(), key=lambda each: len(each[1]), default=(None, []))
+        if backend is None or not self._capacity.full or not self._are_many(len(sessions)):
+            self._after(AGAIN_S, self._look)
+            return
+        newest = max(sessions, key=lambda session: session.connected_at or 0.0)
+        self._carrier.cut(newest, Ending.STOPPED)
+        sessions.remove(newest)
+        self._after(COLLAPSE_S, self._judge, backend, sessions)
+
+    def _judge(self, backend: Backend, sessions: list[Session]) -> None:
+        ended = sum(session.ended_as is not None for session in sessions)
+        if ended < max(COLLAPSED * len(sessions), SESSIONS_MIN - 1):
+            self._after(AGAIN_S, self._look)
+            return
+        self._found(backend)
+        self._barred, self._ended = backend, ended
+        self._ending.begin()
+
+    def _end_if_barred(self, session: Session) -> None:
+        if session.backend is self._barred and _returns(session):
+            self._ended += 1
+            self._carrier.cut(session, Ending.STOPPED)
+
+    def _tell(self) -> None:
+        assert self._barred is not None
+        self.log.warn(
+            "back-end {backend} leads back to this proxy: refused from now on; {sessions} sessions of the loop ended",
+            backend=self._barred.name,
+            sessions=self._ended,
+        )
+        self._barred = None
+        self._watching = False
+
+
+def _returns(session: Session) -> bool:
+    """Whether its client comes from the host of its back-end."""
+    if session.backend is None or session.client is None:
+        return False
+    host, _, _ = str(session.client).rpartition(":")
+    return host.strip("[]") == session.backend.address

@@ -1,0 +1,66 @@
+"""Looking at all sessions without making any of them wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from rproxy.sessions.carrier import Carrier
+from rproxy.sessions.session import Session
+
+
+class Sweep:
+    """Shows every connected session to `look`, a slice of them in each turn of the reactor, and then calls `done`.
+
+    Sessions may begin and end meanwhile. `look` may cut the session that it is shown. After an exception the sweep goes
+    on with the next slice.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, carrier: Carrier, look: Callable[[Session], None], done: Callable[[], None]
+    ) -> None:
+        self._clock = clock
+        self._carrier = carrier
+        self._look = look
+        self._done = done
+        self._slices: Iterator[list[Session]] | None = None
+        self._next_slice: IDelayedCall | None = None
+        self._next_sweep: IDelayedCall | None = None
+
+    def repeat(self, every_s: float) -> None:
+        """Begin a sweep every so many seconds, the first one after as many."""
+        self._next_sweep = self._clock.callLater(every_s, self._again, every_s)
+
+    def _again(self, every_s: float) -> None:
+        self.repeat(every_s)  # first, so that no error ends the sweeps
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a sweep, unless one is under way."""
+        if self._slices is None:
+            self._slices = self._carrier.slices()
+            self._step()
+
+    def stop(self) -> None:
+        self._end()
+        if self._next_sweep is not None:
+            self._next_sweep.cancel()
+            self._next_sweep = None
+
+    def _end(self) -> None:
+        self._slices = None
+        if self._next_slice is not None:
+            self._next_slice.cancel()
+            self._next_slice = None
+
+    def _step(self) -> None:
+        assert self._slices is not None
+        self._next_slice = self._clock.callLater(0, self._step)  # first, so that no error ends the sweep
+        sessions = next(self._slices, None)
+        if sessions is None:
+            self._end()
+            self._done()
+            return
+        for session in sessions:
+            self._look(session)

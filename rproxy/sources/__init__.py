@@ -1,0 +1,1 @@
+"""What fills the pool with back-ends."""

@@ -1,0 +1,173 @@
+"""The timers of one back-end: when its agent is probed, and until when it must have answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rproxy.pool.backend import Backend
+from rproxy.pool.events import Probe
+from rproxy.pool.states import State
+from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
+from rproxy.timing.loops import keep_looping
+from rproxy.timing.wheel import Turn, Wheel
+
+REPROBE_S: Final = (1.0, 2.0)
+"""How soon after a first miss the next two probes follow."""
+JITTER: Final = 0.1
+"""Probes come this share of the interval earlier or later, so that those of many back-ends spread."""
+RAMP_S: Final = 1.0
+"""How often the share of a back-end that starts slowly grows."""
+
+
+@attrs.frozen
+class Timing:
+    """In seconds: how often to probe, how long to wait for the answer, how often to check for life."""
+
+    probe_interval_s: float = 5.0
+    probe_timeout_s: float = 0.5
+    liveness_s: float = 10.0
+
+
+class Probing(Protocol):
+    """What a prober's timers do; the monitor does it."""
+
+    clock: IReactorTime
+    timing: Timing
+    timeouts: ProbeTimeouts
+    wheel: Wheel
+    jitter: Callable[[], float]
+    """Draws from 0..1."""
+
+    def probe(self, backend: Backend) -> None: ...
+    def timed_out(self, probe: Probe) -> None: ...
+    def check(self, backend: Backend) -> None: ...
+    def ramp(self, backend: Backend) -> bool: ...
+
+
+class Prober:
+    """Checks a back-end for life from the start, and probes it periodically once it has answered."""
+
+    log = Logger()
+
+    def __init__(self, probing: Probing, backend: Backend) -> None:
+        self._probing = probing
+        self._backend = backend
+        self._next: Turn | None = None
+        self._open: set[int] = set()
+        """Tokens of the probes on their way."""
+        self._reprobes: list[IDelayedCall] = []
+        self._liveness: IDelayedCall | None = None
+        """The next check, for as long as no probe comes periodically."""
+        self._await_check()
+        self._ramping = LoopingCall(self._ramp)
+        self._ramping.clock = probing.clock
+
+    def _failed(self, failure: Failure) -> None:
+        self.log.failure("monitoring {backend}", failure, backend=self._backend.name)
+
+    def stop(self) -> None:
+        if self._ramping.running:
+            self._ramping.stop()
+        for token in self._open:
+            self._probing.timeouts.end(token)
+        self._open.clear()
+        self._cancel_reprobes()
+        for call in (self._next, self._liveness):
+            if call is not None:
+                call.cancel()
+        self._next = self._liveness = None
+
+    def sent(self, probe: Probe) -> None:
+        """A probe has left."""
+        self._open.add(probe.request.token)
+        self._probing.timeouts.add(probe, self._timed_out)
+
+    def answered(self, token: int) -> None:
+        """A probe was answered in time."""
+        self._open.discard(token)
+        self._probing.timeouts.end(token)
+        if self._reprobes:
+            self._cancel_reprobes()
+        if self._next is None:
+            self._next = self._probing.wheel.call_later(self._interval_s(), self._go_on)
+            if self._liveness is not None:
+                self._liveness.cancel()
+                self._liveness = None
+        elif self._backend.state is State.DOWN:
+            self._meet_hold_down(self._next)
+
+    def rose(self) -> None:
+        """The back-end came up: its share is to grow."""
+        if not self._ramping.running:
+            keep_looping(self._ramping, RAMP_S, now=False, failed=self._failed)
+
+    def _interval_s(self) -> float:
+        return self._probing.timing.probe_interval_s * (1 + JITTER * (2 * self._probing.jitter() - 1))
+
+    def _meet_hold_down(self, following: Turn) -> None:
+        """One that answers again need not wait for a whole interval after its hold-down."""
+        now = self._probing.clock.seconds()
+        wait_s = max(self._backend.held_until - now, REPROBE_S[0])
+        if now + wait_s < following.due_s:
+            following.cancel()
+            self._next = self._probing.wheel.call_later(wait_s, self._go_on)
+
+    def _go_on(self) -> None:
+        """The check comes with the probe: a timer of its own would cost as much again."""
+        self._next = self._probing.wheel.call_later(self._interval_s(), self._go_on)
+        self._check()
+        if self._next is not None:
+            self._probe()
+
+    def _probe(self) -> None:
+        """One that fails is no reason not to send the next."""
+        try:
+            self._probing.probe(self._backend)
+        except Exception:
+            self.log.failure("probing {backend}", backend=self._backend.name)
+
+    def _timed_out(self, probe: Probe) -> None:
+        self._open.discard(probe.request.token)
+        backend = self._backend
+        misses = backend.misses
+        self._probing.timed_out(probe)
+        if backend.is_up and backend.misses == 1 > misses:
+            self._cancel_reprobes()
+            for delay_s in REPROBE_S:
+                self._reprobe_after(delay_s)
+
+    def _reprobe_after(self, delay_s: float) -> None:
+        self._reprobes.append(self._probing.clock.callLater(delay_s, self._reprobe))
+
+    def _reprobe(self) -> None:
+        self._reprobes.pop(0)
+        self._probe()
+
+    def _cancel_reprobes(self) -> None:
+        for call in self._reprobes:
+            call.cancel()
+        self._reprobes.clear()
+
+    def _ramp(self) -> None:
+        if not self._probing.ramp(self._backend):
+            self._ramping.stop()
+
+    def _await_check(self) -> None:
+        self._liveness = self._probing.clock.callLater(self._probing.timing.liveness_s, self._check_alone)
+
+    def _check_alone(self) -> None:
+        self._await_check()
+        self._check()
+
+    def _check(self) -> None:
+        try:
+            self._probing.check(self._backend)
+        except Exception:
+            self.log.failure("monitoring {backend}", backend=self._backend.name)

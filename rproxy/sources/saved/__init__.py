@@ -1,0 +1,1 @@
+"""Back-ends of this proxy's last life, kept in a file."""

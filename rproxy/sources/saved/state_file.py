@@ -1,0 +1,79 @@
+"""The file in which a proxy keeps its back-ends for its next life. Everything here blocks."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+import attrs
+
+from rproxy.sources.saved.rows import Rows, RowsError, decoded
+
+BYTES_MAX: Final = 64 << 20
+"""More than the largest table takes."""
+
+
+class StateFileError(Exception):
+    """It cannot be used. The text says why."""
+
+
+@attrs.frozen
+class StateFile:
+    """`path` is absolute, and no symbolic link."""
+
+    path: str
+
+    def read(self) -> Rows:
+        """What is in it; nothing if there is none. Raises `StateFileError`."""
+        try:
+            about = os.stat(self.path)
+            _demand_regular(about)
+            if about.st_size > BYTES_MAX:
+                raise StateFileError("it is too large to be ours")
+            with open(self.path, "rb", opener=_opened) as file:
+                return decoded(file.read(BYTES_MAX))
+        except FileNotFoundError:
+            return {}
+        except RowsError as error:
+            raise StateFileError(str(error)) from None
+        except OSError as error:
+            raise StateFileError(error.strerror or str(error)) from None
+
+    def write(self, pieces: Iterable[bytes]) -> None:
+        """Replace it by these, or leave it as it is. Raises `StateFileError`.
+
+        What is new is on the disk before it takes the old one's name, so that there is always one of the two whole.
+        """
+        new = f"{self.path}.new"
+        try:
+            with suppress(FileNotFoundError):
+                _demand_regular(os.stat(self.path))
+            with suppress(FileNotFoundError):
+                os.unlink(new)
+            try:
+                descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+                with open(descriptor, "wb") as file:
+                    file.writelines(pieces)
+                    file.flush()
+                    os.fsync(descriptor)
+                os.replace(new, self.path)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(new)
+                raise
+        except OSError as error:
+            raise StateFileError(error.strerror or str(error)) from None
+
+
+def _opened(path: str, flags: int) -> int:
+    """For `open`: what has become a FIFO meanwhile keeps nobody waiting."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _demand_regular(about: os.stat_result) -> None:
+    """Whatever else has that name is not to be read, and not to be replaced."""
+    if not stat.S_ISREG(about.st_mode):
+        raise StateFileError("it is no regular file")

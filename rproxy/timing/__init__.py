@@ -1,0 +1,1 @@
+"""Timers, rates and bounded work, on a clock that they are given."""

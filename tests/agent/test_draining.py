@@ -1,0 +1,165 @@
+"""What an agent says of new clients, and why: its file, its service, and both."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+
+from rproxy.agent import draining
+from rproxy.agent.service_check import EVERY_S, CheckFailed
+from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, encode
+from tests.fakes import logged, run, texts
+from tests.tap.services import MONITOR, AgentBench
+
+BEGINS = "agent registers with 10.1.1.10:5555 every 1000 s"
+
+
+class Service:
+    """In place of a check: well, ill or silent."""
+
+    waits_for = "no answer"
+
+    def __init__(self) -> None:
+        self.well: bool | None = True
+        self.checks = 0
+
+    def run(self) -> Deferred[None]:
+        self.checks += 1
+        if self.well is None:
+            return Deferred()
+        return succeed(None) if self.well else fail(CheckFailed("refused"))
+
+    def stop(self) -> None:
+        """There is nothing to end."""
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Service:
+    service = Service()
+    monkeypatch.setattr(draining, "ConnectCheck", lambda reactor, port, own: service)
+    return service
+
+
+def said(bench: AgentBench) -> list[bool]:
+    """In its registrations since it was asked last."""
+    return [pdu.draining for pdu, _ in bench.reactor.datagrams[0].take() if isinstance(pdu, Register)]
+
+
+def checked(**settings: Any) -> AgentBench:
+    return AgentBench(service_port=80, check="connect", interval_s=1000, **settings)
+
+
+def probe(bench: AgentBench) -> bool:
+    """Whether the answer to a probe asks for no new clients."""
+    bench.service.agent.datagramReceived(encode(ProbeRequest(0, 1)), MONITOR)
+    (answer,) = [pdu for pdu, _ in bench.reactor.datagrams[0].take() if isinstance(pdu, ProbeResponse)]
+    return answer.draining
+
+
+@pytest.mark.usefixtures("service")
+def test_an_agent_whose_service_is_well_registers_at_once_and_says_no_more_of_it() -> None:
+    with logged() as events:
+        bench = checked()
+        assert said(bench) == [False]
+        run(bench.reactor, 0.5)
+    assert said(bench) == []
+    assert texts(events) == [BEGINS]
+
+
+def test_an_agent_whose_service_is_not_there_yet_registers_for_no_clients_until_it_is(service: Service) -> None:
+    service.well = False
+    with logged() as events:
+        bench = checked()
+        assert said(bench) == [True]
+        assert probe(bench) is True
+        service.well = True
+        run(bench.reactor, EVERY_S + 0.5)
+        assert probe(bench) is True
+        run(bench.reactor, EVERY_S)
+    assert said(bench)[-1] is False
+    assert texts(events)[-3:] == [
+        "the service fails its check (refused): asking for no new clients",
+        "10.1.1.10:5555 probes this agent",
+        "the service passes its check again: clients may come",
+    ]
+
+
+def test_nothing_is_registered_before_the_first_check_has_ended(service: Service) -> None:
+    service.well = None
+    bench = checked()
+    run(bench.reactor, 0.9)
+    assert said(bench) == []
+    run(bench.reactor, 0.2)
+    assert said(bench) == [True]
+
+
+def test_a_service_that_hangs_and_comes_back(service: Service) -> None:
+    with logged() as events:
+        bench = checked()
+        probe(bench)
+        service.well = None
+        run(bench.reactor, 3 * EVERY_S + 0.5)
+        assert said(bench) == []
+        run(bench.reactor, 1)
+        assert said(bench) == [True]
+        assert probe(bench) is True
+        service.well = True
+        run(bench.reactor, 2 * EVERY_S)
+        assert said(bench) == [False]
+        assert probe(bench) is False
+    assert [text for text in texts(events) if "check" in text] == [
+        "the service fails its check (no answer (within 1 s)): asking for no new clients",
+        "the service passes its check again: clients may come",
+    ]
+
+
+@pytest.mark.parametrize("first", ["file", "service"])
+def test_clients_may_come_when_neither_the_file_nor_the_service_says_no(
+    service: Service, tmp_path: Path, first: str
+) -> None:
+    file = tmp_path / "drain"
+    with logged() as events:
+        bench = checked(drain_file=str(file))
+        file.touch()
+        run(bench.reactor, 1)
+        service.well = False
+        run(bench.reactor, 3 * EVERY_S)
+        assert [wish for wish, _ in groupby(said(bench))] == [False, True]
+        for what in (first, {"file": "service", "service": "file"}[first]):
+            if what == "file":
+                file.unlink()
+            service.well = service.well or what == "service"
+            assert probe(bench) is True
+            run(bench.reactor, 2 * EVERY_S)
+        assert probe(bench) is False
+    here, gone = f"{file} is there", f"{file} is gone"
+    fails, passes = "the service fails its check (refused)", "the service passes its check again"
+    still = "still asking for no new clients, as"
+    assert [text for text in texts(events) if "clients" in text] == [
+        f"{here}: asking for no new clients",
+        f"{fails}: asking for no new clients",
+        *(
+            [f"{gone}: {still} {fails}", f"{passes}: clients may come"]
+            if first == "file"
+            else [f"{passes}: {still} {here}", f"{gone}: clients may come"]
+        ),
+    ]
+
+
+def test_a_stop_ends_the_checks(service: Service) -> None:
+    service.well = None
+    bench = checked()
+    bench.service.stopService()
+    run(bench.reactor, 10)
+    assert service.checks == 1
+    assert bench.reactor.getDelayedCalls() == []
+
+
+def test_an_agent_without_a_check_runs_none(service: Service) -> None:
+    bench = AgentBench(service_port=80)
+    run(bench.reactor, 10)
+    assert service.checks == 0

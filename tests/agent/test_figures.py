@@ -1,0 +1,189 @@
+"""What the host's own files tell, and what they look like when they do not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from rproxy.agent import figures
+from rproxy.agent.figures import CpuTimes, Unreadable, cpu_times, established, memory
+
+CONNECTIONS = 20
+ESTABLISHED, CLOSE_WAIT = "01", "08"
+STAT = "cpu  100 20 30 400 50 6 7 8 90 10\ncpu0 50 10 15 200 25 3 3 4 45 5\ncpu1 50 10 15 200 25 3 4 4 45 5\nintr 1 2\n"
+MEMINFO = "MemTotal:        1000 kB\nMemFree:           10 kB\nMemAvailable:     750 kB\nBuffers: 1 kB\n"
+SNMP = (
+    "Ip: Forwarding DefaultTTL\nIp: 1 64\n"
+    "Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs\n"
+    "Tcp: 1 200 120000 -1 4 5 6 7 345 9\nUdp: InDatagrams\nUdp: 1\n"
+)
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Callable[[], object], Path]:
+    """Good ones, by what reads them."""
+    named = {cpu_times: ("_STAT", STAT), memory: ("_MEMINFO", MEMINFO), established: ("_SNMP", SNMP)}
+    files: dict[Callable[[], object], Path] = {}
+    monkeypatch.setattr(figures, "_PROC", True)
+    for read, (name, text) in named.items():
+        files[read] = tmp_path / name
+        files[read].write_text(text)
+        monkeypatch.setattr(figures, name, str(files[read]))
+    return files
+
+
+Files = dict[Callable[[], object], Path]
+
+
+@pytest.mark.usefixtures("files")
+def test_each_figure_is_in_a_file_of_its_own() -> None:
+    assert cpu_times() == CpuTimes(450, 100 + 20 + 30 + 400 + 50 + 6 + 7 + 8, 2 * os.sysconf("SC_CLK_TCK"))
+    assert memory() == 25
+    assert established() == 345
+
+
+@pytest.mark.parametrize("read", [cpu_times, memory, established])
+@pytest.mark.parametrize("content", [b"", b"\0" * 4096, b"garbage\n", b"\xff\xfe\n", b"\n" * 100, b"9" * (1 << 21)])
+def test_a_file_that_is_empty_or_something_else_is_unreadable(
+    files: Files, read: Callable[[], object], content: bytes
+) -> None:
+    files[read].write_bytes(content)
+    with pytest.raises(Unreadable, match=str(files[read])):
+        read()
+
+
+@pytest.mark.parametrize("read", [cpu_times, memory, established])
+def test_a_file_that_is_missing_a_folder_or_a_pipe_is_unreadable_at_once(
+    files: Files, read: Callable[[], object]
+) -> None:
+    path = files[read]
+    path.unlink()
+    with pytest.raises(Unreadable, match="No such file"):
+        read()
+    path.mkdir()
+    with pytest.raises(Unreadable, match=r"directory|regular"):
+        read()
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(Unreadable, match="regular"):
+        read()
+
+
+@LINUX
+@pytest.mark.parametrize("read", [cpu_times, memory, established])
+def test_an_error_of_reading_is_told(files: Files, read: Callable[[], object]) -> None:
+    """Reading at address 0 of oneself is an I/O error, from a file that is a regular one."""
+    files[read].unlink()
+    files[read].symlink_to("/proc/self/mem")
+    with pytest.raises(Unreadable, match="Input/output error"):
+        read()
+
+
+@pytest.mark.parametrize(("read", "text"), [(cpu_times, STAT), (memory, MEMINFO), (established, SNMP)])
+def test_a_file_cut_short_anywhere_is_read_right_or_not_at_all(
+    files: Files, read: Callable[[], object], text: str
+) -> None:
+    whole = read()
+    figure = without_cpus(whole)
+    for size in range(len(text)):
+        files[read].write_text(text[:size])
+        try:
+            assert without_cpus(read()) == figure, text[:size]
+        except Unreadable:
+            continue
+
+
+def without_cpus(figure: object) -> object:
+    """How many CPUs there are is told by the rest of the file."""
+    return (figure.idle, figure.total) if isinstance(figure, CpuTimes) else figure
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (cpu_times, STAT.replace("100", "-100")),
+        (cpu_times, STAT.replace("100", "9" * 5000)),
+        (cpu_times, "cpu  1 2 3\n"),
+        (cpu_times, STAT.replace("cpu  100 20", "cpu  nan 20")),
+        (memory, MEMINFO.replace("750", "-750")),
+        (memory, MEMINFO.replace("750", "1001")),
+        (memory, MEMINFO.replace("1000", "0").replace("750", "0")),
+        (memory, MEMINFO.replace("1000", "9" * 30)),
+        (memory, MEMINFO.replace("kB", "MB")),
+        (established, SNMP.replace("345", "-345")),
+        (established, SNMP.replace("345", "1e3")),
+        (established, SNMP.replace("CurrEstab", "Other")),
+        (established, SNMP.replace("Tcp: 1 200", "Tcp: ")),
+        (established, SNMP + "Tcp: 1\n"),
+    ],
+)
+def test_figures_that_no_host_has_are_none(files: Files, read: Callable[[], object], text: str) -> None:
+    files[read].write_text(text)
+    with pytest.raises(Unreadable):
+        read()
+
+
+@pytest.fixture
+def connections() -> Iterator[list[socket.socket]]:
+    """Loopback connections, both ends of each."""
+    with ExitStack() as opened:
+        listener = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=CONNECTIONS))
+        ends = []
+        for _ in range(CONNECTIONS):
+            ends.append(opened.enter_context(socket.create_connection(listener.getsockname())))
+            ends.append(opened.enter_context(listener.accept()[0]))
+        yield ends
+
+
+def rows() -> int:
+    """Connections that the kernel lists as established, or as closed by the peer only."""
+    listed = [line.split() for file in ("tcp", "tcp6") for line in Path("/proc/net", file).read_text().splitlines()[1:]]
+    return sum(fields[3] in (ESTABLISHED, CLOSE_WAIT) for fields in listed)
+
+
+def rows_and_count() -> tuple[int, int]:
+    """Both, taken while others on this host opened and closed nothing."""
+    for _ in range(200):
+        before = rows()
+        counted = established()
+        if rows() == before == counted:
+            break
+    return before, counted
+
+
+@LINUX
+def test_established_counts_what_the_kernel_lists(connections: list[socket.socket]) -> None:
+    listed, counted = rows_and_count()
+    assert counted == listed >= len(connections)
+
+
+@LINUX
+def test_a_connection_that_only_the_peer_has_closed_still_counts(connections: list[socket.socket]) -> None:
+    for client in connections[::2]:
+        client.shutdown(socket.SHUT_WR)
+    listed, counted = rows_and_count()
+    assert counted == listed >= len(connections) / 2
+
+
+def test_memory_is_what_psutil_says() -> None:
+    assert memory() == pytest.approx(psutil.virtual_memory().percent, abs=2)
+
+
+def test_elsewhere_psutil_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "_PROC", False)
+    assert 0 <= memory() <= 100
+    times = cpu_times()
+    assert 0 < times.idle < times.total
+    statuses = [psutil.CONN_ESTABLISHED, psutil.CONN_LISTEN, psutil.CONN_ESTABLISHED, psutil.CONN_TIME_WAIT]
+    listed = [SimpleNamespace(status=status) for status in statuses]
+    monkeypatch.setattr(psutil, "net_connections", lambda kind: listed if kind == "tcp" else [])
+    assert established() == 2

@@ -1,0 +1,102 @@
+"""Where a service listens, and who waits there: what the kernel lists, and what is made of it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from rproxy.agent import listening
+from rproxy.agent.listening import Listener, addresses, listeners, waiting
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+FOUR, SIX = "10.1.1.1", "2001:db8::1"
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("host", "seen"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("::1", "::1"),
+        ("::", "::"),
+        ("::ffff:127.0.0.2", "127.0.0.2"),
+    ],
+)
+def test_a_listening_socket_is_found_with_those_that_wait_to_be_accepted(host: str, seen: str) -> None:
+    six = ":" in host
+    with socket.socket(socket.AF_INET6 if six else socket.AF_INET) as server:
+        if six:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        server.bind((host, 0))
+        server.listen(5)
+        port = server.getsockname()[1]
+        assert listeners(port) == [Listener(seen, 0)]
+        target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(seen, seen)
+        clients = [socket.create_connection((target, port)) for _ in range(3)]
+        assert waiting(port) == 3
+        clients[0].close()
+        assert waiting(port) == 3
+        server.accept()[0].close()
+        assert waiting(port) == 2
+        for client in clients:
+            client.close()
+    assert listeners(port) == []
+
+
+@LINUX
+def test_a_port_that_is_only_bound_or_connected_from_is_none() -> None:
+    with socket.socket() as bound, socket.create_server(("127.0.0.1", 0)) as server:
+        bound.bind(("127.0.0.1", 0))
+        assert listeners(bound.getsockname()[1]) == []
+        with socket.create_connection(server.getsockname()) as client:
+            assert listeners(client.getsockname()[1]) == []
+
+
+def test_no_line_is_read_beyond_the_listening_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of others there may be any number."""
+    line = "   0: 0100007F:1F90 00000000:0000 {state} 00000000:00000007 00:00000000 00000000     0        0 1 1 0 100\n"
+    path = tmp_path / "tcp"
+    path.write_text(HEAD + line.format(state="0A") + line.format(state="01") + "nonsense\n")
+    monkeypatch.setattr(listening, "_FILES", (str(path),))
+    assert listeners(8080) == [Listener("127.0.0.1", 7)]
+
+
+@pytest.mark.parametrize("content", [None, "", HEAD, HEAD + "garbage\n", HEAD + "0: zz:1F90 x 0A 0:0\n", "\xff" * 100])
+def test_what_cannot_be_read_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    path = tmp_path / "tcp"
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    monkeypatch.setattr(listening, "_FILES", (str(path), str(tmp_path)))
+    assert listeners(8080) == []
+    assert waiting(8080) == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "own", "expected"),
+    [
+        (["0.0.0.0"], [FOUR], [FOUR]),
+        (["::"], [FOUR], [FOUR]),
+        (["::"], [FOUR, SIX], [FOUR, SIX]),
+        (["0.0.0.0"], [SIX], ["127.0.0.1"]),
+        (["0.0.0.0"], [], ["127.0.0.1"]),
+        (["::"], [], ["127.0.0.1", "::1"]),
+        ([FOUR], [FOUR], [FOUR]),
+        ([FOUR], [], [FOUR]),
+        (["10.9.9.9", SIX], [FOUR], ["10.9.9.9", SIX]),
+        (["10.9.9.9", "0.0.0.0"], [FOUR], [FOUR]),
+        ([], [FOUR], [FOUR, "127.0.0.1", "::1"]),
+        ([], [], ["127.0.0.1", "::1"]),
+        ([FOUR, FOUR], [FOUR, FOUR], [FOUR]),
+    ],
+)
+def test_a_service_is_connected_to_where_its_clients_come(
+    found: list[str], own: list[str], expected: list[str]
+) -> None:
+    assert addresses([Listener(host, 0) for host in found], own) == expected

@@ -1,0 +1,228 @@
+"""What an agent reports of its host: every figure by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from rproxy.agent import figures
+from rproxy.agent.figures import CpuTimes, Unreadable
+from rproxy.agent.sampler import FRESH_S, STILL_S, TOLD_S, FixedSampler, HostSampler, Load
+from tests.fakes import StubSampler, logged, texts
+
+PER_S = 100.0
+
+
+class Host:
+    """A host that is busy by `busy` (0..1) and whose time is its clock's; figures fail while `errors` has one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = Clock()
+        self.busy = 0.5
+        self.idle = 1e6
+        self.total = 2e6
+        self.memory = 89
+        self.tcp = 5
+        self.errors: dict[str, Exception] = {}
+        figure: Callable[[], Any]
+        for name, figure in (
+            ("cpu_times", lambda: CpuTimes(self.idle, self.total, PER_S)),
+            ("memory", lambda: self.memory),
+            ("established", lambda: self.tcp),
+        ):
+            monkeypatch.setattr(figures, name, self._reading(name, figure))
+
+    def _reading(self, name: str, figure: Callable[[], Any]) -> Callable[[], Any]:
+        def read() -> Any:
+            if name in self.errors:
+                raise self.errors[name]
+            return figure()
+
+        return read
+
+    def work(self, seconds: float, ticks: float | None = None) -> None:
+        """Let `seconds` pass, by the host's own count `ticks` seconds."""
+        self.clock.advance(seconds)
+        grown = (seconds if ticks is None else ticks) * PER_S
+        self.total += grown
+        self.idle += grown * (1 - self.busy)
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(monkeypatch)
+
+
+def test_a_host_has_percentages_and_a_count() -> None:
+    load = HostSampler(Clock().seconds).sample()
+    assert load.memory is not None
+    assert 0 < load.memory <= 100
+    assert load.tcp is not None
+    assert load.tcp >= 0
+    assert load.application is None
+
+
+def test_cpu_use_is_unknown_at_first_and_then_the_average_since_the_sample_before(host: Host) -> None:
+    sampler = HostSampler(host.clock.seconds)
+    assert sampler.sample() == Load(None, 89, 5)
+    host.work(5)
+    assert sampler.sample() == Load(50, 89, 5)
+    host.busy = 0.25
+    host.work(5)
+    assert sampler.sample().cpu == 25
+
+
+def test_no_burst_of_probes_gets_an_average_of_less_than_half_a_second(host: Host) -> None:
+    sampler = HostSampler(host.clock.seconds)
+    seen = []
+    for _ in range(12):
+        host.work(FRESH_S / 4)
+        seen.append(sampler.sample().cpu)
+        host.busy = 1.0
+    assert seen == [None] * 3 + [88] * 4 + [100] * 5
+
+
+def test_a_clock_that_jumps_makes_no_average_of_a_moment(host: Host) -> None:
+    """The host's own count of time says that it was one."""
+    sampler = HostSampler(host.clock.seconds)
+    host.work(3, ticks=0.01)
+    assert sampler.sample().cpu is None
+    host.work(1, ticks=0.6)
+    assert sampler.sample().cpu == 50
+
+
+def test_a_clock_that_stands_still_makes_none(host: Host) -> None:
+    sampler = HostSampler(host.clock.seconds)
+    host.work(0, ticks=5)
+    assert sampler.sample().cpu is None
+    host.work(1)
+    assert sampler.sample().cpu == 50
+
+
+def test_an_average_is_not_given_out_for_long_when_the_hosts_times_stand_still(host: Host) -> None:
+    sampler = HostSampler(host.clock.seconds)
+    host.work(1)
+    sampler.sample()
+    with logged() as events:
+        host.work(STILL_S / 2, ticks=0)
+        assert sampler.sample().cpu == 50
+        host.work(STILL_S / 2, ticks=0)
+        assert sampler.sample().cpu is None
+    assert texts(events) == ["this host's CPU use cannot be read and is reported as unknown: its times stand still"]
+
+
+def test_times_that_run_backwards_begin_a_new_average(host: Host) -> None:
+    sampler = HostSampler(host.clock.seconds)
+    host.work(1)
+    assert sampler.sample().cpu == 50
+    host.total, host.idle = 1000, 500
+    host.work(1)
+    assert sampler.sample().cpu is None
+    host.work(1)
+    assert sampler.sample().cpu == 50
+
+
+def test_a_fresh_sample_is_given_out_again_and_an_old_one_taken_anew(host: Host) -> None:
+    sampler = HostSampler(host.clock.seconds)
+    taken = []
+    for wait_s in (0, FRESH_S / 2, FRESH_S / 4, FRESH_S / 4, 10):
+        host.work(wait_s)
+        taken.append(sampler.sample().tcp)
+        host.tcp += 1
+    assert taken == [5, 5, 5, 8, 9]
+
+
+def test_a_count_beyond_what_a_pdu_can_say_is_cut(host: Host) -> None:
+    host.tcp = 2**40
+    assert HostSampler(host.clock.seconds).sample().tcp == 2**32 - 2
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [("cpu_times", Load(None, 89, 5)), ("memory", Load(50, None, 5)), ("established", Load(50, 89, None))],
+)
+@pytest.mark.parametrize("error", [Unreadable("gone"), PermissionError(13, "no"), KeyError("x"), RuntimeError()])
+def test_one_figure_that_cannot_be_read_is_one_unknown_figure(
+    host: Host, name: str, unknown: Load, error: Exception
+) -> None:
+    sampler = HostSampler(host.clock.seconds)
+    host.work(1)
+    sampler.sample()
+    host.errors[name] = error
+    for _ in range(3):
+        host.work(1)
+        assert sampler.sample() == unknown
+    host.errors.clear()
+    host.work(1)
+    sampler.sample()
+    host.work(1)
+    assert sampler.sample() == Load(50, 89, 5)
+
+
+def test_all_figures_may_be_unreadable_from_the_start(host: Host) -> None:
+    host.errors = {name: Unreadable("gone") for name in ("cpu_times", "memory", "established")}
+    with logged() as events:
+        sampler = HostSampler(host.clock.seconds)
+        assert sampler.sample() == Load()
+        host.work(5)
+        assert sampler.sample() == Load()
+    assert len(texts(events)) == 3
+    host.errors.clear()
+    host.work(5)
+    assert sampler.sample() == Load(None, 89, 5)
+
+
+def test_what_cannot_be_read_is_told_once_and_once_when_it_can_be_again(host: Host) -> None:
+    sampler = HostSampler(host.clock.seconds)
+    with logged() as events:
+        for _ in range(20):
+            host.work(5)
+            sampler.sample()
+            host.errors["memory"] = Unreadable("/proc/meminfo: Permission denied\nreally")
+        host.errors.clear()
+        for _ in range(20):
+            host.work(5)
+            sampler.sample()
+    assert texts(events) == [
+        "this host's memory cannot be read and is reported as unknown: /proc/meminfo: Permission denied really",
+        "this host's memory can be read again",
+    ]
+
+
+def test_one_that_comes_and_goes_is_told_seldom_and_at_last_as_it_is(host: Host) -> None:
+    sampler = HostSampler(host.clock.seconds)
+    with logged() as events:
+        for _ in range(100):
+            host.errors["memory"] = Unreadable("gone")
+            host.work(1)
+            sampler.sample()
+            host.errors.clear()
+            host.work(1)
+            sampler.sample()
+        assert len(texts(events)) <= 200 / TOLD_S + 1
+        host.work(TOLD_S)
+        sampler.sample()
+    assert texts(events)[-1] == "this host's memory can be read again"
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        ({}, Load(17, 89, 5, 7)),
+        ({"cpu": 100, "memory": 100, "tcp": 100}, Load(100, 100, 100, 7)),
+        ({"cpu": 0}, Load(0, 89, 5, 7)),
+        ({"memory": 1}, Load(17, 1, 5, 7)),
+        ({"tcp": 0}, Load(17, 89, 0, 7)),
+        ({"cpu": 1, "tcp": 2}, Load(1, 89, 2, 7)),
+    ],
+)
+def test_a_fixed_report_replaces_any_of_the_figures(report: dict[str, int], expected: Load) -> None:
+    assert FixedSampler(StubSampler(Load(17, 89, 5, 7)), **report).sample() == expected
+
+
+@pytest.mark.parametrize("report", [{"cpu": 100}, {"memory": 0}, {"tcp": 3}])
+def test_a_fixed_report_replaces_what_is_unknown(report: dict[str, int]) -> None:
+    assert FixedSampler(StubSampler(Load()), **report).sample() == Load(**report)

@@ -1,0 +1,180 @@
+"""A mover between two real connections, driven by hand."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from rproxy.carriers.splice.leg import CLIENT, CLOSED, EVENTS, HUNG_UP, NOW, PLAIN, READABLE, STALLED, Leg
+from rproxy.carriers.splice.pipes import Pipes
+from rproxy.carriers.splice.transfer import Transfer
+from rproxy.sessions.session import Balancer
+from tests.carriers.loopback import SMALL, WAIT_S, tcp_pair, wait_for
+from tests.fakes import CountingPolicy, table_with
+
+
+class MeteredSocket(socket.socket):
+    """Reads at most `at_most` bytes at once, and counts the reads."""
+
+    reads = 0
+    at_most = 1 << 30
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        self.reads += 1
+        return super().recv_into(buffer, min(nbytes, self.at_most), flags)
+
+
+class Moving:
+    """Two legs, `client` and `backend`, and who is at their other ends; what the mover tells is in `told`.
+
+    What is `small` holds but little on the way.
+    """
+
+    def __init__(self, stack: ExitStack, *, pipes: int = 4, small: str = "") -> None:
+        self.epoll = stack.enter_context(select.epoll())
+        self.pipes = Pipes(pipes)
+        stack.callback(self.pipes.close)
+        self.transfer = Transfer(
+            self.epoll,
+            self.pipes,
+            finished=self._finished,
+            lost=self._lost,
+            stuck=self._stuck,
+            unused=lambda leg: False,
+        )
+        self.told: list[tuple[str, Leg]] = []
+        balancer = Balancer(table_with(1), CountingPolicy(), Clock())
+        self.session = balancer.open(None)
+        self.client, self.client_end = self._leg(stack, CLIENT, SMALL if "client" in small else None)
+        self.backend, self.backend_end = self._leg(stack, 0, SMALL if "backend" in small else None)
+        self.client.peer, self.backend.peer = self.backend, self.client
+        stack.callback(self._drop)
+
+    def _leg(self, stack: ExitStack, state: int, buffer: int | None) -> tuple[Leg, socket.socket]:
+        near, far = stack.enter_context(tcp_pair(buffer=buffer))
+        sock = stack.enter_context(MeteredSocket(fileno=os.dup(near.fileno())))
+        near.close()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        self.epoll.register(sock.fileno(), EVENTS)
+        return Leg(sock, self.session, state, None), far
+
+    def _drop(self) -> None:
+        for leg in (self.client, self.backend):
+            self.transfer.drop(leg)
+
+    def _finished(self, leg: Leg) -> None:
+        self.told.append(("finished", leg))
+        self._close(self.client, self.backend)
+
+    def _lost(self, leg: Leg) -> None:
+        self.told.append(("lost", leg))
+        if leg.peer is not None:
+            leg.peer.peer = None
+        self._close(leg)
+
+    def _stuck(self, leg: Leg) -> None:
+        self.told.append(("stuck", leg))
+
+    def _close(self, *legs: Leg) -> None:
+        for leg in legs:
+            self.transfer.drop(leg)
+            leg.state = CLOSED
+            leg.peer = None
+            leg.sock.close()
+
+    def arrived(self, source: Leg, extra: int = 0) -> None:
+        """Once it has come: what an event says of a leg."""
+        assert isinstance(source.sock, socket.socket)
+        wait_for(source.sock, select.POLLRDHUP if extra & HUNG_UP else select.POLLIN | select.POLLPRI)
+        source.state |= READABLE | extra
+        self.transfer.pump(source)
+
+    def events(self) -> dict[int, int]:
+        """What epoll tells now, by descriptor."""
+        return dict(self.epoll.poll(0))
+
+    def metered(self, leg: Leg) -> MeteredSocket:
+        assert isinstance(leg.sock, MeteredSocket)
+        return leg.sock
+
+    def carry(self, source: Leg, done: Callable[[bytes], bool]) -> bytes:
+        """Have what comes from `source` read at the other end, and its events served, until it is `done`."""
+        target, end = (self.backend, self.backend_end) if source is self.client else (self.client, self.client_end)
+        poll = select.poll()
+        poll.register(end, select.POLLIN)
+        poll.register(self.epoll, select.POLLIN)
+        received = bytearray()
+        deadline = time.monotonic() + WAIT_S
+        while not done(bytes(received)):
+            assert time.monotonic() < deadline, "not done"
+            poll.poll(20)
+            received += drained(end)
+            event = self.events().get(source.sock.fileno(), 0)
+            if event & (select.EPOLLIN | select.EPOLLPRI):
+                source.state |= READABLE | PLAIN if event & select.EPOLLPRI else READABLE
+            if target.state & STALLED:
+                self.transfer.flush(target)
+            elif source.state & READABLE:
+                self.transfer.pump(source)
+        return bytes(received)
+
+
+def drained(sock: socket.socket) -> bytes:
+    """What has arrived; not its end."""
+    data = bytearray()
+    try:
+        while piece := sock.recv(1 << 20, NOW):
+            data += piece
+    except BlockingIOError:
+        pass
+    return bytes(data)
+
+
+def has_ended(sock: socket.socket) -> bool:
+    """Whether the end of stream has arrived, and nothing before it is left."""
+    try:
+        return sock.recv(1, NOW) == b""
+    except BlockingIOError:
+        return False
+
+
+class Splices:
+    """Stands in for `os.splice`: counts the calls, and passes them on, at most `at_most` bytes at once.
+
+    `results` are what reads of sockets give instead, in order; a number is returned, an exception raised.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at_most = 1 << 30
+        self.counts: list[int] = []
+        self.results: list[int | OSError] = []
+        self.write_errors: list[OSError] = []
+        self.reads = 0
+        self._splice = os.splice
+        monkeypatch.setattr(os, "splice", self)
+
+    def __call__(self, source: int, target: int, count: int, *, flags: int) -> int:
+        self.counts.append(count)
+        if is_pipe(source):
+            if self.write_errors:
+                raise self.write_errors.pop(0)
+            return self._splice(source, target, count, flags=flags)
+        self.reads += 1
+        if self.results:
+            result = self.results.pop(0)
+            if isinstance(result, OSError):
+                raise result
+            return result
+        return self._splice(source, target, min(count, self.at_most), flags=flags)
+
+
+def is_pipe(descriptor: int) -> bool:
+    return os.readlink(f"/proc/self/fd/{descriptor}").startswith("pipe:")

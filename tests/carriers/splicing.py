@@ -1,0 +1,226 @@
+"""A splice carrier in this process, between real sockets: its turns come when the test says."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.tcp import Port
+
+from rproxy.carriers.portable.carrier import PortableCarrier
+from rproxy.carriers.splice.pipes import Pipes
+from rproxy.carriers.splice.reactor import SpliceCarrier
+from rproxy.pool.table import Table
+from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.session import Balancer, Ending, Session
+from rproxy.timing.deadlines import Deadlines
+from tests.carriers.loopback import QUIET_MS, WAIT_S, fill, listening
+from tests.fakes import CountingPolicy, Reactor, confirm, connected, guarded, registered, run
+
+
+@attrs.define
+class LoopbackEndpoint:
+    """Listens with a port of Twisted's; `wrap` stands between it and the factory, as TLS does."""
+
+    reactor: Any
+    wrap: Callable[[Any], Any] = lambda factory: factory
+    ports: list[Port] = attrs.field(factory=list)
+
+    def listen(self, factory: Any) -> Deferred[IListeningPort]:
+        port: Any = Port(0, self.wrap(factory), 50, "127.0.0.1", self.reactor)
+        port.startListening()
+        self.ports.append(port)
+        return succeed(port)
+
+
+class Splicing:
+    """A carrier with a port for clients, and a back-end up for each of the `servers`."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        *servers: socket.socket,
+        policy: CountingPolicy | None = None,
+        sessions_max: int = 100,
+        strict: bool = False,
+        pipes: int = 4,
+    ) -> None:
+        self._stack = stack
+        self.reactor = Reactor()
+        self.table = Table()
+        self.policy = CountingPolicy() if policy is None else policy
+        for number, server in enumerate(servers, 1):
+            stack.enter_context(server)
+            address, port = server.getsockname()
+            confirm(self.table, registered(self.table, address, service_port=port), token=number)
+        self.balancer = Balancer(self.table, guarded(self.policy), self.reactor)
+        self.capacity = Capacity(sessions_max, self.reactor.seconds)
+        self.pipes = Pipes(pipes)
+        self.portable = PortableCarrier(self.reactor, self.balancer, Deadlines(self.reactor), self.capacity)
+        self.carrier = SpliceCarrier(self.reactor, self.balancer, self.portable, self.pipes, strict=strict)
+        self.endpoint = LoopbackEndpoint(self.reactor)
+        self.servers = servers
+        self.sessions: list[Session] = []
+        self._remember_sessions()
+        stack.callback(self._close)
+        self.carrier.serve(self.endpoint)  # type: ignore[arg-type]
+
+    def _remember_sessions(self) -> None:
+        opened = self.balancer.open
+
+        def remember(client: object) -> Session:
+            session = opened(client)
+            self.sessions.append(session)
+            return session
+
+        self.balancer.open = remember  # type: ignore[method-assign]
+
+    def _close(self) -> None:
+        self.carrier.abort()
+        for port in self.endpoint.ports:
+            port.stopListening()
+        run(self.reactor, 0)
+
+    @property
+    def port(self) -> Port:
+        return self.endpoint.ports[0]
+
+    def turn(self, wait_s: float = 0.0) -> bool:
+        """Have the carrier serve what there is, if there is anything."""
+        ready = self.has_events(wait_s)
+        if ready:
+            self.carrier.doRead()
+        return ready
+
+    def has_events(self, wait_s: float = 0.0) -> bool:
+        return bool(select.select([self.carrier], [], [], wait_s)[0])
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Serve until it is so."""
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            assert time.monotonic() < deadline, "it has not come"
+            self.turn(0.01)
+
+    def pass_s(self, seconds: float) -> None:
+        run(self.reactor, seconds)
+
+    def dial(self, port: Port | None = None, *, buffer: int | None = None) -> socket.socket:
+        """A client, connected to the proxy; `buffer` bounds what waits for it unread."""
+        client = self._stack.enter_context(socket.socket())
+        if buffer is not None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        client.connect((port or self.port).socket.getsockname())
+        client.setblocking(False)
+        return client
+
+    def accept(self, server: socket.socket) -> socket.socket:
+        """The next connection to a back-end."""
+        self.until(lambda: select.select([server], [], [], 0)[0])
+        connection = self._stack.enter_context(server.accept()[0])
+        connection.setblocking(False)
+        return connection
+
+    def joined(self) -> tuple[socket.socket, socket.socket]:
+        """The outer ends of a session that is connected to the first back-end."""
+        client = self.dial()
+        backend = self.accept(self.servers[0])
+        self.until(lambda: self.sessions[-1].is_connected)
+        return client, backend
+
+    def leg_of(self, end: socket.socket) -> socket.socket:
+        """A second descriptor of the proxy's own socket that is connected to `end`."""
+        for name in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                    sock = self._stack.enter_context(socket.socket(fileno=os.dup(int(name))))
+                    if sock.getpeername() == end.getsockname():
+                        return sock
+        raise AssertionError("no such leg")
+
+    def quieten(self) -> None:
+        """Serve until there is nothing more to do for a moment."""
+        self.until(lambda: not self.turn(QUIET_MS / 1000))
+
+    def stall(self, source: socket.socket) -> None:
+        """Send more than the peer, who does not read, takes."""
+        while fill(source):
+            self.quieten()
+
+    def receive(self, sock: socket.socket, size: int) -> bytes:
+        """The next so many bytes; fewer at the end of the stream. A reset is an error."""
+        received = bytearray()
+
+        def complete() -> bool:
+            try:
+                while len(received) < size:
+                    piece = sock.recv(size - len(received))
+                    if not piece:
+                        return True
+                    received.extend(piece)
+            except BlockingIOError:
+                return False
+            return True
+
+        self.until(complete)
+        return bytes(received)
+
+    def send(self, sock: socket.socket, data: bytes) -> None:
+        pending = memoryview(data)
+
+        def complete() -> bool:
+            nonlocal pending
+            with suppress(BlockingIOError):
+                pending = pending[sock.send(pending) :]
+            return not pending
+
+        self.until(complete)
+
+    def is_reset(self, sock: socket.socket) -> bool:
+        """Whether a reset comes, and not the end of the stream. What comes before is let go."""
+        try:
+            while self.receive(sock, 65536):
+                pass
+        except ConnectionError:
+            return True
+        return False
+
+    @property
+    def connections(self) -> list[tuple[int, int]]:
+        return [(backend.pending, backend.established) for backend in self.table]
+
+    def assert_over(self, *endings: Ending) -> None:
+        """Every session has ended so, and left nothing behind."""
+        self.until(lambda: self.capacity.sessions == 0)
+        assert [session.ended_as for session in self.sessions] == list(endings)
+        assert sorted(self.balancer.endings.elements()) == sorted(endings)
+        self.assert_nothing_held()
+
+    def assert_nothing_held(self) -> None:
+        assert self.capacity.sessions == 0
+        assert self.connections == [(0, 0)] * len(self.table)
+        assert self.policy.told["opened"] == self.policy.told["closed"]
+        assert self.pipes.used == 0
+        assert connected(self.carrier) == []
+
+
+def with_one_server(stack: ExitStack, **options: Any) -> Splicing:
+    return Splicing(stack, listening(), **options)
+
+
+def black_hole(stack: ExitStack, address: str) -> socket.socket:
+    """A server whose queue is full: what connects to it gets no answer."""
+    server = listening(address, backlog=0)
+    for _ in range(2):
+        sock = stack.enter_context(socket.socket())
+        sock.setblocking(False)
+        sock.connect_ex(server.getsockname())
+    return server

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from twisted.internet.task import Clock
+
+from rproxy.agent.sampler import Load
+from rproxy.observe.status_json import ROWS, rendered, status
+from rproxy.policies.least_connections import LeastConnectionsPolicy
+from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.session import Balancer, Ending
+from rproxy.sources.agents.monitor import Counters
+from rproxy.wire.pdu import Unregister
+from tests.fakes import confirm, registered, table_with
+
+FIELDS = {
+    *("address", "port", "state", "score", "rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory"),
+    *("weight", "share", "interval_s"),
+    *("connections", "total", "last_seen_s"),
+}
+
+
+ROOM = Capacity(10, lambda: 0.0)
+
+
+def balancer(up: int) -> Balancer:
+    clock = Clock()
+    clock.rightNow = 3.0
+    return Balancer(table_with(up), LeastConnectionsPolicy(), clock)
+
+
+def test_each_backend_has_the_documented_fields() -> None:
+    shown = status(balancer(2), Counters(), ROOM)["backends"]
+    assert [set(each) for each in shown] == [FIELDS, FIELDS]
+
+
+def test_what_a_backend_told_is_shown() -> None:
+    service = balancer(0)
+    backend = registered(service.table, "10.0.0.9")
+    confirm(service.table, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
+    service.table.opened(backend)
+    (shown,) = status(service, Counters(), ROOM)["backends"]
+    assert shown | {"score": 0, "srtt_ms": 0} == {
+        "address": "10.0.0.9",
+        "port": 80,
+        "state": "up",
+        "score": 0,
+        "rtt_ms": 10.0,
+        "srtt_ms": 0,
+        "loss": 0.0,
+        "tcp": 5,
+        "cpu": 17,
+        "memory": None,
+        "weight": 100,
+        "share": 0.1,
+        "interval_s": 20.0,
+        "connections": 1,
+        "total": 0,
+        "last_seen_s": 2.99,
+    }
+    assert shown["score"] == pytest.approx(0.15 + 0.15 + 0.085 + 0.25)
+    assert shown["srtt_ms"] is None
+    for _ in range(7):
+        backend.rtt.add(12.0)
+    assert 10.0 < status(service, Counters(), ROOM)["backends"][0]["srtt_ms"] < 12.0
+
+
+def test_what_is_not_known_yet_is_null() -> None:
+    service = balancer(0)
+    registered(service.table, "10.0.0.9")
+    (shown,) = status(service, Counters(), ROOM)["backends"]
+    assert shown["state"] == "registered"
+    assert {name for name, value in shown.items() if value is None} == {
+        *("score", "rtt_ms", "srtt_ms", "tcp", "cpu", "memory", "last_seen_s"),
+    }
+
+
+def test_a_count_that_its_agent_cannot_tell_is_null() -> None:
+    service = balancer(0)
+    confirm(service.table, registered(service.table, "10.0.0.9"), token=7, load=Load(cpu=10, memory=20, tcp=None))
+    (shown,) = status(service, Counters(), ROOM)["backends"]
+    assert (shown["tcp"], shown["cpu"]) == (None, 10)
+
+
+def test_a_backend_that_is_up_and_drains_is_draining() -> None:
+    service = balancer(0)
+    confirm(service.table, registered(service.table, "10.0.0.9"), token=7, draining=True)
+    assert status(service, Counters(), ROOM)["backends"][0]["state"] == "draining"
+
+
+def test_counters_are_those_of_the_datagrams() -> None:
+    counters = Counters()
+    counters.accepted["register"] += 2
+    counters.dropped["length"] += 3
+    shown = status(balancer(0), counters, ROOM)["counters"]
+    assert (shown["accepted"], shown["dropped"]) == ({"register": 2}, {"length": 3})
+
+
+def test_sessions_are_counted_against_their_limit_and_their_bytes_once_they_are_over() -> None:
+    service, capacity = balancer(1), Capacity(10, lambda: 0.0)
+    capacity.enter()
+    session = service.open("client")
+    assert session.next() is not None
+    session.connected()
+    session.up, session.down = 3, 5
+    assert status(service, Counters(), capacity)["counters"]["bytes"] == {"up": 0, "down": 0}
+    session.ended(Ending.CLOSED)
+    shown = status(service, Counters(), capacity)
+    assert shown["connections"] == {"now": 1, "max": 10}
+    assert shown["counters"]["bytes"] == {"up": 3, "down": 5}
+
+
+@pytest.mark.parametrize("backends", [0, 1, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS])
+def test_it_is_rendered_a_backend_a_line_and_few_at_once(backends: int) -> None:
+    service = balancer(backends)
+    pieces = list(rendered(service, Counters(), ROOM))
+    text = b"".join(pieces).decode()
+    assert json.loads(text) == status(service, Counters(), ROOM)
+    assert sum(line.startswith('{"address"') for line in text.splitlines()) == backends
+    assert len(pieces) == max(1, -(-backends // ROWS))
+    assert all(pieces)
+
+
+def test_what_is_forgotten_while_it_is_rendered_is_not_listed() -> None:
+    service = balancer(4 * ROWS)
+    pieces = rendered(service, Counters(), ROOM)
+    text = next(pieces)
+    for backend in list(service.table)[ROWS:-1]:
+        service.table.unregister(backend.registration.agent, Unregister(backend.port, 1), 0.0)
+    text += b"".join(pieces)
+    assert len(json.loads(text)["backends"]) == ROWS + 1
+
+
+def test_the_table_may_grow_while_it_is_rendered() -> None:
+    service = balancer(2 * ROWS)
+    pieces = rendered(service, Counters(), ROOM)
+    text = next(pieces)
+    registered(service.table, "10.9.9.9")
+    assert len(json.loads(text + b"".join(pieces))["backends"]) == 2 * ROWS

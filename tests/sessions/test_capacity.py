@@ -1,0 +1,160 @@
+"""How many sessions fit, and who waits for one of them to leave."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel
+
+from rproxy.sessions.capacity import (
+    PIPES_MAX,
+    RESERVED,
+    SESSIONS_MAX,
+    Capacity,
+    pipes_for,
+    raise_descriptor_limit,
+    sessions_for,
+)
+from tests.fakes import logged, texts
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "pipes", "sessions"),
+    [
+        (0, 0, 0),
+        (RESERVED, 0, 0),
+        (RESERVED + 1, 0, 0),
+        (RESERVED + 2, 0, 1),
+        (256, 13, 95),
+        (1024, 61, 431),
+        (20_000, 128, 9852),
+        (4 * SESSIONS_MAX, 128, SESSIONS_MAX),
+    ],
+)
+def test_sessions_and_pipes_share_the_descriptors(descriptors: int, pipes: int, sessions: int) -> None:
+    assert (pipes_for(descriptors), sessions_for(descriptors)) == (pipes, sessions)
+
+
+@given(descriptors=st.integers(0, 10_000_000))
+def test_all_of_them_together_never_need_more_descriptors_than_there_are(descriptors: int) -> None:
+    pipes, sessions = pipes_for(descriptors), sessions_for(descriptors)
+    assert 0 <= pipes <= PIPES_MAX
+    assert 0 <= sessions <= SESSIONS_MAX
+    assert 2 * (pipes + sessions) <= max(descriptors - RESERVED, 0)
+
+
+@pytest.mark.parametrize(
+    ("hard", "usable"), [(20_000, 20_000), (1024, 1024), (resource.RLIM_INFINITY, 4 * SESSIONS_MAX)]
+)
+def test_the_soft_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch, hard: int, usable: int) -> None:
+    raised: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: raised.append((which, limits)))
+    assert raise_descriptor_limit() == usable
+    assert raised == [(resource.RLIMIT_NOFILE, (hard, hard))]
+
+
+def test_a_system_that_keeps_its_limit_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert raise_descriptor_limit() == 256
+
+
+class Bench:
+    def __init__(self, sessions_max: int) -> None:
+        self.clock = Clock()
+        self.capacity = Capacity(sessions_max, self.clock.seconds)
+        self.resumed: list[str] = []
+
+    def fill(self) -> None:
+        while not self.capacity.full:
+            self.capacity.enter()
+
+    def wait(self, who: str) -> None:
+        self.capacity.wait(lambda: self.resumed.append(who))
+
+
+def test_a_room_is_full_with_as_many_sessions_as_fit() -> None:
+    capacity = Bench(2).capacity
+    assert not capacity.full
+    capacity.enter()
+    assert not capacity.full
+    capacity.enter()
+    assert (capacity.full, capacity.sessions) == (True, 2)
+    capacity.leave()
+    assert (capacity.full, capacity.sessions) == (False, 1)
+
+
+def test_whoever_waits_is_called_once_when_a_session_has_left() -> None:
+    bench = Bench(2)
+    bench.fill()
+    with logged():
+        bench.wait("one")
+        bench.wait("two")
+    assert bench.resumed == []
+    bench.capacity.leave()
+    bench.capacity.leave()
+    assert bench.resumed == ["one", "two"]
+
+
+def test_there_is_room_already_when_the_waiting_are_called() -> None:
+    bench = Bench(1)
+    bench.fill()
+    seen: list[bool] = []
+    with logged():
+        bench.capacity.wait(lambda: seen.append(bench.capacity.full))
+    bench.capacity.leave()
+    assert seen == [False]
+
+
+def test_one_that_fills_the_room_again_and_waits_again_is_called_at_the_next_leaving() -> None:
+    bench = Bench(1)
+
+    def enter_and_wait() -> None:
+        bench.resumed.append("again")
+        bench.capacity.enter()
+        bench.capacity.wait(enter_and_wait)
+
+    bench.fill()
+    with logged():
+        bench.capacity.wait(enter_and_wait)
+        bench.capacity.leave()
+        bench.capacity.leave()
+    assert bench.resumed == ["again", "again"]
+
+
+def test_whoever_must_not_accept_any_more_is_told_when_the_last_place_is_taken() -> None:
+    bench = Bench(2)
+    told: list[str] = []
+    bench.capacity.when_full(lambda: told.append("one"))
+    bench.capacity.when_full(lambda: told.append("two"))
+    bench.capacity.enter()
+    assert told == []
+    bench.capacity.enter()
+    assert told == ["one", "two"]
+    bench.capacity.leave()
+    bench.capacity.enter()
+    assert told == ["one", "two"] * 2
+
+
+def test_a_full_room_is_one_warning_in_ten_seconds() -> None:
+    bench = Bench(1)
+    bench.fill()
+    told: list[int] = []
+    with logged() as events:
+        for seconds in (0, 0.1, 9.8, 0.2, 9.8, 0.3):
+            bench.clock.advance(seconds)
+            bench.wait("it")
+            told.append(len(events))
+    assert told == [1, 1, 1, 2, 2, 3]
+    assert {event["log_level"] for event in events} == {LogLevel.warn}
+    assert texts(events)[0] == (
+        "1 sessions, as many as fit (--max-connections, or the limit of open files): further clients wait"
+    )

@@ -1,0 +1,196 @@
+"""Sessions of back-ends that have fallen silent, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.task import Clock
+
+from rproxy.pool.events import Transition
+from rproxy.pool.health import FALL
+from rproxy.pool.states import State
+from rproxy.sessions.down_timeout import EVERY_S, LIMIT_S, DownTimeout
+from rproxy.sessions.session import Balancer, Ending, Session
+from tests.fakes import CountingPolicy, SilentCarrier, logged, run, table_with, texts
+
+WITHIN_S = 30.0
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.carrier = SilentCarrier()
+        self.table = table_with(2)
+        self.one, self.other = self.table
+        self.balancer = Balancer(self.table, CountingPolicy(), self.clock)
+        self.panicking = False
+        self.down_timeout = DownTimeout(self.clock, self.carrier, lambda: self.panicking)
+
+    def session(self, *, of_other: bool = False) -> Session:
+        session = self.balancer.open(None)
+        assert session.next() is self.one
+        session.connected()
+        if of_other:
+            session.backend = self.other
+        self.carrier.moved[session] = 0
+        return session
+
+    def becomes(self, state: State, *, refusing: bool = False) -> None:
+        """The first back-end does."""
+        before, self.one.state, self.one.refusing = self.one.state, state, refusing
+        self.down_timeout.heed(Transition(self.one, before, state, "for a test"))
+
+    def pass_s(self, seconds: float) -> None:
+        run(self.clock, seconds)
+
+    @property
+    def timers(self) -> int:
+        return len(self.clock.getDelayedCalls())
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_sessions_that_move_nothing_end_soon_after_their_back_end_has_fallen_silent(bench: Bench) -> None:
+    sessions, others = [bench.session() for _ in range(3)], bench.session(of_other=True)
+    bench.becomes(State.DOWN)
+    bench.pass_s(LIMIT_S)
+    assert bench.carrier.ended == []
+    with logged() as events:
+        bench.pass_s(WITHIN_S - LIMIT_S)
+    assert bench.carrier.ended == [(session, Ending.BACKEND_DOWN) for session in sessions]
+    assert others in bench.carrier.moved
+    assert texts(events) == ["3 session(s) closed: their back-end is down, and nothing moved for 25 s"]
+
+
+def test_a_session_that_moves_something_stays_until_it_stops(bench: Bench) -> None:
+    session = bench.session()
+    bench.becomes(State.DOWN)
+    for _ in range(5):
+        bench.pass_s(LIMIT_S - EVERY_S)
+        bench.carrier.moved[session] += 1
+    assert bench.carrier.ended == []
+    bench.pass_s(WITHIN_S)
+    assert bench.carrier.ended == [(session, Ending.BACKEND_DOWN)]
+
+
+def test_what_a_client_sends_into_the_void_is_no_movement(bench: Bench) -> None:
+    session = bench.session()
+    bench.becomes(State.DOWN)
+    for _ in range(int(WITHIN_S)):
+        bench.pass_s(1)
+        if session in bench.carrier.moved:
+            bench.carrier.moved[session] += 1
+            bench.carrier.held[session] += 1
+    assert bench.carrier.ended == [(session, Ending.BACKEND_DOWN)]
+
+
+@pytest.mark.parametrize("state", [State.UP, State.SUSPECT])
+def test_a_back_end_that_is_up_again_keeps_its_sessions(bench: Bench, state: State) -> None:
+    bench.session()
+    bench.becomes(State.DOWN)
+    bench.pass_s(LIMIT_S - 1)
+    bench.becomes(state)
+    bench.pass_s(10 * LIMIT_S)
+    assert bench.carrier.ended == []
+    assert bench.timers == 0
+
+
+def test_the_time_before_a_back_end_was_up_in_between_does_not_count(bench: Bench) -> None:
+    bench.session()
+    bench.becomes(State.DOWN)
+    bench.pass_s(LIMIT_S - 1)
+    bench.becomes(State.UP)
+    bench.pass_s(2 * EVERY_S)
+    bench.becomes(State.DOWN)
+    bench.pass_s(LIMIT_S - 1)
+    assert bench.carrier.ended == []
+
+
+def test_a_back_end_that_is_forgotten_while_it_is_down_is_still_silent(bench: Bench) -> None:
+    bench.session()
+    bench.becomes(State.DOWN)
+    bench.becomes(State.FORGOTTEN)
+    bench.pass_s(WITHIN_S)
+    assert len(bench.carrier.ended) == 1
+
+
+@pytest.mark.parametrize("state", [State.FORGOTTEN, State.SUSPECT])
+def test_an_agents_good_bye_or_a_lost_probe_ends_no_session(bench: Bench, state: State) -> None:
+    bench.session()
+    bench.becomes(state)
+    assert bench.timers == 0
+    bench.pass_s(2 * WITHIN_S)
+    assert bench.carrier.ended == []
+
+
+def test_refused_connects_end_no_session_unless_the_agent_is_silent_as_well(bench: Bench) -> None:
+    """Connects to a host that has vanished fail, too."""
+    session = bench.session()
+    bench.becomes(State.DOWN, refusing=True)
+    bench.one.misses = FALL - 1
+    bench.pass_s(5 * WITHIN_S)
+    assert bench.carrier.ended == []
+    bench.one.misses = FALL
+    bench.pass_s(LIMIT_S)
+    assert bench.carrier.ended == []
+    bench.pass_s(WITHIN_S - LIMIT_S)
+    assert bench.carrier.ended == [(session, Ending.BACKEND_DOWN)]
+
+
+def test_a_back_end_whose_agent_speaks_again_keeps_its_sessions(bench: Bench) -> None:
+    bench.session()
+    bench.becomes(State.DOWN, refusing=True)
+    bench.one.misses = FALL
+    bench.pass_s(LIMIT_S - EVERY_S)
+    bench.one.misses = 0
+    bench.pass_s(5 * WITHIN_S)
+    assert bench.carrier.ended == []
+
+
+def test_in_a_panic_sessions_stay_whose_host_answers(bench: Bench) -> None:
+    bench.panicking = True
+    alive, dead = bench.session(), bench.session()
+    bench.becomes(State.DOWN)
+    bench.pass_s(2 * EVERY_S)
+    assert bench.carrier.asked == {alive: 1, dead: 1}
+    bench.carrier.unheard_s[dead] = 1000
+    bench.pass_s(10 * WITHIN_S)
+    assert bench.carrier.ended == [(dead, Ending.BACKEND_DOWN)]
+    bench.panicking = False  # as when all have been forgotten
+    bench.pass_s(10 * WITHIN_S)
+    assert bench.carrier.ended[1:] == []
+    bench.becomes(State.UP)
+    bench.becomes(State.DOWN)
+    bench.pass_s(WITHIN_S)
+    assert bench.carrier.ended[1:] == [(alive, Ending.BACKEND_DOWN)]
+
+
+def test_nothing_is_kept_of_sessions_that_have_ended(bench: Bench) -> None:
+    session = bench.session()
+    bench.becomes(State.DOWN)
+    bench.pass_s(2 * EVERY_S)
+    assert bench.down_timeout._seen
+    del bench.carrier.moved[session]
+    session.ended(Ending.CLOSED)
+    bench.pass_s(2 * EVERY_S)
+    assert (bench.down_timeout._seen, bench.timers) == ({}, 0)
+    other = bench.session()
+    bench.becomes(State.DOWN)
+    bench.pass_s(WITHIN_S)
+    assert bench.carrier.ended == [(other, Ending.BACKEND_DOWN)]
+
+
+def test_a_back_end_without_sessions_costs_nothing(bench: Bench) -> None:
+    bench.becomes(State.DOWN)
+    assert bench.timers == 0
+
+
+def test_stop_leaves_no_timer(bench: Bench) -> None:
+    bench.session()
+    bench.becomes(State.DOWN)
+    bench.pass_s(EVERY_S)
+    bench.down_timeout.stop()
+    bench.down_timeout.stop()
+    assert bench.timers == 0

@@ -1,0 +1,123 @@
+"""When a full proxy is held to be in a loop: on sessions in memory, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import pytest
+from twisted.internet.task import Clock
+
+from rproxy.pool.backend import Backend
+from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.carrier import Carrier
+from rproxy.sessions.loop_detector import AGAIN_S, COLLAPSE_S, SILENT_S, LoopDetector
+from rproxy.sessions.session import Balancer, Ending, Session
+from tests.fakes import CountingPolicy, run, table_with
+
+PLACES = 20
+
+
+class Sessions:
+    """A carrier whose sessions carry what the test says, and end with each other where it is a loop."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.balancer = Balancer(table_with(1), CountingPolicy(), clock)
+        self.all: list[Session] = []
+        self.bytes: dict[Session, int] = {}
+        self.cuts: list[Session] = []
+        self.on_cut: Callable[[Session], None] = lambda session: None
+
+    def open(self, host: str) -> Session:
+        session = self.balancer.open(f"{host}:1234")
+        assert session.next() is not None
+        session.connected()
+        self.all.append(session)
+        self.bytes[session] = 0
+        return session
+
+    def connected(self) -> list[Session]:
+        return [session for session in self.all if session.is_connected]
+
+    def slices(self) -> Iterator[list[Session]]:
+        yield self.connected()
+
+    def carried(self, session: Session) -> int:
+        return self.bytes[session]
+
+    def cut(self, session: Session, ending: Ending) -> None:
+        self.cuts.append(session)
+        session.ended(ending)
+        self.on_cut(session)
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.sessions = Sessions(self.clock)
+        self.capacity = Capacity(PLACES, self.clock.seconds)
+        self.found: list[Backend] = []
+        self.watch = LoopDetector(self.clock, cast(Carrier, self.sessions), self.capacity, self.found.append)
+        (self.backend,) = self.sessions.balancer.table
+
+    def fill(self, returning: int) -> None:
+        for number in range(PLACES):
+            self.sessions.open(self.backend.address if number < returning else "192.0.2.1")
+            self.capacity.enter()
+
+    def collapse(self, _: Session) -> None:
+        for session in self.sessions.connected():
+            session.ended(Ending.BACKEND_RESET)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_loop_ends_with_one_of_its_sessions(bench: Bench) -> None:
+    bench.fill(PLACES)
+    bench.sessions.on_cut = bench.collapse
+    run(bench.clock, 2 * SILENT_S + COLLAPSE_S)
+    assert bench.found == [bench.backend]
+    assert bench.clock.getDelayedCalls() == []
+
+
+def test_what_is_left_of_it_is_ended(bench: Bench) -> None:
+    """Another full proxy holds its end."""
+    bench.fill(PLACES)
+
+    def half(_: Session) -> None:
+        for session in bench.sessions.connected()[: PLACES // 2]:
+            session.ended(Ending.BACKEND_RESET)
+
+    bench.sessions.on_cut = half
+    run(bench.clock, 2 * SILENT_S + COLLAPSE_S - 0.1)
+    bench.sessions.on_cut = lambda session: None
+    run(bench.clock, 0.2)
+    assert (bench.found, bench.sessions.connected()) == ([bench.backend], [])
+
+
+def test_idle_clients_on_the_host_of_their_back_end_lose_one_a_minute_and_nothing_more(bench: Bench) -> None:
+    bench.fill(PLACES)
+    run(bench.clock, 2 * SILENT_S + COLLAPSE_S + AGAIN_S)
+    assert (bench.found, len(bench.sessions.cuts)) == ([], 1)
+
+
+@pytest.mark.parametrize("why", ["few", "busy", "not full"])
+def test_others_lose_none(why: str, bench: Bench) -> None:
+    bench.fill(PLACES // 2 - 1 if why == "few" else PLACES)
+    if why == "not full":
+        bench.capacity.leave()
+    for _ in range(20):
+        run(bench.clock, SILENT_S / 10 if why == "busy" else AGAIN_S)
+        for session in bench.sessions.all if why == "busy" else ():
+            bench.sessions.bytes[session] += 1
+    assert (bench.found, bench.sessions.cuts) == ([], [])
+
+
+def test_a_stop_leaves_no_timer(bench: Bench) -> None:
+    bench.fill(PLACES)
+    bench.watch.stop()
+    bench.watch.stop()
+    assert list(bench.clock.getDelayedCalls()) == []

@@ -1,0 +1,406 @@
+"""A session's choices and accounts, on plain memory: no transport, and a clock that the test moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rproxy.pool.events import Transition
+from rproxy.pool.states import State
+from rproxy.sessions.session import CONNECT_TIMEOUT_S, EARLY_S, TRIES_MAX, Ending, Redispatch, Session
+from tests.fakes import confirm, logged, registered
+from tests.sessions.opening import Bench, taken
+
+TOTAL_S = 5.0
+"""What a client waits at most."""
+
+
+def test_a_choice_is_the_policys_and_counts_as_pending_until_connected() -> None:
+    bench = Bench()
+    session = bench.open()
+    backend = taken(session)
+    assert (backend.address, session.backend) == ("10.0.0.1", backend)
+    assert bench.counts == [(1, 0, 0), (0, 0, 0), (0, 0, 0)]
+    session.connected()
+    assert bench.counts == [(0, 1, 1), (0, 0, 0), (0, 0, 0)]
+    session.ended(Ending.CLOSED)
+    assert bench.counts == [(0, 0, 1), (0, 0, 0), (0, 0, 0)]
+    assert bench.balancer.endings == {Ending.CLOSED: 1}
+    assert [bench.told(event) for event in ("opened", "closed", "failed")] == [1, 1, 0]
+
+
+def test_opening_a_session_chooses_nothing_yet() -> None:
+    bench = Bench()
+    bench.open()
+    assert bench.counts == [(0, 0, 0)] * 3
+
+
+def test_each_try_goes_to_a_backend_not_tried_before_and_three_are_all() -> None:
+    bench = Bench(up=5)
+    session = bench.open()
+    tried = []
+    while (backend := session.next()) is not None:
+        tried.append(backend.address)
+        session.failed()
+    assert tried == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert len(tried) == TRIES_MAX == 3
+    assert bench.balancer.redispatches == 2
+    assert session.give_up() is Ending.UNREACHABLE
+    assert [bench.told(event) for event in ("opened", "failed", "closed")] == [3, 3, 3]
+    assert bench.counts == [(0, 0, 0)] * 5
+
+
+def test_with_fewer_backends_than_tries_none_is_tried_twice() -> None:
+    session = Bench(up=1).open()
+    taken(session)
+    session.failed()
+    assert session.next() is None
+
+
+def test_a_second_try_that_connects_counts_for_the_second_backend_only() -> None:
+    bench = Bench()
+    session = bench.open()
+    taken(session)
+    session.failed()
+    taken(session)
+    session.connected()
+    session.ended(Ending.CLOSED)
+    assert bench.counts == [(0, 0, 0), (0, 0, 1), (0, 0, 0)]
+    assert bench.balancer.redispatches == 1
+
+
+def test_a_backend_that_comes_up_between_the_tries_is_tried() -> None:
+    bench = Bench(up=1)
+    session = bench.open()
+    taken(session)
+    session.failed()
+    newcomer = registered(bench.table, "10.0.0.9")
+    confirm(bench.table, newcomer, token=99)
+    assert session.next() is newcomer
+
+
+@pytest.mark.parametrize(("blame", "failures"), [(True, 1), (False, 0)])
+def test_a_backend_is_blamed_only_for_its_own_failures(blame: bool, failures: int) -> None:
+    bench = Bench()
+    session = bench.open()
+    backend = taken(session)
+    session.failed(blame=blame)
+    assert (bench.policy.told["failed"][backend], bench.policy.told["closed"][backend]) == (failures, 1)
+    assert bench.counts == [(0, 0, 0)] * 3
+    assert session.next() is not backend
+
+
+def test_the_policy_hears_of_a_failure_before_the_closing_that_it_leads_to() -> None:
+    bench = Bench()
+    heard: list[str] = []
+    bench.policy.failed = lambda backend: heard.append("failed")  # type: ignore[method-assign]
+    bench.policy.closed = lambda backend: heard.append("closed")  # type: ignore[method-assign]
+    session = bench.open()
+    taken(session)
+    session.failed()
+    assert heard == ["failed", "closed"]
+
+
+def test_tries_that_all_time_out_end_within_five_seconds() -> None:
+    bench = Bench()
+    session = bench.open()
+    patience = []
+    while session.next() is not None:
+        patience.append(session.patience_s())
+        bench.clock.advance(session.patience_s() + 0.05)
+        session.failed()
+    assert patience[:2] == [CONNECT_TIMEOUT_S, CONNECT_TIMEOUT_S] == [2, 2]
+    assert 0 < patience[2] < 1
+    assert bench.clock.seconds() < TOTAL_S
+
+
+def test_tries_that_fail_at_once_may_each_take_two_seconds() -> None:
+    session = Bench().open()
+    for _ in range(TRIES_MAX):
+        taken(session)
+        assert session.patience_s() == 2
+        session.failed()
+
+
+@pytest.mark.parametrize("tries", [1, 2])
+def test_no_further_try_starts_once_the_time_is_over(tries: int) -> None:
+    """However long a try took: the reactor may have been blocked."""
+    bench = Bench()
+    session = bench.open()
+    for _ in range(tries - 1):
+        taken(session)
+        session.failed()
+    taken(session)
+    bench.clock.advance(TOTAL_S)
+    session.failed()
+    assert session.next() is None
+
+
+@pytest.mark.parametrize("elapsed_s", [0.0, 2.1, 4.0, 4.7, 4.79])
+def test_a_try_that_starts_has_time_and_not_more_than_is_left(elapsed_s: float) -> None:
+    bench = Bench()
+    session = bench.open()
+    taken(session)
+    bench.clock.advance(elapsed_s)
+    session.failed()
+    taken(session)
+    assert 0 < session.patience_s() <= min(2, TOTAL_S - elapsed_s)
+
+
+@pytest.mark.parametrize(("up", "ending"), [(0, Ending.NO_BACKEND), (1, Ending.UNREACHABLE)])
+def test_giving_up_says_whether_anybody_could_be_tried(up: int, ending: Ending) -> None:
+    bench = Bench(up)
+    session = bench.open()
+    while session.next() is not None:
+        session.failed()
+    assert session.give_up() is ending
+    assert session.ended_as is ending
+    assert bench.balancer.endings == {ending: 1}
+
+
+@pytest.mark.parametrize("ending", list(Ending))
+def test_only_the_first_ending_counts(ending: Ending) -> None:
+    bench = Bench()
+    session = bench.connected()
+    session.ended(ending)
+    session.ended(Ending.CLOSED)
+    session.ended(Ending.STOPPED)
+    assert session.ended_as is ending
+    assert bench.balancer.endings == {ending: 1}
+    assert bench.counts[0] == (0, 0, 1)
+    assert bench.told("closed") == 1
+
+
+def test_a_client_that_goes_while_connecting_gives_its_backend_back() -> None:
+    bench = Bench()
+    session = bench.open()
+    taken(session)
+    session.ended(Ending.CLIENT_GONE)
+    assert bench.counts == [(0, 0, 0)] * 3
+    assert [bench.told(event) for event in ("opened", "closed", "failed")] == [1, 1, 0]
+
+
+def test_sessions_are_counted_apart() -> None:
+    bench = Bench(up=1)
+    first, second = bench.connected(), bench.open()
+    taken(second)
+    assert bench.counts == [(1, 1, 1)]
+    first.ended(Ending.CLOSED)
+    assert bench.counts == [(1, 0, 1)]
+    second.connected()
+    second.ended(Ending.BACKEND_RESET)
+    assert bench.counts == [(0, 0, 2)]
+
+
+def test_a_backend_that_departs_is_forgotten_with_its_last_session() -> None:
+    bench = Bench(up=1)
+    session, other = bench.connected(), bench.open()
+    taken(other)
+    (backend,) = bench.table
+    bench.table.check(backend, 10, lambda moment: 1e6, now=1e6)
+    bench.table.check(backend, 10, lambda moment: 1e6, now=2e6)
+    assert (backend.state, bench.table.eligible) == (State.DEPARTED, [])
+    session.ended(Ending.CLOSED)
+    assert len(bench.table) == 1
+    other.ended(Ending.CLIENT_GONE)
+    assert (backend.connections, len(bench.table)) == (0, 0)
+    assert [(each.before, each.after) for each in bench.announced] == [(State.DEPARTED, State.FORGOTTEN)]
+
+
+EVENTS: dict[str, Callable[[Session], object]] = {
+    "next": Session.next,
+    "connected": Session.connected,
+    "failed": Session.failed,
+    "failed, not blamed": lambda session: session.failed(blame=False),
+    "give up": Session.give_up,
+    "closed": lambda session: session.ended(Ending.CLOSED),
+    "client gone": lambda session: session.ended(Ending.CLIENT_GONE),
+    "stopped": lambda session: session.ended(Ending.STOPPED),
+    "ended early": lambda session: session.ended_early(0, reset=True),
+    "grown": Session.grown,
+}
+
+
+def legal(session: Session) -> set[str]:
+    """What a carrier may tell a session now. It may end in any state, and more than once."""
+    ends = {"closed", "client gone", "stopped"}
+    if session.ended_as is not None:
+        return ends
+    if session.connected_at is not None:
+        return ends | {"ended early", "grown"}
+    return ends | ({"next", "give up"} if session.backend is None else {"connected", "failed", "failed, not blamed"})
+
+
+@given(data=st.data(), up=st.integers(0, 4))
+def test_in_every_order_of_events_what_was_taken_is_given_back_once(data: st.DataObject, up: int) -> None:
+    bench = Bench(up)
+    sessions = [bench.open() for _ in range(data.draw(st.integers(1, 3)))]
+    with logged():
+        for _ in range(data.draw(st.integers(0, 25))):
+            session = data.draw(st.sampled_from(sessions))
+            EVENTS[data.draw(st.sampled_from(sorted(legal(session))))](session)
+            held = [each.backend for each in sessions if each.backend is not None]
+            for backend in bench.table:
+                assert backend.connections == held.count(backend)
+        for session in sessions:
+            session.ended(Ending.STOPPED)
+    assert all((each.pending, each.established) == (0, 0) for each in bench.table)
+    assert bench.policy.told["opened"] == bench.policy.told["closed"]
+    assert bench.balancer.endings.total() == len(sessions)
+
+
+def test_a_try_ends_two_seconds_after_it_began_and_the_last_after_less() -> None:
+    bench = Bench()
+    bench.clock.advance(1000)
+    session = bench.open()
+    taken(session)
+    bench.clock.advance(0.5)
+    assert (session.connect_by(), session.patience_s()) == (1002, 1.5)
+    session.failed()
+    taken(session)
+    assert (session.connect_by(), session.patience_s()) == (1002.5, 2)
+    bench.clock.advance(3)
+    session.failed()
+    taken(session)
+    assert session.connect_by() == pytest.approx(1004.8)
+
+
+def test_a_half_close_is_remembered_and_silence_counts_from_it_on() -> None:
+    session = Bench().connected()
+    session.quiet = 7
+    session.half_close()
+    assert (session.half_closed, session.quiet) == (True, 0)
+
+
+def test_only_a_session_that_has_its_back_end_and_is_not_over_is_connected() -> None:
+    bench = Bench()
+    session = bench.open()
+    states = [session.is_connected]
+    taken(session)
+    states.append(session.is_connected)
+    session.connected()
+    states.append(session.is_connected)
+    session.ended(Ending.IDLE)
+    states.append(session.is_connected)
+    assert states == [False, False, True, False]
+
+
+def test_the_third_connect_in_a_row_that_fails_takes_the_back_end_down_and_is_announced() -> None:
+    bench = Bench(up=3)
+    announced: list[Transition] = []
+    bench.balancer.announce = announced.append
+    for _ in range(3):
+        session = bench.open()
+        assert taken(session).address == "10.0.0.1"
+        session.failed()
+        session.ended(Ending.CLIENT_GONE)
+    (transition,) = announced
+    assert (transition.backend.address, transition.after) == ("10.0.0.1", State.DOWN)
+    assert taken(bench.open()).address != "10.0.0.1"
+
+
+def test_a_connect_that_fails_by_this_hosts_fault_is_no_evidence() -> None:
+    bench = Bench(up=3)
+    for _ in range(10):
+        session = bench.open()
+        taken(session)
+        session.failed(blame=False)
+        session.ended(Ending.CLIENT_GONE)
+    assert [backend.state for backend in bench.balancer.table] == [State.UP] * 3
+
+
+def early(session: Session, *, sent: int = 0, reset: bool = True) -> bool:
+    return session.ended_early(sent, reset=reset)
+
+
+def test_an_end_before_any_byte_is_a_failed_connect_and_another_one_is_tried() -> None:
+    bench = Bench()
+    session = bench.connected()
+    assert early(session)
+    assert (session.is_connected, session.backend) == (False, None)
+    assert bench.counts == [(0, 0, 1), (0, 0, 0), (0, 0, 0)]
+    assert taken(session).address == "10.0.0.2"
+    assert (bench.told("failed"), bench.balancer.redispatches) == (1, 1)
+
+
+def test_three_in_a_row_take_it_down_although_each_connect_succeeded() -> None:
+    bench = Bench()
+    for _ in range(3):
+        session = bench.connected()
+        assert early(session)
+        session.ended(Ending.CLIENT_GONE)
+    assert next(iter(bench.table)).state is State.DOWN
+
+
+@pytest.mark.parametrize("down", [0, 1])
+def test_only_a_session_that_got_through_starts_the_count_anew(down: int) -> None:
+    bench = Bench()
+    for _ in range(2):
+        assert early(bench.connected())
+    session = bench.connected()
+    session.down = down
+    session.ended(Ending.CLOSED)
+    early(bench.connected())
+    assert (next(iter(bench.table)).state is State.DOWN) is not bool(down)
+
+
+def test_a_session_that_lasts_starts_the_count_anew() -> None:
+    bench = Bench()
+    for _ in range(2):
+        assert early(bench.connected())
+    bench.connected().grown()
+    early(bench.connected())
+    assert next(iter(bench.table)).state is State.UP
+
+
+@pytest.mark.parametrize(
+    "what", ["late", "lost", "an answer", "a port check", "off", "no other", "sent, and only the unsent may"]
+)
+def test_otherwise_the_end_is_the_clients(what: str) -> None:
+    bench = Bench(1 if what == "no other" else 3)
+    session = bench.connected()
+    sent = 0
+    if what == "late":
+        bench.clock.advance(EARLY_S + 0.01)
+    elif what == "lost":
+        sent, session.early = 7, b"123456"
+    elif what == "an answer":
+        sent, session.early = 3, b"abc"
+        session.half_close()
+    elif what == "a port check":
+        session.half_close()
+    elif what == "off":
+        bench.balancer.redispatch = Redispatch.OFF
+    elif what.startswith("sent"):
+        bench.balancer.redispatch = Redispatch.UNSENT
+        sent, session.early = 3, b"abc"
+    assert not early(session, sent=sent, reset=what != "an answer")
+    assert session.is_connected
+    assert bench.told("failed") == what.startswith("sent"), "evidence all the same"
+    session.ended(Ending.BACKEND_RESET)
+    assert bench.balancer.endings == {Ending.BACKEND_RESET: 1}
+
+
+def test_three_tries_are_all_and_the_third_is_blamed_where_there_is_a_fourth() -> None:
+    bench = Bench(4)
+    session = bench.connected()
+    for _ in range(2):
+        assert early(session)
+        taken(session)
+        session.connected()
+    assert not early(session)
+    assert (session.is_connected, bench.told("failed")) == (True, 3)
+
+
+def test_where_services_never_answer_a_clean_end_after_the_clients_starts_the_count_anew() -> None:
+    bench = Bench()
+    for _ in range(5):
+        assert early(bench.connected())
+        session = bench.connected()
+        session.half_close()
+        assert not early(session, reset=False)
+        session.ended(Ending.CLOSED)
+    assert next(iter(bench.table)).state is State.UP

@@ -1,0 +1,134 @@
+"""Who waits for a back-end, for how long, and in which order they are called."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+
+from rproxy.pool.states import Administration
+from rproxy.pool.table import Table
+from rproxy.sessions.wait_queue import AT_ONCE, PAUSE_S, WaitQueue
+from tests.fakes import confirm, logged, registered, run, table_with
+
+
+class Bench:
+    def __init__(self, *, limit_s: float = 5.0, table: Table | None = None) -> None:
+        self.clock = Clock()
+        self.table = Table() if table is None else table
+        self.waiting = WaitQueue(self.clock, self.table, limit_s)
+        self.called: list[tuple[int, float]] = []
+
+    def add(self, client: int) -> bool:
+        return self.waiting.add(client, lambda: self.called.append((client, self.clock.seconds())))
+
+    def come(self, number: int = 1) -> None:
+        confirm(self.table, registered(self.table, f"10.0.0.{number}"), token=number)
+
+    @property
+    def names(self) -> list[int]:
+        return [client for client, _ in self.called]
+
+
+def test_who_waits_is_called_when_the_time_is_over_and_there_is_one_timer_for_all() -> None:
+    bench = Bench()
+    assert all(bench.add(client) for client in range(3))
+    bench.clock.advance(1)
+    assert bench.add(3)
+    assert len(bench.clock.getDelayedCalls()) == 1
+    run(bench.clock, 10)
+    assert bench.called == [(0, 5), (1, 5), (2, 5), (3, 6)]
+    assert bench.clock.getDelayedCalls() == []
+
+
+def test_all_are_called_in_their_order_when_a_back_end_comes_but_not_in_the_middle_of_that() -> None:
+    bench = Bench()
+    for client in range(3):
+        bench.add(client)
+    bench.come()
+    assert bench.called == []
+    bench.clock.advance(0)
+    assert bench.called == [(0, 0), (1, 0), (2, 0)]
+    assert bench.clock.getDelayedCalls() == []
+
+
+def test_many_are_called_in_slices() -> None:
+    bench = Bench()
+    for client in range(2 * AT_ONCE + 1):
+        bench.add(client)
+    bench.come()
+    bench.clock.advance(0)
+    assert bench.names == list(range(AT_ONCE))
+    bench.clock.advance(PAUSE_S)
+    assert bench.names == list(range(2 * AT_ONCE))
+    bench.clock.advance(PAUSE_S)
+    assert bench.names == list(range(2 * AT_ONCE + 1))
+
+
+def test_those_who_come_while_others_are_being_called_wait_for_their_turn() -> None:
+    bench = Bench()
+    for client in range(AT_ONCE + 1):
+        bench.add(client)
+    bench.come()
+    bench.clock.advance(0)
+    assert bench.add(1000)
+    run(bench.clock, 1)
+    assert bench.names[-2:] == [AT_ONCE, 1000]
+
+
+def test_when_the_back_end_goes_again_the_rest_waits_on() -> None:
+    bench = Bench()
+    for client in range(2 * AT_ONCE):
+        bench.add(client)
+    bench.come()
+    bench.clock.advance(0)
+    bench.table.administer(bench.table.eligible[0], Administration.DRAIN)
+    run(bench.clock, 1)
+    assert len(bench.called) == AT_ONCE
+    bench.table.administer(next(iter(bench.table)), Administration.READY)
+    run(bench.clock, 0.1)
+    assert len(bench.called) == 2 * AT_ONCE
+
+
+def test_nobody_waits_where_somebody_may_be_had_or_where_it_is_off() -> None:
+    assert not Bench(table=table_with(1)).add(1)
+    assert not Bench(limit_s=0).add(1)
+
+
+def test_who_leaves_is_not_called_and_the_last_one_takes_the_timer_along() -> None:
+    bench = Bench()
+    for client in range(3):
+        bench.add(client)
+    bench.waiting.leave(1)
+    bench.waiting.leave(1)
+    bench.waiting.leave(7)
+    bench.come()
+    bench.clock.advance(0)
+    assert bench.names == [0, 2]
+    bench = Bench()
+    bench.add(0)
+    bench.waiting.leave(0)
+    assert bench.clock.getDelayedCalls() == []
+
+
+def test_an_error_with_one_does_not_keep_the_others_from_being_called() -> None:
+    bench = Bench()
+
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    bench.waiting.add("bad", fail)
+    bench.add(1)
+    bench.come()
+    with logged() as events:
+        bench.clock.advance(0)
+    assert bench.names == [1]
+    assert len(events) == 1
+
+
+def test_a_stop_calls_all_at_once_and_lets_nobody_wait_any_more() -> None:
+    bench = Bench()
+    for client in range(100):
+        bench.add(client)
+    bench.waiting.stop()
+    assert bench.names == list(range(100))
+    assert not bench.add(1)
+    assert bench.clock.getDelayedCalls() == []

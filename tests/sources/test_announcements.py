@@ -1,0 +1,133 @@
+"""What anybody can bring about has a bounded number of lines, with sums, and the last one is true."""
+
+from __future__ import annotations
+
+import re
+
+from twisted.internet.task import Clock
+
+from rproxy.pool.backend import Backend, Registration
+from rproxy.pool.events import Transition
+from rproxy.pool.states import State
+from rproxy.sources.agents.announcements import HOST_BURST, NAMED_MAX, Announcements
+from tests.fakes import logged, run, texts
+from tests.pool.driving import agent
+
+
+def backend(host: int = 1, port: int = 80) -> Backend:
+    return Backend(agent(host)[0], port, Registration(agent(host), 1, 20.0, 100))
+
+
+def change(announcements: Announcements, changed: Backend, after: State) -> None:
+    before, changed.state = changed.state, after
+    announcements.changed(Transition(changed, before, after, "so"))
+
+
+def sums(lines: list[str]) -> int:
+    """Changes that the lines tell of."""
+    return sum(int(found[1]) if (found := re.search(r": (\d+) changes of state", line)) else 1 for line in lines)
+
+
+def test_a_host_that_registers_and_goes_all_day_costs_few_lines_which_tell_all() -> None:
+    clock = Clock()
+    announcements = Announcements(clock, 1024, trace=False)
+    with logged() as events:
+        for _ in range(3600):
+            passing = backend()
+            change(announcements, passing, State.UP)
+            change(announcements, passing, State.FORGOTTEN)
+            run(clock, 1)
+        run(clock, 60)
+    lines = texts(events)
+    assert len(lines) <= HOST_BURST + 361
+    assert sums(lines) == 7200
+    assert lines[-1].endswith("changes of state since the last line; now 10.0.0.1:80 forgotten")
+    assert sum(len(line) for line in lines) * 24 < 2e6
+    assert clock.getDelayedCalls() == []
+
+
+def test_many_hosts_that_do_so_are_limited_in_all() -> None:
+    clock = Clock()
+    announcements = Announcements(clock, 100, trace=False)
+    with logged() as events:
+        for _ in range(60):
+            for host in range(250):
+                passing = backend(host)
+                change(announcements, passing, State.UP)
+                change(announcements, passing, State.FORGOTTEN)
+            run(clock, 1)
+        run(clock, 600)
+    lines = texts(events)
+    assert len(lines) <= 200 + 61 + 250
+    assert sums(lines) == 60 * 250 * 2
+
+
+def test_a_pool_that_comes_up_has_a_line_for_each() -> None:
+    clock = Clock()
+    announcements = Announcements(clock, 1024, trace=False)
+    with logged() as events:
+        for host in range(1024):
+            change(announcements, backend(host), State.UP)
+    assert len(texts(events)) == 1024
+
+
+def test_the_line_that_tells_a_sum_names_some_back_ends() -> None:
+    clock = Clock()
+    announcements = Announcements(clock, 1024, trace=False)
+    with logged() as events:
+        several = [backend(port=port) for port in range(1, HOST_BURST + 21)]
+        for each in several:
+            change(announcements, each, State.UP)
+        change(announcements, several[-1], State.DOWN)
+        run(clock, 60)
+    *_, last = texts(events)
+    assert last.startswith("back-ends on 10.0.0.1: 21 changes of state since the last line; now ")
+    assert last.count("10.0.0.1:") == 1 + NAMED_MAX
+    assert f"10.0.0.1:{HOST_BURST + 20} down and {20 - NAMED_MAX} more" in last
+
+
+def test_a_panic_that_comes_and_goes_ends_with_the_truth() -> None:
+    clock = Clock()
+    announcements = Announcements(clock, 1024, trace=False)
+    with logged() as events:
+        for number in range(1001):
+            announcements.panic(number % 2 == 0)
+            run(clock, 0.1)
+        run(clock, 60)
+    lines = texts(events)
+    assert len(lines) < HOST_BURST + 20
+    assert lines[-1].startswith("less than half")
+
+
+def test_a_back_end_that_was_forgotten_meanwhile_asks_for_nothing() -> None:
+    clock = Clock()
+    announcements = Announcements(clock, 1024, trace=False)
+    one = backend()
+    one.state = State.UP
+    with logged() as events:
+        for draining in (True, False):
+            one.draining = draining
+            announcements.turned(one)
+        one.state = State.FORGOTTEN
+        run(clock, 60)
+    assert len(texts(events)) == 1
+
+
+def test_what_an_agent_asked_for_just_before_it_fell_silent_is_told_when_it_is_back() -> None:
+    clock = Clock()
+    announcements = Announcements(clock, 1024, trace=False)
+    one = backend()
+    one.state = State.UP
+    with logged() as events:
+        for draining in (True, False):
+            one.draining = draining
+            announcements.turned(one)
+        change(announcements, one, State.DOWN)
+        run(clock, 60)
+        change(announcements, one, State.UP)
+        run(clock, 60)
+        change(announcements, one, State.DOWN)
+        change(announcements, one, State.UP)
+        run(clock, 60)
+    asked = [line for line in texts(events) if "asks for" in line]
+    assert [line.rpartition("asks for ")[2].partition(":")[0] for line in asked] == ["no new clients", "clients again"]

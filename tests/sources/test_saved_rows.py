@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+import pytest
+
+from rproxy.pool.backend import Registration
+from rproxy.pool.states import State
+from rproxy.sources.saved.rows import Rows, RowsError, decoded, encoded, is_kept
+from tests.fakes import confirm, registered, table_with
+
+ROW = {
+    "address": "10.0.0.1",
+    "port": 80,
+    "agent_port": 5555,
+    "instance": 2**64 - 1,
+    "interval_s": 20.0,
+    "weight": 100,
+    "local": "10.0.0.10",
+}
+ROWS: Rows = {
+    ("10.0.0.1", 80): Registration(("10.0.0.1", 5555), 2**64 - 1, 20.0, 100, "10.0.0.10"),
+    ("10.0.0.1", 81): Registration(("10.0.0.1", 5556), 0, 0.001, 65535),
+    ("2001:db8::1", 65535): Registration(("2001:db8::1", 1), 7, 4294967.295, 1),
+}
+
+
+def text(rows: Rows, at_once: int = 100) -> bytes:
+    return b"".join(encoded(rows, at_once))
+
+
+def document(**changed: Any) -> bytes:
+    """Of one row."""
+    found = json.loads(text({}))
+    found["backends"] = [ROW | changed]
+    return json.dumps(found).encode()
+
+
+def why_not(data: bytes) -> str:
+    with pytest.raises(RowsError) as caught:
+        decoded(data)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [{}, ROWS])
+def test_what_is_written_is_read(rows: Rows) -> None:
+    assert decoded(text(rows)) == rows
+    assert len(text(rows).splitlines()) == len(rows) + 2 + (not rows)
+
+
+@pytest.mark.parametrize(("at_once", "pieces"), [(1, 3), (2, 2), (3, 1), (4, 1)])
+def test_few_rows_are_encoded_at_once(at_once: int, pieces: int) -> None:
+    assert len(list(encoded(ROWS, at_once))) == pieces
+    assert decoded(text(ROWS, at_once)) == ROWS
+
+
+def test_a_document_of_one_row() -> None:
+    assert decoded(document()) == {("10.0.0.1", 80): ROWS["10.0.0.1", 80]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"{", b"\xff\xfe", b"[" * 100_000, text(ROWS)[:-5], text(ROWS)[:100], b"\0" * 1000),
+        *(b"[]", b"null", b"1", b'"x"', b'{"backends": []}', b'{"kind": "x", "version": 1, "backends": []}'),
+    ],
+)
+def test_what_is_truncated_or_no_document_of_ours_is_refused(data: bytes) -> None:
+    assert why_not(data) in ("it is broken, or not ours", "it is not ours")
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_version_is_refused(version: Any) -> None:
+    found = json.loads(text(ROWS)) | {"version": version}
+    assert why_not(json.dumps(found).encode()) == "it is of another version"
+
+
+@pytest.mark.parametrize("backends", [None, {}, "x", 5])
+def test_back_ends_that_are_no_list_are_refused(backends: Any) -> None:
+    found = json.loads(text(ROWS)) | {"backends": backends}
+    assert why_not(json.dumps(found).encode()) == "it has no back-ends"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"address": value} for value in ["", "example.com", "10.0.0.01", 167772161, None, [], "0.0.0.0", "::"]),
+        *({"address": value} for value in ["224.0.0.1", "ff02::1", "::ffff:10.0.0.1", "2001:DB8::1", "10.0.0.1 "]),
+        *({name: value} for name in ["port", "agent_port"] for value in [0, -1, 65536, 80.0, "80", True, None]),
+        *({"instance": value} for value in [-1, 2**64, 1.5, "1", None]),
+        *({"local": value} for value in ["here", "10.0.0.300", None, 1]),
+        *({"weight": value} for value in [0, 65536, 1.5, "1", None, True]),
+        *({"interval_s": value} for value in [0, -1, 1e10, float("nan"), float("inf"), "20", None, True, 10**400]),
+    ],
+)
+def test_a_row_with_a_field_that_cannot_be_is_refused(changed: dict[str, Any]) -> None:
+    assert why_not(document(**changed)) == "back-end 1 of it makes no sense"
+
+
+@pytest.mark.parametrize("name", ROW)
+def test_a_row_that_lacks_a_field_is_refused(name: str) -> None:
+    found = json.loads(document())
+    del found["backends"][0][name]
+    assert why_not(json.dumps(found).encode()) == "back-end 1 of it makes no sense"
+
+
+@pytest.mark.parametrize("row", [None, 5, "x", []])
+def test_what_is_no_row_is_refused(row: Any) -> None:
+    found = json.loads(text({})) | {"backends": [ROW, row]}
+    assert why_not(json.dumps(found).encode()) == "back-end 2 of it makes no sense"
+
+
+def test_what_has_answered_is_kept_whatever_has_come_of_it() -> None:
+    table = table_with(0)
+    backend = registered(table, "10.0.0.9")
+    assert not is_kept(backend)
+    confirm(table, backend, token=7)
+    for state in (State.UP, State.SUSPECT, State.DOWN):
+        backend.state = state
+        assert is_kept(backend)
+    backend.state = State.FORGOTTEN
+    assert not is_kept(backend)
+
+
+def test_what_is_encoded_is_what_the_table_has() -> None:
+    table = table_with(3)
+    rows = {(backend.address, backend.port): backend.registration for backend in table}
+    assert decoded(text(rows)) == rows
+    assert attrs.asdict(next(iter(rows.values())))["weight"] == 100
