@@ -9,7 +9,7 @@ from typing import Any, Final
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
 from rproxy.sessions.capacity import Capacity
-from rproxy.sessions.session import Balancer
+from rproxy.sessions.service import Service
 from rproxy.sources.agents.monitor import Counters
 
 CONTENT_TYPE: Final = "application/json"
@@ -45,45 +45,45 @@ def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]
     }
 
 
-def totals(balancer: Balancer, counters: Counters, capacity: Capacity) -> dict[str, Any]:
+def totals(service: Service, counters: Counters, capacity: Capacity) -> dict[str, Any]:
     """What `/status.json` tells besides the back-ends; `bytes` are those of the sessions that are over."""
     return {
-        "panic": balancer.table.panicking,
+        "panic": service.pool.panicking,
         "connections": {"now": capacity.sessions, "max": capacity.sessions_max},
         "counters": {
             "accepted": dict(counters.accepted),
             "dropped": dict(counters.dropped),
             "send_errors": dict(counters.send_errors),
-            "sessions": {ending.value: count for ending, count in balancer.endings.items()},
-            "redispatches": balancer.redispatches,
-            "bytes": {"up": balancer.up, "down": balancer.down},
+            "sessions": {ending.value: count for ending, count in service.endings.items()},
+            "redispatches": service.redispatches,
+            "bytes": {"up": service.up, "down": service.down},
         },
     }
 
 
-def rows(balancer: Balancer, backends: Iterable[Backend]) -> list[dict[str, Any]]:
-    now = balancer.seconds()
-    return [backend_status(backend, balancer.score(backend), now) for backend in backends]
+def rows(service: Service, backends: Iterable[Backend]) -> list[dict[str, Any]]:
+    now = service.seconds()
+    return [backend_status(backend, service.score(backend), now) for backend in backends]
 
 
-def status(balancer: Balancer, counters: Counters, capacity: Capacity) -> dict[str, Any]:
+def status(service: Service, counters: Counters, capacity: Capacity) -> dict[str, Any]:
     """The whole of `/status.json`."""
-    return {"backends": rows(balancer, balancer.table)} | totals(balancer, counters, capacity)
+    return {"backends": rows(service, service.pool)} | totals(service, counters, capacity)
 
 
-def rendered(balancer: Balancer, counters: Counters, capacity: Capacity) -> Iterator[bytes]:
+def rendered(service: Service, counters: Counters, capacity: Capacity) -> Iterator[bytes]:
     """`status` as JSON, a back-end a line, in pieces that take a fraction of a millisecond each.
 
     The table may change between two of them: who was in it at the first one is listed, unless forgotten since.
     """
-    backends = list(balancer.table)
+    backends = list(service.pool)
     text, separator = '{"backends": [\n', ""
     for start in range(0, len(backends), ROWS):
         if start and text:
             yield text.encode()
             text = ""
         there = [backend for backend in backends[start : start + ROWS] if backend.state is not State.FORGOTTEN]
-        for row in rows(balancer, there):
+        for row in rows(service, there):
             text += separator + json.dumps(row)
             separator = ",\n"
-    yield f"{text}\n], {json.dumps(totals(balancer, counters, capacity))[1:]}\n".encode()
+    yield f"{text}\n], {json.dumps(totals(service, counters, capacity))[1:]}\n".encode()

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from rproxy.pool.backend import Backend
 from rproxy.pool.health import REFUSALS
-from rproxy.pool.table import Table
+from rproxy.pool.pool import Pool
 
 if TYPE_CHECKING:
     from rproxy.sessions.session import Session
@@ -46,10 +46,10 @@ class FirstByte:
     """
 
     def __init__(
-        self, clock: IReactorTime, table: Table, limit_s: float, mute: Callable[[Backend, int, float], None]
+        self, clock: IReactorTime, pool: Pool, limit_s: float, mute: Callable[[Backend, int, float], None]
     ) -> None:
         self._clock = clock
-        self._table = table
+        self._pool = pool
         self._limit_s = limit_s
         self._mute = mute
         self._watches: dict[Backend, _Watch] = {}

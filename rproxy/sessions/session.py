@@ -7,24 +7,14 @@ of it is plain calls on memory: no Deferred, no timer of its own, and no text un
 from __future__ import annotations
 
 import errno
-import math
-from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
-
-from rproxy.net.addresses import Address
-from rproxy.policies.formula import score
 from rproxy.pool.backend import Backend
-from rproxy.pool.events import Transition
-from rproxy.pool.policy import Policy
-from rproxy.pool.table import Table
-from rproxy.sessions.first_byte import FirstByte
-from rproxy.sessions.turned_away import TurnedAway
-from rproxy.sessions.wait_queue import WaitQueue
+
+if TYPE_CHECKING:
+    from rproxy.sessions.service import Service
 
 TRIES_MAX: Final = 3
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -79,132 +69,12 @@ class Redispatch(StrEnum):
     OFF = "off"
 
 
-class Balancer:
-    """The scoring service: opens sessions, and keeps table and policy told of them.
-
-    `clock` is monotonic; `announce` is told of a back-end that failed connects have taken down, or that has gone with
-    its last session. Clients wait for one for up to `wait_s` seconds. One of which no new session gets a byte for
-    `first_byte_s` goes down, unless that is 0. With `trace` every choice logs the scores of the whole table, and every
-    end its session.
-    """
-
-    log = Logger()
-
-    def __init__(
-        self,
-        table: Table,
-        policy: Policy,
-        clock: IReactorTime,
-        *,
-        saturation: float | None = None,
-        announce: Callable[[Transition], None] = lambda transition: None,
-        wait_s: float = 0.0,
-        redispatch: Redispatch = Redispatch.ALL,
-        first_byte_s: float = 0.0,
-        trace: bool = False,
-    ) -> None:
-        self.table = table
-        self.announce = announce
-        self.policy = policy
-        self.seconds = clock.seconds
-        self.may_meet_itself: Callable[[Address], bool] = lambda service: False
-        """Whether a connect to it may be connected to itself: to a port here that is free, and is chosen for it."""
-        self.waiting = WaitQueue(clock, table, wait_s)
-        self.redispatch = redispatch
-        self.first_byte = FirstByte(clock, table, first_byte_s, self._mute) if first_byte_s else None
-        self.saturation = saturation
-        self.trace = trace
-        self.endings: Counter[Ending] = Counter()
-        self.redispatches = 0
-        self.up = 0
-        self.down = 0
-        """Bytes that the sessions now over carried from clients, and to them."""
-        self.reader_s = math.inf
-        """How long a client that does not read may keep a connection from which all has come for it."""
-        self._turned_away = TurnedAway(clock, table)
-
-    def open(self, client: object) -> Session:
-        """A session for `client`, whose text is asked for only by a trace."""
-        return Session(self, client, self.seconds())
-
-    def score(self, backend: Backend) -> float:
-        """The report's score of a back-end now, whichever policy is in use."""
-        return score(
-            rtt_ms=backend.rtt.last_ms or 0.0,
-            tcp=backend.tcp,
-            loss=backend.losses.rate,
-            cpu=backend.cpu,
-            memory=backend.memory,
-            saturation=self.saturation,
-        )
-
-    def trace_choice(self, client: object, chosen: Backend | None) -> None:
-        for backend in self.table:
-            if backend.eligible:
-                self.log.debug(
-                    "{backend} score {score:.3f} RTT {rtt_ms:.3f} ms TCP {tcp} CPU {cpu} % memory {memory} % "
-                    "loss {loss:.2f}",
-                    backend=backend.name,
-                    score=self.score(backend),
-                    rtt_ms=backend.rtt.last_ms,
-                    tcp=_told(backend.tcp, backend.report.tcp),
-                    cpu=_told(backend.cpu, backend.report.cpu),
-                    memory=_told(backend.memory, backend.report.memory),
-                    loss=backend.losses.rate,
-                )
-        self.log.debug("client {client} -> {backend}", client=client, backend=chosen.name if chosen else "nobody")
-
-    def blame(self, backend: Backend) -> None:
-        """A connect failed, and not by this host's fault."""
-        self.policy.failed(backend)
-        self._announce(self.table.refused(backend, self.seconds()))
-
-    def _mute(self, backend: Backend, sessions: int, silent_s: float) -> None:
-        self.policy.failed(backend)
-        self._announce(self.table.mute(backend, sessions, silent_s, self.seconds()))
-
-    def _announce(self, transition: Transition | None) -> None:
-        if transition is not None:
-            self.announce(transition)
-
-    def unserved(self, ending: Ending) -> None:
-        """A client is being turned away."""
-        self._turned_away.add(_UNSERVED[ending])
-
-    def start(self, counts: Callable[[Session], tuple[int, int]]) -> None:
-        """`counts` is the carrier's."""
-        if self.first_byte is not None:
-            self.first_byte.start(counts)
-
-    def let_go(self) -> None:
-        """The proxy stops: nobody waits for a back-end any more."""
-        self.waiting.stop()
-
-    def stop(self) -> None:
-        """All sessions are over."""
-        self.waiting.stop()
-        self._turned_away.stop()
-        if self.first_byte is not None:
-            self.first_byte.stop()
-
-
-def _told(used: float, reported: int | None) -> object:
-    """A figure, and if its agent cannot tell, that it only stands in for that."""
-    return used if reported is not None else f"unknown, taken for {used:.1f},"
-
-
-_UNSERVED: Final = {
-    Ending.NO_BACKEND: "no back-end is up",
-    Ending.UNREACHABLE: "no back-end could be connected to",
-}
-
-
 class Session:
     """One client, and the back-end it holds: `next` takes one, `failed` and `ended` give it back."""
 
     __slots__ = (
-        "_balancer",
         "_failed",
+        "_service",
         "backend",
         "client",
         "connected_at",
@@ -220,8 +90,8 @@ class Session:
         "waited",
     )
 
-    def __init__(self, balancer: Balancer, client: object, now: float) -> None:
-        self._balancer = balancer
+    def __init__(self, service: Service, client: object, now: float) -> None:
+        self._service = service
         self._failed: tuple[Backend, ...] = ()
         self.client = client
         self.backend: Backend | None = None
@@ -246,25 +116,23 @@ class Session:
 
     def begin(self) -> None:
         """The client is ready for its back-end, later than it was accepted: its patience starts now."""
-        self.started_at = self._balancer.seconds()
+        self.started_at = self._service.seconds()
 
     def next(self) -> Backend | None:
         """The back-end to connect to now, or None when there is none to try, or no more tries or time are left."""
-        balancer, failed = self._balancer, self._failed
+        service, failed = self._service, self._failed
         if failed and (len(failed) >= TRIES_MAX or self._left_s() <= 0):
             return None
-        if balancer.waiting.queue and not failed and not self.waited:
+        if service.waiting.queue and not failed and not self.waited:
             return None
-        backend = balancer.policy.choose(balancer.table, failed)
-        if balancer.trace:
-            balancer.trace_choice(self.client, backend)
+        backend = service.pool.choose(failed)
+        if service.trace:
+            service.trace_choice(self.client, backend)
         if backend is None:
             return None
         if failed:
-            balancer.redispatches += 1
+            service.redispatches += 1
         self.backend = backend
-        balancer.table.opened(backend)
-        balancer.policy.opened(backend)
         return backend
 
     def wait(self, call: Callable[[], None]) -> bool:
@@ -274,27 +142,27 @@ class Session:
         """
         if self.waited:
             return False
-        began = self._balancer.seconds()
+        began = self._service.seconds()
 
         def served() -> None:
-            self.started_at += self._balancer.seconds() - began
+            self.started_at += self._service.seconds() - began
             call()
 
-        self.waited = self._balancer.waiting.add(self, served)
+        self.waited = self._service.waiting.add(self, served)
         return self.waited
 
     def patience_s(self) -> float:
         """How long the present try to connect may take, in seconds."""
-        return self.connect_by() - self._balancer.seconds()
+        return self.connect_by() - self._service.seconds()
 
     def connect_by(self) -> float:
-        """When the present try to connect ends, on the balancer's clock."""
+        """When the present try to connect ends, on the service's clock."""
         if not self._failed:
             return self.started_at + CONNECT_TIMEOUT_S
-        return min(self._balancer.seconds() + CONNECT_TIMEOUT_S, self.started_at + CONNECT_TOTAL_S)
+        return min(self._service.seconds() + CONNECT_TIMEOUT_S, self.started_at + CONNECT_TOTAL_S)
 
     def _left_s(self) -> float:
-        return self.started_at + CONNECT_TOTAL_S - self._balancer.seconds()
+        return self.started_at + CONNECT_TOTAL_S - self._service.seconds()
 
     @property
     def is_connected(self) -> bool:
@@ -303,17 +171,17 @@ class Session:
 
     def connected(self) -> None:
         assert self.backend is not None
-        balancer = self._balancer
-        self.connected_at = balancer.seconds()
-        balancer.table.connected(self.backend)
-        if balancer.first_byte is not None:
-            balancer.first_byte.connected(self)
+        service = self._service
+        self.connected_at = service.seconds()
+        service.pool.connected(self.backend)
+        if service.first_byte is not None:
+            service.first_byte.connected(self)
 
     def grown(self) -> None:
         """`EARLY_S` after the connect, or later: its end will not be a failed connect any more."""
         self.early = b""
         if self.backend is not None:
-            self._balancer.table.served(self.backend)
+            self._service.publish(self._service.pool.served(self.backend))
 
     def ended_early(self, sent: int, *, reset: bool) -> bool:
         """Its back-end has ended the connection before any byte. Whether that was a failed connect and another
@@ -323,26 +191,26 @@ class Session:
         clean end is an answer, and to one that has not said a word, as a port check, any. Where there is no other
         back-end, it is no evidence: then the service may well be so.
         """
-        balancer, backend = self._balancer, self.backend
-        if self.connected_at is None or backend is None or balancer.redispatch is Redispatch.OFF:
+        service, backend = self._service, self.backend
+        if self.connected_at is None or backend is None or service.redispatch is Redispatch.OFF:
             return False
         if self.half_closed and not reset:
-            balancer.table.served(backend)
+            service.publish(service.pool.served(backend))
             return False
         if self.half_closed and not sent:
             return False
-        if balancer.seconds() - self.connected_at > EARLY_S or not sent == len(self.early) <= EARLY_MAX:
+        if service.seconds() - self.connected_at > EARLY_S or not sent == len(self.early) <= EARLY_MAX:
             return False
         tried = (*self._failed, backend)
-        if balancer.policy.choose(balancer.table, tried) is None:
+        if service.pool.would_choose(tried) is None:
             return False
-        if len(tried) >= TRIES_MAX or self._left_s() <= 0 or (sent and balancer.redispatch is Redispatch.UNSENT):
-            balancer.blame(backend)
+        if len(tried) >= TRIES_MAX or self._left_s() <= 0 or (sent and service.redispatch is Redispatch.UNSENT):
+            service.blame(backend)
             return False
         self.failed()
         self.connected_at = None
-        if balancer.first_byte is not None:
-            balancer.first_byte.left(self, backend)
+        if service.first_byte is not None:
+            service.first_byte.left(self, backend)
         return True
 
     def half_close(self) -> None:
@@ -354,14 +222,14 @@ class Session:
         """The connect failed; `blame` is whether the back-end, not this host, is the cause."""
         assert self.backend is not None
         if blame:
-            self._balancer.blame(self.backend)
+            self._service.blame(self.backend)
         self._failed += (self.backend,)
         self._release()
 
     def give_up(self) -> Ending:
         """After `next` returned None: ends the session, and says why."""
         ending = Ending.UNREACHABLE if self._failed else Ending.NO_BACKEND
-        self._balancer.unserved(ending)
+        self._service.unserved(ending)
         self.ended(ending)
         return ending
 
@@ -370,41 +238,40 @@ class Session:
         if self.ended_as is not None:
             return
         self.ended_as = ending
-        balancer = self._balancer
-        if balancer.trace:
+        service = self._service
+        if service.trace:
             self._trace_end()
         if self.waited:
-            balancer.waiting.leave(self)
+            service.waiting.leave(self)
         if self.backend is not None:
-            if self.backend.refusals or balancer.first_byte is not None:
+            if self.backend.refusals or service.first_byte is not None:
                 self._tell_service(self.backend)
             self._release()
-        balancer.endings[ending] += 1
-        balancer.up += self.up
-        balancer.down += self.down
+        service.endings[ending] += 1
+        service.up += self.up
+        service.down += self.down
 
     def _tell_service(self, backend: Backend) -> None:
         """What the session, which is over, says of its back-end's service."""
-        balancer = self._balancer
+        service = self._service
         if self.connected_at is None:
             return
-        if backend.refusals and (self.down or balancer.seconds() - self.connected_at > EARLY_S):
-            balancer.table.served(backend)
-        if balancer.first_byte is not None:
-            balancer.first_byte.ended(self, backend)
+        if backend.refusals and (self.down or service.seconds() - self.connected_at > EARLY_S):
+            service.publish(service.pool.served(backend))
+        if service.first_byte is not None:
+            service.first_byte.ended(self, backend)
 
     def _release(self) -> None:
-        backend, balancer = self.backend, self._balancer
+        backend, service = self.backend, self._service
         assert backend is not None
         self.backend = None
-        transition = balancer.table.closed(backend, was_connected=self.connected_at is not None)
-        balancer.policy.closed(backend)
-        if transition is not None:
-            balancer.announce(transition)
+        events = service.pool.closed(backend, was_connected=self.connected_at is not None)
+        if events:
+            service.publish(events)
 
     def _trace_end(self) -> None:
-        now = self._balancer.seconds()
-        self._balancer.log.debug(
+        now = self._service.seconds()
+        self._service.log.debug(
             "session {client} -> {backend}: {ending} after {seconds:.3f} s, {up} bytes up, {down} bytes down, "
             "{tries} tries",
             client=self.client,

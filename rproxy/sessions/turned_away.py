@@ -7,7 +7,7 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from rproxy.pool.table import Table
+from rproxy.pool.pool import Pool
 
 LOG_EVERY_S: Final = 10.0
 
@@ -20,9 +20,9 @@ class TurnedAway:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, table: Table) -> None:
+    def __init__(self, clock: IReactorTime, pool: Pool) -> None:
         self._clock = clock
-        self._table = table
+        self._pool = pool
         self._count = 0
         self._told = 0
         self._began = 0.0
@@ -47,8 +47,8 @@ class TurnedAway:
             count=self._count,
             since=f" in {self._clock.seconds() - self._began:.0f} s" if self._count > 1 else "",
             reason=self._reason,
-            eligible=len(self._table.eligible),
-            known=len(self._table),
+            eligible=len(self._pool.eligible),
+            known=len(self._pool),
         )
 
     def _look(self) -> None:

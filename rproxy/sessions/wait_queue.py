@@ -9,7 +9,7 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from rproxy.pool.table import Table
+from rproxy.pool.pool import Pool
 
 AT_ONCE: Final = 32
 """Clients served in one go, a millisecond or two of work; then others have their turn."""
@@ -25,18 +25,18 @@ class WaitQueue:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, table: Table, limit_s: float) -> None:
+    def __init__(self, clock: IReactorTime, pool: Pool, limit_s: float) -> None:
         self._clock = clock
-        self._table = table
+        self._pool = pool
         self._limit_s = limit_s
         self.queue: OrderedDict[Hashable, tuple[float, Callable[[], None]]] = OrderedDict()
         """When each client's time is over, the earliest first, and what is called then."""
         self._timer: IDelayedCall | None = None
-        table.when_eligible(self._come)
+        pool.when_eligible(self._come)
 
     def add(self, client: Hashable, call: Callable[[], None]) -> bool:
         """Whether the client may wait. It does not where the policy chose none of those that may get it."""
-        if not self._limit_s or (self._table.eligible and not self.queue):
+        if not self._limit_s or (self._pool.eligible and not self.queue):
             return False
         self.queue[client] = (self._clock.seconds() + self._limit_s, call)
         if self._timer is None:
@@ -61,7 +61,7 @@ class WaitQueue:
             if not self.queue:
                 return
             by, call = next(iter(self.queue.values()))
-            if by > now and not self._table.eligible:
+            if by > now and not self._pool.eligible:
                 self._timer = self._clock.callLater(by - now, self._turn)
                 return
             self.queue.popitem(last=False)

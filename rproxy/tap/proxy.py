@@ -27,6 +27,7 @@ from rproxy.observe.http_server import BACKLOG, CONNECTIONS_MAX, AdminSite
 from rproxy.observe.snapshots import Snapshots
 from rproxy.observe.status_json import CONTENT_TYPE, rendered, status
 from rproxy.pool.backend import Backend
+from rproxy.pool.pool import Events, Pool
 from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity, pipes_for, raise_descriptor_limit, sessions_for
 from rproxy.sessions.carrier import Carrier
@@ -34,7 +35,7 @@ from rproxy.sessions.dead_peers import DeadPeers
 from rproxy.sessions.down_timeout import DownTimeout
 from rproxy.sessions.idle_timeout import IdleTimeout
 from rproxy.sessions.loop_detector import LoopDetector
-from rproxy.sessions.session import Balancer
+from rproxy.sessions.service import Service
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.saved.keeper import Keeper, in_thread
 from rproxy.sources.saved.state_file import StateFile
@@ -86,19 +87,18 @@ class ProxyService(ProcessService):
             leads_here=self._own.leads_here,
             trace=settings.trace,
         )
-        self.balancer = Balancer(
-            table,
-            policy,
+        self.service = Service(
+            Pool(table, policy),
             reactor,
             saturation=settings.saturation,
-            announce=self.monitor.announce,
+            publish=self._publish,
             wait_s=settings.wait_s,
             redispatch=settings.redispatch,
             first_byte_s=settings.first_byte_s,
             trace=settings.trace,
         )
-        self.balancer.may_meet_itself = self._own.may_meet_itself
-        self.balancer.reader_s = settings.idle_timeout_s or math.inf
+        self.service.may_meet_itself = self._own.may_meet_itself
+        self.service.reader_s = settings.idle_timeout_s or math.inf
         self.capacity = Capacity(_sessions_max(settings, descriptors), reactor.seconds)
         self.carrier = self._carrier(descriptors)
         self._loop_detector = LoopDetector(reactor, self.carrier, self.capacity, self._bar)
@@ -119,14 +119,18 @@ class ProxyService(ProcessService):
         self._ports: list[IListeningPort] = []
         """TCP listeners: for clients, and for operators."""
 
+    def _publish(self, events: Events) -> None:
+        for event in events:
+            self.monitor.announce(event)
+
     def _carrier(self, descriptors: int) -> Carrier:
-        portable = PortableCarrier(self._reactor, self.balancer, self._deadlines, self.capacity)
+        portable = PortableCarrier(self._reactor, self.service, self._deadlines, self.capacity)
         if self._settings.carrier == "portable" or not CAN_SPLICE:
             return portable
         from rproxy.carriers.splice.reactor import SpliceCarrier  # which names things that only Linux has
 
         strict = self._settings.carrier == "splice"
-        return SpliceCarrier(self._reactor, self.balancer, portable, Pipes(pipes_for(descriptors)), strict=strict)
+        return SpliceCarrier(self._reactor, self.service, portable, Pipes(pipes_for(descriptors)), strict=strict)
 
     def _bar(self, backend: Backend) -> None:
         """A back-end leads back to us by way of another proxy."""
@@ -150,7 +154,7 @@ class ProxyService(ProcessService):
         super().startService()
         for watch in self._watches:
             watch.start()
-        self.balancer.start(self.carrier.counts)
+        self.service.start(self.carrier.counts)
         self._demo.register()
         if self._settings.state_file is not None:
             self._keeper = self._keep(self._settings.state_file)
@@ -238,7 +242,7 @@ class ProxyService(ProcessService):
 
     def _admin_site(self, descriptors: int) -> AdminSite:
         shown = Snapshots(
-            lambda: rendered(self.balancer, self.monitor.counters, self.capacity), self._turns, self._reactor.seconds
+            lambda: rendered(self.service, self.monitor.counters, self.capacity), self._turns, self._reactor.seconds
         )
         root = Folder()
         root.putChild(b"status.json", Document(CONTENT_TYPE, shown, self._turns))
@@ -247,7 +251,7 @@ class ProxyService(ProcessService):
     def _keep(self, path: str) -> Keeper:
         return Keeper(
             StateFile(path),
-            self.balancer.table,
+            self.service.pool.table,
             self.monitor,
             self._turns,
             in_thread(self._reactor),
@@ -264,7 +268,7 @@ class ProxyService(ProcessService):
 
     def status(self) -> dict[str, Any]:
         """What `/status.json` shows."""
-        return status(self.balancer, self.monitor.counters, self.capacity)
+        return status(self.service, self.monitor.counters, self.capacity)
 
     def stopService(self) -> Deferred[None]:
         """Accept nobody any more, let sessions end for a moment, then end them."""
@@ -272,7 +276,7 @@ class ProxyService(ProcessService):
         self._stopping = True
         stopping = [self._close_ports()] if self._keeper is None else [self._close_ports(), self._keeper.stop()]
         closed: Deferred[Any] = DeferredList(stopping)
-        self.balancer.let_go()
+        self.service.let_go()
         drained = closed.addCallback(lambda _: self._drain())
         drained.addCallback(lambda _: self._finish())
         return drained
@@ -299,7 +303,7 @@ class ProxyService(ProcessService):
         self._admin.stop()
         self._turns.stop()
         self.carrier.abort()
-        self.balancer.stop()
+        self.service.stop()
         self._deadlines.stop()
         stopping = [self._demo.stop()]
         if self._monitor_port is not None:

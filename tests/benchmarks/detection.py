@@ -28,9 +28,11 @@ from rproxy.net.addresses import Address
 from rproxy.policies.formula import SATURATION
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Transition
+from rproxy.pool.pool import Events, Pool
 from rproxy.pool.states import State
 from rproxy.pool.table import Table
-from rproxy.sessions.session import Balancer, Ending
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, decode, encode
 from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
@@ -108,7 +110,7 @@ class World:
         self._loss = 0.0
         table, choice = Table(), policy("report")
         self.monitor = Watched(table, choice, self.clock, lambda: rng.getrandbits(64), rng.random)
-        self.balancer = Balancer(table, choice, self.clock, saturation=SATURATION, announce=self.monitor.announce)
+        self.service = Service(Pool(table, choice), self.clock, saturation=SATURATION, publish=self._publish)
         transport: Any = self  # the part of one that the monitor uses
         self.monitor.makeConnection(transport)
         self.agents = [agent(number) for number in range(1, backends + 1)]
@@ -117,6 +119,10 @@ class World:
         self.clock.run_until(SETTLED_S)
         assert len(table.eligible) == backends
         self._loss = loss
+
+    def _publish(self, events: Events) -> None:
+        for event in events:
+            self.monitor.announce(event)
 
     def _register(self, source: Address) -> None:
         self.clock.callLater(REGISTER_S, self._register, source)
@@ -135,7 +141,7 @@ class World:
             self.clock.callLater(self._rng.uniform(*ANSWER_S), self.monitor.datagramReceived, answer, address)
 
     def backend(self, source: Address) -> Backend:
-        backend = self.balancer.table.get(source[0], SERVICE_PORT)
+        backend = self.service.pool.table.get(source[0], SERVICE_PORT)
         assert backend is not None
         return backend
 
@@ -175,15 +181,15 @@ def detect(rng: Random, death: Death, loss: float) -> Detection:
         assert moment < died_at + PATIENCE_S, "it has died, and nobody notices"
         clock.run_until(moment)
         refusing = backend if death.refuses and moment >= died_at else None
-        if serve_client(world.balancer, backend, refusing) and moment >= died_at:
+        if serve_client(world.service, backend, refusing) and moment >= died_at:
             tries.append(moment - died_at)
     down_at = next(at for at, transition in reversed(world.monitor.ejections) if transition.backend is backend)
     return Detection(max(down_at - died_at, 0.0), tuple(tries))
 
 
-def serve_client(balancer: Balancer, watched: Backend, refusing: Backend | None) -> bool:
+def serve_client(service: Service, watched: Backend, refusing: Backend | None) -> bool:
     """A short session. Whether it was sent to the back-end that is watched."""
-    session, seen = balancer.open(None), False
+    session, seen = service.open(None), False
     while (chosen := session.next()) is not None:
         seen = seen or chosen is watched
         if chosen is not refusing:

@@ -49,13 +49,13 @@ def test_without_losses_nobody_is_ejected_and_all_are_probed() -> None:
     world.clock.run_until(SETTLED_S + 600.0)
     assert world.monitor.ejections == []
     assert all(110 <= world.backend(agent).next_sequence <= 140 for agent in world.agents)
-    assert all(backend.losses.rate == 0 for backend in world.balancer.table)
+    assert all(backend.losses.rate == 0 for backend in world.service.pool.table)
 
 
 def test_losses_are_as_frequent_as_they_are_to_be() -> None:
     world = World(Random(1), loss=0.1)
     world.clock.run_until(SETTLED_S + 600.0)
-    rates = [backend.losses.rate for backend in world.balancer.table]
+    rates = [backend.losses.rate for backend in world.service.pool.table]
     assert 0.05 < sum(rates) / len(rates) < 0.15
 
 

@@ -16,7 +16,8 @@ from twisted.internet.task import Clock
 from rproxy.carriers.splice.leg import CLIENT, CLOSED, EVENTS, HUNG_UP, NOW, PLAIN, READABLE, STALLED, Leg
 from rproxy.carriers.splice.pipes import Pipes
 from rproxy.carriers.splice.transfer import Transfer
-from rproxy.sessions.session import Balancer
+from rproxy.pool.pool import Pool
+from rproxy.sessions.service import Service
 from tests.carriers.loopback import SMALL, WAIT_S, tcp_pair, wait_for
 from tests.fakes import CountingPolicy, table_with
 
@@ -51,8 +52,8 @@ class Moving:
             unused=lambda leg: False,
         )
         self.told: list[tuple[str, Leg]] = []
-        balancer = Balancer(table_with(1), CountingPolicy(), Clock())
-        self.session = balancer.open(None)
+        service = Service(Pool(table_with(1), CountingPolicy()), Clock())
+        self.session = service.open(None)
         self.client, self.client_end = self._leg(stack, CLIENT, SMALL if "client" in small else None)
         self.backend, self.backend_end = self._leg(stack, 0, SMALL if "backend" in small else None)
         self.client.peer, self.backend.peer = self.backend, self.client

@@ -18,9 +18,11 @@ from twisted.internet.tcp import Port
 from rproxy.carriers.portable.carrier import PortableCarrier
 from rproxy.carriers.splice.pipes import Pipes
 from rproxy.carriers.splice.reactor import SpliceCarrier
+from rproxy.pool.pool import Pool
 from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity
-from rproxy.sessions.session import Balancer, Ending, Session
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending, Session
 from rproxy.timing.deadlines import Deadlines
 from tests.carriers.loopback import QUIET_MS, WAIT_S, fill, listening
 from tests.fakes import CountingPolicy, Reactor, confirm, connected, guarded, registered, run
@@ -61,11 +63,11 @@ class Splicing:
             stack.enter_context(server)
             address, port = server.getsockname()
             confirm(self.table, registered(self.table, address, service_port=port), token=number)
-        self.balancer = Balancer(self.table, guarded(self.policy), self.reactor)
+        self.service = Service(Pool(self.table, guarded(self.policy)), self.reactor)
         self.capacity = Capacity(sessions_max, self.reactor.seconds)
         self.pipes = Pipes(pipes)
-        self.portable = PortableCarrier(self.reactor, self.balancer, Deadlines(self.reactor), self.capacity)
-        self.carrier = SpliceCarrier(self.reactor, self.balancer, self.portable, self.pipes, strict=strict)
+        self.portable = PortableCarrier(self.reactor, self.service, Deadlines(self.reactor), self.capacity)
+        self.carrier = SpliceCarrier(self.reactor, self.service, self.portable, self.pipes, strict=strict)
         self.endpoint = LoopbackEndpoint(self.reactor)
         self.servers = servers
         self.sessions: list[Session] = []
@@ -74,14 +76,14 @@ class Splicing:
         self.carrier.serve(self.endpoint)  # type: ignore[arg-type]
 
     def _remember_sessions(self) -> None:
-        opened = self.balancer.open
+        opened = self.service.open
 
         def remember(client: object) -> Session:
             session = opened(client)
             self.sessions.append(session)
             return session
 
-        self.balancer.open = remember  # type: ignore[method-assign]
+        self.service.open = remember  # type: ignore[method-assign]
 
     def _close(self) -> None:
         self.carrier.abort()
@@ -201,7 +203,7 @@ class Splicing:
         """Every session has ended so, and left nothing behind."""
         self.until(lambda: self.capacity.sessions == 0)
         assert [session.ended_as for session in self.sessions] == list(endings)
-        assert sorted(self.balancer.endings.elements()) == sorted(endings)
+        assert sorted(self.service.endings.elements()) == sorted(endings)
         self.assert_nothing_held()
 
     def assert_nothing_held(self) -> None:

@@ -16,8 +16,10 @@ from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDo
 from rproxy.carriers.portable import carrier as portable
 from rproxy.carriers.portable import flush
 from rproxy.carriers.portable.carrier import HANDSHAKE_S, PortableCarrier
+from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
-from rproxy.sessions.session import CONNECT_TIMEOUT_S, EARLY_MAX, FLUSH_CLIENT_S, Balancer, Ending
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import CONNECT_TIMEOUT_S, EARLY_MAX, FLUSH_CLIENT_S, Ending
 from rproxy.timing.deadlines import TICK_S, Deadlines
 from tests.fakes import (
     Connector,
@@ -47,9 +49,9 @@ class Bench:
         self.reactor = Reactor()
         self.table = table_with(up)
         self.policy = CountingPolicy()
-        self.balancer = Balancer(self.table, guarded(self.policy), self.reactor)
+        self.service = Service(Pool(self.table, guarded(self.policy)), self.reactor)
         self.deadlines = Deadlines(self.reactor)
-        self.carrier = PortableCarrier(self.reactor, self.balancer, self.deadlines, Capacity(100, self.reactor.seconds))
+        self.carrier = PortableCarrier(self.reactor, self.service, self.deadlines, Capacity(100, self.reactor.seconds))
 
     def accept(self, kind: type[Stream] = Stream) -> Any:
         protocol = self.carrier.factory.buildProtocol(CLIENT)
@@ -84,7 +86,7 @@ class Bench:
     def assert_over(self, *endings: Ending) -> None:
         """Every session has ended so, and left nothing behind."""
         self.settle(2 * TICK_S)
-        assert list(self.balancer.endings.elements()) == list(endings)
+        assert list(self.service.endings.elements()) == list(endings)
         assert self.carrier.capacity.sessions == 0
         assert [backend.connections for backend in self.table] == [0] * len(self.table)
         assert self.policy.told["opened"] == self.policy.told["closed"]
@@ -191,7 +193,7 @@ def test_one_that_no_back_end_is_there_for_is_reset_if_its_bytes_are_lost(
         bench.connecting.fail(REFUSED)
     bench.settle()
     assert client.ended is ended
-    bench.balancer.stop()
+    bench.service.stop()
     bench.assert_over(Ending.UNREACHABLE)
 
 
@@ -279,7 +281,7 @@ def test_a_client_has_time_to_read_the_answer_of_a_server_that_ended_and_is_gone
     """As when keepalive finds, after a minute, that a server has closed and forgotten the connection."""
     held = [100]
     monkeypatch.setattr(flush, "unacknowledged", lambda transport: held[0])
-    bench.balancer.reader_s = 20 * FLUSH_CLIENT_S
+    bench.service.reader_s = 20 * FLUSH_CLIENT_S
     client, backend = bench.joined()
     backend.receive(b"x" * 100)
     backend.receive_end()
@@ -417,7 +419,7 @@ def test_a_client_that_no_backend_answers_is_let_go_within_five_seconds() -> Non
     assert client.ended is ConnectionDone
     assert bench.tried == bench.blamed == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert "no back-end could be connected to" in texts(events)[0]
-    bench.balancer.stop()
+    bench.service.stop()
     bench.assert_over(Ending.UNREACHABLE)
 
 

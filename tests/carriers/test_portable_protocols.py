@@ -12,8 +12,10 @@ from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDo
 
 from rproxy.carriers.portable.carrier import PortableCarrier
 from rproxy.policies.least_connections import LeastConnectionsPolicy
+from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
-from rproxy.sessions.session import CONNECT_TIMEOUT_S, EARLY_MAX, FLUSH_BACKEND_S, Balancer, Ending
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import CONNECT_TIMEOUT_S, EARLY_MAX, FLUSH_BACKEND_S, Ending
 from rproxy.timing.deadlines import TICK_S, Deadlines
 from tests.carriers.splicing import LoopbackEndpoint
 from tests.fakes import Connector, CountingPolicy, Reactor, Stream, connected, logged, run, table_with
@@ -27,9 +29,9 @@ class Proxy:
     def __init__(self, up: int = 1) -> None:
         self.reactor = Reactor()
         self.deadlines = Deadlines(self.reactor)
-        self.balancer = Balancer(table_with(up), LeastConnectionsPolicy(), self.reactor)
+        self.service = Service(Pool(table_with(up), LeastConnectionsPolicy()), self.reactor)
         reactor: Any = self.reactor
-        self.carrier = PortableCarrier(reactor, self.balancer, self.deadlines, Capacity(100, self.reactor.seconds))
+        self.carrier = PortableCarrier(reactor, self.service, self.deadlines, Capacity(100, self.reactor.seconds))
 
     def client(self) -> Stream:
         protocol = self.carrier.factory.buildProtocol(CLIENT)
@@ -48,10 +50,10 @@ class Proxy:
         run(self.reactor, 0.01)
 
     def connections(self) -> list[int]:
-        return [backend.connections for backend in self.balancer.table]
+        return [backend.connections for backend in self.service.pool.table]
 
     def assert_over(self, ending: Ending) -> None:
-        assert self.balancer.endings == {ending: 1}
+        assert self.service.endings == {ending: 1}
         assert self.carrier.capacity.sessions == 0
         assert not any(self.connections())
         assert len(self.deadlines) == 0
@@ -177,7 +179,7 @@ def test_a_connect_that_takes_too_long_goes_to_another_backend() -> None:
 @pytest.mark.parametrize(("error", "blamed"), [(errno.ECONNREFUSED, True), (errno.EADDRNOTAVAIL, False)])
 def test_only_the_backends_own_failures_are_held_against_it(error: int, blamed: bool) -> None:
     proxy = Proxy(up=2)
-    policy = proxy.balancer.policy = CountingPolicy()
+    policy = proxy.service.pool.policy = CountingPolicy()
     proxy.client()
     proxy.connector().fail(ConnectError(error))
     assert bool(policy.told["failed"]) is blamed
@@ -291,7 +293,7 @@ def test_a_session_is_known_by_what_it_carries_and_can_be_cut() -> None:
     run(proxy.reactor, 1)
     assert backend.ended is ConnectionAborted
     assert connected(proxy.carrier) == []
-    assert (proxy.balancer.up, proxy.balancer.down) == (0, 6)
+    assert (proxy.service.up, proxy.service.down) == (0, 6)
     proxy.assert_over(Ending.IDLE)
 
 

@@ -50,7 +50,7 @@ def test_what_a_back_end_did_not_answer_goes_to_another(bench: Splicing, how: st
     for side in (client, second):
         side.close()
     bench.assert_over(Ending.CLOSED)
-    assert (bench.balancer.up, bench.balancer.down) == (size + 4, 6)
+    assert (bench.service.up, bench.service.down) == (size + 4, 6)
 
 
 @pytest.mark.parametrize("how", ["reset", "ended"])
@@ -158,7 +158,7 @@ def test_what_is_kept_is_let_go_with_the_answer_or_with_time(bench: Splicing, wo
 def with_waiting(stack: ExitStack) -> tuple[Splicing, socket.socket]:
     """A client that waits for a back-end which drains."""
     bench = Splicing(stack, listening())
-    bench.balancer.waiting = WaitQueue(bench.reactor, bench.table, 5.0)
+    bench.service.waiting = WaitQueue(bench.reactor, bench.service.pool, 5.0)
     bench.table.administer(next(iter(bench.table)), Administration.DRAIN)
     client = bench.dial()
     bench.until(lambda: bench.sessions and bench.sessions[0].waited)
@@ -197,7 +197,7 @@ def test_one_that_leaves_while_it_waits_has_left(stack: ExitStack, how: str) -> 
         bench.quieten()
     end(client, "closed" if how == "closed" else "reset")
     bench.assert_over(Ending.CLIENT_GONE)
-    assert not bench.balancer.waiting.queue
+    assert not bench.service.waiting.queue
 
 
 def test_one_that_has_waited_long_enough_is_let_go(stack: ExitStack) -> None:
@@ -205,7 +205,7 @@ def test_one_that_has_waited_long_enough_is_let_go(stack: ExitStack) -> None:
     bench.pass_s(5)
     assert bench.receive(client, 1) == b""
     bench.assert_over(Ending.NO_BACKEND)
-    bench.balancer.stop()
+    bench.service.stop()
 
 
 def test_the_waiting_are_ended_with_all_others(stack: ExitStack) -> None:
@@ -213,7 +213,7 @@ def test_the_waiting_are_ended_with_all_others(stack: ExitStack) -> None:
     bench.carrier.abort()
     with pytest.raises(ConnectionError):
         client.recv(1)
-    assert not bench.balancer.waiting.queue
+    assert not bench.service.waiting.queue
 
 
 @pytest.mark.parametrize("early", [b"", b"question"])

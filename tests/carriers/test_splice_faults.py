@@ -319,7 +319,7 @@ def test_a_client_has_time_to_read_the_answer_of_a_server_that_ended_and_is_gone
 
 def test_a_client_that_never_reads_the_answer_of_a_server_that_is_gone_is_let_go(stack: ExitStack) -> None:
     bench = with_one_server(stack)
-    bench.balancer.reader_s = 100.0
+    bench.service.reader_s = 100.0
     client = bench.dial(buffer=SMALL)
     backend = bench.accept(bench.servers[0])
     bench.leg_of(client).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)

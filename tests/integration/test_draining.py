@@ -228,7 +228,7 @@ def test_an_operators_drain_lets_sessions_end_by_themselves_and_lets_no_client_i
     bench.start()
     bench.backend_up()
     client, server = bench.session()
-    (backend,) = bench.service.balancer.table
+    (backend,) = bench.service.service.pool.table
     bench.service.monitor.administer(backend, Administration.DRAIN)
     assert bench.service.status()["backends"][0]["state"] == "draining"
     client.receive(b"question")

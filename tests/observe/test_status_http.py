@@ -11,9 +11,11 @@ from twisted.internet.task import Clock
 
 from rproxy.agent.sampler import Load
 from rproxy.observe.status_json import rendered
+from rproxy.pool.pool import Pool
 from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity
-from rproxy.sessions.session import Balancer, Ending
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending
 from rproxy.sources.agents.monitor import Counters
 from rproxy.wire.pdu import Unregister
 from tests.fakes import CountingPolicy, confirm, logged, registered
@@ -25,12 +27,12 @@ FIGURE_5_10 = Load(cpu=17, memory=89, tcp=0)
 class Bench:
     def __init__(self) -> None:
         self.table = Table()
-        self.balancer = Balancer(self.table, CountingPolicy(), Clock())
+        self.service = Service(Pool(self.table, CountingPolicy()), Clock())
         self.counters = Counters()
 
     def request(self, method: str, path: str) -> tuple[int, bytes]:
         """The status and the body of the answer."""
-        server = ServerBench(lambda: rendered(self.balancer, self.counters, Capacity(10, lambda: 0.0)))
+        server = ServerBench(lambda: rendered(self.service, self.counters, Capacity(10, lambda: 0.0)))
         answer = server.client().ask(f"{method} {path} HTTP/1.0\r\nContent-Length: 0\r\n\r\n".encode())
         head, _, body = answer.partition(b"\r\n\r\n")
         return int(head.split()[1]), body
@@ -89,7 +91,7 @@ def test_a_backend_that_is_down_is_shown_as_down_with_its_last_figures(draining:
 def test_our_sessions_are_counted_and_are_part_of_tcp() -> None:
     bench = Bench()
     confirm(bench.table, registered(bench.table, "10.0.0.1"), token=1, load=Load(10, 20, 3))
-    sessions = [bench.balancer.open("a client") for _ in range(3)]
+    sessions = [bench.service.open("a client") for _ in range(3)]
     for session in sessions:
         session.next()
     for session in sessions[:2]:
@@ -102,7 +104,7 @@ def test_the_score_is_that_of_the_saturation_in_use() -> None:
     bench = Bench()
     confirm(bench.table, registered(bench.table, "10.0.0.1"), token=1, load=FIGURE_5_10)
     assert bench.only["score"] == 0.68
-    bench.balancer.saturation = 0.70
+    bench.service.saturation = 0.70
     assert bench.only["score"] == 100
 
 
@@ -119,7 +121,7 @@ def test_the_counters_are_the_datagrams_and_the_sessions_by_ending() -> None:
     bench.counters.accepted.update({"register": 3})
     bench.counters.dropped.update(["late", "length", "length"])
     bench.counters.send_errors.update(["OSError"])
-    bench.balancer.open("a client").ended(Ending.CLIENT_GONE)
+    bench.service.open("a client").ended(Ending.CLIENT_GONE)
     counters = bench.get()["counters"]
     assert (counters["accepted"], counters["dropped"]) == ({"register": 3}, {"late": 1, "length": 2})
     assert (counters["send_errors"], counters["sessions"]) == ({"OSError": 1}, {"client-gone": 1})

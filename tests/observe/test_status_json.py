@@ -8,8 +8,10 @@ from twisted.internet.task import Clock
 from rproxy.agent.sampler import Load
 from rproxy.observe.status_json import ROWS, rendered, status
 from rproxy.policies.least_connections import LeastConnectionsPolicy
+from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
-from rproxy.sessions.session import Balancer, Ending
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending
 from rproxy.sources.agents.monitor import Counters
 from rproxy.wire.pdu import Unregister
 from tests.fakes import confirm, registered, table_with
@@ -24,22 +26,22 @@ FIELDS = {
 ROOM = Capacity(10, lambda: 0.0)
 
 
-def balancer(up: int) -> Balancer:
+def service_with(up: int) -> Service:
     clock = Clock()
     clock.rightNow = 3.0
-    return Balancer(table_with(up), LeastConnectionsPolicy(), clock)
+    return Service(Pool(table_with(up), LeastConnectionsPolicy()), clock)
 
 
 def test_each_backend_has_the_documented_fields() -> None:
-    shown = status(balancer(2), Counters(), ROOM)["backends"]
+    shown = status(service_with(2), Counters(), ROOM)["backends"]
     assert [set(each) for each in shown] == [FIELDS, FIELDS]
 
 
 def test_what_a_backend_told_is_shown() -> None:
-    service = balancer(0)
-    backend = registered(service.table, "10.0.0.9")
-    confirm(service.table, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
-    service.table.opened(backend)
+    service = service_with(0)
+    backend = registered(service.pool.table, "10.0.0.9")
+    confirm(service.pool.table, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
+    service.pool.table.opened(backend)
     (shown,) = status(service, Counters(), ROOM)["backends"]
     assert shown | {"score": 0, "srtt_ms": 0} == {
         "address": "10.0.0.9",
@@ -67,8 +69,8 @@ def test_what_a_backend_told_is_shown() -> None:
 
 
 def test_what_is_not_known_yet_is_null() -> None:
-    service = balancer(0)
-    registered(service.table, "10.0.0.9")
+    service = service_with(0)
+    registered(service.pool.table, "10.0.0.9")
     (shown,) = status(service, Counters(), ROOM)["backends"]
     assert shown["state"] == "registered"
     assert {name for name, value in shown.items() if value is None} == {
@@ -77,15 +79,17 @@ def test_what_is_not_known_yet_is_null() -> None:
 
 
 def test_a_count_that_its_agent_cannot_tell_is_null() -> None:
-    service = balancer(0)
-    confirm(service.table, registered(service.table, "10.0.0.9"), token=7, load=Load(cpu=10, memory=20, tcp=None))
+    service = service_with(0)
+    confirm(
+        service.pool.table, registered(service.pool.table, "10.0.0.9"), token=7, load=Load(cpu=10, memory=20, tcp=None)
+    )
     (shown,) = status(service, Counters(), ROOM)["backends"]
     assert (shown["tcp"], shown["cpu"]) == (None, 10)
 
 
 def test_a_backend_that_is_up_and_drains_is_draining() -> None:
-    service = balancer(0)
-    confirm(service.table, registered(service.table, "10.0.0.9"), token=7, draining=True)
+    service = service_with(0)
+    confirm(service.pool.table, registered(service.pool.table, "10.0.0.9"), token=7, draining=True)
     assert status(service, Counters(), ROOM)["backends"][0]["state"] == "draining"
 
 
@@ -93,12 +97,12 @@ def test_counters_are_those_of_the_datagrams() -> None:
     counters = Counters()
     counters.accepted["register"] += 2
     counters.dropped["length"] += 3
-    shown = status(balancer(0), counters, ROOM)["counters"]
+    shown = status(service_with(0), counters, ROOM)["counters"]
     assert (shown["accepted"], shown["dropped"]) == ({"register": 2}, {"length": 3})
 
 
 def test_sessions_are_counted_against_their_limit_and_their_bytes_once_they_are_over() -> None:
-    service, capacity = balancer(1), Capacity(10, lambda: 0.0)
+    service, capacity = service_with(1), Capacity(10, lambda: 0.0)
     capacity.enter()
     session = service.open("client")
     assert session.next() is not None
@@ -113,7 +117,7 @@ def test_sessions_are_counted_against_their_limit_and_their_bytes_once_they_are_
 
 @pytest.mark.parametrize("backends", [0, 1, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS])
 def test_it_is_rendered_a_backend_a_line_and_few_at_once(backends: int) -> None:
-    service = balancer(backends)
+    service = service_with(backends)
     pieces = list(rendered(service, Counters(), ROOM))
     text = b"".join(pieces).decode()
     assert json.loads(text) == status(service, Counters(), ROOM)
@@ -123,18 +127,18 @@ def test_it_is_rendered_a_backend_a_line_and_few_at_once(backends: int) -> None:
 
 
 def test_what_is_forgotten_while_it_is_rendered_is_not_listed() -> None:
-    service = balancer(4 * ROWS)
+    service = service_with(4 * ROWS)
     pieces = rendered(service, Counters(), ROOM)
     text = next(pieces)
-    for backend in list(service.table)[ROWS:-1]:
-        service.table.unregister(backend.registration.agent, Unregister(backend.port, 1), 0.0)
+    for backend in list(service.pool.table)[ROWS:-1]:
+        service.pool.table.unregister(backend.registration.agent, Unregister(backend.port, 1), 0.0)
     text += b"".join(pieces)
     assert len(json.loads(text)["backends"]) == ROWS + 1
 
 
 def test_the_table_may_grow_while_it_is_rendered() -> None:
-    service = balancer(2 * ROWS)
+    service = service_with(2 * ROWS)
     pieces = rendered(service, Counters(), ROOM)
     text = next(pieces)
-    registered(service.table, "10.9.9.9")
+    registered(service.pool.table, "10.9.9.9")
     assert len(json.loads(text + b"".join(pieces))["backends"]) == 2 * ROWS

@@ -6,7 +6,9 @@ from twisted.internet.task import Clock
 
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Transition
-from rproxy.sessions.session import Balancer, Session
+from rproxy.pool.pool import Pool
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Session
 from tests.fakes import CountingPolicy, guarded, table_with
 
 
@@ -16,17 +18,16 @@ class Bench:
         self.table = table_with(up)
         self.policy = CountingPolicy()
         self.announced: list[Transition] = []
-        self.balancer = Balancer(
-            self.table,
-            guarded(self.policy),
+        self.service = Service(
+            Pool(self.table, guarded(self.policy)),
             self.clock,
             saturation=saturation,
-            announce=self.announced.append,
+            publish=self.announced.extend,
             trace=trace,
         )
 
     def open(self) -> Session:
-        return self.balancer.open("the client")
+        return self.service.open("the client")
 
     def connected(self) -> Session:
         session = self.open()

@@ -8,8 +8,10 @@ from twisted.logger import LogLevel
 
 from rproxy.agent.sampler import Load
 from rproxy.policies.formula import SATURATED
+from rproxy.pool.pool import Pool
 from rproxy.pool.table import Table
-from rproxy.sessions.session import Balancer, Ending
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending
 from tests.fakes import CountingPolicy, RaisingPolicy, confirm, guarded, logged, registered, run, texts
 from tests.sessions.opening import Bench, taken
 
@@ -37,7 +39,7 @@ def test_clients_turned_away_are_one_warning_in_ten_seconds_and_the_last_tells_t
         run(bench.clock, 100)
         turn_away(bench, 2)
         assert [event["count"] for event in events] == [1, 100, 107, 1]
-        bench.balancer.stop()
+        bench.service.stop()
     assert [event["count"] for event in events] == [1, 100, 107, 1, 2]
     assert {event["log_level"] for event in events} == {LogLevel.warn}
     assert texts(events)[2].startswith("107 client(s) turned away in 20 s: no back-end is up; ")
@@ -77,7 +79,7 @@ def test_without_a_trace_a_normal_session_logs_nothing_and_its_client_is_not_wri
 
     bench = Bench()
     with logged() as events:
-        session = bench.balancer.open(Client())
+        session = bench.service.open(Client())
         taken(session)
         session.failed()
         taken(session)
@@ -93,9 +95,9 @@ def test_a_trace_shows_the_score_and_the_figures_of_every_eligible_backend_at_a_
         confirm(table, registered(table, f"10.0.0.{number}"), token=number, load=Load(10, 20, number))
     registered(table, "10.0.0.3")
     confirm(table, registered(table, "10.0.0.4"), token=4, draining=True)
-    balancer = Balancer(table, CountingPolicy(), Clock(), trace=True)
+    service = Service(Pool(table, CountingPolicy()), Clock(), trace=True)
     with logged() as events:
-        taken(balancer.open("the client"))
+        taken(service.open("the client"))
     scored = {event["backend"]: event for event in events if "score" in event}
     assert list(scored) == ["10.0.0.1:80", "10.0.0.2:80"]
     second = scored["10.0.0.2:80"]
@@ -146,18 +148,18 @@ def test_the_score_shown_is_the_reports_with_the_saturation_in_use(saturation: f
     backend = registered(bench.table, "10.0.0.1")
     confirm(bench.table, backend, token=1, load=Load(17, 89, 0))
     expected = SATURATED if saturated else 0.15 + 0.085 + 0.445
-    assert bench.balancer.score(backend) == pytest.approx(expected)
+    assert bench.service.score(backend) == pytest.approx(expected)
 
 
 def test_the_score_shown_counts_our_own_sessions_since_the_last_report() -> None:
     bench = Bench(up=1)
     (backend,) = bench.table
-    before = bench.balancer.score(backend)
+    before = bench.service.score(backend)
     session = bench.connected()
     taken(bench.open())
-    assert bench.balancer.score(backend) == pytest.approx(before + 2 * 0.03)
+    assert bench.service.score(backend) == pytest.approx(before + 2 * 0.03)
     session.ended(Ending.CLOSED)
-    assert bench.balancer.score(backend) == pytest.approx(before + 0.03)
+    assert bench.service.score(backend) == pytest.approx(before + 0.03)
 
 
 def test_what_sessions_carried_is_added_up_when_they_end_and_once() -> None:
@@ -165,11 +167,11 @@ def test_what_sessions_carried_is_added_up_when_they_end_and_once() -> None:
     for up, down in ((10, 200), (1, 2)):
         session = bench.connected()
         session.up, session.down = up, down
-        before = (bench.balancer.up, bench.balancer.down)
+        before = (bench.service.up, bench.service.down)
         session.ended(Ending.CLOSED)
         session.ended(Ending.STOPPED)
-        assert (bench.balancer.up, bench.balancer.down) == (before[0] + up, before[1] + down)
-    assert (bench.balancer.up, bench.balancer.down) == (11, 202)
+        assert (bench.service.up, bench.service.down) == (before[0] + up, before[1] + down)
+    assert (bench.service.up, bench.service.down) == (11, 202)
 
 
 def test_an_ending_is_a_counters_name() -> None:
@@ -181,18 +183,18 @@ def test_an_ending_is_a_counters_name() -> None:
 
 def test_a_policy_that_fails_costs_no_session_its_back_end() -> None:
     bench = Bench()
-    bench.balancer.policy = guarded(RaisingPolicy("choose", "opened", "closed"))
+    bench.service.pool.policy = guarded(RaisingPolicy("choose", "opened", "closed"))
     with logged() as events:
         for _ in range(5):
             bench.connected().ended(Ending.CLOSED)
     assert {event["log_level"] for event in events} == {LogLevel.critical}
     assert sum(total for _, _, total in bench.counts) == 5
-    assert bench.balancer.endings == {Ending.CLOSED: 5}
+    assert bench.service.endings == {Ending.CLOSED: 5}
 
 
 def test_a_policy_that_fails_to_note_a_failure_costs_no_try() -> None:
     bench = Bench()
-    bench.balancer.policy = guarded(RaisingPolicy("failed"))
+    bench.service.pool.policy = guarded(RaisingPolicy("failed"))
     session = bench.open()
     with logged():
         first = taken(session)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
+from rproxy.pool.pool import Pool
 from rproxy.sessions.dead_peers import EVERY_S, VANISHED_S, DeadPeers
-from rproxy.sessions.session import Balancer, Ending
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending
 from tests.fakes import CountingPolicy, SilentCarrier, logged, run, table_with, texts
 
 
 def test_sessions_are_cut_whose_peer_has_not_been_heard_for_as_long_as_keepalive_takes() -> None:
     clock, carrier = Clock(), SilentCarrier()
-    balancer = Balancer(table_with(1), CountingPolicy(), clock)
+    service = Service(Pool(table_with(1), CountingPolicy()), clock)
     vanished = DeadPeers(clock, carrier)
     vanished.start()
-    sessions = [balancer.open(None) for _ in range(5)]
+    sessions = [service.open(None) for _ in range(5)]
     carrier.moved = dict.fromkeys(sessions, 0)
     for session, unheard_s in zip(sessions, (0, VANISHED_S - 1, VANISHED_S, 1000, 0), strict=True):
         carrier.unheard_s[session] = unheard_s

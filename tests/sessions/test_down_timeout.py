@@ -7,9 +7,11 @@ from twisted.internet.task import Clock
 
 from rproxy.pool.events import Transition
 from rproxy.pool.health import FALL
+from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
 from rproxy.sessions.down_timeout import EVERY_S, LIMIT_S, DownTimeout
-from rproxy.sessions.session import Balancer, Ending, Session
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending, Session
 from tests.fakes import CountingPolicy, SilentCarrier, logged, run, table_with, texts
 
 WITHIN_S = 30.0
@@ -21,12 +23,12 @@ class Bench:
         self.carrier = SilentCarrier()
         self.table = table_with(2)
         self.one, self.other = self.table
-        self.balancer = Balancer(self.table, CountingPolicy(), self.clock)
+        self.service = Service(Pool(self.table, CountingPolicy()), self.clock)
         self.panicking = False
         self.down_timeout = DownTimeout(self.clock, self.carrier, lambda: self.panicking)
 
     def session(self, *, of_other: bool = False) -> Session:
-        session = self.balancer.open(None)
+        session = self.service.open(None)
         assert session.next() is self.one
         session.connected()
         if of_other:

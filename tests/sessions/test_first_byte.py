@@ -6,8 +6,10 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.pool.backend import Backend
+from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
-from rproxy.sessions.session import Balancer, Ending, Session
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending, Session
 from tests.fakes import CountingPolicy, guarded, run, table_with
 
 LIMIT_S = 10.0
@@ -19,13 +21,13 @@ class Bench:
     def __init__(self, up: int = 2) -> None:
         self.clock = Clock()
         self.table = table_with(up)
-        self.balancer = Balancer(self.table, guarded(CountingPolicy()), self.clock, first_byte_s=LIMIT_S)
+        self.service = Service(Pool(self.table, guarded(CountingPolicy())), self.clock, first_byte_s=LIMIT_S)
         self.backends = list(self.table)
         self.sessions: list[Session] = []
-        self.balancer.start(lambda session: (session.up, session.down))
+        self.service.start(lambda session: (session.up, session.down))
 
     def open(self, backend: Backend, *, up: int = 0, down: int = 0) -> Session:
-        session = self.balancer.open(None)
+        session = self.service.open(None)
         session._failed = tuple(each for each in self.backends if each is not backend)
         session._failed = session._failed[:1]
         if session.next() is not backend:
@@ -155,8 +157,8 @@ def test_what_has_ended_leaves_nothing_behind(bench: Bench) -> None:
     for session in bench.sessions:
         session.ended(Ending.CLOSED)
     run(bench.clock, 2)
-    bench.balancer.stop()
-    watching = bench.balancer.first_byte
+    bench.service.stop()
+    watching = bench.service.first_byte
     assert watching is not None
     assert all(not watch.young for watch in watching._watches.values())
     assert bench.clock.getDelayedCalls() == []

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
+from rproxy.pool.pool import Pool
 from rproxy.sessions.idle_timeout import SWEEPS, IdleTimeout
-from rproxy.sessions.session import Balancer, Ending, Session
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending, Session
 from tests.fakes import CountingPolicy, SilentCarrier, logged, run, table_with, texts
 
 LIMIT_S = 16.0
@@ -21,12 +23,12 @@ class Bench:
     def __init__(self, limit_s: float = LIMIT_S, *, half_closed: bool = False, reader_s: float = 0) -> None:
         self.clock = Clock()
         self.carrier = SilentCarrier()
-        self.balancer = Balancer(table_with(1), CountingPolicy(), self.clock)
+        self.service = Service(Pool(table_with(1), CountingPolicy()), self.clock)
         self.silence = IdleTimeout(self.clock, self.carrier, limit_s, half_closed=half_closed, reader_s=reader_s)
         self.silence.start()
 
     def session(self) -> Session:
-        session = self.balancer.open(None)
+        session = self.service.open(None)
         self.carrier.moved[session] = 0
         return session
 

@@ -9,10 +9,12 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.pool.backend import Backend
+from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.carrier import Carrier
 from rproxy.sessions.loop_detector import AGAIN_S, COLLAPSE_S, SILENT_S, LoopDetector
-from rproxy.sessions.session import Balancer, Ending, Session
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending, Session
 from tests.fakes import CountingPolicy, run, table_with
 
 PLACES = 20
@@ -22,14 +24,14 @@ class Sessions:
     """A carrier whose sessions carry what the test says, and end with each other where it is a loop."""
 
     def __init__(self, clock: Clock) -> None:
-        self.balancer = Balancer(table_with(1), CountingPolicy(), clock)
+        self.service = Service(Pool(table_with(1), CountingPolicy()), clock)
         self.all: list[Session] = []
         self.bytes: dict[Session, int] = {}
         self.cuts: list[Session] = []
         self.on_cut: Callable[[Session], None] = lambda session: None
 
     def open(self, host: str) -> Session:
-        session = self.balancer.open(f"{host}:1234")
+        session = self.service.open(f"{host}:1234")
         assert session.next() is not None
         session.connected()
         self.all.append(session)
@@ -58,7 +60,7 @@ class Bench:
         self.capacity = Capacity(PLACES, self.clock.seconds)
         self.found: list[Backend] = []
         self.watch = LoopDetector(self.clock, cast(Carrier, self.sessions), self.capacity, self.found.append)
-        (self.backend,) = self.sessions.balancer.table
+        (self.backend,) = self.sessions.service.pool.table
 
     def fill(self, returning: int) -> None:
         for number in range(PLACES):

@@ -28,7 +28,7 @@ def test_a_choice_is_the_policys_and_counts_as_pending_until_connected() -> None
     assert bench.counts == [(0, 1, 1), (0, 0, 0), (0, 0, 0)]
     session.ended(Ending.CLOSED)
     assert bench.counts == [(0, 0, 1), (0, 0, 0), (0, 0, 0)]
-    assert bench.balancer.endings == {Ending.CLOSED: 1}
+    assert bench.service.endings == {Ending.CLOSED: 1}
     assert [bench.told(event) for event in ("opened", "closed", "failed")] == [1, 1, 0]
 
 
@@ -47,7 +47,7 @@ def test_each_try_goes_to_a_backend_not_tried_before_and_three_are_all() -> None
         session.failed()
     assert tried == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert len(tried) == TRIES_MAX == 3
-    assert bench.balancer.redispatches == 2
+    assert bench.service.redispatches == 2
     assert session.give_up() is Ending.UNREACHABLE
     assert [bench.told(event) for event in ("opened", "failed", "closed")] == [3, 3, 3]
     assert bench.counts == [(0, 0, 0)] * 5
@@ -69,7 +69,7 @@ def test_a_second_try_that_connects_counts_for_the_second_backend_only() -> None
     session.connected()
     session.ended(Ending.CLOSED)
     assert bench.counts == [(0, 0, 0), (0, 0, 1), (0, 0, 0)]
-    assert bench.balancer.redispatches == 1
+    assert bench.service.redispatches == 1
 
 
 def test_a_backend_that_comes_up_between_the_tries_is_tried() -> None:
@@ -158,7 +158,7 @@ def test_giving_up_says_whether_anybody_could_be_tried(up: int, ending: Ending) 
         session.failed()
     assert session.give_up() is ending
     assert session.ended_as is ending
-    assert bench.balancer.endings == {ending: 1}
+    assert bench.service.endings == {ending: 1}
 
 
 @pytest.mark.parametrize("ending", list(Ending))
@@ -169,7 +169,7 @@ def test_only_the_first_ending_counts(ending: Ending) -> None:
     session.ended(Ending.CLOSED)
     session.ended(Ending.STOPPED)
     assert session.ended_as is ending
-    assert bench.balancer.endings == {ending: 1}
+    assert bench.service.endings == {ending: 1}
     assert bench.counts[0] == (0, 0, 1)
     assert bench.told("closed") == 1
 
@@ -249,7 +249,7 @@ def test_in_every_order_of_events_what_was_taken_is_given_back_once(data: st.Dat
             session.ended(Ending.STOPPED)
     assert all((each.pending, each.established) == (0, 0) for each in bench.table)
     assert bench.policy.told["opened"] == bench.policy.told["closed"]
-    assert bench.balancer.endings.total() == len(sessions)
+    assert bench.service.endings.total() == len(sessions)
 
 
 def test_a_try_ends_two_seconds_after_it_began_and_the_last_after_less() -> None:
@@ -291,7 +291,7 @@ def test_only_a_session_that_has_its_back_end_and_is_not_over_is_connected() -> 
 def test_the_third_connect_in_a_row_that_fails_takes_the_back_end_down_and_is_announced() -> None:
     bench = Bench(up=3)
     announced: list[Transition] = []
-    bench.balancer.announce = announced.append
+    bench.service.publish = announced.extend
     for _ in range(3):
         session = bench.open()
         assert taken(session).address == "10.0.0.1"
@@ -309,7 +309,7 @@ def test_a_connect_that_fails_by_this_hosts_fault_is_no_evidence() -> None:
         taken(session)
         session.failed(blame=False)
         session.ended(Ending.CLIENT_GONE)
-    assert [backend.state for backend in bench.balancer.table] == [State.UP] * 3
+    assert [backend.state for backend in bench.service.pool.table] == [State.UP] * 3
 
 
 def early(session: Session, *, sent: int = 0, reset: bool = True) -> bool:
@@ -323,7 +323,7 @@ def test_an_end_before_any_byte_is_a_failed_connect_and_another_one_is_tried() -
     assert (session.is_connected, session.backend) == (False, None)
     assert bench.counts == [(0, 0, 1), (0, 0, 0), (0, 0, 0)]
     assert taken(session).address == "10.0.0.2"
-    assert (bench.told("failed"), bench.balancer.redispatches) == (1, 1)
+    assert (bench.told("failed"), bench.service.redispatches) == (1, 1)
 
 
 def test_three_in_a_row_take_it_down_although_each_connect_succeeded() -> None:
@@ -373,15 +373,15 @@ def test_otherwise_the_end_is_the_clients(what: str) -> None:
     elif what == "a port check":
         session.half_close()
     elif what == "off":
-        bench.balancer.redispatch = Redispatch.OFF
+        bench.service.redispatch = Redispatch.OFF
     elif what.startswith("sent"):
-        bench.balancer.redispatch = Redispatch.UNSENT
+        bench.service.redispatch = Redispatch.UNSENT
         sent, session.early = 3, b"abc"
     assert not early(session, sent=sent, reset=what != "an answer")
     assert session.is_connected
     assert bench.told("failed") == what.startswith("sent"), "evidence all the same"
     session.ended(Ending.BACKEND_RESET)
-    assert bench.balancer.endings == {Ending.BACKEND_RESET: 1}
+    assert bench.service.endings == {Ending.BACKEND_RESET: 1}
 
 
 def test_three_tries_are_all_and_the_third_is_blamed_where_there_is_a_fourth() -> None:

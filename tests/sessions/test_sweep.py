@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.sessions.session import Balancer, Ending, Session
+from rproxy.pool.pool import Pool
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending, Session
 from rproxy.sessions.sweep import Sweep
 from tests.fakes import CountingPolicy, SilentCarrier, table_with
 
@@ -18,8 +20,8 @@ class Bench:
     def __init__(self, sessions: int) -> None:
         self.clock = Clock()
         self.carrier = SilentCarrier()
-        balancer = Balancer(table_with(1), CountingPolicy(), self.clock)
-        self.sessions = [balancer.open(None) for _ in range(sessions)]
+        service = Service(Pool(table_with(1), CountingPolicy()), self.clock)
+        self.sessions = [service.open(None) for _ in range(sessions)]
         self.carrier.moved = dict.fromkeys(self.sessions, 0)
         self.looked: list[Session] = []
         self.done = 0

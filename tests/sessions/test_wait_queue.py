@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
+from rproxy.pool.pool import Pool
 from rproxy.pool.states import Administration
 from rproxy.pool.table import Table
 from rproxy.sessions.wait_queue import AT_ONCE, PAUSE_S, WaitQueue
-from tests.fakes import confirm, logged, registered, run, table_with
+from tests.fakes import CountingPolicy, confirm, logged, registered, run, table_with
 
 
 class Bench:
     def __init__(self, *, limit_s: float = 5.0, table: Table | None = None) -> None:
         self.clock = Clock()
         self.table = Table() if table is None else table
-        self.waiting = WaitQueue(self.clock, self.table, limit_s)
+        self.waiting = WaitQueue(self.clock, Pool(self.table, CountingPolicy()), limit_s)
         self.called: list[tuple[int, float]] = []
 
     def add(self, client: int) -> bool:

@@ -48,16 +48,8 @@ from rproxy.net.tcp_options import (
 from rproxy.pool.backend import Backend
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.carrier import SLICE
-from rproxy.sessions.session import (
-    EARLY_MAX,
-    EARLY_S,
-    FLUSH_BACKEND_S,
-    FLUSH_CLIENT_S,
-    LOCAL_ERRORS,
-    Balancer,
-    Ending,
-    Session,
-)
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import EARLY_MAX, EARLY_S, FLUSH_BACKEND_S, FLUSH_CLIENT_S, LOCAL_ERRORS, Ending, Session
 from rproxy.timing.deadlines import Deadlines
 
 HANDSHAKE_S: Final = 10.0
@@ -307,7 +299,7 @@ class BackendSide(Side):
 
     def _met_itself(self, handle: socket.socket) -> bool:
         backend = self.session.backend
-        if backend is None or not self._client.carrier.balancer.may_meet_itself((backend.address, backend.port)):
+        if backend is None or not self._client.carrier.service.may_meet_itself((backend.address, backend.port)):
             return False
         return met_itself(handle, backend.address, backend.port)
 
@@ -362,12 +354,12 @@ class _BackendFactory(ClientFactory):
 class _ClientFactory(Factory):
     noisy = False
 
-    def __init__(self, carrier: PortableCarrier, balancer: Balancer) -> None:
+    def __init__(self, carrier: PortableCarrier, service: Service) -> None:
         self.carrier = carrier
-        self._balancer = balancer
+        self._service = service
 
     def buildProtocol(self, addr: IAddress | None) -> ClientSide:
-        side = ClientSide(self.carrier, self._balancer.open(None))
+        side = ClientSide(self.carrier, self._service.open(None))
         side.session.client = side
         self.carrier.capacity.enter()
         return side
@@ -376,12 +368,12 @@ class _ClientFactory(Factory):
 class PortableCarrier:
     """A `Carrier` of Twisted's own transports."""
 
-    def __init__(self, reactor: IReactorTCP, balancer: Balancer, deadlines: Deadlines, capacity: Capacity) -> None:
-        self.balancer = balancer
+    def __init__(self, reactor: IReactorTCP, service: Service, deadlines: Deadlines, capacity: Capacity) -> None:
+        self.service = service
         self.deadlines = deadlines
         self.capacity = capacity
         self.clients: set[ClientSide] = set()
-        self.factory = _ClientFactory(self, balancer)
+        self.factory = _ClientFactory(self, service)
         self._reactor = reactor
         self.ports = Ports(capacity)
         self._young: list[BackendSide] = []
@@ -395,7 +387,7 @@ class PortableCarrier:
 
     @property
     def reader_s(self) -> float:
-        return self.balancer.reader_s
+        return self.service.reader_s
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
         """Start to connect to `backend`; the deadline is the session's, so Twisted's own is off."""

@@ -30,7 +30,8 @@ from rproxy.carriers.splice.leg import (
 from rproxy.carriers.splice.transfer import Transfer
 from rproxy.net.tcp_options import keep_alive, keep_urgent_in_line, met_itself
 from rproxy.sessions.capacity import Capacity
-from rproxy.sessions.session import EARLY_S, LOCAL_ERRORS, Balancer, Ending
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import EARLY_S, LOCAL_ERRORS, Ending
 
 _IN: Final = select.EPOLLIN
 _ERROR: Final = select.EPOLLERR
@@ -51,7 +52,7 @@ class Dialer:
     def __init__(
         self,
         epoll: select.epoll,
-        balancer: Balancer,
+        service: Service,
         capacity: Capacity,
         table: LegTable,
         transfer: Transfer,
@@ -61,7 +62,7 @@ class Dialer:
         wake: Callable[[], None],
     ) -> None:
         self._register = epoll.register
-        self._balancer = balancer
+        self._service = service
         self._capacity = capacity
         self._table = table
         self._transfer = transfer
@@ -73,7 +74,7 @@ class Dialer:
 
     def open(self, family: int, descriptor: int) -> None:
         """A client has been accepted."""
-        session = self._balancer.open(None)
+        session = self._service.open(None)
         client = Leg(socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), session, CLIENT, None)
         session.client = client
         self._capacity.enter()
@@ -173,8 +174,8 @@ class Dialer:
     def _has_met_itself(self, leg: Leg) -> bool:
         backend = leg.session.backend
         assert backend is not None
-        service = (backend.address, backend.port)
-        return self._balancer.may_meet_itself(service) and met_itself(leg.sock, *service)
+        address = (backend.address, backend.port)
+        return self._service.may_meet_itself(address) and met_itself(leg.sock, *address)
 
     def _resend(self, leg: Leg) -> None:
         """What the last back-end did not take, the end of stream included, then what has come since."""

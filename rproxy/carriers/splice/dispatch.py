@@ -43,7 +43,8 @@ from rproxy.carriers.splice.leg import (
 from rproxy.carriers.splice.pipes import Pipes
 from rproxy.carriers.splice.transfer import Transfer
 from rproxy.sessions.capacity import Capacity
-from rproxy.sessions.session import Balancer, Ending
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending
 
 _IN: Final = select.EPOLLIN
 _PRI: Final = select.EPOLLPRI
@@ -63,17 +64,17 @@ class SplicedSessions:
     log = Logger()
 
     def __init__(
-        self, epoll: select.epoll, balancer: Balancer, capacity: Capacity, pipes: Pipes, wake: Callable[[], None]
+        self, epoll: select.epoll, service: Service, capacity: Capacity, pipes: Pipes, wake: Callable[[], None]
     ) -> None:
         self._register = epoll.register
         self._unregister = epoll.unregister
-        self._table = table = LegTable(balancer, capacity, wake)
+        self._table = table = LegTable(service, capacity, wake)
         self._transfer = Transfer(
             epoll, pipes, finished=table.finished, lost=self._lost, stuck=table.stuck, unused=self._unused
         )
         table.drop = self._transfer.drop
         self._dialer = Dialer(
-            epoll, balancer, capacity, table, self._transfer, again=self._again, ready=self._ready, wake=wake
+            epoll, service, capacity, table, self._transfer, again=self._again, ready=self._ready, wake=wake
         )
         self._listeners = Listeners(epoll, capacity, opened=self._dialer.open, wake=wake)
         self._events: list[tuple[int, int]] = []

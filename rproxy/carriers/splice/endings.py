@@ -12,7 +12,8 @@ from rproxy.carriers.splice.leg import BROKEN, CLIENT, CLOSED, CONNECTING, DYING
 from rproxy.net.tcp_options import unsent
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.carrier import SLICE
-from rproxy.sessions.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S, Balancer, Ending
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S, Ending
 
 LOOKS_MAX: Final = 512
 """Doomed legs looked at in one tick, a millisecond of work; the others have their turn in the next ones."""
@@ -21,8 +22,8 @@ LOOKS_MAX: Final = 512
 class LegTable:
     """What every descriptor stands for. A deadline is kept with the precision of the ticks that `wake` asks for."""
 
-    def __init__(self, balancer: Balancer, capacity: Capacity, wake: Callable[[], None]) -> None:
-        self._balancer = balancer
+    def __init__(self, service: Service, capacity: Capacity, wake: Callable[[], None]) -> None:
+        self._service = service
         self._capacity = capacity
         self._wake = wake
         self.drop: Callable[[Leg], None]
@@ -124,8 +125,8 @@ class LegTable:
         if not leg.state & CLIENT:
             grace_s = FLUSH_BACKEND_S
         else:
-            grace_s = self._balancer.reader_s if dead & EOF else FLUSH_CLIENT_S
-        self.doomed.setdefault(leg, self._balancer.seconds() + grace_s)
+            grace_s = self._service.reader_s if dead & EOF else FLUSH_CLIENT_S
+        self.doomed.setdefault(leg, self._service.seconds() + grace_s)
         self._wake()
 
     def lost(self, leg: Leg) -> None:

@@ -21,7 +21,8 @@ from rproxy.carriers.splice.dispatch import SplicedSessions
 from rproxy.carriers.splice.leg import Leg
 from rproxy.carriers.splice.pipes import Pipes
 from rproxy.net.tcp_options import ask_soon, has_vanished, is_heard, unsent, waits_for_reader
-from rproxy.sessions.session import Balancer, Ending, Session
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Ending, Session
 
 BATCH: Final = 256
 """Events taken at once."""
@@ -40,15 +41,15 @@ class SpliceCarrier:
     """A `Carrier` for plain sockets on Linux; what it cannot carry a portable one does, or, `strict`, nobody."""
 
     def __init__(
-        self, reactor: Any, balancer: Balancer, portable: PortableCarrier, pipes: Pipes, *, strict: bool = False
+        self, reactor: Any, service: Service, portable: PortableCarrier, pipes: Pipes, *, strict: bool = False
     ) -> None:
         self._reactor = reactor
-        self._balancer = balancer
+        self._service = service
         self._portable = portable
         self._strict = strict
         self._pipes = pipes
         self._epoll = select.epoll()
-        self._sessions = SplicedSessions(self._epoll, balancer, portable.capacity, pipes, self._wake)
+        self._sessions = SplicedSessions(self._epoll, service, portable.capacity, pipes, self._wake)
         self._timer: IDelayedCall | None = None
         self._rounds = ROUNDS
         self._watched = False
@@ -117,7 +118,7 @@ class SpliceCarrier:
     def _tick(self) -> None:
         self._timer = None
         try:
-            again = self._sessions.tick(self._balancer.seconds())
+            again = self._sessions.tick(self._service.seconds())
         except Exception:
             self._wake()
             raise
