@@ -7,6 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import attrs
@@ -28,7 +29,6 @@ from twisted.internet.interfaces import (
     IListeningPort,
     IReadWriteDescriptor,
     ISSLTransport,
-    IStreamServerEndpoint,
     ITCPTransport,
 )
 from twisted.internet.protocol import ClientFactory, DatagramProtocol
@@ -46,6 +46,7 @@ from rproxy.pool.limits import Limits
 from rproxy.pool.policy import Policy
 from rproxy.pool.table import Table
 from rproxy.sessions.carrier import Carrier
+from rproxy.sessions.service import Service
 from rproxy.sessions.session import Ending, Session
 from rproxy.tap.policies import Complaints
 from rproxy.wire.pdu import Pdu, ProbeResponse, Register, decode
@@ -485,65 +486,73 @@ def guarded(policy: Policy) -> Guarded:
     return Guarded(policy, Complaints(lambda: 0.0))
 
 
-class SilentCarrier:
-    """A `Carrier` of sessions that carry what the test says, in slices of two.
+class FakeLink:
+    """A `Link` whose session carries what the test says; `cut` calls `on_cut`, which notes it in `cuts`."""
 
-    `moved` and `held` are bytes by session; those that are `waiting` have a reader that does not read; `unheard_s` is
-    for how long a side has not been heard.
-    """
+    def __init__(self, address: str = "192.0.2.1:1234") -> None:
+        self.address = address
+        self.up = 0
+        self.down = 0
+        self.held = 0
+        """Bytes unsent."""
+        self.has_waiting_reader = False
+        self.unheard_s = 0.0
+        """How long both sides have not been heard."""
+        self.probes = 0
+        self.cuts: list[Ending] = []
+        self.on_cut: Callable[[Ending], object] = self.cuts.append
 
-    def __init__(self) -> None:
-        self.moved: dict[Session, int] = {}
-        self.held: Counter[Session] = Counter()
-        self.waiting: set[Session] = set()
-        self.unheard_s: Counter[Session] = Counter()
-        self.asked: Counter[Session] = Counter()
-        self.ended: list[tuple[Session, Ending]] = []
+    def client_address(self) -> str:
+        return self.address
+
+    def carried(self) -> tuple[int, int]:
+        return self.up, self.down
+
+    def unsent(self) -> int:
+        return self.held
+
+    def waits_for_reader(self) -> bool:
+        return self.has_waiting_reader
+
+    def has_vanished(self, after_s: float) -> bool:
+        return self.unheard_s >= after_s
+
+    def probe_backend(self) -> None:
+        self.probes += 1
+
+    def backend_heard(self, within_s: float) -> bool:
+        return self.unheard_s <= within_s
+
+    def cut(self, ending: Ending) -> None:
+        self.on_cut(ending)
+
+
+class LinkedSessions:
+    """Sessions of a service on fake links, listed in slices of two; `cut` has those that were cut, and as what."""
+
+    def __init__(self, service: Service) -> None:
+        self.links: dict[Session, FakeLink] = {}
+        self.cut: list[tuple[Session, Ending]] = []
         self.error: Exception | None = None
+        self._service = service
 
-    def serve(self, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
-        raise NotImplementedError
+    def open(self) -> Session:
+        link = FakeLink()
+        session = self._service.open(link)
+        self.links[session] = link
+        link.on_cut = partial(self._cut, session)
+        return session
 
-    def heed(self, descriptor: int) -> None:
-        raise NotImplementedError
-
-    def ignore(self, descriptor: int) -> None:
-        raise NotImplementedError
-
-    def abort(self) -> None:
-        raise NotImplementedError
+    def _cut(self, session: Session, ending: Ending) -> None:
+        del self.links[session]
+        self.cut.append((session, ending))
 
     def slices(self) -> Iterator[list[Session]]:
         if self.error is not None:
             raise self.error
-        sessions = list(self.moved)
+        sessions = list(self.links)
         for start in range(0, len(sessions), 2):
-            yield [session for session in sessions[start : start + 2] if session in self.moved]
-
-    def carried(self, session: Session) -> int:
-        return self.moved[session]
-
-    def counts(self, session: Session) -> tuple[int, int]:
-        return self.moved[session], 0
-
-    def unsent(self, session: Session) -> int:
-        return self.held[session]
-
-    def waits_for_reader(self, session: Session) -> bool:
-        return session in self.waiting
-
-    def has_vanished(self, session: Session, after_s: float) -> bool:
-        return self.unheard_s[session] >= after_s
-
-    def ask(self, session: Session) -> None:
-        self.asked[session] += 1
-
-    def is_heard(self, session: Session, within_s: float) -> bool:
-        return self.unheard_s[session] <= within_s
-
-    def cut(self, session: Session, ending: Ending) -> None:
-        del self.moved[session]
-        self.ended.append((session, ending))
+            yield [session for session in sessions[start : start + 2] if session in self.links]
 
 
 def registered(table: Table, address: str, now: float = 0.0, *, service_port: int = 80) -> Backend:

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.session import Session
 
 SLICE: Final = 128
 """Places in a carrier's table of sessions, taken or not, that make a slice."""
@@ -34,38 +34,6 @@ class Carrier(Protocol):
 
         Each slice is of the sessions that there are when it is asked for; others may begin and end meanwhile.
         """
-        ...
-
-    def carried(self, session: Session) -> int:
-        """Bytes of a connected session carried so far, both ways."""
-        ...
-
-    def counts(self, session: Session) -> tuple[int, int]:
-        """The same from its client and to it."""
-        ...
-
-    def unsent(self, session: Session) -> int:
-        """Bytes of a connected session that the kernel still holds for either side."""
-        ...
-
-    def waits_for_reader(self, session: Session) -> bool:
-        """Whether either side of a connected session is there, but does not read what has been sent to it."""
-        ...
-
-    def has_vanished(self, session: Session, after_s: float) -> bool:
-        """Whether either side of a connected session has not been heard for so long, although it was sent something."""
-        ...
-
-    def ask(self, session: Session) -> None:
-        """Have the kernel ask the back-end's host soon whether it is there."""
-        ...
-
-    def is_heard(self, session: Session, within_s: float) -> bool:
-        """Whether the back-end's host has acknowledged anything in so many seconds, were it only that question."""
-        ...
-
-    def cut(self, session: Session, ending: Ending) -> None:
-        """End a connected session at once: both sides see a reset."""
         ...
 
     def abort(self) -> None:

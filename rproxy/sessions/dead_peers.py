@@ -13,9 +13,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rproxy.net.tcp_options import KEEPALIVE_EVERY_S, KEEPALIVE_PROBES, KEEPALIVE_S
-from rproxy.sessions.carrier import Carrier
 from rproxy.sessions.session import Ending, Session
-from rproxy.sessions.sweep import Sweep
+from rproxy.sessions.sweep import Slices, Sweep
 
 VANISHED_S: Final = KEEPALIVE_S + KEEPALIVE_PROBES * KEEPALIVE_EVERY_S
 """As long as keepalive takes."""
@@ -27,9 +26,8 @@ class DeadPeers:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, carrier: Carrier) -> None:
-        self._carrier = carrier
-        self._sweep = Sweep(clock, carrier, self._look, self._tell)
+    def __init__(self, clock: IReactorTime, slices: Slices) -> None:
+        self._sweep = Sweep(clock, slices, self._look, self._tell)
         self._count = 0
 
     def start(self) -> None:
@@ -39,9 +37,9 @@ class DeadPeers:
         self._sweep.stop()
 
     def _look(self, session: Session) -> None:
-        if self._carrier.has_vanished(session, VANISHED_S):
+        if session.link.has_vanished(VANISHED_S):
             self._count += 1
-            self._carrier.cut(session, Ending.VANISHED)
+            session.link.cut(Ending.VANISHED)
 
     def _tell(self) -> None:
         if self._count:

@@ -12,9 +12,8 @@ from rproxy.pool.backend import Backend
 from rproxy.pool.events import Transition
 from rproxy.pool.health import FALL
 from rproxy.pool.states import State
-from rproxy.sessions.carrier import Carrier
 from rproxy.sessions.session import Ending, Session
-from rproxy.sessions.sweep import Sweep
+from rproxy.sessions.sweep import Slices, Sweep
 
 LIMIT_S: Final = 25.0
 """In which such a session must move something."""
@@ -32,9 +31,8 @@ class DownTimeout:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, carrier: Carrier, panicking: Callable[[], bool]) -> None:
+    def __init__(self, clock: IReactorTime, slices: Slices, panicking: Callable[[], bool]) -> None:
         self._clock = clock
-        self._carrier = carrier
         self._panicking = panicking
         self._down: dict[Backend, bool] = {}
         """The back-ends, and whether there has been a panic since they went down."""
@@ -43,7 +41,7 @@ class DownTimeout:
         self._seen_now: dict[Session, tuple[int, float]] = {}
         """The same for those that the present sweep has come to."""
         self._cut = 0
-        self._sweep = Sweep(clock, carrier, self._look, self._swept)
+        self._sweep = Sweep(clock, slices, self._look, self._swept)
         self._sweeping = False
 
     def heed(self, transition: Transition) -> None:
@@ -69,16 +67,16 @@ class DownTimeout:
         if backend is None or (doubted := self._down.get(backend)) is None or not _is_silent(backend):
             return
         now = self._clock.seconds()
-        moved = self._carrier.carried(session) - self._carrier.unsent(session)
+        moved = sum(session.link.carried()) - session.link.unsent()
         before = self._seen.get(session)
         if before is None or before[0] != moved:
-            self._carrier.ask(session)
+            session.link.probe_backend()
         elif now - before[1] < LIMIT_S:
             self._seen_now[session] = before
             return
-        elif not (doubted and self._carrier.is_heard(session, LIMIT_S)):
+        elif not (doubted and session.link.backend_heard(LIMIT_S)):
             self._cut += 1
-            self._carrier.cut(session, Ending.BACKEND_DOWN)
+            session.link.cut(Ending.BACKEND_DOWN)
             return
         self._seen_now[session] = moved, now
 

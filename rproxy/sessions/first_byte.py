@@ -55,12 +55,9 @@ class FirstByte:
         self._watches: dict[Backend, _Watch] = {}
         self._greeted_at = float("-inf")
         """When any back-end last spoke to a client that had not said a word."""
-        self._counts: Callable[[Session], tuple[int, int]]
         self._timer: IDelayedCall | None = None
 
-    def start(self, counts: Callable[[Session], tuple[int, int]]) -> None:
-        """`counts` tells the bytes of a connected session: from its client, and to it."""
-        self._counts = counts
+    def start(self) -> None:
         self._wait()
 
     def _wait(self) -> None:
@@ -115,7 +112,7 @@ class FirstByte:
 
     def _has_spoken(self, watch: _Watch, now: float) -> bool:
         for session in watch.young:
-            up, down = self._counts(session)
+            up, down = session.link.carried()
             if down:
                 self._spoke(watch, now, greeted=session.greeted or not up)
                 return True
@@ -123,7 +120,7 @@ class FirstByte:
 
     def _judge(self, backend: Backend, watch: _Watch, now: float) -> None:
         """It is mute if it was for the whole limit, and half of that to several sessions."""
-        began = [_began(session) for session in watch.young if self._asked(self._counts(session)[0], session)]
+        began = [_began(session) for session in watch.young if self._asked(session.link.carried()[0], session)]
         waited = sum(now - each >= self._limit_s / 2 for each in began) + watch.left
         since = min([*began, watch.left_since])
         if waited < REFUSALS or now - since < self._limit_s:

@@ -9,9 +9,8 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from rproxy.sessions.carrier import Carrier
 from rproxy.sessions.session import Ending, Session
-from rproxy.sessions.sweep import Sweep
+from rproxy.sessions.sweep import Slices, Sweep
 
 SWEEPS: Final = 16
 """In one timeout, so that it is at most 1/16 late."""
@@ -28,9 +27,8 @@ class IdleTimeout:
     log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, carrier: Carrier, limit_s: float, *, half_closed: bool, reader_s: float = 0
+        self, clock: IReactorTime, slices: Slices, limit_s: float, *, half_closed: bool, reader_s: float = 0
     ) -> None:
-        self._carrier = carrier
         self._half_closed = half_closed
         self._interval_s = max(limit_s / SWEEPS, _SWEEP_MIN_S)
         self._limits = {Ending.HALF_CLOSED if half_closed else Ending.IDLE: limit_s}
@@ -39,7 +37,7 @@ class IdleTimeout:
             self._limits[Ending.IDLE] = reader_s
             self._reader_sweeps = reader_s / self._interval_s if reader_s else math.inf
         self._over: Counter[Ending] = Counter()
-        self._sweep = Sweep(clock, carrier, self._look, self._tell)
+        self._sweep = Sweep(clock, slices, self._look, self._tell)
 
     def start(self) -> None:
         self._sweep.repeat(self._interval_s)
@@ -50,20 +48,20 @@ class IdleTimeout:
     def _look(self, session: Session) -> None:
         if session.half_closed is not self._half_closed:
             return
-        taken = self._carrier.carried(session) - self._carrier.unsent(session)
+        taken = sum(session.link.carried()) - session.link.unsent()
         if taken != session.seen:
             session.seen = taken
             session.quiet = 0
         session.quiet += 1
         if session.quiet > SWEEPS and (ending := self._ending(session)) is not None:
             self._over[ending] += 1
-            self._carrier.cut(session, ending)
+            session.link.cut(ending)
 
     def _ending(self, session: Session) -> Ending | None:
         """As what a session that has been silent for the limit ends, or None if it is not to end yet."""
         if not self._half_closed:
             return Ending.IDLE
-        if session.quiet <= self._reader_sweeps and self._carrier.waits_for_reader(session):
+        if session.quiet <= self._reader_sweeps and session.link.waits_for_reader():
             return None
         return Ending.IDLE if session.quiet > self._reader_sweeps > SWEEPS else Ending.HALF_CLOSED
 

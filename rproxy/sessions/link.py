@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from rproxy.sessions.session import Ending
 
 
 class Link(Protocol):
-    """The connections of one session, as its carrier has them: the client's, and the back-end's while there is one.
+    """The connections of one session: the client's, and the back-end's while there is one.
 
-    A carrier sets `Session.link` when it opens the session, and keeps it until the session has ended. Everything here
-    may be called at any time in between, and raises nothing.
+    The carrier passes it to `Service.open`; the session drops it when it has ended. Every method may be called at any
+    time in between, also before there is a back-end, and raises nothing.
     """
 
     def client_address(self) -> str:
-        """host:port of the client, ``UNIX`` or its path for a Unix socket, ``gone`` when nothing is known any more.
+        """host:port of the client; the path, or ``UNIX``, for a Unix socket; ``gone`` when it is no longer known.
 
-        May cost a system call: ask for it only where somebody reads it.
+        Costs a system call, so ask only where the answer is used.
         """
         ...
 
@@ -27,11 +27,11 @@ class Link(Protocol):
         ...
 
     def unsent(self) -> int:
-        """Bytes that the kernel still holds for either side."""
+        """Bytes written to either side that the kernel still buffers, because the peer has not acknowledged them."""
         ...
 
     def waits_for_reader(self) -> bool:
-        """Whether either side is there, but does not read what has been sent to it."""
+        """Whether either side is alive, but does not read what has been sent to it (its receive window is closed)."""
         ...
 
     def has_vanished(self, after_s: float) -> bool:
@@ -39,13 +39,44 @@ class Link(Protocol):
         ...
 
     def probe_backend(self) -> None:
-        """Have the kernel's keepalive probe the back-end's host soon."""
+        """Have the kernel send the back-end's host a keepalive probe soon."""
         ...
 
     def backend_heard(self, within_s: float) -> bool:
-        """Whether the back-end's host has acknowledged anything within `within_s` seconds, if only a keepalive."""
+        """Whether the back-end's host has acknowledged anything in the last `within_s` seconds, if only a keepalive."""
         ...
 
     def cut(self, ending: Ending) -> None:
-        """End the session at once: both sides see a reset. The session is told with `ended`."""
+        """End the session at once, as `ending`: both sides get a reset. Calls `Session.ended` before it returns."""
         ...
+
+
+class _NoLink:
+    """The link of a session that has ended: nothing is known, and nothing is left to cut."""
+
+    def client_address(self) -> str:
+        return "gone"
+
+    def carried(self) -> tuple[int, int]:
+        return 0, 0
+
+    def unsent(self) -> int:
+        return 0
+
+    def waits_for_reader(self) -> bool:
+        return False
+
+    def has_vanished(self, after_s: float) -> bool:
+        return False
+
+    def probe_backend(self) -> None:
+        pass
+
+    def backend_heard(self, within_s: float) -> bool:
+        return False
+
+    def cut(self, ending: Ending) -> None:
+        pass
+
+
+NO_LINK: Final[Link] = _NoLink()

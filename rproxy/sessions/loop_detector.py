@@ -16,9 +16,8 @@ from twisted.logger import Logger
 
 from rproxy.pool.backend import Backend
 from rproxy.sessions.capacity import Capacity
-from rproxy.sessions.carrier import Carrier
 from rproxy.sessions.session import Ending, Session
-from rproxy.sessions.sweep import Sweep
+from rproxy.sessions.sweep import Slices, Sweep
 
 SILENT_S: Final = 2.0
 """How long they carry nothing."""
@@ -39,10 +38,9 @@ class LoopDetector:
     log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, carrier: Carrier, capacity: Capacity, found: Callable[[Backend], object]
+        self, clock: IReactorTime, slices: Slices, capacity: Capacity, found: Callable[[Backend], object]
     ) -> None:
         self._clock = clock
-        self._carrier = carrier
         self._capacity = capacity
         self._found = found
         self._watching = False
@@ -52,8 +50,8 @@ class LoopDetector:
         self._barred: Backend | None = None
         self._ended = 0
         """Sessions of its loop."""
-        self._noting = Sweep(clock, carrier, self._note, self._noted)
-        self._ending = Sweep(clock, carrier, self._end_if_barred, self._tell)
+        self._noting = Sweep(clock, slices, self._note, self._noted)
+        self._ending = Sweep(clock, slices, self._end_if_barred, self._tell)
         capacity.when_full(self._full)
 
     def stop(self) -> None:
@@ -85,7 +83,7 @@ class LoopDetector:
 
     def _note(self, session: Session) -> None:
         if _returns(session):
-            self._carried[session] = self._carrier.carried(session)
+            self._carried[session] = sum(session.link.carried())
 
     def _noted(self) -> None:
         if self._are_many(len(self._carried)):
@@ -100,14 +98,14 @@ class LoopDetector:
         """End one of those that have carried nothing since."""
         silent: defaultdict[Backend, list[Session]] = defaultdict(list)
         for session, before in self._carried.items():
-            if session.is_connected and session.backend is not None and self._carrier.carried(session) == before:
+            if session.is_connected and session.backend is not None and sum(session.link.carried()) == before:
                 silent[session.backend].append(session)
         backend, sessions = max(silent.items(), key=lambda each: len(each[1]), default=(None, []))
         if backend is None or not self._capacity.full or not self._are_many(len(sessions)):
             self._after(AGAIN_S, self._look)
             return
         newest = max(sessions, key=lambda session: session.connected_at or 0.0)
-        self._carrier.cut(newest, Ending.STOPPED)
+        newest.link.cut(Ending.STOPPED)
         sessions.remove(newest)
         self._after(COLLAPSE_S, self._judge, backend, sessions)
 
@@ -123,7 +121,7 @@ class LoopDetector:
     def _end_if_barred(self, session: Session) -> None:
         if session.backend is self._barred and _returns(session):
             self._ended += 1
-            self._carrier.cut(session, Ending.STOPPED)
+            session.link.cut(Ending.STOPPED)
 
     def _tell(self) -> None:
         assert self._barred is not None
@@ -138,7 +136,7 @@ class LoopDetector:
 
 def _returns(session: Session) -> bool:
     """Whether its client comes from the host of its back-end."""
-    if session.backend is None or session.client is None:
+    if session.backend is None:
         return False
-    host, _, _ = str(session.client).rpartition(":")
+    host, _, _ = session.link.client_address().rpartition(":")
     return host.strip("[]") == session.backend.address

@@ -15,6 +15,7 @@ from rproxy.policies.formula import score
 from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Events, Pool
 from rproxy.sessions.first_byte import FirstByte
+from rproxy.sessions.link import Link
 from rproxy.sessions.session import Ending, Redispatch, Session
 from rproxy.sessions.turned_away import TurnedAway
 from rproxy.sessions.wait_queue import WaitQueue
@@ -62,9 +63,9 @@ class Service:
         """How long a client that does not read may keep a connection from which all has come for it."""
         self._turned_away = TurnedAway(clock, pool)
 
-    def open(self, client: object) -> Session:
-        """A session for `client`, whose text is asked for only by a trace."""
-        return Session(self, client, self.seconds())
+    def open(self, link: Link) -> Session:
+        """A session for a client that has just been accepted."""
+        return Session(self, link, self.seconds())
 
     def score(self, backend: Backend) -> float:
         """The report's score of a back-end now, whichever policy is in use."""
@@ -77,7 +78,7 @@ class Service:
             saturation=self.saturation,
         )
 
-    def trace_choice(self, client: object, chosen: Backend | None) -> None:
+    def trace_choice(self, client: str, chosen: Backend | None) -> None:
         for backend in self.pool:
             if backend.eligible:
                 self.log.debug(
@@ -104,10 +105,10 @@ class Service:
         """A client is being turned away."""
         self._turned_away.add(_UNSERVED[ending])
 
-    def start(self, counts: Callable[[Session], tuple[int, int]]) -> None:
-        """`counts` is the carrier's."""
+    def start(self) -> None:
+        """Start the timers; to be called once, before the first client is accepted or soon after."""
         if self.first_byte is not None:
-            self.first_byte.start(counts)
+            self.first_byte.start()
 
     def let_go(self) -> None:
         """The proxy stops: nobody waits for a back-end any more."""

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from rproxy.pool.backend import Backend
+from rproxy.sessions.link import NO_LINK, Link
 
 if TYPE_CHECKING:
     from rproxy.sessions.service import Service
@@ -76,13 +77,13 @@ class Session:
         "_failed",
         "_service",
         "backend",
-        "client",
         "connected_at",
         "down",
         "early",
         "ended_as",
         "greeted",
         "half_closed",
+        "link",
         "quiet",
         "seen",
         "started_at",
@@ -90,10 +91,11 @@ class Session:
         "waited",
     )
 
-    def __init__(self, service: Service, client: object, now: float) -> None:
+    def __init__(self, service: Service, link: Link, now: float) -> None:
         self._service = service
         self._failed: tuple[Backend, ...] = ()
-        self.client = client
+        self.link = link
+        """The connections of this session, until it has ended."""
         self.backend: Backend | None = None
         self.started_at = now
         """When it was accepted; later by the time for which it waited for a back-end to come."""
@@ -127,7 +129,7 @@ class Session:
             return None
         backend = service.pool.choose(failed)
         if service.trace:
-            service.trace_choice(self.client, backend)
+            service.trace_choice(self.link.client_address(), backend)
         if backend is None:
             return None
         if failed:
@@ -250,6 +252,7 @@ class Session:
         service.endings[ending] += 1
         service.up += self.up
         service.down += self.down
+        self.link = NO_LINK  # session and link refer to each other: break the cycle
 
     def _tell_service(self, backend: Backend) -> None:
         """What the session, which is over, says of its back-end's service."""
@@ -274,7 +277,7 @@ class Session:
         self._service.log.debug(
             "session {client} -> {backend}: {ending} after {seconds:.3f} s, {up} bytes up, {down} bytes down, "
             "{tries} tries",
-            client=self.client,
+            client=self.link.client_address(),
             backend=self.backend.name if self.backend else "nobody",
             ending=self.ended_as,
             seconds=now - self.started_at,

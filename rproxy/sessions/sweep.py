@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from rproxy.sessions.carrier import Carrier
 from rproxy.sessions.session import Session
+
+Slices = Callable[[], Iterator[list[Session]]]
+"""Lists the connected sessions in slices, each short enough to be looked at in one turn of the reactor."""
 
 
 class Sweep:
@@ -18,10 +20,10 @@ class Sweep:
     """
 
     def __init__(
-        self, clock: IReactorTime, carrier: Carrier, look: Callable[[Session], None], done: Callable[[], None]
+        self, clock: IReactorTime, slices: Slices, look: Callable[[Session], None], done: Callable[[], None]
     ) -> None:
         self._clock = clock
-        self._carrier = carrier
+        self._list = slices
         self._look = look
         self._done = done
         self._slices: Iterator[list[Session]] | None = None
@@ -39,7 +41,7 @@ class Sweep:
     def begin(self) -> None:
         """Begin a sweep, unless one is under way."""
         if self._slices is None:
-            self._slices = self._carrier.slices()
+            self._slices = self._list()
             self._step()
 
     def stop(self) -> None:

@@ -101,9 +101,9 @@ class ProxyService(ProcessService):
         self.service.reader_s = settings.idle_timeout_s or math.inf
         self.capacity = Capacity(_sessions_max(settings, descriptors), reactor.seconds)
         self.carrier = self._carrier(descriptors)
-        self._loop_detector = LoopDetector(reactor, self.carrier, self.capacity, self._bar)
+        self._loop_detector = LoopDetector(reactor, self.carrier.slices, self.capacity, self._bar)
         self._watches = self._watch()
-        self._down_timeout = DownTimeout(reactor, self.carrier, lambda: table.panicking)
+        self._down_timeout = DownTimeout(reactor, self.carrier.slices, lambda: table.panicking)
         if settings.end_on_down:
             self.monitor.heed = self._down_timeout.heed
         self._endpoints = listen_endpoints(reactor, settings.listen, freebind=settings.freebind)
@@ -139,13 +139,13 @@ class ProxyService(ProcessService):
 
     def _watch(self) -> list[IdleTimeout | DeadPeers]:
         """What ends sessions that have stopped."""
-        settings = self._settings
-        watches: list[IdleTimeout | DeadPeers] = [DeadPeers(self._reactor, self.carrier)]
+        settings, slices = self._settings, self.carrier.slices
+        watches: list[IdleTimeout | DeadPeers] = [DeadPeers(self._reactor, slices)]
         idle_s, half_closed_s = settings.idle_timeout_s, settings.half_close_timeout_s
         if idle_s:
-            watches.append(IdleTimeout(self._reactor, self.carrier, idle_s, half_closed=False))
+            watches.append(IdleTimeout(self._reactor, slices, idle_s, half_closed=False))
         if half_closed_s:
-            watches.append(IdleTimeout(self._reactor, self.carrier, half_closed_s, half_closed=True, reader_s=idle_s))
+            watches.append(IdleTimeout(self._reactor, slices, half_closed_s, half_closed=True, reader_s=idle_s))
         return watches
 
     def startService(self) -> None:
@@ -154,7 +154,7 @@ class ProxyService(ProcessService):
         super().startService()
         for watch in self._watches:
             watch.start()
-        self.service.start(self.carrier.counts)
+        self.service.start()
         self._demo.register()
         if self._settings.state_file is not None:
             self._keeper = self._keep(self._settings.state_file)

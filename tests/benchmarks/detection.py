@@ -31,6 +31,7 @@ from rproxy.pool.events import Transition
 from rproxy.pool.pool import Events, Pool
 from rproxy.pool.states import State
 from rproxy.pool.table import Table
+from rproxy.sessions.link import NO_LINK
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Ending
 from rproxy.sources.agents.monitor import Monitor
@@ -189,7 +190,7 @@ def detect(rng: Random, death: Death, loss: float) -> Detection:
 
 def serve_client(service: Service, watched: Backend, refusing: Backend | None) -> bool:
     """A short session. Whether it was sent to the back-end that is watched."""
-    session, seen = service.open(None), False
+    session, seen = service.open(NO_LINK), False
     while (chosen := session.next()) is not None:
         seen = seen or chosen is watched
         if chosen is not refusing:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.carriers.splice.leg import CLIENT, CLOSED, EVENTS, HUNG_UP, NOW, PLAIN, READABLE, STALLED, Leg
+from rproxy.carriers.splice.leg import CLOSED, EVENTS, HUNG_UP, NOW, PLAIN, READABLE, STALLED, ClientLeg, Leg
 from rproxy.carriers.splice.pipes import Pipes
 from rproxy.carriers.splice.transfer import Transfer
 from rproxy.pool.pool import Pool
@@ -53,19 +53,21 @@ class Moving:
         )
         self.told: list[tuple[str, Leg]] = []
         service = Service(Pool(table_with(1), CountingPolicy()), Clock())
-        self.session = service.open(None)
-        self.client, self.client_end = self._leg(stack, CLIENT, SMALL if "client" in small else None)
-        self.backend, self.backend_end = self._leg(stack, 0, SMALL if "backend" in small else None)
-        self.client.peer, self.backend.peer = self.backend, self.client
+        sock, self.client_end = self._connection(stack, SMALL if "client" in small else None)
+        self.client = ClientLeg(sock, lambda leg, ending: None)
+        self.client.session = self.session = service.open(self.client)
+        sock, self.backend_end = self._connection(stack, SMALL if "backend" in small else None)
+        self.backend = Leg(sock, self.session, 0, self.client)
+        self.client.peer = self.backend
         stack.callback(self._drop)
 
-    def _leg(self, stack: ExitStack, state: int, buffer: int | None) -> tuple[Leg, socket.socket]:
+    def _connection(self, stack: ExitStack, buffer: int | None) -> tuple[MeteredSocket, socket.socket]:
         near, far = stack.enter_context(tcp_pair(buffer=buffer))
         sock = stack.enter_context(MeteredSocket(fileno=os.dup(near.fileno())))
         near.close()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self.epoll.register(sock.fileno(), EVENTS)
-        return Leg(sock, self.session, state, None), far
+        return sock, far
 
     def _drop(self) -> None:
         for leg in (self.client, self.backend):

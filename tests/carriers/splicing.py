@@ -21,6 +21,7 @@ from rproxy.carriers.splice.reactor import SpliceCarrier
 from rproxy.pool.pool import Pool
 from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.link import Link
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Ending, Session
 from rproxy.timing.deadlines import Deadlines
@@ -78,8 +79,8 @@ class Splicing:
     def _remember_sessions(self) -> None:
         opened = self.service.open
 
-        def remember(client: object) -> Session:
-            session = opened(client)
+        def remember(link: Link) -> Session:
+            session = opened(link)
             self.sessions.append(session)
             return session
 

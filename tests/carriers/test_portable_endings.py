@@ -240,7 +240,7 @@ def test_a_last_reader_that_never_reads_can_be_cut(
     _, left = leave(bench)
     bench.settle(1)
     (session,) = connected(bench.carrier)
-    bench.carrier.cut(session, Ending.HALF_CLOSED)
+    session.link.cut(Ending.HALF_CLOSED)
     bench.settle()
     assert left.ended is ConnectionAborted
     bench.assert_over(Ending.HALF_CLOSED)

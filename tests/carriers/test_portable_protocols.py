@@ -288,8 +288,8 @@ def test_a_session_is_known_by_what_it_carries_and_can_be_cut() -> None:
     backend = proxy.connector().succeed()
     (session,) = connected(proxy.carrier)
     backend.receive(b"answer")
-    assert (proxy.carrier.carried(session), proxy.carrier.unsent(session)) == (6, 0)
-    proxy.carrier.cut(session, Ending.IDLE)
+    assert (session.link.carried(), session.link.unsent()) == ((0, 6), 0)
+    session.link.cut(Ending.IDLE)
     run(proxy.reactor, 1)
     assert backend.ended is ConnectionAborted
     assert connected(proxy.carrier) == []

@@ -60,7 +60,7 @@ def test_what_a_back_end_did_not_even_take_goes_to_another(bench: Splicing, how:
     first = bench.accept(bench.servers[0])
     first.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     bench.until(lambda: bench.sessions[0].is_connected)
-    leg: Any = bench.sessions[0].client
+    leg: Any = bench.sessions[0].link
     leg.peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     request = stream(EARLY_MAX - 1)
     bench.send(client, request)
@@ -151,7 +151,7 @@ def test_what_is_kept_is_let_go_with_the_answer_or_with_time(bench: Splicing, wo
         bench.receive(backend, len(word))
     else:
         bench.pass_s(EARLY_S + 2 * TICK_S)
-    leg: Any = session.client
+    leg: Any = session.link
     assert (session.early, leg.peer.state & EARLY) == (b"", 0)
 
 
@@ -162,7 +162,7 @@ def with_waiting(stack: ExitStack) -> tuple[Splicing, socket.socket]:
     bench.table.administer(next(iter(bench.table)), Administration.DRAIN)
     client = bench.dial()
     bench.until(lambda: bench.sessions and bench.sessions[0].waited)
-    leg: Any = bench.sessions[0].client
+    leg: Any = bench.sessions[0].link
     assert leg.state & WAITING
     return bench, client
 

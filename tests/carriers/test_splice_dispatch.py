@@ -151,7 +151,7 @@ def is_reset(sock: socket.socket) -> bool:
 
 
 def stalled_and_cut(bench: Splicing) -> None:
-    bench.carrier.cut(bench.sessions[0], Ending.IDLE)
+    bench.sessions[0].link.cut(Ending.IDLE)
 
 
 def stalled_and_aborted(bench: Splicing) -> None:
@@ -201,9 +201,9 @@ def test_a_session_whose_first_connect_failed_is_as_any_other(stack: ExitStack) 
     client.send(b"question")
     bench.receive(backend, 8)
     (session,) = connected(bench.carrier)
-    assert bench.carrier.carried(session) == 8
-    assert bench.carrier.unsent(session) >= 0
-    bench.carrier.cut(session, Ending.IDLE)
+    assert session.link.carried() == (8, 0)
+    assert session.link.unsent() >= 0
+    session.link.cut(Ending.IDLE)
     assert bench.is_reset(client)
     bench.assert_over(Ending.IDLE)
 

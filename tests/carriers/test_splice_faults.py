@@ -131,7 +131,7 @@ def test_a_policy_that_fails_when_a_session_is_cut_costs_no_other_anything(stack
     client, backend = bench.joined()
     policy.broken.add("closed")
     with suppress(ValueError):
-        bench.carrier.cut(bench.sessions[0], Ending.IDLE)
+        bench.sessions[0].link.cut(Ending.IDLE)
     assert bench.is_reset(client)
     assert bench.is_reset(backend)
     bench.assert_nothing_held()
@@ -173,7 +173,7 @@ def test_a_descriptors_number_is_not_given_to_another_before_the_batch_is_over(s
     """Else the dead leg's event would go to the newcomer, whose connect it would take for failed."""
     bench = with_one_server(stack)
     client, backend = bench.joined()
-    leg: Any = bench.sessions[0].client
+    leg: Any = bench.sessions[0].link
     dead = [leg.sock.fileno(), leg.peer.sock.fileno()]
     newcomer = bench.dial()
     reset(client)
@@ -281,7 +281,7 @@ def test_an_error_after_both_ends_of_stream_leaves_no_timer_behind(stack: ExitSt
     bench.leg_of(client).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
     client.shutdown(socket.SHUT_WR)
     assert bench.receive(backend, 1) == b""
-    leg: Any = bench.sessions[0].client
+    leg: Any = bench.sessions[0].link
     descriptor = leg.peer.sock.fileno()
     answer = stream(60_000)
     backend.send(answer)
@@ -306,7 +306,7 @@ def test_a_client_has_time_to_read_the_answer_of_a_server_that_ended_and_is_gone
     answer = stream(size)
     backend.send(answer)
     backend.shutdown(socket.SHUT_WR)
-    leg: Any = bench.sessions[0].client
+    leg: Any = bench.sessions[0].link
     bench.until(lambda: leg.peer.state & EOF)
     reset(backend)
     bench.until(lambda: leg.peer is None or leg in bench.carrier._sessions._table.doomed)
@@ -325,7 +325,7 @@ def test_a_client_that_never_reads_the_answer_of_a_server_that_is_gone_is_let_go
     bench.leg_of(client).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
     backend.send(stream(60_000))
     backend.shutdown(socket.SHUT_WR)
-    leg: Any = bench.sessions[0].client
+    leg: Any = bench.sessions[0].link
     bench.until(lambda: leg.peer.state & EOF)
     reset(backend)
     bench.until(lambda: leg.peer is None or leg in bench.carrier._sessions._table.doomed)

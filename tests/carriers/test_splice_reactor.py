@@ -226,10 +226,10 @@ def test_what_a_session_carries_and_what_the_kernel_holds_are_known(bench: Splic
     backend.send(b"answer")
     bench.receive(backend, 8)
     bench.receive(client, 6)
-    assert bench.carrier.carried(session) == 14
-    bench.until(lambda: bench.carrier.unsent(session) == 0)
+    assert session.link.carried() == (8, 6)
+    bench.until(lambda: session.link.unsent() == 0)
     bench.stall(client)
-    assert bench.carrier.unsent(session) > 0
+    assert session.link.unsent() > 0
 
 
 @pytest.mark.parametrize("ending", [Ending.IDLE, Ending.HALF_CLOSED])
@@ -237,7 +237,7 @@ def test_a_session_that_is_cut_is_reset_on_both_sides(bench: Splicing, ending: E
     client, backend = bench.joined()
     client.send(b"question")
     bench.receive(backend, 8)
-    bench.carrier.cut(bench.sessions[0], ending)
+    bench.sessions[0].link.cut(ending)
     assert bench.is_reset(client)
     assert bench.is_reset(backend)
     bench.assert_over(ending)

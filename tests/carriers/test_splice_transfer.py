@@ -9,7 +9,6 @@ import pytest
 
 from rproxy.carriers.splice.leg import (
     BROKEN,
-    CLIENT,
     CONNECTING,
     EOF,
     HUNG_UP,
@@ -21,6 +20,7 @@ from rproxy.carriers.splice.leg import (
     SIZE,
     STALLED,
     WROTE,
+    ClientLeg,
     Leg,
 )
 from tests.carriers.loopback import ends, fill, received, reset, stream
@@ -298,13 +298,13 @@ def test_what_was_to_be_written_can_be_forgotten(stack: ExitStack) -> None:
     assert (moving.backend.backlog, moving.backend.state & STALLED) == (None, 0)
 
 
-def test_a_leg_names_who_is_at_its_other_end(moving: Moving) -> None:
+def test_a_client_leg_names_who_is_at_its_other_end(moving: Moving) -> None:
     address, port = moving.client_end.getsockname()
-    assert str(moving.client) == f"{address}:{port}"
+    assert moving.client.client_address() == f"{address}:{port}"
     near, far = socket.socketpair()
     with near, far:
-        assert str(Leg(near, moving.session, CLIENT, None)) == "UNIX"
-    assert str(Leg(near, moving.session, CLIENT, None)) == "gone"
+        assert ClientLeg(near, lambda leg, ending: None).client_address() == "UNIX"
+    assert ClientLeg(near, lambda leg, ending: None).client_address() == "gone"
 
 
 def test_reads_and_writes_do_not_wait(moving: Moving) -> None:

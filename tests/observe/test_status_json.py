@@ -14,7 +14,7 @@ from rproxy.sessions.service import Service
 from rproxy.sessions.session import Ending
 from rproxy.sources.agents.monitor import Counters
 from rproxy.wire.pdu import Unregister
-from tests.fakes import confirm, registered, table_with
+from tests.fakes import FakeLink, confirm, registered, table_with
 
 FIELDS = {
     *("address", "port", "state", "score", "rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory"),
@@ -104,7 +104,7 @@ def test_counters_are_those_of_the_datagrams() -> None:
 def test_sessions_are_counted_against_their_limit_and_their_bytes_once_they_are_over() -> None:
     service, capacity = service_with(1), Capacity(10, lambda: 0.0)
     capacity.enter()
-    session = service.open("client")
+    session = service.open(FakeLink())
     assert session.next() is not None
     session.connected()
     session.up, session.down = 3, 5

@@ -9,7 +9,7 @@ from rproxy.pool.events import Transition
 from rproxy.pool.pool import Pool
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
-from tests.fakes import CountingPolicy, guarded, table_with
+from tests.fakes import CountingPolicy, FakeLink, guarded, table_with
 
 
 class Bench:
@@ -27,7 +27,7 @@ class Bench:
         )
 
     def open(self) -> Session:
-        return self.service.open("the client")
+        return self.service.open(FakeLink("the client"))
 
     def connected(self) -> Session:
         session = self.open()

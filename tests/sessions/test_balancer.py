@@ -12,7 +12,7 @@ from rproxy.pool.pool import Pool
 from rproxy.pool.table import Table
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Ending
-from tests.fakes import CountingPolicy, RaisingPolicy, confirm, guarded, logged, registered, run, texts
+from tests.fakes import CountingPolicy, FakeLink, RaisingPolicy, confirm, guarded, logged, registered, run, texts
 from tests.sessions.opening import Bench, taken
 
 
@@ -71,15 +71,13 @@ def test_the_warning_says_why_and_how_many_backends_there_are(up: int, line: str
 
 
 def test_without_a_trace_a_normal_session_logs_nothing_and_its_client_is_not_written_out() -> None:
-    class Client:
-        def __str__(self) -> str:
+    class Link(FakeLink):
+        def client_address(self) -> str:
             raise AssertionError("nobody reads this")
-
-        __repr__ = __str__
 
     bench = Bench()
     with logged() as events:
-        session = bench.service.open(Client())
+        session = bench.service.open(Link())
         taken(session)
         session.failed()
         taken(session)
@@ -97,7 +95,7 @@ def test_a_trace_shows_the_score_and_the_figures_of_every_eligible_backend_at_a_
     confirm(table, registered(table, "10.0.0.4"), token=4, draining=True)
     service = Service(Pool(table, CountingPolicy()), Clock(), trace=True)
     with logged() as events:
-        taken(service.open("the client"))
+        taken(service.open(FakeLink("the client")))
     scored = {event["backend"]: event for event in events if "score" in event}
     assert list(scored) == ["10.0.0.1:80", "10.0.0.2:80"]
     second = scored["10.0.0.2:80"]

@@ -8,29 +8,28 @@ from rproxy.pool.pool import Pool
 from rproxy.sessions.dead_peers import EVERY_S, VANISHED_S, DeadPeers
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Ending
-from tests.fakes import CountingPolicy, SilentCarrier, logged, run, table_with, texts
+from tests.fakes import CountingPolicy, LinkedSessions, logged, run, table_with, texts
 
 
 def test_sessions_are_cut_whose_peer_has_not_been_heard_for_as_long_as_keepalive_takes() -> None:
-    clock, carrier = Clock(), SilentCarrier()
-    service = Service(Pool(table_with(1), CountingPolicy()), clock)
-    vanished = DeadPeers(clock, carrier)
+    clock = Clock()
+    linked = LinkedSessions(Service(Pool(table_with(1), CountingPolicy()), clock))
+    vanished = DeadPeers(clock, linked.slices)
     vanished.start()
-    sessions = [service.open(None) for _ in range(5)]
-    carrier.moved = dict.fromkeys(sessions, 0)
+    sessions = [linked.open() for _ in range(5)]
     for session, unheard_s in zip(sessions, (0, VANISHED_S - 1, VANISHED_S, 1000, 0), strict=True):
-        carrier.unheard_s[session] = unheard_s
+        linked.links[session].unheard_s = unheard_s
     with logged() as events:
         run(clock, EVERY_S - 1)
-        assert carrier.ended == []
+        assert linked.cut == []
         run(clock, 1)
-    assert carrier.ended == [(sessions[2], Ending.VANISHED), (sessions[3], Ending.VANISHED)]
+    assert linked.cut == [(sessions[2], Ending.VANISHED), (sessions[3], Ending.VANISHED)]
     assert texts(events) == ["2 session(s) closed: one side has taken nothing, and not been heard, for 120 s"]
     with logged() as events:
         run(clock, 5 * EVERY_S)
     assert texts(events) == []
-    carrier.unheard_s[sessions[0]] = 1000
+    linked.links[sessions[0]].unheard_s = 1000
     run(clock, EVERY_S)
-    assert len(carrier.ended) == 3
+    assert len(linked.cut) == 3
     vanished.stop()
     assert clock.getDelayedCalls() == []

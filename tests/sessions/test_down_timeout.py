@@ -12,7 +12,7 @@ from rproxy.pool.states import State
 from rproxy.sessions.down_timeout import EVERY_S, LIMIT_S, DownTimeout
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Ending, Session
-from tests.fakes import CountingPolicy, SilentCarrier, logged, run, table_with, texts
+from tests.fakes import CountingPolicy, LinkedSessions, logged, run, table_with, texts
 
 WITHIN_S = 30.0
 
@@ -20,20 +20,19 @@ WITHIN_S = 30.0
 class Bench:
     def __init__(self) -> None:
         self.clock = Clock()
-        self.carrier = SilentCarrier()
         self.table = table_with(2)
         self.one, self.other = self.table
         self.service = Service(Pool(self.table, CountingPolicy()), self.clock)
+        self.linked = LinkedSessions(self.service)
         self.panicking = False
-        self.down_timeout = DownTimeout(self.clock, self.carrier, lambda: self.panicking)
+        self.down_timeout = DownTimeout(self.clock, self.linked.slices, lambda: self.panicking)
 
     def session(self, *, of_other: bool = False) -> Session:
-        session = self.service.open(None)
+        session = self.linked.open()
         assert session.next() is self.one
         session.connected()
         if of_other:
             session.backend = self.other
-        self.carrier.moved[session] = 0
         return session
 
     def becomes(self, state: State, *, refusing: bool = False) -> None:
@@ -58,11 +57,11 @@ def test_sessions_that_move_nothing_end_soon_after_their_back_end_has_fallen_sil
     sessions, others = [bench.session() for _ in range(3)], bench.session(of_other=True)
     bench.becomes(State.DOWN)
     bench.pass_s(LIMIT_S)
-    assert bench.carrier.ended == []
+    assert bench.linked.cut == []
     with logged() as events:
         bench.pass_s(WITHIN_S - LIMIT_S)
-    assert bench.carrier.ended == [(session, Ending.BACKEND_DOWN) for session in sessions]
-    assert others in bench.carrier.moved
+    assert bench.linked.cut == [(session, Ending.BACKEND_DOWN) for session in sessions]
+    assert others in bench.linked.links
     assert texts(events) == ["3 session(s) closed: their back-end is down, and nothing moved for 25 s"]
 
 
@@ -71,10 +70,10 @@ def test_a_session_that_moves_something_stays_until_it_stops(bench: Bench) -> No
     bench.becomes(State.DOWN)
     for _ in range(5):
         bench.pass_s(LIMIT_S - EVERY_S)
-        bench.carrier.moved[session] += 1
-    assert bench.carrier.ended == []
+        bench.linked.links[session].up += 1
+    assert bench.linked.cut == []
     bench.pass_s(WITHIN_S)
-    assert bench.carrier.ended == [(session, Ending.BACKEND_DOWN)]
+    assert bench.linked.cut == [(session, Ending.BACKEND_DOWN)]
 
 
 def test_what_a_client_sends_into_the_void_is_no_movement(bench: Bench) -> None:
@@ -82,10 +81,10 @@ def test_what_a_client_sends_into_the_void_is_no_movement(bench: Bench) -> None:
     bench.becomes(State.DOWN)
     for _ in range(int(WITHIN_S)):
         bench.pass_s(1)
-        if session in bench.carrier.moved:
-            bench.carrier.moved[session] += 1
-            bench.carrier.held[session] += 1
-    assert bench.carrier.ended == [(session, Ending.BACKEND_DOWN)]
+        if session in bench.linked.links:
+            bench.linked.links[session].up += 1
+            bench.linked.links[session].held += 1
+    assert bench.linked.cut == [(session, Ending.BACKEND_DOWN)]
 
 
 @pytest.mark.parametrize("state", [State.UP, State.SUSPECT])
@@ -95,7 +94,7 @@ def test_a_back_end_that_is_up_again_keeps_its_sessions(bench: Bench, state: Sta
     bench.pass_s(LIMIT_S - 1)
     bench.becomes(state)
     bench.pass_s(10 * LIMIT_S)
-    assert bench.carrier.ended == []
+    assert bench.linked.cut == []
     assert bench.timers == 0
 
 
@@ -107,7 +106,7 @@ def test_the_time_before_a_back_end_was_up_in_between_does_not_count(bench: Benc
     bench.pass_s(2 * EVERY_S)
     bench.becomes(State.DOWN)
     bench.pass_s(LIMIT_S - 1)
-    assert bench.carrier.ended == []
+    assert bench.linked.cut == []
 
 
 def test_a_back_end_that_is_forgotten_while_it_is_down_is_still_silent(bench: Bench) -> None:
@@ -115,7 +114,7 @@ def test_a_back_end_that_is_forgotten_while_it_is_down_is_still_silent(bench: Be
     bench.becomes(State.DOWN)
     bench.becomes(State.FORGOTTEN)
     bench.pass_s(WITHIN_S)
-    assert len(bench.carrier.ended) == 1
+    assert len(bench.linked.cut) == 1
 
 
 @pytest.mark.parametrize("state", [State.FORGOTTEN, State.SUSPECT])
@@ -124,7 +123,7 @@ def test_an_agents_good_bye_or_a_lost_probe_ends_no_session(bench: Bench, state:
     bench.becomes(state)
     assert bench.timers == 0
     bench.pass_s(2 * WITHIN_S)
-    assert bench.carrier.ended == []
+    assert bench.linked.cut == []
 
 
 def test_refused_connects_end_no_session_unless_the_agent_is_silent_as_well(bench: Bench) -> None:
@@ -133,12 +132,12 @@ def test_refused_connects_end_no_session_unless_the_agent_is_silent_as_well(benc
     bench.becomes(State.DOWN, refusing=True)
     bench.one.misses = FALL - 1
     bench.pass_s(5 * WITHIN_S)
-    assert bench.carrier.ended == []
+    assert bench.linked.cut == []
     bench.one.misses = FALL
     bench.pass_s(LIMIT_S)
-    assert bench.carrier.ended == []
+    assert bench.linked.cut == []
     bench.pass_s(WITHIN_S - LIMIT_S)
-    assert bench.carrier.ended == [(session, Ending.BACKEND_DOWN)]
+    assert bench.linked.cut == [(session, Ending.BACKEND_DOWN)]
 
 
 def test_a_back_end_whose_agent_speaks_again_keeps_its_sessions(bench: Bench) -> None:
@@ -148,7 +147,7 @@ def test_a_back_end_whose_agent_speaks_again_keeps_its_sessions(bench: Bench) ->
     bench.pass_s(LIMIT_S - EVERY_S)
     bench.one.misses = 0
     bench.pass_s(5 * WITHIN_S)
-    assert bench.carrier.ended == []
+    assert bench.linked.cut == []
 
 
 def test_in_a_panic_sessions_stay_whose_host_answers(bench: Bench) -> None:
@@ -156,17 +155,17 @@ def test_in_a_panic_sessions_stay_whose_host_answers(bench: Bench) -> None:
     alive, dead = bench.session(), bench.session()
     bench.becomes(State.DOWN)
     bench.pass_s(2 * EVERY_S)
-    assert bench.carrier.asked == {alive: 1, dead: 1}
-    bench.carrier.unheard_s[dead] = 1000
+    assert [bench.linked.links[session].probes for session in (alive, dead)] == [1, 1]
+    bench.linked.links[dead].unheard_s = 1000
     bench.pass_s(10 * WITHIN_S)
-    assert bench.carrier.ended == [(dead, Ending.BACKEND_DOWN)]
+    assert bench.linked.cut == [(dead, Ending.BACKEND_DOWN)]
     bench.panicking = False  # as when all have been forgotten
     bench.pass_s(10 * WITHIN_S)
-    assert bench.carrier.ended[1:] == []
+    assert bench.linked.cut[1:] == []
     bench.becomes(State.UP)
     bench.becomes(State.DOWN)
     bench.pass_s(WITHIN_S)
-    assert bench.carrier.ended[1:] == [(alive, Ending.BACKEND_DOWN)]
+    assert bench.linked.cut[1:] == [(alive, Ending.BACKEND_DOWN)]
 
 
 def test_nothing_is_kept_of_sessions_that_have_ended(bench: Bench) -> None:
@@ -174,14 +173,14 @@ def test_nothing_is_kept_of_sessions_that_have_ended(bench: Bench) -> None:
     bench.becomes(State.DOWN)
     bench.pass_s(2 * EVERY_S)
     assert bench.down_timeout._seen
-    del bench.carrier.moved[session]
+    del bench.linked.links[session]
     session.ended(Ending.CLOSED)
     bench.pass_s(2 * EVERY_S)
     assert (bench.down_timeout._seen, bench.timers) == ({}, 0)
     other = bench.session()
     bench.becomes(State.DOWN)
     bench.pass_s(WITHIN_S)
-    assert bench.carrier.ended == [(other, Ending.BACKEND_DOWN)]
+    assert bench.linked.cut == [(other, Ending.BACKEND_DOWN)]
 
 
 def test_a_back_end_without_sessions_costs_nothing(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Ending, Session
-from tests.fakes import CountingPolicy, guarded, run, table_with
+from tests.fakes import CountingPolicy, FakeLink, guarded, run, table_with
 
 LIMIT_S = 10.0
 
@@ -24,17 +24,18 @@ class Bench:
         self.service = Service(Pool(self.table, guarded(CountingPolicy())), self.clock, first_byte_s=LIMIT_S)
         self.backends = list(self.table)
         self.sessions: list[Session] = []
-        self.service.start(lambda session: (session.up, session.down))
+        self.service.start()
 
     def open(self, backend: Backend, *, up: int = 0, down: int = 0) -> Session:
-        session = self.service.open(None)
+        link = FakeLink()
+        session = self.service.open(link)
         session._failed = tuple(each for each in self.backends if each is not backend)
         session._failed = session._failed[:1]
         if session.next() is not backend:
             raise AssertionError("another was chosen")
         session._failed = ()
         session.connected()
-        session.up, session.down = up, down
+        session.up, session.down = link.up, link.down = up, down
         self.sessions.append(session)
         return session
 

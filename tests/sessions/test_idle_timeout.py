@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
@@ -12,7 +11,7 @@ from rproxy.pool.pool import Pool
 from rproxy.sessions.idle_timeout import SWEEPS, IdleTimeout
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Ending, Session
-from tests.fakes import CountingPolicy, SilentCarrier, logged, run, table_with, texts
+from tests.fakes import CountingPolicy, LinkedSessions, logged, run, table_with, texts
 
 LIMIT_S = 16.0
 SWEEP_S = LIMIT_S / SWEEPS
@@ -22,15 +21,13 @@ MARGIN_S = 1e-6
 class Bench:
     def __init__(self, limit_s: float = LIMIT_S, *, half_closed: bool = False, reader_s: float = 0) -> None:
         self.clock = Clock()
-        self.carrier = SilentCarrier()
-        self.service = Service(Pool(table_with(1), CountingPolicy()), self.clock)
-        self.silence = IdleTimeout(self.clock, self.carrier, limit_s, half_closed=half_closed, reader_s=reader_s)
+        self.linked = LinkedSessions(Service(Pool(table_with(1), CountingPolicy()), self.clock))
+        self.links = self.linked.links
+        self.silence = IdleTimeout(self.clock, self.linked.slices, limit_s, half_closed=half_closed, reader_s=reader_s)
         self.silence.start()
 
     def session(self) -> Session:
-        session = self.service.open(None)
-        self.carrier.moved[session] = 0
-        return session
+        return self.linked.open()
 
     def pass_s(self, seconds: float) -> None:
         run(self.clock, seconds)
@@ -38,14 +35,14 @@ class Bench:
     def ended_at(self, session: Session, within_s: float = 10 * LIMIT_S) -> float:
         """When the session is cut."""
         end = self.clock.seconds() + within_s
-        while session in self.carrier.moved:
+        while session in self.links:
             assert self.clock.seconds() < end
             self.pass_s(SWEEP_S / 8)
         return self.clock.seconds()
 
     @property
     def endings(self) -> list[Ending]:
-        return [ending for _, ending in self.carrier.ended]
+        return [ending for _, ending in self.linked.cut]
 
 
 @pytest.mark.parametrize("begun_s", [0.0, 0.01, 0.5, 0.99, 1.0, 7.3])
@@ -60,7 +57,7 @@ def test_a_silent_session_is_cut_after_the_limit_and_at_most_a_sixteenth_late(
         session.half_close()
     lasted = bench.ended_at(session) - begun_s
     assert LIMIT_S - MARGIN_S <= lasted <= LIMIT_S * (1 + 1 / 16) + SWEEP_S / 8
-    assert bench.carrier.ended == [(session, ending)]
+    assert bench.linked.cut == [(session, ending)]
 
 
 @pytest.mark.parametrize("moved_s", [0.3, 5.0, 15.99, 16.0])
@@ -68,7 +65,7 @@ def test_the_last_byte_counts_and_not_the_first(moved_s: float) -> None:
     bench = Bench()
     session = bench.session()
     bench.pass_s(moved_s)
-    bench.carrier.moved[session] += 1
+    bench.links[session].up += 1
     lasted = bench.ended_at(session) - moved_s
     assert LIMIT_S - MARGIN_S <= lasted <= LIMIT_S * (1 + 1 / 16) + SWEEP_S / 8
 
@@ -78,7 +75,7 @@ def test_a_session_that_carries_a_byte_now_and_then_goes_on() -> None:
     session = bench.session()
     for _ in range(10):
         bench.pass_s(LIMIT_S - 0.1)
-        bench.carrier.moved[session] += 1
+        bench.links[session].up += 1
     assert bench.endings == []
 
 
@@ -95,7 +92,7 @@ def test_each_timeout_is_for_its_own_kind_of_session(half_closed: bool) -> None:
 def test_the_time_before_a_half_close_does_not_count() -> None:
     bench = Bench(half_closed=True)
     session = bench.session()
-    idle = IdleTimeout(bench.clock, bench.carrier, 10 * LIMIT_S, half_closed=False)
+    idle = IdleTimeout(bench.clock, bench.linked.slices, 10 * LIMIT_S, half_closed=False)
     idle.start()
     bench.pass_s(9 * LIMIT_S)
     session.half_close()
@@ -107,7 +104,7 @@ def test_the_time_before_a_half_close_does_not_count() -> None:
 def read_every(seconds: float) -> Callable[[Bench, Session], None]:
     def read(bench: Bench, session: Session) -> None:
         bench.pass_s(seconds)
-        bench.carrier.held[session] -= 1000
+        bench.links[session].held -= 1000
 
     return read
 
@@ -117,7 +114,7 @@ def test_a_peer_that_takes_what_the_kernel_holds_for_it_is_not_silent(every_s: f
     """However seldom, if it is within the limit: windows open in steps, and not at every sweep."""
     bench = Bench()
     session = bench.session()
-    bench.carrier.held[session] = 1_000_000
+    bench.links[session].held = 1_000_000
     started = bench.clock.seconds()
     while bench.clock.seconds() - started < 6 * LIMIT_S:
         read_every(every_s)(bench, session)
@@ -128,7 +125,7 @@ def test_a_peer_that_has_stopped_to_take_what_is_held_for_it_is_cut_in_time() ->
     """Something unsent is no progress."""
     bench = Bench()
     session = bench.session()
-    bench.carrier.held[session] = 1000
+    bench.links[session].held = 1000
     lasted = bench.ended_at(session)
     assert LIMIT_S - MARGIN_S <= lasted <= LIMIT_S * (1 + 1 / 16) + SWEEP_S / 8
 
@@ -136,8 +133,8 @@ def test_a_peer_that_has_stopped_to_take_what_is_held_for_it_is_cut_in_time() ->
 def test_a_peer_that_has_taken_all_that_was_held_is_cut_a_limit_later() -> None:
     bench = Bench()
     session = bench.session()
-    bench.carrier.held[session] = 10_000
-    while bench.carrier.held[session]:
+    bench.links[session].held = 10_000
+    while bench.links[session].held:
         read_every(SWEEP_S)(bench, session)
     bench.ended_at(session, within_s=2 * LIMIT_S)
 
@@ -147,8 +144,8 @@ def waiting(bench: Bench, *, half_closed: bool = True) -> Session:
     session = bench.session()
     if half_closed:
         session.half_close()
-    bench.carrier.held[session] = 1000
-    bench.carrier.waiting.add(session)
+    bench.links[session].held = 1000
+    bench.links[session].has_waiting_reader = True
     return session
 
 
@@ -183,8 +180,8 @@ def test_a_reader_that_goes_on_and_then_falls_silent_is_cut_a_limit_later() -> N
     bench = Bench(half_closed=True, reader_s=10 * LIMIT_S)
     session = waiting(bench)
     bench.pass_s(5 * LIMIT_S)
-    del bench.carrier.held[session]
-    bench.carrier.waiting.clear()
+    bench.links[session].held = 0
+    bench.links[session].has_waiting_reader = False
     lasted = bench.ended_at(session) - 5 * LIMIT_S
     assert LIMIT_S - MARGIN_S <= lasted <= LIMIT_S * (1 + 1 / 16) + SWEEP_S / 8
     assert bench.endings == [Ending.HALF_CLOSED]
@@ -192,9 +189,9 @@ def test_a_reader_that_goes_on_and_then_falls_silent_is_cut_a_limit_later() -> N
 
 def test_a_reader_that_has_stopped_and_then_vanishes_is_cut_at_once() -> None:
     bench = Bench(half_closed=True, reader_s=10 * LIMIT_S)
-    waiting(bench)
+    session = waiting(bench)
     bench.pass_s(5 * LIMIT_S)
-    bench.carrier.waiting.clear()
+    bench.links[session].has_waiting_reader = False
     bench.pass_s(2 * SWEEP_S)
     assert bench.endings == [Ending.HALF_CLOSED]
 
@@ -211,7 +208,7 @@ def test_the_sessions_of_one_sweep_are_one_line() -> None:
     sessions = [bench.session() for _ in range(3)]
     with logged() as events:
         bench.pass_s(2 * LIMIT_S)
-    assert {session for session, _ in bench.carrier.ended} == set(sessions)
+    assert {session for session, _ in bench.linked.cut} == set(sessions)
     assert texts(events) == ["3 session(s) closed: idle and silent for 16 s"]
 
 
@@ -225,30 +222,29 @@ def test_sweeps_that_find_nothing_say_nothing() -> None:
 def test_an_error_in_a_sweep_does_not_end_the_sweeps() -> None:
     bench = Bench()
     bench.session()
-    bench.carrier.error = ValueError("a bug")
+    bench.linked.error = ValueError("a bug")
     for _ in range(2):
         with pytest.raises(ValueError, match="a bug"):
             bench.pass_s(SWEEP_S)
-    bench.carrier.error = None
+    bench.linked.error = None
     bench.pass_s(2 * LIMIT_S)
     assert bench.endings == [Ending.IDLE]
 
 
-def test_a_cut_that_raises_does_not_keep_the_other_silent_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_that_raises_does_not_keep_the_other_silent_sessions() -> None:
     bench = Bench()
     broken, *others = [bench.session() for _ in range(3)]
-    cut = bench.carrier.cut
+    cut = bench.links[broken].on_cut
 
-    def raise_for_one(session: Session, ending: Ending) -> Any:
-        cut(session, ending)
-        if session is broken:
-            raise ValueError("a bug")
+    def cut_and_raise(ending: Ending) -> None:
+        cut(ending)
+        raise ValueError("a bug")
 
-    monkeypatch.setattr(bench.carrier, "cut", raise_for_one)
+    bench.links[broken].on_cut = cut_and_raise
     with pytest.raises(ValueError, match="a bug"):
         bench.pass_s(2 * LIMIT_S)
     bench.pass_s(2 * SWEEP_S)
-    assert {session for session, _ in bench.carrier.ended} == {broken, *others}
+    assert {session for session, _ in bench.linked.cut} == {broken, *others}
 
 
 def test_a_tiny_limit_does_not_sweep_all_the_time() -> None:
@@ -256,7 +252,7 @@ def test_a_tiny_limit_does_not_sweep_all_the_time() -> None:
     with logged():
         session = bench.session()
         bench.pass_s(1)
-    assert session not in bench.carrier.moved
+    assert session not in bench.links
     (timer,) = bench.clock.getDelayedCalls()
     assert timer.getTime() - bench.clock.seconds() <= 0.02
 
@@ -270,7 +266,7 @@ def test_stop_leaves_no_timer_and_may_come_first_or_twice() -> None:
     bench.silence.stop()
     bench.pass_s(3 * LIMIT_S)
     assert bench.endings == []
-    IdleTimeout(bench.clock, bench.carrier, LIMIT_S, half_closed=False).stop()
+    IdleTimeout(bench.clock, bench.linked.slices, LIMIT_S, half_closed=False).stop()
     bench.silence.start()
     bench.pass_s(2 * LIMIT_S)
     assert bench.endings == [Ending.IDLE]

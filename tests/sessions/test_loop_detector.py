@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from functools import partial
 
 import pytest
 from twisted.internet.task import Clock
@@ -11,31 +11,32 @@ from twisted.internet.task import Clock
 from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
-from rproxy.sessions.carrier import Carrier
 from rproxy.sessions.loop_detector import AGAIN_S, COLLAPSE_S, SILENT_S, LoopDetector
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Ending, Session
-from tests.fakes import CountingPolicy, run, table_with
+from tests.fakes import CountingPolicy, FakeLink, run, table_with
 
 PLACES = 20
 
 
 class Sessions:
-    """A carrier whose sessions carry what the test says, and end with each other where it is a loop."""
+    """Sessions that carry what the test says, and end with each other where it is a loop."""
 
     def __init__(self, clock: Clock) -> None:
         self.service = Service(Pool(table_with(1), CountingPolicy()), clock)
         self.all: list[Session] = []
-        self.bytes: dict[Session, int] = {}
+        self.links: list[FakeLink] = []
         self.cuts: list[Session] = []
         self.on_cut: Callable[[Session], None] = lambda session: None
 
     def open(self, host: str) -> Session:
-        session = self.service.open(f"{host}:1234")
+        link = FakeLink(f"{host}:1234")
+        session = self.service.open(link)
+        link.on_cut = partial(self._cut, session)
         assert session.next() is not None
         session.connected()
         self.all.append(session)
-        self.bytes[session] = 0
+        self.links.append(link)
         return session
 
     def connected(self) -> list[Session]:
@@ -44,10 +45,7 @@ class Sessions:
     def slices(self) -> Iterator[list[Session]]:
         yield self.connected()
 
-    def carried(self, session: Session) -> int:
-        return self.bytes[session]
-
-    def cut(self, session: Session, ending: Ending) -> None:
+    def _cut(self, session: Session, ending: Ending) -> None:
         self.cuts.append(session)
         session.ended(ending)
         self.on_cut(session)
@@ -59,7 +57,7 @@ class Bench:
         self.sessions = Sessions(self.clock)
         self.capacity = Capacity(PLACES, self.clock.seconds)
         self.found: list[Backend] = []
-        self.watch = LoopDetector(self.clock, cast(Carrier, self.sessions), self.capacity, self.found.append)
+        self.watch = LoopDetector(self.clock, self.sessions.slices, self.capacity, self.found.append)
         (self.backend,) = self.sessions.service.pool.table
 
     def fill(self, returning: int) -> None:
@@ -113,8 +111,8 @@ def test_others_lose_none(why: str, bench: Bench) -> None:
         bench.capacity.leave()
     for _ in range(20):
         run(bench.clock, SILENT_S / 10 if why == "busy" else AGAIN_S)
-        for session in bench.sessions.all if why == "busy" else ():
-            bench.sessions.bytes[session] += 1
+        for link in bench.sessions.links if why == "busy" else ():
+            link.up += 1
     assert (bench.found, bench.sessions.cuts) == ([], [])
 
 

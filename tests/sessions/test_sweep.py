@@ -11,22 +11,20 @@ from rproxy.pool.pool import Pool
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Ending, Session
 from rproxy.sessions.sweep import Sweep
-from tests.fakes import CountingPolicy, SilentCarrier, table_with
+from tests.fakes import CountingPolicy, LinkedSessions, table_with
 
 
 class Bench:
-    """A sweep over `sessions` of a carrier whose slices are of two; each turn of the reactor is a `turn`."""
+    """A sweep over `sessions` in slices of two; each turn of the reactor is a `turn`."""
 
     def __init__(self, sessions: int) -> None:
         self.clock = Clock()
-        self.carrier = SilentCarrier()
-        service = Service(Pool(table_with(1), CountingPolicy()), self.clock)
-        self.sessions = [service.open(None) for _ in range(sessions)]
-        self.carrier.moved = dict.fromkeys(self.sessions, 0)
+        linked = LinkedSessions(Service(Pool(table_with(1), CountingPolicy()), self.clock))
+        self.sessions = [linked.open() for _ in range(sessions)]
         self.looked: list[Session] = []
         self.done = 0
         self.broken: Session | None = None
-        self.sweep = Sweep(self.clock, self.carrier, self._look, self._done)
+        self.sweep = Sweep(self.clock, linked.slices, self._look, self._done)
 
     def _look(self, session: Session) -> None:
         self.looked.append(session)
@@ -59,7 +57,7 @@ def test_sessions_that_end_during_a_sweep_are_not_looked_at_any_more() -> None:
     bench = Bench(6)
     bench.sweep.begin()
     for session in bench.sessions[2:5]:
-        bench.carrier.cut(session, Ending.IDLE)
+        session.link.cut(Ending.IDLE)
     bench.clock.advance(0)
     assert bench.looked == [*bench.sessions[:2], bench.sessions[5]]
 
@@ -90,7 +88,7 @@ def test_sweeps_come_as_often_as_is_asked_for_and_not_at_once() -> None:
     assert (len(bench.looked), bench.done) == (2, 2)
 
 
-def test_an_empty_carrier_is_swept_too() -> None:
+def test_no_sessions_at_all_are_swept_too() -> None:
     bench = Bench(0)
     bench.sweep.begin()
     assert bench.done == 1

@@ -65,17 +65,12 @@ class ClientSide(Side):
     Nothing is read from it beyond `EARLY_MAX` bytes before there is one.
     """
 
-    def __init__(self, carrier: PortableCarrier, session: Session) -> None:
+    def __init__(self, carrier: PortableCarrier) -> None:
         self.carrier = carrier
         self.deadlines = carrier.deadlines
-        self.session = session
         self._keeps = False
         """Whether what is sent to the back-end is kept, too."""
         self._connector: IConnector | None = None
-
-    def __str__(self) -> str:
-        peer: Any = self.transport.getPeer()
-        return written((unmapped(peer.host), peer.port)) if hasattr(peer, "host") else str(peer)
 
     def connectionMade(self) -> None:
         handle = socket_of(self.transport)
@@ -265,8 +260,50 @@ class ClientSide(Side):
         if self.peer is not None:
             self.peer.peer = None
             self.peer = None
-        self.session.client = None
         self.carrier.capacity.leave()
+
+    def client_address(self) -> str:
+        peer: Any = self.transport.getPeer()
+        return written((unmapped(peer.host), peer.port)) if hasattr(peer, "host") else str(peer)
+
+    def carried(self) -> tuple[int, int]:
+        return self.session.up, self.session.down
+
+    def unsent(self) -> int:
+        return sum(unacknowledged(side.transport) for side in self._sides())
+
+    def waits_for_reader(self) -> bool:
+        return any(waits_for_reader(handle) for handle in self._sockets())
+
+    def has_vanished(self, after_s: float) -> bool:
+        return any(has_vanished(handle, after_s) for handle in self._sockets())
+
+    def probe_backend(self) -> None:
+        handle = self._backend_socket()
+        if handle is not None:
+            ask_soon(handle)
+
+    def backend_heard(self, within_s: float) -> bool:
+        handle = self._backend_socket()
+        return handle is not None and is_heard(handle, within_s)
+
+    def cut(self, ending: Ending) -> None:
+        self.session.ended(ending)
+        for side in self._sides():
+            side.transport.abortConnection()
+        self.stop_connecting()
+
+    def _sides(self) -> list[Side]:
+        return [side for side in (self, self.peer) if side is not None and not side.lost]
+
+    def _sockets(self) -> Iterator[socket.socket]:
+        for side in self._sides():
+            handle = socket_of(side.transport)
+            if handle is not None:
+                yield handle
+
+    def _backend_socket(self) -> socket.socket | None:
+        return None if self.peer is None or self.peer.lost else socket_of(self.peer.transport)
 
     def _lost_early(self, *, clean: bool) -> None:
         if self._connector is None:
@@ -359,8 +396,8 @@ class _ClientFactory(Factory):
         self._service = service
 
     def buildProtocol(self, addr: IAddress | None) -> ClientSide:
-        side = ClientSide(self.carrier, self._service.open(None))
-        side.session.client = side
+        side = ClientSide(self.carrier)
+        side.session = self._service.open(side)
         self.carrier.capacity.enter()
         return side
 
@@ -417,53 +454,6 @@ class PortableCarrier:
             part = clients[start : start + SLICE]
             yield [client.session for client in part if client.session.is_connected]
 
-    def carried(self, session: Session) -> int:
-        return session.up + session.down
-
-    def counts(self, session: Session) -> tuple[int, int]:
-        return session.up, session.down
-
-    def unsent(self, session: Session) -> int:
-        return sum(unacknowledged(side.transport) for side in self._sides(session.client))
-
-    def waits_for_reader(self, session: Session) -> bool:
-        return any(waits_for_reader(handle) for handle in self._sockets(session))
-
-    def has_vanished(self, session: Session, after_s: float) -> bool:
-        return any(has_vanished(handle, after_s) for handle in self._sockets(session))
-
-    def _sockets(self, session: Session) -> Iterator[socket.socket]:
-        for side in self._sides(session.client):
-            handle = socket_of(side.transport)
-            if handle is not None:
-                yield handle
-
-    def ask(self, session: Session) -> None:
-        handle = self._backend_socket(session)
-        if handle is not None:
-            ask_soon(handle)
-
-    def is_heard(self, session: Session, within_s: float) -> bool:
-        handle = self._backend_socket(session)
-        return handle is not None and is_heard(handle, within_s)
-
-    def _backend_socket(self, session: Session) -> socket.socket | None:
-        assert isinstance(session.client, ClientSide)
-        backend = session.client.peer
-        return None if backend is None or backend.lost else socket_of(backend.transport)
-
-    def cut(self, session: Session, ending: Ending) -> None:
-        client = session.client  # which it loses with its last connection
-        assert isinstance(client, ClientSide)
-        session.ended(ending)
-        for side in self._sides(client):
-            side.transport.abortConnection()
-        client.stop_connecting()
-
-    def _sides(self, client: object) -> list[Side]:
-        assert isinstance(client, ClientSide)
-        return [side for side in (client, client.peer) if side is not None and not side.lost]
-
     def abort(self) -> None:
         for client in list(self.clients):
-            self.cut(client.session, Ending.STOPPED)
+            client.cut(Ending.STOPPED)

@@ -25,6 +25,7 @@ from rproxy.carriers.splice.leg import (
     READABLE,
     STALLED,
     WAITING,
+    ClientLeg,
     Leg,
 )
 from rproxy.carriers.splice.transfer import Transfer
@@ -43,8 +44,8 @@ _LOOK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 class Dialer:
     """Finds every client its back-end.
 
-    `again` has an event of a descriptor handled, `ready` does so at once; `wake` asks for a `tick` within a moment. A
-    deadline is kept with the precision of the ticks.
+    `cut` ends a leg's session at once. `again` has an event of a descriptor handled, `ready` does so at once; `wake`
+    asks for a `tick` within a moment. A deadline is kept with the precision of the ticks.
     """
 
     log = Logger()
@@ -57,6 +58,7 @@ class Dialer:
         table: LegTable,
         transfer: Transfer,
         *,
+        cut: Callable[[Leg, Ending], None],
         again: Callable[[int, int], None],
         ready: Callable[[Leg, int], None],
         wake: Callable[[], None],
@@ -66,6 +68,7 @@ class Dialer:
         self._capacity = capacity
         self._table = table
         self._transfer = transfer
+        self._cut = cut
         self._again = again
         self._ready = ready
         self._wake = wake
@@ -74,9 +77,8 @@ class Dialer:
 
     def open(self, family: int, descriptor: int) -> None:
         """A client has been accepted."""
-        session = self._service.open(None)
-        client = Leg(socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), session, CLIENT, None)
-        session.client = client
+        client = ClientLeg(socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), self._cut)
+        client.session = self._service.open(client)
         self._capacity.enter()
         self._table.put(descriptor, client)
         try:

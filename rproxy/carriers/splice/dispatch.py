@@ -74,7 +74,15 @@ class SplicedSessions:
         )
         table.drop = self._transfer.drop
         self._dialer = Dialer(
-            epoll, service, capacity, table, self._transfer, again=self._again, ready=self._ready, wake=wake
+            epoll,
+            service,
+            capacity,
+            table,
+            self._transfer,
+            cut=self.end,
+            again=self._again,
+            ready=self._ready,
+            wake=wake,
         )
         self._listeners = Listeners(epoll, capacity, opened=self._dialer.open, wake=wake)
         self._events: list[tuple[int, int]] = []

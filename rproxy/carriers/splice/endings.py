@@ -65,7 +65,7 @@ class LegTable:
         self.legs[sock.fileno()] = self.legs[other.fileno()] = GONE
         self.closing += (sock, other)
         leg.state = peer.state = CLOSED
-        leg.peer = session.client = None  # opens the circles
+        leg.peer = None  # breaks the cycle
         self._left += 1
 
     def end(self, leg: Leg, ending: Ending, *, reset: bool) -> None:
@@ -90,7 +90,6 @@ class LegTable:
         if reset:
             leg.reset()
         self.forget(leg)
-        leg.session.client = None
         self._left += 1
 
     def forget(self, leg: Leg) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -12,7 +13,8 @@ import attrs
 
 from rproxy.carriers.splice.pipes import Pipe
 from rproxy.net.addresses import unmapped, written
-from rproxy.sessions.session import Session
+from rproxy.net.tcp_options import ask_soon, has_vanished, is_heard, unsent, waits_for_reader
+from rproxy.sessions.session import Ending, Session
 
 SIZE: Final = 65536
 """Bytes read at once, and the most that waits outside a pipe for a slow reader."""
@@ -84,12 +86,51 @@ class Leg:
         """Let its closing tell the other end that not all is well."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
-    def __str__(self) -> str:
-        """Who is at the other end."""
+
+class ClientLeg(Leg):
+    """The leg that was accepted: the `Link` of its session.
+
+    `session` is set by whoever opens it; `cut` ends the session of a leg, as the ending says, with resets.
+    """
+
+    __slots__ = ("_cut",)
+
+    def __init__(self, sock: socket.SocketType, cut: Callable[[Leg, Ending], None]) -> None:
+        self.sock = sock
+        self.state = CLIENT
+        self.peer = None
+        self.count = 0
+        self.backlog = None
+        self.pipe = None
+        self._cut = cut
+
+    def client_address(self) -> str:
         with suppress(OSError):
             name = self.sock.getpeername()
             return written((unmapped(name[0]), name[1])) if isinstance(name, tuple) else str(name or "UNIX")
         return "gone"
+
+    def carried(self) -> tuple[int, int]:
+        return self.count, 0 if self.peer is None else self.peer.count
+
+    def unsent(self) -> int:
+        return unsent(self.sock) + (0 if self.peer is None else unsent(self.peer.sock))
+
+    def waits_for_reader(self) -> bool:
+        return waits_for_reader(self.sock) or (self.peer is not None and waits_for_reader(self.peer.sock))
+
+    def has_vanished(self, after_s: float) -> bool:
+        return has_vanished(self.sock, after_s) or (self.peer is not None and has_vanished(self.peer.sock, after_s))
+
+    def probe_backend(self) -> None:
+        if self.peer is not None:
+            ask_soon(self.peer.sock)
+
+    def backend_heard(self, within_s: float) -> bool:
+        return self.peer is not None and is_heard(self.peer.sock, within_s)
+
+    def cut(self, ending: Ending) -> None:
+        self._cut(self, ending)
 
 
 @attrs.frozen

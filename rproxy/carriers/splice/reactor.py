@@ -18,9 +18,7 @@ from zope.interface import implementer
 from rproxy.carriers.portable.carrier import PortableCarrier
 from rproxy.carriers.splice.accept import takeable
 from rproxy.carriers.splice.dispatch import SplicedSessions
-from rproxy.carriers.splice.leg import Leg
 from rproxy.carriers.splice.pipes import Pipes
-from rproxy.net.tcp_options import ask_soon, has_vanished, is_heard, unsent, waits_for_reader
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Ending, Session
 
@@ -129,56 +127,6 @@ class SpliceCarrier:
         for legs in self._sessions.slices():
             yield [leg.session for leg in legs if leg.session.is_connected]
         yield from self._portable.slices()
-
-    def carried(self, session: Session) -> int:
-        leg = session.client
-        if not isinstance(leg, Leg):
-            return self._portable.carried(session)
-        return leg.count + (0 if leg.peer is None else leg.peer.count)
-
-    def counts(self, session: Session) -> tuple[int, int]:
-        leg = session.client
-        if not isinstance(leg, Leg):
-            return self._portable.counts(session)
-        return leg.count, 0 if leg.peer is None else leg.peer.count
-
-    def unsent(self, session: Session) -> int:
-        leg = session.client
-        if not isinstance(leg, Leg):
-            return self._portable.unsent(session)
-        return unsent(leg.sock) + (0 if leg.peer is None else unsent(leg.peer.sock))
-
-    def waits_for_reader(self, session: Session) -> bool:
-        leg = session.client
-        if not isinstance(leg, Leg):
-            return self._portable.waits_for_reader(session)
-        return any(waits_for_reader(side.sock) for side in (leg, leg.peer) if side is not None)
-
-    def has_vanished(self, session: Session, after_s: float) -> bool:
-        leg = session.client
-        if not isinstance(leg, Leg):
-            return self._portable.has_vanished(session, after_s)
-        return any(has_vanished(side.sock, after_s) for side in (leg, leg.peer) if side is not None)
-
-    def ask(self, session: Session) -> None:
-        leg = session.client
-        if not isinstance(leg, Leg):
-            self._portable.ask(session)
-        elif leg.peer is not None:
-            ask_soon(leg.peer.sock)
-
-    def is_heard(self, session: Session, within_s: float) -> bool:
-        leg = session.client
-        if not isinstance(leg, Leg):
-            return self._portable.is_heard(session, within_s)
-        return leg.peer is not None and is_heard(leg.peer.sock, within_s)
-
-    def cut(self, session: Session, ending: Ending) -> None:
-        leg = session.client
-        if isinstance(leg, Leg):
-            self._sessions.end(leg, ending)
-        else:
-            self._portable.cut(session, ending)
 
     def abort(self) -> None:
         self._portable.abort()
