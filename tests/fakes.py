@@ -46,8 +46,9 @@ from rproxy.pool.limits import Limits
 from rproxy.pool.policy import Policy
 from rproxy.pool.table import Table
 from rproxy.sessions.carrier import Carrier
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.session import Session
 from rproxy.tap.policies import Complaints
 from rproxy.wire.pdu import Pdu, ProbeResponse, Register, decode
 
@@ -538,7 +539,7 @@ class LinkedSessions:
 
     def open(self) -> Session:
         link = FakeLink()
-        session = self._service.open(link)
+        session = Session(self._service, link)
         self.links[session] = link
         link.on_cut = partial(self._cut, session)
         return session

@@ -13,7 +13,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rproxy.net.tcp_options import KEEPALIVE_EVERY_S, KEEPALIVE_PROBES, KEEPALIVE_S
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
 
 VANISHED_S: Final = KEEPALIVE_S + KEEPALIVE_PROBES * KEEPALIVE_EVERY_S

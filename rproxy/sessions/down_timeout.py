@@ -12,7 +12,8 @@ from rproxy.pool.backend import Backend
 from rproxy.pool.events import Transition
 from rproxy.pool.health import FALL
 from rproxy.pool.states import State
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
 
 LIMIT_S: Final = 25.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -11,9 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from rproxy.pool.backend import Backend
 from rproxy.pool.health import REFUSALS
 from rproxy.pool.pool import Pool
-
-if TYPE_CHECKING:
-    from rproxy.sessions.session import Session
+from rproxy.sessions.link import Link
 
 LOOKS: Final = 10
 """In one limit, so that it is at most a tenth late."""
@@ -21,11 +19,22 @@ YOUNG_MAX: Final = 256
 """Sessions of one back-end looked at; the first byte of any forgets them all."""
 
 
+class Watched(Protocol):
+    """What is looked at of a session: see there."""
+
+    link: Link
+    backend: Backend | None
+    connected_at: float | None
+    up: int
+    down: int
+    backend_spoke_first: bool
+
+
 @attrs.define
 class _Watch:
     """One back-end's sessions since the last that got its first byte."""
 
-    young: dict[Session, None] = attrs.Factory(dict)
+    young: dict[Watched, None] = attrs.Factory(dict)
     left: int = 0
     """Sessions over whose clients asked for something, waited, and got nothing."""
     left_since: float = float("inf")
@@ -68,7 +77,7 @@ class FirstByte:
             self._timer.cancel()
             self._timer = None
 
-    def connected(self, session: Session) -> None:
+    def connected(self, session: Watched) -> None:
         assert session.backend is not None
         watch = self._watches.get(session.backend)
         if watch is None:
@@ -76,13 +85,13 @@ class FirstByte:
         if len(watch.young) < YOUNG_MAX:
             watch.young[session] = None
 
-    def left(self, session: Session, backend: Backend) -> None:
+    def left(self, session: Watched, backend: Backend) -> None:
         """A connected session goes on with another back-end."""
         watch = self._watches.get(backend)
         if watch is not None:
             watch.young.pop(session, None)
 
-    def ended(self, session: Session, backend: Backend) -> None:
+    def ended(self, session: Watched, backend: Backend) -> None:
         """A connected session is over, and its bytes are counted."""
         watch = self._watches.get(backend)
         if watch is None:
@@ -90,7 +99,7 @@ class FirstByte:
         watch.young.pop(session, None)
         began, now = _began(session), self._clock.seconds()
         if session.down:
-            self._spoke(watch, now, greeted=session.greeted or not session.up)
+            self._spoke(watch, now, greeted=session.backend_spoke_first or not session.up)
         elif began >= watch.spoke_at and now - began >= self._limit_s / LOOKS and self._asked(session.up, session):
             watch.left += 1
             watch.left_since = min(watch.left_since, began)
@@ -114,7 +123,7 @@ class FirstByte:
         for session in watch.young:
             up, down = session.link.carried()
             if down:
-                self._spoke(watch, now, greeted=session.greeted or not up)
+                self._spoke(watch, now, greeted=session.backend_spoke_first or not up)
                 return True
         return False
 
@@ -129,11 +138,11 @@ class FirstByte:
             watch.forget()
             self._mute(backend, waited, now - since)
 
-    def _asked(self, up: int, session: Session) -> bool:
+    def _asked(self, up: int, session: Watched) -> bool:
         """Whether its client, who sent so many bytes, may expect an answer. Its own back-end has not spoken since."""
         return up > 0 or self._greeted_at > _began(session)
 
 
-def _began(session: Session) -> float:
+def _began(session: Watched) -> float:
     assert session.connected_at is not None
     return session.connected_at

@@ -9,7 +9,8 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
 
 SWEEPS: Final = 16
@@ -49,11 +50,11 @@ class IdleTimeout:
         if session.half_closed is not self._half_closed:
             return
         taken = sum(session.link.carried()) - session.link.unsent()
-        if taken != session.seen:
-            session.seen = taken
-            session.quiet = 0
-        session.quiet += 1
-        if session.quiet > SWEEPS and (ending := self._ending(session)) is not None:
+        if taken != session.progress:
+            session.progress = taken
+            session.idle_sweeps = 0
+        session.idle_sweeps += 1
+        if session.idle_sweeps > SWEEPS and (ending := self._ending(session)) is not None:
             self._over[ending] += 1
             session.link.cut(ending)
 
@@ -61,9 +62,9 @@ class IdleTimeout:
         """As what a session that has been silent for the limit ends, or None if it is not to end yet."""
         if not self._half_closed:
             return Ending.IDLE
-        if session.quiet <= self._reader_sweeps and session.link.waits_for_reader():
+        if session.idle_sweeps <= self._reader_sweeps and session.link.waits_for_reader():
             return None
-        return Ending.IDLE if session.quiet > self._reader_sweeps > SWEEPS else Ending.HALF_CLOSED
+        return Ending.IDLE if session.idle_sweeps > self._reader_sweeps > SWEEPS else Ending.HALF_CLOSED
 
     def _tell(self) -> None:
         for ending, count in self._over.items():

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from rproxy.sessions.session import Ending
+from rproxy.sessions.endings import Ending
 
 
 class Link(Protocol):
     """The connections of one session: the client's, and the back-end's while there is one.
 
-    The carrier passes it to `Service.open`; the session drops it when it has ended. Every method may be called at any
+    The carrier passes it to `Session`; the session drops it when it has ended. Every method may be called at any
     time in between, also before there is a back-end, and raises nothing.
     """
 

@@ -16,7 +16,8 @@ from twisted.logger import Logger
 
 from rproxy.pool.backend import Backend
 from rproxy.sessions.capacity import Capacity
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
 
 SILENT_S: Final = 2.0
@@ -110,7 +111,7 @@ class LoopDetector:
         self._after(COLLAPSE_S, self._judge, backend, sessions)
 
     def _judge(self, backend: Backend, sessions: list[Session]) -> None:
-        ended = sum(session.ended_as is not None for session in sessions)
+        ended = sum(session.ending is not None for session in sessions)
         if ended < max(COLLAPSED * len(sessions), SESSIONS_MIN - 1):
             self._after(AGAIN_S, self._look)
             return

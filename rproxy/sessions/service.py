@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -14,9 +14,9 @@ from rproxy.net.addresses import Address
 from rproxy.policies.formula import score
 from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Events, Pool
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.first_byte import FirstByte
-from rproxy.sessions.link import Link
-from rproxy.sessions.session import Ending, Redispatch, Session
+from rproxy.sessions.redispatch import Redispatch
 from rproxy.sessions.turned_away import TurnedAway
 from rproxy.sessions.wait_queue import WaitQueue
 
@@ -47,9 +47,9 @@ class Service:
         self.pool = pool
         self.publish = publish
         self.seconds = clock.seconds
-        self.may_meet_itself: Callable[[Address], bool] = lambda service: False
+        self.may_self_connect: Callable[[Address], bool] = lambda service: False
         """Whether a connect to it may be connected to itself: to a port here that is free, and is chosen for it."""
-        self.waiting = WaitQueue(clock, pool, wait_s)
+        self.wait_queue = WaitQueue(clock, pool, wait_s)
         self.redispatch = redispatch
         self.first_byte = FirstByte(clock, pool, first_byte_s, self._mute) if first_byte_s else None
         self.saturation = saturation
@@ -59,13 +59,9 @@ class Service:
         self.up = 0
         self.down = 0
         """Bytes that the sessions now over carried from clients, and to them."""
-        self.reader_s = math.inf
+        self.reader_timeout_s = math.inf
         """How long a client that does not read may keep a connection from which all has come for it."""
         self._turned_away = TurnedAway(clock, pool)
-
-    def open(self, link: Link) -> Session:
-        """A session for a client that has just been accepted."""
-        return Session(self, link, self.seconds())
 
     def score(self, backend: Backend) -> float:
         """The report's score of a back-end now, whichever policy is in use."""
@@ -94,9 +90,26 @@ class Service:
                 )
         self.log.debug("client {client} -> {backend}", client=client, backend=chosen.name if chosen else "nobody")
 
-    def blame(self, backend: Backend) -> None:
-        """A connect failed, and not by this host's fault."""
+    def connect_failed(self, backend: Backend) -> None:
+        """A connect to it failed, and not by this host's fault."""
         self.publish(self.pool.refused(backend, self.seconds()))
+
+    def served(self, backend: Backend) -> None:
+        """A session on it got a byte, or outlived `EARLY_END_S`."""
+        self.publish(self.pool.served(backend))
+
+    def trace_end(self, session: Any, ending: Ending) -> None:
+        self.log.debug(
+            "session {client} -> {backend}: {ending} after {seconds:.3f} s, {up} bytes up, {down} bytes down, "
+            "{tries} tries",
+            client=session.link.client_address(),
+            backend=session.backend.name if session.backend else "nobody",
+            ending=ending,
+            seconds=self.seconds() - session.started_at - session.queue_s,
+            up=session.up,
+            down=session.down,
+            tries=len(session._failed) + (session.backend is not None),
+        )
 
     def _mute(self, backend: Backend, sessions: int, silent_s: float) -> None:
         self.publish(self.pool.mute(backend, sessions, silent_s, self.seconds()))
@@ -110,13 +123,13 @@ class Service:
         if self.first_byte is not None:
             self.first_byte.start()
 
-    def let_go(self) -> None:
+    def stop_waiting(self) -> None:
         """The proxy stops: nobody waits for a back-end any more."""
-        self.waiting.stop()
+        self.wait_queue.stop()
 
     def stop(self) -> None:
         """All sessions are over."""
-        self.waiting.stop()
+        self.wait_queue.stop()
         self._turned_away.stop()
         if self.first_byte is not None:
             self.first_byte.stop()

@@ -1,131 +1,142 @@
-"""One client's session, whatever carries its bytes: choose, connect, redispatch, account.
+"""One client's session, whatever carries its bytes.
 
-A carrier opens a session for every client it accepts, asks it where to connect to, and tells it how that went. All
-of it is plain calls on memory: no Deferred, no timer of its own, and no text unless somebody reads it.
+A carrier opens a session for each client that it accepts, asks it which back-end to connect to, and reports how that
+went::
+
+    ACCEPTED --choose_backend--> CONNECTING --connected--> CONNECTED --ended--> ENDED
+       ^   \\                      |                         |
+       |    wait_for_backend      connect_failed            try_redispatch
+       |     \\                    |                         |
+       |      v                   v                         v
+       +--- WAITING               ACCEPTED                  ACCEPTED
+
+A session may end in any state. Everything here works on memory: no Deferred, no timer of its own, no text.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from enum import Enum, auto
+from typing import Final
 
 from rproxy.pool.backend import Backend
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import NO_LINK, Link
-
-if TYPE_CHECKING:
-    from rproxy.sessions.service import Service
+from rproxy.sessions.redispatch import EARLY_END_S, EarlyEnd, Verdict
+from rproxy.sessions.service import Service
 
 TRIES_MAX: Final = 3
 CONNECT_TIMEOUT_S: Final = 2.0
+"""For each attempt."""
 CONNECT_TOTAL_S: Final = 4.8
-"""A client's tries take at most 5 s: this, and the ticks by which a deadline may be late."""
-EARLY_S: Final = 0.1
-"""An end that comes this soon after a connect, before any byte, is the listener's and no service's: a process that
-dies at start, a port forwarder or a load balancer with nothing behind it, a full queue. They close within their own
-accept; a service that has read a request and decided takes as long only where it means it."""
-EARLY_MAX: Final = 65536
-"""Bytes of a client kept for a back-end: before it is connected, and until it shows that it has taken them."""
+"""For all attempts of a client: 5 s with the ticks by which a deadline may be late."""
 FLUSH_CLIENT_S: Final = 30.0
+"""How long data already read may take to reach the client after the back-end was reset; then it is reset, too."""
 FLUSH_BACKEND_S: Final = 0.2
-"""How long bytes already read may take to reach a side whose peer was reset, before it is reset too."""
+"""The same the other way round."""
 LOCAL_ERRORS: Final = frozenset(
     {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EACCES, errno.EPERM}
 )
-"""Connect errors of this host's own: no fault of the back-end."""
+"""Connect errors caused by this host, not by the back-end."""
 
 
-class Ending(StrEnum):
-    """How a session ended; each is a counter's name."""
+class Phase(Enum):
+    """Where a session is in its life."""
 
-    CLOSED = "closed"
-    """Both sides said they were done."""
-    CLIENT_RESET = "client-reset"
-    BACKEND_RESET = "backend-reset"
-    CLIENT_GONE = "client-gone"
-    """The client gave up before it was connected."""
-    NO_BACKEND = "no-backend"
-    UNREACHABLE = "unreachable"
-    """No try to connect succeeded."""
-    IDLE = "idle"
-    HALF_CLOSED = "half-closed"
-    """One side had ended its stream, and the other was silent for too long."""
-    VANISHED = "vanished"
-    """One side took nothing more, and gave no sign of life, although it was sent something."""
-    BACKEND_DOWN = "backend-down"
-    """Its back-end fell silent, and nothing moved any more."""
-    STOPPED = "stopped"
-    """The proxy itself ended it."""
-
-    __hash__ = str.__hash__  # an enumeration's own is Python code
-
-
-class Redispatch(StrEnum):
-    """Whose back-end may end the connection at once, before any byte, and be replaced by another."""
-
-    ALL = "all"
-    UNSENT = "unsent"
-    """Clients of whom nothing has been sent yet: no request is ever sent twice."""
-    OFF = "off"
+    ACCEPTED = auto()
+    """It has no back-end: not yet, or not any more after a failed connect."""
+    WAITING = auto()
+    """In the service's wait queue, as no back-end is eligible."""
+    CONNECTING = auto()
+    CONNECTED = auto()
+    ENDED = auto()
 
 
 class Session:
-    """One client, and the back-end it holds: `next` takes one, `failed` and `ended` give it back."""
+    """One client and the lease on its back-end: `choose_backend` takes it, `connect_failed` and `ended` return it.
+
+    `listener` is the name of the listener that accepted the client.
+    """
 
     __slots__ = (
         "_failed",
-        "_service",
+        "_queued_at",
         "backend",
+        "backend_spoke_first",
+        "connect_deadline",
         "connected_at",
         "down",
-        "early",
-        "ended_as",
-        "greeted",
+        "early_data",
+        "ending",
         "half_closed",
+        "idle_sweeps",
         "link",
-        "quiet",
-        "seen",
+        "listener",
+        "phase",
+        "progress",
+        "queue_s",
+        "service",
         "started_at",
         "up",
         "waited",
     )
 
-    def __init__(self, service: Service, link: Link, now: float) -> None:
-        self._service = service
-        self._failed: tuple[Backend, ...] = ()
+    def __init__(self, service: Service, link: Link, listener: str = "") -> None:
+        self.service = service
         self.link = link
-        """The connections of this session, until it has ended."""
+        """Its connections, until it has ended."""
+        self.listener = listener
+        self.phase = Phase.ACCEPTED
+        self._failed: tuple[Backend, ...] = ()
+        """Back-ends to which a connect failed."""
         self.backend: Backend | None = None
-        self.started_at = now
-        """When it was accepted; later by the time for which it waited for a back-end to come."""
+        self.started_at = service.seconds()
+        """When the client was accepted, or had completed its TLS handshake."""
         self.waited = False
+        """Whether it is or was in the wait queue."""
+        self._queued_at = 0.0
+        self.queue_s = 0.0
+        """Time spent in the wait queue."""
+        self.connect_deadline = 0.0
+        """When the present attempt to connect is to be given up, on the service's clock."""
         self.connected_at: float | None = None
-        self.ended_as: Ending | None = None
+        self.ending: Ending | None = None
         self.half_closed = False
         """Whether one side, and only one, has ended its stream."""
-        self.quiet = 0
-        """For `Silence`: sweeps since any byte was taken, and how many had been then."""
-        self.seen = 0
+        self.idle_sweeps = 0
+        self.progress = 0
+        """Kept by `IdleTimeout`: idle sweeps in a row, and the byte count at the last progress."""
         self.up = 0
-        """Bytes carried from client to back-end; the carrier says so at the end at the latest."""
+        """Bytes carried from client to back-end; final when `ended` is called."""
         self.down = 0
         """Bytes carried from back-end to client."""
-        self.early = b""
+        self.early_data = b""
         """What the client has sent to a back-end that has not answered yet, while it may have to be sent again."""
-        self.greeted = False
-        """Whether the back-end spoke before its client did."""
+        self.backend_spoke_first = False
 
-    def begin(self) -> None:
-        """The client is ready for its back-end, later than it was accepted: its patience starts now."""
-        self.started_at = self._service.seconds()
+    @property
+    def is_connected(self) -> bool:
+        return self.phase is Phase.CONNECTED
 
-    def next(self) -> Backend | None:
-        """The back-end to connect to now, or None when there is none to try, or no more tries or time are left."""
-        service, failed = self._service, self._failed
-        if failed and (len(failed) >= TRIES_MAX or self._left_s() <= 0):
-            return None
-        if service.waiting.queue and not failed and not self.waited:
+    def handshake_completed(self) -> None:
+        """The client's TLS handshake is complete: its time starts now."""
+        self.started_at = self.service.seconds()
+
+    def choose_backend(self) -> Backend | None:
+        """Take a lease on the back-end to connect to until `connect_deadline`.
+
+        None: there is none to be tried, or no attempt or no time is left. Ask `wait_for_backend` then, and `give_up`
+        if that says no.
+        """
+        service, failed = self.service, self._failed
+        if not failed:
+            if service.wait_queue.queue and not self.waited:
+                return None  # those in the queue come first
+            deadline = self.started_at + self.queue_s + CONNECT_TIMEOUT_S
+        elif self._may_retry(len(failed)):
+            deadline = min(service.seconds() + CONNECT_TIMEOUT_S, self._connect_end())
+        else:
             return None
         backend = service.pool.choose(failed)
         if service.trace:
@@ -135,153 +146,143 @@ class Session:
         if failed:
             service.redispatches += 1
         self.backend = backend
+        self.connect_deadline = deadline
+        self.phase = Phase.CONNECTING
         return backend
 
-    def wait(self, call: Callable[[], None]) -> bool:
-        """After `next` returned None: whether `call` will be called, when there is a back-end or no more time.
+    def _connect_end(self) -> float:
+        return self.started_at + self.queue_s + CONNECT_TOTAL_S
 
-        That time does not count for its tries. A client waits once.
+    def _may_retry(self, tries: int) -> bool:
+        """After so many tries."""
+        return tries < TRIES_MAX and self.service.seconds() < self._connect_end()
+
+    def connect_timeout_s(self) -> float:
+        """Seconds left of the present attempt to connect."""
+        return self.connect_deadline - self.service.seconds()
+
+    def wait_for_backend(self, call: Callable[[], None]) -> bool:
+        """Have `call` called when there is a back-end to choose, or the client has waited for as long as it may.
+
+        False where it may not wait: each client waits at most once. Waiting does not use up its time for connecting.
         """
         if self.waited:
             return False
-        began = self._service.seconds()
+        service = self.service
 
         def served() -> None:
-            self.started_at += self._service.seconds() - began
+            self._stop_waiting()
             call()
 
-        self.waited = self._service.waiting.add(self, served)
+        self.waited = service.wait_queue.add(self, served)
+        if self.waited:
+            self._queued_at = service.seconds()
+            self.phase = Phase.WAITING
         return self.waited
 
-    def patience_s(self) -> float:
-        """How long the present try to connect may take, in seconds."""
-        return self.connect_by() - self._service.seconds()
-
-    def connect_by(self) -> float:
-        """When the present try to connect ends, on the service's clock."""
-        if not self._failed:
-            return self.started_at + CONNECT_TIMEOUT_S
-        return min(self._service.seconds() + CONNECT_TIMEOUT_S, self.started_at + CONNECT_TOTAL_S)
-
-    def _left_s(self) -> float:
-        return self.started_at + CONNECT_TOTAL_S - self._service.seconds()
-
-    @property
-    def is_connected(self) -> bool:
-        """Has its back-end, and is not over."""
-        return self.connected_at is not None and self.ended_as is None
+    def _stop_waiting(self) -> None:
+        self.queue_s = self.service.seconds() - self._queued_at
+        self.phase = Phase.ACCEPTED
 
     def connected(self) -> None:
+        """The connection to `backend` is established."""
         assert self.backend is not None
-        service = self._service
+        service = self.service
         self.connected_at = service.seconds()
+        self.phase = Phase.CONNECTED
         service.pool.connected(self.backend)
         if service.first_byte is not None:
             service.first_byte.connected(self)
 
-    def grown(self) -> None:
-        """`EARLY_S` after the connect, or later: its end will not be a failed connect any more."""
-        self.early = b""
+    def connect_failed(self, *, backend_fault: bool = True) -> None:
+        """The connect failed, by a fault of the back-end or of this host. The lease is returned."""
+        assert self.backend is not None
+        if backend_fault:
+            self.service.connect_failed(self.backend)
+        self._failed += (self.backend,)
+        self._return_lease(self.backend)
+        self.phase = Phase.ACCEPTED
+
+    def settled(self) -> None:
+        """`EARLY_END_S` have passed since the connect: an end is no failed connect any more."""
+        self.early_data = b""
         if self.backend is not None:
-            self._service.publish(self._service.pool.served(self.backend))
+            self.service.served(self.backend)
 
-    def ended_early(self, sent: int, *, reset: bool) -> bool:
-        """Its back-end has ended the connection before any byte. Whether that was a failed connect and another
-        back-end may be tried, so that `next` is to be asked; else the client gets the end as what it was.
+    def try_redispatch(self, sent: int, *, reset: bool) -> bool:
+        """The back-end has ended the connection before it sent a byte; `sent` bytes have come from the client.
 
-        `sent` is how many bytes came from the client: nothing of it may be lost. To a client that has ended, too, a
-        clean end is an answer, and to one that has not said a word, as a port check, any. Where there is no other
-        back-end, it is no evidence: then the service may well be so.
+        Whether that counts as a failed connect and another back-end is to be chosen. If not, the client gets the end.
         """
-        service, backend = self._service, self.backend
-        if self.connected_at is None or backend is None or service.redispatch is Redispatch.OFF:
-            return False
-        if self.half_closed and not reset:
-            service.publish(service.pool.served(backend))
-            return False
-        if self.half_closed and not sent:
-            return False
-        if service.seconds() - self.connected_at > EARLY_S or not sent == len(self.early) <= EARLY_MAX:
+        service, backend = self.service, self.backend
+        if self.connected_at is None or backend is None:
             return False
         tried = (*self._failed, backend)
-        if service.pool.would_choose(tried) is None:
-            return False
-        if len(tried) >= TRIES_MAX or self._left_s() <= 0 or (sent and service.redispatch is Redispatch.UNSENT):
-            service.blame(backend)
-            return False
-        self.failed()
-        self.connected_at = None
-        if service.first_byte is not None:
-            service.first_byte.left(self, backend)
-        return True
+        end = EarlyEnd(
+            service.seconds() - self.connected_at, reset, self.half_closed, sent=sent, kept=len(self.early_data)
+        )
+        verdict = end.verdict(
+            service.redispatch,
+            has_other=lambda: service.pool.would_choose(tried) is not None,
+            may_retry=self._may_retry(len(tried)),
+        )
+        if verdict is Verdict.SERVED:
+            service.served(backend)
+        elif verdict is Verdict.FAULT:
+            service.connect_failed(backend)
+        elif verdict is Verdict.RETRY:
+            self.connect_failed()
+            self.connected_at = None
+            if service.first_byte is not None:
+                service.first_byte.left(self, backend)
+            return True
+        return False
 
     def half_close(self) -> None:
         """One side, and only one, has ended its stream."""
         self.half_closed = True
-        self.quiet = 0
-
-    def failed(self, *, blame: bool = True) -> None:
-        """The connect failed; `blame` is whether the back-end, not this host, is the cause."""
-        assert self.backend is not None
-        if blame:
-            self._service.blame(self.backend)
-        self._failed += (self.backend,)
-        self._release()
+        self.idle_sweeps = 0
 
     def give_up(self) -> Ending:
-        """After `next` returned None: ends the session, and says why."""
+        """No back-end can be chosen, and the client may not wait: end the session; returns how."""
         ending = Ending.UNREACHABLE if self._failed else Ending.NO_BACKEND
-        self._service.unserved(ending)
+        self.service.unserved(ending)
         self.ended(ending)
         return ending
 
     def ended(self, ending: Ending) -> None:
         """The session is over. Only the first call counts."""
-        if self.ended_as is not None:
+        if self.ending is not None:
             return
-        self.ended_as = ending
-        service = self._service
+        service, backend = self.service, self.backend
         if service.trace:
-            self._trace_end()
-        if self.waited:
-            service.waiting.leave(self)
-        if self.backend is not None:
-            if self.backend.refusals or service.first_byte is not None:
-                self._tell_service(self.backend)
-            self._release()
+            service.trace_end(self, ending)
+        if self.phase is Phase.WAITING:
+            self._stop_waiting()
+            service.wait_queue.leave(self)
+        self.ending = ending
+        self.phase = Phase.ENDED
+        if backend is not None:
+            if backend.refusals or service.first_byte is not None:
+                self._judge_service(backend)
+            self._return_lease(backend)
         service.endings[ending] += 1
         service.up += self.up
         service.down += self.down
         self.link = NO_LINK  # session and link refer to each other: break the cycle
 
-    def _tell_service(self, backend: Backend) -> None:
-        """What the session, which is over, says of its back-end's service."""
-        service = self._service
+    def _judge_service(self, backend: Backend) -> None:
+        """What the session, which is over, shows of its back-end's service."""
+        service = self.service
         if self.connected_at is None:
             return
-        if backend.refusals and (self.down or service.seconds() - self.connected_at > EARLY_S):
-            service.publish(service.pool.served(backend))
+        if backend.refusals and (self.down or service.seconds() - self.connected_at > EARLY_END_S):
+            service.served(backend)
         if service.first_byte is not None:
             service.first_byte.ended(self, backend)
 
-    def _release(self) -> None:
-        backend, service = self.backend, self._service
-        assert backend is not None
+    def _return_lease(self, backend: Backend) -> None:
         self.backend = None
-        events = service.pool.closed(backend, was_connected=self.connected_at is not None)
+        events = self.service.pool.closed(backend, was_connected=self.connected_at is not None)
         if events:
-            service.publish(events)
-
-    def _trace_end(self) -> None:
-        now = self._service.seconds()
-        self._service.log.debug(
-            "session {client} -> {backend}: {ending} after {seconds:.3f} s, {up} bytes up, {down} bytes down, "
-            "{tries} tries",
-            client=self.link.client_address(),
-            backend=self.backend.name if self.backend else "nobody",
-            ending=self.ended_as,
-            seconds=now - self.started_at,
-            up=self.up,
-            down=self.down,
-            tries=len(self._failed) + (self.backend is not None),
-        )
+            self.service.publish(events)

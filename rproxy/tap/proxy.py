@@ -97,8 +97,8 @@ class ProxyService(ProcessService):
             first_byte_s=settings.first_byte_s,
             trace=settings.trace,
         )
-        self.service.may_meet_itself = self._own.may_meet_itself
-        self.service.reader_s = settings.idle_timeout_s or math.inf
+        self.service.may_self_connect = self._own.may_meet_itself
+        self.service.reader_timeout_s = settings.idle_timeout_s or math.inf
         self.capacity = Capacity(_sessions_max(settings, descriptors), reactor.seconds)
         self.carrier = self._carrier(descriptors)
         self._loop_detector = LoopDetector(reactor, self.carrier.slices, self.capacity, self._bar)
@@ -276,7 +276,7 @@ class ProxyService(ProcessService):
         self._stopping = True
         stopping = [self._close_ports()] if self._keeper is None else [self._close_ports(), self._keeper.stop()]
         closed: Deferred[Any] = DeferredList(stopping)
-        self.service.let_go()
+        self.service.stop_waiting()
         drained = closed.addCallback(lambda _: self._drain())
         drained.addCallback(lambda _: self._finish())
         return drained

@@ -16,7 +16,7 @@ from rproxy.policies.formula import SATURATION
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.limits import Limits
 from rproxy.sessions.capacity import SESSIONS_MAX
-from rproxy.sessions.session import Redispatch
+from rproxy.sessions.redispatch import Redispatch
 from rproxy.sources.agents.monitor import Network
 from rproxy.sources.agents.prober import JITTER, Timing
 from rproxy.tap.keys import Keyring

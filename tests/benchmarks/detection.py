@@ -31,9 +31,10 @@ from rproxy.pool.events import Transition
 from rproxy.pool.pool import Events, Pool
 from rproxy.pool.states import State
 from rproxy.pool.table import Table
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import NO_LINK
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending
+from rproxy.sessions.session import Session
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, decode, encode
 from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
@@ -190,14 +191,14 @@ def detect(rng: Random, death: Death, loss: float) -> Detection:
 
 def serve_client(service: Service, watched: Backend, refusing: Backend | None) -> bool:
     """A short session. Whether it was sent to the back-end that is watched."""
-    session, seen = service.open(NO_LINK), False
-    while (chosen := session.next()) is not None:
+    session, seen = Session(service, NO_LINK), False
+    while (chosen := session.choose_backend()) is not None:
         seen = seen or chosen is watched
         if chosen is not refusing:
             session.connected()
             session.ended(Ending.CLOSED)
             return seen
-        session.failed()
+        session.connect_failed()
     raise AssertionError("a client was turned away")
 
 

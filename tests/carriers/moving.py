@@ -18,6 +18,7 @@ from rproxy.carriers.splice.pipes import Pipes
 from rproxy.carriers.splice.transfer import Transfer
 from rproxy.pool.pool import Pool
 from rproxy.sessions.service import Service
+from rproxy.sessions.session import Session
 from tests.carriers.loopback import SMALL, WAIT_S, tcp_pair, wait_for
 from tests.fakes import CountingPolicy, table_with
 
@@ -55,7 +56,7 @@ class Moving:
         service = Service(Pool(table_with(1), CountingPolicy()), Clock())
         sock, self.client_end = self._connection(stack, SMALL if "client" in small else None)
         self.client = ClientLeg(sock, lambda leg, ending: None)
-        self.client.session = self.session = service.open(self.client)
+        self.client.session = self.session = Session(service, self.client)
         sock, self.backend_end = self._connection(stack, SMALL if "backend" in small else None)
         self.backend = Leg(sock, self.session, 0, self.client)
         self.client.peer = self.backend

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any
+from unittest import mock
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -21,9 +22,10 @@ from rproxy.carriers.splice.reactor import SpliceCarrier
 from rproxy.pool.pool import Pool
 from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import Link
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.session import Session
 from rproxy.timing.deadlines import Deadlines
 from tests.carriers.loopback import QUIET_MS, WAIT_S, fill, listening
 from tests.fakes import CountingPolicy, Reactor, confirm, connected, guarded, registered, run
@@ -77,14 +79,14 @@ class Splicing:
         self.carrier.serve(self.endpoint)  # type: ignore[arg-type]
 
     def _remember_sessions(self) -> None:
-        opened = self.service.open
+        initialize = Session.__init__
 
-        def remember(link: Link) -> Session:
-            session = opened(link)
-            self.sessions.append(session)
-            return session
+        def remember(session: Session, service: Service, link: Link, *arguments: Any) -> None:
+            initialize(session, service, link, *arguments)
+            if service is self.service:
+                self.sessions.append(session)
 
-        self.service.open = remember  # type: ignore[method-assign]
+        self._stack.enter_context(mock.patch.object(Session, "__init__", remember))
 
     def _close(self) -> None:
         self.carrier.abort()
@@ -203,7 +205,7 @@ class Splicing:
     def assert_over(self, *endings: Ending) -> None:
         """Every session has ended so, and left nothing behind."""
         self.until(lambda: self.capacity.sessions == 0)
-        assert [session.ended_as for session in self.sessions] == list(endings)
+        assert [session.ending for session in self.sessions] == list(endings)
         assert sorted(self.service.endings.elements()) == sorted(endings)
         self.assert_nothing_held()
 

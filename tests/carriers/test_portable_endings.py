@@ -18,8 +18,10 @@ from rproxy.carriers.portable import flush
 from rproxy.carriers.portable.carrier import HANDSHAKE_S, PortableCarrier
 from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.redispatch import EARLY_DATA_MAX
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import CONNECT_TIMEOUT_S, EARLY_MAX, FLUSH_CLIENT_S, Ending
+from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S
 from rproxy.timing.deadlines import TICK_S, Deadlines
 from tests.fakes import (
     Connector,
@@ -281,7 +283,7 @@ def test_a_client_has_time_to_read_the_answer_of_a_server_that_ended_and_is_gone
     """As when keepalive finds, after a minute, that a server has closed and forgotten the connection."""
     held = [100]
     monkeypatch.setattr(flush, "unacknowledged", lambda transport: held[0])
-    bench.service.reader_s = 20 * FLUSH_CLIENT_S
+    bench.service.reader_timeout_s = 20 * FLUSH_CLIENT_S
     client, backend = bench.joined()
     backend.receive(b"x" * 100)
     backend.receive_end()
@@ -367,7 +369,7 @@ def test_a_client_that_was_reset_while_it_waits_to_be_connected_is_noticed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = bench.accept()
-    client.receive(b"x" * EARLY_MAX)
+    client.receive(b"x" * EARLY_DATA_MAX)
     connector = bench.connecting
     monkeypatch.setattr(portable, "was_reset", lambda transport: True)
     bench.settle(1)

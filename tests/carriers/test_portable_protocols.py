@@ -14,8 +14,10 @@ from rproxy.carriers.portable.carrier import PortableCarrier
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.redispatch import EARLY_DATA_MAX
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import CONNECT_TIMEOUT_S, EARLY_MAX, FLUSH_BACKEND_S, Ending
+from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_BACKEND_S
 from rproxy.timing.deadlines import TICK_S, Deadlines
 from tests.carriers.splicing import LoopbackEndpoint
 from tests.fakes import Connector, CountingPolicy, Reactor, Stream, connected, logged, run, table_with
@@ -71,7 +73,7 @@ def test_bytes_go_both_ways() -> None:
 def test_what_a_client_sends_early_is_kept_in_order_and_bounded() -> None:
     proxy = Proxy()
     client = proxy.client()
-    client.receive(b"a" * (EARLY_MAX - 1))
+    client.receive(b"a" * (EARLY_DATA_MAX - 1))
     assert client.reading
     client.receive(b"b")
     assert not client.reading
@@ -79,7 +81,7 @@ def test_what_a_client_sends_early_is_kept_in_order_and_bounded() -> None:
     assert client.reading
     client.receive(b"c")
     proxy.turn()
-    assert backend.value() == b"a" * (EARLY_MAX - 1) + b"bc"
+    assert backend.value() == b"a" * (EARLY_DATA_MAX - 1) + b"bc"
 
 
 @pytest.mark.parametrize("slow_is_client", [True, False])

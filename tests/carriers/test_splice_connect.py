@@ -12,7 +12,9 @@ import pytest
 from rproxy.carriers.splice.leg import EARLY, WAITING
 from rproxy.carriers.splice.reactor import TICK_S
 from rproxy.pool.states import Administration
-from rproxy.sessions.session import EARLY_MAX, EARLY_S, FLUSH_BACKEND_S, Ending
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.redispatch import EARLY_DATA_MAX, EARLY_END_S
+from rproxy.sessions.session import FLUSH_BACKEND_S
 from rproxy.sessions.wait_queue import WaitQueue
 from tests.carriers.loopback import WAIT_S, listening, reset, stream, wait_for
 from tests.carriers.splicing import Splicing, black_hole
@@ -33,7 +35,7 @@ def end(backend: socket.socket, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["reset", "closed", "half-closed"])
-@pytest.mark.parametrize("size", [0, 5, 5000, EARLY_MAX])
+@pytest.mark.parametrize("size", [0, 5, 5000, EARLY_DATA_MAX])
 def test_what_a_back_end_did_not_answer_goes_to_another(bench: Splicing, how: str, size: int) -> None:
     client, first = bench.joined()
     request = stream(size)
@@ -62,7 +64,7 @@ def test_what_a_back_end_did_not_even_take_goes_to_another(bench: Splicing, how:
     bench.until(lambda: bench.sessions[0].is_connected)
     leg: Any = bench.sessions[0].link
     leg.peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    request = stream(EARLY_MAX - 1)
+    request = stream(EARLY_DATA_MAX - 1)
     bench.send(client, request)
     bench.quieten()
     if how == "reset":
@@ -107,11 +109,11 @@ def test_a_client_that_has_ended_ends_there_too(bench: Splicing) -> None:
 @pytest.mark.parametrize("how", ["late", "answered", "too much", "asked for"])
 def test_else_the_client_sees_the_end_as_it_is(bench: Splicing, how: str) -> None:
     client, first = bench.joined()
-    request = stream(EARLY_MAX + 1 if how == "too much" else 5)
+    request = stream(EARLY_DATA_MAX + 1 if how == "too much" else 5)
     bench.send(client, request)
     assert bench.receive(first, len(request)) == request
     if how == "late":
-        bench.pass_s(EARLY_S + 2 * TICK_S)
+        bench.pass_s(EARLY_END_S + 2 * TICK_S)
     elif how == "answered":
         first.send(b"!")
         assert bench.receive(client, 1) == b"!"
@@ -143,22 +145,22 @@ def test_what_is_kept_is_let_go_with_the_answer_or_with_time(bench: Splicing, wo
     bench.send(client, b"question")
     assert bench.receive(backend, 8) == b"question"
     session = bench.sessions[0]
-    assert session.early == b"question"
+    assert session.early_data == b"question"
     if word:
         backend.send(b"answer")
         bench.receive(client, 6)
         bench.send(client, word)
         bench.receive(backend, len(word))
     else:
-        bench.pass_s(EARLY_S + 2 * TICK_S)
+        bench.pass_s(EARLY_END_S + 2 * TICK_S)
     leg: Any = session.link
-    assert (session.early, leg.peer.state & EARLY) == (b"", 0)
+    assert (session.early_data, leg.peer.state & EARLY) == (b"", 0)
 
 
 def with_waiting(stack: ExitStack) -> tuple[Splicing, socket.socket]:
     """A client that waits for a back-end which drains."""
     bench = Splicing(stack, listening())
-    bench.service.waiting = WaitQueue(bench.reactor, bench.service.pool, 5.0)
+    bench.service.wait_queue = WaitQueue(bench.reactor, bench.service.pool, 5.0)
     bench.table.administer(next(iter(bench.table)), Administration.DRAIN)
     client = bench.dial()
     bench.until(lambda: bench.sessions and bench.sessions[0].waited)
@@ -197,7 +199,7 @@ def test_one_that_leaves_while_it_waits_has_left(stack: ExitStack, how: str) -> 
         bench.quieten()
     end(client, "closed" if how == "closed" else "reset")
     bench.assert_over(Ending.CLIENT_GONE)
-    assert not bench.service.waiting.queue
+    assert not bench.service.wait_queue.queue
 
 
 def test_one_that_has_waited_long_enough_is_let_go(stack: ExitStack) -> None:
@@ -213,7 +215,7 @@ def test_the_waiting_are_ended_with_all_others(stack: ExitStack) -> None:
     bench.carrier.abort()
     with pytest.raises(ConnectionError):
         client.recv(1)
-    assert not bench.service.waiting.queue
+    assert not bench.service.wait_queue.queue
 
 
 @pytest.mark.parametrize("early", [b"", b"question"])

@@ -12,7 +12,8 @@ import pytest
 
 from rproxy.carriers.splice import endings as leg_table
 from rproxy.carriers.splice.reactor import TICK_S
-from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S, Ending
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S
 from tests.carriers.loopback import descriptors, listening, refusing, reset, stream, wait_for
 from tests.carriers.splicing import Splicing, black_hole, with_one_server
 from tests.fakes import connected, logged, texts
@@ -81,7 +82,7 @@ def test_a_reset_follows_what_was_sent_before_it_and_is_accounted_for(bench: Spl
     one.send(b"half of it")
     reset(one)
     assert bench.receive(other, 10) == b"half of it"
-    bench.until(lambda: bench.sessions[0].ended_as)
+    bench.until(lambda: bench.sessions[0].ending)
     bench.pass_s(2 * TICK_S)
     assert bench.is_reset(other)
     bench.assert_over(Ending.CLIENT_RESET if resetting == "client" else Ending.BACKEND_RESET)
@@ -167,7 +168,7 @@ def test_pipes_are_given_back_when_a_stalled_session_is_ended(
     assert bench.pipes.used == 1
     end(bench)
     assert bench.pipes.used == 0
-    assert [session.ended_as for session in bench.sessions] == [ending]
+    assert [session.ending for session in bench.sessions] == [ending]
     assert bench.capacity.sessions == 0
     assert all(is_reset(side) for side in (client, backend))
 

@@ -16,7 +16,8 @@ from twisted.logger import LogLevel
 from rproxy.carriers.splice.leg import EOF, STALLED
 from rproxy.carriers.splice.reactor import TICK_S
 from rproxy.pool.table import Table
-from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S, Ending
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S
 from tests.carriers.loopback import SMALL, WAIT_S, listening, refusing, reset, stream
 from tests.carriers.splicing import Splicing, black_hole, with_one_server
 from tests.fakes import RaisingPolicy, connected, logged
@@ -185,7 +186,7 @@ def test_a_descriptors_number_is_not_given_to_another_before_the_batch_is_over(s
         pass  # theirs are the lowest numbers then, once they are closed
     listener = bench.port.socket.fileno()
     bench.carrier._sessions.serve([(number, events[number]) for number in (dead[0], listener, dead[1])])
-    assert bench.sessions[0].ended_as is Ending.CLIENT_RESET
+    assert bench.sessions[0].ending is Ending.CLIENT_RESET
     assert len(bench.sessions) == 2
     newcomers_backend = bench.accept(bench.servers[0])
     newcomer.send(b"question")
@@ -319,7 +320,7 @@ def test_a_client_has_time_to_read_the_answer_of_a_server_that_ended_and_is_gone
 
 def test_a_client_that_never_reads_the_answer_of_a_server_that_is_gone_is_let_go(stack: ExitStack) -> None:
     bench = with_one_server(stack)
-    bench.service.reader_s = 100.0
+    bench.service.reader_timeout_s = 100.0
     client = bench.dial(buffer=SMALL)
     backend = bench.accept(bench.servers[0])
     bench.leg_of(client).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)

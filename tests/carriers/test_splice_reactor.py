@@ -14,7 +14,7 @@ from twisted.internet.tcp import Port
 from twisted.protocols.policies import WrappingFactory
 
 from rproxy.carriers.splice.reactor import ROUNDS, TICK_S
-from rproxy.sessions.session import Ending
+from rproxy.sessions.endings import Ending
 from tests.carriers.loopback import listening, reset
 from tests.carriers.splicing import LoopbackEndpoint, Splicing, black_hole, with_one_server
 from tests.fakes import connected, logged, run
@@ -273,7 +273,7 @@ def test_abort_ends_every_session_in_whatever_state_it_is(
     bench.joined()
     begin(bench)
     bench.carrier.abort()
-    assert all(session.ended_as is not None for session in bench.sessions)
+    assert all(session.ending is not None for session in bench.sessions)
     bench.assert_nothing_held()
     assert (bench.reactor.getReaders(), bench.reactor.getDelayedCalls()) == ([], [])
     bench.carrier.abort()

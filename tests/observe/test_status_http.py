@@ -14,8 +14,9 @@ from rproxy.observe.status_json import rendered
 from rproxy.pool.pool import Pool
 from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending
+from rproxy.sessions.session import Session
 from rproxy.sources.agents.monitor import Counters
 from rproxy.wire.pdu import Unregister
 from tests.fakes import CountingPolicy, FakeLink, confirm, logged, registered
@@ -91,9 +92,9 @@ def test_a_backend_that_is_down_is_shown_as_down_with_its_last_figures(draining:
 def test_our_sessions_are_counted_and_are_part_of_tcp() -> None:
     bench = Bench()
     confirm(bench.table, registered(bench.table, "10.0.0.1"), token=1, load=Load(10, 20, 3))
-    sessions = [bench.service.open(FakeLink()) for _ in range(3)]
+    sessions = [Session(bench.service, FakeLink()) for _ in range(3)]
     for session in sessions:
-        session.next()
+        session.choose_backend()
     for session in sessions[:2]:
         session.connected()
     sessions[0].ended(Ending.CLOSED)
@@ -121,7 +122,7 @@ def test_the_counters_are_the_datagrams_and_the_sessions_by_ending() -> None:
     bench.counters.accepted.update({"register": 3})
     bench.counters.dropped.update(["late", "length", "length"])
     bench.counters.send_errors.update(["OSError"])
-    bench.service.open(FakeLink()).ended(Ending.CLIENT_GONE)
+    Session(bench.service, FakeLink()).ended(Ending.CLIENT_GONE)
     counters = bench.get()["counters"]
     assert (counters["accepted"], counters["dropped"]) == ({"register": 3}, {"late": 1, "length": 2})
     assert (counters["send_errors"], counters["sessions"]) == ({"OSError": 1}, {"client-gone": 1})

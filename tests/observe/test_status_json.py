@@ -10,8 +10,9 @@ from rproxy.observe.status_json import ROWS, rendered, status
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending
+from rproxy.sessions.session import Session
 from rproxy.sources.agents.monitor import Counters
 from rproxy.wire.pdu import Unregister
 from tests.fakes import FakeLink, confirm, registered, table_with
@@ -104,8 +105,8 @@ def test_counters_are_those_of_the_datagrams() -> None:
 def test_sessions_are_counted_against_their_limit_and_their_bytes_once_they_are_over() -> None:
     service, capacity = service_with(1), Capacity(10, lambda: 0.0)
     capacity.enter()
-    session = service.open(FakeLink())
-    assert session.next() is not None
+    session = Session(service, FakeLink())
+    assert session.choose_backend() is not None
     session.connected()
     session.up, session.down = 3, 5
     assert status(service, Counters(), capacity)["counters"]["bytes"] == {"up": 0, "down": 0}

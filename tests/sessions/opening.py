@@ -27,11 +27,11 @@ class Bench:
         )
 
     def open(self) -> Session:
-        return self.service.open(FakeLink("the client"))
+        return Session(self.service, FakeLink("the client"))
 
     def connected(self) -> Session:
         session = self.open()
-        assert session.next() is not None
+        assert session.choose_backend() is not None
         session.connected()
         return session
 
@@ -44,6 +44,6 @@ class Bench:
 
 
 def taken(session: Session) -> Backend:
-    backend = session.next()
+    backend = session.choose_backend()
     assert backend is not None
     return backend

@@ -10,8 +10,9 @@ from rproxy.agent.sampler import Load
 from rproxy.policies.formula import SATURATED
 from rproxy.pool.pool import Pool
 from rproxy.pool.table import Table
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending
+from rproxy.sessions.session import Session
 from tests.fakes import CountingPolicy, FakeLink, RaisingPolicy, confirm, guarded, logged, registered, run, texts
 from tests.sessions.opening import Bench, taken
 
@@ -19,8 +20,8 @@ from tests.sessions.opening import Bench, taken
 def turn_away(bench: Bench, clients: int) -> None:
     for _ in range(clients):
         session = bench.open()
-        while session.next() is not None:
-            session.failed()
+        while session.choose_backend() is not None:
+            session.connect_failed()
         session.give_up()
 
 
@@ -77,9 +78,9 @@ def test_without_a_trace_a_normal_session_logs_nothing_and_its_client_is_not_wri
 
     bench = Bench()
     with logged() as events:
-        session = bench.service.open(Link())
+        session = Session(bench.service, Link())
         taken(session)
-        session.failed()
+        session.connect_failed()
         taken(session)
         session.connected()
         session.ended(Ending.CLOSED)
@@ -95,7 +96,7 @@ def test_a_trace_shows_the_score_and_the_figures_of_every_eligible_backend_at_a_
     confirm(table, registered(table, "10.0.0.4"), token=4, draining=True)
     service = Service(Pool(table, CountingPolicy()), Clock(), trace=True)
     with logged() as events:
-        taken(service.open(FakeLink("the client")))
+        taken(Session(service, FakeLink("the client")))
     scored = {event["backend"]: event for event in events if "score" in event}
     assert list(scored) == ["10.0.0.1:80", "10.0.0.2:80"]
     second = scored["10.0.0.2:80"]
@@ -110,7 +111,7 @@ def test_a_trace_shows_the_score_and_the_figures_of_every_eligible_backend_at_a_
 def test_a_trace_shows_a_choice_of_nobody() -> None:
     bench = Bench(up=0, trace=True)
     with logged() as events:
-        bench.open().next()
+        bench.open().choose_backend()
     assert texts(events) == ["client the client -> nobody"]
 
 
@@ -118,7 +119,7 @@ def test_a_trace_shows_how_a_session_ended_and_what_it_carried() -> None:
     bench = Bench(trace=True)
     session = bench.open()
     taken(session)
-    session.failed()
+    session.connect_failed()
     taken(session)
     bench.clock.advance(0.25)
     session.connected()
@@ -196,6 +197,6 @@ def test_a_policy_that_fails_to_note_a_failure_costs_no_try() -> None:
     session = bench.open()
     with logged():
         first = taken(session)
-        session.failed()
+        session.connect_failed()
         assert taken(session) is not first
     assert bench.counts == [(0, 0, 0), (1, 0, 0), (0, 0, 0)]

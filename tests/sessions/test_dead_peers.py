@@ -6,8 +6,8 @@ from twisted.internet.task import Clock
 
 from rproxy.pool.pool import Pool
 from rproxy.sessions.dead_peers import EVERY_S, VANISHED_S, DeadPeers
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending
 from tests.fakes import CountingPolicy, LinkedSessions, logged, run, table_with, texts
 
 

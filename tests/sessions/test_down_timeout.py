@@ -10,8 +10,9 @@ from rproxy.pool.health import FALL
 from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
 from rproxy.sessions.down_timeout import EVERY_S, LIMIT_S, DownTimeout
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.session import Session
 from tests.fakes import CountingPolicy, LinkedSessions, logged, run, table_with, texts
 
 WITHIN_S = 30.0
@@ -29,7 +30,7 @@ class Bench:
 
     def session(self, *, of_other: bool = False) -> Session:
         session = self.linked.open()
-        assert session.next() is self.one
+        assert session.choose_backend() is self.one
         session.connected()
         if of_other:
             session.backend = self.other

@@ -8,8 +8,9 @@ from twisted.internet.task import Clock
 from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.session import Session
 from tests.fakes import CountingPolicy, FakeLink, guarded, run, table_with
 
 LIMIT_S = 10.0
@@ -28,10 +29,10 @@ class Bench:
 
     def open(self, backend: Backend, *, up: int = 0, down: int = 0) -> Session:
         link = FakeLink()
-        session = self.service.open(link)
+        session = Session(self.service, link)
         session._failed = tuple(each for each in self.backends if each is not backend)
         session._failed = session._failed[:1]
-        if session.next() is not backend:
+        if session.choose_backend() is not backend:
             raise AssertionError("another was chosen")
         session._failed = ()
         session.connected()
@@ -142,13 +143,13 @@ def test_an_early_end_is_no_silence_and_another_back_ends_bytes_are_no_answer(be
     first, second = bench.backends
     waiting = [bench.open(first, up=1) for _ in range(3)]
     elsewhere = bench.open(first)
-    assert elsewhere.ended_early(0, reset=True)
-    assert elsewhere.next() is second
+    assert elsewhere.try_redispatch(0, reset=True)
+    assert elsewhere.choose_backend() is second
     for _ in range(int(LIMIT_S) + 2):
         run(bench.clock, 1)
         bench.answered(second)
     assert waiting[0].backend is first
-    elsewhere.failed()
+    elsewhere.connect_failed()
     elsewhere.give_up()
     assert first.state is State.DOWN
 

@@ -8,9 +8,10 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.pool.pool import Pool
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.idle_timeout import SWEEPS, IdleTimeout
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.session import Session
 from tests.fakes import CountingPolicy, LinkedSessions, logged, run, table_with, texts
 
 LIMIT_S = 16.0

@@ -11,9 +11,10 @@ from twisted.internet.task import Clock
 from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.loop_detector import AGAIN_S, COLLAPSE_S, SILENT_S, LoopDetector
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.session import Session
 from tests.fakes import CountingPolicy, FakeLink, run, table_with
 
 PLACES = 20
@@ -31,9 +32,9 @@ class Sessions:
 
     def open(self, host: str) -> Session:
         link = FakeLink(f"{host}:1234")
-        session = self.service.open(link)
+        session = Session(self.service, link)
         link.on_cut = partial(self._cut, session)
-        assert session.next() is not None
+        assert session.choose_backend() is not None
         session.connected()
         self.all.append(session)
         self.links.append(link)

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from rproxy.pool.events import Transition
 from rproxy.pool.states import State
-from rproxy.sessions.session import CONNECT_TIMEOUT_S, EARLY_S, TRIES_MAX, Ending, Redispatch, Session
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.redispatch import EARLY_END_S, Redispatch
+from rproxy.sessions.session import CONNECT_TIMEOUT_S, TRIES_MAX, Session
 from tests.fakes import confirm, logged, registered
 from tests.sessions.opening import Bench, taken
 
@@ -42,9 +44,9 @@ def test_each_try_goes_to_a_backend_not_tried_before_and_three_are_all() -> None
     bench = Bench(up=5)
     session = bench.open()
     tried = []
-    while (backend := session.next()) is not None:
+    while (backend := session.choose_backend()) is not None:
         tried.append(backend.address)
-        session.failed()
+        session.connect_failed()
     assert tried == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert len(tried) == TRIES_MAX == 3
     assert bench.service.redispatches == 2
@@ -56,15 +58,15 @@ def test_each_try_goes_to_a_backend_not_tried_before_and_three_are_all() -> None
 def test_with_fewer_backends_than_tries_none_is_tried_twice() -> None:
     session = Bench(up=1).open()
     taken(session)
-    session.failed()
-    assert session.next() is None
+    session.connect_failed()
+    assert session.choose_backend() is None
 
 
 def test_a_second_try_that_connects_counts_for_the_second_backend_only() -> None:
     bench = Bench()
     session = bench.open()
     taken(session)
-    session.failed()
+    session.connect_failed()
     taken(session)
     session.connected()
     session.ended(Ending.CLOSED)
@@ -76,10 +78,10 @@ def test_a_backend_that_comes_up_between_the_tries_is_tried() -> None:
     bench = Bench(up=1)
     session = bench.open()
     taken(session)
-    session.failed()
+    session.connect_failed()
     newcomer = registered(bench.table, "10.0.0.9")
     confirm(bench.table, newcomer, token=99)
-    assert session.next() is newcomer
+    assert session.choose_backend() is newcomer
 
 
 @pytest.mark.parametrize(("blame", "failures"), [(True, 1), (False, 0)])
@@ -87,10 +89,10 @@ def test_a_backend_is_blamed_only_for_its_own_failures(blame: bool, failures: in
     bench = Bench()
     session = bench.open()
     backend = taken(session)
-    session.failed(blame=blame)
+    session.connect_failed(backend_fault=blame)
     assert (bench.policy.told["failed"][backend], bench.policy.told["closed"][backend]) == (failures, 1)
     assert bench.counts == [(0, 0, 0)] * 3
-    assert session.next() is not backend
+    assert session.choose_backend() is not backend
 
 
 def test_the_policy_hears_of_a_failure_before_the_closing_that_it_leads_to() -> None:
@@ -100,7 +102,7 @@ def test_the_policy_hears_of_a_failure_before_the_closing_that_it_leads_to() -> 
     bench.policy.closed = lambda backend: heard.append("closed")  # type: ignore[method-assign]
     session = bench.open()
     taken(session)
-    session.failed()
+    session.connect_failed()
     assert heard == ["failed", "closed"]
 
 
@@ -108,10 +110,10 @@ def test_tries_that_all_time_out_end_within_five_seconds() -> None:
     bench = Bench()
     session = bench.open()
     patience = []
-    while session.next() is not None:
-        patience.append(session.patience_s())
-        bench.clock.advance(session.patience_s() + 0.05)
-        session.failed()
+    while session.choose_backend() is not None:
+        patience.append(session.connect_timeout_s())
+        bench.clock.advance(session.connect_timeout_s() + 0.05)
+        session.connect_failed()
     assert patience[:2] == [CONNECT_TIMEOUT_S, CONNECT_TIMEOUT_S] == [2, 2]
     assert 0 < patience[2] < 1
     assert bench.clock.seconds() < TOTAL_S
@@ -121,8 +123,8 @@ def test_tries_that_fail_at_once_may_each_take_two_seconds() -> None:
     session = Bench().open()
     for _ in range(TRIES_MAX):
         taken(session)
-        assert session.patience_s() == 2
-        session.failed()
+        assert session.connect_timeout_s() == 2
+        session.connect_failed()
 
 
 @pytest.mark.parametrize("tries", [1, 2])
@@ -132,11 +134,11 @@ def test_no_further_try_starts_once_the_time_is_over(tries: int) -> None:
     session = bench.open()
     for _ in range(tries - 1):
         taken(session)
-        session.failed()
+        session.connect_failed()
     taken(session)
     bench.clock.advance(TOTAL_S)
-    session.failed()
-    assert session.next() is None
+    session.connect_failed()
+    assert session.choose_backend() is None
 
 
 @pytest.mark.parametrize("elapsed_s", [0.0, 2.1, 4.0, 4.7, 4.79])
@@ -145,19 +147,19 @@ def test_a_try_that_starts_has_time_and_not_more_than_is_left(elapsed_s: float) 
     session = bench.open()
     taken(session)
     bench.clock.advance(elapsed_s)
-    session.failed()
+    session.connect_failed()
     taken(session)
-    assert 0 < session.patience_s() <= min(2, TOTAL_S - elapsed_s)
+    assert 0 < session.connect_timeout_s() <= min(2, TOTAL_S - elapsed_s)
 
 
 @pytest.mark.parametrize(("up", "ending"), [(0, Ending.NO_BACKEND), (1, Ending.UNREACHABLE)])
 def test_giving_up_says_whether_anybody_could_be_tried(up: int, ending: Ending) -> None:
     bench = Bench(up)
     session = bench.open()
-    while session.next() is not None:
-        session.failed()
+    while session.choose_backend() is not None:
+        session.connect_failed()
     assert session.give_up() is ending
-    assert session.ended_as is ending
+    assert session.ending is ending
     assert bench.service.endings == {ending: 1}
 
 
@@ -168,7 +170,7 @@ def test_only_the_first_ending_counts(ending: Ending) -> None:
     session.ended(ending)
     session.ended(Ending.CLOSED)
     session.ended(Ending.STOPPED)
-    assert session.ended_as is ending
+    assert session.ending is ending
     assert bench.service.endings == {ending: 1}
     assert bench.counts[0] == (0, 0, 1)
     assert bench.told("closed") == 1
@@ -211,23 +213,23 @@ def test_a_backend_that_departs_is_forgotten_with_its_last_session() -> None:
 
 
 EVENTS: dict[str, Callable[[Session], object]] = {
-    "next": Session.next,
+    "next": Session.choose_backend,
     "connected": Session.connected,
-    "failed": Session.failed,
-    "failed, not blamed": lambda session: session.failed(blame=False),
+    "failed": Session.connect_failed,
+    "failed, not blamed": lambda session: session.connect_failed(backend_fault=False),
     "give up": Session.give_up,
     "closed": lambda session: session.ended(Ending.CLOSED),
     "client gone": lambda session: session.ended(Ending.CLIENT_GONE),
     "stopped": lambda session: session.ended(Ending.STOPPED),
-    "ended early": lambda session: session.ended_early(0, reset=True),
-    "grown": Session.grown,
+    "ended early": lambda session: session.try_redispatch(0, reset=True),
+    "grown": Session.settled,
 }
 
 
 def legal(session: Session) -> set[str]:
     """What a carrier may tell a session now. It may end in any state, and more than once."""
     ends = {"closed", "client gone", "stopped"}
-    if session.ended_as is not None:
+    if session.ending is not None:
         return ends
     if session.connected_at is not None:
         return ends | {"ended early", "grown"}
@@ -258,21 +260,21 @@ def test_a_try_ends_two_seconds_after_it_began_and_the_last_after_less() -> None
     session = bench.open()
     taken(session)
     bench.clock.advance(0.5)
-    assert (session.connect_by(), session.patience_s()) == (1002, 1.5)
-    session.failed()
+    assert (session.connect_deadline, session.connect_timeout_s()) == (1002, 1.5)
+    session.connect_failed()
     taken(session)
-    assert (session.connect_by(), session.patience_s()) == (1002.5, 2)
+    assert (session.connect_deadline, session.connect_timeout_s()) == (1002.5, 2)
     bench.clock.advance(3)
-    session.failed()
+    session.connect_failed()
     taken(session)
-    assert session.connect_by() == pytest.approx(1004.8)
+    assert session.connect_deadline == pytest.approx(1004.8)
 
 
 def test_a_half_close_is_remembered_and_silence_counts_from_it_on() -> None:
     session = Bench().connected()
-    session.quiet = 7
+    session.idle_sweeps = 7
     session.half_close()
-    assert (session.half_closed, session.quiet) == (True, 0)
+    assert (session.half_closed, session.idle_sweeps) == (True, 0)
 
 
 def test_only_a_session_that_has_its_back_end_and_is_not_over_is_connected() -> None:
@@ -295,7 +297,7 @@ def test_the_third_connect_in_a_row_that_fails_takes_the_back_end_down_and_is_an
     for _ in range(3):
         session = bench.open()
         assert taken(session).address == "10.0.0.1"
-        session.failed()
+        session.connect_failed()
         session.ended(Ending.CLIENT_GONE)
     (transition,) = announced
     assert (transition.backend.address, transition.after) == ("10.0.0.1", State.DOWN)
@@ -307,13 +309,13 @@ def test_a_connect_that_fails_by_this_hosts_fault_is_no_evidence() -> None:
     for _ in range(10):
         session = bench.open()
         taken(session)
-        session.failed(blame=False)
+        session.connect_failed(backend_fault=False)
         session.ended(Ending.CLIENT_GONE)
     assert [backend.state for backend in bench.service.pool.table] == [State.UP] * 3
 
 
 def early(session: Session, *, sent: int = 0, reset: bool = True) -> bool:
-    return session.ended_early(sent, reset=reset)
+    return session.try_redispatch(sent, reset=reset)
 
 
 def test_an_end_before_any_byte_is_a_failed_connect_and_another_one_is_tried() -> None:
@@ -351,7 +353,7 @@ def test_a_session_that_lasts_starts_the_count_anew() -> None:
     bench = Bench()
     for _ in range(2):
         assert early(bench.connected())
-    bench.connected().grown()
+    bench.connected().settled()
     early(bench.connected())
     assert next(iter(bench.table)).state is State.UP
 
@@ -364,11 +366,11 @@ def test_otherwise_the_end_is_the_clients(what: str) -> None:
     session = bench.connected()
     sent = 0
     if what == "late":
-        bench.clock.advance(EARLY_S + 0.01)
+        bench.clock.advance(EARLY_END_S + 0.01)
     elif what == "lost":
-        sent, session.early = 7, b"123456"
+        sent, session.early_data = 7, b"123456"
     elif what == "an answer":
-        sent, session.early = 3, b"abc"
+        sent, session.early_data = 3, b"abc"
         session.half_close()
     elif what == "a port check":
         session.half_close()
@@ -376,7 +378,7 @@ def test_otherwise_the_end_is_the_clients(what: str) -> None:
         bench.service.redispatch = Redispatch.OFF
     elif what.startswith("sent"):
         bench.service.redispatch = Redispatch.UNSENT
-        sent, session.early = 3, b"abc"
+        sent, session.early_data = 3, b"abc"
     assert not early(session, sent=sent, reset=what != "an answer")
     assert session.is_connected
     assert bench.told("failed") == what.startswith("sent"), "evidence all the same"

@@ -8,8 +8,9 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.pool.pool import Pool
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Sweep
 from tests.fakes import CountingPolicy, LinkedSessions, table_with
 

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel
 
-from rproxy.sessions.session import Ending
+from rproxy.sessions.endings import Ending
 from rproxy.tap import proxy
 from rproxy.tap.keys import Keyring
 from rproxy.tap.options import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rproxy.sessions.session import Redispatch
+from rproxy.sessions.redispatch import Redispatch
 from tests.tap.commands import complaint, settings
 
 

@@ -48,8 +48,10 @@ from rproxy.net.tcp_options import (
 from rproxy.pool.backend import Backend
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.carrier import SLICE
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.redispatch import EARLY_DATA_MAX, EARLY_END_S
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import EARLY_MAX, EARLY_S, FLUSH_BACKEND_S, FLUSH_CLIENT_S, LOCAL_ERRORS, Ending, Session
+from rproxy.sessions.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S, LOCAL_ERRORS, Session
 from rproxy.timing.deadlines import Deadlines
 
 HANDSHAKE_S: Final = 10.0
@@ -62,7 +64,7 @@ _YOUNG_S: Final = 0.2
 class ClientSide(Side):
     """The accepted connection. Keeps what the client sends early, and finds it a back-end.
 
-    Nothing is read from it beyond `EARLY_MAX` bytes before there is one.
+    Nothing is read from it beyond `EARLY_DATA_MAX` bytes before there is one.
     """
 
     def __init__(self, carrier: PortableCarrier) -> None:
@@ -86,18 +88,18 @@ class ClientSide(Side):
     def handshakeCompleted(self) -> None:
         """A TLS client is one: not before, it gets a back-end."""
         self.deadlines.disarm(self)
-        self.session.begin()
+        self.session.handshake_completed()
         self.connect_next()
 
     def connect_next(self) -> None:
         """Connect to the session's next back-end, or let the client wait for one, or let it go."""
-        backend = self.session.next()
+        backend = self.session.choose_backend()
         if backend is None:
-            if self.session.wait(self.connect_next):
+            if self.session.wait_for_backend(self.connect_next):
                 return
             self._let_go()
             return
-        self.deadlines.arm(self, self.session.patience_s(), self.stop_connecting)
+        self.deadlines.arm(self, self.session.connect_timeout_s(), self.stop_connecting)
         self._connector = self.carrier.connect(self, backend)
 
     def _let_go(self) -> None:
@@ -119,8 +121,8 @@ class ClientSide(Side):
         self._connector = None
         if self.lost:
             self._gone()
-        elif self.session.ended_as is None:
-            self.session.failed(blame=blame)
+        elif self.session.ending is None:
+            self.session.connect_failed(backend_fault=blame)
             self.connect_next()
 
     def _gone(self) -> None:
@@ -135,18 +137,18 @@ class ClientSide(Side):
         if self.lost:
             self._deliver(backend_side)
             return
-        if session.ended_as is not None:
+        if session.ending is not None:
             backend_side.transport.abortConnection()
             return
         session.connected()
         self.join(backend_side)
         backend_side.join(self)
         self._keeps = True
-        self.deadlines.arm(self, EARLY_S, self._grow)
-        if session.early:
-            if len(session.early) >= EARLY_MAX and not self.read_ended:
+        self.deadlines.arm(self, EARLY_END_S, self._grow)
+        if session.early_data:
+            if len(session.early_data) >= EARLY_DATA_MAX and not self.read_ended:
                 self.resumeProducing()
-            backend_side.transport.write(session.early)
+            backend_side.transport.write(session.early_data)
         if self.read_ended:
             session.half_close()
             backend_side.end_writing()
@@ -157,20 +159,20 @@ class ClientSide(Side):
         session = self.session
         session.connected()
         self.peer, backend_side.peer = backend_side, self
-        backend_side.transport.write(session.early)
+        backend_side.transport.write(session.early_data)
         session.ended(Ending.CLIENT_RESET)
         backend_side.reset_flushed(FLUSH_BACKEND_S)
 
     def _grow(self) -> None:
         self._keeps = False
-        self.session.grown()
+        self.session.settled()
 
     def dataReceived(self, data: bytes) -> None:
         session = self.session
         peer = self.peer
         if peer is None:
-            session.early += data
-            if len(session.early) >= EARLY_MAX:
+            session.early_data += data
+            if len(session.early_data) >= EARLY_DATA_MAX:
                 self.pauseProducing()
         elif self._keeps:
             self._keep(data)
@@ -182,17 +184,17 @@ class ClientSide(Side):
         """For another back-end, if this one ends before it has answered."""
         session = self.session
         if session.down:
-            session.greeted |= not session.up
-        elif len(session.early) + len(data) <= EARLY_MAX:
-            session.early += data
+            session.backend_spoke_first |= not session.up
+        elif len(session.early_data) + len(data) <= EARLY_DATA_MAX:
+            session.early_data += data
             return
         self._keeps = False
-        session.early = b""
+        session.early_data = b""
 
     def another(self, *, reset: bool) -> bool:
         """The back-end has ended the connection before it sent a byte. Whether the client is given to another."""
         peer = self.peer
-        if self.lost or peer is None or not self.session.ended_early(self.session.up, reset=reset):
+        if self.lost or peer is None or not self.session.try_redispatch(self.session.up, reset=reset):
             return False
         self.peer = peer.peer = None
         self._keeps = False
@@ -202,7 +204,7 @@ class ClientSide(Side):
             peer.transport.unregisterProducer()
             peer.transport.abortConnection()
         if not self.read_ended:
-            if len(self.session.early) >= EARLY_MAX:
+            if len(self.session.early_data) >= EARLY_DATA_MAX:
                 self.pauseProducing()
             else:
                 self.resumeProducing()
@@ -212,7 +214,7 @@ class ClientSide(Side):
     def stream_ended(self) -> None:
         super().stream_ended()
         session = self.session
-        if session.waited and session.backend is None and not session.early:
+        if session.waited and session.backend is None and not session.early_data:
             self.transport.loseConnection()  # one that has said nothing has gone
 
     def pauseProducing(self) -> None:
@@ -308,7 +310,7 @@ class ClientSide(Side):
     def _lost_early(self, *, clean: bool) -> None:
         if self._connector is None:
             self._gone()
-        elif not clean and self.session.ended_as is None:  # so that the reset arrives there, after what came before it
+        elif not clean and self.session.ending is None:  # so that the reset arrives there, after what came before it
             self.deadlines.arm(self, FLUSH_BACKEND_S, self.stop_connecting)
         else:
             self.stop_connecting()
@@ -336,7 +338,7 @@ class BackendSide(Side):
 
     def _met_itself(self, handle: socket.socket) -> bool:
         backend = self.session.backend
-        if backend is None or not self._client.carrier.service.may_meet_itself((backend.address, backend.port)):
+        if backend is None or not self._client.carrier.service.may_self_connect((backend.address, backend.port)):
             return False
         return met_itself(handle, backend.address, backend.port)
 
@@ -397,7 +399,7 @@ class _ClientFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> ClientSide:
         side = ClientSide(self.carrier)
-        side.session = self._service.open(side)
+        side.session = Session(self._service, side)
         self.carrier.capacity.enter()
         return side
 
@@ -424,7 +426,7 @@ class PortableCarrier:
 
     @property
     def reader_s(self) -> float:
-        return self.service.reader_s
+        return self.service.reader_timeout_s
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
         """Start to connect to `backend`; the deadline is the session's, so Twisted's own is off."""

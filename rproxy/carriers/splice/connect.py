@@ -31,8 +31,10 @@ from rproxy.carriers.splice.leg import (
 from rproxy.carriers.splice.transfer import Transfer
 from rproxy.net.tcp_options import keep_alive, keep_urgent_in_line, met_itself
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.redispatch import EARLY_END_S
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import EARLY_S, LOCAL_ERRORS, Ending
+from rproxy.sessions.session import LOCAL_ERRORS, Session
 
 _IN: Final = select.EPOLLIN
 _ERROR: Final = select.EPOLLERR
@@ -78,7 +80,7 @@ class Dialer:
     def open(self, family: int, descriptor: int) -> None:
         """A client has been accepted."""
         client = ClientLeg(socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), self._cut)
-        client.session = self._service.open(client)
+        client.session = Session(self._service, client)
         self._capacity.enter()
         self._table.put(descriptor, client)
         try:
@@ -94,31 +96,31 @@ class Dialer:
     def _connect_next(self, client: Leg) -> None:
         """Start to connect to the session's next back-end, or let the client wait for one, or let it go."""
         session = client.session
-        while (backend := session.next()) is not None:
+        while (backend := session.choose_backend()) is not None:
             address = backend.address
             try:
                 sock = socket.SocketType(socket.AF_INET6 if ":" in address else socket.AF_INET, _NONBLOCKING, 0)
             except OSError as failure:
-                session.failed(blame=failure.errno not in LOCAL_ERRORS)
+                session.connect_failed(backend_fault=failure.errno not in LOCAL_ERRORS)
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # the handshake's last ACK waits for first data
             keep_urgent_in_line(sock)
             error = sock.connect_ex((address, backend.port))
             if error and error != EINPROGRESS:
                 self._table.closing.append(sock)
-                session.failed(blame=error not in LOCAL_ERRORS)
+                session.connect_failed(backend_fault=error not in LOCAL_ERRORS)
                 continue
             leg = client.peer = Leg(sock, session, CONNECTING | NAGLE, client)
             if client.count or client.state & EOF:  # sent to another back-end, which did not take it
                 leg.state |= STALLED
-                leg.backlog = session.early
+                leg.backlog = session.early_data
             descriptor = sock.fileno()
             self._table.put(descriptor, leg)
             self._register(descriptor, EVENTS)
-            self.young[leg] = session.connect_by()
+            self.young[leg] = session.connect_deadline
             self._wake()
             return
-        if session.wait(partial(self._served, client)):
+        if session.wait_for_backend(partial(self._served, client)):
             client.state |= WAITING
             return
         session.give_up()
@@ -142,7 +144,7 @@ class Dialer:
 
     def _has_sent(self, client: Leg) -> bool:
         """Whether anything of the client is to be passed on, before its end if need be."""
-        if client.session.early:
+        if client.session.early_data:
             return True
         try:
             return bool(client.sock.recv(1, _LOOK))
@@ -177,7 +179,7 @@ class Dialer:
         backend = leg.session.backend
         assert backend is not None
         address = (backend.address, backend.port)
-        return self._service.may_meet_itself(address) and met_itself(leg.sock, *address)
+        return self._service.may_self_connect(address) and met_itself(leg.sock, *address)
 
     def _resend(self, leg: Leg) -> None:
         """What the last back-end did not take, the end of stream included, then what has come since."""
@@ -193,7 +195,7 @@ class Dialer:
             leg.reset()  # it may have been completed by now
         self._table.forget(leg)
         try:
-            client.session.failed(blame=error not in LOCAL_ERRORS)
+            client.session.connect_failed(backend_fault=error not in LOCAL_ERRORS)
             if client.state & BROKEN:
                 self._table.lost(client)
             else:
@@ -206,7 +208,7 @@ class Dialer:
         client = leg.peer
         if leg.state & (CLIENT | CONNECTING) or client is None or client.state & BROKEN:
             return False
-        if not leg.session.ended_early(client.count, reset=reset):
+        if not leg.session.try_redispatch(client.count, reset=reset):
             return False
         client.peer = None
         self._table.forget(leg)
@@ -240,11 +242,11 @@ class Dialer:
         """What most sessions do not live to see."""
         session = leg.session
         if not leg.state & CONNECTING:
-            if session.connected_at is not None and now - session.connected_at <= EARLY_S:
+            if session.connected_at is not None and now - session.connected_at <= EARLY_END_S:
                 self.young[leg] = deadline
                 return
             leg.state &= ~EARLY
-            session.grown()
+            session.settled()
             keep_alive(leg.sock)
         elif deadline > now:
             self.young[leg] = deadline

@@ -43,8 +43,8 @@ from rproxy.carriers.splice.leg import (
 from rproxy.carriers.splice.pipes import Pipes
 from rproxy.carriers.splice.transfer import Transfer
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending
 
 _IN: Final = select.EPOLLIN
 _PRI: Final = select.EPOLLPRI

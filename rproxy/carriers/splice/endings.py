@@ -12,8 +12,9 @@ from rproxy.carriers.splice.leg import BROKEN, CLIENT, CLOSED, CONNECTING, DYING
 from rproxy.net.tcp_options import unsent
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.carrier import SLICE
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S, Ending
+from rproxy.sessions.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S
 
 LOOKS_MAX: Final = 512
 """Doomed legs looked at in one tick, a millisecond of work; the others have their turn in the next ones."""
@@ -124,7 +125,7 @@ class LegTable:
         if not leg.state & CLIENT:
             grace_s = FLUSH_BACKEND_S
         else:
-            grace_s = self._service.reader_s if dead & EOF else FLUSH_CLIENT_S
+            grace_s = self._service.reader_timeout_s if dead & EOF else FLUSH_CLIENT_S
         self.doomed.setdefault(leg, self._service.seconds() + grace_s)
         self._wake()
 
@@ -132,7 +133,7 @@ class LegTable:
         """A connection is dead, and all that came from it is written or in a doomed peer's hands."""
         session, peer, state = leg.session, leg.peer, leg.state
         if peer is None:
-            if session.ended_as is None:
+            if session.ending is None:
                 session.ended(Ending.CLIENT_GONE)
             self.close(leg, reset=False)
             return

@@ -14,7 +14,8 @@ import attrs
 from rproxy.carriers.splice.pipes import Pipe
 from rproxy.net.addresses import unmapped, written
 from rproxy.net.tcp_options import ask_soon, has_vanished, is_heard, unsent, waits_for_reader
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.session import Session
 
 SIZE: Final = 65536
 """Bytes read at once, and the most that waits outside a pipe for a slow reader."""

@@ -19,8 +19,9 @@ from rproxy.carriers.portable.carrier import PortableCarrier
 from rproxy.carriers.splice.accept import takeable
 from rproxy.carriers.splice.dispatch import SplicedSessions
 from rproxy.carriers.splice.pipes import Pipes
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from rproxy.sessions.session import Ending, Session
+from rproxy.sessions.session import Session
 
 BATCH: Final = 256
 """Events taken at once."""

@@ -36,7 +36,7 @@ from rproxy.carriers.splice.leg import (
 )
 from rproxy.carriers.splice.pipes import NOT_HERE, Pipe, Pipes
 from rproxy.net.tcp_options import is_closed
-from rproxy.sessions.session import EARLY_MAX
+from rproxy.sessions.redispatch import EARLY_DATA_MAX
 
 BULK_READS: Final = 2
 """Full reads in a row after which the kernel moves the rest."""
@@ -143,11 +143,13 @@ class Transfer:
         if state & EARLY:
             session = backend.session
             sent = backend.peer.count  # type: ignore[union-attr]
-            if not backend.count and len(session.early) + size == sent <= EARLY_MAX:
-                session.early = session.early + self.view[:size] if session.early else bytes(self.view[:size])
+            if not backend.count and len(session.early_data) + size == sent <= EARLY_DATA_MAX:
+                session.early_data = (
+                    session.early_data + self.view[:size] if session.early_data else bytes(self.view[:size])
+                )
             else:
-                session.greeted |= bool(backend.count) and sent == size
-                session.early = b""
+                session.backend_spoke_first |= bool(backend.count) and sent == size
+                session.early_data = b""
                 backend.state = state & ~EARLY
         if state & NAGLE:
             self.settle(backend, size)

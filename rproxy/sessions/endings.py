@@ -1,0 +1,31 @@
+"""How a session ends."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Ending(StrEnum):
+    """How a session ended; the value is the name of a counter."""
+
+    CLOSED = "closed"
+    """Both sides ended their streams."""
+    CLIENT_RESET = "client-reset"
+    BACKEND_RESET = "backend-reset"
+    CLIENT_GONE = "client-gone"
+    """The client gave up before it was connected to a back-end."""
+    NO_BACKEND = "no-backend"
+    """No back-end was eligible."""
+    UNREACHABLE = "unreachable"
+    """No attempt to connect succeeded."""
+    IDLE = "idle"
+    HALF_CLOSED = "half-closed"
+    """One side had ended its stream, and the other was idle for too long."""
+    VANISHED = "vanished"
+    """One side acknowledged nothing any more, although data was sent to it."""
+    BACKEND_DOWN = "backend-down"
+    """The back-end stopped answering, and the session carried nothing any more."""
+    STOPPED = "stopped"
+    """The proxy itself ended the session."""
+
+    __hash__ = str.__hash__  # Enum's own is Python code
