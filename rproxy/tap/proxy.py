@@ -47,7 +47,7 @@ from rproxy.tap.options import StartupError, cannot_listen, fail, use_monotonic_
 from rproxy.tap.policies import make_policy
 from rproxy.tap.process import ProcessService, process_of
 from rproxy.tap.settings import CAN_SPLICE, LOOPBACK, Options, Settings
-from rproxy.timing.deadlines import Deadlines
+from rproxy.timing.wheel import Wheel
 from rproxy.timing.work_queue import WorkQueue
 
 __all__ = ["Options", "ProxyService", "makeService"]
@@ -74,7 +74,7 @@ class ProxyService(ProcessService):
         policy = make_policy(settings.policy, settings.saturation, rng, reactor.seconds)
         table = Table(settings.backend_port, settings.timing.probe_timeout_s, settings.limits)
         self._own = OwnListeners(reactor.seconds)
-        self._deadlines = Deadlines(reactor)
+        self._deadlines = Wheel(reactor)
         self.monitor = Monitor(
             table,
             policy,

@@ -1,92 +1,129 @@
-"""Timers that go off together: waking up costs more than a probe does."""
+"""Very many calls from one reactor timer, at whole ticks: waking the process up costs more than a call."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from heapq import heappop, heappush
+from math import ceil, floor
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-TICK_S: Final = 0.01
+TICK_S: Final = 0.1
+"""Fine enough for the timeouts of sessions."""
 _TOLERANCE: Final = 1e-6
-"""Of a tick: what comes due at one, but for rounding, does not wait for the next."""
+"""Of a tick: a call due at one, but for rounding, does not wait for the next."""
 
-
-class Turn:
-    """A call that is to be made at a tick. `due_s` is when, on the wheel's clock."""
-
-    __slots__ = ("_call", "due_s")
-
-    def __init__(self, due_s: float, call: Callable[[], None]) -> None:
-        self.due_s = due_s
-        self._call: Callable[[], None] | None = call
-
-    def cancel(self) -> None:
-        self._call = None
-
-    def take(self) -> None:
-        if self._call is not None:
-            self._call()
+_Bucket = dict[Hashable, Callable[[], None]]
 
 
 class Wheel:
-    """Calls later, at whole ticks of `tick_s` seconds: late by less than one, and with all others of that tick.
+    """Makes calls at whole ticks of `tick_s` seconds: never early, and less than a tick late.
 
-    Thousands of back-ends that are probed each few seconds then wake the process a hundred times a second and not for
-    every probe and every answer. A tick is short enough for their probes to stay spread.
+    Each call has an owner, which is how it is disarmed: a session, a back-end's prober, or, for one of several calls of
+    the same object, a tuple. `arm` and `disarm` cost O(1), and `disarm` releases the call and its owner at once. There
+    is one reactor timer, for the first tick at which something is due, and none while nothing is. `clock` must be
+    monotonic.
     """
 
     log = Logger()
 
     def __init__(self, clock: IReactorTime, tick_s: float = TICK_S) -> None:
+        self.seconds = clock.seconds
         self._clock = clock
         self._tick_s = tick_s
-        self._turns: dict[int, list[Turn]] = {}
+        self._buckets: dict[int, _Bucket] = {}
+        """Calls by tick. A bucket that has become empty stays until its tick, or until it is the first."""
         self._ticks: list[int] = []
-        """A heap of the keys of `_turns`."""
+        """A heap of the keys of `_buckets`."""
+        self._bucket_of: dict[Hashable, _Bucket] = {}
+        """Each owner's."""
+        self._due: list[_Bucket] = []
+        """Buckets whose calls are being made."""
         self._timer: IDelayedCall | None = None
         self._timer_tick = 0
+        self._awaited: _Bucket | None = None
+        """What the timer waits for; None if that is only to look whether there is anything to wait for."""
 
-    def call_later(self, delay_s: float, call: Callable[[], None]) -> Turn:
-        tick = math.ceil((self._clock.seconds() + delay_s) / self._tick_s - _TOLERANCE)
-        turn = Turn(tick * self._tick_s, call)
-        turns = self._turns.get(tick)
-        if turns is None:
-            self._turns[tick] = [turn]
+    def __len__(self) -> int:
+        return len(self._bucket_of)
+
+    def arm(self, owner: Hashable, delay_s: float, call: Callable[[], None]) -> float:
+        """Call `call` once, `delay_s` seconds from now; return when that is, on the clock.
+
+        An owner has one call: a later `arm` replaces it. A call may arm and disarm anything; what it raises is logged.
+        It is never made before `arm` returns, even where the delay is 0 or less.
+        """
+        if owner in self._bucket_of:
+            self.disarm(owner)
+        tick = ceil((self.seconds() + delay_s) / self._tick_s - _TOLERANCE)
+        bucket = self._buckets.get(tick)
+        if bucket is None:
+            bucket = self._buckets[tick] = {}
             heappush(self._ticks, tick)
             self._await_first()
-        else:
-            turns.append(turn)
-        return turn
+        self._bucket_of[owner] = bucket
+        bucket[owner] = call
+        return tick * self._tick_s
+
+    def disarm(self, owner: Hashable) -> None:
+        """Do not make the owner's call, if one is to be made."""
+        bucket = self._bucket_of.pop(owner, None)
+        if bucket is not None:
+            del bucket[owner]
+            if not bucket and bucket is self._awaited:
+                self._look_soon()
 
     def stop(self) -> None:
-        self._turns.clear()
+        """Drop all calls. May come twice, and `arm` afterwards starts again."""
+        for bucket in (*self._buckets.values(), *self._due):
+            bucket.clear()
+        self._buckets.clear()
         self._ticks.clear()
+        self._bucket_of.clear()
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer = self._awaited = None
 
     def _await_first(self) -> None:
-        if not self._ticks:
-            return
+        """Set the timer for the first tick, unless it comes earlier already."""
         first = self._ticks[0]
         if self._timer is not None:
             if self._timer_tick <= first:
                 return
             self._timer.cancel()
-        wait_s = max(0.0, first * self._tick_s - self._clock.seconds())
-        self._timer, self._timer_tick = self._clock.callLater(wait_s, self._turn), first
+        self._awaited, self._timer_tick = self._buckets[first], first
+        self._timer = self._clock.callLater(max(first * self._tick_s - self.seconds(), 0.0), self._turn)
+
+    def _look_soon(self) -> None:
+        """The awaited bucket has become empty: have the timer come at the next tick to see what is left.
+
+        That costs less than a new reactor timer for each of many calls that are armed and disarmed one by one.
+        """
+        self._awaited = None
+        now = self.seconds()
+        tick = floor(now / self._tick_s + _TOLERANCE) + 1
+        if self._timer is not None and tick < self._timer_tick:
+            self._timer_tick = tick
+            self._timer.reset(max(tick * self._tick_s - now, 0.0))
 
     def _turn(self) -> None:
-        self._timer = None
-        now_tick = math.floor(self._clock.seconds() / self._tick_s + _TOLERANCE)
-        while self._ticks and self._ticks[0] <= now_tick:
-            for turn in self._turns.pop(heappop(self._ticks)):
+        self._timer = self._awaited = None
+        now_tick = floor(self.seconds() / self._tick_s + _TOLERANCE)
+        ticks, buckets = self._ticks, self._buckets
+        while ticks and (ticks[0] <= now_tick or not buckets[ticks[0]]):
+            self._due.append(buckets.pop(heappop(ticks)))
+        for bucket in self._due:
+            for owner in list(bucket):
+                call = bucket.pop(owner, None)
+                if call is None:  # disarmed by a call of this turn
+                    continue
+                del self._bucket_of[owner]
                 try:
-                    turn.take()
+                    call()
                 except Exception:
-                    self.log.failure("a timer of the monitor's")
-        self._await_first()
+                    self.log.failure("a timer's call failed")
+        self._due.clear()
+        if ticks:
+            self._await_first()

@@ -26,7 +26,7 @@ from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import Link
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
-from rproxy.timing.deadlines import Deadlines
+from rproxy.timing.wheel import Wheel
 from tests.carriers.loopback import QUIET_MS, WAIT_S, fill, listening
 from tests.fakes import CountingPolicy, Reactor, confirm, connected, guarded, registered, run
 
@@ -69,7 +69,7 @@ class Splicing:
         self.service = Service(Pool(self.table, guarded(self.policy)), self.reactor)
         self.capacity = Capacity(sessions_max, self.reactor.seconds)
         self.pipes = Pipes(pipes)
-        self.portable = PortableCarrier(self.reactor, self.service, Deadlines(self.reactor), self.capacity)
+        self.portable = PortableCarrier(self.reactor, self.service, Wheel(self.reactor), self.capacity)
         self.carrier = SpliceCarrier(self.reactor, self.service, self.portable, self.pipes, strict=strict)
         self.endpoint = LoopbackEndpoint(self.reactor)
         self.servers = servers

@@ -22,7 +22,7 @@ from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_DATA_MAX
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S
-from rproxy.timing.deadlines import TICK_S, Deadlines
+from rproxy.timing.wheel import TICK_S, Wheel
 from tests.fakes import (
     Connector,
     CountingPolicy,
@@ -52,7 +52,7 @@ class Bench:
         self.table = table_with(up)
         self.policy = CountingPolicy()
         self.service = Service(Pool(self.table, guarded(self.policy)), self.reactor)
-        self.deadlines = Deadlines(self.reactor)
+        self.deadlines = Wheel(self.reactor)
         self.carrier = PortableCarrier(self.reactor, self.service, self.deadlines, Capacity(100, self.reactor.seconds))
 
     def accept(self, kind: type[Stream] = Stream) -> Any:

@@ -18,7 +18,7 @@ from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_DATA_MAX
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_BACKEND_S
-from rproxy.timing.deadlines import TICK_S, Deadlines
+from rproxy.timing.wheel import TICK_S, Wheel
 from tests.carriers.splicing import LoopbackEndpoint
 from tests.fakes import Connector, CountingPolicy, Reactor, Stream, connected, logged, run, table_with
 
@@ -30,7 +30,7 @@ class Proxy:
 
     def __init__(self, up: int = 1) -> None:
         self.reactor = Reactor()
-        self.deadlines = Deadlines(self.reactor)
+        self.deadlines = Wheel(self.reactor)
         self.service = Service(Pool(table_with(up), LeastConnectionsPolicy()), self.reactor)
         reactor: Any = self.reactor
         self.carrier = PortableCarrier(reactor, self.service, self.deadlines, Capacity(100, self.reactor.seconds))

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Probe
 from rproxy.pool.states import State
+from rproxy.sources.agents.monitor import TICK_S
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
 from rproxy.sources.agents.prober import Prober, Timing
 from rproxy.timing.wheel import Wheel
@@ -36,7 +37,7 @@ class Probes:
         self.timeouts = ProbeTimeouts(
             self.clock, self.timing.probe_timeout_s, lambda since: self.clock.seconds() - since
         )
-        self.wheel = Wheel(self.clock)
+        self.wheel = Wheel(self.clock, TICK_S)
         self.answering = True
         self.steps = 3
         self.broken: set[str] = set()

@@ -52,7 +52,7 @@ from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_DATA_MAX, EARLY_END_S
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S, LOCAL_ERRORS, Session
-from rproxy.timing.deadlines import Deadlines
+from rproxy.timing.wheel import Wheel
 
 HANDSHAKE_S: Final = 10.0
 """The time for the whole TLS handshake of a client, and for its answer when it is turned away."""
@@ -407,7 +407,7 @@ class _ClientFactory(Factory):
 class PortableCarrier:
     """A `Carrier` of Twisted's own transports."""
 
-    def __init__(self, reactor: IReactorTCP, service: Service, deadlines: Deadlines, capacity: Capacity) -> None:
+    def __init__(self, reactor: IReactorTCP, service: Service, deadlines: Wheel, capacity: Capacity) -> None:
         self.service = service
         self.deadlines = deadlines
         self.capacity = capacity

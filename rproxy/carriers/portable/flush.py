@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IPullProducer, IReadWriteDescriptor
 from zope.interface import implementer
 
 from rproxy.net.tcp_options import unacknowledged
-from rproxy.timing.deadlines import Deadlines
+from rproxy.timing.wheel import Wheel
 
 _FLUSH_POLL_S: Final = 0.1
 
@@ -17,7 +17,7 @@ _FLUSH_POLL_S: Final = 0.1
 class Flushable(Hashable, Protocol):
     """What is reset: a protocol with its transport."""
 
-    deadlines: Deadlines
+    deadlines: Wheel
     transport: Any
 
 

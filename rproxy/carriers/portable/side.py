@@ -10,7 +10,7 @@ from zope.interface import implementer
 from rproxy.carriers.portable.flush import Flush
 from rproxy.net.tcp_options import is_broken
 from rproxy.sessions.session import Session
-from rproxy.timing.deadlines import Deadlines
+from rproxy.timing.wheel import Wheel
 
 
 class StreamTransport(ITCPTransport, IConsumer, IPushProducer):
@@ -22,7 +22,7 @@ class Side(Protocol):
     """One of a session's two connections."""
 
     transport: StreamTransport
-    deadlines: Deadlines
+    deadlines: Wheel
     session: Session
     peer: Side | None = None
     lost = False

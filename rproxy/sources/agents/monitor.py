@@ -29,10 +29,12 @@ from rproxy.sources.agents.first_probes import FirstProbes
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
 from rproxy.sources.agents.prober import Prober, Timing
 from rproxy.timing.stall_detector import StallDetector
-from rproxy.timing.wheel import TICK_S, Wheel
+from rproxy.timing.wheel import Wheel
 from rproxy.wire.pdu import Flaw, MalformedPdu, PduType, ProbeResponse, Register, Unregister, decode, encode
 from rproxy.wire.seal import Envelope, Unsealed
 
+TICK_S: Final = 0.01
+"""Probes due in the same tick are sent in one turn of the reactor; short enough for probes to stay spread."""
 TICKS_MIN: Final = 20
 """In a probe interval, however short it is."""
 _TELLING: Final = frozenset(

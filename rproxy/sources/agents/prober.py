@@ -16,7 +16,7 @@ from rproxy.pool.events import Probe
 from rproxy.pool.states import State
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
 from rproxy.timing.loops import keep_looping
-from rproxy.timing.wheel import Turn, Wheel
+from rproxy.timing.wheel import Wheel
 
 REPROBE_S: Final = (1.0, 2.0)
 """How soon after a first miss the next two probes follow."""
@@ -59,7 +59,8 @@ class Prober:
     def __init__(self, probing: Probing, backend: Backend) -> None:
         self._probing = probing
         self._backend = backend
-        self._next: Turn | None = None
+        self._next_s: float | None = None
+        """When the next probe is due; None before the first answer."""
         self._open: set[int] = set()
         """Tokens of the probes on their way."""
         self._reprobes: list[IDelayedCall] = []
@@ -79,10 +80,11 @@ class Prober:
             self._probing.timeouts.end(token)
         self._open.clear()
         self._cancel_reprobes()
-        for call in (self._next, self._liveness):
-            if call is not None:
-                call.cancel()
-        self._next = self._liveness = None
+        self._probing.wheel.disarm(self)
+        self._next_s = None
+        if self._liveness is not None:
+            self._liveness.cancel()
+            self._liveness = None
 
     def sent(self, probe: Probe) -> None:
         """A probe has left."""
@@ -95,13 +97,13 @@ class Prober:
         self._probing.timeouts.end(token)
         if self._reprobes:
             self._cancel_reprobes()
-        if self._next is None:
-            self._next = self._probing.wheel.call_later(self._interval_s(), self._go_on)
+        if self._next_s is None:
+            self._next_s = self._probing.wheel.arm(self, self._interval_s(), self._go_on)
             if self._liveness is not None:
                 self._liveness.cancel()
                 self._liveness = None
         elif self._backend.state is State.DOWN:
-            self._meet_hold_down(self._next)
+            self._meet_hold_down(self._next_s)
 
     def rose(self) -> None:
         """The back-end came up: its share is to grow."""
@@ -111,19 +113,18 @@ class Prober:
     def _interval_s(self) -> float:
         return self._probing.timing.probe_interval_s * (1 + JITTER * (2 * self._probing.jitter() - 1))
 
-    def _meet_hold_down(self, following: Turn) -> None:
+    def _meet_hold_down(self, next_s: float) -> None:
         """One that answers again need not wait for a whole interval after its hold-down."""
         now = self._probing.clock.seconds()
         wait_s = max(self._backend.held_until - now, REPROBE_S[0])
-        if now + wait_s < following.due_s:
-            following.cancel()
-            self._next = self._probing.wheel.call_later(wait_s, self._go_on)
+        if now + wait_s < next_s:
+            self._next_s = self._probing.wheel.arm(self, wait_s, self._go_on)
 
     def _go_on(self) -> None:
         """The check comes with the probe: a timer of its own would cost as much again."""
-        self._next = self._probing.wheel.call_later(self._interval_s(), self._go_on)
+        self._next_s = self._probing.wheel.arm(self, self._interval_s(), self._go_on)
         self._check()
-        if self._next is not None:
+        if self._next_s is not None:
             self._probe()
 
     def _probe(self) -> None:
