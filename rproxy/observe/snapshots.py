@@ -18,7 +18,7 @@ most, and what is rendered in one go is always new.
 """
 OUTDATED_BYTES: Final = 32 << 20
 """Of older snapshots that are still being sent: beyond them, who reads the oldest one is cut off."""
-_LOG_EVERY_S: Final = 10.0
+LOG_EVERY_S: Final = 10.0
 
 
 @attrs.define(eq=False)
@@ -47,7 +47,7 @@ class Snapshots:
         self._rendering: Iterator[bytes] = iter(())
         self._rendered: list[bytes] = []
         self._asking: list[Callable[[Snapshot | None], None]] = []
-        self._failures = RateLimit(1 / _LOG_EVERY_S)
+        self._failures = RateLimit.once_in(LOG_EVERY_S)
 
     def ask(self, ready: Callable[[Snapshot | None], None]) -> None:
         """Call `ready` with a snapshot, now or later; with None if it could not be rendered."""

@@ -8,6 +8,8 @@ from typing import Final
 
 from twisted.logger import Logger
 
+from rproxy.timing.rate_limit import RateLimit
+
 RESERVED: Final = 40
 """Descriptors for all but sessions and pipes: log, listeners, monitor, operators, the reactor's own."""
 PIPES_MAX: Final = 128
@@ -15,7 +17,7 @@ PIPES_MAX: Final = 128
 _PIPES_SHARE: Final = 8
 SESSIONS_MAX: Final = 1_000_000
 """Where descriptors set no limit."""
-_LOG_EVERY_S: Final = 10.0
+LOG_EVERY_S: Final = 10.0
 
 
 def raise_descriptor_limit() -> int:
@@ -49,7 +51,7 @@ class Capacity:
         self._seconds = seconds
         self._pausing: list[Callable[[], None]] = []
         self._waiting: list[Callable[[], None]] = []
-        self._logged = float("-inf")
+        self._lines = RateLimit.once_in(LOG_EVERY_S)
 
     @property
     def full(self) -> bool:
@@ -75,9 +77,7 @@ class Capacity:
     def wait(self, resume: Callable[[], None]) -> None:
         """Call `resume` once a session has left."""
         self._waiting.append(resume)
-        now = self._seconds()
-        if now - self._logged >= _LOG_EVERY_S:
-            self._logged = now
+        if self._lines.admit(self._seconds()):
             self.log.warn(
                 "{sessions} sessions, as many as fit (--max-connections, or the limit of open files): "
                 "further clients wait",

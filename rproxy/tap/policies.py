@@ -26,7 +26,7 @@ class Complaints:
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
-        self._throttle = RateLimit(1 / LOG_EVERY_S)
+        self._throttle = RateLimit.once_in(LOG_EVERY_S)
 
     def __call__(self) -> None:
         if self._throttle.admit(self._seconds()):

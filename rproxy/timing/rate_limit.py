@@ -1,10 +1,10 @@
-"""How often something may happen. Pure: the time is a number."""
+"""How often something may happen, with a bounded memory. Pure: the time is a number."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import attrs
 
@@ -15,16 +15,21 @@ _TOLERANCE_S: Final = 1e-9
 @attrs.define(eq=False)
 class RateLimit:
     """At most `burst` at once, and `rate` a second on average, for each key: the generic cell rate algorithm (ATM
-    Forum, I.371). The keys longest unused are dropped beyond `KEYS_MAX`.
+    Forum, I.371). Beyond `KEYS_MAX` keys the least recently used are dropped. Every `now` is in seconds, monotonic.
     """
 
     rate: float
     burst: int = 1
     _due: OrderedDict[Hashable, float] = attrs.field(init=False, factory=OrderedDict)
-    """When each key would have used up what it has been granted."""
+    """By key, when all that it has been granted is used up."""
+
+    @classmethod
+    def once_in(cls, seconds: float, burst: int = 1) -> Self:
+        """One in so many seconds on average, after `burst` at once: for lines of the log."""
+        return cls(1 / seconds, burst)
 
     def admit(self, now: float, key: Hashable = None) -> bool:
-        """Whether it may happen now, and if so, that it does."""
+        """Whether it may happen now; True counts it as having happened."""
         if self.wait_s(now, key):
             return False
         self._due[key] = max(self._due.pop(key, now), now) + 1 / self.rate
@@ -32,12 +37,12 @@ class RateLimit:
         return True
 
     def wait_s(self, now: float, key: Hashable = None) -> float:
-        """Seconds until it may happen, 0 if it may now."""
+        """Seconds until it may happen; 0 if it may now."""
         wait_s = self._due.get(key, now) - now - (self.burst - 1) / self.rate
         return wait_s if wait_s > _TOLERANCE_S else 0.0
 
 
 def trim(table: OrderedDict[Any, Any], size: int) -> None:
-    """Drop the oldest entries beyond `size`. A plain dict would look for its first one among all that it has lost."""
+    """Drop the oldest entries beyond `size`. OrderedDict: to find a dict's first key rescans its deleted slots."""
     while len(table) > size:
         table.popitem(last=False)

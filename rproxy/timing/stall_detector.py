@@ -33,7 +33,7 @@ class StallDetector:
         self._beaten_at = clock.seconds()
         self._absences: deque[tuple[float, float]] = deque(maxlen=ABSENCES_MAX)
         """When each was over, and how many seconds it had taken."""
-        self._throttle = Throttle(clock, RateLimit(1 / LOG_EVERY_S))
+        self._throttle = Throttle(clock, RateLimit.once_in(LOG_EVERY_S))
         self._away_unsaid_s = 0.0
         self._loop = LoopingCall(self._beat)
         self._loop.clock = clock

@@ -1,4 +1,4 @@
-"""Lines of the log that anybody could repeat: few of them, and the last one tells how it is."""
+"""At most one line of the log in a while about what anybody could repeat; the last line says how things stand."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from twisted.logger import Logger
 from rproxy.timing.rate_limit import RateLimit
 
 WAITING_MAX: Final = 4096
-"""Subjects of which something is still to be said; of one more, nothing is."""
+"""Subjects with a line that waits; those beyond get none."""
 
 Speak = Callable[[int], None]
-"""Writes the line; told how many times there was something to say since the last one, this time included."""
+"""Writes the line. Its argument: how many times `say` was called since the last line, this time included."""
 
 
 @attrs.define
-class _Unsaid:
+class _Waiting:
     speak: Speak
     times: int = 1
 
 
 class Throttle:
-    """Says at once what may be said, and the newest of the rest, with its number, as soon as it may.
+    """Writes a line at once where the limits allow it. Of the others, the newest of each subject is written, with their
+    number, as soon as it may be.
 
-    `each` limits the lines about one subject, `in_all` those about all; it may be shared. One timer serves all, and
-    there is none while nothing waits.
+    `each` limits the lines about one subject, `in_all` those about all, and may be shared with other throttles. Where
+    held-back lines are to be dropped, `RateLimit.once_in` is enough. There is one timer, and none while nothing waits.
     """
 
     log = Logger()
@@ -37,27 +38,37 @@ class Throttle:
         self._clock = clock
         self._each = each
         self._in_all = in_all
-        self._waiting: dict[Hashable, _Unsaid] = {}
+        self._waiting: dict[Hashable, _Waiting] = {}
         self._timer: IDelayedCall | None = None
 
     def say(self, subject: Hashable, speak: Speak) -> bool:
-        """Now, or later together with what has been or will be said of it till then. Whether it will be."""
-        unsaid = self._waiting.get(subject)
-        if unsaid is not None:
-            unsaid.speak = speak
-            unsaid.times += 1
+        """Call `speak` now, or later, instead of what waits for the same subject. False if neither."""
+        waiting = self._waiting.get(subject)
+        if waiting is not None:
+            waiting.speak = speak
+            waiting.times += 1
             return True
         wait_s = self._wait_s(subject)
         if not wait_s:
-            self._speak(subject, _Unsaid(speak))
+            self._speak(subject, _Waiting(speak))
             return True
         if len(self._waiting) >= WAITING_MAX:
             return False
-        self._waiting[subject] = _Unsaid(speak)
-        self._look_after(wait_s)
+        self._waiting[subject] = _Waiting(speak)
+        self._wake_in(wait_s)
         return True
 
+    def is_quiet(self, subject: Hashable) -> bool:
+        """Whether `say` would write at once, there having been no line for long enough, and none waiting."""
+        return subject not in self._waiting and not self._wait_s(subject)
+
+    def flush(self) -> None:
+        """Write all lines that wait, whatever the limits."""
+        for subject in list(self._waiting):
+            self._speak(subject, self._waiting.pop(subject))
+
     def stop(self) -> None:
+        """Drop the lines that wait, and the timer. May come twice."""
         self._waiting.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -67,23 +78,23 @@ class Throttle:
         now = self._clock.seconds()
         return max(self._each.wait_s(now, subject), self._in_all.wait_s(now) if self._in_all is not None else 0.0)
 
-    def _speak(self, subject: Hashable, unsaid: _Unsaid) -> None:
+    def _speak(self, subject: Hashable, waiting: _Waiting) -> None:
         now = self._clock.seconds()
         self._each.admit(now, subject)
         if self._in_all is not None:
             self._in_all.admit(now)
         try:
-            unsaid.speak(unsaid.times)
+            waiting.speak(waiting.times)
         except Exception:
             self.log.failure("a line for the log")
 
-    def _look_after(self, wait_s: float) -> None:
+    def _wake_in(self, wait_s: float) -> None:
         if self._timer is None:
-            self._timer = self._clock.callLater(wait_s, self._look)
+            self._timer = self._clock.callLater(wait_s, self._wake)
         elif self._clock.seconds() + wait_s < self._timer.getTime():
             self._timer.reset(wait_s)
 
-    def _look(self) -> None:
+    def _wake(self) -> None:
         self._timer = None
         waits_s = []
         for subject in list(self._waiting):
@@ -93,4 +104,4 @@ class Throttle:
             else:
                 self._speak(subject, self._waiting.pop(subject))
         if self._waiting:
-            self._look_after(min(waits_s))
+            self._wake_in(min(waits_s))

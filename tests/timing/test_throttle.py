@@ -110,6 +110,35 @@ def test_one_that_fails_to_be_said_keeps_nobody_from_being_said() -> None:
     assert [subject for _, subject, *_ in bench.said] == ["a", "b", "b"]
 
 
+def test_a_subject_is_quiet_when_its_next_line_would_be_written_at_once() -> None:
+    bench = Bench()
+    assert bench.throttle.is_quiet("a")
+    bench.say("a", 1)
+    assert (bench.throttle.is_quiet("a"), bench.throttle.is_quiet("b")) == (False, True)
+    bench.say("a", 2)
+    run(bench.clock, 9.9)
+    bench.clock.rightNow = 10.5  # its line may be written, and waits for the timer
+    assert not bench.throttle.is_quiet("a")
+    run(bench.clock, 9.9)
+    assert bench.said[1:] == [(10.5, "a", 2, 1)]
+    assert not bench.throttle.is_quiet("a")
+    run(bench.clock, 0.2)
+    assert bench.throttle.is_quiet("a")
+
+
+def test_a_flush_writes_what_waits_at_once_and_that_only() -> None:
+    bench = Bench()
+    for number in range(3):
+        bench.say("a", number)
+        bench.say("b", number)
+    run(bench.clock, 1)
+    bench.throttle.flush()
+    bench.throttle.flush()
+    assert bench.said[2:] == [(1, "a", 2, 2), (1, "b", 2, 2)]
+    bench.throttle.stop()
+    assert bench.clock.getDelayedCalls() == []
+
+
 def test_a_stop_ends_the_timer_and_may_come_twice() -> None:
     bench = Bench()
     for _ in range(2):

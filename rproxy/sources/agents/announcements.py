@@ -39,9 +39,9 @@ class Announcements:
     def __init__(self, clock: IReactorTime, backends: int, *, trace: bool) -> None:
         in_all = RateLimit(LINES_S, 2 * backends)
         self._trace = trace
-        self._changes = Throttle(clock, RateLimit(1 / SELDOM_S, HOST_BURST), in_all)
-        self._others = Throttle(clock, RateLimit(1 / SELDOM_S), in_all)
-        self._drops = Throttle(clock, RateLimit(1 / DROPPED_LOG_S))
+        self._changes = Throttle(clock, RateLimit.once_in(SELDOM_S, HOST_BURST), in_all)
+        self._others = Throttle(clock, RateLimit.once_in(SELDOM_S), in_all)
+        self._drops = Throttle(clock, RateLimit.once_in(DROPPED_LOG_S))
         self._unsaid: dict[str, dict[str, State]] = {}
         """By host, the present states of those whose changes wait for a line."""
         self._drains: set[Backend] = set()
