@@ -28,11 +28,11 @@ class Folder(Resource):
 class Document(Folder):
     """Answers with `snapshots`."""
 
-    def __init__(self, content_type: str, snapshots: Snapshots, turns: WorkQueue) -> None:
+    def __init__(self, content_type: str, snapshots: Snapshots, work: WorkQueue) -> None:
         super().__init__()
         self._content_type = content_type
         self._snapshots = snapshots
-        self._turns = turns
+        self._work = work
 
     def render(self, request: Request) -> int:
         if request.method not in METHODS:
@@ -52,23 +52,23 @@ class Document(Folder):
         if request.method == b"HEAD":
             request.finish()
         else:
-            _Sending(request, snapshot, self._turns).resumeProducing()
+            _Sending(request, snapshot, self._work).resumeProducing()
 
 
 @implementer(IPushProducer)
 class _Sending:
     """Writes one piece whenever the last one has left."""
 
-    def __init__(self, request: Request, snapshot: Snapshot, turns: WorkQueue) -> None:
+    def __init__(self, request: Request, snapshot: Snapshot, work: WorkQueue) -> None:
         self._request = request
         self._snapshot = snapshot
         self._written = 0
         """Pieces."""
-        self._turns = turns
+        self._work = work
         request.registerProducer(self, True)
 
     def resumeProducing(self) -> None:
-        self._turns.add(self._write)
+        self._work.add(self._write)
 
     def pauseProducing(self) -> None:
         """Nothing is produced unasked."""

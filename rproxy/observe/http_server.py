@@ -134,7 +134,7 @@ class Channel(HTTPChannel):
                 self.abort()
             return
         self._tcp.pauseProducing()
-        self.site.turns.add(lambda: self._look(data))
+        self.site.work.add(lambda: self._look(data))
 
     def _look(self, data: bytes) -> None:
         """At what has been received. Nothing more is read before."""
@@ -210,12 +210,12 @@ class AdminSite(server.Site):
         self,
         root: IResource,
         clock: IReactorTime,
-        turns: WorkQueue,
+        work: WorkQueue,
         names: Collection[str] = (),
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         super().__init__(root, timeout=REQUEST_S, reactor=clock)
-        self.turns = turns
+        self.work = work
         self._names = frozenset(name.lower().removesuffix(".") for name in names)
         self._connections_max = connections_max
         self.connections: set[Channel] = set()

@@ -36,9 +36,9 @@ class Snapshots:
 
     log = Logger()
 
-    def __init__(self, render: Callable[[], Iterator[bytes]], turns: WorkQueue, seconds: Callable[[], float]) -> None:
+    def __init__(self, render: Callable[[], Iterator[bytes]], work: WorkQueue, seconds: Callable[[], float]) -> None:
         self._render = render
-        self._turns = turns
+        self._work = work
         self._seconds = seconds
         self._last: Snapshot | None = None
         self._made: list[weakref.ref[Snapshot]] = []
@@ -59,7 +59,7 @@ class Snapshots:
             self._last = None
             self._rendered = []
             self._rendering = self._render()
-            self._turns.add(self._go_on)
+            self._work.add(self._go_on)
 
     def _go_on(self) -> None:
         try:
@@ -71,7 +71,7 @@ class Snapshots:
             return
         if piece is not None:
             self._rendered.append(piece)
-            self._turns.add(self._go_on)
+            self._work.add(self._go_on)
             return
         self._last = self._new()
         self._reused_until = self._seconds() + REUSED_S * (len(self._rendered) - 1)

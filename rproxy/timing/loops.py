@@ -1,4 +1,4 @@
-"""Periodic calls that outlive their own errors."""
+"""Periodic calls that go on after an exception."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from twisted.python.failure import Failure
 
 
 def keep_looping(loop: LoopingCall, interval_s: float, *, now: bool, failed: Callable[[Failure], object]) -> None:
-    """Run `loop` until it is stopped. A `LoopingCall` ends at its first exception: `failed` is told, and it goes on."""
+    """Run `loop` every `interval_s` seconds until it is stopped; `now`: the first time at once.
+
+    A `LoopingCall` ends at its first exception. `failed` is called with each, and the loop goes on an interval later.
+    """
 
     def resume(failure: Failure) -> None:
         failed(failure)

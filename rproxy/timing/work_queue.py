@@ -1,4 +1,4 @@
-"""Work that can wait, in pieces: none of it keeps a session waiting for longer than one piece takes."""
+"""Work that can wait, split into pieces, so that no session is held up for longer than one piece takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 
 class WorkQueue:
-    """Does one piece of work in each turn of the reactor, in the order in which they were added."""
+    """Does one piece of work in each turn of the reactor, first in, first out. There is no timer while it is empty."""
 
     log = Logger()
 
@@ -19,23 +19,23 @@ class WorkQueue:
         self._waiting: deque[Callable[[], None]] = deque()
         self._call: IDelayedCall | None = None
 
-    def add(self, work: Callable[[], None]) -> None:
-        """Do it in a turn to come, never in this one. It should take a millisecond at most."""
-        self._waiting.append(work)
+    def add(self, piece: Callable[[], None]) -> None:
+        """Call `piece` in a later turn, never in this one. It should take 1 ms at most; what it raises is logged."""
+        self._waiting.append(piece)
         if self._call is None:
             self._call = self._clock.callLater(0, self._next)
 
     def stop(self) -> None:
-        """Forget what has not been done."""
+        """Drop what waits. May come twice."""
         self._waiting.clear()
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
     def _next(self) -> None:
-        work = self._waiting.popleft()
+        piece = self._waiting.popleft()
         self._call = self._clock.callLater(0, self._next) if self._waiting else None
         try:
-            work()
+            piece()
         except Exception:
             self.log.failure("a piece of work that could wait")

@@ -18,16 +18,6 @@ TURNS = 1000
 """More than any test's work takes."""
 
 
-def turn(clock: Clock) -> None:
-    """One turn of the reactor: unlike in `advance`, what is put off meanwhile waits for the next one."""
-    due = [call for call in clock.calls if call.getTime() <= clock.seconds()]
-    for call in due:
-        if call.active():
-            clock.calls.remove(call)
-            call.called = 1
-            call.func(*call.args, **call.kw)
-
-
 class Client(Stream):
     """One connection, as the server's transport; it reads what comes unless it is `stalled`."""
 
@@ -73,10 +63,10 @@ class ServerBench:
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self.clock = Clock()
-        turns = WorkQueue(self.clock)
+        work = WorkQueue(self.clock)
         root = Folder()
-        root.putChild(b"status.json", Document("text/plain", Snapshots(render, turns, self.clock.seconds), turns))
-        self.server = AdminSite(root, self.clock, turns, names, connections_max)
+        root.putChild(b"status.json", Document("text/plain", Snapshots(render, work, self.clock.seconds), work))
+        self.server = AdminSite(root, self.clock, work, names, connections_max)
         self.server.doStart()
 
     def client(self) -> Client:

@@ -26,8 +26,8 @@ from rproxy.observe.http_server import (
     Request,
 )
 from rproxy.observe.snapshots import OUTDATED_BYTES, REUSED_S
-from tests.fakes import logged, run
-from tests.observe.clients import Client, ServerBench, turn
+from tests.fakes import logged, run, turn
+from tests.observe.clients import Client, ServerBench
 
 GET = b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
 DOCUMENT = b"a document\n"

@@ -6,8 +6,7 @@ from twisted.internet.task import Clock
 
 from rproxy.observe.snapshots import REUSED_S, Snapshot, Snapshots
 from rproxy.timing.work_queue import WorkQueue
-from tests.fakes import logged, run, texts
-from tests.observe.clients import turn
+from tests.fakes import logged, run, texts, turn
 
 
 class Bench:

@@ -1,16 +1,16 @@
-"""Whether this process was away, on a clock that the test moves without its timers."""
+"""Stalls of this process, on a clock that the test moves without its timers."""
 
 from __future__ import annotations
 
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.timing.stall_detector import ABSENCES_MAX, BEAT_S, LATE_S, StallDetector
+from rproxy.timing.stall_detector import INTERVAL_S, STALL_MIN_S, STALLS_MAX, StallDetector
 from tests.fakes import logged, run, texts
 
 
 class Bench:
-    """A pulse that has beaten for a while."""
+    """A stall detector that has run for a while."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -19,104 +19,104 @@ class Bench:
         run(self.clock, 10.0)
 
     @property
-    def been_away(self) -> float:
-        """Seconds, of all its life."""
+    def stalled_s(self) -> float:
+        """All stalls, in seconds."""
         return round(self.clock.seconds() - self.stall_detector.lasted_s(0.0), 9)
 
-    def away(self, seconds: float) -> None:
+    def stall(self, seconds: float) -> None:
         """Nothing runs in this time, and what was due in it runs at its end."""
         self.clock.advance(seconds)
 
 
-def test_a_process_that_was_never_away_is_back_since_ever() -> None:
+def test_a_process_that_never_stalled_has_had_all_the_time() -> None:
     with logged() as events:
         bench = Bench()
         run(bench.clock, 3600.0)
-    assert bench.been_away == 0
+    assert bench.stalled_s == 0
     assert list(events) == []
 
 
-@pytest.mark.parametrize("late_s", [0.001, 0.1, 0.2, LATE_S])
-def test_a_beat_that_is_a_little_late_is_none_that_was_kept_from_coming(late_s: float) -> None:
+@pytest.mark.parametrize("late_s", [0.001, 0.1, 0.2, STALL_MIN_S])
+def test_a_check_that_is_a_little_late_shows_no_stall(late_s: float) -> None:
     bench = Bench()
     with logged() as events:
-        bench.away(BEAT_S + late_s)
+        bench.stall(INTERVAL_S + late_s)
         run(bench.clock, 10.0)
-    assert bench.been_away == 0
+    assert bench.stalled_s == 0
     assert list(events) == []
 
 
-@pytest.mark.parametrize("late_s", [LATE_S + 0.001, 1.0, 2.0, 86_400.0])
-def test_after_a_time_away_it_is_known_when_it_was_over_and_logged_how_long_it_took(late_s: float) -> None:
+@pytest.mark.parametrize("late_s", [STALL_MIN_S + 0.001, 1.0, 2.0, 86_400.0])
+def test_a_stall_is_known_once_it_is_over_and_logged_with_its_length(late_s: float) -> None:
     bench = Bench()
     with logged() as events:
-        bench.away(BEAT_S + late_s)
-    assert bench.been_away == pytest.approx(late_s)
+        bench.stall(INTERVAL_S + late_s)
+    assert bench.stalled_s == pytest.approx(late_s)
     assert texts(events) == [f"this process was away for {late_s:.1f} s; probes have so much longer"]
 
 
-def test_the_beats_after_a_time_away_come_in_time_again() -> None:
+def test_the_checks_after_a_stall_are_on_time_again() -> None:
     bench = Bench()
-    bench.away(7.1)
-    been_away = bench.been_away
+    bench.stall(7.1)
+    stalled_s = bench.stalled_s
     with logged() as events:
         run(bench.clock, 60.0)
-    assert bench.been_away == been_away == 7.1 - BEAT_S
+    assert bench.stalled_s == stalled_s == 7.1 - INTERVAL_S
     assert list(events) == []
 
 
-def test_each_time_away_counts() -> None:
+def test_each_stall_counts() -> None:
     bench = Bench()
     for number in range(1, 4):
-        bench.away(2.0)
-        assert bench.been_away == number * (2.0 - BEAT_S)
+        bench.stall(2.0)
+        assert bench.stalled_s == number * (2.0 - INTERVAL_S)
         run(bench.clock, 5.0)
 
 
-@pytest.mark.parametrize("due_s", [0.01, 0.2, BEAT_S, 0.5, 1.0, 1.999])
-def test_every_timer_of_the_time_away_runs_when_it_is_known(due_s: float) -> None:
-    """Whether it was due before the beat or after it."""
+@pytest.mark.parametrize("due_s", [0.01, 0.2, INTERVAL_S, 0.5, 1.0, 1.999])
+def test_every_timer_that_was_due_in_a_stall_runs_when_the_stall_is_known(due_s: float) -> None:
+    """Whether it was due before the check or after it."""
     bench = Bench()
     seen: list[float] = []
     bench.clock.callLater(due_s, lambda: seen.append(bench.stall_detector.lasted_s(10.0)))
     with logged() as events:
-        bench.away(2.0)
-    assert seen == [BEAT_S]
+        bench.stall(2.0)
+    assert seen == [INTERVAL_S]
     assert len(events) == 1
 
 
-def test_the_time_away_does_not_count_for_what_is_so_long_ago() -> None:
+def test_stalls_are_left_out_of_the_time_since_a_moment() -> None:
     bench = Bench()
     assert bench.stall_detector.lasted_s(6.0) == 4.0
-    bench.away(BEAT_S + 100.0)
+    bench.stall(INTERVAL_S + 100.0)
     run(bench.clock, 1.0)
-    bench.away(BEAT_S + 2.0)
+    bench.stall(INTERVAL_S + 2.0)
     run(bench.clock, 1.0)
     now = bench.clock.seconds()
     for ago_s, lasted_s in [(0.5, 0.5), (1.1, 1.0), (3.5, 1.5), (4.5, 2.25), (110.0, 8.0)]:
         assert bench.stall_detector.lasted_s(now - ago_s) == pytest.approx(lasted_s, abs=0.01)
 
 
-def test_times_away_that_are_remembered_are_bounded() -> None:
+def test_stalls_that_are_remembered_are_bounded() -> None:
     bench = Bench()
-    for _ in range(2 * ABSENCES_MAX):
-        bench.away(1.0)
+    for _ in range(2 * STALLS_MAX):
+        bench.stall(1.0)
         run(bench.clock, 1.0)
-    assert len(bench.stall_detector._absences) == ABSENCES_MAX
+    assert len(bench.stall_detector._stalls) == STALLS_MAX
 
 
-def test_who_asks_before_any_timer_has_run_knows_it_too() -> None:
+def test_a_stall_is_known_before_any_timer_has_run() -> None:
     bench = Bench()
     bench.clock.rightNow += 2.0
     with logged() as events:
-        assert bench.been_away == 2.0 - BEAT_S
+        assert bench.stalled_s == 2.0 - INTERVAL_S
         bench.clock.advance(0)
         run(bench.clock, 10.0)
-    assert bench.been_away == 2.0 - BEAT_S
+    assert bench.stalled_s == 2.0 - INTERVAL_S
     assert texts(events) == ["this process was away for 1.8 s; probes have so much longer"]
 
 
-def test_the_time_before_the_start_and_between_a_stop_and_a_start_is_no_time_away() -> None:
+def test_the_time_before_the_start_and_between_a_stop_and_a_start_is_no_stall() -> None:
     clock = Clock()
     stall_detector = StallDetector(clock)
     run(clock, 100.0)
@@ -135,25 +135,25 @@ def test_a_stop_leaves_no_timer_and_may_come_twice_or_before_the_start() -> None
         bench.stall_detector.stop()
         assert bench.clock.getDelayedCalls() == []
     StallDetector(bench.clock).stop()
-    bench.away(5.0)
-    assert bench.been_away == 0
+    bench.stall(5.0)
+    assert bench.stalled_s == 0
 
 
-def test_an_error_is_logged_and_does_not_end_the_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_logged_and_does_not_end_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
     with logged() as events, monkeypatch.context() as broken:
-        broken.setattr(bench.stall_detector, "_beaten_at", "nonsense")
-        run(bench.clock, BEAT_S)
+        broken.setattr(bench.stall_detector, "_checked_at", "nonsense")
+        run(bench.clock, INTERVAL_S)
     assert [event["log_failure"].type for event in events] == [TypeError]
-    bench.away(2.0)
-    assert bench.been_away == pytest.approx(2.0, abs=BEAT_S)
+    bench.stall(2.0)
+    assert bench.stalled_s == pytest.approx(2.0, abs=INTERVAL_S)
 
 
-def test_a_process_that_is_away_all_the_time_says_so_once_a_minute_with_the_sum() -> None:
+def test_a_process_that_stalls_all_the_time_says_so_once_a_minute_with_the_sum() -> None:
     bench = Bench()
     with logged() as events:
         for _ in range(150):
-            bench.away(0.9)
+            bench.stall(0.9)
             run(bench.clock, 0.1)
     first, *sums = texts(events)
     assert first == "this process was away for 0.7 s; probes have so much longer"
