@@ -1,15 +1,19 @@
-"""IP addresses as text: as the network layer hands them over, as the table keeps them, and as people write them."""
+"""IP addresses as text: as sockets show and take them, as the pool keeps them, and as people write them. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 Address = tuple[str, int]
-"""An IP address in text and a port."""
+"""An IP address in text, and a port."""
 
 MAPPED: Final = "::ffff:"
+"""Prefix of an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2)."""
+_HOSTS_MAX: Final = 1024
+"""Hosts of which it is remembered whether they are loopback addresses."""
 
 
 def written(address: Address) -> str:
@@ -19,14 +23,14 @@ def written(address: Address) -> str:
 
 
 def unmapped(host: str) -> str:
-    """An IPv4-mapped IPv6 address, as a socket of both families shows IPv4's, as plain IPv4."""
+    """`host`, or plain IPv4 for an IPv4-mapped address, which is how a socket of both families shows IPv4 peers."""
     return host.removeprefix(MAPPED) if "." in host else host
 
 
 def plain(address: Sequence[object]) -> Address:
-    """(host, port) of a datagram's source; an IPv4-mapped host, as an IPv6 socket sees it, becomes plain IPv4.
+    """(host, port) of a socket address; an IPv4-mapped host, as an IPv6 socket shows it, becomes plain IPv4.
 
-    One that is good on a single link keeps that link's number: fe80::1%2.
+    A link-local address keeps its interface's index: fe80::1%2.
     """
     host, port = str(address[0]), address[1]
     assert isinstance(port, int)
@@ -36,16 +40,20 @@ def plain(address: Sequence[object]) -> Address:
 
 
 def reachable(address: Address, *, over_ipv6: bool) -> Address:
-    """`address` as a socket of the given family must be told it."""
+    """`address` as a socket of the given family takes it: IPv4 is IPv4-mapped `over_ipv6`."""
     host, port = address
     if over_ipv6 and ":" not in host:
         return MAPPED + host, port
     return host, port
 
 
+@lru_cache(_HOSTS_MAX)
 def is_loopback(host: str) -> bool:
-    """Whether nobody elsewhere can send from this IP address. Raises `ValueError` for what is none."""
-    ip = ip_address(host)
+    """Whether this is a loopback address of either family, from which no other host can send. False for a name."""
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        return False
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
     return ip.is_loopback

@@ -1,4 +1,4 @@
-"""What our sockets are bound to: one address, or every address of both families."""
+"""What listening sockets are bound to: one address, or every address of both families."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _FREEBIND: Final = {socket.AF_INET: (socket.IPPROTO_IP, 15), socket.AF_INET6: (s
 
 @attrs.frozen
 class Binding:
-    """One socket's address. `host` is an IP address in text; ``::`` takes IPv4, too, unless it is `ipv6_only`.
+    """One socket's address. `host` is an IP address in text; ``::`` accepts IPv4 as well unless it is `ipv6_only`.
 
-    With `freebind`, where there is `CAN_FREEBIND`, the address need not be this host's yet.
+    With `freebind` the address need not be this host's yet. It needs a system that `CAN_FREEBIND`.
     """
 
     host: str
@@ -29,27 +29,28 @@ class Binding:
 
     @property
     def is_any(self) -> bool:
+        """Whether it is every address of its families."""
         return self.host in (ANY_IPV4, ANY_IPV6)
 
     @property
     def is_dual(self) -> bool:
-        """Whether it is meant for both families."""
+        """Whether one socket accepts both families."""
         return self.host == ANY_IPV6 and not self.ipv6_only
 
     def prepare(self, sock: socket.socket) -> None:
         """Set a new socket's options, before it is bound. Raises `OSError`."""
         if sock.family == socket.AF_INET6 and self.host == ANY_IPV6:
-            with suppress(OSError):  # some systems have no socket of both families: then it is so anyhow
+            with suppress(OSError):  # a system without sockets of both families: they are IPv6-only anyhow
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self.ipv6_only)
         if self.freebind:
             sock.setsockopt(*_FREEBIND[sock.family], 1)
 
 
 def bindings(host: str, *, freebind: bool = False) -> tuple[Binding, ...]:
-    """What `host` stands for. Where it is empty: every address of the families that there are.
+    """The sockets that `host` takes. An empty one means every address of both families.
 
-    That is one socket of both families, whatever net.ipv6.bindv6only says; two where there is no such socket; and one
-    of IPv4 where there is no IPv6.
+    For that it is one socket of both families, whatever net.ipv6.bindv6only says; two where a system has no such
+    sockets; and one of IPv4 where there is no IPv6.
     """
     if host:
         return (Binding(host, freebind=freebind),)

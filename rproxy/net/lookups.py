@@ -1,4 +1,4 @@
-"""Names of hosts, looked up in threads that nobody waits for when the process ends."""
+"""Host names, looked up in threads that do not keep the process from ending."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from twisted.python.failure import Failure
 
 
 class Lookups:
-    """One thread a name at most: who asks for it meanwhile gets what that one finds.
+    """Looks names up, in one thread a name at most, whose result all callers that wait for the name share.
 
-    The reactor's own threads would be waited for when it stops, as long as the name server is silent.
+    The reactor's own thread pool would delay its stop for as long as a name server is silent.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -24,7 +24,10 @@ class Lookups:
         self._asking: dict[str, list[Deferred[Sequence[str]]]] = {}
 
     def resolve(self, host: str) -> Deferred[Sequence[str]]:
-        """The addresses of a host, best first; an address's is itself."""
+        """The IP addresses of a host in the resolver's order; an address stands for itself.
+
+        Fails with what `socket.getaddrinfo` raises. May be cancelled; the thread then ends by itself.
+        """
         with suppress(ValueError):
             return succeed([str(ip_address(host))])
         asking: Deferred[Sequence[str]] = Deferred(lambda cancelled: self._forget(host, cancelled))
@@ -38,14 +41,14 @@ class Lookups:
         self._asking[host].remove(cancelled)
 
     def _look_up(self, host: str) -> None:
-        """In a thread."""
+        """Runs in a thread."""
         found: list[str] | Failure
         try:
             infos = socket.getaddrinfo(host, None, socket.AF_UNSPEC, socket.SOCK_DGRAM)
             found = list(dict.fromkeys(str(info[4][0]) for info in infos))
         except Exception:
             found = Failure()
-        with suppress(RuntimeError):  # the asyncio reactor's loop is closed by now
+        with suppress(RuntimeError):  # the asyncio reactor's loop is closed already
             self._reactor.callFromThread(self._found, host, found)
 
     def _found(self, host: str, found: list[str] | Failure) -> None:

@@ -1,4 +1,4 @@
-"""What this host's own addresses and ports are, as the kernel has it now."""
+"""This host's own addresses and ports, as the kernel has them now."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PORT_RANGE: Final = "/proc/sys/net/ipv4/ip_local_port_range"
 
 
 def ephemeral_ports() -> range:
-    """Those that the kernel gives to connections from here, in both families; where it does not tell, all it might."""
+    """Ports that the kernel chooses from for outgoing connections, in both families; where unknown, all above 1023."""
     try:
         with open(_PORT_RANGE, encoding="ascii") as file:
             lowest, highest = map(int, file.read().split())
@@ -23,7 +23,7 @@ def ephemeral_ports() -> range:
 
 
 def local_addresses() -> frozenset[str]:
-    """Every IP address of this host now, in text and without the link that it is good on."""
+    """Every IP address of this host now, in text, without the interface of link-local ones. Raises `OSError`."""
     families = (socket.AF_INET, socket.AF_INET6)
     return frozenset(
         each.address.partition("%")[0]
@@ -34,7 +34,7 @@ def local_addresses() -> frozenset[str]:
 
 
 def local_address(remote: Address) -> str:
-    """The address of ours that datagrams to `remote` leave from now. Raises `OSError` where there is no route."""
+    """This host's address that datagrams to `remote` would leave from now. Raises `OSError` without a route."""
     family = socket.AF_INET6 if ":" in remote[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.connect(remote)  # sends nothing

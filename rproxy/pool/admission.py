@@ -8,6 +8,7 @@ from typing import Final
 
 import attrs
 
+from rproxy.net.addresses import is_loopback
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.limits import Limits
 from rproxy.pool.states import State
@@ -90,7 +91,7 @@ class Admission:
             self._demand_host(backend.address)
 
     def _demand_host(self, host: str) -> None:
-        if self._on_host[host] >= self.limits.host and not _is_local(host):
+        if self._on_host[host] >= self.limits.host and not is_loopback(host):
             raise Rejected(Refusal.HOST_FULL)
 
     def demand_turn(self, registration: Registration, port: int, now: float) -> None:
@@ -99,7 +100,7 @@ class Admission:
         Each instance has turns of its own: whoever repeats an old one, from whichever port, takes none of the present.
         """
         host, _ = registration.agent
-        if not _is_local(host) and not self._registrations.admit(
+        if not is_loopback(host) and not self._registrations.admit(
             now, (registration.agent, port, registration.instance)
         ):
             raise Rejected(Refusal.RATE_LIMITED)
@@ -128,7 +129,3 @@ def _kind(state: State | None) -> _Kind | None:
             return _Kind.DEPARTED
         case _:
             return _Kind.CONFIRMED
-
-
-def _is_local(host: str) -> bool:
-    return host.startswith("127.") or host == "::1"

@@ -97,7 +97,7 @@ class ProxyService(ProcessService):
             first_byte_s=settings.first_byte_s,
             trace=settings.trace,
         )
-        self.service.may_self_connect = self._own.may_meet_itself
+        self.service.may_self_connect = self._own.may_self_connect
         self.service.reader_timeout_s = settings.idle_timeout_s or math.inf
         self.capacity = Capacity(_sessions_max(settings, descriptors), reactor.seconds)
         self.carrier = self._carrier(descriptors)

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 
-from rproxy.net.tcp_options import is_closed
+from rproxy.net.tcp_state import is_closed
 from tests.integration.processes import LOOPBACK, poll
 
 _MPTCP = 262

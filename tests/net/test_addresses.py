@@ -59,6 +59,9 @@ def test_what_an_ipv6_socket_is_told_comes_back_as_it_was(host: str) -> None:
         ("10.0.0.1", False),
         ("::ffff:10.0.0.1", False),
         ("2001:db8::1", False),
+        ("::1%1", True),
+        ("localhost", False),
+        ("", False),
     ],
 )
 def test_loopback_is_known_in_both_families(host: str, loopback: bool) -> None:

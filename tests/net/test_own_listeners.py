@@ -110,7 +110,7 @@ def test_only_a_connect_to_a_port_here_that_may_be_chosen_for_it_can_meet_itself
 ) -> None:
     port = ephemeral_ports()[0] if ephemeral else ephemeral_ports()[0] - 1
     backend = Backend(host, port, Registration((host, 5555), 1, 20.0, 100))
-    assert bench.own.may_meet_itself((backend.address, backend.port)) is expected
+    assert bench.own.may_self_connect((backend.address, backend.port)) is expected
 
 
 def test_the_kernel_tells_which_ports_it_gives_to_connections() -> None:

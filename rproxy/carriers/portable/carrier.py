@@ -31,15 +31,11 @@ from rproxy.carriers.portable.ports import Ports
 from rproxy.carriers.portable.side import Side
 from rproxy.carriers.portable.wrappers import pass_on
 from rproxy.net.addresses import unmapped, written
-from rproxy.net.tcp_options import (
-    ask_soon,
-    has_urgent_in_line,
+from rproxy.net.tcp_options import has_urgent_in_line, keep_alive, keep_urgent_in_line, prepare_listener, probe_soon
+from rproxy.net.tcp_state import (
+    has_acknowledged,
     has_vanished,
-    is_heard,
-    keep_alive,
-    keep_urgent_in_line,
-    met_itself,
-    prepare_listener,
+    is_self_connected,
     socket_of,
     unacknowledged,
     waits_for_reader,
@@ -283,11 +279,11 @@ class ClientSide(Side):
     def probe_backend(self) -> None:
         handle = self._backend_socket()
         if handle is not None:
-            ask_soon(handle)
+            probe_soon(handle)
 
     def backend_heard(self, within_s: float) -> bool:
         handle = self._backend_socket()
-        return handle is not None and is_heard(handle, within_s)
+        return handle is not None and has_acknowledged(handle, within_s)
 
     def cut(self, ending: Ending) -> None:
         self.session.ended(ending)
@@ -327,7 +323,7 @@ class BackendSide(Side):
     def connectionMade(self) -> None:
         handle = socket_of(self.transport)
         if handle is not None:
-            if self._met_itself(handle):
+            if self._is_self_connected(handle):
                 self.transport.abortConnection()
                 self._client.connect_failed(blame=True)
                 return
@@ -336,11 +332,11 @@ class BackendSide(Side):
             self._client.carrier.grow_up(self)
         self._client.connect_succeeded(self)
 
-    def _met_itself(self, handle: socket.socket) -> bool:
+    def _is_self_connected(self, handle: socket.socket) -> bool:
         backend = self.session.backend
         if backend is None or not self._client.carrier.service.may_self_connect((backend.address, backend.port)):
             return False
-        return met_itself(handle, backend.address, backend.port)
+        return is_self_connected(handle, backend.address, backend.port)
 
     def grow_up(self) -> None:
         """What most connections do not live to see."""

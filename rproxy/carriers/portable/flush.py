@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 from twisted.internet.interfaces import IPullProducer, IReadWriteDescriptor
 from zope.interface import implementer
 
-from rproxy.net.tcp_options import unacknowledged
+from rproxy.net.tcp_state import unacknowledged
 from rproxy.timing.wheel import Wheel
 
 _FLUSH_POLL_S: Final = 0.1

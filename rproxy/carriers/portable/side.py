@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.carriers.portable.flush import Flush
-from rproxy.net.tcp_options import is_broken
+from rproxy.net.tcp_state import is_broken
 from rproxy.sessions.session import Session
 from rproxy.timing.wheel import Wheel
 

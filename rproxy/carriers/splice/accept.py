@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Final
 
 from rproxy.carriers.splice.leg import LISTENING
-from rproxy.net.tcp_options import prepare_listener, protocol_of
+from rproxy.net.tcp_options import prepare_listener
+from rproxy.net.tcp_state import protocol_of
 from rproxy.sessions.capacity import Capacity
 
 ACCEPTS_MAX: Final = 64

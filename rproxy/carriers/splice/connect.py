@@ -29,7 +29,8 @@ from rproxy.carriers.splice.leg import (
     Leg,
 )
 from rproxy.carriers.splice.transfer import Transfer
-from rproxy.net.tcp_options import keep_alive, keep_urgent_in_line, met_itself
+from rproxy.net.tcp_options import keep_alive, keep_urgent_in_line
+from rproxy.net.tcp_state import is_self_connected
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_END_S
@@ -156,7 +157,7 @@ class Dialer:
         if event & (_ERROR | select.EPOLLHUP):
             self._failed(leg, leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         elif event & select.EPOLLOUT:
-            if self._has_met_itself(leg):
+            if self._is_self_connected(leg):
                 leg.reset()
                 self._failed(leg, ECONNREFUSED)
                 return
@@ -175,11 +176,11 @@ class Dialer:
             if event & _IN:
                 self._ready(leg, event)
 
-    def _has_met_itself(self, leg: Leg) -> bool:
+    def _is_self_connected(self, leg: Leg) -> bool:
         backend = leg.session.backend
         assert backend is not None
         address = (backend.address, backend.port)
-        return self._service.may_self_connect(address) and met_itself(leg.sock, *address)
+        return self._service.may_self_connect(address) and is_self_connected(leg.sock, *address)
 
     def _resend(self, leg: Leg) -> None:
         """What the last back-end did not take, the end of stream included, then what has come since."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from rproxy.carriers.splice.accept import Listener
 from rproxy.carriers.splice.leg import BROKEN, CLIENT, CLOSED, CONNECTING, DYING, EOF, GONE, STALLED, Leg, Other
-from rproxy.net.tcp_options import unsent
+from rproxy.net.tcp_state import unsent
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.carrier import SLICE
 from rproxy.sessions.endings import Ending

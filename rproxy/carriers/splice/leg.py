@@ -13,7 +13,8 @@ import attrs
 
 from rproxy.carriers.splice.pipes import Pipe
 from rproxy.net.addresses import unmapped, written
-from rproxy.net.tcp_options import ask_soon, has_vanished, is_heard, unsent, waits_for_reader
+from rproxy.net.tcp_options import probe_soon
+from rproxy.net.tcp_state import has_acknowledged, has_vanished, unsent, waits_for_reader
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.session import Session
 
@@ -125,10 +126,10 @@ class ClientLeg(Leg):
 
     def probe_backend(self) -> None:
         if self.peer is not None:
-            ask_soon(self.peer.sock)
+            probe_soon(self.peer.sock)
 
     def backend_heard(self, within_s: float) -> bool:
-        return self.peer is not None and is_heard(self.peer.sock, within_s)
+        return self.peer is not None and has_acknowledged(self.peer.sock, within_s)
 
     def cut(self, ending: Ending) -> None:
         self._cut(self, ending)

@@ -35,7 +35,7 @@ from rproxy.carriers.splice.leg import (
     Leg,
 )
 from rproxy.carriers.splice.pipes import NOT_HERE, Pipe, Pipes
-from rproxy.net.tcp_options import is_closed
+from rproxy.net.tcp_state import is_closed
 from rproxy.sessions.redispatch import EARLY_DATA_MAX
 
 BULK_READS: Final = 2
