@@ -1,15 +1,15 @@
-"""UDP ports that a flood cannot keep the reactor at, on one address or on all, and that know where they are asked."""
+"""UDP port with bounded work per reactor turn.
+
+It is bound to one address or to all, and knows to which of them a datagram was sent.
+"""
 
 from __future__ import annotations
 
 import errno
 import socket
-import struct
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
 from twisted.internet import udp
@@ -24,42 +24,32 @@ from zope.interface import implementer
 
 from rproxy.net.addresses import Address, reachable
 from rproxy.net.binding import Binding, bindings
+from rproxy.net.pktinfo import HAS_PKTINFO, NOT_LOCAL, arrival_address, request_pktinfo, source_control
 
 READ_MAX: Final = 256
-"""Datagrams read at once. Twisted limits their bytes, at 256 KiB, and empty ones have none."""
+"""Datagrams read in one wake-up. Twisted bounds their bytes, at 256 KiB, which empty ones never reach."""
 DATAGRAM_MAX: Final = 64
-"""Bytes read of a datagram: more than any PDU has, so that a longer one is seen to be too long."""
+"""Bytes read of a datagram: more than any PDU has, so that one that is too long shows."""
 WAKE_UPS_MAX: Final = 4
 WAKE_UPS_S: Final = 0.002
-"""Beyond so many wake-ups in this time the port is left alone for the rest of it: in a flood, waking up for every few
-datagrams costs more than to read them. A round trip may take so much longer then.
+"""After `WAKE_UPS_MAX` wake-ups in this time the port is paused for the rest of it: in a flood, waking up for every few
+datagrams costs more than reading them. A round trip may take so much longer then.
 """
 BUFFER: Final = 4 * 1024 * 1024
-"""Bytes that the kernel may keep for us; it counts some 768 for a PDU."""
+"""Bytes of the kernel's receive buffer, of which it charges about 768 for a PDU."""
 _BUFFER_BEYOND_LIMIT: Final = 33 if sys.platform == "linux" else socket.SO_RCVBUF
 """SO_RCVBUFFORCE (socket(7)), which Python does not name."""
-_TELLS_WHERE: Final = sys.platform == "linux"
-_IP_PKTINFO: Final = 8
-"""ip(7): the same option for being told where a datagram arrived and for saying where one is to leave from."""
-_PKTINFO: Final = struct.Struct("i4s4s")
-"""The interface's index, the local address, the header's destination."""
-_PKTINFO6: Final = struct.Struct("16si")
 SOURCE_GONE: Final = "source-gone"
-"""Counts what left from another address than it was to, that being ours no more."""
-_ADDRESSES_MAX: Final = 1024
-"""Local addresses whose form is remembered."""
-_NOT_FROM_THERE: Final = frozenset(
-    {errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO, errno.ENETUNREACH, errno.EHOSTUNREACH}
-)
-"""Errors of sending from an address that is no local one any more, or that no route leads away from."""
+"""Counter of datagrams that did not leave from the source asked for, which is no longer local."""
 
 
 class BoundedPort(udp.Port):
-    """Reads at most `READ_MAX` datagrams before anything else has its turn, and outlives errors of reading.
+    """A UDP port of one socket. It reads at most `READ_MAX` datagrams in one wake-up, and goes on after read errors.
 
-    The protocol's `datagramReceived` gets a third argument, the local address that a datagram was sent to: empty
-    where that is known anyhow, the port being bound to one address, or cannot be known. `watch` is told when nobody
-    need look at its descriptor any more, and when again.
+    The protocol's `datagramReceived` gets a third argument: the local address to which the datagram was sent. It is
+    empty where the port is bound to a single address, and where the system does not tell.
+
+    `watch(False)` is called on pause, `watch(True)` on resume.
     """
 
     log = Logger()
@@ -68,10 +58,11 @@ class BoundedPort(udp.Port):
         super().__init__(port, protocol, binding.host, DATAGRAM_MAX, reactor)
         self.binding = binding
         self.watch: Callable[[bool], object] = lambda watched: None
-        self._clock: Any = self.reactor  # which Twisted types as what watches descriptors
+        self._clock: Any = self.reactor  # which Twisted's annotations take for what watches descriptors only
         self._control_size = 0
-        """Bytes for what the kernel tells with a datagram."""
+        """Bytes of ancillary data to read with a datagram; 0 where its local address is not asked for."""
         self._wake_ups = 0
+        """Since `_counted_until` less `WAKE_UPS_S`."""
         self._counted_until = float("-inf")
         self._resumption: IDelayedCall | None = None
 
@@ -85,18 +76,15 @@ class BoundedPort(udp.Port):
         return sock
 
     def bind(self) -> None:
-        """Open the socket, which is not read before `begin`. Raises `CannotListenError`."""
+        """Open the socket, which is read from `begin` on. Raises `CannotListenError`."""
         self._bindSocket()
         self._enlarge_buffer()
-        if self.binding.is_any and _TELLS_WHERE:
-            six = self.addressFamily == socket.AF_INET6
-            option = (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO) if six else (socket.IPPROTO_IP, _IP_PKTINFO)
-            with suppress(OSError):  # it only helps
-                self.socket.setsockopt(*option, 1)
-                self._control_size = socket.CMSG_SPACE(_PKTINFO6.size if six else _PKTINFO.size)
+        if self.binding.is_any and HAS_PKTINFO:
+            with suppress(OSError):  # answers then leave from where the route says
+                self._control_size = request_pktinfo(self.socket)
 
     def begin(self, transport: object) -> None:
-        """Read; the protocol is told that `transport` is how it can send, unless another port has told it that."""
+        """Start to read. The protocol is connected to `transport`, unless another port of it has done so already."""
         if self.protocol.transport is None:
             self.protocol.makeConnection(transport)
         else:
@@ -104,6 +92,7 @@ class BoundedPort(udp.Port):
         self.startReading()
 
     def startListening(self) -> None:
+        """`bind` and `begin`, with the port itself as the transport."""
         self.bind()
         self.begin(self)
 
@@ -114,10 +103,11 @@ class BoundedPort(udp.Port):
             try:
                 self.socket.setsockopt(socket.SOL_SOCKET, option, BUFFER)
                 return
-            except OSError:  # needs CAP_NET_ADMIN; without it, the kernel gives what it allows
+            except OSError:  # no CAP_NET_ADMIN: within net.core.rmem_max then
                 continue
 
     def doRead(self) -> None:
+        """Hand over what has come; what `datagramReceived` raises is logged."""
         self._pace()
         if self._control_size:
             self._read_with_local_address()
@@ -126,7 +116,7 @@ class BoundedPort(udp.Port):
         for _ in range(READ_MAX):
             try:
                 datagram, address = receive(DATAGRAM_MAX)
-            except OSError:  # nothing there; or an ICMP error of what was sent, which a lost probe tells as well
+            except OSError:  # nothing left; or an ICMP error about a datagram sent, whose lost probe shows as much
                 return
             try:
                 take(datagram, address)
@@ -134,7 +124,7 @@ class BoundedPort(udp.Port):
                 self.log.failure("a datagram was not taken in")
 
     def _read_with_local_address(self) -> None:
-        """The same, for half a microsecond more a datagram: the kernel tells where each one arrived."""
+        """`doRead` with local addresses, which costs about 0.5 µs more a datagram."""
         receive, take, size = self.socket.recvmsg, self.protocol.datagramReceived, self._control_size
         for _ in range(READ_MAX):
             try:
@@ -142,25 +132,25 @@ class BoundedPort(udp.Port):
             except OSError:
                 return
             try:
-                take(datagram, address, _arrived_at(control[0]) if control else "")
+                take(datagram, address, arrival_address(control[0]) if control else "")
             except Exception:
                 self.log.failure("a datagram was not taken in")
 
     def send(self, datagram: bytes, address: Address, source: str = "") -> bool:
-        """Send, from `source` if it is given and still ours, else from where the route says. Raises `OSError`.
+        """Send from `source` if it is given and still local, else from the address that the route says.
 
-        Returns whether it left from where it was to.
+        Returns False if it did not leave from the given `source`. Raises `OSError`.
         """
         six = self.addressFamily == socket.AF_INET6
-        there = reachable(address, over_ipv6=six)
-        if source and _TELLS_WHERE:
+        destination = reachable(address, over_ipv6=six)
+        if source and HAS_PKTINFO:
             try:
-                self.socket.sendmsg((datagram,), _leaving_from(source, six), 0, there)
+                self.socket.sendmsg((datagram,), source_control(source, six), 0, destination)
                 return True
             except OSError as error:
-                if error.errno not in _NOT_FROM_THERE:
+                if error.errno not in NOT_LOCAL:
                     raise
-        self.socket.sendto(datagram, there)
+        self.socket.sendto(datagram, destination)
         return not source
 
     def connectionLost(self, reason: Failure | None = None) -> None:
@@ -170,7 +160,7 @@ class BoundedPort(udp.Port):
         super().connectionLost(reason)
 
     def _pace(self) -> None:
-        """One more wake-up."""
+        """Count a wake-up, and pause if it is one too many."""
         now = self._clock.seconds()
         if now >= self._counted_until:
             self._wake_ups, self._counted_until = 0, now + WAKE_UPS_S
@@ -186,44 +176,15 @@ class BoundedPort(udp.Port):
         self.watch(True)
 
 
-@lru_cache(_ADDRESSES_MAX)
-def _arrived_at(told: tuple[int, int, bytes]) -> str:
-    """The local address that the kernel tells of, with the interface of one that is good on a link only.
-
-    Empty where nothing can be sent from it.
-    """
-    level, _, control = told
-    if level == socket.IPPROTO_IP:
-        return str(ip_address(_PKTINFO.unpack(control)[1]))
-    packed, index = _PKTINFO6.unpack(control)
-    ip = IPv6Address(packed)
-    if ip.is_multicast or (ip.ipv4_mapped is not None and ip.ipv4_mapped.is_multicast):
-        return ""
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return f"{ip}%{index}" if ip.is_link_local else str(ip)
-
-
-@lru_cache(_ADDRESSES_MAX)
-def _leaving_from(source: str, over_ipv6: bool) -> tuple[tuple[int, int, bytes], ...]:
-    """What tells the kernel to send from `source`."""
-    host, _, index = source.partition("%")
-    if not over_ipv6:
-        return ((socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(0, socket.inet_aton(host), bytes(4))),)
-    mapped, _ = reachable((host, 0), over_ipv6=True)
-    told = _PKTINFO6.pack(socket.inet_pton(socket.AF_INET6, mapped), int(index or 0))
-    return ((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, told),)
-
-
 @implementer(IListeningPort)
 class UdpPorts:
-    """The sockets of one protocol, and its transport: one for each family, or one for both."""
+    """The ports of one protocol, and its transport: one port for each family, or one for both."""
 
     def __init__(self, ports: Sequence[BoundedPort]) -> None:
         self.ports = tuple(ports)
 
     def startListening(self) -> None:
-        """Open all or none. Raises `CannotListenError`."""
+        """Open all or none, on the same port number. Raises `CannotListenError`."""
         opened: list[BoundedPort] = []
         try:
             for port in self.ports:
@@ -238,15 +199,16 @@ class UdpPorts:
             port.begin(self)
 
     def stopListening(self) -> Deferred[Any]:
+        """Close all; fires once they are."""
         return DeferredList([maybeDeferred(port.stopListening) for port in self.ports])
 
     def getHost(self) -> IAddress:
-        """The first one's: the port is the same for all."""
+        """The first port's address; the port number is the same for all."""
         host: IAddress = self.ports[0].getHost()
         return host
 
     def write(self, datagram: bytes, address: Address, source: str = "") -> bool:
-        """As `BoundedPort.send`, by the socket that reaches the address."""
+        """`BoundedPort.send` of the port whose family is the address's. Raises `OSError`, also if there is none."""
         six = ":" in address[0]
         for port in self.ports:
             if port.binding.is_dual or six is (port.addressFamily == socket.AF_INET6):
@@ -255,15 +217,14 @@ class UdpPorts:
 
 
 def udp_ports(port: IListeningPort) -> Sequence[IListeningPort]:
-    """The ports of `listen_udp`, each of one socket."""
+    """The single ports, of one socket each, of what `listen_udp` returned."""
     return port.ports if isinstance(port, UdpPorts) else (port,)
 
 
 def send(transport: Any, datagram: bytes, address: Address, source: str = "") -> bool:
-    """Send by a transport of `listen_udp`, from the local address `source` where one is given.
+    """Send by a transport of `listen_udp`, from the local address `source` if one is given.
 
-    Returns whether it left from there: if that is no address of ours any more, it leaves from another one. Raises what
-    the transport raises.
+    Returns False if it left from another address, `source` being no longer local. Raises what the transport raises.
     """
     if isinstance(transport, UdpPorts):
         return transport.write(datagram, address, source)
@@ -274,9 +235,9 @@ def send(transport: Any, datagram: bytes, address: Address, source: str = "") ->
 def listen_udp(
     reactor: Any, port: int, protocol: DatagramProtocol, host: str, *, freebind: bool = False
 ) -> IListeningPort:
-    """Open a UDP port: on `host`, or, where that is empty, on every address of both families.
+    """Open a UDP port on `host`, an IP address; an empty one means every address of both families.
 
-    Raises what `reactor.listenUDP` raises.
+    A reactor that is not one of POSIX opens it in its own way, unbounded. Raises what `reactor.listenUDP` raises.
     """
     if not isinstance(reactor, PosixReactorBase):
         opened: IListeningPort = reactor.listenUDP(port, protocol, host, maxPacketSize=DATAGRAM_MAX)
@@ -287,5 +248,5 @@ def listen_udp(
 
 
 def speaks_ipv6(transport: object) -> bool:
-    """Whether a UDP transport's socket is an IPv6 one."""
+    """Whether a UDP transport has an IPv6 socket."""
     return getattr(transport, "addressFamily", socket.AF_INET) == socket.AF_INET6
