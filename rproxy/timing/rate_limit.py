@@ -14,8 +14,10 @@ _TOLERANCE_S: Final = 1e-9
 
 @attrs.define(eq=False)
 class RateLimit:
-    """At most `burst` at once, and `rate` a second on average, for each key: the generic cell rate algorithm (ATM
-    Forum, I.371). Beyond `KEYS_MAX` keys the least recently used are dropped. Every `now` is in seconds, monotonic.
+    """At most `burst` at once, and `rate` a second on average, for each key.
+
+    The generic cell rate algorithm (ITU-T I.371, annex A). Beyond `KEYS_MAX` keys those admitted longest ago are
+    dropped. Every `now` is in seconds, monotonic.
     """
 
     rate: float

@@ -25,8 +25,7 @@ class _Waiting:
 
 
 class Throttle:
-    """Writes a line at once where the limits allow it. Of the others, the newest of each subject is written, with their
-    number, as soon as it may be.
+    """Writes a line at once where the limits allow it; later, of those held back, the newest of each subject.
 
     `each` limits the lines about one subject, `in_all` those about all, and may be shared with other throttles. Where
     held-back lines are to be dropped, `RateLimit.once_in` is enough. There is one timer, and none while nothing waits.

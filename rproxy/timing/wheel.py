@@ -30,11 +30,10 @@ class Wheel:
     log = Logger()
 
     def __init__(self, clock: IReactorTime, tick_s: float = TICK_S) -> None:
-        self.seconds = clock.seconds
         self._clock = clock
         self._tick_s = tick_s
         self._buckets: dict[int, _Bucket] = {}
-        """Calls by tick. A bucket that has become empty stays until its tick, or until it is the first."""
+        """Calls by tick. An empty bucket stays until its tick, or until the timer comes while it is the first."""
         self._ticks: list[int] = []
         """A heap of the keys of `_buckets`."""
         self._bucket_of: dict[Hashable, _Bucket] = {}
@@ -44,9 +43,14 @@ class Wheel:
         self._timer: IDelayedCall | None = None
         self._timer_tick = 0
         self._awaited: _Bucket | None = None
-        """What the timer waits for; None if that is only to look whether there is anything to wait for."""
+        """The bucket for which the timer was set; None once that has become empty, or without a timer."""
+
+    def seconds(self) -> float:
+        """The time of its clock."""
+        return self._clock.seconds()
 
     def __len__(self) -> int:
+        """How many calls are to be made."""
         return len(self._bucket_of)
 
     def arm(self, owner: Hashable, delay_s: float, call: Callable[[], None]) -> float:
@@ -57,7 +61,7 @@ class Wheel:
         """
         if owner in self._bucket_of:
             self.disarm(owner)
-        tick = ceil((self.seconds() + delay_s) / self._tick_s - _TOLERANCE)
+        tick = ceil((self._clock.seconds() + delay_s) / self._tick_s - _TOLERANCE)
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = {}
@@ -94,7 +98,7 @@ class Wheel:
                 return
             self._timer.cancel()
         self._awaited, self._timer_tick = self._buckets[first], first
-        self._timer = self._clock.callLater(max(first * self._tick_s - self.seconds(), 0.0), self._turn)
+        self._timer = self._clock.callLater(max(first * self._tick_s - self._clock.seconds(), 0.0), self._turn)
 
     def _look_soon(self) -> None:
         """The awaited bucket has become empty: have the timer come at the next tick to see what is left.
@@ -102,7 +106,7 @@ class Wheel:
         That costs less than a new reactor timer for each of many calls that are armed and disarmed one by one.
         """
         self._awaited = None
-        now = self.seconds()
+        now = self._clock.seconds()
         tick = floor(now / self._tick_s + _TOLERANCE) + 1
         if self._timer is not None and tick < self._timer_tick:
             self._timer_tick = tick
@@ -110,7 +114,7 @@ class Wheel:
 
     def _turn(self) -> None:
         self._timer = self._awaited = None
-        now_tick = floor(self.seconds() / self._tick_s + _TOLERANCE)
+        now_tick = floor(self._clock.seconds() / self._tick_s + _TOLERANCE)
         ticks, buckets = self._ticks, self._buckets
         while ticks and (ticks[0] <= now_tick or not buckets[ticks[0]]):
             self._due.append(buckets.pop(heappop(ticks)))
