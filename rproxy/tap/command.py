@@ -17,7 +17,8 @@ from typing import Final, NoReturn
 from rproxy.tap import docs
 from rproxy.tap.keys import read_keys
 from rproxy.tap.options import version
-from rproxy.wire.seal import KEY_BYTES_MIN, KEY_ID_MAX, Key, KeyringError
+from rproxy.wire.keyfile import KeyringError, format_key
+from rproxy.wire.seal import KEY_BYTES_MIN, KEY_ID_MAX, Key
 
 DESCRIPTION: Final = """\
 Makes keys for a proxy and its agents, and shows their manual. The proxy and the agents themselves are twistd
@@ -62,7 +63,7 @@ def _make_key(options: argparse.Namespace, wrong: Callable[[str], NoReturn]) -> 
         wrong("--id is of use only with --agent")
     try:
         known = read_keys(options.keyring, derived=False) if options.keyring is not None else ()
-        line = _agents_line(_chosen(known, options.id), options.agent) if options.agent else new_key(known).written()
+        line = _agents_line(_chosen(known, options.id), options.agent) if options.agent else format_key(new_key(known))
     except KeyringError as error:
         wrong(f"--keyring {options.keyring}: {error}")
     try:
@@ -124,7 +125,7 @@ def _chosen(known: Sequence[Key], number: int | None) -> Key:
 
 
 def _agents_line(key: Key, agent: str) -> str:
-    return f"# for the agent at {agent}\n{Key(key.id, key.derive(agent), is_derived=True).written()}"
+    return f"# for the agent at {agent}\n{format_key(Key(key.id, key.derive(agent), is_derived=True))}"
 
 
 def new_key(known: Sequence[Key]) -> Key:

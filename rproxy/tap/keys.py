@@ -12,7 +12,8 @@ import attrs
 from twisted.logger import Logger
 
 from rproxy.tap.signals import at_signals
-from rproxy.wire.seal import Envelope, Key, KeyringError, Sealed, Unsealed, parse_keys
+from rproxy.wire.keyfile import KeyringError, parse_keys
+from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
 
 BYTES_MAX: Final = 1 << 20
 _FOR_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO

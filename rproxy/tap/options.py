@@ -22,7 +22,7 @@ from twisted.python import usage
 from rproxy.net.addresses import Address
 from rproxy.tap.keys import Keyring
 from rproxy.tap.pidfile import clear
-from rproxy.wire.seal import KeyringError
+from rproxy.wire.keyfile import KeyringError
 
 PORT_MAX = 65535
 MONITOR_PORT = 5555

@@ -1,1 +1,1 @@
-"""The monitoring protocol's bytes. Pure: bytes in, values out."""
+"""The monitoring protocol and key files. Pure: bytes or text in, values out, and back."""

@@ -1,8 +1,8 @@
 """Plain PDUs of the monitoring protocol, version 0, second edition: 24 bytes each, network byte order.
 
-Types 1 to 3 are those of the report (chapters 3 and 4.1), which leaves their layout open; UNREGISTER, token,
-instance and its tag, weight, application load, the draining bit and the counts of sessions are additions. A side of
-the first edition sends 0 for the tag and the counts, and ignores what it gets there.
+Types 1 to 3 come from the report (chapters 3 and 4.1), which leaves their layout open. UNREGISTER, the token, the
+instance and its tag, weight, application load, the draining bit and the session counts are additions. A peer of the
+first edition sends 0 for the tag and the counts, and ignores those fields on receipt.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from enum import IntEnum, StrEnum
 import attrs
 
 SIZE = 24
+"""Bytes in a PDU of any type."""
 VERSION = 0
 WEIGHT_NORMAL = 100
 WEIGHT_MAX = 65535
@@ -20,11 +21,12 @@ UINT16_MAX = 2**16 - 1
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
 
-_UNKNOWN = 255
+_UNKNOWN_PERCENTAGE = 255
 _UNKNOWN_TCP = UINT32_MAX
 COUNT_MAX = UINT32_MAX - 1
-"""The largest count of connections or sessions: the wire uses one more value for "unknown" or "not said"."""
+"""The largest count of connections or sessions; one of the field's values is reserved for "unknown"."""
 _DRAINING = 0b100
+"""A bit of the first byte of REGISTER and PROBE RESPONSE."""
 
 _REGISTER = struct.Struct("!BxHIQI4x")
 _PROBE_REQUEST = struct.Struct("!B3xIQII")
@@ -42,7 +44,7 @@ class PduType(IntEnum):
 
 
 class Flaw(StrEnum):
-    """Why a datagram is not a PDU; each is a counter's name."""
+    """Why a datagram is not a valid PDU. The value is the name of the counter to increment."""
 
     LENGTH = "length"
     TYPE = "type"
@@ -53,20 +55,23 @@ class Flaw(StrEnum):
     SEALED = "sealed"
     """A keyed PDU where plain ones are expected."""
     UNSEALED = "unsealed"
+    """A plain PDU where keyed ones are expected."""
     KEY_ID = "key-id"
+    """The id of a key that the receiver does not have."""
     SEAL = "seal"
+    """The MAC does not match."""
 
 
 class MalformedPdu(ValueError):
-    """A datagram that is not a PDU of this version."""
+    """The datagram is not a valid PDU of this version; `flaw` says why."""
 
     def __init__(self, flaw: Flaw) -> None:
         super().__init__(flaw.value)
         self.flaw = flaw
 
 
-def _check(pdu: object, name: str, value: int | None, low: int, high: int) -> None:
-    """Raises `TypeError` or `ValueError`. attrs' own validators take four times as long, for every datagram."""
+def _check_range(pdu: object, name: str, value: int | None, low: int, high: int) -> None:
+    """Raises `TypeError` or `ValueError`. attrs' validators take four times as long, and this runs per datagram."""
     if not isinstance(value, int):
         raise TypeError(f"{name} of a {type(pdu).__name__} must be a whole number, not {value!r}")
     if not low <= value <= high:
@@ -75,10 +80,11 @@ def _check(pdu: object, name: str, value: int | None, low: int, high: int) -> No
 
 @attrs.frozen
 class Register:
-    """An agent says that it exists, and when it means to say so again.
+    """Agent to proxy: registers a back-end, or renews its registration.
 
-    `service_port` 0 stands for the proxy's default back-end port; `interval_ms` is in milliseconds and above 0;
-    `instance` is drawn anew at every agent start; `weight` 100 is normal.
+    `service_port` 0 stands for the proxy's default back-end port. `interval_ms` is the time until the next
+    registration, in milliseconds, above 0. `instance` is random for every start of the agent. `weight` is relative to
+    `WEIGHT_NORMAL`. While `draining`, the back-end is to get no new clients.
     """
 
     service_port: int
@@ -88,18 +94,19 @@ class Register:
     draining: bool = False
 
     def __attrs_post_init__(self) -> None:
-        _check(self, "service_port", self.service_port, 0, UINT16_MAX)
-        _check(self, "interval_ms", self.interval_ms, 1, UINT32_MAX)
-        _check(self, "instance", self.instance, 0, UINT64_MAX)
-        _check(self, "weight", self.weight, 1, WEIGHT_MAX)
+        _check_range(self, "service_port", self.service_port, 0, UINT16_MAX)
+        _check_range(self, "interval_ms", self.interval_ms, 1, UINT32_MAX)
+        _check_range(self, "instance", self.instance, 0, UINT64_MAX)
+        _check_range(self, "weight", self.weight, 1, WEIGHT_MAX)
 
 
 @attrs.frozen
 class ProbeRequest:
-    """The proxy asks one agent for its load. `token` is random for every request and proves the answer.
+    """Proxy to agent: asks for the host's load.
 
-    `sessions` is how many sessions this proxy has on the back-end, None if it does not say. `instance_tag` is the tag
-    (see `tag_of`) of the instance that is asked, which alone answers; 0 asks any.
+    `token` is random for every request; only a response that returns it is accepted. `sessions` is the number of
+    sessions that this proxy has on the back-end, None if unknown. Only the instance with that `instance_tag` (see
+    `tag_of`) answers; 0 addresses any instance.
     """
 
     sequence: int
@@ -108,18 +115,20 @@ class ProbeRequest:
     instance_tag: int = 0
 
     def __attrs_post_init__(self) -> None:
-        _check(self, "sequence", self.sequence, 0, UINT32_MAX)
-        _check(self, "token", self.token, 0, UINT64_MAX)
-        _check(self, "instance_tag", self.instance_tag, 0, UINT32_MAX)
+        _check_range(self, "sequence", self.sequence, 0, UINT32_MAX)
+        _check_range(self, "token", self.token, 0, UINT64_MAX)
+        _check_range(self, "instance_tag", self.instance_tag, 0, UINT32_MAX)
         if self.sessions is not None:
-            _check(self, "sessions", self.sessions, 0, COUNT_MAX)
+            _check_range(self, "sessions", self.sessions, 0, COUNT_MAX)
 
 
 @attrs.frozen
 class ProbeResponse:
-    """The agent's answer: percentages 0..100 and the host's established TCP connections, None where unknown.
+    """Agent to proxy: the answer to the request with the same `sequence` and `token`.
 
-    `others` is how many sessions the agent's other proxies have told it of, None if it does not say.
+    `cpu`, `memory` and `load` (of the application) are percentages, 0..100; `tcp` is the number of established TCP
+    connections of the host; `others` is the number of sessions that other proxies have on this back-end, as they
+    reported it to the agent. None means unknown. While `draining`, the back-end is to get no new clients.
     """
 
     sequence: int
@@ -132,33 +141,33 @@ class ProbeResponse:
     others: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        _check(self, "sequence", self.sequence, 0, UINT32_MAX)
-        _check(self, "token", self.token, 0, UINT64_MAX)
+        _check_range(self, "sequence", self.sequence, 0, UINT32_MAX)
+        _check_range(self, "token", self.token, 0, UINT64_MAX)
         for name, count in (("tcp", self.tcp), ("others", self.others)):
             if count is not None:
-                _check(self, name, count, 0, COUNT_MAX)
+                _check_range(self, name, count, 0, COUNT_MAX)
         for name, value in (("cpu", self.cpu), ("memory", self.memory), ("load", self.load)):
             if value is not None:
-                _check(self, name, value, 0, 100)
+                _check_range(self, name, value, 0, 100)
 
 
 @attrs.frozen
 class Unregister:
-    """An agent that stops says so, naming the instance it registered."""
+    """Agent to proxy: the agent stops, and with it the registration of that `instance`."""
 
     service_port: int
     instance: int
 
     def __attrs_post_init__(self) -> None:
-        _check(self, "service_port", self.service_port, 0, UINT16_MAX)
-        _check(self, "instance", self.instance, 0, UINT64_MAX)
+        _check_range(self, "service_port", self.service_port, 0, UINT16_MAX)
+        _check_range(self, "instance", self.instance, 0, UINT64_MAX)
 
 
 Pdu = Register | ProbeRequest | ProbeResponse | Unregister
 
 
 def tag_of(instance: int) -> int:
-    """The instance's tag: its low 32 bits."""
+    """The tag of an instance: its low 32 bits."""
     return instance & UINT32_MAX
 
 
@@ -166,35 +175,35 @@ def _first_byte(kind: PduType, draining: bool = False) -> int:
     return kind << 5 | VERSION << 3 | (_DRAINING if draining else 0)
 
 
-def _byte(percentage: int | None) -> int:
-    return _UNKNOWN if percentage is None else percentage
+def _encode_percentage(percentage: int | None) -> int:
+    return _UNKNOWN_PERCENTAGE if percentage is None else percentage
 
 
-def _plus_one(count: int | None) -> int:
-    """A count that need not be said: 0 says nothing."""
+def _encode_count(count: int | None) -> int:
+    """0 for unknown, as a peer of the first edition sends it; else the count plus 1."""
     return 0 if count is None else count + 1
 
 
-def _minus_one(field: int) -> int | None:
+def _decode_count(field: int) -> int | None:
     return field - 1 if field else None
 
 
 def encode(pdu: Pdu) -> bytes:
-    """The 24 bytes of `pdu`."""
+    """The `SIZE` bytes of `pdu`. Never raises: values out of range cannot be constructed."""
     match pdu:
         case ProbeRequest():
             first = _first_byte(PduType.PROBE_REQUEST)
-            return _PROBE_REQUEST.pack(first, pdu.sequence, pdu.token, _plus_one(pdu.sessions), pdu.instance_tag)
+            return _PROBE_REQUEST.pack(first, pdu.sequence, pdu.token, _encode_count(pdu.sessions), pdu.instance_tag)
         case ProbeResponse():
             return _PROBE_RESPONSE.pack(
                 _first_byte(PduType.PROBE_RESPONSE, pdu.draining),
-                _byte(pdu.cpu),
-                _byte(pdu.memory),
-                _byte(pdu.load),
+                _encode_percentage(pdu.cpu),
+                _encode_percentage(pdu.memory),
+                _encode_percentage(pdu.load),
                 pdu.sequence,
                 pdu.token,
                 _UNKNOWN_TCP if pdu.tcp is None else pdu.tcp,
-                _plus_one(pdu.others),
+                _encode_count(pdu.others),
             )
         case Register():
             first = _first_byte(PduType.REGISTER, pdu.draining)
@@ -203,10 +212,10 @@ def encode(pdu: Pdu) -> bytes:
             return _UNREGISTER.pack(_first_byte(PduType.UNREGISTER), pdu.service_port, pdu.instance)
 
 
-def _percentage(byte: int) -> int | None:
+def _decode_percentage(byte: int) -> int | None:
     if byte <= 100:
         return byte
-    if byte == _UNKNOWN:
+    if byte == _UNKNOWN_PERCENTAGE:
         return None
     raise MalformedPdu(Flaw.PERCENTAGE)
 
@@ -222,7 +231,7 @@ def _decode_register(data: bytes) -> Register:
 
 def _decode_probe_request(data: bytes) -> ProbeRequest:
     _, sequence, token, sessions, instance_tag = _PROBE_REQUEST.unpack(data)
-    return ProbeRequest(sequence, token, _minus_one(sessions), instance_tag)
+    return ProbeRequest(sequence, token, _decode_count(sessions), instance_tag)
 
 
 def _decode_probe_response(data: bytes) -> ProbeResponse:
@@ -230,12 +239,12 @@ def _decode_probe_response(data: bytes) -> ProbeResponse:
     return ProbeResponse(
         sequence,
         token,
-        _percentage(cpu),
-        _percentage(memory),
-        _percentage(load),
+        _decode_percentage(cpu),
+        _decode_percentage(memory),
+        _decode_percentage(load),
         None if tcp == _UNKNOWN_TCP else tcp,
         bool(first & _DRAINING),
-        _minus_one(others),
+        _decode_count(others),
     )
 
 
@@ -253,10 +262,9 @@ _DECODERS = {
 
 
 def decode(data: bytes) -> Pdu:
-    """The PDU in one datagram.
+    """The PDU in a datagram. Reserved bits and unused bytes are ignored.
 
-    Reserved bits and unused bytes are ignored. Raises `MalformedPdu`, with the flaw, for everything else that is
-    not a PDU of version 0.
+    Raises `MalformedPdu` for anything that is not a valid PDU of version 0, whatever its bytes.
     """
     if len(data) != SIZE:
         raise MalformedPdu(Flaw.LENGTH)

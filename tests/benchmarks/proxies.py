@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rproxy.tap.command import new_key
+from rproxy.wire.keyfile import format_key
 from rproxy.wire.seal import Key
 from tests.integration.processes import Twistd
 
@@ -30,5 +31,5 @@ def write_keyring(path: Path) -> Key:
     """A key file for a proxy and all of its agents, and the key in it."""
     key = new_key(())
     with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-        file.write(key.written() + "\n")
+        file.write(format_key(key) + "\n")
     return key

@@ -15,8 +15,9 @@ import attrs
 
 from rproxy.net.addresses import Address
 from rproxy.wire import pdu, seal
+from rproxy.wire.keyfile import parse_keys
 from rproxy.wire.pdu import Pdu, ProbeRequest, ProbeResponse, Register, Unregister, decode, encode
-from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed, parse_keys
+from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
 from tests.integration.processes import LOOPBACK, READY_S, SOCKET_S, is_readable, poll
 
 ELSEWHERE: Final = "127.0.0.2"

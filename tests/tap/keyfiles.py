@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from rproxy.wire.keyfile import format_key
 from rproxy.wire.pdu import MalformedPdu, ProbeRequest, encode
 from rproxy.wire.seal import Envelope, Key, Sealed
 
@@ -21,7 +22,7 @@ PDU: Final = encode(ProbeRequest(1, 2))
 
 
 def key_file(folder: Path, *keys: Key, mode: int = 0o600, name: str = "keys") -> Path:
-    return text_file(folder, "".join(f"{key.written()}\n" for key in keys), mode=mode, name=name)
+    return text_file(folder, "".join(f"{format_key(key)}\n" for key in keys), mode=mode, name=name)
 
 
 def text_file(folder: Path, text: str, *, mode: int = 0o600, name: str = "keys") -> Path:
@@ -58,11 +59,11 @@ BROKEN: Final = pytest.mark.parametrize(
         pytest.param(_folder, "Is a directory", id="a folder"),
         pytest.param(_public, "others than its owner may use it (chmod 600 mends that)", id="for others"),
         pytest.param(_text(""), "there is no key in it", id="empty"),
-        pytest.param(_text(f"é {FIRST.written()}"), "it is not a text of ASCII characters", id="not ASCII"),
-        pytest.param(_text(f"# a\n{FIRST.written()[:-2]}"), "line 2: the key is shorter than 32 bytes", id="short"),
-        pytest.param(_text(FIRST.written() * 2), "line 1: not of the form ID HEX", id="two keys in a line"),
+        pytest.param(_text(f"é {format_key(FIRST)}"), "it is not a text of ASCII characters", id="not ASCII"),
+        pytest.param(_text(f"# a\n{format_key(FIRST)[:-2]}"), "line 2: the key is shorter than 32 bytes", id="short"),
+        pytest.param(_text(format_key(FIRST) * 2), "line 1: not of the form ID HEX", id="two keys in a line"),
         pytest.param(
-            _text(f"{FIRST.written()}\n{SECOND.written()}\n{FIRST.written()}"), "line 3: key id 7", id="repeated"
+            _text(f"{format_key(FIRST)}\n{format_key(SECOND)}\n{format_key(FIRST)}"), "line 3: key id 7", id="repeated"
         ),
     ],
 )

@@ -15,8 +15,9 @@ import pytest
 
 from rproxy.tap.command import main, new_key
 from rproxy.tap.keys import read_keys
+from rproxy.wire.keyfile import format_key, parse_keys
 from rproxy.wire.pdu import MalformedPdu
-from rproxy.wire.seal import Key, Sealed, parse_keys
+from rproxy.wire.seal import Key, Sealed
 from tests.tap.keyfiles import (
     AGENT,
     BROKEN,
@@ -234,7 +235,7 @@ def test_a_file_that_it_is_redirected_to_is_its_owners_alone_and_can_be_used(
 
 
 def test_a_file_that_it_is_added_to_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = text_file(tmp_path, f"{FIRST.written()}\n", mode=0o640)
+    path = text_file(tmp_path, f"{format_key(FIRST)}\n", mode=0o640)
     redirected(path, monkeypatch, mode="a")
     assert [key.id for key in read_keys(str(path), derived=False)] == [FIRST.id, 1]
 

@@ -19,8 +19,9 @@ from twisted.logger import LogLevel
 
 from rproxy.tap import agent, proxy
 from rproxy.tap.keys import BYTES_MAX, Keyring, at_signal, envelope, read_keys, rotate
+from rproxy.wire.keyfile import KeyringError
 from rproxy.wire.pdu import Flaw, MalformedPdu
-from rproxy.wire.seal import Envelope, KeyringError, Unsealed
+from rproxy.wire.seal import Envelope, Unsealed
 from tests.conftest import need
 from tests.fakes import Reactor, logged, run, texts
 from tests.tap.keyfiles import (
