@@ -45,12 +45,16 @@ def imports_of(room: str) -> Iterator[tuple[str, str]]:
             yield str(path.relative_to(ROOT)), module
 
 
+def room_of(module: str) -> str:
+    """The room of a module of this package, empty for other packages' modules."""
+    package, *rooms = module.split(".")
+    return rooms[0] if package == "rproxy" else ""
+
+
 def upward(room: str, module: str) -> bool:
     """Whether a file of `room` may not import `module`: another room of its own floor, or one above."""
-    if module.split(".")[0] != "rproxy":
-        return False
-    other = module.split(".")[1]
-    return other != room and (other not in FLOORS or FLOORS[other] >= FLOORS[room])
+    other = room_of(module)
+    return bool(other) and other != room and (other not in FLOORS or FLOORS[other] >= FLOORS[room])
 
 
 def impure(module: str) -> bool:
@@ -65,6 +69,15 @@ def test_a_room_imports_only_from_floors_below(room: str) -> None:
 @pytest.mark.parametrize("room", PURE)
 def test_a_pure_room_imports_no_network_clock_or_randomness(room: str) -> None:
     assert [(file, module) for file, module in imports_of(room) if impure(module)] == []
+
+
+@pytest.mark.parametrize("room", sorted(set(FLOORS) - {"agent", "tap"}))
+def test_no_room_but_the_wiring_imports_the_agents_program(room: str) -> None:
+    assert [(file, module) for file, module in imports_of(room) if room_of(module) == "agent"] == []
+
+
+def test_the_agents_program_imports_nothing_of_the_proxy() -> None:
+    assert {room_of(module) for _, module in imports_of("agent")} == {"", "agent", "net", "timing", "wire"}
 
 
 def test_every_room_has_its_floor() -> None:

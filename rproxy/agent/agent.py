@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
-from rproxy.agent.registrar import Registrar, Resolve, Service
+from rproxy.agent.environment import Environment
+from rproxy.agent.registrar import Registrar, Registration
 from rproxy.agent.sampler import Load, Sampler
 from rproxy.net.addresses import Address, plain, written
 from rproxy.net.own_addresses import local_address
@@ -20,12 +20,9 @@ from rproxy.wire.seal import Envelope, Unsealed
 
 
 class Agent(DatagramProtocol):
-    """Registers one service with every proxy in `proxies` (host name or IP, port) and answers their probes.
+    """Registers one service with every proxy, and answers their probes.
 
-    `clock` must be monotonic; `jitter` draws from 0..1; `resolve` looks names up. `envelope` is how PDUs are sealed,
-    and may be replaced at any time; `own_address`, which only a sealing one needs, tells for a proxy's address, and
-    for the one of ours that it asked at, if it did, the one at which it sees this agent; it raises `OSError` while
-    there is none. With `trace` every PDU is logged. One that is `held_back` registers nothing before `begin`.
+    `counters` counts datagrams that were dropped and what failed, by cause; nothing that is received raises.
     """
 
     noisy = False
@@ -33,43 +30,45 @@ class Agent(DatagramProtocol):
 
     def __init__(
         self,
-        service: Service,
+        registration: Registration,
         proxies: Sequence[Address],
         sampler: Sampler,
-        clock: IReactorTime,
-        resolve: Resolve,
-        jitter: Callable[[], float],
+        environment: Environment,
         *,
         envelope: Envelope | None = None,
-        own_address: Callable[[Address, str], str] | None = None,
         trace: bool = False,
-        held_back: bool = False,
     ) -> None:
-        self.held_back = held_back
-        self.service = service
+        """`proxies` are host names or IP addresses, with ports. With `trace`, every PDU is logged.
+
+        `envelope` is None for plain PDUs; one that seals needs `environment.own_address`.
+        """
+        self.registration = registration
+        self.environment = environment
         self.envelope: Envelope = envelope or Unsealed()
-        self.own_address = own_address
+        """May be replaced at any time."""
         self.draining = False
-        self.clock = clock
-        self.resolve = resolve
-        self.jitter = jitter
+        """Whether the host asks for no new clients. `drain` also tells the proxies."""
+        self.held_back = False
+        """Whether nothing is registered until `release` is called. To be set before the port opens."""
         self.counters: Counter[str] = Counter()
+        self.stranger: Address | None = None
+        """The host that last sent a probe without being one of the proxies."""
         self._sampler = sampler
         self._trace = trace
-        self.stranger: Address | None = None
         self._registrars = [Registrar(self, proxy) for proxy in proxies]
 
     @property
     def is_keyed(self) -> bool:
+        """Whether PDUs are sealed."""
         return not isinstance(self.envelope, Unsealed)
 
     @property
     def probed_at(self) -> float:
-        """When any proxy last gave a sign of life, or when we began."""
+        """When a proxy last probed; before that, when the agent was constructed."""
         return max(registrar.probed_at for registrar in self._registrars)
 
     def own_addresses(self) -> list[str]:
-        """Those of ours that the proxies have us at, as far as routes tell, and that clients therefore come to."""
+        """This host's addresses on the routes to the proxies, which are those that clients are sent to."""
         own = []
         for registrar in self._registrars:
             if registrar.address is not None:
@@ -78,66 +77,81 @@ class Agent(DatagramProtocol):
         return own
 
     def startProtocol(self) -> None:
+        """The port has opened."""
         if not self.held_back:
             for registrar in self._registrars:
                 registrar.start()
 
-    def begin(self) -> None:
-        """Register from now on."""
+    def release(self) -> None:
+        """End `held_back`: register from now on."""
         self.held_back = False
         if self.transport is not None:
             self.startProtocol()
 
     def stopProtocol(self) -> None:
+        """The port has closed. It may open again."""
         for registrar in self._registrars:
             registrar.stop()
 
     def unregister(self) -> None:
-        """Tell every proxy that this instance stops; a clean stop calls it before the port closes."""
+        """Tell every proxy that this agent stops. To be called before the port closes, when stopping cleanly."""
         for registrar in self._registrars:
             registrar.stop()
-            registrar.send(Unregister(self.service.port, self.service.instance))
+            registrar.send(Unregister(self.registration.port, self.registration.instance))
 
     def drain(self, draining: bool = True) -> None:
-        """Ask every proxy for no new client, or for new clients again; sessions go on."""
+        """Ask every proxy for no new clients, or, with False, for new clients again. Sessions go on in either case."""
         self.draining = draining
         if not self.held_back and self.transport is not None:
             for registrar in self._registrars:
                 registrar.register()
 
     def datagramReceived(self, datagram: bytes, addr: Sequence[object], local: str = "") -> None:
-        """Answer a probe, from our address `local` that it was sent to, if that is known."""
+        """Answer a probe; count and drop anything else.
+
+        `local` is the local address that it was sent to, empty if unknown. The answer leaves from there.
+        """
         source = plain(addr)
-        registrars = [each for each in self._registrars if each.knows(source)]
+        registrars = [each for each in self._registrars if each.accepts(source)]
         if not registrars:
             self.counters["wrong-source"] += 1
-            if _is_probe(datagram):
+            if _looks_like_probe(datagram):
                 self.stranger = source
             return
-        registrar = registrars[0]
-        try:
-            pdu = decode(self.envelope.open(datagram, registrar.seen_at(source, local)))
-        except MalformedPdu as error:
-            self.counters[error.flaw.value] += 1
-            return
-        if not isinstance(pdu, ProbeRequest):
-            self.counters["unexpected-type"] += 1
-            return
-        if pdu.instance_tag not in (0, tag_of(self.service.instance)):  # for an earlier start: no sign of life of ours
-            self.counters["wrong-instance"] += 1
+        probe = self._open_probe(datagram, registrars[0].own_address(source, local))
+        if probe is None:
             return
         if self._trace:
-            self.log.debug(">> [{proxy}] {pdu}", proxy=written(source), pdu=pdu)
-        for each in registrars:  # more than one where two names are of one proxy
-            each.probed(source, pdu)
+            self.log.debug(">> [{proxy}] {pdu}", proxy=written(source), pdu=probe)
+        for each in registrars:  # several if their names resolve to one proxy
+            each.probed(source, probe)
         load = self._sample()
         answer = ProbeResponse(
-            pdu.sequence, pdu.token, load.cpu, load.memory, load.application, load.tcp, self.draining
+            probe.sequence, probe.token, load.cpu, load.memory, load.application, load.tcp, self.draining
         )
-        registrar.send_to(source, answer, local)
+        registrars[0].send_to(source, answer, local)
+
+    def _open_probe(self, datagram: bytes, own: str) -> ProbeRequest | None:
+        """The probe in a datagram that was sent to this host's address `own`; None, and counted, if it holds none.
+
+        A probe for another instance, that of an earlier start of this agent, is not answered, and is no sign that the
+        proxy knows this one.
+        """
+        try:
+            pdu = decode(self.envelope.open(datagram, own))
+        except MalformedPdu as error:
+            self.counters[error.flaw.value] += 1
+            return None
+        if not isinstance(pdu, ProbeRequest):
+            self.counters["unexpected-type"] += 1
+            return None
+        if pdu.instance_tag not in (0, tag_of(self.registration.instance)):
+            self.counters["wrong-instance"] += 1
+            return None
+        return pdu
 
     def _sample(self) -> Load:
-        """A host whose figures cannot be read is up all the same: they are unknown."""
+        """An unknown load if the sampler fails: the host is up all the same."""
         try:
             return self._sampler.sample()
         except Exception:
@@ -147,7 +161,7 @@ class Agent(DatagramProtocol):
             return Load()
 
     def send(self, pdu: Pdu, address: Address, own: str, source: str = "") -> None:
-        """Sends can fail for a while (no route, full buffers): counted, and the next one tries again."""
+        """As `RegisteringAgent.send`. A failure (no route, full buffers) is left to the next registration or probe."""
         assert self.transport is not None
         try:
             datagram = self.envelope.seal(encode(pdu), own)
@@ -162,8 +176,8 @@ class Agent(DatagramProtocol):
             self.log.debug("<< [{proxy}] {pdu}", proxy=written(address), pdu=pdu)
 
 
-def _is_probe(datagram: bytes) -> bool:
-    """Whether it looks like one, sealed or not, and whoever sealed it."""
+def _looks_like_probe(datagram: bytes) -> bool:
+    """Whether it starts as a probe does, plain or keyed. The seal, if there is one, is not checked."""
     try:
         return isinstance(decode(datagram[:SIZE]), ProbeRequest)
     except MalformedPdu:

@@ -1,138 +1,98 @@
-"""Why an agent asks for no new clients: a file is there, or its service fails its check."""
+"""When an agent asks for no new clients: while a file exists, or while its service fails its check."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from typing import Final
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python import usage
 from twisted.python.failure import Failure
 
 from rproxy.agent.agent import Agent
-from rproxy.agent.checks import CommandCheck, ConnectCheck, HttpCheck, Own
-from rproxy.agent.service_check import Check, ServiceCheck
+from rproxy.agent.check_loop import Check, CheckLoop
 from rproxy.timing.loops import keep_looping
 
-LOOK_S: Final = 1.0
-"""How often it is looked whether the file of `--drain-file` is there."""
-PATH_MAX: Final = 2000
-NO_CHECK: Final = "none"
-CONNECT: Final = "connect"
-_HTTP: Final = "http:"
-_COMMAND: Final = "command:"
+FILE_INTERVAL_S: Final = 1.0
+"""How often the file is looked for."""
 _FILE: Final = "file"
 _SERVICE: Final = "service"
 
 
-def check_of(text: str | None, service_port: int) -> str:
-    """`--check` as it is used: what was given, or what is best. Raises `UsageError`."""
-    if text is None:
-        return CONNECT if service_port else NO_CHECK
-    if text == CONNECT or text.startswith(_HTTP):
-        if text != CONNECT:
-            _check_path(text)
-        if not service_port:
-            raise usage.UsageError(f"--check {text}: needs --service-port, which is where to connect to")
-    elif text.startswith(_COMMAND):
-        if not text.removeprefix(_COMMAND).strip():
-            raise usage.UsageError(f"--check {text}: no command is named")
-    elif text != NO_CHECK:
-        raise usage.UsageError(f"--check {text}: not one of connect, http:/path, command:CMD and none")
-    return text
-
-
-def _check_path(text: str) -> None:
-    path = text.removeprefix(_HTTP)
-    if not path.startswith("/") or path.startswith("//"):
-        raise usage.UsageError(f"--check {text}: not of the form http:/path (the host is this one)")
-    if not all("!" <= character <= "~" for character in path):
-        raise usage.UsageError(f"--check {text!r}: a path has only visible ASCII characters, others as %XX")
-    if len(path) > PATH_MAX:
-        raise usage.UsageError(f"--check http:/…: the path is longer than {PATH_MAX} characters")
-
-
-def _check(reactor: Any, text: str, port: int, own: Own) -> Check | None:
-    if text == NO_CHECK:
-        return None
-    if text == CONNECT:
-        return ConnectCheck(reactor, port, own)
-    if text.startswith(_HTTP):
-        return HttpCheck(reactor, port, own, text.removeprefix(_HTTP))
-    return CommandCheck(reactor, text.removeprefix(_COMMAND))
-
-
 class Draining:
-    """Looks for the file, checks the service, and has the agent ask for no new clients while either says so.
+    """Drains an agent while `file` exists, or while its service fails `check`; either may be None.
 
-    An agent with a check is to hold back (see `Agent`) until the first one has ended.
+    With a check, the agent is held back until the first one has ended.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, agent: Agent, file: str | None, check: str) -> None:
+    def __init__(self, clock: IReactorTime, agent: Agent, file: str | None, check: Check | None) -> None:
+        """To be constructed before the agent's port opens: the first registration is to say whether it drains."""
         self._agent = agent
         self._file = file
         self._reasons: dict[str, str] = {}
-        """Why no new clients, by what found out."""
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = reactor
-        one = _check(reactor, check, agent.service.port, agent.own_addresses)
-        self._check = None if one is None else ServiceCheck(one, reactor, self._checked)
-        if self._file_is_there:
+        """Why the agent drains, as logged, by `_FILE` and `_SERVICE`; empty while it does not."""
+        self._looking = LoopingCall(self._look_for_file)
+        self._looking.clock = clock
+        self._checks = None if check is None else CheckLoop(check, clock, self._checked)
+        agent.held_back = check is not None
+        if self._file_exists():
             self._reasons[_FILE] = f"{file} is there"
             agent.draining = True
 
     def start(self) -> None:
+        """Look for the file and check the service from now on. The agent's port is open."""
         if self._file is not None:
             if self._reasons:
-                self._say(self._reasons[_FILE], "asking for no new clients")
-            keep_looping(self._looking, LOOK_S, now=False, failed=self._failed)
-        if self._check is not None:
-            self._check.start()
+                self._log(self._reasons[_FILE], "asking for no new clients")
+            keep_looping(self._looking, FILE_INTERVAL_S, now=False, failed=self._failed)
+        if self._checks is not None:
+            self._checks.start()
 
     def stop(self) -> None:
+        """End the checks, and leave no timer. May be called without `start`."""
         if self._looking.running:
             self._looking.stop()
-        if self._check is not None:
-            self._check.stop()
+        if self._checks is not None:
+            self._checks.stop()
 
     def _failed(self, failure: Failure) -> None:
         self.log.failure("looking for {file}", failure, file=self._file)
 
-    @property
-    def _file_is_there(self) -> bool:
+    def _file_exists(self) -> bool:
         return self._file is not None and os.path.exists(self._file)
 
-    def _look(self) -> None:
-        there = self._file_is_there
-        if there and _FILE not in self._reasons:
-            self._begin(_FILE, f"{self._file} is there")
-        elif not there and _FILE in self._reasons:
-            self._end(_FILE, f"{self._file} is gone")
+    def _look_for_file(self) -> None:
+        exists = self._file_exists()
+        if exists and _FILE not in self._reasons:
+            self._add_reason(_FILE, f"{self._file} is there")
+        elif not exists and _FILE in self._reasons:
+            self._remove_reason(_FILE, f"{self._file} is gone")
 
-    def _checked(self, well: bool, reason: str) -> None:
-        if not well:
-            self._begin(_SERVICE, f"the service fails its check ({reason})")
+    def _checked(self, is_healthy: bool, reason: str) -> None:
+        """The health of the service is known, or has changed."""
+        if not is_healthy:
+            self._add_reason(_SERVICE, f"the service fails its check ({reason})")
         elif _SERVICE in self._reasons:
-            self._end(_SERVICE, "the service passes its check again")
+            self._remove_reason(_SERVICE, "the service passes its check again")
         if self._agent.held_back:
-            self._agent.begin()
+            self._agent.release()
 
-    def _begin(self, what: str, reason: str) -> None:
-        self._reasons[what] = reason
+    def _add_reason(self, kind: str, reason: str) -> None:
+        self._reasons[kind] = reason
         if not self._agent.draining:
             self._agent.drain()
-        self._say(reason, "asking for no new clients")
+        self._log(reason, "asking for no new clients")
 
-    def _end(self, what: str, event: str) -> None:
-        del self._reasons[what]
+    def _remove_reason(self, kind: str, event: str) -> None:
+        del self._reasons[kind]
         if self._reasons:
-            self._say(event, f"still asking for no new clients, as {' and '.join(self._reasons.values())}")
+            self._log(event, f"still asking for no new clients, as {' and '.join(self._reasons.values())}")
         else:
             self._agent.drain(False)
-            self._say(event, "clients may come")
+            self._log(event, "clients may come")
 
-    def _say(self, event: str, consequence: str) -> None:
+    def _log(self, event: str, consequence: str) -> None:
         self.log.info("{event}: {consequence}", event=event, consequence=consequence)

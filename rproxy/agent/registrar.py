@@ -1,46 +1,47 @@
-"""Keeps one proxy told of an agent: registers at every interval, and sooner while the proxy does not probe."""
+"""Registers an agent with one proxy: at every interval, and more often while the proxy does not probe."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rproxy.agent.freshness import Freshness
+from rproxy.agent.environment import Environment
+from rproxy.agent.proxy_addresses import ProxyAddresses
+from rproxy.agent.replay_guard import ReplayGuard
+from rproxy.agent.unprobed_hint import UnprobedHint
 from rproxy.net.addresses import Address, written
 from rproxy.timing.loops import keep_looping
 from rproxy.wire.pdu import WEIGHT_NORMAL, Pdu, ProbeRequest, Register
 
 SILENCE_S: Final = 12.0
-"""An agent that no probe has reached for so long takes it that its proxy was restarted."""
+"""Without a probe for so long, the proxy is assumed to have restarted and forgotten the agent."""
 RETRY_S: Final = 1.0
-"""The first of the waits between registrations that no probe answers; it doubles when all addresses were tried."""
+"""The first wait between registrations while no probe comes; doubled when every address has been tried."""
 RETRY_MAX_S: Final = 10.0
-"""The longest of them: a proxy that comes back has its pool in time however long it was away."""
+"""The longest wait: bounds how long a proxy that comes back lacks its pool, however long it was away."""
 JITTER: Final = 0.1
+"""Waits are shortened at random by up to this fraction, so that the agents of a proxy drift apart."""
 LOOKUP_S: Final = 300.0
-"""How often a name is looked up again in any case."""
-ADDRESSES_MAX: Final = 16
-"""Of one name."""
-UNKNOWN: Final = "::"
-"""Stands for an address of ours that nothing has told yet: no proxy has a key for it."""
-HINT_S: Final = 10.0
-"""An agent that no proxy has probed for so long says what may be wrong."""
-
-Resolve = Callable[[str], "Deferred[Sequence[str]]"]
-"""A host name's IP addresses in text, best first; fails when there are none now."""
+"""Interval between look-ups of the proxy's name while it probes."""
+UNKNOWN_ADDRESS: Final = "::"
+"""This host's address while it is unknown. No key is valid for it."""
 
 
 @attrs.frozen
-class Service:
-    """What an agent registers: `port` 0 is the proxy's default back-end port, `interval_s` in seconds."""
+class Registration:
+    """What an agent registers.
+
+    `interval_s` is the time between registrations; `instance` is random for every start; `port` is the service's TCP
+    port, 0 for the proxy's default; `weight` is relative to `WEIGHT_NORMAL`.
+    """
 
     interval_s: float
     instance: int
@@ -49,190 +50,186 @@ class Service:
 
     @property
     def interval_ms(self) -> int:
+        """The interval as sent: whole milliseconds, at least 1."""
         return max(1, round(self.interval_s * 1000))
 
 
-class Registering(Protocol):
-    """What a registrar needs of its agent."""
+class RegisteringAgent(Protocol):
+    """What registrars use of their agent. Attributes are read anew each time: the agent may change them."""
 
-    service: Service
+    registration: Registration
+    environment: Environment
     draining: bool
-    clock: IReactorTime
-    resolve: Resolve
-    jitter: Callable[[], float]
+    """Whether the host asks for no new clients."""
     counters: Counter[str]
-    own_address: Callable[[Address, str], str] | None
     stranger: Address | None
-    """Who has probed, and is nobody's proxy."""
+    """A host that has probed, but is no proxy of this agent's; set to None when a proxy falls silent."""
 
     @property
-    def is_keyed(self) -> bool: ...
-    def send(self, pdu: Pdu, address: Address, own: str, source: str = "") -> None: ...
+    def is_keyed(self) -> bool:
+        """Whether PDUs are keyed. If not, replayed probes are not detected: forging one is as easy."""
+
+    def send(self, pdu: Pdu, address: Address, own: str, source: str = "") -> None:
+        """Send `pdu` to `address`, at any time between start and stop. Never raises: errors are counted.
+
+        `own` is this host's address as the proxy sees it, for the seal; `source` is the local address to send from,
+        empty for that of the route.
+        """
 
 
 class Registrar:
-    """Tries the addresses of a proxy's name in turn until it is probed from one, and then keeps to that one."""
+    """Registers with one proxy. Call `start` once the agent has a port, and `stop` before it closes; both repeatedly.
+
+    Probes are passed on to `probed` after they have been found authentic.
+    """
 
     log = Logger()
 
-    def __init__(self, agent: Registering, proxy: Address) -> None:
-        self.address: Address | None = None
-        """Where we register: the address that probes, or the one whose turn it is."""
-        self.probed_at = agent.clock.seconds()
-        """When last, or when we began."""
+    def __init__(self, agent: RegisteringAgent, proxy: Address) -> None:
+        """`proxy` is a host name or an IP address, and the UDP port of its monitor."""
+        self.probed_at = agent.environment.clock.seconds()
+        """When the proxy last probed; the time of construction before that."""
         self._agent = agent
         self._proxy = proxy
-        self._addresses: tuple[Address, ...] = ()
-        """What the name stands for."""
-        self._own: dict[Address, str] = {}
-        """Our address as the proxy sees it, by the one we have written to."""
-        self._freshness: Freshness | None = None
-        self._loop = LoopingCall(self.register)
+        self._addresses = ProxyAddresses(proxy[1])
+        self._own_addresses: dict[Address, str] = {}
+        """This host's address as the proxy sees it, by the proxy's address that was last written to."""
+        self._replay_guard: ReplayGuard | None = None
+        """Created with the first keyed probe: it takes a megabyte."""
+        self._hint = UnprobedHint(proxy, self.probed_at)
+        self._registering = LoopingCall(self.register)
         self._looking_up = LoopingCall(self._look_up)
-        self._loop.clock = self._looking_up.clock = agent.clock
-        self._retry: IDelayedCall | None = None
+        self._registering.clock = self._looking_up.clock = agent.environment.clock
+        self._timeout: IDelayedCall | None = None
+        """While the proxy probes, for its silence; else for the next retry."""
         self._retry_s = RETRY_S
-        self._tries = 0
-        """Registrations in vain."""
-        self._turn = -1
-        """Whose turn it is of the addresses of a name that has moved."""
-        self._known = False
-        self._unprobed_since = agent.clock.seconds()
-        self._hinted: tuple[bool, bool] = False, False
-        """Whether that nobody probes us was said, and whether with a stranger's address."""
+        self._retries = 0
+        """Since the proxy last probed."""
         self._lookup: Deferred[Sequence[str]] | None = None
+        """The look-up under way."""
+
+    @property
+    def address(self) -> Address | None:
+        """The proxy's address that is registered with, None until its name has been resolved."""
+        return self._addresses.current
 
     def start(self) -> None:
-        keep_looping(self._loop, self._agent.service.interval_s, now=True, failed=self._failed)
+        """Register now and from now on."""
+        keep_looping(self._registering, self._agent.registration.interval_s, now=True, failed=self._failed)
         keep_looping(self._looking_up, LOOKUP_S, now=False, failed=self._failed)
-        self._retry_after(RETRY_S)
+        self._restart_timeout(RETRY_S)
 
     def _failed(self, failure: Failure) -> None:
         self.log.failure("registering with {proxy}", failure, proxy=written(self._proxy))
 
     def stop(self) -> None:
-        for loop in (self._loop, self._looking_up):
+        """Cancel every timer and look-up. May be called twice, or without `start`."""
+        for loop in (self._registering, self._looking_up):
             if loop.running:
                 loop.stop()
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
         if self._lookup is not None:
             self._lookup.cancel()
 
-    @property
-    def _settled(self) -> bool:
-        """Whether the proxy probes from an address that its name still has."""
-        return self._known and self.address in self._addresses
+    def accepts(self, source: Address) -> bool:
+        """Whether a probe from `source` is taken for this proxy's."""
+        return self._addresses.accepts(source)
 
-    def knows(self, source: Address) -> bool:
-        """Whether a probe from there is our proxy's."""
-        return source == self.address or (source in self._addresses and not self._settled)
+    def own_address(self, source: Address, local: str) -> str:
+        """This host's address as the proxy at `source` sees it.
 
-    def seen_at(self, source: Address, local: str) -> str:
-        """Our address as the proxy sees it that has asked from `source` at `local`, which is empty if not known."""
-        if not local or self._agent.own_address is None:
-            return self._own.get(source, UNKNOWN)
-        return self._agent.own_address(source, local)
+        `local` is the local address that the proxy's datagram was sent to, empty if unknown. Raises `OSError` if there
+        is no route.
+        """
+        environment = self._agent.environment
+        if not local or environment.own_address is None:
+            return self._own_addresses.get(source, UNKNOWN_ADDRESS)
+        return environment.own_address(source, local)
 
     def probed(self, source: Address, probe: ProbeRequest) -> None:
-        """The proxy knows us, until it has been silent for `SILENCE_S`; unless somebody repeats what it once sent."""
+        """The proxy has probed: it knows this agent until it has been silent for `SILENCE_S`.
+
+        A replayed probe is counted and has no effect.
+        """
         if self._agent.is_keyed:
-            self._freshness = self._freshness or Freshness()
-            if not self._freshness.take(probe.sequence, probe.token):
+            self._replay_guard = self._replay_guard or ReplayGuard()
+            if not self._replay_guard.accept(probe.sequence, probe.token):
                 self._agent.counters["stale-probe"] += 1
                 return
-        if not self._known or source != self.address:
-            self._known = True
-            self._hinted = False, False
-            self.address = source
-            here = written(self._proxy) if source == self._proxy else f"{written(self._proxy)} ({written(source)})"
-            self.log.info("{proxy} probes this agent", proxy=here)
-        self.probed_at = self._agent.clock.seconds()
-        self._retry_s, self._tries = RETRY_S, 0
-        self._retry_after(SILENCE_S)
+        if self._addresses.probed(source):
+            name = written(self._proxy)
+            self.log.info(
+                "{proxy} probes this agent", proxy=name if source == self._proxy else f"{name} ({written(source)})"
+            )
+        self.probed_at = self._agent.environment.clock.seconds()
+        self._retry_s, self._retries = RETRY_S, 0
+        self._restart_timeout(SILENCE_S)
 
-    def _retry_after(self, delay_s: float) -> None:
-        """Jitter only shortens, so that the waits keep what they promise; agents of one proxy drift apart."""
-        delay_s *= 1 - JITTER * self._agent.jitter()
-        if self._retry is None:
-            self._retry = self._agent.clock.callLater(delay_s, self._unprobed)
+    def _restart_timeout(self, delay_s: float) -> None:
+        """Jitter only shortens: the constants remain upper bounds."""
+        environment = self._agent.environment
+        delay_s *= 1 - JITTER * environment.jitter()
+        if self._timeout is None:
+            self._timeout = environment.clock.callLater(delay_s, self._timed_out)
         else:
-            self._retry.reset(delay_s)
+            self._timeout.reset(delay_s)
 
-    def _unprobed(self) -> None:
-        self._retry = None
-        if self._known:
+    def _timed_out(self) -> None:
+        self._timeout = None
+        if self._addresses.is_probing:
             self._fall_silent()
         else:
-            self._tries += 1
-            if self._tries % max(len(self._addresses), 1) == 0:
-                self._retry_s = min(self._retry_s * 2, RETRY_MAX_S, self._agent.service.interval_s)
-            self._hint()
-            self._take_turn()
-        self._retry_after(self._retry_s)
+            self._retry()
+        self._restart_timeout(self._retry_s)
         self.register()
 
     def _fall_silent(self) -> None:
-        self._known = False
-        self._unprobed_since = self._agent.clock.seconds()
+        self._addresses.fell_silent()
+        self._hint.restart(self._agent.environment.clock.seconds())
         self._agent.stranger = None
-        if self._freshness is not None:
-            self._freshness.fell_silent()
+        if self._replay_guard is not None:
+            self._replay_guard.forget_sequence()
         self.log.info("{proxy} has stopped probing; registering again", proxy=written(self._proxy))
 
-    def _take_turn(self) -> None:
-        """The next address, in the order of the name's."""
-        if self.address in self._addresses:
-            self.address = self._addresses[(self._addresses.index(self.address) + 1) % len(self._addresses)]
-        elif self._addresses:
-            self.address = self._addresses[0]
-
-    def _hint(self) -> None:
-        """Once, what may be wrong: no proxy says so to a stranger. Once more where somebody else probes us."""
-        stranger = self._agent.stranger
-        told, told_stranger = self._hinted
-        unprobed_s = self._agent.clock.seconds() - self._unprobed_since
-        if self.address is None or unprobed_s < HINT_S or (told and (told_stranger or stranger is None)):
-            return
-        self._hinted = True, stranger is not None
-        self.log.warn(
-            "{proxy} does not probe this agent: is it running, does UDP pass both ways, do its --allow and --keyring "
-            "fit this host? trying on{stranger}",
-            proxy=written(self._proxy),
-            stranger="" if stranger is None else f"; probes come from {written(stranger)}, which no --proxy names",
-        )
+    def _retry(self) -> None:
+        self._retries += 1
+        if self._retries % max(len(self._addresses.resolved), 1) == 0:
+            self._retry_s = min(self._retry_s * 2, RETRY_MAX_S, self._agent.registration.interval_s)
+        if self.address is not None:
+            self._hint.maybe_log(self._agent.environment.clock.seconds(), self._agent.stranger)
+        self._addresses.advance()
 
     def register(self) -> None:
-        """Send at once where an address is known; while the proxy is silent, look its name up again as well."""
+        """Send a registration now, if an address is known. Unless the proxy probes, look up its name again as well."""
         self._send_registration()
-        if not self._known:
+        if not self._addresses.is_probing:
             self._look_up()
 
     def _send_registration(self) -> None:
-        service, draining = self._agent.service, self._agent.draining
-        pdu = Register(service.port, service.interval_ms, service.instance, service.weight, draining)
-        self.send(pdu)
-        if self._known and self._addresses and not self._settled:
-            self._turn += 1  # the name has moved, and the proxy still probes from its old place
-            self.send_to(self._addresses[self._turn % len(self._addresses)], pdu)
+        registration = self._agent.registration
+        pdu = Register(
+            registration.port,
+            registration.interval_ms,
+            registration.instance,
+            registration.weight,
+            self._agent.draining,
+        )
+        for address in self._addresses.next_targets():
+            self.send_to(address, pdu)
 
     def _look_up(self) -> None:
         if self._lookup is None:
-            self._lookup = self._agent.resolve(self._proxy[0])
+            self._lookup = self._agent.environment.resolve(self._proxy[0])
             self._lookup.addCallbacks(self._resolved, self._unresolved)
 
     def _resolved(self, hosts: Sequence[str]) -> None:
         self._lookup = None
-        addresses = tuple((host, self._proxy[1]) for host in dict.fromkeys(hosts))[:ADDRESSES_MAX]
-        if set(addresses) == set(self._addresses):  # in whatever order
-            return
-        self._addresses, self._turn = addresses, -1
-        self._own = {address: self._own[address] for address in (*addresses, self.address) if address in self._own}
-        if self.address not in addresses:
-            if not self._known:
-                self._take_turn()
+        if self._addresses.update(hosts):
             self._send_registration()
+        known = {self.address, *self._addresses.resolved}
+        self._own_addresses = {address: own for address, own in self._own_addresses.items() if address in known}
 
     def _unresolved(self, failure: Failure) -> None:
         self._lookup = None
@@ -247,16 +244,20 @@ class Registrar:
             )
 
     def send(self, pdu: Pdu) -> None:
-        """To the proxy, if its address is known."""
+        """Send to the current address of the proxy, if there is one."""
         if self.address is not None:
             self.send_to(self.address, pdu)
 
     def send_to(self, address: Address, pdu: Pdu, local: str = "") -> None:
-        """To one address of the proxy's; from `local` where it asked there."""
-        if self._agent.own_address is not None:
+        """Send to one address of the proxy: from `local`, if given, which is where the proxy has sent its probe.
+
+        Without a route to it, nothing is sent, and the error counted.
+        """
+        environment = self._agent.environment
+        if environment.own_address is not None:
             try:
-                self._own[address] = self._agent.own_address(address, local)
-            except OSError as error:  # no route: what we send would not arrive anyhow
+                self._own_addresses[address] = environment.own_address(address, local)
+            except OSError as error:
                 self._agent.counters[error.__class__.__name__] += 1
                 return
-        self._agent.send(pdu, address, self._own.get(address, UNKNOWN), local)
+        self._agent.send(pdu, address, self._own_addresses.get(address, UNKNOWN_ADDRESS), local)

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from random import random
 from typing import Any, Final
 
 import attrs
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import LoopingCall
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python import usage
-from twisted.python.failure import Failure
 
 from rproxy.agent.agent import Agent
-from rproxy.agent.draining import NO_CHECK, Draining, check_of
-from rproxy.agent.registrar import Service
+from rproxy.agent.agent_port import AgentPort
+from rproxy.agent.check_spec import NO_CHECK, InvalidCheck, check_of
+from rproxy.agent.draining import Draining
+from rproxy.agent.environment import Environment, OwnAddress
+from rproxy.agent.registrar import Registration
 from rproxy.agent.sampler import FixedSampler, HostSampler, Sampler
+from rproxy.agent.service_checks import new_check
 from rproxy.net.addresses import Address, written
 from rproxy.net.lookups import Lookups
 from rproxy.net.own_addresses import local_address
-from rproxy.net.udp_port import listen_udp
 from rproxy.tap.keys import Keyring, at_signal, envelope, rotate
 from rproxy.tap.options import (
     MONITOR_PORT,
     PORT_MAX,
     CommandOptions,
-    StartupError,
     cannot_listen,
     host_and_port,
     ip_of,
@@ -40,14 +38,11 @@ from rproxy.tap.options import (
     whole,
 )
 from rproxy.tap.process import ProcessService, process_of
-from rproxy.timing.loops import keep_looping
 from rproxy.wire.pdu import COUNT_MAX, UINT32_MAX, WEIGHT_MAX, WEIGHT_NORMAL
 
 AGENT_PORT: Final = 5555
 INTERVAL_MIN_S: Final = 0.001
 """The wire counts whole milliseconds."""
-MOVE_S: Final = 60.0
-"""An agent that nobody probes for so long changes its port, if it may."""
 _REPORT_LIMITS: Final = {"cpu": 100, "memory": 100, "tcp": COUNT_MAX}
 
 
@@ -133,7 +128,7 @@ class Options(CommandOptions):
             keyring=keys,
             advertise=None if self["advertise"] is None else ip_of("advertise", self["advertise"]),
             drain_file=_drain_file(self["drain-file"]),
-            check=check_of(self["check"], service_port),
+            check=_check(self["check"], service_port),
             trace=bool(self["trace"]),
         )
         self.own_pidfile()
@@ -151,6 +146,13 @@ def _drain_file(path: str | None) -> str | None:
     return None if path is None else os.path.abspath(path)
 
 
+def _check(text: str | None, service_port: int) -> str:
+    try:
+        return check_of(text, service_port)
+    except InvalidCheck as error:
+        raise usage.UsageError(f"--check {error}") from None
+
+
 def _report(text: str | None) -> dict[str, int]:
     report = {}
     for part in filter(None, (text or "").split(",")):
@@ -162,42 +164,35 @@ def _report(text: str | None) -> dict[str, int]:
 
 
 class AgentService(ProcessService):
-    """One agent on one UDP port, any local address."""
+    """One agent: its UDP port, its sampler and the checks of its service."""
 
     log = Logger()
 
     def __init__(self, reactor: Any, settings: Settings, *, host: str = "", sampler: Sampler | None = None) -> None:
-        self._reactor = reactor
+        """`host` is the IP address to open the port on, empty for every address; `sampler` is this host's by default.
+
+        Opens nothing.
+        """
         self._settings = settings
-        self._host = host
         sampler = sampler or HostSampler(reactor.seconds)
         if settings.report:
             sampler = FixedSampler(sampler, **settings.report)
-        instance = secrets.randbits(64) | 1  # never one whose tag is 0, which stands for any
         self.agent = Agent(
-            Service(settings.interval_s, instance, settings.service_port, settings.weight),
+            Registration(settings.interval_s, _new_instance(), settings.service_port, settings.weight),
             settings.proxies,
             sampler,
-            reactor,
-            Lookups(reactor).resolve,
-            random,
+            Environment(reactor, Lookups(reactor).resolve, random, _own_address(settings)),
             envelope=envelope(settings.keyring),
-            own_address=_own_address(settings),
             trace=settings.trace,
-            held_back=settings.check != NO_CHECK,
         )
-        self._draining = Draining(reactor, self.agent, settings.drain_file, settings.check)
-        self._port: IListeningPort | None = None
-        self._own_port = AGENT_PORT if settings.port is None else settings.port
-        """What we ask for: 0 is any."""
-        self._moved_at = reactor.seconds()
-        self._told_move = False
-        self._moving = LoopingCall(self._move_unless_probed)
-        self._moving.clock = reactor
+        check = new_check(settings.check, reactor, settings.service_port, self.agent.own_addresses)
+        self._draining = Draining(reactor, self.agent, settings.drain_file, check)
+        self._number = AGENT_PORT if settings.port is None else settings.port
+        self._port = AgentPort(reactor, self.agent, host, self._number, alternates=settings.port is None)
 
     def startService(self) -> None:
-        if self._port is None:
-            self._bind()
+        """Register from now on. Raises `StartupError` if the port cannot be opened."""
+        self._bind()
         super().startService()
         self.log.info(
             "agent registers with {proxies} every {interval_s:g} s",
@@ -205,76 +200,36 @@ class AgentService(ProcessService):
             interval_s=self._settings.interval_s,
         )
         self._draining.start()
-        if self._settings.port is None:
-            keep_looping(self._moving, MOVE_S / 12, now=False, failed=self._failed)
-
-    def _failed(self, failure: Failure) -> None:
-        self.log.failure("changing the port", failure)
-
-    def _move_unless_probed(self) -> None:
-        """A firewall, or NAT, may hold a connection of ours with what is no proxy any more, for as long as we use it.
-
-        The port changes between ours and any, so that one that lets ours alone pass is served as well.
-        """
-        now = self._reactor.seconds()
-        if self.agent.probed_at > self._moved_at:
-            self._told_move = False
-        if now - max(self.agent.probed_at, self._moved_at) >= MOVE_S:
-            self._moved_at = now
-            self._own_port = 0 if self._own_port else AGENT_PORT
-            self._close().addCallback(lambda _: self._reopen())
-        elif self._port is None:  # nothing could be opened the last time
-            self._reopen()
-
-    def _reopen(self) -> None:
-        """At our port, or, if somebody else has it meanwhile, at any."""
-        if not self.running:
-            return
-        try:
-            self._bind()
-        except StartupError:
-            self._own_port = 0
-            with suppress(StartupError):
-                self._bind()
-        if not self._told_move:
-            self._told_move = True
-            self.log.info(
-                "nobody has probed this agent for {seconds:g} s: trying another UDP port, and {port} again, in turn",
-                seconds=MOVE_S,
-                port=AGENT_PORT,
-            )
+        self._port.start()
 
     def _bind(self) -> None:
-        port = self._own_port
         try:
-            self._port = listen_udp(self._reactor, port, self.agent, self._host)
+            self._port.open()
         except Exception as error:
-            raise cannot_listen(f"--port {port} (UDP)", error) from error
-
-    def _close(self) -> Deferred[Any]:
-        port, self._port = self._port, None
-        return succeed(None) if port is None else maybeDeferred(port.stopListening)
+            raise cannot_listen(f"--port {self._number} (UDP)", error) from error
 
     def rotate_keys(self) -> None:
-        """Use the keys that the key file holds now."""
+        """Read the key file again, and use the keys that it holds now."""
         rotate(self._settings.keyring, self.agent)
 
     def stopService(self) -> Deferred[Any]:
-        """A clean stop: every proxy is told, and sends nothing more."""
+        """Stop cleanly: unregister with every proxy, then close the port. Fires when it is closed."""
         super().stopService()
         self._draining.stop()
-        if self._moving.running:
-            self._moving.stop()
-        if self._port is not None:
-            self.agent.unregister()
-        return self._close()
+        return self._port.stop()
 
 
-def _own_address(settings: Settings) -> Callable[[Address, str], str] | None:
+def _new_instance() -> int:
+    """A random 64-bit instance. It is odd, so that its tag is never 0, which would address any instance."""
+    return secrets.randbits(64) | 1
+
+
+def _own_address(settings: Settings) -> OwnAddress | None:
+    """None without keys, which alone depend on it."""
     advertised = settings.advertise
     if settings.keyring is None:
         return None
-    return lambda proxy, asked_at: advertised or asked_at or local_address(proxy)
+    return lambda proxy, probed_at: advertised or probed_at or local_address(proxy)
 
 
 def _list(proxies: Sequence[Address]) -> str:

@@ -14,7 +14,8 @@ from twisted.internet.error import MessageLengthError
 from twisted.internet.task import Clock
 
 from rproxy.agent.agent import Agent
-from rproxy.agent.registrar import Resolve, Service
+from rproxy.agent.environment import Environment, Resolve
+from rproxy.agent.registrar import Registration
 from rproxy.agent.sampler import Load
 from rproxy.net.addresses import Address
 from rproxy.wire.pdu import UINT32_MAX, UINT64_MAX, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, encode
@@ -72,12 +73,10 @@ class Bench:
         self.clock = Clock()
         self.sampler = StubSampler()
         self.agent = Agent(
-            Service(interval_s, INSTANCE, 80, 150),
+            Registration(interval_s, INSTANCE, 80, 150),
             proxies or (PROXY,),
             self.sampler,
-            self.clock,
-            resolve,
-            jitter,
+            Environment(self.clock, resolve, jitter),
             trace=trace,
         )
         self.transport = Datagrams(family)
@@ -494,7 +493,7 @@ def test_without_a_trace_no_pdu_is_logged() -> None:
 
 @pytest.mark.parametrize(("interval_s", "interval_ms"), [(20, 20_000), (0.0005, 1), (0.25, 250), (1e-9, 1)])
 def test_the_interval_on_the_wire_is_in_milliseconds_and_never_zero(interval_s: float, interval_ms: int) -> None:
-    assert Service(interval_s, INSTANCE).interval_ms == interval_ms
+    assert Registration(interval_s, INSTANCE).interval_ms == interval_ms
 
 
 def test_two_names_of_one_proxy_are_both_probed() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
-from rproxy.agent import draining
-from rproxy.agent.service_check import EVERY_S, CheckFailed
+from rproxy.agent import service_checks
+from rproxy.agent.check_loop import INTERVAL_S, CheckFailed
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, encode
 from tests.fakes import logged, run, texts
 from tests.tap.services import MONITOR, AgentBench
@@ -21,7 +21,7 @@ BEGINS = "agent registers with 10.1.1.10:5555 every 1000 s"
 class Service:
     """In place of a check: well, ill or silent."""
 
-    waits_for = "no answer"
+    timeout_reason = "no answer"
 
     def __init__(self) -> None:
         self.well: bool | None = True
@@ -40,7 +40,7 @@ class Service:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     service = Service()
-    monkeypatch.setattr(draining, "ConnectCheck", lambda reactor, port, own: service)
+    monkeypatch.setattr(service_checks, "ConnectCheck", lambda reactor, port, own: service)
     return service
 
 
@@ -77,9 +77,9 @@ def test_an_agent_whose_service_is_not_there_yet_registers_for_no_clients_until_
         assert said(bench) == [True]
         assert probe(bench) is True
         service.well = True
-        run(bench.reactor, EVERY_S + 0.5)
+        run(bench.reactor, INTERVAL_S + 0.5)
         assert probe(bench) is True
-        run(bench.reactor, EVERY_S)
+        run(bench.reactor, INTERVAL_S)
     assert said(bench)[-1] is False
     assert texts(events)[-3:] == [
         "the service fails its check (refused): asking for no new clients",
@@ -102,13 +102,13 @@ def test_a_service_that_hangs_and_comes_back(service: Service) -> None:
         bench = checked()
         probe(bench)
         service.well = None
-        run(bench.reactor, 3 * EVERY_S + 0.5)
+        run(bench.reactor, 3 * INTERVAL_S + 0.5)
         assert said(bench) == []
         run(bench.reactor, 1)
         assert said(bench) == [True]
         assert probe(bench) is True
         service.well = True
-        run(bench.reactor, 2 * EVERY_S)
+        run(bench.reactor, 2 * INTERVAL_S)
         assert said(bench) == [False]
         assert probe(bench) is False
     assert [text for text in texts(events) if "check" in text] == [
@@ -127,14 +127,14 @@ def test_clients_may_come_when_neither_the_file_nor_the_service_says_no(
         file.touch()
         run(bench.reactor, 1)
         service.well = False
-        run(bench.reactor, 3 * EVERY_S)
+        run(bench.reactor, 3 * INTERVAL_S)
         assert [wish for wish, _ in groupby(said(bench))] == [False, True]
         for what in (first, {"file": "service", "service": "file"}[first]):
             if what == "file":
                 file.unlink()
             service.well = service.well or what == "service"
             assert probe(bench) is True
-            run(bench.reactor, 2 * EVERY_S)
+            run(bench.reactor, 2 * INTERVAL_S)
         assert probe(bench) is False
     here, gone = f"{file} is there", f"{file} is gone"
     fails, passes = "the service fails its check (refused)", "the service passes its check again"

@@ -9,7 +9,8 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.agent.agent import Agent
-from rproxy.agent.registrar import LOOKUP_S, Service
+from rproxy.agent.environment import Environment
+from rproxy.agent.registrar import LOOKUP_S, Registration
 from rproxy.net.addresses import Address
 from rproxy.wire.pdu import Pdu, ProbeRequest, ProbeResponse, Register, decode, encode
 from rproxy.wire.seal import Key, Sealed
@@ -139,14 +140,11 @@ class KeyedBench:
         self.clock = Clock()
         self.transport = Sent()
         self.agent = Agent(
-            Service(interval_s, INSTANCE, 80),
+            Registration(interval_s, INSTANCE, 80),
             [("proxy", 5555)],
             StubSampler(),
-            self.clock,
-            names.resolve,
-            lambda: 0.0,
+            Environment(self.clock, names.resolve, lambda: 0.0, lambda address, local: local or OWN[address]),
             envelope=KEY,
-            own_address=lambda address, local: local or OWN[address],
         )
         self.agent.makeConnection(self.transport)
         self.recorded: list[bytes] = []

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.agent import figures
-from rproxy.agent.figures import CpuTimes, Unreadable
-from rproxy.agent.sampler import FRESH_S, STILL_S, TOLD_S, FixedSampler, HostSampler, Load
+from rproxy.agent import host_figures
+from rproxy.agent.host_figures import CpuTimes, UnreadableFigure
+from rproxy.agent.sampler import CPU_STALL_S, LOG_INTERVAL_S, SAMPLE_INTERVAL_S, FixedSampler, HostSampler, Load
 from tests.fakes import StubSampler, logged, texts
 
 PER_S = 100.0
@@ -33,7 +33,7 @@ class Host:
             ("memory", lambda: self.memory),
             ("established", lambda: self.tcp),
         ):
-            monkeypatch.setattr(figures, name, self._reading(name, figure))
+            monkeypatch.setattr(host_figures, name, self._reading(name, figure))
 
     def _reading(self, name: str, figure: Callable[[], Any]) -> Callable[[], Any]:
         def read() -> Any:
@@ -79,7 +79,7 @@ def test_no_burst_of_probes_gets_an_average_of_less_than_half_a_second(host: Hos
     sampler = HostSampler(host.clock.seconds)
     seen = []
     for _ in range(12):
-        host.work(FRESH_S / 4)
+        host.work(SAMPLE_INTERVAL_S / 4)
         seen.append(sampler.sample().cpu)
         host.busy = 1.0
     assert seen == [None] * 3 + [88] * 4 + [100] * 5
@@ -107,9 +107,9 @@ def test_an_average_is_not_given_out_for_long_when_the_hosts_times_stand_still(h
     host.work(1)
     sampler.sample()
     with logged() as events:
-        host.work(STILL_S / 2, ticks=0)
+        host.work(CPU_STALL_S / 2, ticks=0)
         assert sampler.sample().cpu == 50
-        host.work(STILL_S / 2, ticks=0)
+        host.work(CPU_STALL_S / 2, ticks=0)
         assert sampler.sample().cpu is None
     assert texts(events) == ["this host's CPU use cannot be read and is reported as unknown: its times stand still"]
 
@@ -128,7 +128,7 @@ def test_times_that_run_backwards_begin_a_new_average(host: Host) -> None:
 def test_a_fresh_sample_is_given_out_again_and_an_old_one_taken_anew(host: Host) -> None:
     sampler = HostSampler(host.clock.seconds)
     taken = []
-    for wait_s in (0, FRESH_S / 2, FRESH_S / 4, FRESH_S / 4, 10):
+    for wait_s in (0, SAMPLE_INTERVAL_S / 2, SAMPLE_INTERVAL_S / 4, SAMPLE_INTERVAL_S / 4, 10):
         host.work(wait_s)
         taken.append(sampler.sample().tcp)
         host.tcp += 1
@@ -144,7 +144,7 @@ def test_a_count_beyond_what_a_pdu_can_say_is_cut(host: Host) -> None:
     ("name", "unknown"),
     [("cpu_times", Load(None, 89, 5)), ("memory", Load(50, None, 5)), ("established", Load(50, 89, None))],
 )
-@pytest.mark.parametrize("error", [Unreadable("gone"), PermissionError(13, "no"), KeyError("x"), RuntimeError()])
+@pytest.mark.parametrize("error", [UnreadableFigure("gone"), PermissionError(13, "no"), KeyError("x"), RuntimeError()])
 def test_one_figure_that_cannot_be_read_is_one_unknown_figure(
     host: Host, name: str, unknown: Load, error: Exception
 ) -> None:
@@ -163,7 +163,7 @@ def test_one_figure_that_cannot_be_read_is_one_unknown_figure(
 
 
 def test_all_figures_may_be_unreadable_from_the_start(host: Host) -> None:
-    host.errors = {name: Unreadable("gone") for name in ("cpu_times", "memory", "established")}
+    host.errors = {name: UnreadableFigure("gone") for name in ("cpu_times", "memory", "established")}
     with logged() as events:
         sampler = HostSampler(host.clock.seconds)
         assert sampler.sample() == Load()
@@ -181,7 +181,7 @@ def test_what_cannot_be_read_is_told_once_and_once_when_it_can_be_again(host: Ho
         for _ in range(20):
             host.work(5)
             sampler.sample()
-            host.errors["memory"] = Unreadable("/proc/meminfo: Permission denied\nreally")
+            host.errors["memory"] = UnreadableFigure("/proc/meminfo: Permission denied\nreally")
         host.errors.clear()
         for _ in range(20):
             host.work(5)
@@ -196,14 +196,14 @@ def test_one_that_comes_and_goes_is_told_seldom_and_at_last_as_it_is(host: Host)
     sampler = HostSampler(host.clock.seconds)
     with logged() as events:
         for _ in range(100):
-            host.errors["memory"] = Unreadable("gone")
+            host.errors["memory"] = UnreadableFigure("gone")
             host.work(1)
             sampler.sample()
             host.errors.clear()
             host.work(1)
             sampler.sample()
-        assert len(texts(events)) <= 200 / TOLD_S + 1
-        host.work(TOLD_S)
+        assert len(texts(events)) <= 200 / LOG_INTERVAL_S + 1
+        host.work(LOG_INTERVAL_S)
         sampler.sample()
     assert texts(events)[-1] == "this host's memory can be read again"
 

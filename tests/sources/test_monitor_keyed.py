@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
+import attrs
 import pytest
 from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 
 from rproxy.agent.agent import Agent
-from rproxy.agent.registrar import Service
+from rproxy.agent.environment import Environment
+from rproxy.agent.registrar import Registration
 from rproxy.net.addresses import Address
 from rproxy.pool.states import State
 from rproxy.pool.table import Table
@@ -58,14 +60,11 @@ class Pair:
             self.table, CountingPolicy(), self.clock, lambda: next(tokens), lambda: 0.5, envelope=proxys
         )
         self.agent = Agent(
-            Service(20, 1, 80),
+            Registration(20, 1, 80),
             [PROXY],
             StubSampler(),
-            self.clock,
-            lambda host: succeed([host]),
-            lambda: 0.0,
+            Environment(self.clock, lambda host: succeed([host]), lambda: 0.0, lambda proxy, probed_at: own),
             envelope=agents,
-            own_address=lambda proxy, asked_at: own,
         )
         self.wire = Wire(self.clock)
         proxy_end, agent_end = End(self.wire, PROXY), End(self.wire, AGENT)
@@ -179,21 +178,21 @@ def test_an_agent_that_drains_says_so_at_once_and_is_believed_by_its_answer() ->
 
 def test_an_agent_without_a_route_counts_that_and_tries_again() -> None:
     pair = Pair(Sealed((OLD,)), Sealed((OLD,)))
-    routed = pair.agent.own_address
+    routed = pair.agent.environment
 
     def unroutable(*_: object) -> str:
         raise OSError(101, "Network is unreachable")
 
-    pair.agent.own_address = unroutable
+    pair.agent.environment = attrs.evolve(routed, own_address=unroutable)
     run(pair.clock, 30)
     assert pair.agent.counters["OSError"] > 3
-    pair.agent.own_address = routed
+    pair.agent.environment = routed
     run(pair.clock, 21)
     assert pair.is_up
 
 
 def test_a_datagram_before_the_agents_own_address_is_known_is_dropped() -> None:
     pair = Pair(Sealed((OLD,)), Sealed((OLD,)))
-    pair.agent._registrars[0]._own.clear()
+    pair.agent._registrars[0]._own_addresses.clear()
     pair.agent.datagramReceived(Sealed((OLD,)).seal(encode(Register(80, 1, 1)), AGENT[0]), PROXY)
     assert pair.agent.counters == {"seal": 1}

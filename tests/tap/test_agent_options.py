@@ -183,8 +183,8 @@ def test_an_agent_is_made_of_its_settings_and_opens_nothing_yet(monkeypatch: pyt
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     options = Options()
     options.parseOptions(["--proxy", "10.1.1.10", "--interval", "30", "--service-port", "8000", "--weight", "7"])
-    service = makeService(options).agent.service
-    assert (service.interval_s, service.port, service.weight) == (30, 8000, 7)
+    registration = makeService(options).agent.registration
+    assert (registration.interval_s, registration.port, registration.weight) == (30, 8000, 7)
     assert reactor.ports == []
 
 
@@ -193,7 +193,7 @@ def test_every_agent_is_an_instance_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     options = Options()
     options.parseOptions(["--proxy", "10.1.1.10"])
-    assert makeService(options).agent.service.instance != makeService(options).agent.service.instance
+    assert makeService(options).agent.registration.instance != makeService(options).agent.registration.instance
 
 
 def test_an_interval_the_wire_cannot_tell_is_no_interval() -> None:

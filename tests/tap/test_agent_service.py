@@ -100,7 +100,7 @@ def test_an_agents_stop_unregisters_and_closes_its_port_and_leaves_no_timer(drai
     assert len(ended(bench.service.stopService())) == 1
     pdu = bench.reactor.datagrams[0].sent[-1][0]
     assert isinstance(pdu, Unregister)
-    assert pdu.instance == bench.service.agent.service.instance
+    assert pdu.instance == bench.service.agent.registration.instance
     assert bench.reactor.open_ports == []
     assert bench.reactor.getDelayedCalls() == []
 

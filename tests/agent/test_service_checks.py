@@ -17,9 +17,9 @@ import pytest
 import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet.task import deferLater
 
-from rproxy.agent.checks import CommandCheck, ConnectCheck, HttpCheck
-from rproxy.agent.listening import waiting
-from rproxy.agent.service_check import Check, CheckFailed
+from rproxy.agent.accept_queue import queued
+from rproxy.agent.check_loop import Check, CheckFailed
+from rproxy.agent.service_checks import CommandCheck, ConnectCheck, HttpCheck
 from tests.integration.processes import LOOPBACK, DeafListener, Listener, RefusingPort, Server, in_background
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ async def outcome(check: Check, patience_s: float = 10.0) -> str:
         return str(failed)
     except Exception:
         assert not timer.active()
-        return f"{check.waits_for} (time is up)"
+        return f"{check.timeout_reason} (time is up)"
     finally:
         if timer.active():
             timer.cancel()
@@ -109,7 +109,7 @@ async def test_one_that_does_not_accept_is_not_and_gets_no_connection_more_until
     check = connect_check(port)
     for _ in range(3):
         assert await outcome(check, 0.5) == f"connections to port {port} are made, but not accepted (time is up)"
-    assert waiting(port) == 1
+    assert queued(port) == 1
     service.accept()
     in_background(accept_all, service)
     assert await outcome(check) == ""

@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from rproxy.agent.service_check import EVERY_S, PATIENCE_S, CheckFailed, Health, ServiceCheck
+from rproxy.agent.check_loop import INTERVAL_S, TIMEOUT_S, CheckFailed, CheckLoop, Health
 from tests.fakes import logged, run
 
 
@@ -31,17 +31,17 @@ def test_the_first_check_decides_and_then_three_failures_or_two_successes_in_a_r
     health = Health()
     seen = ""
     for outcome in outcomes:
-        before = health.well
-        changed = health.take(outcome == "+")
-        assert changed is (health.well is not before)
-        seen += "+" if health.well else "-"
+        before = health.is_healthy
+        changed = health.update(outcome == "+")
+        assert changed is (health.is_healthy is not before)
+        seen += "+" if health.is_healthy else "-"
     assert seen == well
 
 
 class Scripted:
     """A check that ends as the test says, at once or later."""
 
-    waits_for = "no answer"
+    timeout_reason = "no answer"
 
     def __init__(self) -> None:
         self.outcome: Exception | None = None
@@ -51,7 +51,7 @@ class Scripted:
         self.stopped = 0
         self.clock = Clock()
         self.told: list[tuple[float, bool, str]] = []
-        self.service = ServiceCheck(
+        self.service = CheckLoop(
             self, self.clock, lambda well, why: self.told.append((self.clock.seconds(), well, why))
         )
         self.service.start()
@@ -81,17 +81,17 @@ def test_a_service_is_checked_at_once_and_every_2_seconds_and_only_changes_are_t
 def test_a_check_that_takes_longer_than_a_second_is_ended_and_has_failed() -> None:
     check = Scripted()
     check.hangs = True
-    run(check.clock, 3 * EVERY_S - 0.5)
+    run(check.clock, 3 * INTERVAL_S - 0.5)
     assert [each.called for each in check.begun] == [True, True]
-    assert check.told == [(0, True, ""), (EVERY_S + 2 * EVERY_S + PATIENCE_S, False, "")][:1]
+    assert check.told == [(0, True, ""), (INTERVAL_S + 2 * INTERVAL_S + TIMEOUT_S, False, "")][:1]
     run(check.clock, 2)
-    assert check.told[-1] == (3 * EVERY_S + PATIENCE_S, False, "no answer (within 1 s)")
+    assert check.told[-1] == (3 * INTERVAL_S + TIMEOUT_S, False, "no answer (within 1 s)")
 
 
 def test_an_answer_in_the_last_moment_counts_and_leaves_no_timer() -> None:
     check = Scripted()
     check.hangs = True
-    run(check.clock, EVERY_S + PATIENCE_S - 0.1)
+    run(check.clock, INTERVAL_S + TIMEOUT_S - 0.1)
     check.begun[0].callback(None)
     assert len(check.clock.getDelayedCalls()) == 1
     run(check.clock, 0.5)
@@ -101,15 +101,15 @@ def test_an_answer_in_the_last_moment_counts_and_leaves_no_timer() -> None:
 def test_a_check_that_raises_has_failed() -> None:
     check = Scripted()
     check.outcome = RuntimeError()
-    run(check.clock, 3 * EVERY_S)
-    assert check.told[-1] == (3 * EVERY_S, False, "RuntimeError")
+    run(check.clock, 3 * INTERVAL_S)
+    assert check.told[-1] == (3 * INTERVAL_S, False, "RuntimeError")
 
 
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_stop_ends_what_runs_and_leaves_no_timer(hangs: bool) -> None:
     check = Scripted()
     check.hangs = hangs
-    run(check.clock, EVERY_S + 0.5)
+    run(check.clock, INTERVAL_S + 0.5)
     with logged() as events:
         check.service.stop()
         run(check.clock, 10)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rproxy.agent import listening
-from rproxy.agent.listening import Listener, addresses, listeners, waiting
+from rproxy.agent import accept_queue
+from rproxy.agent.accept_queue import Listener, listeners, queued, service_addresses
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 FOUR, SIX = "10.1.1.1", "2001:db8::1"
@@ -38,11 +38,11 @@ def test_a_listening_socket_is_found_with_those_that_wait_to_be_accepted(host: s
         assert listeners(port) == [Listener(seen, 0)]
         target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(seen, seen)
         clients = [socket.create_connection((target, port)) for _ in range(3)]
-        assert waiting(port) == 3
+        assert queued(port) == 3
         clients[0].close()
-        assert waiting(port) == 3
+        assert queued(port) == 3
         server.accept()[0].close()
-        assert waiting(port) == 2
+        assert queued(port) == 2
         for client in clients:
             client.close()
     assert listeners(port) == []
@@ -62,7 +62,7 @@ def test_no_line_is_read_beyond_the_listening_ones(tmp_path: Path, monkeypatch: 
     line = "   0: 0100007F:1F90 00000000:0000 {state} 00000000:00000007 00:00000000 00000000     0        0 1 1 0 100\n"
     path = tmp_path / "tcp"
     path.write_text(HEAD + line.format(state="0A") + line.format(state="01") + "nonsense\n")
-    monkeypatch.setattr(listening, "_FILES", (str(path),))
+    monkeypatch.setattr(accept_queue, "_FILES", (str(path),))
     assert listeners(8080) == [Listener("127.0.0.1", 7)]
 
 
@@ -73,9 +73,9 @@ def test_what_cannot_be_read_tells_nothing(
     path = tmp_path / "tcp"
     if content is not None:
         path.write_bytes(content.encode("latin-1"))
-    monkeypatch.setattr(listening, "_FILES", (str(path), str(tmp_path)))
+    monkeypatch.setattr(accept_queue, "_FILES", (str(path), str(tmp_path)))
     assert listeners(8080) == []
-    assert waiting(8080) == 0
+    assert queued(8080) == 0
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_what_cannot_be_read_tells_nothing(
 def test_a_service_is_connected_to_where_its_clients_come(
     found: list[str], own: list[str], expected: list[str]
 ) -> None:
-    assert addresses([Listener(host, 0) for host in found], own) == expected
+    assert service_addresses([Listener(host, 0) for host in found], own) == expected

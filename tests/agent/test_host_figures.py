@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from rproxy.agent import figures
-from rproxy.agent.figures import CpuTimes, Unreadable, cpu_times, established, memory
+from rproxy.agent import host_figures
+from rproxy.agent.host_figures import CpuTimes, UnreadableFigure, cpu_times, established, memory
 
 CONNECTIONS = 20
 ESTABLISHED, CLOSE_WAIT = "01", "08"
@@ -33,11 +33,11 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Callable[[], 
     """Good ones, by what reads them."""
     named = {cpu_times: ("_STAT", STAT), memory: ("_MEMINFO", MEMINFO), established: ("_SNMP", SNMP)}
     files: dict[Callable[[], object], Path] = {}
-    monkeypatch.setattr(figures, "_PROC", True)
+    monkeypatch.setattr(host_figures, "_PROC", True)
     for read, (name, text) in named.items():
         files[read] = tmp_path / name
         files[read].write_text(text)
-        monkeypatch.setattr(figures, name, str(files[read]))
+        monkeypatch.setattr(host_figures, name, str(files[read]))
     return files
 
 
@@ -57,7 +57,7 @@ def test_a_file_that_is_empty_or_something_else_is_unreadable(
     files: Files, read: Callable[[], object], content: bytes
 ) -> None:
     files[read].write_bytes(content)
-    with pytest.raises(Unreadable, match=str(files[read])):
+    with pytest.raises(UnreadableFigure, match=str(files[read])):
         read()
 
 
@@ -67,14 +67,14 @@ def test_a_file_that_is_missing_a_folder_or_a_pipe_is_unreadable_at_once(
 ) -> None:
     path = files[read]
     path.unlink()
-    with pytest.raises(Unreadable, match="No such file"):
+    with pytest.raises(UnreadableFigure, match="No such file"):
         read()
     path.mkdir()
-    with pytest.raises(Unreadable, match=r"directory|regular"):
+    with pytest.raises(UnreadableFigure, match=r"directory|regular"):
         read()
     path.rmdir()
     os.mkfifo(path)
-    with pytest.raises(Unreadable, match="regular"):
+    with pytest.raises(UnreadableFigure, match="regular"):
         read()
 
 
@@ -84,7 +84,7 @@ def test_an_error_of_reading_is_told(files: Files, read: Callable[[], object]) -
     """Reading at address 0 of oneself is an I/O error, from a file that is a regular one."""
     files[read].unlink()
     files[read].symlink_to("/proc/self/mem")
-    with pytest.raises(Unreadable, match="Input/output error"):
+    with pytest.raises(UnreadableFigure, match="Input/output error"):
         read()
 
 
@@ -98,7 +98,7 @@ def test_a_file_cut_short_anywhere_is_read_right_or_not_at_all(
         files[read].write_text(text[:size])
         try:
             assert without_cpus(read()) == figure, text[:size]
-        except Unreadable:
+        except UnreadableFigure:
             continue
 
 
@@ -128,7 +128,7 @@ def without_cpus(figure: object) -> object:
 )
 def test_figures_that_no_host_has_are_none(files: Files, read: Callable[[], object], text: str) -> None:
     files[read].write_text(text)
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableFigure):
         read()
 
 
@@ -179,7 +179,7 @@ def test_memory_is_what_psutil_says() -> None:
 
 
 def test_elsewhere_psutil_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "_PROC", False)
+    monkeypatch.setattr(host_figures, "_PROC", False)
     assert 0 <= memory() <= 100
     times = cpu_times()
     assert 0 < times.idle < times.total

@@ -1,0 +1,282 @@
+"""The kinds of service checks: a connection, an HTTP request, a command."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from rproxy.agent.accept_queue import listeners, queued, service_addresses
+from rproxy.agent.check_loop import TIMEOUT_S, Check, CheckFailed
+from rproxy.agent.check_spec import COMMAND, CONNECT, HTTP, NO_CHECK
+from rproxy.net.addresses import written
+
+QUEUE_POLL_S: Final = 0.005
+"""Time from our connection to the first look at the accept queue; doubled for each further one."""
+QUEUE_POLL_MAX_S: Final = 0.1
+HEAD_MAX: Final = 1 << 16
+"""Bytes of a response within which its status line must be found."""
+PROCESS_POLL_S: Final = 0.02
+"""How often to look whether a command has ended."""
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\n]*|\r)?\n")
+_HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
+
+OwnAddresses = Callable[[], Collection[str]]
+"""This host's IP addresses at which the service's clients connect, as far as known now."""
+
+
+def new_check(spec: str, reactor: Any, port: int, own_addresses: OwnAddresses) -> Check | None:
+    """The check that `spec`, a result of `check_of`, names; None for no check. `port` is the service's."""
+    if spec == NO_CHECK:
+        return None
+    if spec == CONNECT:
+        return ConnectCheck(reactor, port, own_addresses)
+    if spec.startswith(HTTP):
+        return HttpCheck(reactor, port, own_addresses, spec.removeprefix(HTTP))
+    return CommandCheck(reactor, spec.removeprefix(COMMAND))
+
+
+class _Connection(Protocol):
+    """A connection to the service. One coroutine at a time may wait for `change`."""
+
+    transport: ITCPTransport
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.has_ended = False
+        self._waiting: Deferred[None] | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+        self._notify()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.has_ended = True
+        self._notify()
+
+    def _notify(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.callback(None)
+
+    def _forget(self, _: object) -> None:
+        self._waiting = None
+
+    def change(self) -> Deferred[None]:
+        """Fires when more bytes have arrived, or the connection has ended. Cancellable."""
+        self._waiting = Deferred(self._forget)
+        return self._waiting
+
+
+class _ConnectionFactory(Factory):
+    noisy = False
+    protocol = _Connection
+
+
+async def _connect(reactor: Any, hosts: Sequence[str], port: int) -> _Connection:
+    """A connection to the first of `hosts` that accepts one. Raises `CheckFailed`, with the reason of the first."""
+    reasons = []
+    for host in hosts:
+        endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+        try:
+            connection: Any = await endpoint(reactor, host, port, TIMEOUT_S / len(hosts)).connect(_ConnectionFactory())
+            assert isinstance(connection, _Connection)
+            return connection
+        except ConnectError as error:
+            reason = os.strerror(error.osError) if isinstance(error.osError, int) else "no connection"
+            reasons.append(f"{written((host, port))}: {reason}")
+    raise CheckFailed(reasons[0])
+
+
+class ConnectCheck:
+    """A `Check` that connects to the service's port, and waits until the service accepts the connection.
+
+    The kernel completes connections for a program that hangs, often hundreds, until the accept queue is full. So the
+    queue must become shorter than it is with our connection. Where it is not visible (other systems than Linux; sockets
+    with TCP_DEFER_ACCEPT, which queue a connection only when data arrive), the connection is enough.
+    """
+
+    def __init__(self, reactor: Any, port: int, own_addresses: OwnAddresses) -> None:
+        self.timeout_reason = ""
+        self._reactor = reactor
+        self._port = port
+        self._own_addresses = own_addresses
+        self._has_unaccepted = False
+        """Whether a connection of an earlier check may still be queued: watch that instead of adding one each time."""
+
+    def run(self) -> Deferred[None]:
+        """As `Check.run`."""
+        return Deferred.fromCoroutine(self._run())
+
+    def stop(self) -> None:
+        """As `Check.stop`: a cancelled check has closed its connection."""
+
+    async def _run(self) -> None:
+        found = listeners(self._port)
+        before = sum(listener.queued for listener in found)
+        if self._has_unaccepted and before:
+            await self._shorter_queue(before)
+            return
+        self._has_unaccepted = False
+        self.timeout_reason = f"no connection to port {self._port}"
+        connection = await _connect(self._reactor, service_addresses(found, self._own_addresses()), self._port)
+        try:
+            await self._shorter_queue(before + 1)
+        finally:
+            connection.transport.loseConnection()
+
+    async def _shorter_queue(self, length: int) -> None:
+        """Wait until the accept queue is shorter than `length`, or than it has grown since."""
+        self.timeout_reason = f"connections to port {self._port} are made, but not accepted"
+        self._has_unaccepted = True
+        wait_s = QUEUE_POLL_S
+        while True:
+            await deferLater(self._reactor, wait_s)
+            now = queued(self._port)
+            if now < length:
+                break
+            length, wait_s = now, min(2 * wait_s, QUEUE_POLL_MAX_S)
+        self._has_unaccepted = False
+
+
+class HttpCheck:
+    """A `Check` that sends GET `path`, to be answered with a status from 200 to 399."""
+
+    def __init__(self, reactor: Any, port: int, own_addresses: OwnAddresses, path: str) -> None:
+        self.timeout_reason = f"no answer to GET {path}"
+        self._reactor = reactor
+        self._port = port
+        self._own_addresses = own_addresses
+        self._path = path
+
+    def run(self) -> Deferred[None]:
+        """As `Check.run`."""
+        return Deferred.fromCoroutine(self._run())
+
+    def stop(self) -> None:
+        """As `Check.stop`: a cancelled check has closed its connection."""
+
+    async def _run(self) -> None:
+        hosts = service_addresses(listeners(self._port), self._own_addresses())
+        connection = await _connect(self._reactor, hosts, self._port)
+        try:
+            peer: Any = connection.transport.getPeer()
+            host = written((peer.host, peer.port))
+            request = (
+                f"GET {self._path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: rproxy-agent\r\nConnection: close\r\n\r\n"
+            )
+            connection.transport.write(request.encode("ascii"))
+            status = await _status(connection)
+        finally:
+            connection.transport.abortConnection()
+        if not 200 <= status < 400:
+            raise CheckFailed(f"GET {self._path} is answered with status {status}")
+
+
+async def _status(connection: _Connection) -> int:
+    """The status of the response; interim responses (1xx, RFC 9110) are skipped. Raises `CheckFailed`."""
+    received = connection.received
+    while True:
+        match = _STATUS.match(received)
+        if match is not None and not match[1].startswith(b"1"):
+            return int(match[1])
+        end = _HEAD_END.search(received) if match is not None else None
+        if end is not None:
+            del received[: end.end()]
+            continue
+        if connection.has_ended or len(received) > HEAD_MAX or (match is None and b"\n" in received):
+            raise CheckFailed("the answer is not HTTP" if received else "the connection is closed without an answer")
+        await connection.change()
+
+
+class CommandCheck:
+    """A `Check` that runs a shell command, which must exit with status 0.
+
+    The command has a process group of its own, all of which is killed when the command ends or the check is cancelled.
+    """
+
+    def __init__(self, reactor: Any, command: str) -> None:
+        self.timeout_reason = f"{command}: not done"
+        self._reactor = reactor
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+        """The last command, until its whole group has been reaped."""
+
+    def run(self) -> Deferred[None]:
+        """As `Check.run`. Fails while processes of the previous command, though killed, are still there."""
+        return Deferred.fromCoroutine(self._run())
+
+    def stop(self) -> None:
+        """As `Check.stop`: reaps the killed command, for which it waits up to `PROCESS_POLL_S`."""
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(PROCESS_POLL_S)
+
+    async def _run(self) -> None:
+        if not self._is_reaped():
+            raise CheckFailed(f"{self._command}: killed, and still there")
+        process = self._process = self._start()
+        try:
+            while process.poll() is None:
+                await deferLater(self._reactor, PROCESS_POLL_S)
+        finally:
+            self._kill(process)
+        if process.returncode:
+            raise CheckFailed(f"{self._command}: {_describe_exit(process.returncode)}")
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(  # noqa: S603 - the operator's own command
+                ["/bin/sh", "-c", self._command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # creates a process group as well
+            )
+        except OSError as error:
+            raise CheckFailed(f"{self._command}: {error.strerror}") from None
+
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        self._reap()
+
+    def _reap(self) -> None:
+        """Reap the group, polling until nothing is left, so that no zombie remains until the next check."""
+        if not self._is_reaped():
+            self._reactor.callLater(PROCESS_POLL_S, self._reap)
+
+    def _is_reaped(self) -> bool:
+        """Reap what has ended. Returns whether nothing is left of the last command's group.
+
+        If this process is the init of a container, it inherits what a command leaves behind, and has to reap it.
+        """
+        process = self._process
+        if process is None:
+            return True
+        if process.poll() is None:
+            return False
+        with suppress(ChildProcessError):
+            while True:
+                pid, _ = os.waitpid(-process.pid, os.WNOHANG)
+                if not pid:
+                    return False
+        self._process = None
+        return True
+
+
+def _describe_exit(returncode: int) -> str:
+    """`returncode` as `Popen` has it: negative for a signal."""
+    return f"exit status {returncode}" if returncode > 0 else f"killed by signal {-returncode}"

@@ -1,0 +1,42 @@
+"""A log line for an agent that no proxy probes. Proxies do not answer hosts that they do not accept."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.logger import Logger
+
+from rproxy.net.addresses import Address, written
+
+HINT_AFTER_S: Final = 10.0
+
+
+class UnprobedHint:
+    """Logs what may be wrong after `HINT_AFTER_S` without a probe, and once more if another host probes instead."""
+
+    log = Logger()
+
+    def __init__(self, proxy: Address, now: float) -> None:
+        """`now` is the agent's clock, in seconds."""
+        self._proxy = proxy
+        self.restart(now)
+
+    def restart(self, now: float) -> None:
+        """The proxy has stopped probing: the time without a probe starts now, and the hint may be logged again."""
+        self._unprobed_since = now
+        self._has_logged = False
+        self._has_named_stranger = False
+
+    def maybe_log(self, now: float, stranger: Address | None) -> None:
+        """The proxy has not probed; `stranger` is a host that has, but is no proxy of this agent's, if there is one."""
+        if now - self._unprobed_since < HINT_AFTER_S:
+            return
+        if self._has_logged and (self._has_named_stranger or stranger is None):
+            return
+        self._has_logged, self._has_named_stranger = True, stranger is not None
+        self.log.warn(
+            "{proxy} does not probe this agent: is it running, does UDP pass both ways, do its --allow and --keyring "
+            "fit this host? trying on{stranger}",
+            proxy=written(self._proxy),
+            stranger="" if stranger is None else f"; probes come from {written(stranger)}, which no --proxy names",
+        )
