@@ -19,8 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from rproxy.agent.accept_queue import listeners, queued, service_addresses
-from rproxy.agent.check_loop import TIMEOUT_S, Check, CheckFailed
-from rproxy.agent.check_spec import COMMAND, CONNECT, HTTP, NO_CHECK
+from rproxy.agent.check_loop import TIMEOUT_S, CheckFailed
 from rproxy.net.addresses import written
 
 QUEUE_POLL_S: Final = 0.005
@@ -35,17 +34,6 @@ _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 
 OwnAddresses = Callable[[], Collection[str]]
 """This host's IP addresses at which the service's clients connect, as far as known now."""
-
-
-def new_check(spec: str, reactor: Any, port: int, own_addresses: OwnAddresses) -> Check | None:
-    """The check that `spec`, a result of `check_of`, names; None for no check. `port` is the service's."""
-    if spec == NO_CHECK:
-        return None
-    if spec == CONNECT:
-        return ConnectCheck(reactor, port, own_addresses)
-    if spec.startswith(HTTP):
-        return HttpCheck(reactor, port, own_addresses, spec.removeprefix(HTTP))
-    return CommandCheck(reactor, spec.removeprefix(COMMAND))
 
 
 class _Connection(Protocol):

@@ -15,15 +15,16 @@ from twisted.python import usage
 
 from rproxy.agent.agent import Agent
 from rproxy.agent.agent_port import AgentPort
-from rproxy.agent.check_spec import NO_CHECK, InvalidCheck, check_of
+from rproxy.agent.check_loop import Check
 from rproxy.agent.draining import Draining
 from rproxy.agent.environment import Environment, OwnAddress
 from rproxy.agent.registrar import Registration
 from rproxy.agent.sampler import FixedSampler, HostSampler, Sampler
-from rproxy.agent.service_checks import new_check
+from rproxy.agent.service_checks import CommandCheck, ConnectCheck, HttpCheck, OwnAddresses
 from rproxy.net.addresses import Address, written
 from rproxy.net.lookups import Lookups
 from rproxy.net.own_addresses import local_address
+from rproxy.tap.check_spec import COMMAND, CONNECT, HTTP, NO_CHECK, check_of
 from rproxy.tap.keys import Keyring, at_signal, envelope, rotate
 from rproxy.tap.options import (
     MONITOR_PORT,
@@ -128,7 +129,7 @@ class Options(CommandOptions):
             keyring=keys,
             advertise=None if self["advertise"] is None else ip_of("advertise", self["advertise"]),
             drain_file=_drain_file(self["drain-file"]),
-            check=_check(self["check"], service_port),
+            check=check_of(self["check"], service_port),
             trace=bool(self["trace"]),
         )
         self.own_pidfile()
@@ -144,13 +145,6 @@ def _drain_file(path: str | None) -> str | None:
     if path == "":  # an unset variable of a shell: the folder that this would mean is always there
         raise usage.UsageError("--drain-file: no file is named")
     return None if path is None else os.path.abspath(path)
-
-
-def _check(text: str | None, service_port: int) -> str:
-    try:
-        return check_of(text, service_port)
-    except InvalidCheck as error:
-        raise usage.UsageError(f"--check {error}") from None
 
 
 def _report(text: str | None) -> dict[str, int]:
@@ -185,7 +179,7 @@ class AgentService(ProcessService):
             envelope=envelope(settings.keyring),
             trace=settings.trace,
         )
-        check = new_check(settings.check, reactor, settings.service_port, self.agent.own_addresses)
+        check = _check(settings.check, reactor, settings.service_port, self.agent.own_addresses)
         self._draining = Draining(reactor, self.agent, settings.drain_file, check)
         self._number = AGENT_PORT if settings.port is None else settings.port
         self._port = AgentPort(reactor, self.agent, host, self._number, alternates=settings.port is None)
@@ -230,6 +224,17 @@ def _own_address(settings: Settings) -> OwnAddress | None:
     if settings.keyring is None:
         return None
     return lambda proxy, probed_at: advertised or probed_at or local_address(proxy)
+
+
+def _check(spec: str, reactor: Any, port: int, own_addresses: OwnAddresses) -> Check | None:
+    """The check that `--check` names; None for none. `port` is the service's."""
+    if spec == NO_CHECK:
+        return None
+    if spec == CONNECT:
+        return ConnectCheck(reactor, port, own_addresses)
+    if spec.startswith(HTTP):
+        return HttpCheck(reactor, port, own_addresses, spec.removeprefix(HTTP))
+    return CommandCheck(reactor, spec.removeprefix(COMMAND))
 
 
 def _list(proxies: Sequence[Address]) -> str:

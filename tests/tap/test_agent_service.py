@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import Deferred
 
+from rproxy.agent.service_checks import CommandCheck, ConnectCheck, HttpCheck
 from rproxy.tap.options import (
     StartupError,
 )
@@ -117,10 +119,6 @@ def registered_from(bench: AgentBench) -> list[int]:
     return [port.getHost().port for port, wire in opened if wire.sent]
 
 
-def probe(bench: AgentBench) -> None:
-    bench.service.agent.datagramReceived(encode(ProbeRequest(0, 1)), MONITOR)
-
-
 def test_an_agent_that_nobody_probes_changes_its_port_every_minute_and_says_so_once() -> None:
     with logged() as events:
         bench = AgentBench()
@@ -132,17 +130,6 @@ def test_an_agent_that_nobody_probes_changes_its_port_every_minute_and_says_so_o
     ]
 
 
-def test_an_agent_that_is_probed_stays_where_it_is() -> None:
-    bench = AgentBench()
-    run(bench.reactor, 90)
-    for _ in range(20):
-        probe(bench)
-        run(bench.reactor, 30)
-    assert len(registered_from(bench)) == 2
-    run(bench.reactor, 60)
-    assert len(registered_from(bench)) == 3
-
-
 @pytest.mark.parametrize("port", [0, 5555, 6666])
 def test_a_port_that_was_chosen_is_kept(port: int) -> None:
     bench = AgentBench(port=port)
@@ -150,32 +137,22 @@ def test_a_port_that_was_chosen_is_kept(port: int) -> None:
     assert len(registered_from(bench)) == 1
 
 
-def test_one_that_finds_its_port_taken_in_the_meantime_takes_any() -> None:
-    bench = AgentBench()
-    run(bench.reactor, 70)
-    bench.reactor.taken.add(5555)
-    run(bench.reactor, 60)
-    assert 5555 not in registered_from(bench)[1:]
-    assert len(bench.reactor.open_ports) == 1
+@pytest.mark.parametrize(
+    ("check", "kind"), [("connect", ConnectCheck), ("http:/health", HttpCheck), ("command:true", CommandCheck)]
+)
+def test_a_service_is_checked_as_was_chosen_before_anything_is_registered(
+    monkeypatch: pytest.MonkeyPatch, check: str, kind: type[ConnectCheck | HttpCheck | CommandCheck]
+) -> None:
+    running: Deferred[None] = Deferred()
+    monkeypatch.setattr(kind, "run", lambda _: running)
+    bench = AgentBench(service_port=80, check=check)
+    assert said_of_draining(bench) == []
+    running.callback(None)
+    assert said_of_draining(bench) == [False]
 
 
-def test_one_that_can_open_no_port_for_a_while_has_one_again_later() -> None:
-    bench = AgentBench()
-    bench.reactor.taken |= {0, 5555}
-    run(bench.reactor, 70)
-    assert bench.reactor.open_ports == []
-    bench.service.agent.drain()
-    bench.reactor.taken.clear()
+def test_a_service_that_is_not_to_be_checked_is_not() -> None:
+    bench = AgentBench(service_port=80)
+    assert said_of_draining(bench) == [False]
     run(bench.reactor, 10)
-    assert len(bench.reactor.open_ports) == 1
-    assert bench.reactor.datagrams[-1].sent
-
-
-def test_a_stop_at_any_time_leaves_nothing() -> None:
-    for after_s in (59, 60, 61, 65, 70, 121, 125):
-        bench = AgentBench()
-        run(bench.reactor, after_s)
-        bench.service.stopService()
-        run(bench.reactor, 100)
-        assert bench.reactor.open_ports == []
-        assert bench.reactor.getDelayedCalls() == []
+    assert bench.reactor.connects == []

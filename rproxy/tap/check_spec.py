@@ -1,8 +1,10 @@
-"""How `--check` names the kinds of service checks."""
+"""The syntax of `--check`, which names a kind of service check."""
 
 from __future__ import annotations
 
 from typing import Final
+
+from twisted.python import usage
 
 NO_CHECK: Final = "none"
 CONNECT: Final = "connect"
@@ -14,14 +16,10 @@ PATH_MAX: Final = 2000
 """Characters in a path."""
 
 
-class InvalidCheck(ValueError):
-    """Not a check. The message names what is wrong, without the option's name."""
-
-
 def check_of(text: str | None, service_port: int) -> str:
     """The check that `text` names; if that is None, the default for `service_port` (0 if unknown).
 
-    Raises `InvalidCheck`.
+    Raises `UsageError`.
     """
     if text is None:
         return CONNECT if service_port else NO_CHECK
@@ -29,20 +27,20 @@ def check_of(text: str | None, service_port: int) -> str:
         if text != CONNECT:
             _validate_path(text)
         if not service_port:
-            raise InvalidCheck(f"{text}: needs --service-port, which is where to connect to")
+            raise usage.UsageError(f"--check {text}: needs --service-port, which is where to connect to")
     elif text.startswith(COMMAND):
         if not text.removeprefix(COMMAND).strip():
-            raise InvalidCheck(f"{text}: no command is named")
+            raise usage.UsageError(f"--check {text}: no command is named")
     elif text != NO_CHECK:
-        raise InvalidCheck(f"{text}: not one of connect, http:/path, command:CMD and none")
+        raise usage.UsageError(f"--check {text}: not one of connect, http:/path, command:CMD and none")
     return text
 
 
 def _validate_path(text: str) -> None:
     path = text.removeprefix(HTTP)
     if not path.startswith("/") or path.startswith("//"):
-        raise InvalidCheck(f"{text}: not of the form http:/path (the host is this one)")
+        raise usage.UsageError(f"--check {text}: not of the form http:/path (the host is this one)")
     if not all("!" <= character <= "~" for character in path):
-        raise InvalidCheck(f"{text!r}: a path has only visible ASCII characters, others as %XX")
+        raise usage.UsageError(f"--check {text!r}: a path has only visible ASCII characters, others as %XX")
     if len(path) > PATH_MAX:
-        raise InvalidCheck(f"http:/…: the path is longer than {PATH_MAX} characters")
+        raise usage.UsageError(f"--check http:/…: the path is longer than {PATH_MAX} characters")
