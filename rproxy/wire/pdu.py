@@ -22,9 +22,14 @@ UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
 
 _UNKNOWN_PERCENTAGE = 255
+_PERCENTAGES: dict[int, int | None] = {**{value: value for value in range(101)}, _UNKNOWN_PERCENTAGE: None}
+"""The values of a byte of PROBE RESPONSE that holds a percentage, decoded."""
 _UNKNOWN_TCP = UINT32_MAX
 COUNT_MAX = UINT32_MAX - 1
-"""The largest count of connections or sessions; one of the field's values is reserved for "unknown"."""
+"""The largest count of connections or sessions; one of the field's values stands for "unknown".
+
+For sessions that is 0, as a peer of the first edition sends it, and counts are sent plus 1.
+"""
 _DRAINING = 0b100
 """A bit of the first byte of REGISTER and PROBE RESPONSE."""
 
@@ -41,6 +46,12 @@ class PduType(IntEnum):
     PROBE_REQUEST = 2
     PROBE_RESPONSE = 3
     UNREGISTER = 4
+
+
+_REGISTER_BYTE = PduType.REGISTER << 5 | VERSION << 3
+_PROBE_REQUEST_BYTE = PduType.PROBE_REQUEST << 5 | VERSION << 3
+_PROBE_RESPONSE_BYTE = PduType.PROBE_RESPONSE << 5 | VERSION << 3
+_UNREGISTER_BYTE = PduType.UNREGISTER << 5 | VERSION << 3
 
 
 class Flaw(StrEnum):
@@ -70,12 +81,16 @@ class MalformedPdu(ValueError):
         self.flaw = flaw
 
 
-def _check_range(pdu: object, name: str, value: int | None, low: int, high: int) -> None:
-    """Raises `TypeError` or `ValueError`. attrs' validators take four times as long, and this runs per datagram."""
-    if not isinstance(value, int):
-        raise TypeError(f"{name} of a {type(pdu).__name__} must be a whole number, not {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} of a {type(pdu).__name__} must be from {low} to {high}, not {value}")
+def _check_ranges(pdu: object, *fields: tuple[str, int, int, int]) -> None:
+    """Check (name, value, lowest, highest) of each field. Raises `TypeError` or `ValueError`.
+
+    attrs' validators take four times as long, and this runs for every datagram.
+    """
+    for name, value, low, high in fields:
+        if not isinstance(value, int):
+            raise TypeError(f"{name} of a {type(pdu).__name__} must be a whole number, not {value!r}")
+        if not low <= value <= high:
+            raise ValueError(f"{name} of a {type(pdu).__name__} must be from {low} to {high}, not {value}")
 
 
 @attrs.frozen
@@ -94,10 +109,13 @@ class Register:
     draining: bool = False
 
     def __attrs_post_init__(self) -> None:
-        _check_range(self, "service_port", self.service_port, 0, UINT16_MAX)
-        _check_range(self, "interval_ms", self.interval_ms, 1, UINT32_MAX)
-        _check_range(self, "instance", self.instance, 0, UINT64_MAX)
-        _check_range(self, "weight", self.weight, 1, WEIGHT_MAX)
+        _check_ranges(
+            self,
+            ("service_port", self.service_port, 0, UINT16_MAX),
+            ("interval_ms", self.interval_ms, 1, UINT32_MAX),
+            ("instance", self.instance, 0, UINT64_MAX),
+            ("weight", self.weight, 1, WEIGHT_MAX),
+        )
 
 
 @attrs.frozen
@@ -115,11 +133,13 @@ class ProbeRequest:
     instance_tag: int = 0
 
     def __attrs_post_init__(self) -> None:
-        _check_range(self, "sequence", self.sequence, 0, UINT32_MAX)
-        _check_range(self, "token", self.token, 0, UINT64_MAX)
-        _check_range(self, "instance_tag", self.instance_tag, 0, UINT32_MAX)
-        if self.sessions is not None:
-            _check_range(self, "sessions", self.sessions, 0, COUNT_MAX)
+        _check_ranges(
+            self,
+            ("sequence", self.sequence, 0, UINT32_MAX),
+            ("token", self.token, 0, UINT64_MAX),
+            ("sessions", 0 if self.sessions is None else self.sessions, 0, COUNT_MAX),
+            ("instance_tag", self.instance_tag, 0, UINT32_MAX),
+        )
 
 
 @attrs.frozen
@@ -141,14 +161,16 @@ class ProbeResponse:
     others: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        _check_range(self, "sequence", self.sequence, 0, UINT32_MAX)
-        _check_range(self, "token", self.token, 0, UINT64_MAX)
-        for name, count in (("tcp", self.tcp), ("others", self.others)):
-            if count is not None:
-                _check_range(self, name, count, 0, COUNT_MAX)
-        for name, value in (("cpu", self.cpu), ("memory", self.memory), ("load", self.load)):
-            if value is not None:
-                _check_range(self, name, value, 0, 100)
+        _check_ranges(
+            self,
+            ("sequence", self.sequence, 0, UINT32_MAX),
+            ("token", self.token, 0, UINT64_MAX),
+            ("cpu", 0 if self.cpu is None else self.cpu, 0, 100),
+            ("memory", 0 if self.memory is None else self.memory, 0, 100),
+            ("load", 0 if self.load is None else self.load, 0, 100),
+            ("tcp", 0 if self.tcp is None else self.tcp, 0, COUNT_MAX),
+            ("others", 0 if self.others is None else self.others, 0, COUNT_MAX),
+        )
 
 
 @attrs.frozen
@@ -159,8 +181,9 @@ class Unregister:
     instance: int
 
     def __attrs_post_init__(self) -> None:
-        _check_range(self, "service_port", self.service_port, 0, UINT16_MAX)
-        _check_range(self, "instance", self.instance, 0, UINT64_MAX)
+        _check_ranges(
+            self, ("service_port", self.service_port, 0, UINT16_MAX), ("instance", self.instance, 0, UINT64_MAX)
+        )
 
 
 Pdu = Register | ProbeRequest | ProbeResponse | Unregister
@@ -171,53 +194,28 @@ def tag_of(instance: int) -> int:
     return instance & UINT32_MAX
 
 
-def _first_byte(kind: PduType, draining: bool = False) -> int:
-    return kind << 5 | VERSION << 3 | (_DRAINING if draining else 0)
-
-
-def _encode_percentage(percentage: int | None) -> int:
-    return _UNKNOWN_PERCENTAGE if percentage is None else percentage
-
-
-def _encode_count(count: int | None) -> int:
-    """0 for unknown, as a peer of the first edition sends it; else the count plus 1."""
-    return 0 if count is None else count + 1
-
-
-def _decode_count(field: int) -> int | None:
-    return field - 1 if field else None
-
-
 def encode(pdu: Pdu) -> bytes:
     """The `SIZE` bytes of `pdu`. Never raises: values out of range cannot be constructed."""
     match pdu:
         case ProbeRequest():
-            first = _first_byte(PduType.PROBE_REQUEST)
-            return _PROBE_REQUEST.pack(first, pdu.sequence, pdu.token, _encode_count(pdu.sessions), pdu.instance_tag)
+            sessions = 0 if pdu.sessions is None else pdu.sessions + 1
+            return _PROBE_REQUEST.pack(_PROBE_REQUEST_BYTE, pdu.sequence, pdu.token, sessions, pdu.instance_tag)
         case ProbeResponse():
             return _PROBE_RESPONSE.pack(
-                _first_byte(PduType.PROBE_RESPONSE, pdu.draining),
-                _encode_percentage(pdu.cpu),
-                _encode_percentage(pdu.memory),
-                _encode_percentage(pdu.load),
+                _PROBE_RESPONSE_BYTE | (_DRAINING if pdu.draining else 0),
+                _UNKNOWN_PERCENTAGE if pdu.cpu is None else pdu.cpu,
+                _UNKNOWN_PERCENTAGE if pdu.memory is None else pdu.memory,
+                _UNKNOWN_PERCENTAGE if pdu.load is None else pdu.load,
                 pdu.sequence,
                 pdu.token,
                 _UNKNOWN_TCP if pdu.tcp is None else pdu.tcp,
-                _encode_count(pdu.others),
+                0 if pdu.others is None else pdu.others + 1,
             )
         case Register():
-            first = _first_byte(PduType.REGISTER, pdu.draining)
+            first = _REGISTER_BYTE | (_DRAINING if pdu.draining else 0)
             return _REGISTER.pack(first, pdu.service_port, pdu.interval_ms, pdu.instance, pdu.weight)
         case Unregister():
-            return _UNREGISTER.pack(_first_byte(PduType.UNREGISTER), pdu.service_port, pdu.instance)
-
-
-def _decode_percentage(byte: int) -> int | None:
-    if byte <= 100:
-        return byte
-    if byte == _UNKNOWN_PERCENTAGE:
-        return None
-    raise MalformedPdu(Flaw.PERCENTAGE)
+            return _UNREGISTER.pack(_UNREGISTER_BYTE, pdu.service_port, pdu.instance)
 
 
 def _decode_register(data: bytes) -> Register:
@@ -231,21 +229,24 @@ def _decode_register(data: bytes) -> Register:
 
 def _decode_probe_request(data: bytes) -> ProbeRequest:
     _, sequence, token, sessions, instance_tag = _PROBE_REQUEST.unpack(data)
-    return ProbeRequest(sequence, token, _decode_count(sessions), instance_tag)
+    return ProbeRequest(sequence, token, sessions - 1 if sessions else None, instance_tag)
 
 
 def _decode_probe_response(data: bytes) -> ProbeResponse:
     first, cpu, memory, load, sequence, token, tcp, others = _PROBE_RESPONSE.unpack(data)
-    return ProbeResponse(
-        sequence,
-        token,
-        _decode_percentage(cpu),
-        _decode_percentage(memory),
-        _decode_percentage(load),
-        None if tcp == _UNKNOWN_TCP else tcp,
-        bool(first & _DRAINING),
-        _decode_count(others),
-    )
+    try:
+        return ProbeResponse(
+            sequence,
+            token,
+            _PERCENTAGES[cpu],
+            _PERCENTAGES[memory],
+            _PERCENTAGES[load],
+            None if tcp == _UNKNOWN_TCP else tcp,
+            bool(first & _DRAINING),
+            others - 1 if others else None,
+        )
+    except KeyError:
+        raise MalformedPdu(Flaw.PERCENTAGE) from None
 
 
 def _decode_unregister(data: bytes) -> Unregister:

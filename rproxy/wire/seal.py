@@ -9,13 +9,17 @@ from __future__ import annotations
 import hmac
 import struct
 from functools import lru_cache
+from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
 from rproxy.wire import pdu
 from rproxy.wire.pdu import Flaw, MalformedPdu
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 SIZE: Final = 44
 """Bytes in a keyed PDU."""
@@ -32,6 +36,10 @@ _TRAILER: Final = struct.Struct("!B3x")
 _KEY_ID_AT: Final = pdu.SIZE
 _SIGNED: Final = _KEY_ID_AT + _TRAILER.size
 """The MAC covers the bytes before this offset, and is found there."""
+_BLOCK: Final = 64
+"""SHA-256's block size in bytes."""
+_INNER_PAD: Final = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER_PAD: Final = bytes(byte ^ 0x5C for byte in range(256))
 _PDU_LABEL: Final = b"rproxy-monitoring-0\0"
 _KEY_LABEL: Final = b"rproxy-agent-key\0"
 
@@ -100,7 +108,7 @@ class Sealed:
     def __init__(self, keys: tuple[Key, ...]) -> None:
         self._first = keys[0]
         self._keys = {key.id: key for key in keys}
-        self._primed = lru_cache(DERIVED_MAX)(_primed)
+        self._states = lru_cache(DERIVED_MAX)(_hmac_states)
 
     def seal(self, data: bytes, agent: str) -> bytes:
         """As `Envelope.seal`."""
@@ -119,11 +127,19 @@ class Sealed:
         return datagram[: pdu.SIZE]
 
     def _mac(self, key: Key, signed: bytes, agent: str) -> bytes:
-        mac = self._primed(key, agent).copy()
-        mac.update(signed)
-        return mac.digest()[:MAC_BYTES]
+        inner, outer = self._states(key, agent)
+        inner = inner.copy()
+        inner.update(signed)
+        outer = outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()[:MAC_BYTES]
 
 
-def _primed(key: Key, agent: str) -> hmac.HMAC:
-    """The HMAC state common to all PDUs of one agent. Copying it takes half the time of creating one."""
-    return hmac.new(key.derive(agent), _PDU_LABEL, "sha256")
+def _hmac_states(key: Key, agent: str) -> tuple[Hash, Hash]:
+    """The inner and outer hash of HMAC-SHA256 for all PDUs of one agent, to be copied for each (RFC 2104, section 4).
+
+    `hmac.HMAC.copy` does the same in four more Python calls.
+    """
+    secret = key.derive(agent)
+    block = (secret if len(secret) <= _BLOCK else sha256(secret).digest()).ljust(_BLOCK, b"\0")
+    return sha256(block.translate(_INNER_PAD) + _PDU_LABEL), sha256(block.translate(_OUTER_PAD))

@@ -178,6 +178,13 @@ def test_a_master_key_and_an_agents_own_understand_each_other_at_its_address_onl
     assert flaw(own, Sealed((MASTER,)).seal(PDU, "10.1.1.2"), "10.1.1.2") is Flaw.SEAL
 
 
+@pytest.mark.parametrize("size", [32, 63, 64, 65, 1000])
+def test_the_mac_is_hmac_sha256_whatever_the_length_of_the_key(size: int) -> None:
+    own = Key(1, bytes(number % 251 for number in range(size)), is_derived=True)
+    datagram = Sealed((own,)).seal(PDU, AGENT)
+    assert datagram[28:] == hmac.digest(own.secret, b"rproxy-monitoring-0\0" + datagram[:28], "sha256")[:16]
+
+
 @pytest.mark.parametrize(
     ("agent", "packed"),
     [
