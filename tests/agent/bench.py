@@ -34,7 +34,7 @@ HINT = (
 
 
 class Names:
-    """A resolver; `hold` keeps look-ups open until the test ends them."""
+    """A resolver. While `hold`, look-ups stay open in `held` until the test ends them."""
 
     def __init__(self, **hosts: str) -> None:
         self.hosts = {name: [address] for name, address in hosts.items()}
@@ -63,7 +63,7 @@ def named(*addresses: Address) -> Names:
 
 
 class Bench:
-    """An agent that has started, and when it registered with whom."""
+    """An agent that has started; `times` are those of its registrations, with the proxies."""
 
     def __init__(
         self,
@@ -111,14 +111,14 @@ def run_probed(bench: Bench, seconds: float, *sources: Address) -> None:
 
 
 class Sent(Datagrams):
-    """Keeps what is written as it is."""
+    """Keeps datagrams as they are written: they are sealed."""
 
     def write(self, packet: bytes, addr: Any = None) -> None:
         self.written.append((packet, addr))
 
 
 class KeyedBench:
-    """A keyed agent that has an address of its own for each of its proxy's, and one that records what it hears."""
+    """A keyed agent that the proxy sees at another address on each route, and a record of the proxy's probes."""
 
     def __init__(self, names: Names, interval_s: float = 1000) -> None:
         self.clock = Clock()

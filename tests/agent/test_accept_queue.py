@@ -1,4 +1,4 @@
-"""Where a service listens, and who waits there: what the kernel lists, and what is made of it."""
+"""Listening sockets and their accept queues in /proc, and the addresses at which to connect."""
 
 from __future__ import annotations
 

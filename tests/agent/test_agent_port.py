@@ -1,4 +1,4 @@
-"""The UDP port that changes while nobody probes the agent there."""
+"""The agent's UDP port: opened, changed while no proxy probes, closed."""
 
 from __future__ import annotations
 

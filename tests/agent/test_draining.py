@@ -1,4 +1,4 @@
-"""What an agent says of new clients, and why: its file, its service, and both."""
+"""When an agent asks for no new clients: because of its file, its service, or both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.fakes import Datagrams, StubSampler, logged, run, texts
 
 
 class Service:
-    """In place of a check: well, ill or silent."""
+    """A check that passes, fails or, if `well` is None, never ends."""
 
     timeout_reason = "no answer"
 
@@ -35,7 +35,7 @@ class Service:
         return succeed(None) if self.well else fail(CheckFailed("refused"))
 
     def stop(self) -> None:
-        """There is nothing to end."""
+        """Nothing outlives a check."""
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ class DrainBench:
 
 
 def said(bench: DrainBench) -> list[bool]:
-    """In its registrations since it was asked last."""
+    """The draining bit of the registrations since the last call."""
     return [pdu.draining for pdu, _ in bench.transport.take() if isinstance(pdu, Register)]
 
 

@@ -1,4 +1,4 @@
-"""What the host's own files tell, and what they look like when they do not."""
+"""Load figures from /proc, with valid, malformed, truncated and missing files, and from psutil."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc"
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Callable[[], object], Path]:
-    """Good ones, by what reads them."""
+    """Valid files, by the function that reads them."""
     named = {cpu_times: ("_STAT", STAT), memory: ("_MEMINFO", MEMINFO), established: ("_SNMP", SNMP)}
     files: dict[Callable[[], object], Path] = {}
     monkeypatch.setattr(host_figures, "_PROC", True)
@@ -81,7 +81,7 @@ def test_a_file_that_is_missing_a_folder_or_a_pipe_is_unreadable_at_once(
 @LINUX
 @pytest.mark.parametrize("read", [cpu_times, memory, established])
 def test_an_error_of_reading_is_told(files: Files, read: Callable[[], object]) -> None:
-    """Reading at address 0 of oneself is an I/O error, from a file that is a regular one."""
+    """/proc/self/mem is a regular file, and reading it at address 0 is an I/O error."""
     files[read].unlink()
     files[read].symlink_to("/proc/self/mem")
     with pytest.raises(UnreadableFigure, match="Input/output error"):
@@ -103,7 +103,7 @@ def test_a_file_cut_short_anywhere_is_read_right_or_not_at_all(
 
 
 def without_cpus(figure: object) -> object:
-    """How many CPUs there are is told by the rest of the file."""
+    """The number of CPUs depends on the rest of the file."""
     return (figure.idle, figure.total) if isinstance(figure, CpuTimes) else figure
 
 

@@ -1,4 +1,4 @@
-"""Old probes, sent again, are none of a proxy that lives."""
+"""Replayed probes are refused, and those of a restarted proxy accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent reports of its host: every figure by itself."""
+"""The load that is sampled; one figure that cannot be read does not affect the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PER_S = 100.0
 
 
 class Host:
-    """A host that is busy by `busy` (0..1) and whose time is its clock's; figures fail while `errors` has one."""
+    """A host whose CPUs are busy by `busy` (0..1). Reading a figure raises its entry of `errors`, if there is one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = Clock()
@@ -86,7 +86,7 @@ def test_no_burst_of_probes_gets_an_average_of_less_than_half_a_second(host: Hos
 
 
 def test_a_clock_that_jumps_makes_no_average_of_a_moment(host: Host) -> None:
-    """The host's own count of time says that it was one."""
+    """The kernel has counted little time."""
     sampler = HostSampler(host.clock.seconds)
     host.work(3, ticks=0.01)
     assert sampler.sample().cpu is None

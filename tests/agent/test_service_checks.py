@@ -33,7 +33,7 @@ def own() -> list[str]:
 
 
 async def outcome(check: Check, patience_s: float = 10.0) -> str:
-    """Empty where it passes, else why not."""
+    """Why the check fails; empty if it passes."""
     from twisted.internet import reactor
 
     clock: Any = reactor
@@ -49,7 +49,7 @@ async def outcome(check: Check, patience_s: float = 10.0) -> str:
     finally:
         if timer.active():
             timer.cancel()
-        await deferLater(clock, 0.05)  # for what is still to be closed or reaped
+        await deferLater(clock, 0.05)  # for connections to be closed and processes to be reaped
     return ""
 
 
@@ -124,7 +124,7 @@ def accept_all(service: Listener) -> None:
 @LINUX
 @on_the_reactor
 async def test_one_whose_queue_gets_shorter_while_we_wait_is_well(closing: Closing) -> None:
-    """However many others wait in it."""
+    """However long the queue is."""
     from twisted.internet import reactor
 
     service = closing(Listener())
@@ -245,7 +245,7 @@ async def test_all_that_a_command_has_started_ends_with_it(tmp_path: Path) -> No
 @LINUX
 @on_the_reactor
 async def test_an_agent_that_is_its_containers_init_keeps_no_zombie() -> None:
-    """To it comes what a command has started and left behind."""
+    """It inherits the orphans of a command."""
     prctl = ctypes.CDLL(None).prctl
     assert prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     try:
