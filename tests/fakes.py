@@ -39,13 +39,13 @@ from twisted.python.failure import Failure
 from zope.interface import classImplements, implementer
 
 from rproxy.agent.sampler import Load
+from rproxy.carriers.carrier import Carrier
 from rproxy.net.addresses import Address
 from rproxy.policies.guard import Guarded
 from rproxy.pool.backend import Backend
 from rproxy.pool.limits import Limits
 from rproxy.pool.policy import Policy
 from rproxy.pool.table import Table
-from rproxy.sessions.carrier import Carrier
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session

@@ -60,8 +60,12 @@ class Capacity:
     def enter(self) -> None:
         self.sessions += 1
         if self.sessions >= self.sessions_max:
-            for pause in self._pausing:
-                pause()
+            self.filled()
+
+    def filled(self) -> None:
+        """The last place has been taken. Called by `enter`, and by a carrier that counts its sessions itself."""
+        for pause in self._pausing:
+            pause()
 
     def when_full(self, pause: Callable[[], None]) -> None:
         """Call `pause` whenever a session has taken the last place."""

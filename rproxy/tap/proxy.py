@@ -16,8 +16,8 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from rproxy.carriers.portable.carrier import PortableCarrier
-from rproxy.carriers.splice.pipes import Pipes
+from rproxy.carriers.carrier import Resources
+from rproxy.carriers.registry import make_carrier
 from rproxy.net.addresses import unmapped, written
 from rproxy.net.binding import ANY_IPV4, ANY_IPV6, Binding
 from rproxy.net.own_listeners import OwnListeners
@@ -30,7 +30,6 @@ from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Events, Pool
 from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity, pipes_for, raise_descriptor_limit, sessions_for
-from rproxy.sessions.carrier import Carrier
 from rproxy.sessions.dead_peers import DeadPeers
 from rproxy.sessions.down_timeout import DownTimeout
 from rproxy.sessions.idle_timeout import IdleTimeout
@@ -46,7 +45,7 @@ from rproxy.tap.listening import TcpPort, listen_endpoints, listen_tcp
 from rproxy.tap.options import StartupError, cannot_listen, fail, use_monotonic_time
 from rproxy.tap.policies import make_policy
 from rproxy.tap.process import ProcessService, process_of
-from rproxy.tap.settings import CAN_SPLICE, LOOPBACK, Options, Settings
+from rproxy.tap.settings import LOOPBACK, Options, Settings
 from rproxy.timing.wheel import Wheel
 from rproxy.timing.work_queue import WorkQueue
 
@@ -100,7 +99,9 @@ class ProxyService(ProcessService):
         self.service.may_self_connect = self._own.may_self_connect
         self.service.reader_timeout_s = settings.idle_timeout_s or math.inf
         self.capacity = Capacity(_sessions_max(settings, descriptors), reactor.seconds)
-        self.carrier = self._carrier(descriptors)
+        self.carrier = make_carrier(
+            settings.carrier, Resources(reactor, self._deadlines, self.capacity, pipes_for(descriptors))
+        )
         self._loop_detector = LoopDetector(reactor, self.carrier.slices, self.capacity, self._bar)
         self._watches = self._watch()
         self._down_timeout = DownTimeout(reactor, self.carrier.slices, lambda: table.panicking)
@@ -122,15 +123,6 @@ class ProxyService(ProcessService):
     def _publish(self, events: Events) -> None:
         for event in events:
             self.monitor.announce(event)
-
-    def _carrier(self, descriptors: int) -> Carrier:
-        portable = PortableCarrier(self._reactor, self.service, self._deadlines, self.capacity)
-        if self._settings.carrier == "portable" or not CAN_SPLICE:
-            return portable
-        from rproxy.carriers.splice.reactor import SpliceCarrier  # which names things that only Linux has
-
-        strict = self._settings.carrier == "splice"
-        return SpliceCarrier(self._reactor, self.service, portable, Pipes(pipes_for(descriptors)), strict=strict)
 
     def _bar(self, backend: Backend) -> None:
         """A back-end leads back to us by way of another proxy."""
@@ -190,18 +182,18 @@ class ProxyService(ProcessService):
             raise cannot_listen(f"--monitor {written((host, port)) if host else port} (UDP)", error) from error
         for each in udp_ports(self._monitor_port):
             if hasattr(each, "fileno"):
-                self._heed(each)
+                self._watch_socket(each)
             self.log.info("listening for agents on UDP {address}", address=_where(each))
 
-    def _heed(self, port: Any) -> None:
+    def _watch_socket(self, port: Any) -> None:
         descriptor = port.fileno()
-        self.carrier.heed(descriptor)
-        port.watch = lambda watched: (self.carrier.heed if watched else self.carrier.ignore)(descriptor)
+        self.carrier.watch(descriptor)
+        port.watch = lambda watched: (self.carrier.watch if watched else self.carrier.unwatch)(descriptor)
 
     def _listen_for_clients(self, text: str, endpoint: IStreamServerEndpoint) -> None:
         failures: list[Failure] = []
         remove_abandoned(endpoint)
-        listening = self.carrier.serve(endpoint)
+        listening = self.carrier.serve(endpoint, self.service, text)
         listening.addCallbacks(self._opened, failures.append)
         if failures:
             raise cannot_listen(f"--listen {text}", failures[0].value) from failures[0].value

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import select
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import ClassVar, Final
 
 import attrs
 from twisted.python import usage
 
+from rproxy.carriers.registry import UnusableCarrier, check_carrier
 from rproxy.net.addresses import Address, is_loopback
 from rproxy.net.binding import CAN_FREEBIND
 from rproxy.policies.formula import SATURATION
@@ -32,7 +32,6 @@ from rproxy.tap.options import (
 )
 
 LOOPBACK: Final = "127.0.0.1"
-CARRIERS: Final = ("auto", "splice", "portable")
 TIME_MIN_S: Final = 0.01
 """Of what is done again and again."""
 TIMEOUT_MAX_S: Final = 30 * 86400
@@ -42,7 +41,6 @@ BACKENDS_MAX: Final = 100_000
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 STATE_FILE: Final = "rproxy.state"
 """In systemd's StateDirectory."""
-CAN_SPLICE: Final = hasattr(os, "splice") and hasattr(select, "epoll")
 
 
 @attrs.frozen
@@ -200,10 +198,10 @@ class Options(CommandOptions):
 
     def _carrier(self) -> str:
         carrier: str = self["carrier"]
-        if carrier not in CARRIERS:
-            raise usage.UsageError(f"--carrier {carrier}: must be {', '.join(CARRIERS[:-1])} or {CARRIERS[-1]}")
-        if carrier == "splice" and not CAN_SPLICE:
-            raise usage.UsageError("--carrier splice: needs Linux; auto takes what there is")
+        try:
+            check_carrier(carrier)
+        except UnusableCarrier as error:
+            raise usage.UsageError(f"--carrier {carrier}: {error}") from error
         return carrier
 
     def _freebind(self) -> bool:

@@ -1,4 +1,4 @@
-"""A mover between two real connections, driven by hand."""
+"""A transfer between two real connections, driven by hand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.carriers.splice.leg import CLOSED, EVENTS, HUNG_UP, NOW, PLAIN, READABLE, STALLED, ClientLeg, Leg
+from rproxy.carriers.splice.endings import LegTable
+from rproxy.carriers.splice.leg import EVENTS, ClientLeg, Leg
 from rproxy.carriers.splice.pipes import Pipes
-from rproxy.carriers.splice.transfer import Transfer
+from rproxy.carriers.splice.states import CLOSED, HUNG_UP, READABLE, STALLED, UNSPLICEABLE
+from rproxy.carriers.splice.transfer import DONTWAIT, Transfer
 from rproxy.pool.pool import Pool
+from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from tests.carriers.loopback import SMALL, WAIT_S, tcp_pair, wait_for
@@ -34,8 +37,12 @@ class MeteredSocket(socket.socket):
         return super().recv_into(buffer, min(nbytes, self.at_most), flags)
 
 
+def leg_table(pipes: Pipes) -> LegTable:
+    return LegTable(Capacity(100, Clock().seconds), pipes, Clock().seconds, lambda: None)
+
+
 class Moving:
-    """Two legs, `client` and `backend`, and who is at their other ends; what the mover tells is in `told`.
+    """Two legs, `client` and `backend`, and the other ends of their connections; `told` has the callbacks made.
 
     What is `small` holds but little on the way.
     """
@@ -48,14 +55,14 @@ class Moving:
             self.epoll,
             self.pipes,
             finished=self._finished,
-            lost=self._lost,
-            stuck=self._stuck,
-            unused=lambda leg: False,
+            dead=self._dead,
+            undelivered=self._undelivered,
+            redispatched=lambda leg: False,
         )
         self.told: list[tuple[str, Leg]] = []
         service = Service(Pool(table_with(1), CountingPolicy()), Clock())
         sock, self.client_end = self._connection(stack, SMALL if "client" in small else None)
-        self.client = ClientLeg(sock, lambda leg, ending: None)
+        self.client = ClientLeg(sock, leg_table(self.pipes))
         self.client.session = self.session = Session(service, self.client)
         sock, self.backend_end = self._connection(stack, SMALL if "backend" in small else None)
         self.backend = Leg(sock, self.session, 0, self.client)
@@ -72,24 +79,24 @@ class Moving:
 
     def _drop(self) -> None:
         for leg in (self.client, self.backend):
-            self.transfer.drop(leg)
+            leg.discard_unsent(self.pipes)
 
     def _finished(self, leg: Leg) -> None:
         self.told.append(("finished", leg))
         self._close(self.client, self.backend)
 
-    def _lost(self, leg: Leg) -> None:
-        self.told.append(("lost", leg))
+    def _dead(self, leg: Leg) -> None:
+        self.told.append(("dead", leg))
         if leg.peer is not None:
             leg.peer.peer = None
         self._close(leg)
 
-    def _stuck(self, leg: Leg) -> None:
-        self.told.append(("stuck", leg))
+    def _undelivered(self, leg: Leg) -> None:
+        self.told.append(("undelivered", leg))
 
     def _close(self, *legs: Leg) -> None:
         for leg in legs:
-            self.transfer.drop(leg)
+            leg.discard_unsent(self.pipes)
             leg.state = CLOSED
             leg.peer = None
             leg.sock.close()
@@ -123,7 +130,7 @@ class Moving:
             received += drained(end)
             event = self.events().get(source.sock.fileno(), 0)
             if event & (select.EPOLLIN | select.EPOLLPRI):
-                source.state |= READABLE | PLAIN if event & select.EPOLLPRI else READABLE
+                source.state |= READABLE | UNSPLICEABLE if event & select.EPOLLPRI else READABLE
             if target.state & STALLED:
                 self.transfer.flush(target)
             elif source.state & READABLE:
@@ -135,7 +142,7 @@ def drained(sock: socket.socket) -> bytes:
     """What has arrived; not its end."""
     data = bytearray()
     try:
-        while piece := sock.recv(1 << 20, NOW):
+        while piece := sock.recv(1 << 20, DONTWAIT):
             data += piece
     except BlockingIOError:
         pass
@@ -145,7 +152,7 @@ def drained(sock: socket.socket) -> bytes:
 def has_ended(sock: socket.socket) -> bool:
     """Whether the end of stream has arrived, and nothing before it is left."""
     try:
-        return sock.recv(1, NOW) == b""
+        return sock.recv(1, DONTWAIT) == b""
     except BlockingIOError:
         return False
 

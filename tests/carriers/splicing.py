@@ -69,14 +69,14 @@ class Splicing:
         self.service = Service(Pool(self.table, guarded(self.policy)), self.reactor)
         self.capacity = Capacity(sessions_max, self.reactor.seconds)
         self.pipes = Pipes(pipes)
-        self.portable = PortableCarrier(self.reactor, self.service, Wheel(self.reactor), self.capacity)
-        self.carrier = SpliceCarrier(self.reactor, self.service, self.portable, self.pipes, strict=strict)
+        self.portable = PortableCarrier(self.reactor, Wheel(self.reactor), self.capacity)
+        self.carrier = SpliceCarrier(self.reactor, self.portable, self.pipes, strict=strict)
         self.endpoint = LoopbackEndpoint(self.reactor)
         self.servers = servers
         self.sessions: list[Session] = []
         self._remember_sessions()
         stack.callback(self._close)
-        self.carrier.serve(self.endpoint)  # type: ignore[arg-type]
+        self.carrier.serve(self.endpoint, self.service)  # type: ignore[arg-type]
 
     def _remember_sessions(self) -> None:
         initialize = Session.__init__

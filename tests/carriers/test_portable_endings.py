@@ -13,9 +13,9 @@ from twisted.internet import error
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
 
-from rproxy.carriers.portable import carrier as portable
-from rproxy.carriers.portable import flush
-from rproxy.carriers.portable.carrier import HANDSHAKE_S, PortableCarrier
+from rproxy.carriers.portable import client_side, flush
+from rproxy.carriers.portable.carrier import PortableCarrier
+from rproxy.carriers.portable.client_side import HANDSHAKE_S
 from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
@@ -53,10 +53,10 @@ class Bench:
         self.policy = CountingPolicy()
         self.service = Service(Pool(self.table, guarded(self.policy)), self.reactor)
         self.deadlines = Wheel(self.reactor)
-        self.carrier = PortableCarrier(self.reactor, self.service, self.deadlines, Capacity(100, self.reactor.seconds))
+        self.carrier = PortableCarrier(self.reactor, self.deadlines, Capacity(100, self.reactor.seconds))
 
     def accept(self, kind: type[Stream] = Stream) -> Any:
-        protocol = self.carrier.factory.buildProtocol(CLIENT)
+        protocol = self.carrier.factory(self.service, "").buildProtocol(CLIENT)
         assert protocol is not None
         stream = kind(self.reactor, protocol)
         protocol.makeConnection(stream)
@@ -359,7 +359,7 @@ def test_a_client_that_was_reset_while_it_is_not_read_from_is_noticed(
         client.receive(b"x" * 10_000)
     bench.settle(1)
     assert client.connected
-    monkeypatch.setattr(portable, "was_reset", lambda transport: transport is client)
+    monkeypatch.setattr(client_side, "was_reset", lambda transport: transport is client)
     bench.settle(1)
     assert (client.ended, backend.ended) == (ConnectionAborted, ConnectionAborted)
     bench.assert_over(Ending.CLIENT_RESET)
@@ -371,7 +371,7 @@ def test_a_client_that_was_reset_while_it_waits_to_be_connected_is_noticed(
     client = bench.accept()
     client.receive(b"x" * EARLY_DATA_MAX)
     connector = bench.connecting
-    monkeypatch.setattr(portable, "was_reset", lambda transport: True)
+    monkeypatch.setattr(client_side, "was_reset", lambda transport: True)
     bench.settle(1)
     assert (client.ended, connector.state) == (ConnectionAborted, "disconnected")
     bench.assert_over(Ending.CLIENT_GONE)

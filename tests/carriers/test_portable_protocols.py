@@ -33,10 +33,10 @@ class Proxy:
         self.deadlines = Wheel(self.reactor)
         self.service = Service(Pool(table_with(up), LeastConnectionsPolicy()), self.reactor)
         reactor: Any = self.reactor
-        self.carrier = PortableCarrier(reactor, self.service, self.deadlines, Capacity(100, self.reactor.seconds))
+        self.carrier = PortableCarrier(reactor, self.deadlines, Capacity(100, self.reactor.seconds))
 
     def client(self) -> Stream:
-        protocol = self.carrier.factory.buildProtocol(CLIENT)
+        protocol: Any = self.carrier.factory(self.service, "").buildProtocol(CLIENT)
         stream = Stream(self.reactor, protocol)
         protocol.makeConnection(stream)
         return stream
@@ -263,7 +263,7 @@ def test_a_full_room_stops_the_ports_until_a_session_has_left() -> None:
     proxy = Proxy()
     endpoint = LoopbackEndpoint(proxy.reactor)
     for _ in range(3):
-        proxy.carrier.serve(endpoint)  # type: ignore[arg-type]
+        proxy.carrier.serve(endpoint, proxy.service)  # type: ignore[arg-type]
     stopped, *ports = endpoint.ports
     stopped.stopListening()
     proxy.turn()

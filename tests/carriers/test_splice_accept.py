@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.carriers.splice.accept import ACCEPTS_MAX, Listener, Listeners, takeable
+from rproxy.carriers.splice.accept import ACCEPTS_MAX, Listener, Listeners, plain_socket
+from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.service import Service
 from tests.carriers.loopback import listening
-from tests.fakes import logged
+from tests.fakes import CountingPolicy, logged, table_with
 
 
 class Bench:
@@ -26,12 +28,13 @@ class Bench:
         self._stack = stack
         self.epoll = stack.enter_context(select.epoll())
         self.capacity = Capacity(sessions_max, Clock().seconds)
+        self.service = Service(Pool(table_with(1), CountingPolicy()), Clock())
         self.listeners = Listeners(self.epoll, self.capacity, opened=self._opened, wake=self._wake)
-        self.opened: list[tuple[int, int]] = []
+        self.opened: list[Listener] = []
         self.woken = 0
 
-    def _opened(self, family: int, descriptor: int) -> None:
-        self.opened.append((family, descriptor))
+    def _opened(self, listener: Listener, descriptor: int) -> None:
+        self.opened.append(listener)
         self.capacity.enter()
         os.close(descriptor)
 
@@ -40,7 +43,7 @@ class Bench:
 
     def listener(self, sock: socket.socket | None = None) -> Listener:
         sock = self._stack.enter_context(listening(backlog=256) if sock is None else sock)
-        listener = self.listeners.add(sock)
+        listener = self.listeners.add(sock, self.service, "a listener")
         self.epoll.register(sock.fileno(), listener.events)
         return listener
 
@@ -81,7 +84,7 @@ def test_clients_are_accepted_in_growing_batches_and_singly_again_when_none_queu
     assert (ACCEPTS_MAX, listener.batch) == (64, 1)
 
 
-def test_an_accepted_client_comes_with_its_family(bench: Bench, tmp_path: Path) -> None:
+def test_an_accepted_client_comes_with_its_listener(bench: Bench, tmp_path: Path) -> None:
     unix = socket.socket(socket.AF_UNIX)
     unix.bind(str(tmp_path / "socket"))
     unix.listen()
@@ -90,7 +93,8 @@ def test_an_accepted_client_comes_with_its_family(bench: Bench, tmp_path: Path) 
         listener = bench.listener(sock)
         bench.clients(listener, 1)
         bench.listeners.accept(listener)
-    assert [family for family, _ in bench.opened] == [socket.AF_INET, socket.AF_UNIX]
+    assert [listener.family for listener in bench.opened] == [socket.AF_INET, socket.AF_UNIX]
+    assert {(listener.service, listener.name) for listener in bench.opened} == {(bench.service, "a listener")}
 
 
 def test_clients_inherit_what_every_connection_needs(stack: ExitStack) -> None:
@@ -112,7 +116,7 @@ def test_a_full_room_pauses_a_listener_until_a_session_leaves(stack: ExitStack) 
     bench.clients(listener, 4)
     bench.accept(listener)
     assert (len(bench.opened), bench.listeners.paused, bench.ready()) == (2, [listener], [])
-    bench.listeners.resume_if_room()
+    bench.listeners.resume_if_possible()
     assert bench.ready() == []
     bench.capacity.leave()
     assert (bench.listeners.paused, bench.ready()) == ([], [listener.sock.fileno()])
@@ -155,7 +159,7 @@ def test_an_error_that_time_mends_pauses_until_the_next_tick(bench: Bench, error
     listener.accept = FailingAccept(listener, error)
     bench.listeners.accept(listener)
     assert (bench.opened, bench.listeners.paused, bench.ready(), bench.woken) == ([], [listener], [], 1)
-    bench.listeners.resume_if_room()
+    bench.listeners.resume_if_possible()
     assert (bench.listeners.paused, bench.ready()) == ([], [listener.sock.fileno()])
     bench.listeners.accept(listener)
     assert len(bench.opened) == 1
@@ -185,7 +189,7 @@ def test_a_listener_that_is_closed_while_paused_is_let_go(stack: ExitStack) -> N
 
 
 class FakePort:
-    """What `takeable` looks at."""
+    """What `plain_socket` looks at."""
 
     def __init__(self, sock: object, factory: object) -> None:
         self.socket = sock
@@ -198,10 +202,10 @@ FACTORY = object()
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX], ids=str)
 def test_a_plain_stream_socket_can_be_taken(stack: ExitStack, family: socket.AddressFamily) -> None:
     sock = stack.enter_context(socket.socket(family))
-    assert takeable(FakePort(sock, FACTORY), FACTORY) is sock
+    assert plain_socket(FakePort(sock, FACTORY), FACTORY) is sock
 
 
 def test_other_ports_cannot_be_taken(stack: ExitStack) -> None:
     stream, datagrams = stack.enter_context(socket.socket()), stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
     for port in (FakePort(stream, object()), FakePort(datagrams, FACTORY), FakePort(None, FACTORY), object()):
-        assert takeable(port, FACTORY) is None
+        assert plain_socket(port, FACTORY) is None

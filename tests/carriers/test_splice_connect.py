@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rproxy.carriers.splice.leg import EARLY, WAITING
 from rproxy.carriers.splice.reactor import TICK_S
+from rproxy.carriers.splice.states import EARLY, WAITING
 from rproxy.pool.states import Administration
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_DATA_MAX, EARLY_END_S

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rproxy.carriers.splice import endings as leg_table
+from rproxy.carriers.splice import endings
 from rproxy.carriers.splice.reactor import TICK_S
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S
@@ -104,7 +104,7 @@ def test_a_client_that_does_not_read_is_reset_when_its_time_after_the_back_ends_
 def test_of_many_such_clients_only_some_are_looked_at_in_one_tick_and_each_in_its_turn(
     bench: Splicing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leg_table, "LOOKS_MAX", 1)
+    monkeypatch.setattr(endings, "CHECKS_MAX", 1)
     clients = []
     for _ in range(3):
         client, backend = bench.joined()
@@ -114,14 +114,14 @@ def test_of_many_such_clients_only_some_are_looked_at_in_one_tick_and_each_in_it
         clients.append(client)
     bench.quieten()
     looks: list[int] = []
-    see_to = leg_table.LegTable._see_to
+    check = endings.LegTable._check_flushing
 
     def look(table: Any, leg: Any, *, overdue: bool) -> None:
         looks.append(leg.sock.fileno())
-        see_to(table, leg, overdue=overdue)
+        check(table, leg, overdue=overdue)
 
-    monkeypatch.setattr(leg_table.LegTable, "_see_to", look)
-    table = bench.carrier._sessions._table
+    monkeypatch.setattr(endings.LegTable, "_check_flushing", look)
+    table = bench.carrier._dispatcher.table
     for _ in range(3):
         table.tick(bench.reactor.seconds())
     assert len(looks) == 3
@@ -251,7 +251,7 @@ def test_without_a_back_end_the_client_is_let_go(stack: ExitStack) -> None:
     bench.assert_over(Ending.NO_BACKEND)
 
 
-def test_without_young_or_dying_sessions_there_is_no_timer(bench: Splicing) -> None:
+def test_without_recent_or_flushing_legs_there_is_no_timer(bench: Splicing) -> None:
     client, backend = bench.joined()
     bench.pass_s(3 * TICK_S)
     assert bench.reactor.getDelayedCalls() == []

@@ -13,8 +13,8 @@ import pytest
 from twisted.internet.testing import EventLoggingObserver
 from twisted.logger import LogLevel
 
-from rproxy.carriers.splice.leg import EOF, STALLED
 from rproxy.carriers.splice.reactor import TICK_S
+from rproxy.carriers.splice.states import EOF, STALLED
 from rproxy.pool.table import Table
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S
@@ -185,7 +185,7 @@ def test_a_descriptors_number_is_not_given_to_another_before_the_batch_is_over(s
     while stack.enter_context(socket.socket()).fileno() < max(dead):
         pass  # theirs are the lowest numbers then, once they are closed
     listener = bench.port.socket.fileno()
-    bench.carrier._sessions.serve([(number, events[number]) for number in (dead[0], listener, dead[1])])
+    bench.carrier._dispatcher.serve([(number, events[number]) for number in (dead[0], listener, dead[1])])
     assert bench.sessions[0].ending is Ending.CLIENT_RESET
     assert len(bench.sessions) == 2
     newcomers_backend = bench.accept(bench.servers[0])
@@ -210,7 +210,7 @@ def test_when_descriptors_run_out_clients_wait_for_the_next_tick(
 
     port = bench.endpoint
     monkeypatch.setattr(socket.socket, "_accept", fail_first, raising=False)
-    bench.carrier.serve(port)  # type: ignore[arg-type]
+    bench.carrier.serve(port, bench.service)  # type: ignore[arg-type]
     client = bench.dial(port.ports[1])
     bench.until(lambda: not errors)
     assert not bench.turn(0.05)
@@ -258,17 +258,17 @@ def test_a_full_room_makes_clients_wait_until_a_session_leaves(stack: ExitStack)
 def test_a_client_that_epoll_does_not_take_costs_only_itself(stack: ExitStack) -> None:
     """As many as a user may have watched are watched already."""
     bench = with_one_server(stack)
-    dialer: Any = bench.carrier._sessions._dialer
-    register = dialer._register
+    connector: Any = bench.carrier._dispatcher.connector
+    register = connector._register
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     client = bench.dial()
-    dialer._register = refuse
+    connector._register = refuse
     with logged():
         bench.until(lambda: bench.sessions)
-        dialer._register = register
+        connector._register = register
         assert is_let_go(bench, client)
     bench.assert_nothing_held()
     assert_served(bench, bench.dial(), bench.servers[0])
@@ -289,7 +289,7 @@ def test_an_error_after_both_ends_of_stream_leaves_no_timer_behind(stack: ExitSt
     backend.shutdown(socket.SHUT_WR)
     bench.until(lambda: leg.peer.state & EOF)
     assert leg.state & STALLED
-    bench.carrier._sessions.serve([(descriptor, select.EPOLLERR)])
+    bench.carrier._dispatcher.serve([(descriptor, select.EPOLLERR)])
     assert bench.receive(client, len(answer)) == answer
     bench.until(lambda: bench.capacity.sessions == 0)
     bench.pass_s(FLUSH_CLIENT_S + 1)
@@ -310,7 +310,7 @@ def test_a_client_has_time_to_read_the_answer_of_a_server_that_ended_and_is_gone
     leg: Any = bench.sessions[0].link
     bench.until(lambda: leg.peer.state & EOF)
     reset(backend)
-    bench.until(lambda: leg.peer is None or leg in bench.carrier._sessions._table.doomed)
+    bench.until(lambda: leg.peer is None or leg in bench.carrier._dispatcher.table.flushing)
     bench.pass_s(10 * FLUSH_CLIENT_S)
     assert bench.receive(client, len(answer)) == answer
     bench.until(lambda: bench.pass_s(TICK_S) or not bench.capacity.sessions)  # type: ignore[func-returns-value]
@@ -329,7 +329,7 @@ def test_a_client_that_never_reads_the_answer_of_a_server_that_is_gone_is_let_go
     leg: Any = bench.sessions[0].link
     bench.until(lambda: leg.peer.state & EOF)
     reset(backend)
-    bench.until(lambda: leg.peer is None or leg in bench.carrier._sessions._table.doomed)
+    bench.until(lambda: leg.peer is None or leg in bench.carrier._dispatcher.table.flushing)
     bench.pass_s(99)
     assert bench.capacity.sessions == 1
     bench.pass_s(2)

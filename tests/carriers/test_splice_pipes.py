@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.carriers.splice.pipes import AGAIN_S, CAPACITY, CAPACITY_MIN, KEPT, Allowance, Pipe, Pipes
+from rproxy.carriers.splice.pipes import CAPACITY, CAPACITY_MIN, KEPT, RETRY_S, Allowance, Pipe, Pipes
 from tests.carriers.loopback import descriptors, fill, small_pair, tcp_pair
 from tests.fakes import logged, texts
 
@@ -150,7 +150,7 @@ def test_after_a_pipe_that_was_too_small_there_is_none_for_a_moment(
     stack.callback(pipes.close)
     give(monkeypatch, chain([8192], repeat(CAPACITY)))
     assert pipes.take() is None
-    clock.advance(AGAIN_S - 0.01)
+    clock.advance(RETRY_S - 0.01)
     assert pipes.take() is None
     clock.advance(0.01)
     pipes.release(taken(pipes))

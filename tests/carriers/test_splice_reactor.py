@@ -28,7 +28,7 @@ def bench(stack: ExitStack) -> Splicing:
 def serve(bench: Splicing, endpoint: Any) -> list[Any]:
     """What listening on `endpoint` has come to."""
     results: list[Any] = []
-    bench.carrier.serve(endpoint).addBoth(results.append)
+    bench.carrier.serve(endpoint, bench.service).addBoth(results.append)
     return results
 
 
@@ -134,12 +134,12 @@ def test_the_room_holds_for_both_carriers_together(stack: ExitStack) -> None:
     assert bench.capacity.sessions <= 1
 
 
-def test_when_something_heeded_is_readable_the_reactor_has_its_turn(bench: Splicing) -> None:
+def test_when_a_watched_descriptor_is_readable_the_reactor_has_its_turn(bench: Splicing) -> None:
     """However much there is to do."""
     client, backend = bench.joined()
     with socket.socket(type=socket.SOCK_DGRAM) as monitor, socket.socket(type=socket.SOCK_DGRAM) as agent:
         monitor.bind(("127.0.0.1", 0))
-        bench.carrier.heed(monitor.fileno())
+        bench.carrier.watch(monitor.fileno())
         agent.sendto(b"a PDU", monitor.getsockname())
         assert bench.has_events(5)
         polls = counted_polls(bench)
@@ -150,34 +150,34 @@ def test_when_something_heeded_is_readable_the_reactor_has_its_turn(bench: Splic
         assert bench.receive(backend, 8) == b"question"
 
 
-def test_what_is_heeded_no_more_keeps_nobody_busy_until_it_is_heeded_again(bench: Splicing) -> None:
+def test_an_unwatched_descriptor_keeps_nobody_busy_until_it_is_watched_again(bench: Splicing) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as monitor:
         monitor.bind(("127.0.0.1", 0))
-        bench.carrier.heed(monitor.fileno())
+        bench.carrier.watch(monitor.fileno())
         monitor.sendto(b"a PDU", monitor.getsockname())
         assert bench.has_events(5)
-        bench.carrier.ignore(monitor.fileno())
+        bench.carrier.unwatch(monitor.fileno())
         assert not bench.has_events(0)
-        bench.carrier.heed(monitor.fileno())
+        bench.carrier.watch(monitor.fileno())
         assert bench.has_events(5)
         bench.carrier.abort()
-        bench.carrier.ignore(monitor.fileno())
-        bench.carrier.heed(monitor.fileno())
+        bench.carrier.unwatch(monitor.fileno())
+        bench.carrier.watch(monitor.fileno())
 
 
-def test_while_something_heeded_is_left_alone_the_reactor_has_its_turn_after_every_batch(bench: Splicing) -> None:
+def test_while_a_descriptor_is_unwatched_the_reactor_has_its_turn_after_every_batch(bench: Splicing) -> None:
     """It has a timer, which ends that."""
     bench.joined()
     with socket.socket(type=socket.SOCK_DGRAM) as monitor:
         monitor.bind(("127.0.0.1", 0))
         polls = counted_polls(bench, always=True)
-        bench.carrier.heed(monitor.fileno())
+        bench.carrier.watch(monitor.fileno())
         bench.carrier.doRead()
         assert len(polls) == ROUNDS
-        bench.carrier.ignore(monitor.fileno())
+        bench.carrier.unwatch(monitor.fileno())
         bench.carrier.doRead()
         assert len(polls) == ROUNDS + 1
-        bench.carrier.heed(monitor.fileno())
+        bench.carrier.watch(monitor.fileno())
         bench.carrier.doRead()
         assert len(polls) == 2 * ROUNDS + 1
 

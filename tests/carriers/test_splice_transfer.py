@@ -7,24 +7,22 @@ from contextlib import ExitStack
 
 import pytest
 
-from rproxy.carriers.splice.leg import (
-    BROKEN,
+from rproxy.carriers.splice.leg import ClientLeg, Leg
+from rproxy.carriers.splice.states import (
     CONNECTING,
+    DEAD,
     EOF,
     HUNG_UP,
     NAGLE,
-    PLAIN,
     READABLE,
-    ROUNDS,
     SHUT,
-    SIZE,
     STALLED,
+    UNSPLICEABLE,
     WROTE,
-    ClientLeg,
-    Leg,
 )
+from rproxy.carriers.splice.transfer import ROUNDS, SIZE
 from tests.carriers.loopback import ends, fill, received, reset, stream
-from tests.carriers.moving import Moving
+from tests.carriers.moving import Moving, leg_table
 
 
 @pytest.fixture
@@ -52,7 +50,7 @@ def test_a_short_read_needs_no_other_to_see_that_nothing_is_left(moving: Moving)
 def test_a_plain_leg_is_read_until_it_says_that_it_is_empty(moving: Moving) -> None:
     moving.client_end.send(b"question")
     moving.metered(moving.client).at_most = 3
-    moving.arrived(moving.client, PLAIN)
+    moving.arrived(moving.client, UNSPLICEABLE)
     assert (received(moving.backend_end, 8), moving.metered(moving.client).reads) == (b"question", 4)
     assert not moving.client.state & READABLE
 
@@ -102,20 +100,20 @@ def test_an_urgent_mark_behind_which_a_read_stops_is_not_the_end(moving: Moving)
     moving.client_end.send(b"!", socket.MSG_OOB)
     moving.client_end.send(b"behind")
     moving.client_end.shutdown(socket.SHUT_WR)
-    moving.arrived(moving.client, HUNG_UP | PLAIN)
+    moving.arrived(moving.client, HUNG_UP | UNSPLICEABLE)
     assert received(moving.backend_end, 14) == b"before!behind"
 
 
 def test_a_back_ends_urgent_byte_is_in_line_from_the_first_read_on(moving: Moving) -> None:
     moving.backend_end.send(b"!", socket.MSG_OOB)
-    moving.arrived(moving.backend, PLAIN)
+    moving.arrived(moving.backend, UNSPLICEABLE)
     assert received(moving.client_end, 1) == b"!"
 
 
 def test_an_error_beats_the_end_of_stream(moving: Moving) -> None:
     moving.client_end.shutdown(socket.SHUT_WR)
-    moving.arrived(moving.client, HUNG_UP | BROKEN)
-    assert moving.told == [("lost", moving.client)]
+    moving.arrived(moving.client, HUNG_UP | DEAD)
+    assert moving.told == [("dead", moving.client)]
     assert not moving.session.half_closed
     assert moving.backend.state & SHUT == 0
 
@@ -123,19 +121,19 @@ def test_an_error_beats_the_end_of_stream(moving: Moving) -> None:
 def test_a_reset_is_told_after_what_had_arrived_before_it(moving: Moving) -> None:
     moving.client_end.send(b"last words")
     reset(moving.client_end)
-    moving.arrived(moving.client, HUNG_UP | BROKEN)
+    moving.arrived(moving.client, HUNG_UP | DEAD)
     assert received(moving.backend_end, 10) == b"last words"
-    assert moving.told == [("lost", moving.client)]
+    assert moving.told == [("dead", moving.client)]
     assert moving.backend.state & SHUT == 0
 
 
 def test_an_error_that_a_read_finds_first_is_told(moving: Moving) -> None:
     reset(moving.client_end)
     moving.arrived(moving.client)
-    assert moving.told == [("lost", moving.client)]
+    assert moving.told == [("dead", moving.client)]
 
 
-@pytest.mark.parametrize("state", [CONNECTING, STALLED, BROKEN])
+@pytest.mark.parametrize("state", [CONNECTING, STALLED, DEAD])
 def test_a_peer_that_cannot_be_written_to_is_not_read_for(moving: Moving, state: int) -> None:
     moving.client_end.send(b"early")
     moving.backend.state |= state
@@ -219,16 +217,16 @@ def test_a_session_is_finished_only_when_the_backlog_is_out(stack: ExitStack) ->
     assert received_first + rest == SENT
 
 
-def test_a_dead_reader_is_lost_and_what_it_had_said_is_passed_on(moving: Moving) -> None:
+def test_a_dead_reader_is_told_and_what_it_had_said_is_passed_on(moving: Moving) -> None:
     moving.backend_end.send(b"last words")
     reset(moving.backend_end)
     moving.client_end.send(b"question")
     moving.arrived(moving.client)
     assert received(moving.client_end, 10) == b"last words"
-    assert moving.told == [("lost", moving.backend)]
+    assert moving.told == [("dead", moving.backend)]
 
 
-def test_a_dead_reader_whose_last_words_cannot_be_passed_on_yet_is_stuck(stack: ExitStack) -> None:
+def test_a_dead_reader_whose_last_words_cannot_be_passed_on_yet_is_undelivered(stack: ExitStack) -> None:
     moving = Moving(stack, small="client")
     fill(moving.metered(moving.client))
     moving.client.state |= STALLED
@@ -237,20 +235,20 @@ def test_a_dead_reader_whose_last_words_cannot_be_passed_on_yet_is_stuck(stack: 
     reset(moving.backend_end)
     moving.client_end.send(b"question")
     moving.arrived(moving.client)
-    assert moving.told == [("stuck", moving.backend)]
-    assert moving.backend.state & BROKEN
+    assert moving.told == [("undelivered", moving.backend)]
+    assert moving.backend.state & DEAD
     assert moving.backend.state & READABLE
     assert moving.carry(moving.backend, lambda received: received.endswith(b"xlast words"))
-    assert moving.told[1:] == [("lost", moving.backend)]
+    assert moving.told[1:] == [("dead", moving.backend)]
 
 
-def test_when_both_are_dead_the_session_is_lost_at_once(moving: Moving) -> None:
+def test_when_both_are_dead_the_session_is_dead_at_once(moving: Moving) -> None:
     moving.client_end.send(b"question")
     reset(moving.client_end)
     reset(moving.backend_end)
-    moving.client.state |= BROKEN
+    moving.client.state |= DEAD
     moving.arrived(moving.client)
-    assert [event for event, _ in moving.told] == ["lost"]
+    assert [event for event, _ in moving.told] == ["dead"]
 
 
 def test_a_long_read_gives_way_to_others_and_is_told_of_again(moving: Moving) -> None:
@@ -259,7 +257,7 @@ def test_a_long_read_gives_way_to_others_and_is_told_of_again(moving: Moving) ->
     client.at_most = 10
     moving.events()
     assert moving.events() == {}
-    moving.arrived(moving.client, PLAIN)
+    moving.arrived(moving.client, UNSPLICEABLE)
     assert (client.reads, moving.client.count) == (ROUNDS, 10 * ROUNDS)
     assert moving.client.state & READABLE
     assert client.fileno() in moving.events()
@@ -294,7 +292,7 @@ def test_a_first_write_of_several_packets_is_not_held_back(moving: Moving, size:
 
 def test_what_was_to_be_written_can_be_forgotten(stack: ExitStack) -> None:
     moving = stalled(stack)
-    moving.transfer.drop(moving.backend)
+    moving.backend.discard_unsent(moving.pipes)
     assert (moving.backend.backlog, moving.backend.state & STALLED) == (None, 0)
 
 
@@ -303,15 +301,15 @@ def test_a_client_leg_names_who_is_at_its_other_end(moving: Moving) -> None:
     assert moving.client.client_address() == f"{address}:{port}"
     near, far = socket.socketpair()
     with near, far:
-        assert ClientLeg(near, lambda leg, ending: None).client_address() == "UNIX"
-    assert ClientLeg(near, lambda leg, ending: None).client_address() == "gone"
+        assert ClientLeg(near, leg_table(moving.pipes)).client_address() == "UNIX"
+    assert ClientLeg(near, leg_table(moving.pipes)).client_address() == "gone"
 
 
 def test_reads_and_writes_do_not_wait(moving: Moving) -> None:
     """Accepted sockets are never told not to block."""
     moving.client.sock.setblocking(True)
     moving.backend.sock.setblocking(True)
-    moving.client.state |= READABLE | PLAIN
+    moving.client.state |= READABLE | UNSPLICEABLE
     moving.transfer.pump(moving.client)
     assert moving.client.sock.gettimeout() is None
     assert moving.told == []

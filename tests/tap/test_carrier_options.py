@@ -10,11 +10,11 @@ from typing import Final
 import pytest
 from twisted.python import usage
 
+from rproxy.carriers import registry
 from rproxy.carriers.portable.carrier import PortableCarrier
 from rproxy.carriers.splice.reactor import SpliceCarrier
 from rproxy.sessions.capacity import sessions_for
 from rproxy.tap import proxy
-from rproxy.tap import settings as told
 from rproxy.tap.proxy import ProxyService, makeService
 from rproxy.tap.settings import Settings
 from tests.fakes import Reactor
@@ -26,7 +26,7 @@ def test_the_carriers_there_are_are_named_where_one_is_not_known() -> None:
 
 
 def test_where_nothing_splices_only_the_splice_carrier_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(told, "CAN_SPLICE", False)
+    monkeypatch.setattr(registry, "CAN_SPLICE", False)
     text = complaint("--carrier", "splice")
     assert "--carrier splice: needs Linux; auto takes what there is" in text
     assert [settings("--carrier", carrier).carrier for carrier in ("auto", "portable")] == ["auto", "portable"]
@@ -45,7 +45,7 @@ def test_where_nothing_splices_only_the_splice_carrier_is_refused(monkeypatch: p
 def test_the_carrier_is_the_one_asked_for_or_what_there_is(
     monkeypatch: pytest.MonkeyPatch, carrier: str, can_splice: bool, kind: type[object]
 ) -> None:
-    monkeypatch.setattr(proxy, "CAN_SPLICE", can_splice)
+    monkeypatch.setattr(registry, "CAN_SPLICE", can_splice)
     assert type(ProxyService(Reactor(), Settings(carrier=carrier)).carrier) is kind
 
 
@@ -97,6 +97,7 @@ for module in (select, socket):
             delattr(module, name)
 del os.splice
 from twisted.internet import reactor
+from rproxy.tap import proxy
 from rproxy.tap.proxy import ProxyService
 from rproxy.tap.settings import Settings
 print(type(ProxyService(reactor, Settings()).carrier).__name__)

@@ -310,17 +310,17 @@ def test_without_timeouts_there_is_no_timer_for_them() -> None:
     assert len(with_timeouts.reactor.getDelayedCalls()) - len(bench.reactor.getDelayedCalls()) == 2
 
 
-def test_the_carrier_heeds_the_socket_for_agents(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_carrier_watches_the_socket_for_agents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Port, "fileno", lambda port: 77, raising=False)
     bench = ProxyBench(listen=("8080",))
     told: list[tuple[str, int]] = []
-    for name in ("heed", "ignore"):
+    for name in ("watch", "unwatch"):
         monkeypatch.setattr(bench.service.carrier, name, lambda descriptor, name=name: told.append((name, descriptor)))
     bench.start()
     port: Any = bench.reactor.open_ports[0]
     port.watch(False)
     port.watch(True)
-    assert told == [("heed", 77), ("ignore", 77), ("heed", 77)]
+    assert told == [("watch", 77), ("unwatch", 77), ("watch", 77)]
 
 
 @pytest.mark.parametrize("carrier", ["portable", "auto"])

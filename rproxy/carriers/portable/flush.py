@@ -1,4 +1,4 @@
-"""A reset that waits for what was written before it."""
+"""A reset that waits until the data written before it has been acknowledged."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rproxy.net.tcp_state import unacknowledged
 from rproxy.timing.wheel import Wheel
 
 _FLUSH_POLL_S: Final = 0.1
+"""Between looks at what the kernel still holds."""
 
 
 class Flushable(Hashable, Protocol):
@@ -23,7 +24,10 @@ class Flushable(Hashable, Protocol):
 
 @implementer(IPullProducer)
 class Flush:
-    """Resets a side once all that was written to it has arrived, which a reset would otherwise destroy."""
+    """Resets a connection once all data written to it has been acknowledged, or `within_s` seconds have passed.
+
+    A reset discards what the kernel still holds. As a pull producer it is called when the transport's buffer is empty.
+    """
 
     def __init__(self, side: Flushable, within_s: float) -> None:
         self._side = side
@@ -38,7 +42,7 @@ class Flush:
             descriptor.startWriting()
 
     def resumeProducing(self) -> None:
-        """Asked for more: the transport's buffer is empty. The first call means nothing, it comes with registering."""
+        """The transport's buffer is empty. Not so at the first call, which comes with the registration."""
         self._asked += 1
         self._reset_if_flushed()
 

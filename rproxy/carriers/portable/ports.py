@@ -1,4 +1,4 @@
-"""Twisted's listening ports, which accept no more clients than there is room for."""
+"""Twisted's listening ports, which accept no more clients than there is capacity for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rproxy.sessions.capacity import Capacity
 
 
 class Ports:
-    """Stops the ports while the room is full; clients wait in their queues."""
+    """Pauses the ports while there is no capacity; clients wait in the kernel's queues."""
 
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
@@ -31,11 +31,11 @@ class Ports:
             descriptor.doRead = partial(self._accept, descriptor, descriptor.doRead)
 
     def remove(self, port: IListeningPort) -> None:
-        """From now on somebody else accepts on `port`, and pauses it."""
+        """`port` is accepted from, and paused, elsewhere from now on."""
         self._ports.remove(port)
 
     def _accept(self, port: Any, accept: Callable[[], None]) -> None:
-        """Accept no more than there is room for, though Twisted would accept `numberAccepts` in one go."""
+        """Accept no more clients than there is capacity for; Twisted accepts `numberAccepts` in one turn."""
         port.numberAccepts = max(min(port.numberAccepts, self._capacity.sessions_max - self._capacity.sessions), 0)
         accept()
 

@@ -1,4 +1,4 @@
-"""One of a session's two connections on Twisted's transports: how bytes flow to its peer, and how it ends."""
+"""What the two connections of a session on Twisted's transports have in common: flow control, and how they end."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from rproxy.timing.wheel import Wheel
 
 
 class StreamTransport(ITCPTransport, IConsumer, IPushProducer):
-    """What Twisted's stream transports provide together. TLS lacks the half-close, UNIX sockets TCP's own options."""
+    """The interfaces of Twisted's stream transports together. TLS lacks half-close, Unix sockets lack TCP's options."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class Side(Protocol):
-    """One of a session's two connections."""
+    """One of a session's two connections; `peer` is the other one, while both are carried.
+
+    As a push producer it is registered with its peer's transport, which pauses it when its buffer is full.
+    """
 
     transport: StreamTransport
     deadlines: Wheel
     session: Session
     peer: Side | None = None
     lost = False
+    """`connectionLost` has been called."""
     read_ended = False
+    """The end of its stream has been read."""
     write_ended = False
+    """The end of stream has been sent to it, after all data."""
 
     def join(self, peer: Side) -> None:
         """Carry what arrives here to `peer` from now on, as fast as `peer` takes it."""
@@ -41,17 +47,17 @@ class Side(Protocol):
         self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
-        """The peer is lost, and tells so itself."""
+        """The peer's transport is lost; its `connectionLost` handles that."""
 
     def readConnectionLost(self) -> None:
-        """An end of stream from this side; or a reset, which the epoll reactor may tell as one (see `is_broken`)."""
+        """An end of stream, or a reset that the epoll reactor reports as one (see `is_broken`)."""
         if is_broken(self.transport):
             self.transport.abortConnection()
         else:
             self.stream_ended()
 
     def stream_ended(self) -> None:
-        """This side sends no more: pass that on."""
+        """This side has ended its stream: pass that on."""
         self.read_ended = True
         if self.peer is not None:
             self.session.half_close()
@@ -59,7 +65,7 @@ class Side(Protocol):
         self._close_if_done()
 
     def end_writing(self) -> None:
-        """The peer has ended its stream: end ours, after what it sent."""
+        """The peer has ended its stream: pass that on, behind its data."""
         if self.lost:
             return
         self.transport.unregisterProducer()
@@ -69,7 +75,7 @@ class Side(Protocol):
             self.transport.loseWriteConnection()
 
     def end(self) -> None:
-        """The peer's connection is over, in good order: so is this one, after what it sent."""
+        """The peer's connection was closed in good order: close this one, after the peer's data."""
         if self.lost:
             return
         self.session.half_close()
@@ -77,13 +83,13 @@ class Side(Protocol):
         self.transport.loseConnection()  # which waits for this side to read
 
     def writeConnectionLost(self) -> None:
-        """What was to be written is, and the end of stream with it."""
+        """All data and the end of stream have been written."""
         self.write_ended = True
         self._close_if_done()
 
     @property
     def is_done(self) -> bool:
-        """Whether both streams have ended, and all is written."""
+        """Whether both streams have ended, and everything is written."""
         return self.read_ended and self.write_ended
 
     def _close_if_done(self) -> None:
@@ -91,7 +97,7 @@ class Side(Protocol):
             self.transport.loseConnection()
 
     def reset_flushed(self, within_s: float) -> None:
-        """Reset this side as soon as it has what was read for it, or the time is over."""
+        """Reset this connection once the peer's data has been acknowledged, after `within_s` seconds in any case."""
         if self.lost:
             return
         self.transport.unregisterProducer()

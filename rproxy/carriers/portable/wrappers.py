@@ -1,4 +1,4 @@
-"""Protocols of others between a transport and ours, such as TLS or the PROXY header: what they do not pass on."""
+"""What protocol wrappers around a transport, such as for TLS or the PROXY header, do not pass on by themselves."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListen
 from twisted.protocols.policies import ProtocolWrapper
 from zope.interface import alsoProvides
 
-_TOLD = {
+_PASSED_ON = {
     IHalfCloseableProtocol: ("readConnectionLost", "writeConnectionLost"),
     IHandshakeListener: ("handshakeCompleted",),
 }
 
 
 def pass_on(protocol: Any) -> None:
-    """Have the wrappers around `protocol`'s transport tell it of half-closes, and of a TLS handshake's end.
+    """Have the wrappers of `protocol`'s transport call it at half-closes and at the end of a TLS handshake.
 
-    Twisted looks for these methods on the protocol next to the socket, and on the one next to TLS; its
-    `ProtocolWrapper`, from which most wrappers are made, has neither. Call it in `connectionMade`.
+    Twisted calls these methods on the protocol next to the socket, and on the one next to TLS; `ProtocolWrapper`, the
+    base of most wrappers, has neither. To be called in `connectionMade`.
     """
     wrapper = protocol.transport
     while isinstance(wrapper, ProtocolWrapper) and not _is_tls(wrapper):
-        for interface, methods in _TOLD.items():
+        for interface, methods in _PASSED_ON.items():
             if not interface.providedBy(wrapper):
                 alsoProvides(wrapper, interface)
                 for method in methods:
@@ -31,5 +31,5 @@ def pass_on(protocol: Any) -> None:
 
 
 def _is_tls(wrapper: Any) -> bool:
-    """Whether it is the TLS layer, and not only above it."""
+    """Whether it is the TLS layer itself; a wrapper above it provides `ISSLTransport`, too."""
     return ISSLTransport.providedBy(wrapper) and not ISSLTransport.providedBy(getattr(wrapper, "transport", None))

@@ -1,4 +1,4 @@
-"""Listening ports of Twisted's, read by a carrier of its own."""
+"""Accepting clients from Twisted's listening ports."""
 
 from __future__ import annotations
 
@@ -8,32 +8,40 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from rproxy.carriers.splice.leg import LISTENING
+from rproxy.carriers.splice.states import LISTENING
 from rproxy.net.tcp_options import prepare_listener
 from rproxy.net.tcp_state import protocol_of
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.service import Service
 
 ACCEPTS_MAX: Final = 64
-"""Clients accepted in one go."""
-_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Clients accepted for one event."""
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of accept(2) that only time mends: the process or the system lacks descriptors or memory."""
 _FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
 
 
 class Listener:
-    """One port's socket. `batch` grows while clients queue, so that a lone one costs no second look at the queue."""
+    """A listening socket, the service that its clients are for, and its name."""
 
     state = LISTENING
     events = select.EPOLLIN
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, service: Service, name: str) -> None:
         self.sock = sock
+        self.service = service
+        self.name = name
         self.family = int(sock.family)
-        self.accept = sock._accept  # type: ignore[attr-defined]  # the descriptor alone, and no socket object
+        self.accept = sock._accept  # type: ignore[attr-defined]  # returns the descriptor, without a socket object
         self.batch = 1
+        """Clients accepted for the next event. Grows while clients queue: a lone client costs no second accept(2)."""
 
 
-def takeable(port: object, factory: object) -> socket.socket | None:
-    """The socket of a Twisted port that speaks to `factory` without a layer between, such as TLS; else None."""
+def plain_socket(port: object, factory: object) -> socket.socket | None:
+    """The socket of a port of Twisted's if it is plain TCP or a Unix stream, and passes clients directly to `factory`.
+
+    None for others: UDP, MPTCP, or a port whose clients go through a layer such as TLS.
+    """
     sock = getattr(port, "socket", None)
     if getattr(port, "factory", None) is not factory or not isinstance(sock, socket.socket):
         return None
@@ -43,14 +51,19 @@ def takeable(port: object, factory: object) -> socket.socket | None:
 
 
 class Listeners:
-    """Accepts as long as there is room; the clients of a paused listener wait in its queue.
+    """Accepts clients while there is capacity; while there is none, they wait in the kernel's queue.
 
-    `opened` gets the family and the descriptor of every client. After an error that only time mends, `wake` asks for
-    a `resume_if_room` soon.
+    `opened` gets each client's listener and descriptor. After an error that only time mends, `wake` is called, and
+    `resume_if_possible` is expected soon.
     """
 
     def __init__(
-        self, epoll: select.epoll, capacity: Capacity, *, opened: Callable[[int, int], None], wake: Callable[[], None]
+        self,
+        epoll: select.epoll,
+        capacity: Capacity,
+        *,
+        opened: Callable[[Listener, int], None],
+        wake: Callable[[], None],
     ) -> None:
         self._epoll = epoll
         self._capacity = capacity
@@ -58,13 +71,15 @@ class Listeners:
         self._wake = wake
         self.paused: list[Listener] = []
 
-    def add(self, sock: socket.socket) -> Listener:
+    def add(self, sock: socket.socket, service: Service, name: str) -> Listener:
         prepare_listener(sock)
         if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # inherited, too: the first ACK is the answer's
-        return Listener(sock)
+            # Inherited by accepted sockets: the first data is acknowledged with the answer.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        return Listener(sock, service, name)
 
     def accept(self, listener: Listener) -> None:
+        """The listener is readable."""
         capacity, opened = self._capacity, self._opened
         for _ in range(listener.batch):
             if capacity.sessions >= capacity.sessions_max:
@@ -77,18 +92,19 @@ class Listeners:
                 listener.batch = 1
                 return
             except OSError as error:
-                if error.errno in _NO_ROOM:
+                if error.errno in _EXHAUSTED:
                     self._pause(listener)
                     self._wake()
                 return
-            opened(listener.family, descriptor)
+            opened(listener, descriptor)
         listener.batch = min(2 * listener.batch, ACCEPTS_MAX)
 
     def _pause(self, listener: Listener) -> None:
         self._epoll.modify(listener.sock.fileno(), 0)
         self.paused.append(listener)
 
-    def resume_if_room(self) -> None:
+    def resume_if_possible(self) -> None:
+        """Accept again on paused listeners, if there is capacity."""
         if self.paused and not self._capacity.full:
             self._resume()
 

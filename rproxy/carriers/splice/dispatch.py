@@ -1,8 +1,7 @@
-"""The sessions of the splice carrier, from the accepted client to the last closed socket.
+"""Passes the events of the splice carrier's descriptors to accepting, connecting and transfer.
 
-Per connection it makes about as many system calls as a proxy in C: both sockets are registered once, for everything,
-and never again; a short read needs no second one to see that nothing is left; data and the end of stream that is
-known to follow leave in one packet.
+A connection takes about as many system calls as in a proxy in C: both sockets are registered once, for all events; a
+short read needs no second one to see that nothing is left; data and the end of stream behind it leave in one packet.
 """
 
 from __future__ import annotations
@@ -16,32 +15,28 @@ from typing import Any, Final
 from twisted.logger import Logger
 
 from rproxy.carriers.splice.accept import Listeners
-from rproxy.carriers.splice.connect import Dialer
+from rproxy.carriers.splice.connect import Connector
 from rproxy.carriers.splice.endings import LegTable
-from rproxy.carriers.splice.leg import (
-    BROKEN,
+from rproxy.carriers.splice.leg import Leg, Other
+from rproxy.carriers.splice.pipes import Pipes
+from rproxy.carriers.splice.states import (
     CLOSED,
     CONNECTING,
-    DEAF,
+    DEAD,
     EOF,
-    FRESH,
-    HEEDED,
+    FIRST_WRITES,
     HUNG_UP,
     LISTENING,
-    MORE,
-    NOW,
-    PLAIN,
-    RARE,
     READABLE,
     SHUT,
-    SIZE,
+    SLOW_PATH,
     STALLED,
+    UNSPLICEABLE,
+    UNWRITABLE,
     WAITING,
-    Leg,
-    Other,
+    WATCHED,
 )
-from rproxy.carriers.splice.pipes import Pipes
-from rproxy.carriers.splice.transfer import Transfer
+from rproxy.carriers.splice.transfer import DONTWAIT, DONTWAIT_MORE, SIZE, Transfer
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
@@ -50,69 +45,53 @@ _IN: Final = select.EPOLLIN
 _PRI: Final = select.EPOLLPRI
 _ERROR: Final = select.EPOLLERR
 _RDHUP: Final = select.EPOLLRDHUP
-_PLAIN: Final = _IN | select.EPOLLOUT
+_READ_WRITE: Final = _IN | select.EPOLLOUT
 _ARRIVED: Final = _IN | _PRI | _RDHUP | select.EPOLLHUP | _ERROR
-_RARE_EVENTS: Final = _PRI | _ERROR
+_SLOW_EVENTS: Final = _PRI | _ERROR
 
 
-class SplicedSessions:
-    """Accepts, connects, and has the bytes moved.
-
-    `wake` asks for a `tick` within a moment. A deadline is kept with the precision of the ticks.
-    """
+class Dispatcher:
+    """Handles batches of events. `wake` asks for a `tick` soon; deadlines are kept with the precision of the ticks."""
 
     log = Logger()
 
     def __init__(
-        self, epoll: select.epoll, service: Service, capacity: Capacity, pipes: Pipes, wake: Callable[[], None]
+        self,
+        epoll: select.epoll,
+        capacity: Capacity,
+        pipes: Pipes,
+        seconds: Callable[[], float],
+        wake: Callable[[], None],
     ) -> None:
         self._register = epoll.register
         self._unregister = epoll.unregister
-        self._table = table = LegTable(service, capacity, wake)
-        self._transfer = Transfer(
-            epoll, pipes, finished=table.finished, lost=self._lost, stuck=table.stuck, unused=self._unused
-        )
-        table.drop = self._transfer.drop
-        self._dialer = Dialer(
+        self.table = table = LegTable(capacity, pipes, seconds, wake)
+        self.transfer = Transfer(
             epoll,
-            service,
-            capacity,
-            table,
-            self._transfer,
-            cut=self.end,
-            again=self._again,
-            ready=self._ready,
-            wake=wake,
+            pipes,
+            finished=table.finished,
+            dead=self._dead,
+            undelivered=table.dead_undelivered,
+            redispatched=self._redispatched,
         )
-        self._listeners = Listeners(epoll, capacity, opened=self._dialer.open, wake=wake)
+        self.connector = Connector(epoll, capacity, table, self.transfer, requeue=self._requeue, handle=self._handle)
+        self._listeners = Listeners(epoll, capacity, opened=self.connector.open, wake=wake)
         self._events: list[tuple[int, int]] = []
-        self.called = False
-        """Something heeded has become readable."""
+        self.watch_fired = False
+        """A watched descriptor has become readable."""
 
-    def listen(self, sock: socket.socket) -> None:
-        listener = self._listeners.add(sock)
-        self._table.put(sock.fileno(), listener)
+    def listen(self, sock: socket.socket, service: Service, name: str) -> None:
+        """Accept clients of `service` on `sock`."""
+        listener = self._listeners.add(sock, service, name)
+        self.table.put(sock.fileno(), listener)
         self._register(sock.fileno(), listener.events)
 
-    def heed(self, descriptor: int) -> None:
-        self._table.put(descriptor, Other(HEEDED))
+    def watch(self, descriptor: int) -> None:
+        self.table.put(descriptor, Other(WATCHED))
         self._register(descriptor, select.EPOLLIN)
 
-    def ignore(self, descriptor: int) -> None:
+    def unwatch(self, descriptor: int) -> None:
         self._unregister(descriptor)
-
-    def slices(self) -> Iterator[list[Leg]]:
-        return self._table.slices()
-
-    def end(self, leg: Leg, ending: Ending) -> None:
-        """End a leg's session at once: both sides see a reset."""
-        self._table.end(leg, ending, reset=True)
-        self._table.close_sockets()
-
-    def take_bulk(self) -> bool:
-        """Whether anything was spliced since this was asked before."""
-        spliced, self._transfer.spliced = self._transfer.spliced, False
-        return spliced
 
     def serve(self, events: list[tuple[int, int]]) -> None:
         """Handle a batch of events. An exception ends the session that it came from, and no other."""
@@ -125,67 +104,68 @@ class SplicedSessions:
             except Exception:
                 self.log.failure("an event's session failed")
                 descriptor, _ = events[len(events) - 1 - operator.length_hint(remaining)]
-                leg = self._table.legs[descriptor]
+                leg = self.table.legs[descriptor]
                 if isinstance(leg, Leg):
-                    self._table.end(leg, Ending.STOPPED, reset=True)
-        self._table.close_sockets()
+                    self.table.end(leg, Ending.STOPPED, reset=True)
+        if self.table.closing:
+            self.table.close_sockets()
 
     def _serve(self, remaining: Iterator[tuple[int, int]]) -> None:
         """Handle events.
 
-        What nearly all of them ask for, to move a little data and perhaps the end of stream behind it, is written out
-        here for speed; everything else, and the same in every other state, is the mover's.
+        What nearly all events ask for, to move a little data and perhaps the end of stream behind it, is inlined here
+        for speed. Everything else, and the same in every other state, is done by `Transfer`.
         """
-        table, transfer, ready = self._table, self._transfer, self._ready
+        table, transfer, handle = self.table, self.transfer, self._handle
         legs: list[Any] = table.legs
         buffer, view = transfer.buffer, transfer.view
         for descriptor, event in remaining:
             leg = legs[descriptor]
             state = leg.state
-            if state & RARE or event & _RARE_EVENTS:
-                ready(leg, event)
+            if state & SLOW_PATH or event & _SLOW_EVENTS:
+                handle(leg, event)
                 continue
             peer = leg.peer
-            if peer.state & DEAF:
+            if peer.state & UNWRITABLE:
                 if event & _IN:
                     leg.state = state | (READABLE | HUNG_UP if event & _RDHUP else READABLE)
                 continue
-            if event == _PLAIN and not peer.state & FRESH:
+            if event == _READ_WRITE and not peer.state & FIRST_WRITES:
                 size = 0
                 try:
-                    size = leg.sock.recv_into(buffer, SIZE, NOW)
-                    sent = peer.sock.send(view[:size], NOW)
+                    size = leg.sock.recv_into(buffer, SIZE, DONTWAIT)
+                    sent = peer.sock.send(view[:size], DONTWAIT)
                 except OSError as error:
                     if not size:
-                        self._unread(leg, event, error)
+                        self._read_failed(leg, event, error)
                         continue
                     sent = 0
                 leg.count += size
                 if sent != size or size == SIZE:
-                    self._more(leg, event, sent, size)
+                    self._continue(leg, event, sent, size)
                 continue
             if not event & _IN:
                 continue
             try:
-                size = leg.sock.recv_into(buffer, SIZE, NOW)
+                size = leg.sock.recv_into(buffer, SIZE, DONTWAIT)
             except OSError as error:
-                self._unread(leg, event, error)
+                self._read_failed(leg, event, error)
                 continue
             if size:
                 leg.count += size
-                if peer.state & FRESH:
-                    transfer.begin(peer, size)
+                if peer.state & FIRST_WRITES:
+                    transfer.before_write(peer, size)
                 last = event & _RDHUP and size < SIZE
                 try:
-                    sent = peer.sock.send(view[:size], MORE if last else NOW)
+                    sent = peer.sock.send(view[:size], DONTWAIT_MORE if last else DONTWAIT)
                 except OSError:
                     sent = 0
                 if sent != size or not last:
-                    self._more(leg, event, sent, size)
+                    self._continue(leg, event, sent, size)
                     if last:
                         transfer.end_of_stream(leg)
                     continue
-            elif not leg.count and self._dialer.another(leg, reset=False):
+            elif not leg.count and self.connector.redispatch(leg, reset=False):
                 continue
             if peer.state & EOF:
                 table.finished(leg)
@@ -195,71 +175,71 @@ class SplicedSessions:
             leg.session.half_close()
             try:  # noqa: SIM105 - faster than a context manager
                 peer.sock.shutdown(socket.SHUT_WR)
-            except OSError:  # reset: an event tells
+            except OSError:  # it was reset: an event reports that
                 pass
 
-    def _again(self, descriptor: int, event: int) -> None:
-        """Have an event handled, as if it had come now."""
+    def _requeue(self, descriptor: int, event: int) -> None:
+        """Handle an event at the end of this batch, as if it had come only now."""
         self._events.append((descriptor, event))
 
-    def _unread(self, leg: Leg, event: int, error: OSError) -> None:
-        """A read gave an error, which is told but once: another read would find the end of the stream."""
+    def _read_failed(self, leg: Leg, event: int, error: OSError) -> None:
+        """A read raised `error`. The kernel reports an error only once: the next read would find an end of stream."""
         if not isinstance(error, BlockingIOError):
-            leg.state |= BROKEN
-            self._ready(leg, event)
+            leg.state |= DEAD
+            self._handle(leg, event)
 
-    def _more(self, leg: Leg, event: int, sent: int, size: int) -> None:
-        """Not all that was read is written, or not all is read."""
+    def _continue(self, leg: Leg, event: int, sent: int, size: int) -> None:
+        """Not all that was read has been written, or there may be more to read."""
         if sent != size:
             assert leg.peer is not None
-            self._transfer.write_later(leg.peer, sent, size)
+            self.transfer.write_later(leg.peer, sent, size)
         if size == SIZE:
-            self._ready(leg, event)
+            self._handle(leg, event)
 
-    def _ready(self, leg: Any, event: int) -> None:
-        """Handle any event."""
+    def _handle(self, leg: Any, event: int) -> None:
+        """Handle any event of any descriptor."""
         state = leg.state
         if state & CONNECTING:
-            self._dialer.connected(leg, event)
+            self.connector.connect_event(leg, event)
             return
-        if state & (LISTENING | CLOSED | HEEDED | WAITING):
+        if state & (LISTENING | CLOSED | WATCHED | WAITING):
             if state & LISTENING:
                 self._listeners.accept(leg)
             elif state & WAITING:
-                self._dialer.waits(leg, event)
-            elif state & HEEDED:
-                self.called = True
+                self.connector.waiting_event(leg, event)
+            elif state & WATCHED:
+                self.watch_fired = True
             return
         if event & _ARRIVED and not (state & EOF and not event & _ERROR):
             state |= READABLE
             if event & _RDHUP:
                 state |= HUNG_UP
             if event & _PRI:
-                state |= PLAIN
+                state |= UNSPLICEABLE
             if event & _ERROR:
-                state |= BROKEN
+                state |= DEAD
             leg.state = state
-        if state & STALLED and event & select.EPOLLOUT and not state & BROKEN:
-            self._transfer.flush(leg)
+        if state & STALLED and event & select.EPOLLOUT and not state & DEAD:
+            self.transfer.flush(leg)
         if leg.state & READABLE:
-            self._transfer.pump(leg)
-        if event & _ERROR and not leg.state & CLOSED:
+            self.transfer.pump(leg)
+        if event & _ERROR and not leg.state & CLOSED:  # callbacks may close the leg: check CLOSED again
             if leg.peer is None:
-                self._table.lost(leg)
+                self.table.dead(leg)
             elif leg.peer.state & CONNECTING:
-                self._dialer.client_reset(leg)
+                self.connector.client_reset(leg)
             else:
-                self._table.stuck(leg)
+                self.table.dead_undelivered(leg)
 
-    def _lost(self, leg: Leg) -> None:
-        self._dialer.lost(leg)
+    def _dead(self, leg: Leg) -> None:
+        self.connector.dead(leg)
 
-    def _unused(self, leg: Leg) -> bool:
-        return self._dialer.another(leg, reset=False)
+    def _redispatched(self, leg: Leg) -> bool:
+        return self.connector.redispatch(leg, reset=False)
 
     def tick(self, now: float) -> bool:
-        """See to what has become of time; whether another tick is needed."""
-        young = self._dialer.tick(now)
-        self._table.tick(now)
-        self._listeners.resume_if_room()
-        return bool(young or self._table.doomed or self._listeners.paused)
+        """Expire deadlines; return whether another tick is needed."""
+        recent = self.connector.tick(now)
+        self.table.tick(now)
+        self._listeners.resume_if_possible()
+        return bool(recent or self.table.flushing or self._listeners.paused)

@@ -1,4 +1,4 @@
-"""The splice carrier's sockets by descriptor, and every way in which they end."""
+"""The splice carrier's table of descriptors, and every way in which a leg ends."""
 
 from __future__ import annotations
 
@@ -7,54 +7,57 @@ from itertools import islice
 from socket import SocketType
 from typing import Any, Final
 
+from rproxy.carriers.carrier import SLICE
 from rproxy.carriers.splice.accept import Listener
-from rproxy.carriers.splice.leg import BROKEN, CLIENT, CLOSED, CONNECTING, DYING, EOF, GONE, STALLED, Leg, Other
+from rproxy.carriers.splice.leg import CLOSED_SLOT, Leg, Other
+from rproxy.carriers.splice.pipes import Pipes
+from rproxy.carriers.splice.states import CLIENT, CLOSED, CONNECTING, DEAD, EOF, ORPHANED, STALLED
 from rproxy.net.tcp_state import unsent
 from rproxy.sessions.capacity import Capacity
-from rproxy.sessions.carrier import SLICE
 from rproxy.sessions.endings import Ending
-from rproxy.sessions.service import Service
 from rproxy.sessions.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S
 
-LOOKS_MAX: Final = 512
-"""Doomed legs looked at in one tick, a millisecond of work; the others have their turn in the next ones."""
+CHECKS_MAX: Final = 512
+"""Flushing legs checked in one tick, about a millisecond of work; the others are checked in the next ticks."""
 
 
 class LegTable:
-    """What every descriptor stands for. A deadline is kept with the precision of the ticks that `wake` asks for."""
+    """What each descriptor stands for. Wheel are kept with the precision of the ticks that `wake` asks for."""
 
-    def __init__(self, service: Service, capacity: Capacity, wake: Callable[[], None]) -> None:
-        self._service = service
+    def __init__(
+        self, capacity: Capacity, pipes: Pipes, seconds: Callable[[], float], wake: Callable[[], None]
+    ) -> None:
         self._capacity = capacity
-        self._wake = wake
-        self.drop: Callable[[Leg], None]
-        """The mover's."""
-        self.legs: list[Leg | Listener | Other] = [GONE] * 64
+        self._pipes = pipes
+        self._seconds = seconds
+        self.wake = wake
+        self.legs: list[Leg | Listener | Other] = [CLOSED_SLOT] * 64
+        """By descriptor."""
         self.closing: list[SocketType] = []
-        """Closed after the batch of events: before, a new socket could get the number of one with events to come."""
-        self._left = 0
-        """Sessions over whose room is free once their sockets are closed."""
-        self.doomed: dict[Leg, float] = {}
-        """Legs to be reset once they have what was read for them, and their deadlines."""
+        """Close after the batch: a reused descriptor could receive stale events."""
+        self._ended = 0
+        """Ended sessions whose capacity is released once their sockets close."""
+        self.flushing: dict[Leg, float] = {}
+        """Legs to be reset once they have acknowledged what was read for them, and by when at the latest."""
 
-    def put(self, descriptor: int, what: Leg | Listener | Other) -> None:
-        """Let events of the descriptor come to `what`."""
+    def put(self, descriptor: int, entry: Leg | Listener | Other) -> None:
+        """Pass the events of `descriptor` to `entry` from now on."""
         try:
-            self.legs[descriptor] = what
+            self.legs[descriptor] = entry
         except IndexError:
-            self.legs.extend([GONE] * (descriptor + 1))
-            self.legs[descriptor] = what
+            self.legs.extend([CLOSED_SLOT] * (descriptor + 1))
+            self.legs[descriptor] = entry
 
     def slices(self) -> Iterator[list[Leg]]:
-        """One leg of each session, the client's while there is one, in slices. Between two, anything may change."""
+        """One leg of each session, the client's if there is one, in slices; anything may change between two slices."""
         start = 0
         while start < len(self.legs):
             legs = self.legs[start : start + SLICE]
-            yield [leg for leg in legs if isinstance(leg, Leg) and leg.state & (CLIENT | DYING)]
+            yield [leg for leg in legs if isinstance(leg, Leg) and leg.state & (CLIENT | ORPHANED)]
             start += SLICE
 
     def finished(self, leg: Leg) -> None:
-        """Both streams have ended, and nothing is left to be written."""
+        """Both streams have ended, and everything is written: close the session in good order."""
         session = leg.session
         peer: Any = leg.peer
         if leg.state & CLIENT:
@@ -63,21 +66,26 @@ class LegTable:
             session.up, session.down = peer.count, leg.count
         session.ended(Ending.CLOSED)
         sock, other = leg.sock, peer.sock
-        self.legs[sock.fileno()] = self.legs[other.fileno()] = GONE
+        self.legs[sock.fileno()] = self.legs[other.fileno()] = CLOSED_SLOT
         self.closing += (sock, other)
         leg.state = peer.state = CLOSED
-        leg.peer = None  # breaks the cycle
-        self._left += 1
+        leg.peer = None  # breaks the reference cycle
+        self._ended += 1
+
+    def cut(self, leg: Leg, ending: Ending) -> None:
+        """End a leg's session at once, from outside of a batch of events: both sides get a reset."""
+        self.end(leg, ending, reset=True)
+        self.close_sockets()
 
     def end(self, leg: Leg, ending: Ending, *, reset: bool) -> None:
-        """End a leg's session; both sides at once."""
+        """End a leg's session, and close both of its legs."""
         self._account(leg, ending)
         peer = leg.peer
         if peer is not None:
             if reset:
-                peer.reset()
-            self.forget(peer)
-        self.close(leg, reset=reset)
+                peer.reset_on_close()
+            self.close_leg(peer)
+        self.close_last(leg, reset=reset)
 
     def _account(self, leg: Leg, ending: Ending) -> None:
         session, peer = leg.session, leg.peer
@@ -86,93 +94,94 @@ class LegTable:
             session.up, session.down = client.count, backend.count
         session.ended(ending)
 
-    def close(self, leg: Leg, *, reset: bool) -> None:
-        """The last of a session's legs."""
+    def close_last(self, leg: Leg, *, reset: bool) -> None:
+        """Close a leg that is the last one of its session, which has ended."""
         if reset:
-            leg.reset()
-        self.forget(leg)
-        self._left += 1
+            leg.reset_on_close()
+        self.close_leg(leg)
+        self._ended += 1
 
-    def forget(self, leg: Leg) -> None:
-        """Close a leg, and break its references, which are circles."""
-        self.legs[leg.sock.fileno()] = GONE
+    def close_leg(self, leg: Leg) -> None:
+        self.legs[leg.sock.fileno()] = CLOSED_SLOT
         self.closing.append(leg.sock)
         if leg.state & STALLED:
-            self.drop(leg)
-        if self.doomed:
-            self.doomed.pop(leg, None)
+            leg.discard_unsent(self._pipes)
+        if self.flushing:
+            self.flushing.pop(leg, None)
         leg.state = CLOSED
-        leg.peer = None
+        leg.peer = None  # breaks the reference cycle
 
     def close_sockets(self) -> None:
+        """After a batch of events, a tick or a `cut`."""
         for sock in self.closing:
             sock.close()
         self.closing.clear()
-        if self._left:
-            left, self._left = self._left, 0
-            self._capacity.leave(left)
+        if self._ended:
+            ended, self._ended = self._ended, 0
+            self._capacity.leave(ended)
 
-    def stuck(self, leg: Leg) -> None:
-        """A connection is dead, but its peer has yet to take what had arrived."""
+    def dead_undelivered(self, leg: Leg) -> None:
+        """A connection is dead, and its peer has not accepted all that arrived from it before."""
         assert leg.peer is not None
-        self._doom(leg.peer, leg.state)
+        self._flush(leg.peer, leg.state)
 
-    def _doom(self, leg: Leg, dead: int) -> None:
-        """To be reset, as its peer, whose state was `dead`, is no more. One that had ended its stream before has left
-        a client nothing less than the whole answer, and all the time to read it: as where a server has closed, and is
-        asked by keepalive after a minute or two.
+    def _flush(self, leg: Leg, peer_state: int) -> None:
+        """Give a leg time to acknowledge what was read for it, then reset it: its peer, in `peer_state`, is dead.
+
+        A client whose back-end had ended its stream before has the whole answer on its way, and gets as long as any
+        slow reader: the same as with a server that has closed.
         """
         if not leg.state & CLIENT:
-            grace_s = FLUSH_BACKEND_S
+            timeout_s = FLUSH_BACKEND_S
         else:
-            grace_s = self._service.reader_timeout_s if dead & EOF else FLUSH_CLIENT_S
-        self.doomed.setdefault(leg, self._service.seconds() + grace_s)
-        self._wake()
+            timeout_s = leg.session.service.reader_timeout_s if peer_state & EOF else FLUSH_CLIENT_S
+        self.flushing.setdefault(leg, self._seconds() + timeout_s)
+        self.wake()
 
-    def lost(self, leg: Leg) -> None:
-        """A connection is dead, and all that came from it is written or in a doomed peer's hands."""
+    def dead(self, leg: Leg) -> None:
+        """A connection is dead, and all that arrived from it has been passed on, or is to be discarded."""
         session, peer, state = leg.session, leg.peer, leg.state
         if peer is None:
             if session.ending is None:
                 session.ended(Ending.CLIENT_GONE)
-            self.close(leg, reset=False)
+            self.close_last(leg, reset=False)
             return
         if peer.state & CONNECTING:
             self.end(leg, Ending.CLIENT_GONE, reset=False)
             return
         self._account(leg, Ending.CLIENT_RESET if leg.state & CLIENT else Ending.BACKEND_RESET)
-        leg.reset()  # where it was but this host that did not let us write, say
-        self.forget(leg)
+        leg.reset_on_close()  # the error may be local, such as a firewall's, and unknown to the other end
+        self.close_leg(leg)
         peer.peer = None
-        peer.state |= DYING
-        self._doom(peer, state)
+        peer.state |= ORPHANED
+        self._flush(peer, state)
         self._reset_if_flushed(peer)
 
     def _reset_if_flushed(self, leg: Leg) -> None:
-        if leg.state & STALLED or not (leg.state & BROKEN or not unsent(leg.sock)):
+        if leg.state & STALLED or not (leg.state & DEAD or not unsent(leg.sock)):
             return
         if leg.peer is None:
-            self.close(leg, reset=True)
-        elif leg.peer.state & EOF and leg.peer.state & BROKEN:
-            self._end(leg)
+            self.close_last(leg, reset=True)
+        elif leg.peer.state & EOF and leg.peer.state & DEAD:
+            self._reset_both(leg)
 
-    def _end(self, leg: Leg) -> None:
-        """Both sides of a doomed leg whose peer is dead."""
+    def _reset_both(self, leg: Leg) -> None:
+        """End the session of a flushing leg whose dead peer is still there."""
         self.end(leg, Ending.BACKEND_RESET if leg.state & CLIENT else Ending.CLIENT_RESET, reset=True)
 
-    def _see_to(self, leg: Leg, *, overdue: bool) -> None:
-        """A doomed leg: has it taken what came before its peer's reset?"""
+    def _check_flushing(self, leg: Leg, *, overdue: bool) -> None:
         if not overdue:
             self._reset_if_flushed(leg)
         elif leg.peer is None:
-            self.close(leg, reset=True)
+            self.close_last(leg, reset=True)
         else:
-            self._end(leg)
+            self._reset_both(leg)
 
     def tick(self, now: float) -> None:
-        for leg, deadline in list(islice(self.doomed.items(), LOOKS_MAX)):
+        """Check the flushing legs, round robin."""
+        for leg, deadline in list(islice(self.flushing.items(), CHECKS_MAX)):
             if not leg.state & CLOSED:
-                self._see_to(leg, overdue=deadline <= now)
-            if self.doomed.pop(leg, None) is not None and not leg.state & CLOSED:
-                self.doomed[leg] = deadline  # the last to be looked at again
+                self._check_flushing(leg, overdue=deadline <= now)
+            if self.flushing.pop(leg, None) is not None and not leg.state & CLOSED:
+                self.flushing[leg] = deadline  # to the end of the queue
         self.close_sockets()

@@ -1,4 +1,4 @@
-"""Pipes that the kernel moves bulk data through, from one socket to the other, without copying it (splice(2))."""
+"""Pipes through which the kernel moves bulk data from socket to socket without copying it: splice(2)."""
 
 from __future__ import annotations
 
@@ -15,40 +15,41 @@ import attrs
 from twisted.logger import Logger
 
 CAPACITY: Final = 1 << 20
-"""Bytes asked for."""
+"""Bytes requested for each pipe (F_SETPIPE_SZ)."""
 CAPACITY_MIN: Final = 1 << 16
-"""One that holds less counts as none. Moving bytes through 64 KiB takes no more CPU time than reading and writing them
-does, through the 8 KiB that a user beyond the soft limit gets it takes twice as much.
+"""Bytes: smaller pipes are not used. At 64 KiB splicing takes no more CPU time than reading and writing; at the 8 KiB
+that a user beyond pipe-user-pages-soft gets, it takes twice as much.
 """
 KEPT: Final = 16
-"""Empty pipes kept for the next transfer."""
-AGAIN_S: Final = 1.0
-"""How long to do without, once the kernel has given one that is too small."""
-NOT_HERE: Final = frozenset(
+"""Most empty pipes kept for the next transfers."""
+RETRY_S: Final = 1.0
+"""How long no pipe is made after the kernel has given one that is too small."""
+UNSUPPORTED: Final = frozenset(
     {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV}
 )
-"""What splice(2) says where it cannot be had: bytes are to be read and written instead."""
+"""Errors of splice(2) which say that it cannot be used here: data is to be read and written instead."""
 _FORBIDDEN: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.EACCES})
-"""Those that no socket is the cause of: a sandbox's filter, a kernel without it."""
+"""Those of them that hold for every socket: a seccomp filter, a kernel without splice(2)."""
 _FLAGS: Final = 0x01 | 0x02  # SPLICE_F_MOVE, SPLICE_F_NONBLOCK
 _LIMITS: Final = "/proc/sys/fs"
 _STATUS: Final = "/proc/self/status"
 _UNLIMITED: Final = 1 << 21 | 1 << 24
-"""CAP_SYS_ADMIN and CAP_SYS_RESOURCE: either has no limits of pipes."""
+"""Bits of CAP_SYS_ADMIN and CAP_SYS_RESOURCE: either lifts the limits on pipes (pipe(7))."""
 _SHARE: Final = 2
-"""At most one half of what the user's pipes may hold: other processes of that user have pipes, too."""
+"""Divisor: at most half of what all pipes of the user may hold, as other processes of that user need pipes, too."""
 
 
 @attrs.frozen
 class Allowance:
-    """What pipes may hold: each of them, and all together, in bytes; None for no limit."""
+    """What pipes may hold, in bytes."""
 
     each: int = CAPACITY
     together: int | None = None
+    """All pipes; None for no limit."""
 
     @classmethod
     def read(cls) -> Allowance:
-        """This process's, which is another after twistd's `--uid`."""
+        """This process's allowance, which changes when twistd sheds privileges (`--uid`)."""
         if _capabilities() & _UNLIMITED:
             return cls()
         each = min(_limit("pipe-max-size") or CAPACITY, CAPACITY)
@@ -56,19 +57,19 @@ class Allowance:
         return cls(each, min(pages) * os.sysconf("SC_PAGESIZE") // _SHARE if pages else None)
 
     def pipes(self, most: int) -> int:
-        """How many there may be, of `most` that there are descriptors for."""
+        """How many pipes there may be, at most `most`."""
         return most if self.together is None else min(most, self.together // self.each)
 
 
 def _limit(name: str) -> int:
-    """One of the kernel's limits; 0, which is also what stands for none, where it does not tell."""
+    """A limit in /proc/sys/fs; 0, which is also the kernel's value for no limit, if it cannot be read."""
     with suppress(OSError, ValueError):
         return int(Path(_LIMITS, name).read_text())
     return 0
 
 
 def _capabilities() -> int:
-    """The effective ones as bits."""
+    """The effective capabilities as bits; 0 if they cannot be read."""
     with suppress(OSError, ValueError):
         for line in Path(_STATUS).read_text().splitlines():
             if line.startswith("CapEff:"):
@@ -77,7 +78,7 @@ def _capabilities() -> int:
 
 
 class Pipe:
-    """One direction's; `held` is how many bytes are in it."""
+    """A pipe for one direction of a session; `held` is how many bytes are in it. Raises `OSError` as pipe2(2)."""
 
     __slots__ = ("held", "reader", "writer")
 
@@ -86,27 +87,33 @@ class Pipe:
         self.held = 0
 
     def grow(self, capacity: int) -> int:
-        """Make room for so many bytes; returns for how many there is room then, 0 where that cannot be known."""
-        with suppress(OSError):  # EPERM: the user's pipes have all the memory they may have
+        """Ask for room for `capacity` bytes; returns the room that there is then, 0 if that is unknown."""
+        with suppress(OSError):  # EPERM: the user's pipes already have all the memory that they may have
             return fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, capacity)
         with suppress(OSError):
             return fcntl.fcntl(self.writer, fcntl.F_GETPIPE_SZ)
         return 0
 
     def fill(self, source: int) -> int:
-        """Take what `source`, a descriptor, has; 0 at the end of its stream. Raises `OSError` as splice(2)."""
+        """Move data from the descriptor `source` into the pipe; returns the bytes moved, 0 at the end of the stream.
+
+        Raises `OSError` as splice(2).
+        """
         taken = os.splice(source, self.writer, CAPACITY, flags=_FLAGS)
         self.held += taken
         return taken
 
     def drain(self, target: int) -> None:
-        """Give `target` all of it, or what it takes. Raises `OSError` as splice(2), but not when it takes nothing."""
+        """Move data from the pipe to the descriptor `target` until the pipe is empty or `target` accepts no more.
+
+        Raises `OSError` as splice(2), except EAGAIN.
+        """
         with suppress(BlockingIOError):
             while self.held:
                 self.held -= os.splice(self.reader, target, self.held, flags=_FLAGS)
 
     def empty(self) -> bytes:
-        """Take out all that is in it."""
+        """Read all that is in the pipe."""
         pieces = []
         while self.held:
             pieces.append(os.read(self.reader, self.held))
@@ -119,9 +126,7 @@ class Pipe:
 
 
 class Pipes:
-    """At most `most` pipes at once, and no more than the user is allowed; the empty ones are used again, one with
-    bytes in it never.
-    """
+    """At most `most` pipes at once, and no more than the user is allowed. Only empty pipes are used again."""
 
     log = Logger()
 
@@ -129,18 +134,18 @@ class Pipes:
         self._most = most
         self._seconds = seconds
         self._allowance: Allowance | None = None
-        """Known when the first is asked for: by then the process has shed its privileges."""
+        """Read when the first pipe is taken: by then the process has shed its privileges."""
         self._free: list[Pipe] = []
-        self._again_at = float("-inf")
-        self._told: set[bool] = set()
+        self._retry_at = float("-inf")
+        self._logged: set[bool] = set()
         self.used = 0
 
     def take(self) -> Pipe | None:
-        """An empty pipe, or None when there is none to be had now."""
+        """An empty pipe, to be given back with `release`; None if there can be none now."""
         if self._free:
             self.used += 1
             return self._free.pop()
-        if self.used >= self._most or self._seconds() < self._again_at:
+        if self.used >= self._most or self._seconds() < self._retry_at:
             return None
         pipe = self._make()
         if pipe is not None:
@@ -162,17 +167,17 @@ class Pipes:
         if pipe.grow(self._allowance.each) >= CAPACITY_MIN:
             return pipe
         pipe.close()
-        self._again_at = self._seconds() + AGAIN_S
+        self._retry_at = self._seconds() + RETRY_S
         return None
 
     def refused(self, error: OSError) -> None:
-        """An error in `NOT_HERE`. There will be no more pipes, unless a single socket may be the cause of it."""
+        """splice(2) has raised an error of `UNSUPPORTED`. If it holds for every socket, no more pipes are given out."""
         forbidden = error.errno in _FORBIDDEN
         if forbidden:
             self._most = 0
             self.close()
-        if forbidden not in self._told:
-            self._told.add(forbidden)
+        if forbidden not in self._logged:
+            self._logged.add(forbidden)
             self.log.warn(
                 "{whose} cannot be spliced ({reason}): they are read and written instead",
                 whose="bytes" if forbidden else "the bytes of a connection",
@@ -187,6 +192,6 @@ class Pipes:
             self._free.append(pipe)
 
     def close(self) -> None:
-        """Close those that nobody uses."""
+        """Close the pipes that are not in use."""
         while self._free:
             self._free.pop().close()

@@ -1,6 +1,6 @@
-"""The Linux carrier: one edge-triggered epoll, nested in the reactor as a single reader, serves every session.
+"""The splice carrier, for Linux: one edge-triggered epoll serves all sessions, nested in the reactor as one reader.
 
-Listening ports are Twisted's: bound, inherited and closed by it, but read here.
+Listening ports are Twisted's: opened, inherited and closed by it, but read here.
 """
 
 from __future__ import annotations
@@ -11,54 +11,63 @@ from time import sleep
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReadDescriptor, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IListeningPort,
+    IProtocolFactory,
+    IReadDescriptor,
+    IStreamServerEndpoint,
+)
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.carriers.portable.carrier import PortableCarrier
-from rproxy.carriers.splice.accept import takeable
-from rproxy.carriers.splice.dispatch import SplicedSessions
+from rproxy.carriers.splice.accept import plain_socket
+from rproxy.carriers.splice.dispatch import Dispatcher
 from rproxy.carriers.splice.pipes import Pipes
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 
 BATCH: Final = 256
-"""Events taken at once."""
+"""Most events taken from epoll at once."""
 ROUNDS: Final = 8
-"""Batches before the reactor has its turn, unless there is nothing more to do, or something heeded."""
+"""Most batches before the reactor gets its turn; earlier when there are no events, or a watched descriptor is ready."""
 LINGER_S: Final = 0.001
-"""How long to wait for the next batch: a wait here costs less than one through the reactor."""
+"""How long to wait for the next batch, because a return through the reactor costs more than a wait here."""
 FEW: Final = 2
+"""Events in a batch: up to so many, there is little to do but bulk transfers."""
 NAP_S: Final = 0.0003
-"""Bulk that is left alone for so long, where there is little else to do, comes in larger pieces and fewer wake-ups."""
+"""A pause in which more bulk data arrives, so that it comes in larger pieces and with fewer wake-ups."""
 TICK_S: Final = 0.1
 
 
 @implementer(IReadDescriptor)
 class SpliceCarrier:
-    """A `Carrier` for plain sockets on Linux; what it cannot carry a portable one does, or, `strict`, nobody."""
+    """A `Carrier` for plain sockets on Linux. `portable` serves the other listeners; `strict`: they are refused."""
 
-    def __init__(
-        self, reactor: Any, service: Service, portable: PortableCarrier, pipes: Pipes, *, strict: bool = False
-    ) -> None:
+    def __init__(self, reactor: Any, portable: PortableCarrier, pipes: Pipes, *, strict: bool = False) -> None:
         self._reactor = reactor
-        self._service = service
         self._portable = portable
         self._strict = strict
         self._pipes = pipes
         self._epoll = select.epoll()
-        self._sessions = SplicedSessions(self._epoll, service, portable.capacity, pipes, self._wake)
+        self._dispatcher = Dispatcher(self._epoll, portable.capacity, pipes, reactor.seconds, self._wake)
+        self._transfer = self._dispatcher.transfer
         self._timer: IDelayedCall | None = None
         self._rounds = ROUNDS
-        self._watched = False
+        self._reading = False
+        """Whether the reactor polls the epoll."""
         self._stopped = False
 
-    def serve(self, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
-        return self._portable.serve(endpoint).addCallback(self._take_over)
+    def serve(self, endpoint: IStreamServerEndpoint, service: Service, name: str = "") -> Deferred[IListeningPort]:
+        factory = self._portable.factory(service, name)
+        return self._portable.listen(endpoint, factory).addCallback(self._take_over, factory, service, name)
 
-    def _take_over(self, port: IListeningPort) -> IListeningPort:
-        sock = takeable(port, self._portable.factory)
+    def _take_over(
+        self, port: IListeningPort, factory: IProtocolFactory, service: Service, name: str
+    ) -> IListeningPort:
+        sock = plain_socket(port, factory)
         if self._stopped:
             port.stopListening()
             return port
@@ -69,21 +78,21 @@ class SpliceCarrier:
             return port
         self._portable.ports.remove(port)
         port.stopReading()  # type: ignore[attr-defined]
-        self._sessions.listen(sock)
-        if not self._watched:
-            self._watched = True
+        self._dispatcher.listen(sock, service, name)
+        if not self._reading:
+            self._reading = True
             self._reactor.addReader(self)
         return port
 
-    def heed(self, descriptor: int) -> None:
+    def watch(self, descriptor: int) -> None:
         if not self._stopped:
             self._rounds = ROUNDS
-            self._sessions.heed(descriptor)
+            self._dispatcher.watch(descriptor)
 
-    def ignore(self, descriptor: int) -> None:
+    def unwatch(self, descriptor: int) -> None:
         if not self._stopped:
-            self._rounds = 1  # the reactor has a timer for when it is to be heeded again
-            self._sessions.ignore(descriptor)
+            self._rounds = 1  # the descriptor's owner has a timer in the reactor that must not be late
+            self._dispatcher.unwatch(descriptor)
 
     def fileno(self) -> int:
         return self._epoll.fileno()
@@ -92,32 +101,34 @@ class SpliceCarrier:
         return "splice"
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor lets go of the epoll, which `abort` closes."""
+        """The reactor does not poll the epoll any more; `abort` closes it."""
 
     def doRead(self) -> None:
-        poll, sessions = self._epoll.poll, self._sessions
+        poll, dispatcher, transfer = self._epoll.poll, self._dispatcher, self._transfer
         wait_s = 0.0
         for _ in range(self._rounds):
             events = poll(wait_s, BATCH)
             if not events:
                 return
-            sessions.serve(events)
-            if sessions.called:
-                sessions.called = False
+            dispatcher.serve(events)
+            if dispatcher.watch_fired:
+                dispatcher.watch_fired = False
                 return
-            if sessions.take_bulk() and len(events) <= FEW:
-                sleep(NAP_S)
+            if transfer.spliced:
+                transfer.spliced = False
+                if len(events) <= FEW:
+                    sleep(NAP_S)
             wait_s = LINGER_S
 
     def _wake(self) -> None:
-        """Have a tick soon."""
+        """Schedule a tick, unless one is scheduled."""
         if self._timer is None:
             self._timer = self._reactor.callLater(TICK_S, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         try:
-            again = self._sessions.tick(self._service.seconds())
+            again = self._dispatcher.tick(self._reactor.seconds())
         except Exception:
             self._wake()
             raise
@@ -125,20 +136,21 @@ class SpliceCarrier:
             self._wake()
 
     def slices(self) -> Iterator[list[Session]]:
-        for legs in self._sessions.slices():
+        for legs in self._dispatcher.table.slices():
             yield [leg.session for leg in legs if leg.session.is_connected]
         yield from self._portable.slices()
 
     def abort(self) -> None:
         self._portable.abort()
-        for legs in self._sessions.slices():
+        table = self._dispatcher.table
+        for legs in table.slices():
             for leg in legs:
-                self._sessions.end(leg, Ending.STOPPED)
+                table.cut(leg, Ending.STOPPED)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._watched:
-            self._watched = False
+        if self._reading:
+            self._reading = False
             self._reactor.removeReader(self)
         self._stopped = True
         self._pipes.close()

@@ -1,7 +1,7 @@
-"""Moving bytes between a session's two sockets with as few system calls as can be.
+"""Moves bytes between the two sockets of a session with as few system calls as possible.
 
-Written for edge-triggered epoll: what is readable is read until it is empty, and what the other side does not take at
-once waits for the next event that says it is writable.
+Written for edge-triggered epoll: a readable socket is read until it is empty, and what the other socket does not accept
+waits for the event that says it is writable.
 """
 
 from __future__ import annotations
@@ -12,46 +12,52 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from rproxy.carriers.splice.leg import (
-    BROKEN,
+from rproxy.carriers.splice.leg import EVENTS, Leg
+from rproxy.carriers.splice.pipes import UNSUPPORTED, Pipe, Pipes
+from rproxy.carriers.splice.states import (
     BULK,
     CLOSED,
-    DEAF,
+    DEAD,
     EARLY,
     EOF,
-    EVENTS,
-    FRESH,
+    FIRST_WRITES,
     HUNG_UP,
-    MORE,
     NAGLE,
-    NOW,
-    PLAIN,
     READABLE,
-    ROUNDS,
     SHUT,
-    SIZE,
     STALLED,
+    UNSPLICEABLE,
+    UNWRITABLE,
     WROTE,
-    Leg,
 )
-from rproxy.carriers.splice.pipes import NOT_HERE, Pipe, Pipes
 from rproxy.net.tcp_state import is_closed
 from rproxy.sessions.redispatch import EARLY_DATA_MAX
 
+SIZE: Final = 65536
+"""Bytes read at once, and the most kept outside of a pipe for a slow reader."""
+ROUNDS: Final = 16
+"""Reads of one leg in a row; then the others have their turn."""
+DONTWAIT: Final = int(socket.MSG_DONTWAIT)
+DONTWAIT_MORE: Final = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0))
+"""The end of stream follows: it leaves in the packet of the data."""
 BULK_READS: Final = 2
-"""Full reads in a row after which the kernel moves the rest."""
-_LITTLE: Final = 16384
-"""Less than this at once is no bulk any more."""
+"""Full reads in a row after which a pipe is used."""
+_BULK_MIN: Final = 16384
+"""Bytes: a transfer that brings less before the socket is empty is no bulk transfer any more."""
 _SMALL: Final = 1024
-"""A back-end is sent up to this much at first without TCP_NODELAY."""
-_LAST: Final = HUNG_UP | PLAIN | BROKEN
+"""Bytes of a first write to a back-end for which TCP_NODELAY need not be set."""
+_LAST: Final = HUNG_UP | UNSPLICEABLE | DEAD
+"""If HUNG_UP alone of these is set, a short read has brought all that there is before the end of stream."""
 
 
 class Transfer:
-    """Moves bytes from leg to leg. Tells the carrier when a session is `finished`, that is both streams have ended
-    and all is written; of a leg that is `lost`, with nothing left to read from it; of one that is `stuck`, lost but for
-    data its peer does not take yet; and of one that has ended and brought nothing (`unused`), which need not be told
-    to its peer if the answer is true. Whatever it tells may close the leg.
+    """Moves bytes from leg to leg, and reports what becomes of the legs. Each callback may close the leg.
+
+    - `finished(leg)`: both streams of the session have ended, and everything is written.
+    - `dead(leg)`: its connection has failed, and nothing is left to be read from it.
+    - `undelivered(leg)`: its connection has failed, and its peer has not accepted all that was read from it.
+    - `redispatched(leg)`: it has ended its stream without having sent a byte; returns True if its client is being given
+      to another back-end, and the end is not to be passed on.
     """
 
     def __init__(
@@ -60,37 +66,38 @@ class Transfer:
         pipes: Pipes,
         *,
         finished: Callable[[Leg], None],
-        lost: Callable[[Leg], None],
-        stuck: Callable[[Leg], None],
-        unused: Callable[[Leg], bool],
+        dead: Callable[[Leg], None],
+        undelivered: Callable[[Leg], None],
+        redispatched: Callable[[Leg], bool],
     ) -> None:
         self._epoll = epoll
         self._pipes = pipes
         self._finished = finished
-        self._lost = lost
-        self._stuck = stuck
-        self._unused = unused
+        self._dead = dead
+        self._undelivered = undelivered
+        self._redispatched = redispatched
         self.spliced = False
+        """Whether a pipe has been used since this was last set to False."""
         self.buffer = bytearray(SIZE)
         self.view = memoryview(self.buffer)
 
     def pump(self, source: Leg) -> None:
-        """Move what `source` has to its peer, until there is no more or the peer takes no more."""
+        """Move data from `source` to its peer until there is no more, or the peer accepts no more."""
         target = source.peer
-        if target is None or target.state & DEAF:
+        if target is None or target.state & UNWRITABLE:
             return
         full = BULK_READS if source.state & BULK else 0
         for _ in range(ROUNDS):
-            if full >= BULK_READS and not source.state & PLAIN and (pipe := self._pipes.take()) is not None:
+            if full >= BULK_READS and not source.state & UNSPLICEABLE and (pipe := self._pipes.take()) is not None:
                 self._splice(source, target, pipe)
                 return
             try:
-                size = source.sock.recv_into(self.buffer, SIZE, NOW)
+                size = source.sock.recv_into(self.buffer, SIZE, DONTWAIT)
             except BlockingIOError:
-                self._drained(source)
+                self._read_all(source)
                 return
             except OSError:
-                self._lost(source)
+                self._dead(source)
                 return
             if not size:
                 self.end_of_stream(source)
@@ -98,7 +105,7 @@ class Transfer:
             source.count += size
             state = source.state
             last = size < SIZE and state & _LAST == HUNG_UP
-            if not self._write(target, size, MORE if last else NOW):
+            if not self._write(target, size, DONTWAIT_MORE if last else DONTWAIT):
                 return
             if last:
                 self.end_of_stream(source)
@@ -107,15 +114,15 @@ class Transfer:
                 return
             if size == SIZE:
                 full += 1
-            elif not state & (PLAIN | BROKEN):
+            elif not state & (UNSPLICEABLE | DEAD):
                 source.state = state & ~READABLE
                 return
-        self._again(source)
+        self._rearm(source)
 
     def _write(self, target: Leg, size: int, flags: int) -> bool:
-        """Write the first bytes of the buffer, or keep them as the backlog; False when `target` is lost."""
-        if target.state & FRESH:
-            self.begin(target, size)
+        """Write the first `size` bytes of the buffer, or keep them in the backlog; False when `target` has failed."""
+        if target.state & FIRST_WRITES:
+            self.before_write(target, size)
         return self._send(target, size, flags)
 
     def _send(self, target: Leg, size: int, flags: int) -> bool:
@@ -124,21 +131,24 @@ class Transfer:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._unwritable(target)
+            self._write_failed(target)
             return False
         if sent < size:
             self._keep(target, sent, size)
         return True
 
     def write_later(self, target: Leg, sent: int, size: int) -> None:
-        """`target` took but `sent` of the first bytes of the buffer, or gave an error: see which, or keep the rest."""
+        """Only `sent` of the first `size` bytes of the buffer were accepted: keep the rest.
+
+        0 also stands for an error, so the write is tried again to see which.
+        """
         if sent:
             self._keep(target, sent, size)
         else:
-            self._send(target, size, NOW)
+            self._send(target, size, DONTWAIT)
 
-    def begin(self, backend: Leg, size: int) -> None:
-        """The first bytes of the buffer are about to be sent to a back-end that is fresh."""
+    def before_write(self, backend: Leg, size: int) -> None:
+        """The first `size` bytes of the buffer are about to be sent to a leg with a bit of `FIRST_WRITES`."""
         state = backend.state
         if state & EARLY:
             session = backend.session
@@ -152,23 +162,23 @@ class Transfer:
                 session.early_data = b""
                 backend.state = state & ~EARLY
         if state & NAGLE:
-            self.settle(backend, size)
+            self.set_no_delay(backend, size)
 
     def _keep(self, target: Leg, sent: int, size: int) -> None:
         target.backlog = bytes(self.view[sent:size])
         target.state |= STALLED
 
-    def settle(self, backend: Leg, size: int) -> None:
-        """Set TCP_NODELAY for the second write, or for one of several packets; most sessions have but one small."""
+    def set_no_delay(self, backend: Leg, size: int) -> None:
+        """Set TCP_NODELAY before the second write, or one of several packets: most sessions have one small write."""
         if size > _SMALL or backend.state & WROTE:
             backend.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             backend.state &= ~NAGLE
         else:
             backend.state |= WROTE
 
-    def _drained(self, source: Leg) -> None:
-        if source.state & BROKEN:
-            self._lost(source)
+    def _read_all(self, source: Leg) -> None:
+        if source.state & DEAD:
+            self._dead(source)
         else:
             source.state &= ~READABLE
 
@@ -184,142 +194,137 @@ class Transfer:
             try:
                 size = pipe.fill(source.sock.fileno())
             except BlockingIOError:
-                if moved < _LITTLE:
+                if moved < _BULK_MIN:
                     source.state &= ~BULK
-                self._release(target)
-                self._drained(source)
+                self._release_pipe(target)
+                self._read_all(source)
                 return
             except OSError as error:
-                self._release(target)
-                if self._is_refused(error, source):
-                    self._unspliceable(source)
+                self._release_pipe(target)
+                if self._is_unsupported(error, source):
+                    self._read_instead(source)
                 else:
-                    self._lost(source)
+                    self._dead(source)
                 return
-            if not size:  # the end, or an urgent mark: recv will tell
-                self._release(target)
-                self._unspliceable(source)
+            if not size:  # the end of stream, or urgent data: recv(2) distinguishes them
+                self._release_pipe(target)
+                self._read_instead(source)
                 return
             moved += size
             source.count += size
-            if not self._drain(target):
+            if not self._drain_pipe(target):
                 return
             if target.state & STALLED:
                 return
-        self._release(target)
-        self._again(source)
+        self._release_pipe(target)
+        self._rearm(source)
 
-    def _is_refused(self, error: OSError, leg: Leg) -> bool:
-        """Whether it is splicing that is at fault. A dead connection may give the same error, and but once: it must
-        not be taken for one that goes on.
+    def _is_unsupported(self, error: OSError, leg: Leg) -> bool:
+        """Whether an error of splice(2) is about splicing. A dead connection may raise the same error, but only once:
+        it must not be mistaken for a connection that goes on.
         """
-        if error.errno not in NOT_HERE or is_closed(leg.sock):
+        if error.errno not in UNSUPPORTED or is_closed(leg.sock):
             return False
         self._pipes.refused(error)
         return True
 
-    def _unspliceable(self, source: Leg) -> None:
-        source.state = (source.state | PLAIN) & ~BULK
+    def _read_instead(self, source: Leg) -> None:
+        """`source` cannot be spliced from: read it."""
+        source.state = (source.state | UNSPLICEABLE) & ~BULK
         self.pump(source)
 
-    def _drain(self, target: Leg) -> bool:
-        """Write what the target's pipe holds; False when there is no more to be done, `target` being lost, say."""
+    def _drain_pipe(self, target: Leg) -> bool:
+        """Write what the target's pipe holds; False when the caller has nothing more to do."""
         pipe = target.pipe
         assert pipe is not None
         try:
             pipe.drain(target.sock.fileno())
         except OSError as error:
-            if self._is_refused(error, target):
-                self._empty(target, pipe)
+            if self._is_unsupported(error, target):
+                self._write_instead(target, pipe)
             else:
-                self._unwritable(target)
+                self._write_failed(target)
             return False
         if pipe.held:
             target.state |= STALLED
         return True
 
-    def _empty(self, target: Leg, pipe: Pipe) -> None:
-        """`target` does not splice: write what the pipe holds."""
+    def _write_instead(self, target: Leg, pipe: Pipe) -> None:
+        """`target` cannot be spliced to: write what the pipe holds."""
         target.backlog = pipe.empty()
         target.state |= STALLED
-        self._release(target)
+        self._release_pipe(target)
         if target.peer is not None:
-            target.peer.state |= PLAIN
+            target.peer.state |= UNSPLICEABLE
         self.flush(target)
 
-    def _release(self, target: Leg) -> None:
+    def _release_pipe(self, target: Leg) -> None:
         if target.pipe is not None:
             self._pipes.release(target.pipe)
             target.pipe = None
 
-    def drop(self, leg: Leg) -> None:
-        """Forget what was to be written to it."""
-        leg.backlog = None
-        leg.state &= ~STALLED
-        self._release(leg)
-
     def flush(self, target: Leg) -> None:
-        """Write what waits for a stalled leg, then go on with its peer."""
+        """Write what is kept for a stalled leg, then go on reading for it."""
         backlog = target.backlog
         if backlog is not None:
             try:
-                sent = target.sock.send(backlog, NOW)
+                sent = target.sock.send(backlog, DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
-                self._unwritable(target)
+                self._write_failed(target)
                 return
             if sent < len(backlog):
                 target.backlog = backlog[sent:]
                 return
             target.backlog = None
         if target.pipe is not None:
-            if not self._drain(target) or target.pipe.held:
+            if not self._drain_pipe(target) or target.pipe.held:
                 return
-            self._release(target)
+            self._release_pipe(target)
         target.state &= ~STALLED
         source = target.peer
         if source is None:
             return
         if source.state & EOF:
-            self._finish(source, target)
+            self._pass_end(source, target)
         elif source.state & READABLE:
             self.pump(source)
 
-    def _unwritable(self, target: Leg) -> None:
-        """Its connection is dead, and what was to be written to it void; what it sent before is not."""
-        self.drop(target)
-        target.state |= BROKEN | READABLE
+    def _write_failed(self, target: Leg) -> None:
+        """Its connection has failed: discard what was to be written to it, and read what arrived from it before."""
+        target.discard_unsent(self._pipes)
+        target.state |= DEAD | READABLE
         source = target.peer
-        if source is None or source.state & BROKEN:
-            self._lost(target)
+        if source is None or source.state & DEAD:
+            self._dead(target)
             return
         self.pump(target)
-        if not target.state & CLOSED:
-            self._stuck(target)
+        if not target.state & CLOSED:  # callbacks may close the leg: check CLOSED again
+            self._undelivered(target)
 
     def end_of_stream(self, source: Leg) -> None:
         """`source` has been read to its end."""
-        if source.state & BROKEN:
-            self._lost(source)
+        if source.state & DEAD:
+            self._dead(source)
             return
-        if not source.count and self._unused(source):
+        if not source.count and self._redispatched(source):
             return
         source.state = (source.state | EOF) & ~READABLE
         target = source.peer
         if target is not None and not target.state & STALLED:
-            self._finish(source, target)
+            self._pass_end(source, target)
 
-    def _finish(self, source: Leg, target: Leg) -> None:
-        """`target` has all that `source` will ever send."""
+    def _pass_end(self, source: Leg, target: Leg) -> None:
+        """`target` has been sent all that `source` will ever send."""
         if target.state & EOF and not source.state & STALLED:
             self._finished(target)
             return
-        with suppress(OSError):  # reset: an event tells
+        with suppress(OSError):  # it was reset: an event reports that
             target.sock.shutdown(socket.SHUT_WR)
         target.state |= SHUT
         target.session.half_close()
 
-    def _again(self, source: Leg) -> None:
-        """There is more, but others have their turn: let epoll tell of it again."""
+    def _rearm(self, source: Leg) -> None:
+        """There is more to read, but the others have their turn: have epoll report it again."""
         self._epoll.modify(source.sock.fileno(), EVENTS)

@@ -10,8 +10,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from rproxy.carriers.splice.leg import BROKEN, BULK, EOF, HUNG_UP, PLAIN, READABLE, ROUNDS, SHUT, SIZE, STALLED, Leg
-from rproxy.carriers.splice.pipes import CAPACITY, NOT_HERE
+from rproxy.carriers.splice.leg import Leg
+from rproxy.carriers.splice.pipes import CAPACITY, UNSUPPORTED
+from rproxy.carriers.splice.states import BULK, DEAD, EOF, HUNG_UP, READABLE, SHUT, STALLED, UNSPLICEABLE
+from rproxy.carriers.splice.transfer import ROUNDS, SIZE
 from tests.carriers.loopback import QUIET_MS, ends, fill, received, reset, stream, wait_for
 from tests.carriers.moving import Moving, Splices
 
@@ -221,7 +223,7 @@ def test_the_length_of_every_splice_is_bounded(stack: ExitStack, splices: Splice
     assert max(splices.counts) <= CAPACITY
 
 
-not_here = pytest.mark.parametrize("error", sorted(NOT_HERE), ids=errno.errorcode.__getitem__)
+not_here = pytest.mark.parametrize("error", sorted(UNSUPPORTED), ids=errno.errorcode.__getitem__)
 
 
 @not_here
@@ -230,7 +232,7 @@ def test_a_source_that_does_not_splice_is_read_from_then_on(moving: Moving, spli
     send(moving, BULKY)
     moving.arrived(moving.client)
     assert carried(moving, BULKY) == BULKY
-    assert moving.client.state & PLAIN
+    assert moving.client.state & UNSPLICEABLE
     send(moving, BULKY)
     assert carried(moving, BULKY) == BULKY
     assert len(splices.counts) == 1
@@ -250,7 +252,7 @@ def test_a_target_that_does_not_splice_gets_what_was_in_the_pipe_at_once(
         moving.transfer.pump(moving.client)
     assert not moving.backend.state & STALLED
     assert received(moving.backend_end, size) == BULKY[:size]
-    assert moving.client.state & PLAIN
+    assert moving.client.state & UNSPLICEABLE
     assert_no_pipe_in_use(moving)
 
 
@@ -296,7 +298,7 @@ def test_an_error_of_a_dead_connection_is_no_refusal(
     (splices.results if dead == "source" else splices.write_errors).append(OSError(error, os.strerror(error)))
     send(moving, BULKY)
     moving.arrived(moving.client)
-    assert (moving.told[0][1], moving.told[0][0] in ("lost", "stuck")) == (leg, True)
+    assert (moving.told[0][1], moving.told[0][0] in ("dead", "undelivered")) == (leg, True)
     assert not moving.client.state & EOF
     assert moving.pipes.used == 0
     pipe = moving.pipes.take()
@@ -317,7 +319,7 @@ def test_without_a_descriptor_for_a_pipe_bytes_are_read(
         patched.setattr(os, "pipe2", refuse)
         assert carried(moving, BULKY) == BULKY
     assert splices.counts == []
-    assert not moving.client.state & PLAIN
+    assert not moving.client.state & UNSPLICEABLE
     send(moving, BULKY)
     assert carried(moving, BULKY) == BULKY
     assert splices.reads > 0
@@ -333,7 +335,7 @@ def test_when_all_pipes_are_taken_bytes_are_read(stack: ExitStack, splices: Spli
 
 def reset_of_the_source(moving: Moving) -> None:
     reset(moving.client_end)
-    moving.client.state |= BROKEN
+    moving.client.state |= DEAD
     moving.carry(moving.client, lambda _: bool(moving.told))
 
 
@@ -344,7 +346,7 @@ def reset_of_the_target(moving: Moving) -> None:
 
 
 def forgotten(moving: Moving) -> None:
-    moving.transfer.drop(moving.backend)
+    moving.backend.discard_unsent(moving.pipes)
 
 
 @pytest.mark.parametrize("end", [reset_of_the_source, reset_of_the_target, forgotten])
@@ -358,7 +360,7 @@ def test_a_pipe_with_bytes_in_it_is_closed_and_not_kept(stack: ExitStack) -> Non
     moving = stalled(stack)
     pipe = moving.backend.pipe
     assert pipe is not None
-    moving.transfer.drop(moving.backend)
+    moving.backend.discard_unsent(moving.pipes)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(pipe.reader)
 
@@ -372,15 +374,15 @@ def test_an_error_of_a_splice_loses_its_leg_and_gives_the_pipe_back(
     send(moving, BULKY)
     moving.arrived(moving.client)
     leg: Leg = moving.client if dead == "source" else moving.backend
-    assert (moving.told[0][1], moving.told[0][0] in ("lost", "stuck")) == (leg, True)
+    assert (moving.told[0][1], moving.told[0][0] in ("dead", "undelivered")) == (leg, True)
     assert moving.pipes.used == 0
 
 
 def test_an_error_beats_the_end_of_a_spliced_stream(moving: Moving, splices: Splices) -> None:
     send(moving, BULKY, end=True)
-    moving.arrived(moving.client, HUNG_UP | BROKEN)
+    moving.arrived(moving.client, HUNG_UP | DEAD)
     received_first = moving.carry(moving.client, lambda _: bool(moving.told))
-    assert moving.told == [("lost", moving.client)]
+    assert moving.told == [("dead", moving.client)]
     assert received_first + received(moving.backend_end, len(BULKY) - len(received_first)) == BULKY
     assert not moving.session.half_closed
     assert splices.reads > 0

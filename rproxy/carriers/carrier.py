@@ -1,0 +1,72 @@
+"""The seam between the proxy and the ways of carrying the bytes of its sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+
+from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Session
+from rproxy.timing.wheel import Wheel
+
+SLICE: Final = 128
+"""Entries of a carrier's table of sessions, in use or not, that make up a slice."""
+
+
+@attrs.frozen
+class Resources:
+    """What a carrier shares with the rest of the process."""
+
+    reactor: Any
+    deadlines: Wheel
+    capacity: Capacity
+    """Each session counts from accept until its descriptors are closed. At its limit the carrier stops accepting."""
+    pipes_max: int
+    """Most pipes that may be open at once."""
+
+
+class Carrier(Protocol):
+    """Accepts clients on any number of listeners, and carries their sessions.
+
+    For each client it makes a `Session` with a `Link`, asks that for back-ends, connects to them, moves the bytes both
+    ways, and reports how it ended.
+    """
+
+    def serve(self, endpoint: IStreamServerEndpoint, service: Service, name: str = "") -> Deferred[IListeningPort]:
+        """Accept clients on `endpoint` for `service`; `name` becomes their `Session.listener`.
+
+        May be called at any time before `abort`, for several services. Fires with the open port, which the caller stops
+        with `stopListening`. Fails as `endpoint.listen` does, or with `ValueError` if the carrier cannot carry what
+        such an endpoint accepts; then nothing is left open.
+        """
+        ...
+
+    def watch(self, descriptor: int) -> None:
+        """Return to the reactor as soon as `descriptor`, which the reactor reads, is readable.
+
+        Clients could otherwise keep it waiting for some milliseconds. The descriptor stays open until `unwatch`, or
+        for good.
+        """
+        ...
+
+    def unwatch(self, descriptor: int) -> None:
+        """Ignore a watched descriptor, which is not read for now: `watch` follows when it is to be read again."""
+        ...
+
+    def slices(self) -> Iterator[list[Session]]:
+        """The connected sessions, in slices each of which can be looked at in one turn of the reactor.
+
+        A slice holds the sessions that are connected when it is asked for; others may begin and end meanwhile.
+        """
+        ...
+
+    def abort(self) -> None:
+        """End all sessions as `STOPPED`, with resets, and release everything. Called last, when all ports are stopped;
+        may be called again.
+        """
+        ...
