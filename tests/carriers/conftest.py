@@ -10,7 +10,11 @@ import pytest
 import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet.task import deferLater
 
+from tests.carriers.leg_checker import checked_legs
 from tests.carriers.loopback import descriptors
+
+UNCHECKED = (".test_splice_states", ".test_call_counts")
+"""Modules that switch the checker on themselves, or count calls."""
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +29,17 @@ def _running_reactor() -> None:
 def _others_garbage() -> None:
     """What earlier tests left open must not be closed, by chance, between two looks."""
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _legal_states(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every change of every leg's state is checked."""
+    if request.module.__name__.endswith(UNCHECKED):
+        yield
+        return
+    with checked_legs() as found:
+        yield
+    assert found == []
 
 
 @pytest.fixture

@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.carriers.splice.accept import ACCEPTS_MAX, Listener, Listeners, plain_socket
+from rproxy.carriers.splice.accept import ACCEPTS_MAX, Listeners, plain_socket
+from rproxy.carriers.splice.endings import LegTable
+from rproxy.carriers.splice.leg import Leg, Listener
+from rproxy.carriers.splice.pipes import Pipes
+from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.service import Service
@@ -29,14 +33,15 @@ class Bench:
         self.epoll = stack.enter_context(select.epoll())
         self.capacity = Capacity(sessions_max, Clock().seconds)
         self.service = Service(Pool(table_with(1), CountingPolicy()), Clock())
-        self.listeners = Listeners(self.epoll, self.capacity, opened=self._opened, wake=self._wake)
-        self.opened: list[Listener] = []
+        self.table = LegTable(self.capacity, Pipes(0), Clock().seconds, self._wake)
+        self.listeners = Listeners(self.epoll, self.capacity, self.table, self._connect)
+        self.opened: list[Leg] = []
         self.woken = 0
 
-    def _opened(self, listener: Listener, descriptor: int) -> None:
-        self.opened.append(listener)
-        self.capacity.enter()
-        os.close(descriptor)
+    def _connect(self, client: Leg, backend: Backend | None) -> None:
+        assert backend is client.session.backend is not None
+        self.opened.append(client)
+        client.sock.close()
 
     def _wake(self) -> None:
         self.woken += 1
@@ -84,7 +89,7 @@ def test_clients_are_accepted_in_growing_batches_and_singly_again_when_none_queu
     assert (ACCEPTS_MAX, listener.batch) == (64, 1)
 
 
-def test_an_accepted_client_comes_with_its_listener(bench: Bench, tmp_path: Path) -> None:
+def test_an_accepted_client_has_its_listeners_family_and_service(bench: Bench, tmp_path: Path) -> None:
     unix = socket.socket(socket.AF_UNIX)
     unix.bind(str(tmp_path / "socket"))
     unix.listen()
@@ -93,8 +98,10 @@ def test_an_accepted_client_comes_with_its_listener(bench: Bench, tmp_path: Path
         listener = bench.listener(sock)
         bench.clients(listener, 1)
         bench.listeners.accept(listener)
-    assert [listener.family for listener in bench.opened] == [socket.AF_INET, socket.AF_UNIX]
-    assert {(listener.service, listener.name) for listener in bench.opened} == {(bench.service, "a listener")}
+    assert [client.sock.family for client in bench.opened] == [socket.AF_INET, socket.AF_UNIX]
+    assert {(client.session.service, client.session.listener) for client in bench.opened} == {
+        (bench.service, "a listener")
+    }
 
 
 def test_clients_inherit_what_every_connection_needs(stack: ExitStack) -> None:

@@ -258,17 +258,17 @@ def test_a_full_room_makes_clients_wait_until_a_session_leaves(stack: ExitStack)
 def test_a_client_that_epoll_does_not_take_costs_only_itself(stack: ExitStack) -> None:
     """As many as a user may have watched are watched already."""
     bench = with_one_server(stack)
-    connector: Any = bench.carrier._dispatcher.connector
-    register = connector._register
+    listeners: Any = bench.carrier._dispatcher._listeners
+    register = listeners._register
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     client = bench.dial()
-    connector._register = refuse
+    listeners._register = refuse
     with logged():
         bench.until(lambda: bench.sessions)
-        connector._register = register
+        listeners._register = register
         assert is_let_go(bench, client)
     bench.assert_nothing_held()
     assert_served(bench, bench.dial(), bench.servers[0])

@@ -133,13 +133,15 @@ def test_an_error_that_a_read_finds_first_is_told(moving: Moving) -> None:
     assert moving.told == [("dead", moving.client)]
 
 
-@pytest.mark.parametrize("state", [CONNECTING, STALLED, DEAD])
+@pytest.mark.parametrize("state", [CONNECTING | NAGLE, STALLED, DEAD])
 def test_a_peer_that_cannot_be_written_to_is_not_read_for(moving: Moving, state: int) -> None:
     moving.client_end.send(b"early")
-    moving.backend.state |= state
+    other = moving.client.peer = Leg(moving.backend.sock, moving.session, state & (CONNECTING | NAGLE), moving.client)
+    other.backlog = b"x"
+    other.state |= state
     moving.arrived(moving.client)
     assert (moving.metered(moving.client).reads, bool(moving.client.state & READABLE)) == (0, True)
-    moving.backend.state &= ~state
+    moving.client.peer = moving.backend
     moving.transfer.pump(moving.client)
     assert received(moving.backend_end, 5) == b"early"
 
@@ -229,8 +231,8 @@ def test_a_dead_reader_is_told_and_what_it_had_said_is_passed_on(moving: Moving)
 def test_a_dead_reader_whose_last_words_cannot_be_passed_on_yet_is_undelivered(stack: ExitStack) -> None:
     moving = Moving(stack, small="client")
     fill(moving.metered(moving.client))
-    moving.client.state |= STALLED
     moving.client.backlog = b"x"
+    moving.client.state |= STALLED
     moving.backend_end.send(b"last words")
     reset(moving.backend_end)
     moving.client_end.send(b"question")

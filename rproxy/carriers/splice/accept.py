@@ -8,33 +8,20 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from rproxy.carriers.splice.states import LISTENING
+from rproxy.carriers.splice.endings import LegTable
+from rproxy.carriers.splice.leg import EVENTS, ClientLeg, Listener
 from rproxy.net.tcp_options import prepare_listener
 from rproxy.net.tcp_state import protocol_of
+from rproxy.pool.backend import Backend
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.service import Service
+from rproxy.sessions.session import Session
 
 ACCEPTS_MAX: Final = 64
 """Clients accepted for one event."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors of accept(2) that only time mends: the process or the system lacks descriptors or memory."""
 _FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
-
-
-class Listener:
-    """A listening socket, the service that its clients are for, and its name."""
-
-    state = LISTENING
-    events = select.EPOLLIN
-
-    def __init__(self, sock: socket.socket, service: Service, name: str) -> None:
-        self.sock = sock
-        self.service = service
-        self.name = name
-        self.family = int(sock.family)
-        self.accept = sock._accept  # type: ignore[attr-defined]  # returns the descriptor, without a socket object
-        self.batch = 1
-        """Clients accepted for the next event. Grows while clients queue: a lone client costs no second accept(2)."""
 
 
 def plain_socket(port: object, factory: object) -> socket.socket | None:
@@ -53,22 +40,22 @@ def plain_socket(port: object, factory: object) -> socket.socket | None:
 class Listeners:
     """Accepts clients while there is capacity; while there is none, they wait in the kernel's queue.
 
-    `opened` gets each client's listener and descriptor. After an error that only time mends, `wake` is called, and
-    `resume_if_possible` is expected soon.
+    `connect` gets the leg of each client, which has a session, and the back-end that was chosen for it. After an error
+    that only time mends, `table.wake` is called, and `resume_if_possible` is expected soon.
     """
 
     def __init__(
         self,
         epoll: select.epoll,
         capacity: Capacity,
-        *,
-        opened: Callable[[Listener, int], None],
-        wake: Callable[[], None],
+        table: LegTable,
+        connect: Callable[[ClientLeg, Backend | None], None],
     ) -> None:
-        self._epoll = epoll
+        self._modify = epoll.modify
+        self._register = epoll.register
         self._capacity = capacity
-        self._opened = opened
-        self._wake = wake
+        self._table = table
+        self._connect = connect
         self.paused: list[Listener] = []
 
     def add(self, sock: socket.socket, service: Service, name: str) -> Listener:
@@ -80,7 +67,7 @@ class Listeners:
 
     def accept(self, listener: Listener) -> None:
         """The listener is readable."""
-        capacity, opened = self._capacity, self._opened
+        capacity = self._capacity
         for _ in range(listener.batch):
             if capacity.sessions >= capacity.sessions_max:
                 self._pause(listener)
@@ -94,13 +81,31 @@ class Listeners:
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     self._pause(listener)
-                    self._wake()
+                    self._table.wake()
                 return
-            opened(listener, descriptor)
+            self._open(listener, descriptor)
         listener.batch = min(2 * listener.batch, ACCEPTS_MAX)
 
+    def _open(self, listener: Listener, descriptor: int) -> None:
+        """Open the session of an accepted client."""
+        table, capacity = self._table, self._capacity
+        client = ClientLeg(socket.SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor), table)
+        client.session = session = Session(listener.service, client, listener.name)
+        capacity.sessions += 1
+        if capacity.sessions >= capacity.sessions_max:
+            capacity.filled()
+        try:
+            table.legs[descriptor] = client
+        except IndexError:
+            table.put(descriptor, client)
+        try:
+            self._register(descriptor, EVENTS)
+            self._connect(client, session.choose_backend())
+        except Exception:
+            table.fail(client)
+
     def _pause(self, listener: Listener) -> None:
-        self._epoll.modify(listener.sock.fileno(), 0)
+        self._modify(listener.sock.fileno(), 0)
         self.paused.append(listener)
 
     def resume_if_possible(self) -> None:
@@ -112,4 +117,4 @@ class Listeners:
         paused, self.paused = self.paused, []
         for listener in paused:
             if listener.sock.fileno() >= 0:
-                self._epoll.modify(listener.sock.fileno(), listener.events)
+                self._modify(listener.sock.fileno(), listener.events)

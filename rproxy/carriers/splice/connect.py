@@ -9,11 +9,8 @@ from errno import ECONNREFUSED, EINPROGRESS, ETIMEDOUT
 from functools import partial
 from typing import Final
 
-from twisted.logger import Logger
-
-from rproxy.carriers.splice.accept import Listener
 from rproxy.carriers.splice.endings import LegTable
-from rproxy.carriers.splice.leg import EVENTS, ClientLeg, Leg
+from rproxy.carriers.splice.leg import EVENTS, Leg
 from rproxy.carriers.splice.states import (
     CLIENT,
     CLOSED,
@@ -32,10 +29,9 @@ from rproxy.net.own_addresses import ephemeral_ports
 from rproxy.net.tcp_options import keep_alive
 from rproxy.net.tcp_state import is_self_connected
 from rproxy.pool.backend import Backend
-from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_END_S
-from rproxy.sessions.session import LOCAL_ERRORS, Session
+from rproxy.sessions.session import LOCAL_ERRORS
 
 _IN: Final = select.EPOLLIN
 _ERROR: Final = select.EPOLLERR
@@ -51,12 +47,9 @@ class Connector:
     precision of the ticks that `table.wake` asks for.
     """
 
-    log = Logger()
-
     def __init__(
         self,
         epoll: select.epoll,
-        capacity: Capacity,
         table: LegTable,
         transfer: Transfer,
         *,
@@ -64,7 +57,6 @@ class Connector:
         handle: Callable[[Leg, int], None],
     ) -> None:
         self._register = epoll.register
-        self._capacity = capacity
         self._table = table
         self._transfer = transfer
         self._requeue = requeue
@@ -73,29 +65,7 @@ class Connector:
         self.recent: dict[Leg, float] = {}
         """Connecting or just-connected back-end legs, with their connect deadlines. While there are any, ticks come."""
 
-    def open(self, listener: Listener, descriptor: int) -> None:
-        """A client has been accepted."""
-        table, capacity = self._table, self._capacity
-        client = ClientLeg(socket.SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor), table)
-        client.session = session = Session(listener.service, client, listener.name)
-        capacity.sessions += 1
-        if capacity.sessions >= capacity.sessions_max:
-            capacity.filled()
-        try:
-            table.legs[descriptor] = client
-        except IndexError:
-            table.put(descriptor, client)
-        try:
-            self._register(descriptor, EVENTS)
-            self._connect(client, session.choose_backend())
-        except Exception:
-            self._fail(client)
-
-    def _fail(self, client: Leg) -> None:
-        self.log.failure("a client's session failed")
-        self._table.end(client, Ending.STOPPED, reset=True)
-
-    def _connect(self, client: Leg, backend: Backend | None) -> None:
+    def connect(self, client: Leg, backend: Backend | None) -> None:
         """Start to connect to `backend`, or to others in turn if that fails at once.
 
         Without a back-end the client waits in the queue, if it may, or is let go.
@@ -141,9 +111,9 @@ class Connector:
         """A client has waited in the queue, for a back-end or for as long as it may."""
         client.state &= ~WAITING
         try:
-            self._connect(client, client.session.choose_backend())
+            self.connect(client, client.session.choose_backend())
         except Exception:
-            self._fail(client)
+            self._table.fail(client)
         self._table.close_sockets()
 
     def waiting_event(self, client: Leg, event: int) -> None:
@@ -212,9 +182,9 @@ class Connector:
             if client.state & DEAD:
                 self._table.dead(client)
             else:
-                self._connect(client, session.choose_backend())
+                self.connect(client, session.choose_backend())
         except Exception:
-            self._fail(client)
+            self._table.fail(client)
 
     def redispatch(self, leg: Leg, *, reset: bool) -> bool:
         """A leg has ended before it sent a byte; returns whether its client is being given to another back-end."""
@@ -227,9 +197,9 @@ class Connector:
         client.peer = None
         self._table.close_leg(leg)
         try:
-            self._connect(client, session.choose_backend())
+            self.connect(client, session.choose_backend())
         except Exception:
-            self._fail(client)
+            self._table.fail(client)
         return True
 
     def dead(self, leg: Leg) -> None:

@@ -74,8 +74,8 @@ class Dispatcher:
             undelivered=table.dead_undelivered,
             redispatched=self._redispatched,
         )
-        self.connector = Connector(epoll, capacity, table, self.transfer, requeue=self._requeue, handle=self._handle)
-        self._listeners = Listeners(epoll, capacity, opened=self.connector.open, wake=wake)
+        self.connector = Connector(epoll, table, self.transfer, requeue=self._requeue, handle=self._handle)
+        self._listeners = Listeners(epoll, capacity, table, self.connector.connect)
         self._events: list[tuple[int, int]] = []
         self.watch_fired = False
         """A watched descriptor has become readable."""

@@ -7,9 +7,10 @@ from itertools import islice
 from socket import SocketType
 from typing import Any, Final
 
+from twisted.logger import Logger
+
 from rproxy.carriers.carrier import SLICE
-from rproxy.carriers.splice.accept import Listener
-from rproxy.carriers.splice.leg import CLOSED_SLOT, Leg, Other
+from rproxy.carriers.splice.leg import CLOSED_SLOT, Leg, Listener, Other
 from rproxy.carriers.splice.pipes import Pipes
 from rproxy.carriers.splice.states import CLIENT, CLOSED, CONNECTING, DEAD, EOF, ORPHANED, STALLED
 from rproxy.net.tcp_state import unsent
@@ -23,6 +24,8 @@ CHECKS_MAX: Final = 512
 
 class LegTable:
     """What each descriptor stands for. Wheel are kept with the precision of the ticks that `wake` asks for."""
+
+    log = Logger()
 
     def __init__(
         self, capacity: Capacity, pipes: Pipes, seconds: Callable[[], float], wake: Callable[[], None]
@@ -71,6 +74,11 @@ class LegTable:
         leg.state = peer.state = CLOSED
         leg.peer = None  # breaks the reference cycle
         self._ended += 1
+
+    def fail(self, leg: Leg) -> None:
+        """End a leg's session because of the exception that is being handled, which is logged."""
+        self.log.failure("a client's session failed")
+        self.end(leg, Ending.STOPPED, reset=True)
 
     def cut(self, leg: Leg, ending: Ending) -> None:
         """End a leg's session at once, from outside of a batch of events: both sides get a reset."""

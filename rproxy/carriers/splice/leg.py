@@ -1,4 +1,4 @@
-"""The two sockets of a session of the splice carrier."""
+"""What a descriptor of the splice carrier stands for: one of the two sockets of a session, or a listening socket."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from rproxy.carriers.splice.pipes import Pipe, Pipes
-from rproxy.carriers.splice.states import CLIENT, CLOSED, STALLED, describe
+from rproxy.carriers.splice.states import CLIENT, CLOSED, LISTENING, STALLED, describe
 from rproxy.net.addresses import unmapped, written
 from rproxy.net.tcp_options import probe_soon
 from rproxy.net.tcp_state import has_acknowledged, has_vanished, unsent, waits_for_reader
 from rproxy.sessions.endings import Ending
+from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 
 if TYPE_CHECKING:
@@ -101,6 +102,22 @@ class ClientLeg(Leg):
 
     def cut(self, ending: Ending) -> None:
         self._table.cut(self, ending)
+
+
+class Listener:
+    """A listening socket, the service that its clients are for, and its name."""
+
+    state = LISTENING
+    events = select.EPOLLIN
+
+    def __init__(self, sock: socket.socket, service: Service, name: str) -> None:
+        self.sock = sock
+        self.service = service
+        self.name = name
+        self.family = int(sock.family)
+        self.accept = sock._accept  # type: ignore[attr-defined]  # returns the descriptor, without a socket object
+        self.batch = 1
+        """Clients accepted for the next event. Grows while clients queue: a lone client costs no second accept(2)."""
 
 
 @attrs.frozen
