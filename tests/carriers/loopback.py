@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -31,12 +32,20 @@ def stream(size: int) -> bytes:
     return (bytes(range(251)) * (size // 251 + 1))[:size]
 
 
-def listening(address: str = "127.0.0.1", *, buffer: int | None = None, backlog: int = 16) -> socket.socket:
+def listening(
+    address: str = "127.0.0.1", *, buffer: int | None = None, backlog: int = 16, ports: Iterable[int] = (0,)
+) -> socket.socket:
+    """A socket that listens on the first of `ports` that is free."""
     sock = socket.socket()
     if buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-    sock.bind((address, 0))
+    for port in ports:
+        with suppress(OSError):
+            sock.bind((address, port))
+            break
+    else:
+        raise OSError(errno.EADDRINUSE, "none of the ports is free")
     sock.listen(backlog)
     sock.setblocking(False)
     return sock

@@ -53,15 +53,16 @@ class Splicing:
         self,
         stack: ExitStack,
         *servers: socket.socket,
-        policy: CountingPolicy | None = None,
+        policy: Any = None,
         sessions_max: int = 100,
         strict: bool = False,
         pipes: int = 4,
+        remember: bool = True,
     ) -> None:
         self._stack = stack
         self.reactor = Reactor()
         self.table = Table()
-        self.policy = CountingPolicy() if policy is None else policy
+        self.policy: Any = CountingPolicy() if policy is None else policy
         for number, server in enumerate(servers, 1):
             stack.enter_context(server)
             address, port = server.getsockname()
@@ -74,7 +75,8 @@ class Splicing:
         self.endpoint = LoopbackEndpoint(self.reactor)
         self.servers = servers
         self.sessions: list[Session] = []
-        self._remember_sessions()
+        if remember:
+            self._remember_sessions()
         stack.callback(self._close)
         self.carrier.serve(self.endpoint, self.service)  # type: ignore[arg-type]
 
