@@ -1,35 +1,107 @@
-"""`/status.json`: the table and the counters, for people and programs that watch."""
+"""`/status.json`: the back-ends and the counters, for people and monitoring."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
+import attrs
+
+from rproxy.observe.session_counters import SessionCounters
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
 from rproxy.sources.agents.monitor import Counters
 
 CONTENT_TYPE: Final = "application/json"
 ROWS: Final = 25
-"""Rendered in one go."""
+"""Back-ends rendered in one go."""
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+@attrs.frozen
+class ServiceView:
+    """A service, and what is shown of it; `score` is the one displayed for a back-end."""
+
+    service: Service
+    counters: SessionCounters
+    score: Callable[[Backend], float]
+
+    def rows(self, backends: Iterable[Backend]) -> list[dict[str, Any]]:
+        """What `/status.json` shows of these back-ends, which are the service's."""
+        now = self.service.seconds()
+        return [backend_status(backend, self.score(backend), now) for backend in backends]
+
+
+class Status:
+    """The document, of all services together."""
+
+    def __init__(self, views: Sequence[ServiceView], datagrams: Counters, capacity: Capacity) -> None:
+        self._views = tuple(views)
+        self._datagrams = datagrams
+        self._capacity = capacity
+
+    def document(self) -> dict[str, Any]:
+        """The whole of it."""
+        return {"backends": [row for view in self._views for row in view.rows(view.service.pool)]} | self._totals()
+
+    def rendered(self) -> Iterator[bytes]:
+        """The document as JSON, a back-end a line, in pieces that take a fraction of a millisecond each.
+
+        Back-ends may change between two pieces: those listed are the ones at the first, except the forgotten.
+        """
+        text, separator = '{"backends": [\n', ""
+        for number, (view, backends) in enumerate([part for each in self._views for part in _parts(each)]):
+            if number and text:
+                yield text.encode()
+                text = ""
+            for row in view.rows(backend for backend in backends if backend.state is not State.FORGOTTEN):
+                text += separator + json.dumps(row)
+                separator = ",\n"
+        yield f"{text}\n], {json.dumps(self._totals())[1:]}\n".encode()
+
+    def _totals(self) -> dict[str, Any]:
+        """Everything but the back-ends; `bytes` are those of the sessions that have ended."""
+        all_counters = [view.counters for view in self._views]
+        endings: Counter[Ending] = Counter()
+        for counters in all_counters:
+            endings.update(counters.endings)
+        return {
+            "panic": any(view.service.pool.panicking for view in self._views),
+            "connections": {"now": self._capacity.sessions, "max": self._capacity.sessions_max},
+            "counters": {
+                "accepted": dict(self._datagrams.accepted),
+                "dropped": dict(self._datagrams.dropped),
+                "send_errors": dict(self._datagrams.send_errors),
+                "sessions": {ending.value: count for ending, count in endings.items()},
+                "redispatches": sum(counters.redispatches for counters in all_counters),
+                "bytes": {
+                    "up": sum(counters.up for counters in all_counters),
+                    "down": sum(counters.down for counters in all_counters),
+                },
+            },
+        }
+
+
+def _parts(view: ServiceView) -> Iterator[tuple[ServiceView, list[Backend]]]:
+    """The service's back-ends, `ROWS` at a time."""
+    backends = list(view.service.pool)
+    for start in range(0, len(backends), ROWS):
+        yield view, backends[start : start + ROWS]
 
 
 def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]:
-    """One back-end. What it has not told yet is None; `tcp` is the live count; times in s or ms as named."""
-    told = backend.answered_at is not None
+    """One back-end. None for what it has not reported; `tcp` is the live count; times in s or ms as named."""
+    answered = backend.answered_at is not None
     state = "draining" if backend.is_up and not backend.available else backend.state.value
     return {
         "address": backend.address,
         "port": backend.port,
         "state": state,
-        "score": _rounded(score) if told else None,
+        "score": _rounded(score) if answered else None,
         "rtt_ms": _rounded(backend.rtt.last_ms),
         "srtt_ms": _rounded(backend.rtt.average_ms),
         "loss": round(backend.losses.rate, 4),
@@ -45,45 +117,5 @@ def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]
     }
 
 
-def totals(service: Service, counters: Counters, capacity: Capacity) -> dict[str, Any]:
-    """What `/status.json` tells besides the back-ends; `bytes` are those of the sessions that are over."""
-    return {
-        "panic": service.pool.panicking,
-        "connections": {"now": capacity.sessions, "max": capacity.sessions_max},
-        "counters": {
-            "accepted": dict(counters.accepted),
-            "dropped": dict(counters.dropped),
-            "send_errors": dict(counters.send_errors),
-            "sessions": {ending.value: count for ending, count in service.endings.items()},
-            "redispatches": service.redispatches,
-            "bytes": {"up": service.up, "down": service.down},
-        },
-    }
-
-
-def rows(service: Service, backends: Iterable[Backend]) -> list[dict[str, Any]]:
-    now = service.seconds()
-    return [backend_status(backend, service.score(backend), now) for backend in backends]
-
-
-def status(service: Service, counters: Counters, capacity: Capacity) -> dict[str, Any]:
-    """The whole of `/status.json`."""
-    return {"backends": rows(service, service.pool)} | totals(service, counters, capacity)
-
-
-def rendered(service: Service, counters: Counters, capacity: Capacity) -> Iterator[bytes]:
-    """`status` as JSON, a back-end a line, in pieces that take a fraction of a millisecond each.
-
-    The table may change between two of them: who was in it at the first one is listed, unless forgotten since.
-    """
-    backends = list(service.pool)
-    text, separator = '{"backends": [\n', ""
-    for start in range(0, len(backends), ROWS):
-        if start and text:
-            yield text.encode()
-            text = ""
-        there = [backend for backend in backends[start : start + ROWS] if backend.state is not State.FORGOTTEN]
-        for row in rows(service, there):
-            text += separator + json.dumps(row)
-            separator = ",\n"
-    yield f"{text}\n], {json.dumps(totals(service, counters, capacity))[1:]}\n".encode()
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

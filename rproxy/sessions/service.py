@@ -1,94 +1,71 @@
-"""What the clients of a listener get: a pool to be served from, and the terms on which they are."""
+"""What the clients of a listener get: a pool to be served from, and the terms on which they are served."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
+import attrs
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from rproxy.net.addresses import Address
-from rproxy.policies.formula import score
 from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Events, Pool
-from rproxy.sessions.endings import Ending
 from rproxy.sessions.first_byte import FirstByte
+from rproxy.sessions.observers import Observers
 from rproxy.sessions.redispatch import Redispatch
-from rproxy.sessions.turned_away import TurnedAway
 from rproxy.sessions.wait_queue import WaitQueue
+
+DEFAULT: Final = "default"
+"""Name of the service that the command line describes."""
+
+
+@attrs.frozen
+class ServiceTerms:
+    """What a service promises its clients; times in seconds."""
+
+    wait_s: float = 0.0
+    """How long a client waits for a back-end to become eligible; 0 for not at all."""
+    redispatch: Redispatch = Redispatch.ALL
+    first_byte_s: float = 0.0
+    """A back-end goes down if no new session on it gets a byte for so long; 0 for never."""
+    reader_timeout_s: float = math.inf
+    """How long a client that does not read may keep a connection whose back-end has sent everything and is gone."""
+
+
+DEFAULT_TERMS: Final = ServiceTerms()
 
 
 class Service:
-    """The scoring service: opens sessions on the back-ends of a pool.
+    """A pool, the terms for its clients, and those who wait for a back-end of it.
 
-    `clock` is monotonic; `publish` gets the events of the pool that sessions bring about. Clients wait for a back-end
-    for up to `wait_s` seconds. One of which no new session gets a byte for
-    `first_byte_s` goes down, unless that is 0. With `trace` every choice logs the scores of the whole table, and every
-    end its session.
+    `clock` is monotonic. `publish` gets the pool's events that sessions cause. `may_self_connect` says of a back-end's
+    address whether a connect to it could be connected to itself, as a TCP simultaneous open: its port is one of this
+    host's ephemeral ports, and nobody listens on it.
     """
-
-    log = Logger()
 
     def __init__(
         self,
         pool: Pool,
         clock: IReactorTime,
+        terms: ServiceTerms = DEFAULT_TERMS,
         *,
-        saturation: float | None = None,
+        name: str = DEFAULT,
+        observers: Observers | None = None,
         publish: Callable[[Events], None] = lambda events: None,
-        wait_s: float = 0.0,
-        redispatch: Redispatch = Redispatch.ALL,
-        first_byte_s: float = 0.0,
-        trace: bool = False,
+        may_self_connect: Callable[[Address], bool] = lambda address: False,
     ) -> None:
+        self.name = name
         self.pool = pool
-        self.publish = publish
+        self.terms = terms
         self.seconds = clock.seconds
-        self.may_self_connect: Callable[[Address], bool] = lambda service: False
-        """Whether a connect to it may be connected to itself: to a port here that is free, and is chosen for it."""
-        self.wait_queue = WaitQueue(clock, pool, wait_s)
-        self.redispatch = redispatch
-        self.first_byte = FirstByte(clock, pool, first_byte_s, self._mute) if first_byte_s else None
-        self.saturation = saturation
-        self.trace = trace
-        self.endings: Counter[Ending] = Counter()
-        self.redispatches = 0
-        self.up = 0
-        self.down = 0
-        """Bytes that the sessions now over carried from clients, and to them."""
-        self.reader_timeout_s = math.inf
-        """How long a client that does not read may keep a connection from which all has come for it."""
-        self._turned_away = TurnedAway(clock, pool)
-
-    def score(self, backend: Backend) -> float:
-        """The report's score of a back-end now, whichever policy is in use."""
-        return score(
-            rtt_ms=backend.rtt.last_ms or 0.0,
-            tcp=backend.tcp,
-            loss=backend.losses.rate,
-            cpu=backend.cpu,
-            memory=backend.memory,
-            saturation=self.saturation,
-        )
-
-    def trace_choice(self, client: str, chosen: Backend | None) -> None:
-        for backend in self.pool:
-            if backend.eligible:
-                self.log.debug(
-                    "{backend} score {score:.3f} RTT {rtt_ms:.3f} ms TCP {tcp} CPU {cpu} % memory {memory} % "
-                    "loss {loss:.2f}",
-                    backend=backend.name,
-                    score=self.score(backend),
-                    rtt_ms=backend.rtt.last_ms,
-                    tcp=_told(backend.tcp, backend.report.tcp),
-                    cpu=_told(backend.cpu, backend.report.cpu),
-                    memory=_told(backend.memory, backend.report.memory),
-                    loss=backend.losses.rate,
-                )
-        self.log.debug("client {client} -> {backend}", client=client, backend=chosen.name if chosen else "nobody")
+        self.observers = Observers(clock.seconds) if observers is None else observers
+        self.publish = publish
+        self.may_self_connect = may_self_connect
+        self.wait_queue = WaitQueue(clock, pool, self.terms.wait_s)
+        limit_s = self.terms.first_byte_s
+        self.first_byte = FirstByte(clock, pool, limit_s, self._mute) if limit_s else None
 
     def connect_failed(self, backend: Backend) -> None:
         """A connect to it failed, and not by this host's fault."""
@@ -98,49 +75,20 @@ class Service:
         """A session on it got a byte, or outlived `EARLY_END_S`."""
         self.publish(self.pool.served(backend))
 
-    def trace_end(self, session: Any, ending: Ending) -> None:
-        self.log.debug(
-            "session {client} -> {backend}: {ending} after {seconds:.3f} s, {up} bytes up, {down} bytes down, "
-            "{tries} tries",
-            client=session.link.client_address(),
-            backend=session.backend.name if session.backend else "nobody",
-            ending=ending,
-            seconds=self.seconds() - session.started_at - session.queue_s,
-            up=session.up,
-            down=session.down,
-            tries=len(session._failed) + (session.backend is not None),
-        )
-
     def _mute(self, backend: Backend, sessions: int, silent_s: float) -> None:
         self.publish(self.pool.mute(backend, sessions, silent_s, self.seconds()))
 
-    def unserved(self, ending: Ending) -> None:
-        """A client is being turned away."""
-        self._turned_away.add(_UNSERVED[ending])
-
     def start(self) -> None:
-        """Start the timers; to be called once, before the first client is accepted or soon after."""
+        """Start the timers. To be called once, before the first client is accepted or soon after."""
         if self.first_byte is not None:
             self.first_byte.start()
 
     def stop_waiting(self) -> None:
-        """The proxy stops: nobody waits for a back-end any more."""
+        """The proxy stops accepting: clients that wait for a back-end are called back now, and no others may wait."""
         self.wait_queue.stop()
 
     def stop(self) -> None:
-        """All sessions are over."""
+        """Stop the timers. To be called when all sessions have ended."""
         self.wait_queue.stop()
-        self._turned_away.stop()
         if self.first_byte is not None:
             self.first_byte.stop()
-
-
-def _told(used: float, reported: int | None) -> object:
-    """A figure, and if its agent cannot tell, that it only stands in for that."""
-    return used if reported is not None else f"unknown, taken for {used:.1f},"
-
-
-_UNSERVED: Final = {
-    Ending.NO_BACKEND: "no back-end is up",
-    Ending.UNREACHABLE: "no back-end could be connected to",
-}

@@ -23,6 +23,7 @@ from typing import Final
 from rproxy.pool.backend import Backend
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import NO_LINK, Link
+from rproxy.sessions.record import SessionRecord
 from rproxy.sessions.redispatch import EARLY_END_S, EarlyEnd, Verdict
 from rproxy.sessions.service import Service
 
@@ -139,12 +140,12 @@ class Session:
         else:
             return None
         backend = service.pool.choose(failed)
-        if service.trace:
-            service.trace_choice(self.link.client_address(), backend)
+        if service.observers.choices:
+            service.observers.chosen(self.link, backend)
         if backend is None:
             return None
         if failed:
-            service.redispatches += 1
+            service.observers.redispatched(failed[-1], backend)
         self.backend = backend
         self.connect_deadline = deadline
         self.phase = Phase.CONNECTING
@@ -222,7 +223,7 @@ class Session:
             service.seconds() - self.connected_at, reset, self.half_closed, sent=sent, kept=len(self.early_data)
         )
         verdict = end.verdict(
-            service.redispatch,
+            service.terms.redispatch,
             has_other=lambda: service.pool.would_choose(tried) is not None,
             may_retry=self._may_retry(len(tried)),
         )
@@ -246,7 +247,6 @@ class Session:
     def give_up(self) -> Ending:
         """No back-end can be chosen, and the client may not wait: end the session; returns how."""
         ending = Ending.UNREACHABLE if self._failed else Ending.NO_BACKEND
-        self.service.unserved(ending)
         self.ended(ending)
         return ending
 
@@ -255,8 +255,6 @@ class Session:
         if self.ending is not None:
             return
         service, backend = self.service, self.backend
-        if service.trace:
-            service.trace_end(self, ending)
         if self.phase is Phase.WAITING:
             self._stop_waiting()
             service.wait_queue.leave(self)
@@ -266,10 +264,25 @@ class Session:
             if backend.refusals or service.first_byte is not None:
                 self._judge_service(backend)
             self._return_lease(backend)
-        service.endings[ending] += 1
-        service.up += self.up
-        service.down += self.down
+        service.observers.session_ended(self._record(backend, ending))
         self.link = NO_LINK  # session and link refer to each other: break the cycle
+
+    def _record(self, backend: Backend | None, ending: Ending) -> SessionRecord:
+        service, started_at, queue_s, connected_at = self.service, self.started_at, self.queue_s, self.connected_at
+        return SessionRecord(
+            service.name,
+            self.listener,
+            self.link,
+            backend,
+            len(self._failed) + (backend is not None),
+            started_at,
+            queue_s,
+            None if connected_at is None else connected_at - started_at - queue_s,
+            service.seconds() - started_at,
+            self.up,
+            self.down,
+            ending,
+        )
 
     def _judge_service(self, backend: Backend) -> None:
         """What the session, which is over, shows of its back-end's service."""

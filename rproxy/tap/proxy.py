@@ -25,7 +25,7 @@ from rproxy.net.udp_port import listen_udp, udp_ports
 from rproxy.observe.documents import Document, Folder
 from rproxy.observe.http_server import BACKLOG, CONNECTIONS_MAX, AdminSite
 from rproxy.observe.snapshots import Snapshots
-from rproxy.observe.status_json import CONTENT_TYPE, rendered, status
+from rproxy.observe.status_json import CONTENT_TYPE, Status
 from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Events, Pool
 from rproxy.pool.table import Table
@@ -34,7 +34,7 @@ from rproxy.sessions.dead_peers import DeadPeers
 from rproxy.sessions.down_timeout import DownTimeout
 from rproxy.sessions.idle_timeout import IdleTimeout
 from rproxy.sessions.loop_detector import LoopDetector
-from rproxy.sessions.service import Service
+from rproxy.sessions.service import ServiceTerms
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.saved.keeper import Keeper, in_thread
 from rproxy.sources.saved.state_file import StateFile
@@ -45,6 +45,7 @@ from rproxy.tap.listening import TcpPort, listen_endpoints, listen_tcp
 from rproxy.tap.options import StartupError, cannot_listen, fail, use_monotonic_time
 from rproxy.tap.policies import make_policy
 from rproxy.tap.process import ProcessService, process_of
+from rproxy.tap.service import serve_pool
 from rproxy.tap.settings import LOOPBACK, Options, Settings
 from rproxy.timing.wheel import Wheel
 from rproxy.timing.work_queue import WorkQueue
@@ -86,19 +87,18 @@ class ProxyService(ProcessService):
             leads_here=self._own.leads_here,
             trace=settings.trace,
         )
-        self.service = Service(
+        self._served = serve_pool(
             Pool(table, policy),
             reactor,
+            _terms(settings),
             saturation=settings.saturation,
-            publish=self._publish,
-            wait_s=settings.wait_s,
-            redispatch=settings.redispatch,
-            first_byte_s=settings.first_byte_s,
             trace=settings.trace,
+            publish=self._publish,
+            may_self_connect=self._own.may_self_connect,
         )
-        self.service.may_self_connect = self._own.may_self_connect
-        self.service.reader_timeout_s = settings.idle_timeout_s or math.inf
+        self.service = self._served.service
         self.capacity = Capacity(_sessions_max(settings, descriptors), reactor.seconds)
+        self._status = Status([self._served.view], self.monitor.counters, self.capacity)
         self.carrier = make_carrier(
             settings.carrier, Resources(reactor, self._deadlines, self.capacity, pipes_for(descriptors))
         )
@@ -233,9 +233,7 @@ class ProxyService(ProcessService):
         self.log.info("status at http://{address}/status.json", address=_where(listening))
 
     def _admin_site(self, descriptors: int) -> AdminSite:
-        shown = Snapshots(
-            lambda: rendered(self.service, self.monitor.counters, self.capacity), self._turns, self._reactor.seconds
-        )
+        shown = Snapshots(self._status.rendered, self._turns, self._reactor.seconds)
         root = Folder()
         root.putChild(b"status.json", Document(CONTENT_TYPE, shown, self._turns))
         return AdminSite(root, self._reactor, self._turns, self._settings.admin_names, _operators_max(descriptors))
@@ -260,7 +258,7 @@ class ProxyService(ProcessService):
 
     def status(self) -> dict[str, Any]:
         """What `/status.json` shows."""
-        return status(self.service, self.monitor.counters, self.capacity)
+        return self._status.document()
 
     def stopService(self) -> Deferred[None]:
         """Accept nobody any more, let sessions end for a moment, then end them."""
@@ -295,12 +293,21 @@ class ProxyService(ProcessService):
         self._admin.stop()
         self._turns.stop()
         self.carrier.abort()
-        self.service.stop()
+        self._served.stop()
         self._deadlines.stop()
         stopping = [self._demo.stop()]
         if self._monitor_port is not None:
             stopping.append(maybeDeferred(self._monitor_port.stopListening))
         return DeferredList(stopping)
+
+
+def _terms(settings: Settings) -> ServiceTerms:
+    return ServiceTerms(
+        wait_s=settings.wait_s,
+        redispatch=settings.redispatch,
+        first_byte_s=settings.first_byte_s,
+        reader_timeout_s=settings.idle_timeout_s or math.inf,
+    )
 
 
 def _where(port: IListeningPort) -> str:

@@ -25,7 +25,6 @@ from twisted.internet.base import DelayedCall
 from twisted.internet.task import Clock
 
 from rproxy.net.addresses import Address
-from rproxy.policies.formula import SATURATION
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Transition
 from rproxy.pool.pool import Events, Pool
@@ -112,7 +111,7 @@ class World:
         self._loss = 0.0
         table, choice = Table(), policy("report")
         self.monitor = Watched(table, choice, self.clock, lambda: rng.getrandbits(64), rng.random)
-        self.service = Service(Pool(table, choice), self.clock, saturation=SATURATION, publish=self._publish)
+        self.service = Service(Pool(table, choice), self.clock, publish=self._publish)
         transport: Any = self  # the part of one that the monitor uses
         self.monitor.makeConnection(transport)
         self.agents = [agent(number) for number in range(1, backends + 1)]

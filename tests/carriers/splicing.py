@@ -24,8 +24,9 @@ from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import Link
-from rproxy.sessions.service import Service
+from rproxy.sessions.service import DEFAULT_TERMS, Service, ServiceTerms
 from rproxy.sessions.session import Session
+from rproxy.tap.service import serve_pool
 from rproxy.timing.wheel import Wheel
 from tests.carriers.loopback import QUIET_MS, WAIT_S, fill, listening
 from tests.fakes import CountingPolicy, Reactor, confirm, connected, guarded, registered, run
@@ -57,6 +58,7 @@ class Splicing:
         sessions_max: int = 100,
         strict: bool = False,
         pipes: int = 4,
+        terms: ServiceTerms = DEFAULT_TERMS,
         remember: bool = True,
     ) -> None:
         self._stack = stack
@@ -67,7 +69,8 @@ class Splicing:
             stack.enter_context(server)
             address, port = server.getsockname()
             confirm(self.table, registered(self.table, address, service_port=port), token=number)
-        self.service = Service(Pool(self.table, guarded(self.policy)), self.reactor)
+        self.served = serve_pool(Pool(self.table, guarded(self.policy)), self.reactor, terms)
+        self.service, self.counters = self.served.service, self.served.counters
         self.capacity = Capacity(sessions_max, self.reactor.seconds)
         self.pipes = Pipes(pipes)
         self.portable = PortableCarrier(self.reactor, Wheel(self.reactor), self.capacity)
@@ -208,7 +211,7 @@ class Splicing:
         """Every session has ended so, and left nothing behind."""
         self.until(lambda: self.capacity.sessions == 0)
         assert [session.ending for session in self.sessions] == list(endings)
-        assert sorted(self.service.endings.elements()) == sorted(endings)
+        assert sorted(self.counters.endings.elements()) == sorted(endings)
         self.assert_nothing_held()
 
     def assert_nothing_held(self) -> None:

@@ -20,8 +20,9 @@ from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_DATA_MAX
-from rproxy.sessions.service import Service
+from rproxy.sessions.service import DEFAULT_TERMS, ServiceTerms
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S
+from rproxy.tap.service import serve_pool
 from rproxy.timing.wheel import TICK_S, Wheel
 from tests.fakes import (
     Connector,
@@ -47,11 +48,12 @@ def close(stream: Stream) -> None:
 
 
 class Bench:
-    def __init__(self, up: int = 3) -> None:
+    def __init__(self, up: int = 3, terms: ServiceTerms = DEFAULT_TERMS) -> None:
         self.reactor = Reactor()
         self.table = table_with(up)
         self.policy = CountingPolicy()
-        self.service = Service(Pool(self.table, guarded(self.policy)), self.reactor)
+        self.served = serve_pool(Pool(self.table, guarded(self.policy)), self.reactor, terms)
+        self.service, self.counters = self.served.service, self.served.counters
         self.deadlines = Wheel(self.reactor)
         self.carrier = PortableCarrier(self.reactor, self.deadlines, Capacity(100, self.reactor.seconds))
 
@@ -88,7 +90,7 @@ class Bench:
     def assert_over(self, *endings: Ending) -> None:
         """Every session has ended so, and left nothing behind."""
         self.settle(2 * TICK_S)
-        assert list(self.service.endings.elements()) == list(endings)
+        assert list(self.counters.endings.elements()) == list(endings)
         assert self.carrier.capacity.sessions == 0
         assert [backend.connections for backend in self.table] == [0] * len(self.table)
         assert self.policy.told["opened"] == self.policy.told["closed"]
@@ -195,7 +197,7 @@ def test_one_that_no_back_end_is_there_for_is_reset_if_its_bytes_are_lost(
         bench.connecting.fail(REFUSED)
     bench.settle()
     assert client.ended is ended
-    bench.service.stop()
+    bench.served.stop()
     bench.assert_over(Ending.UNREACHABLE)
 
 
@@ -278,12 +280,12 @@ def test_what_is_flushed_before_a_reset_is_let_go_when_the_proxy_stops(bench: Be
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_client_has_time_to_read_the_answer_of_a_server_that_ended_and_is_gone(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, reads: bool
+    monkeypatch: pytest.MonkeyPatch, reads: bool
 ) -> None:
     """As when keepalive finds, after a minute, that a server has closed and forgotten the connection."""
+    bench = Bench(terms=ServiceTerms(reader_timeout_s=20 * FLUSH_CLIENT_S))
     held = [100]
     monkeypatch.setattr(flush, "unacknowledged", lambda transport: held[0])
-    bench.service.reader_timeout_s = 20 * FLUSH_CLIENT_S
     client, backend = bench.joined()
     backend.receive(b"x" * 100)
     backend.receive_end()
@@ -421,7 +423,7 @@ def test_a_client_that_no_backend_answers_is_let_go_within_five_seconds() -> Non
     assert client.ended is ConnectionDone
     assert bench.tried == bench.blamed == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert "no back-end could be connected to" in texts(events)[0]
-    bench.service.stop()
+    bench.served.stop()
     bench.assert_over(Ending.UNREACHABLE)
 
 

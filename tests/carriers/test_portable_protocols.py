@@ -16,8 +16,8 @@ from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_DATA_MAX
-from rproxy.sessions.service import Service
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_BACKEND_S
+from rproxy.tap.service import serve_pool
 from rproxy.timing.wheel import TICK_S, Wheel
 from tests.carriers.splicing import LoopbackEndpoint
 from tests.fakes import Connector, CountingPolicy, Reactor, Stream, connected, logged, run, table_with
@@ -30,8 +30,9 @@ class Proxy:
 
     def __init__(self, up: int = 1) -> None:
         self.reactor = Reactor()
+        self.served = serve_pool(Pool(table_with(up), LeastConnectionsPolicy()), self.reactor)
+        self.service, self.counters = self.served.service, self.served.counters
         self.deadlines = Wheel(self.reactor)
-        self.service = Service(Pool(table_with(up), LeastConnectionsPolicy()), self.reactor)
         reactor: Any = self.reactor
         self.carrier = PortableCarrier(reactor, self.deadlines, Capacity(100, self.reactor.seconds))
 
@@ -55,7 +56,7 @@ class Proxy:
         return [backend.connections for backend in self.service.pool.table]
 
     def assert_over(self, ending: Ending) -> None:
-        assert self.service.endings == {ending: 1}
+        assert self.counters.endings == {ending: 1}
         assert self.carrier.capacity.sessions == 0
         assert not any(self.connections())
         assert len(self.deadlines) == 0
@@ -295,7 +296,7 @@ def test_a_session_is_known_by_what_it_carries_and_can_be_cut() -> None:
     run(proxy.reactor, 1)
     assert backend.ended is ConnectionAborted
     assert connected(proxy.carrier) == []
-    assert (proxy.service.up, proxy.service.down) == (0, 6)
+    assert (proxy.counters.up, proxy.counters.down) == (0, 6)
     proxy.assert_over(Ending.IDLE)
 
 

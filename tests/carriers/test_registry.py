@@ -17,7 +17,7 @@ from rproxy.pool.pool import Pool
 from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
-from rproxy.sessions.service import Service
+from rproxy.tap.service import ServedPool, serve_pool
 from rproxy.timing.wheel import Wheel
 from tests.carriers.loopback import listening, received
 from tests.carriers.splicing import LoopbackEndpoint, Splicing
@@ -81,18 +81,18 @@ def test_a_carrier_of_its_own_needs_one_entry(monkeypatch: pytest.MonkeyPatch) -
         check_carrier("other")
 
 
-def service_with(reactor: Reactor, server: socket.socket) -> Service:
+def served_pool(reactor: Reactor, server: socket.socket) -> ServedPool:
     table = Table()
     address, port = server.getsockname()
     confirm(table, registered(table, address, service_port=port), token=1)
-    return Service(Pool(table, guarded(CountingPolicy())), reactor)
+    return serve_pool(Pool(table, guarded(CountingPolicy())), reactor)
 
 
 def test_one_splice_carrier_serves_several_services(stack: ExitStack) -> None:
     bench = Splicing(stack, listening())
     server = stack.enter_context(listening("127.0.0.2"))
-    other = service_with(bench.reactor, server)
-    bench.carrier.serve(bench.endpoint, other, "the other")  # type: ignore[arg-type]
+    other = served_pool(bench.reactor, server)
+    bench.carrier.serve(bench.endpoint, other.service, "the other")  # type: ignore[arg-type]
     client, backend = bench.joined()
     other_client = bench.dial(bench.endpoint.ports[1])
     other_backend = bench.accept(server)
@@ -101,14 +101,14 @@ def test_one_splice_carrier_serves_several_services(stack: ExitStack) -> None:
         assert bench.receive(receiver, len(data)) == data
     assert {(session.service, session.listener) for session in connected(bench.carrier)} == {
         (bench.service, ""),
-        (other, "the other"),
+        (other.service, "the other"),
     }
     for end in (other_client, other_backend):
         end.close()
-    bench.until(lambda: other.endings)
-    assert (other.endings, bench.service.endings) == ({Ending.CLOSED: 1}, {})
+    bench.until(lambda: other.counters.endings)
+    assert (other.counters.endings, bench.counters.endings) == ({Ending.CLOSED: 1}, {})
     bench.carrier.abort()
-    assert (other.endings, bench.service.endings) == ({Ending.CLOSED: 1}, {Ending.STOPPED: 1})
+    assert (other.counters.endings, bench.counters.endings) == ({Ending.CLOSED: 1}, {Ending.STOPPED: 1})
 
 
 def test_one_portable_carrier_serves_several_services(stack: ExitStack) -> None:
@@ -116,28 +116,28 @@ def test_one_portable_carrier_serves_several_services(stack: ExitStack) -> None:
     carrier = PortableCarrier(reactor, Wheel(reactor), Capacity(100, reactor.seconds))
     endpoint = LoopbackEndpoint(reactor)
     servers = [stack.enter_context(listening(f"127.0.0.{number}")) for number in (1, 2)]
-    services = [service_with(reactor, server) for server in servers]
+    served = [served_pool(reactor, server) for server in servers]
     clients = []
-    for service, name in zip(services, ("one", "other"), strict=True):
-        carrier.serve(endpoint, service, name)  # type: ignore[arg-type]
+    for each, name in zip(served, ("one", "other"), strict=True):
+        carrier.serve(endpoint, each.service, name)  # type: ignore[arg-type]
         clients.append(stack.enter_context(socket.create_connection(endpoint.ports[-1].socket.getsockname())))
         endpoint.ports[-1].doRead()
     backends = [connector.succeed() for connector in reactor.connects]
     assert [connector.address for connector in reactor.connects] == [server.getsockname() for server in servers]
     assert [(session.service, session.listener) for session in sorted_sessions(carrier)] == [
-        (services[0], "one"),
-        (services[1], "other"),
+        (served[0].service, "one"),
+        (served[1].service, "other"),
     ]
     for backend, data in zip(backends, (b"one", b"other"), strict=True):
         backend.receive(data)
-    for each in reactor.getWriters():
-        each.doWrite()
+    for writer in reactor.getWriters():
+        writer.doWrite()
     assert [received(client, size) for client, size in zip(clients, (3, 5), strict=True)] == [b"one", b"other"]
     carrier.abort()
     for port in endpoint.ports:
         port.stopListening()
     run(reactor, 1)
-    assert [service.endings for service in services] == [{Ending.STOPPED: 1}] * 2
+    assert [each.counters.endings for each in served] == [{Ending.STOPPED: 1}] * 2
 
 
 def sorted_sessions(carrier: Carrier) -> list[Any]:

@@ -14,8 +14,8 @@ from rproxy.carriers.splice.states import EARLY, WAITING
 from rproxy.pool.states import Administration
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_DATA_MAX, EARLY_END_S
+from rproxy.sessions.service import ServiceTerms
 from rproxy.sessions.session import FLUSH_BACKEND_S
-from rproxy.sessions.wait_queue import WaitQueue
 from tests.carriers.loopback import WAIT_S, listening, reset, stream, wait_for
 from tests.carriers.splicing import Splicing, black_hole
 
@@ -52,7 +52,7 @@ def test_what_a_back_end_did_not_answer_goes_to_another(bench: Splicing, how: st
     for side in (client, second):
         side.close()
     bench.assert_over(Ending.CLOSED)
-    assert (bench.service.up, bench.service.down) == (size + 4, 6)
+    assert (bench.counters.up, bench.counters.down) == (size + 4, 6)
 
 
 @pytest.mark.parametrize("how", ["reset", "ended"])
@@ -159,8 +159,7 @@ def test_what_is_kept_is_let_go_with_the_answer_or_with_time(bench: Splicing, wo
 
 def with_waiting(stack: ExitStack) -> tuple[Splicing, socket.socket]:
     """A client that waits for a back-end which drains."""
-    bench = Splicing(stack, listening())
-    bench.service.wait_queue = WaitQueue(bench.reactor, bench.service.pool, 5.0)
+    bench = Splicing(stack, listening(), terms=ServiceTerms(wait_s=5.0))
     bench.table.administer(next(iter(bench.table)), Administration.DRAIN)
     client = bench.dial()
     bench.until(lambda: bench.sessions and bench.sessions[0].waited)
@@ -207,7 +206,7 @@ def test_one_that_has_waited_long_enough_is_let_go(stack: ExitStack) -> None:
     bench.pass_s(5)
     assert bench.receive(client, 1) == b""
     bench.assert_over(Ending.NO_BACKEND)
-    bench.service.stop()
+    bench.served.stop()
 
 
 def test_the_waiting_are_ended_with_all_others(stack: ExitStack) -> None:

@@ -39,7 +39,7 @@ def test_a_session_carries_both_ways_to_the_end_and_is_accounted_for(bench: Spli
     assert bench.receive(backend, 1) == b""
     bench.assert_over(Ending.CLOSED)
     assert (bench.sessions[0].up, bench.sessions[0].down) == (8, 9)
-    assert (bench.service.up, bench.service.down) == (8, 9)
+    assert (bench.counters.up, bench.counters.down) == (8, 9)
 
 
 def test_bulk_goes_both_ways_and_its_pipes_are_given_back(bench: Splicing) -> None:
@@ -55,7 +55,7 @@ def test_bulk_goes_both_ways_and_its_pipes_are_given_back(bench: Splicing) -> No
         assert bytes(received) == BULKY
         assert bench.receive(sink, 1) == b""
     bench.assert_over(Ending.CLOSED)
-    assert (bench.service.up, bench.service.down) == (len(BULKY), len(BULKY))
+    assert (bench.counters.up, bench.counters.down) == (len(BULKY), len(BULKY))
 
 
 def test_what_a_client_sends_early_reaches_the_back_end_with_its_end_of_stream(bench: Splicing) -> None:
@@ -86,7 +86,7 @@ def test_a_reset_follows_what_was_sent_before_it_and_is_accounted_for(bench: Spl
     bench.pass_s(2 * TICK_S)
     assert bench.is_reset(other)
     bench.assert_over(Ending.CLIENT_RESET if resetting == "client" else Ending.BACKEND_RESET)
-    assert (bench.service.up, bench.service.down) == ((10, 0) if resetting == "client" else (0, 10))
+    assert (bench.counters.up, bench.counters.down) == ((10, 0) if resetting == "client" else (0, 10))
 
 
 def test_a_client_that_does_not_read_is_reset_when_its_time_after_the_back_ends_reset_is_over(bench: Splicing) -> None:
@@ -189,7 +189,7 @@ def test_a_connect_that_is_refused_goes_to_another_back_end(stack: ExitStack) ->
     backend = bench.accept(bench.servers[1])
     client.send(b"question")
     assert bench.receive(backend, 8) == b"question"
-    assert bench.service.redispatches == 1
+    assert bench.counters.redispatches == 1
     assert [each.address for each in bench.policy.told["failed"]] == ["127.0.0.2"]
     assert bench.connections == [(0, 0), (0, 1)]
 

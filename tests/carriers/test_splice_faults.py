@@ -17,6 +17,7 @@ from rproxy.carriers.splice.reactor import TICK_S
 from rproxy.carriers.splice.states import EOF, STALLED
 from rproxy.pool.table import Table
 from rproxy.sessions.endings import Ending
+from rproxy.sessions.service import ServiceTerms
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S
 from tests.carriers.loopback import SMALL, WAIT_S, listening, refusing, reset, stream
 from tests.carriers.splicing import Splicing, black_hole, with_one_server
@@ -319,8 +320,7 @@ def test_a_client_has_time_to_read_the_answer_of_a_server_that_ended_and_is_gone
 
 
 def test_a_client_that_never_reads_the_answer_of_a_server_that_is_gone_is_let_go(stack: ExitStack) -> None:
-    bench = with_one_server(stack)
-    bench.service.reader_timeout_s = 100.0
+    bench = with_one_server(stack, terms=ServiceTerms(reader_timeout_s=100.0))
     client = bench.dial(buffer=SMALL)
     backend = bench.accept(bench.servers[0])
     bench.leg_of(client).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)

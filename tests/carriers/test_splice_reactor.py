@@ -241,7 +241,7 @@ def test_a_session_that_is_cut_is_reset_on_both_sides(bench: Splicing, ending: E
     assert bench.is_reset(client)
     assert bench.is_reset(backend)
     bench.assert_over(ending)
-    assert (bench.service.up, bench.service.down) == (8, 0)
+    assert (bench.counters.up, bench.counters.down) == (8, 0)
 
 
 def half_closed(bench: Splicing) -> None:

@@ -10,14 +10,15 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.agent.sampler import Load
-from rproxy.observe.status_json import rendered
+from rproxy.observe.scores import ReportScore
+from rproxy.observe.status_json import ServiceView, Status
 from rproxy.pool.pool import Pool
 from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
-from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.sources.agents.monitor import Counters
+from rproxy.tap.service import serve_pool
 from rproxy.wire.pdu import Unregister
 from tests.fakes import CountingPolicy, FakeLink, confirm, logged, registered
 from tests.observe.clients import ServerBench
@@ -28,12 +29,15 @@ FIGURE_5_10 = Load(cpu=17, memory=89, tcp=0)
 class Bench:
     def __init__(self) -> None:
         self.table = Table()
-        self.service = Service(Pool(self.table, CountingPolicy()), Clock())
+        self.served = serve_pool(Pool(self.table, CountingPolicy()), Clock())
+        self.service = self.served.service
         self.counters = Counters()
+        self.saturation: float | None = None
 
     def request(self, method: str, path: str) -> tuple[int, bytes]:
         """The status and the body of the answer."""
-        server = ServerBench(lambda: rendered(self.service, self.counters, Capacity(10, lambda: 0.0)))
+        view = ServiceView(self.service, self.served.counters, ReportScore(self.saturation))
+        server = ServerBench(Status([view], self.counters, Capacity(10, lambda: 0.0)).rendered)
         answer = server.client().ask(f"{method} {path} HTTP/1.0\r\nContent-Length: 0\r\n\r\n".encode())
         head, _, body = answer.partition(b"\r\n\r\n")
         return int(head.split()[1]), body
@@ -105,7 +109,7 @@ def test_the_score_is_that_of_the_saturation_in_use() -> None:
     bench = Bench()
     confirm(bench.table, registered(bench.table, "10.0.0.1"), token=1, load=FIGURE_5_10)
     assert bench.only["score"] == 0.68
-    bench.service.saturation = 0.70
+    bench.saturation = 0.70
     assert bench.only["score"] == 100
 
 

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
 
 from rproxy.agent.sampler import Load
-from rproxy.observe.status_json import ROWS, rendered, status
+from rproxy.observe.scores import ReportScore
+from rproxy.observe.session_counters import SessionCounters
+from rproxy.observe.status_json import ROWS, ServiceView, Status
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
+from rproxy.sessions.observers import Observers
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.sources.agents.monitor import Counters
@@ -27,23 +31,29 @@ FIELDS = {
 ROOM = Capacity(10, lambda: 0.0)
 
 
-def service_with(up: int) -> Service:
-    clock = Clock()
+def view_with(up: int) -> ServiceView:
+    clock, counters = Clock(), SessionCounters()
     clock.rightNow = 3.0
-    return Service(Pool(table_with(up), LeastConnectionsPolicy()), clock)
+    observers = Observers(clock.seconds, sessions=[counters], redispatches=[counters])
+    service = Service(Pool(table_with(up), LeastConnectionsPolicy()), clock, observers=observers)
+    return ServiceView(service, counters, ReportScore())
+
+
+def status(view: ServiceView, datagrams: Counters, capacity: Capacity) -> dict[str, Any]:
+    return Status([view], datagrams, capacity).document()
 
 
 def test_each_backend_has_the_documented_fields() -> None:
-    shown = status(service_with(2), Counters(), ROOM)["backends"]
+    shown = status(view_with(2), Counters(), ROOM)["backends"]
     assert [set(each) for each in shown] == [FIELDS, FIELDS]
 
 
 def test_what_a_backend_told_is_shown() -> None:
-    service = service_with(0)
-    backend = registered(service.pool.table, "10.0.0.9")
-    confirm(service.pool.table, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
-    service.pool.table.opened(backend)
-    (shown,) = status(service, Counters(), ROOM)["backends"]
+    view = view_with(0)
+    backend = registered(view.service.pool.table, "10.0.0.9")
+    confirm(view.service.pool.table, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
+    view.service.pool.table.opened(backend)
+    (shown,) = status(view, Counters(), ROOM)["backends"]
     assert shown | {"score": 0, "srtt_ms": 0} == {
         "address": "10.0.0.9",
         "port": 80,
@@ -66,13 +76,13 @@ def test_what_a_backend_told_is_shown() -> None:
     assert shown["srtt_ms"] is None
     for _ in range(7):
         backend.rtt.add(12.0)
-    assert 10.0 < status(service, Counters(), ROOM)["backends"][0]["srtt_ms"] < 12.0
+    assert 10.0 < status(view, Counters(), ROOM)["backends"][0]["srtt_ms"] < 12.0
 
 
 def test_what_is_not_known_yet_is_null() -> None:
-    service = service_with(0)
-    registered(service.pool.table, "10.0.0.9")
-    (shown,) = status(service, Counters(), ROOM)["backends"]
+    view = view_with(0)
+    registered(view.service.pool.table, "10.0.0.9")
+    (shown,) = status(view, Counters(), ROOM)["backends"]
     assert shown["state"] == "registered"
     assert {name for name, value in shown.items() if value is None} == {
         *("score", "rtt_ms", "srtt_ms", "tcp", "cpu", "memory", "last_seen_s"),
@@ -80,66 +90,86 @@ def test_what_is_not_known_yet_is_null() -> None:
 
 
 def test_a_count_that_its_agent_cannot_tell_is_null() -> None:
-    service = service_with(0)
+    view = view_with(0)
     confirm(
-        service.pool.table, registered(service.pool.table, "10.0.0.9"), token=7, load=Load(cpu=10, memory=20, tcp=None)
+        view.service.pool.table,
+        registered(view.service.pool.table, "10.0.0.9"),
+        token=7,
+        load=Load(cpu=10, memory=20, tcp=None),
     )
-    (shown,) = status(service, Counters(), ROOM)["backends"]
+    (shown,) = status(view, Counters(), ROOM)["backends"]
     assert (shown["tcp"], shown["cpu"]) == (None, 10)
 
 
 def test_a_backend_that_is_up_and_drains_is_draining() -> None:
-    service = service_with(0)
-    confirm(service.pool.table, registered(service.pool.table, "10.0.0.9"), token=7, draining=True)
-    assert status(service, Counters(), ROOM)["backends"][0]["state"] == "draining"
+    view = view_with(0)
+    confirm(view.service.pool.table, registered(view.service.pool.table, "10.0.0.9"), token=7, draining=True)
+    assert status(view, Counters(), ROOM)["backends"][0]["state"] == "draining"
 
 
 def test_counters_are_those_of_the_datagrams() -> None:
     counters = Counters()
     counters.accepted["register"] += 2
     counters.dropped["length"] += 3
-    shown = status(service_with(0), counters, ROOM)["counters"]
+    shown = status(view_with(0), counters, ROOM)["counters"]
     assert (shown["accepted"], shown["dropped"]) == ({"register": 2}, {"length": 3})
 
 
 def test_sessions_are_counted_against_their_limit_and_their_bytes_once_they_are_over() -> None:
-    service, capacity = service_with(1), Capacity(10, lambda: 0.0)
+    view, capacity = view_with(1), Capacity(10, lambda: 0.0)
     capacity.enter()
-    session = Session(service, FakeLink())
+    session = Session(view.service, FakeLink())
     assert session.choose_backend() is not None
     session.connected()
     session.up, session.down = 3, 5
-    assert status(service, Counters(), capacity)["counters"]["bytes"] == {"up": 0, "down": 0}
+    assert status(view, Counters(), capacity)["counters"]["bytes"] == {"up": 0, "down": 0}
     session.ended(Ending.CLOSED)
-    shown = status(service, Counters(), capacity)
+    shown = status(view, Counters(), capacity)
     assert shown["connections"] == {"now": 1, "max": 10}
     assert shown["counters"]["bytes"] == {"up": 3, "down": 5}
 
 
 @pytest.mark.parametrize("backends", [0, 1, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS])
 def test_it_is_rendered_a_backend_a_line_and_few_at_once(backends: int) -> None:
-    service = service_with(backends)
-    pieces = list(rendered(service, Counters(), ROOM))
+    view = view_with(backends)
+    pieces = list(Status([view], Counters(), ROOM).rendered())
     text = b"".join(pieces).decode()
-    assert json.loads(text) == status(service, Counters(), ROOM)
+    assert json.loads(text) == status(view, Counters(), ROOM)
     assert sum(line.startswith('{"address"') for line in text.splitlines()) == backends
     assert len(pieces) == max(1, -(-backends // ROWS))
     assert all(pieces)
 
 
 def test_what_is_forgotten_while_it_is_rendered_is_not_listed() -> None:
-    service = service_with(4 * ROWS)
-    pieces = rendered(service, Counters(), ROOM)
+    view = view_with(4 * ROWS)
+    pieces = Status([view], Counters(), ROOM).rendered()
     text = next(pieces)
-    for backend in list(service.pool.table)[ROWS:-1]:
-        service.pool.table.unregister(backend.registration.agent, Unregister(backend.port, 1), 0.0)
+    for backend in list(view.service.pool.table)[ROWS:-1]:
+        view.service.pool.table.unregister(backend.registration.agent, Unregister(backend.port, 1), 0.0)
     text += b"".join(pieces)
     assert len(json.loads(text)["backends"]) == ROWS + 1
 
 
 def test_the_table_may_grow_while_it_is_rendered() -> None:
-    service = service_with(2 * ROWS)
-    pieces = rendered(service, Counters(), ROOM)
+    view = view_with(2 * ROWS)
+    pieces = Status([view], Counters(), ROOM).rendered()
     text = next(pieces)
-    registered(service.pool.table, "10.9.9.9")
+    registered(view.service.pool.table, "10.9.9.9")
     assert len(json.loads(text + b"".join(pieces))["backends"]) == 2 * ROWS
+
+
+def test_all_services_are_shown_together() -> None:
+    views = [view_with(ROWS + 1), view_with(2)]
+    for view, ending in zip(views, (Ending.CLOSED, Ending.IDLE), strict=True):
+        session = Session(view.service, FakeLink())
+        session.choose_backend()
+        session.connected()
+        session.up, session.down = 3, 5
+        session.ended(ending)
+    status = Status(views, Counters(), ROOM)
+    pieces = list(status.rendered())
+    shown = json.loads(b"".join(pieces))
+    assert shown == status.document()
+    assert (len(shown["backends"]), len(pieces)) == (ROWS + 3, 3)
+    assert shown["counters"]["sessions"] == {"closed": 1, "idle": 1}
+    assert shown["counters"]["bytes"] == {"up": 6, "down": 10}

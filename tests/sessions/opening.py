@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.task import Clock
 
+from rproxy.observe.scores import ReportScore
+from rproxy.observe.session_counters import SessionCounters
+from rproxy.observe.trace import SessionTrace
+from rproxy.observe.turned_away import TurnedAway
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Transition
 from rproxy.pool.pool import Pool
-from rproxy.sessions.service import Service
+from rproxy.sessions.observers import Observers
+from rproxy.sessions.record import SessionRecord
+from rproxy.sessions.service import DEFAULT_TERMS, Service, ServiceTerms
 from rproxy.sessions.session import Session
 from tests.fakes import CountingPolicy, FakeLink, guarded, table_with
 
 
 class Bench:
-    def __init__(self, up: int = 3, *, trace: bool = False, saturation: float | None = None) -> None:
+    def __init__(self, up: int = 3, *, trace: bool = False, terms: ServiceTerms = DEFAULT_TERMS) -> None:
         self.clock = Clock()
         self.table = table_with(up)
         self.policy = CountingPolicy()
         self.announced: list[Transition] = []
+        pool = Pool(self.table, guarded(self.policy))
+        self.counters = SessionCounters()
+        self.turned_away = TurnedAway(self.clock, pool)
+        self.records: list[SessionRecord] = []
+        observers: list[Any] = [self.counters, self.turned_away, self]
+        traces = [SessionTrace(pool, ReportScore())] if trace else []
         self.service = Service(
-            Pool(self.table, guarded(self.policy)),
+            pool,
             self.clock,
-            saturation=saturation,
+            terms,
+            observers=Observers(
+                self.clock.seconds, sessions=[*observers, *traces], choices=traces, redispatches=[self.counters]
+            ),
             publish=self.announced.extend,
-            trace=trace,
         )
+
+    def session_ended(self, record: SessionRecord) -> None:
+        self.records.append(record)
+
+    def stop(self) -> None:
+        self.service.stop()
+        self.turned_away.stop()
 
     def open(self) -> Session:
         return Session(self.service, FakeLink("the client"))

@@ -9,7 +9,7 @@ from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
 from rproxy.sessions.endings import Ending
-from rproxy.sessions.service import Service
+from rproxy.sessions.service import Service, ServiceTerms
 from rproxy.sessions.session import Session
 from tests.fakes import CountingPolicy, FakeLink, guarded, run, table_with
 
@@ -22,7 +22,8 @@ class Bench:
     def __init__(self, up: int = 2) -> None:
         self.clock = Clock()
         self.table = table_with(up)
-        self.service = Service(Pool(self.table, guarded(CountingPolicy())), self.clock, first_byte_s=LIMIT_S)
+        pool = Pool(self.table, guarded(CountingPolicy()))
+        self.service = Service(pool, self.clock, ServiceTerms(first_byte_s=LIMIT_S))
         self.backends = list(self.table)
         self.sessions: list[Session] = []
         self.service.start()

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from rproxy.pool.events import Transition
 from rproxy.pool.states import State
 from rproxy.sessions.endings import Ending
-from rproxy.sessions.redispatch import EARLY_END_S, Redispatch
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, TRIES_MAX, Session
 from tests.fakes import confirm, logged, registered
 from tests.sessions.opening import Bench, taken
@@ -30,7 +29,7 @@ def test_a_choice_is_the_policys_and_counts_as_pending_until_connected() -> None
     assert bench.counts == [(0, 1, 1), (0, 0, 0), (0, 0, 0)]
     session.ended(Ending.CLOSED)
     assert bench.counts == [(0, 0, 1), (0, 0, 0), (0, 0, 0)]
-    assert bench.service.endings == {Ending.CLOSED: 1}
+    assert bench.counters.endings == {Ending.CLOSED: 1}
     assert [bench.told(event) for event in ("opened", "closed", "failed")] == [1, 1, 0]
 
 
@@ -49,7 +48,7 @@ def test_each_try_goes_to_a_backend_not_tried_before_and_three_are_all() -> None
         session.connect_failed()
     assert tried == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert len(tried) == TRIES_MAX == 3
-    assert bench.service.redispatches == 2
+    assert bench.counters.redispatches == 2
     assert session.give_up() is Ending.UNREACHABLE
     assert [bench.told(event) for event in ("opened", "failed", "closed")] == [3, 3, 3]
     assert bench.counts == [(0, 0, 0)] * 5
@@ -71,7 +70,7 @@ def test_a_second_try_that_connects_counts_for_the_second_backend_only() -> None
     session.connected()
     session.ended(Ending.CLOSED)
     assert bench.counts == [(0, 0, 0), (0, 0, 1), (0, 0, 0)]
-    assert bench.service.redispatches == 1
+    assert bench.counters.redispatches == 1
 
 
 def test_a_backend_that_comes_up_between_the_tries_is_tried() -> None:
@@ -160,7 +159,7 @@ def test_giving_up_says_whether_anybody_could_be_tried(up: int, ending: Ending) 
         session.connect_failed()
     assert session.give_up() is ending
     assert session.ending is ending
-    assert bench.service.endings == {ending: 1}
+    assert bench.counters.endings == {ending: 1}
 
 
 @pytest.mark.parametrize("ending", list(Ending))
@@ -171,7 +170,7 @@ def test_only_the_first_ending_counts(ending: Ending) -> None:
     session.ended(Ending.CLOSED)
     session.ended(Ending.STOPPED)
     assert session.ending is ending
-    assert bench.service.endings == {ending: 1}
+    assert bench.counters.endings == {ending: 1}
     assert bench.counts[0] == (0, 0, 1)
     assert bench.told("closed") == 1
 
@@ -251,7 +250,7 @@ def test_in_every_order_of_events_what_was_taken_is_given_back_once(data: st.Dat
             session.ended(Ending.STOPPED)
     assert all((each.pending, each.established) == (0, 0) for each in bench.table)
     assert bench.policy.told["opened"] == bench.policy.told["closed"]
-    assert bench.service.endings.total() == len(sessions)
+    assert bench.counters.endings.total() == len(sessions)
 
 
 def test_a_try_ends_two_seconds_after_it_began_and_the_last_after_less() -> None:
@@ -312,97 +311,3 @@ def test_a_connect_that_fails_by_this_hosts_fault_is_no_evidence() -> None:
         session.connect_failed(backend_fault=False)
         session.ended(Ending.CLIENT_GONE)
     assert [backend.state for backend in bench.service.pool.table] == [State.UP] * 3
-
-
-def early(session: Session, *, sent: int = 0, reset: bool = True) -> bool:
-    return session.try_redispatch(sent, reset=reset)
-
-
-def test_an_end_before_any_byte_is_a_failed_connect_and_another_one_is_tried() -> None:
-    bench = Bench()
-    session = bench.connected()
-    assert early(session)
-    assert (session.is_connected, session.backend) == (False, None)
-    assert bench.counts == [(0, 0, 1), (0, 0, 0), (0, 0, 0)]
-    assert taken(session).address == "10.0.0.2"
-    assert (bench.told("failed"), bench.service.redispatches) == (1, 1)
-
-
-def test_three_in_a_row_take_it_down_although_each_connect_succeeded() -> None:
-    bench = Bench()
-    for _ in range(3):
-        session = bench.connected()
-        assert early(session)
-        session.ended(Ending.CLIENT_GONE)
-    assert next(iter(bench.table)).state is State.DOWN
-
-
-@pytest.mark.parametrize("down", [0, 1])
-def test_only_a_session_that_got_through_starts_the_count_anew(down: int) -> None:
-    bench = Bench()
-    for _ in range(2):
-        assert early(bench.connected())
-    session = bench.connected()
-    session.down = down
-    session.ended(Ending.CLOSED)
-    early(bench.connected())
-    assert (next(iter(bench.table)).state is State.DOWN) is not bool(down)
-
-
-def test_a_session_that_lasts_starts_the_count_anew() -> None:
-    bench = Bench()
-    for _ in range(2):
-        assert early(bench.connected())
-    bench.connected().settled()
-    early(bench.connected())
-    assert next(iter(bench.table)).state is State.UP
-
-
-@pytest.mark.parametrize(
-    "what", ["late", "lost", "an answer", "a port check", "off", "no other", "sent, and only the unsent may"]
-)
-def test_otherwise_the_end_is_the_clients(what: str) -> None:
-    bench = Bench(1 if what == "no other" else 3)
-    session = bench.connected()
-    sent = 0
-    if what == "late":
-        bench.clock.advance(EARLY_END_S + 0.01)
-    elif what == "lost":
-        sent, session.early_data = 7, b"123456"
-    elif what == "an answer":
-        sent, session.early_data = 3, b"abc"
-        session.half_close()
-    elif what == "a port check":
-        session.half_close()
-    elif what == "off":
-        bench.service.redispatch = Redispatch.OFF
-    elif what.startswith("sent"):
-        bench.service.redispatch = Redispatch.UNSENT
-        sent, session.early_data = 3, b"abc"
-    assert not early(session, sent=sent, reset=what != "an answer")
-    assert session.is_connected
-    assert bench.told("failed") == what.startswith("sent"), "evidence all the same"
-    session.ended(Ending.BACKEND_RESET)
-    assert bench.service.endings == {Ending.BACKEND_RESET: 1}
-
-
-def test_three_tries_are_all_and_the_third_is_blamed_where_there_is_a_fourth() -> None:
-    bench = Bench(4)
-    session = bench.connected()
-    for _ in range(2):
-        assert early(session)
-        taken(session)
-        session.connected()
-    assert not early(session)
-    assert (session.is_connected, bench.told("failed")) == (True, 3)
-
-
-def test_where_services_never_answer_a_clean_end_after_the_clients_starts_the_count_anew() -> None:
-    bench = Bench()
-    for _ in range(5):
-        assert early(bench.connected())
-        session = bench.connected()
-        session.half_close()
-        assert not early(session, reset=False)
-        session.ended(Ending.CLOSED)
-    assert next(iter(bench.table)).state is State.UP

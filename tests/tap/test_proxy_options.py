@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.python import usage
 
+from rproxy.observe.scores import ReportScore
 from rproxy.policies.registry import POLICIES
 from rproxy.sessions.capacity import SESSIONS_MAX
 from rproxy.sources.agents.prober import Timing
@@ -332,7 +333,7 @@ def test_a_proxy_is_made_of_its_settings_and_opens_nothing_yet(reactor: Reactor)
     options = parsed("--saturation", "off", "--backend-port", "8000", "--probe-timeout", "0.2")
     service = makeService(options)
     table = service.service.pool.table
-    assert (service.service.saturation, table.default_port, table.timeout_s) == (None, 8000, 0.2)
+    assert (service._served.view.score, table.default_port, table.timeout_s) == (ReportScore(None), 8000, 0.2)
     assert reactor.ports == []
 
 

@@ -18,7 +18,6 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel
 
-from rproxy.sessions.endings import Ending
 from rproxy.tap import proxy
 from rproxy.tap.keys import Keyring
 from rproxy.tap.options import (
@@ -298,7 +297,7 @@ def test_sessions_of_a_back_end_that_falls_silent_end_if_they_are_to(end: bool) 
         assert client.connected
         run(bench.reactor, 30)
     assert (client.ended, backend.ended) == ((ConnectionAborted,) * 2 if end else (None, None))
-    assert bench.service.service.endings == ({Ending.BACKEND_DOWN: 1} if end else {})
+    assert bench.service.status()["counters"]["sessions"] == ({"backend-down": 1} if end else {})
     assert ("1 session(s) closed: their back-end is down, and nothing moved for 25 s" in texts(events)) is end
 
 

@@ -231,7 +231,7 @@ class ClientSide(Side):
             ending, flush_s = Ending.CLIENT_RESET, FLUSH_BACKEND_S
         else:  # a back-end that had ended its stream before has sent the whole answer
             ending = Ending.BACKEND_RESET
-            flush_s = self.session.service.reader_timeout_s if side.read_ended else FLUSH_CLIENT_S
+            flush_s = self.session.service.terms.reader_timeout_s if side.read_ended else FLUSH_CLIENT_S
         if not clean or other.lost:
             self.session.ended(Ending.CLOSED if clean else ending)
         if other.lost:

@@ -142,7 +142,7 @@ class LegTable:
         if not leg.state & CLIENT:
             timeout_s = FLUSH_BACKEND_S
         else:
-            timeout_s = leg.session.service.reader_timeout_s if peer_state & EOF else FLUSH_CLIENT_S
+            timeout_s = leg.session.service.terms.reader_timeout_s if peer_state & EOF else FLUSH_CLIENT_S
         self.flushing.setdefault(leg, self._seconds() + timeout_s)
         self.wake()
 

@@ -8,14 +8,20 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rproxy.pool.pool import Pool
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.record import SessionRecord
 from rproxy.timing.rate_limit import RateLimit
 from rproxy.timing.throttle import Throttle
 
 LOG_EVERY_S: Final = 10.0
+_REASONS: Final = {
+    Ending.NO_BACKEND: "no back-end is up",
+    Ending.UNREACHABLE: "no back-end could be connected to",
+}
 
 
 class TurnedAway:
-    """Counts the clients of an episode. Its first one is logged at once, then the sum at most every `LOG_EVERY_S`.
+    """A `SessionObserver` that logs the first client of an episode at once, then the sum at most every `LOG_EVERY_S`.
 
     An episode ends once nobody has been turned away for `LOG_EVERY_S`, so its last line has the sum of all.
     """
@@ -30,20 +36,22 @@ class TurnedAway:
         self._began = 0.0
         self._reason = ""
 
-    def add(self, reason: str) -> None:
-        """One more client was turned away."""
+    def session_ended(self, record: SessionRecord) -> None:
+        reason = _REASONS.get(record.ending)
+        if reason is None:
+            return
         if self._throttle.is_quiet(None):
             self._count, self._began = 0, self._clock.seconds()
         self._count += 1
         self._reason = reason
-        self._throttle.say(None, self._tell)
+        self._throttle.say(None, self._log)
 
     def stop(self) -> None:
-        """Log the sum of those not logged yet. May come twice."""
+        """Log the sum of those not logged yet. May be called twice."""
         self._throttle.flush()
         self._throttle.stop()
 
-    def _tell(self, times: int) -> None:
+    def _log(self, times: int) -> None:
         self.log.warn(
             "{count} client(s) turned away{since}: {reason}; {eligible} of {known} back-ends may be used",
             count=self._count,

@@ -1,0 +1,28 @@
+"""Scores of back-ends, to be shown."""
+
+from __future__ import annotations
+
+import attrs
+
+from rproxy.policies.formula import score
+from rproxy.pool.backend import Backend
+
+
+@attrs.frozen
+class ReportScore:
+    """The report's score of a back-end now (figure 4.4), whichever policy is in use.
+
+    `saturation` is the fraction of CPU, memory or loss from which a back-end counts as saturated; None for never.
+    """
+
+    saturation: float | None = None
+
+    def __call__(self, backend: Backend) -> float:
+        return score(
+            rtt_ms=backend.rtt.last_ms or 0.0,
+            tcp=backend.tcp,
+            loss=backend.losses.rate,
+            cpu=backend.cpu,
+            memory=backend.memory,
+            saturation=self.saturation,
+        )

@@ -1,0 +1,62 @@
+"""What --trace logs of sessions: every choice with the scores of all eligible back-ends, and every end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.logger import Logger
+
+from rproxy.pool.backend import Backend
+from rproxy.pool.pool import Pool
+from rproxy.sessions.link import Link
+from rproxy.sessions.record import SessionRecord
+
+
+class SessionTrace:
+    """A `ChoiceObserver` and `SessionObserver` that logs. Its cost grows with the pool."""
+
+    log = Logger()
+
+    def __init__(self, pool: Pool, score: Callable[[Backend], float]) -> None:
+        self._pool = pool
+        self._score = score
+
+    def chosen(self, link: Link, backend: Backend | None) -> None:
+        for each in self._pool:
+            if each.eligible:
+                self._log_figures(each)
+        self.log.debug(
+            "client {client} -> {backend}",
+            client=link.client_address(),
+            backend="nobody" if backend is None else backend.name,
+        )
+
+    def _log_figures(self, backend: Backend) -> None:
+        self.log.debug(
+            "{backend} score {score:.3f} RTT {rtt_ms:.3f} ms TCP {tcp} CPU {cpu} % memory {memory} % loss {loss:.2f}",
+            backend=backend.name,
+            score=self._score(backend),
+            rtt_ms=backend.rtt.last_ms,
+            tcp=_figure(backend.tcp, backend.report.tcp),
+            cpu=_figure(backend.cpu, backend.report.cpu),
+            memory=_figure(backend.memory, backend.report.memory),
+            loss=backend.losses.rate,
+        )
+
+    def session_ended(self, record: SessionRecord) -> None:
+        self.log.debug(
+            "session {client} -> {backend}: {ending} after {seconds:.3f} s, {up} bytes up, {down} bytes down, "
+            "{tries} tries",
+            client=record.client,
+            backend="nobody" if record.backend is None else record.backend.name,
+            ending=record.ending,
+            seconds=record.duration_s - (record.queue_s if record.tries else 0.0),
+            up=record.up,
+            down=record.down,
+            tries=record.tries,
+        )
+
+
+def _figure(used: float, reported: int | None) -> object:
+    """A figure; if the agent cannot tell it, what stands in for it."""
+    return used if reported is not None else f"unknown, taken for {used:.1f},"

@@ -1,0 +1,59 @@
+"""Wires one service with its observers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from rproxy.net.addresses import Address
+from rproxy.observe.scores import ReportScore
+from rproxy.observe.session_counters import SessionCounters
+from rproxy.observe.status_json import ServiceView
+from rproxy.observe.trace import SessionTrace
+from rproxy.observe.turned_away import TurnedAway
+from rproxy.pool.pool import Events, Pool
+from rproxy.sessions.observers import Observers
+from rproxy.sessions.service import DEFAULT_TERMS, Service, ServiceTerms
+
+
+@attrs.frozen
+class ServedPool:
+    """A service and its observers."""
+
+    service: Service
+    counters: SessionCounters
+    view: ServiceView
+    turned_away: TurnedAway
+
+    def stop(self) -> None:
+        """To be called when all sessions have ended."""
+        self.service.stop()
+        self.turned_away.stop()
+
+
+def serve_pool(
+    pool: Pool,
+    clock: IReactorTime,
+    terms: ServiceTerms = DEFAULT_TERMS,
+    *,
+    saturation: float | None = None,
+    trace: bool = False,
+    publish: Callable[[Events], None] = lambda events: None,
+    may_self_connect: Callable[[Address], bool] = lambda address: False,
+) -> ServedPool:
+    """A service of `pool`; `saturation` is that of the score displayed."""
+    counters, turned_away, score = SessionCounters(), TurnedAway(clock, pool), ReportScore(saturation)
+    traces = [SessionTrace(pool, score)] if trace else []
+    service = Service(
+        pool,
+        clock,
+        terms,
+        observers=Observers(
+            clock.seconds, sessions=[counters, turned_away, *traces], choices=traces, redispatches=[counters]
+        ),
+        publish=publish,
+        may_self_connect=may_self_connect,
+    )
+    return ServedPool(service, counters, ServiceView(service, counters, score), turned_away)

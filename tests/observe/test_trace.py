@@ -1,0 +1,91 @@
+"""What --trace logs of sessions."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel
+
+from rproxy.agent.sampler import Load
+from rproxy.observe.scores import ReportScore
+from rproxy.observe.trace import SessionTrace
+from rproxy.pool.pool import Pool
+from rproxy.pool.table import Table
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.observers import Observers
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Session
+from tests.fakes import CountingPolicy, FakeLink, confirm, logged, registered, texts
+from tests.sessions.opening import Bench, taken
+
+
+def test_without_a_trace_a_normal_session_logs_nothing_and_its_client_is_not_written_out() -> None:
+    class Link(FakeLink):
+        def client_address(self) -> str:
+            raise AssertionError("nobody reads this")
+
+    bench = Bench()
+    with logged() as events:
+        session = Session(bench.service, Link())
+        taken(session)
+        session.connect_failed()
+        taken(session)
+        session.connected()
+        session.ended(Ending.CLOSED)
+    assert list(events) == []
+
+
+def test_a_trace_shows_the_score_and_the_figures_of_every_eligible_backend_at_a_choice() -> None:
+    """The lines of the report's figure 5.10: 10 ms, 2 connections, CPU 10 %, memory 20 %."""
+    table = Table()
+    for number in (1, 2):
+        confirm(table, registered(table, f"10.0.0.{number}"), token=number, load=Load(10, 20, number))
+    registered(table, "10.0.0.3")
+    confirm(table, registered(table, "10.0.0.4"), token=4, draining=True)
+    pool = Pool(table, CountingPolicy())
+    clock, trace = Clock(), SessionTrace(pool, ReportScore())
+    service = Service(pool, clock, observers=Observers(clock.seconds, choices=[trace]))
+    with logged() as events:
+        taken(Session(service, FakeLink("the client")))
+    scored = {event["backend"]: event for event in events if "score" in event}
+    assert list(scored) == ["10.0.0.1:80", "10.0.0.2:80"]
+    second = scored["10.0.0.2:80"]
+    assert (second["tcp"], second["cpu"], second["memory"], second["loss"]) == (2, 10, 20, 0)
+    assert second["rtt_ms"] == pytest.approx(10)
+    assert second["score"] == pytest.approx(0.30 * 10 / 20 + 0.30 * 2 / 10 + 0.05 + 0.10)
+    lines = texts(events)
+    assert "10.0.0.2:80 score 0.360 RTT 10.000 ms TCP 2 CPU 10 % memory 20 % loss 0.00" in lines
+    assert lines[-1] == "client the client -> 10.0.0.1:80"
+
+
+def test_a_trace_shows_a_choice_of_nobody() -> None:
+    bench = Bench(up=0, trace=True)
+    with logged() as events:
+        bench.open().choose_backend()
+    assert texts(events) == ["client the client -> nobody"]
+
+
+def test_a_trace_shows_how_a_session_ended_and_what_it_carried() -> None:
+    bench = Bench(trace=True)
+    session = bench.open()
+    taken(session)
+    session.connect_failed()
+    taken(session)
+    bench.clock.advance(0.25)
+    session.connected()
+    session.up, session.down = 10, 2000
+    bench.clock.advance(1)
+    with logged() as events:
+        session.ended(Ending.CLOSED)
+        session.ended(Ending.CLOSED)
+    (event,) = events
+    assert event["log_level"] is LogLevel.debug
+    assert (event["backend"], event["ending"], event["tries"]) == ("10.0.0.2:80", Ending.CLOSED, 2)
+    assert (event["seconds"], event["up"], event["down"]) == (1.25, 10, 2000)
+
+
+def test_what_a_trace_logs_is_at_debug_level() -> None:
+    bench = Bench(trace=True)
+    with logged() as events:
+        bench.connected().ended(Ending.CLOSED)
+    assert {event["log_level"] for event in events} == {LogLevel.debug}

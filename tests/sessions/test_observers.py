@@ -1,0 +1,104 @@
+"""Who is told of sessions, and what an exception of theirs costs."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel
+
+from rproxy.pool.backend import Backend
+from rproxy.pool.pool import Pool
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.link import Link
+from rproxy.sessions.observers import LOG_EVERY_S, Observers
+from rproxy.sessions.record import SessionRecord
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Session
+from tests.fakes import CountingPolicy, FakeLink, logged, table_with, texts
+from tests.sessions.opening import taken
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.ended: list[Ending] = []
+        self.choices: list[str | None] = []
+        self.redispatches: list[tuple[str, str]] = []
+
+    def session_ended(self, record: SessionRecord) -> None:
+        self.ended.append(record.ending)
+
+    def chosen(self, link: Link, backend: Backend | None) -> None:
+        self.choices.append(None if backend is None else backend.address)
+
+    def redispatched(self, failed: Backend, backend: Backend) -> None:
+        self.redispatches.append((failed.address, backend.address))
+
+
+class Failing:
+    def session_ended(self, record: SessionRecord) -> None:
+        raise OSError("no space left on device")
+
+    def chosen(self, link: Link, backend: Backend | None) -> None:
+        raise OSError("no space left on device")
+
+    def redispatched(self, failed: Backend, backend: Backend) -> None:
+        raise OSError("no space left on device")
+
+
+def service_with(clock: Clock, *observers: Heard | Failing) -> Service:
+    told = Observers(clock.seconds, sessions=observers, choices=observers, redispatches=observers)
+    return Service(Pool(table_with(2), CountingPolicy()), clock, observers=told)
+
+
+def serve(service: Service) -> Session:
+    """A session whose first connect fails."""
+    session = Session(service, FakeLink())
+    taken(session)
+    session.connect_failed()
+    taken(session)
+    session.connected()
+    session.ended(Ending.CLOSED)
+    return session
+
+
+def test_every_choice_redispatch_and_end_is_told() -> None:
+    heard = Heard()
+    serve(service_with(Clock(), heard))
+    assert heard.choices == ["10.0.0.1", "10.0.0.2"]
+    assert heard.redispatches == [("10.0.0.1", "10.0.0.2")]
+    assert heard.ended == [Ending.CLOSED]
+
+
+def test_a_choice_of_nobody_is_told_and_is_no_redispatch() -> None:
+    heard = Heard()
+    session = Session(service_with(Clock(), heard), FakeLink())
+    for _ in range(2):
+        taken(session)
+        session.connect_failed()
+    assert session.choose_backend() is None
+    session.give_up()
+    assert heard.choices == ["10.0.0.1", "10.0.0.2", None]
+    assert len(heard.redispatches) == 1
+    assert heard.ended == [Ending.UNREACHABLE]
+
+
+def test_an_observer_that_fails_costs_neither_the_session_nor_the_others_anything() -> None:
+    clock, heard = Clock(), Heard()
+    service = service_with(clock, Failing(), heard, Failing())
+    with logged():
+        session = serve(service)
+    assert (len(heard.choices), len(heard.redispatches), heard.ended) == (2, 1, [Ending.CLOSED])
+    assert session.ending is Ending.CLOSED
+    assert [backend.connections for backend in service.pool] == [0, 0]
+
+
+def test_its_failures_are_logged_with_their_cause_and_seldom() -> None:
+    clock = Clock()
+    service = service_with(clock, Failing())
+    with logged() as events:
+        for _ in range(3):
+            Session(service, FakeLink()).ended(Ending.CLIENT_GONE)
+        clock.advance(LOG_EVERY_S)
+        Session(service, FakeLink()).ended(Ending.CLIENT_GONE)
+    assert [event["log_level"] for event in events] == [LogLevel.critical] * 2
+    assert texts(events)[0].startswith("an observer of sessions failed; ")
+    assert "no space left" in str(events[0]["log_failure"].value)
