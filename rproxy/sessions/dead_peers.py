@@ -1,8 +1,8 @@
-"""Sessions with a host that has vanished: it neither ends nor refuses anything.
+"""Sessions whose client or back-end runs on a host that has vanished, and so neither ends nor refuses anything.
 
-TCP's keepalive finds it out where nothing is on its way to it. Where something is, the kernel would try for a quarter
-of an hour. TCP_USER_TIMEOUT shortens that, but ends connections to hosts that are well, too, if these do not read for
-as long: so this looks for itself.
+On a connection with nothing in flight, TCP keepalive notices that. With data in flight, the kernel retransmits for a
+quarter of an hour. TCP_USER_TIMEOUT would shorten that, but it also ends connections to live hosts that do not read for
+as long; so acknowledgements are watched here.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from rproxy.sessions.sweep import Slices, Sweep
 VANISHED_S: Final = KEEPALIVE_S + KEEPALIVE_PROBES * KEEPALIVE_EVERY_S
 """As long as keepalive takes."""
 EVERY_S: Final = 30.0
+"""Between two sweeps."""
 
 
 class DeadPeers:
-    """Cuts the sessions one side of which has been sent something, and has not been heard for `VANISHED_S`."""
+    """Cuts sessions one side of which was sent data, and has acknowledged nothing for `VANISHED_S` seconds."""
 
     log = Logger()
 
     def __init__(self, clock: IReactorTime, slices: Slices) -> None:
-        self._sweep = Sweep(clock, slices, self._look, self._tell)
-        self._count = 0
+        self._sweep = Sweep(clock, slices, self._look, self._log_cut)
+        self._cut = 0
+        """Sessions that the present sweep has cut."""
 
     def start(self) -> None:
         self._sweep.repeat(EVERY_S)
@@ -39,14 +41,14 @@ class DeadPeers:
 
     def _look(self, session: Session) -> None:
         if session.link.has_vanished(VANISHED_S):
-            self._count += 1
+            self._cut += 1
             session.link.cut(Ending.VANISHED)
 
-    def _tell(self) -> None:
-        if self._count:
+    def _log_cut(self) -> None:
+        if self._cut:
             self.log.info(
                 "{count} session(s) closed: one side has taken nothing, and not been heard, for {seconds} s",
-                count=self._count,
+                count=self._cut,
                 seconds=VANISHED_S,
             )
-            self._count = 0
+            self._cut = 0

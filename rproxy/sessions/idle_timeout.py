@@ -1,4 +1,4 @@
-"""Timeouts of sessions that carry nothing: a sweep over all of them now and then, and no timer each."""
+"""Idle timeouts: a sweep over all sessions now and then, instead of a timer for each."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
 
 SWEEPS: Final = 16
-"""In one timeout, so that it is at most 1/16 late."""
+"""Sweeps in one timeout, so that a session ends at most 1/16 of it late."""
 _SWEEP_MIN_S: Final = 0.02
 
 
 class IdleTimeout:
-    """Cuts the sessions, half-closed or not, on which nothing moved for `limit_s` seconds.
+    """Cuts sessions that made no progress for `limit_s` seconds: the half-closed ones, or those that are not.
 
-    A peer that still takes what the kernel holds for it is not silent. Half-closed sessions have another limit,
-    `reader_s`, as long as one side is there, but does not read what has been sent to it; 0 for none.
+    Data that the kernel still holds for a peer becomes progress as the peer acknowledges it. A half-closed session has
+    another limit, `reader_s` seconds, as long as one side is alive but does not read; 0 for none.
     """
 
     log = Logger()
@@ -37,8 +37,9 @@ class IdleTimeout:
         if half_closed:
             self._limits[Ending.IDLE] = reader_s
             self._reader_sweeps = reader_s / self._interval_s if reader_s else math.inf
-        self._over: Counter[Ending] = Counter()
-        self._sweep = Sweep(clock, slices, self._look, self._tell)
+        self._cut: Counter[Ending] = Counter()
+        """Sessions that the present sweep has cut."""
+        self._sweep = Sweep(clock, slices, self._look, self._log_cut)
 
     def start(self) -> None:
         self._sweep.repeat(self._interval_s)
@@ -49,29 +50,29 @@ class IdleTimeout:
     def _look(self, session: Session) -> None:
         if session.half_closed is not self._half_closed:
             return
-        taken = sum(session.link.carried()) - session.link.unsent()
-        if taken != session.progress:
-            session.progress = taken
+        acknowledged = sum(session.link.carried()) - session.link.unsent()
+        if acknowledged != session.progress:
+            session.progress = acknowledged
             session.idle_sweeps = 0
         session.idle_sweeps += 1
         if session.idle_sweeps > SWEEPS and (ending := self._ending(session)) is not None:
-            self._over[ending] += 1
+            self._cut[ending] += 1
             session.link.cut(ending)
 
     def _ending(self, session: Session) -> Ending | None:
-        """As what a session that has been silent for the limit ends, or None if it is not to end yet."""
+        """How a session that has been idle for `limit_s` is to end; None while it is not to end yet."""
         if not self._half_closed:
             return Ending.IDLE
         if session.idle_sweeps <= self._reader_sweeps and session.link.waits_for_reader():
             return None
         return Ending.IDLE if session.idle_sweeps > self._reader_sweeps > SWEEPS else Ending.HALF_CLOSED
 
-    def _tell(self) -> None:
-        for ending, count in self._over.items():
+    def _log_cut(self) -> None:
+        for ending, count in self._cut.items():
             self.log.info(
                 "{count} session(s) closed: {ending} and silent for {seconds:g} s",
                 count=count,
                 ending=ending.value,
                 seconds=self._limits[ending],
             )
-        self._over.clear()
+        self._cut.clear()

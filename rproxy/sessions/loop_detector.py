@@ -1,8 +1,8 @@
-"""Finds loops through another proxy: a back-end of ours whose own back-end we are.
+"""Detects loops through another proxy: a back-end of this proxy whose own back-end is this proxy.
 
-Each client of such a loop takes one place after the other, until all are taken by connections that carry nothing. So
-it is looked for where no place is left: among the sessions whose client comes from the host of its back-end, and that
-carry nothing, the newest one is ended. In a loop, and nowhere else, many of the others end with it.
+Each client of such a loop takes one place after another, until idle connections have taken all. So the detector runs
+when no place is left. Among the sessions whose client comes from the host of their back-end, and that carry nothing, it
+ends the newest. In a loop, and only there, many of the others end with it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
 
 SILENT_S: Final = 2.0
-"""How long they carry nothing."""
+"""For so long, the sessions of a loop carry nothing."""
 COLLAPSE_S: Final = 1.0
-"""The time in which the rest of a loop ends."""
+"""Time for the rest of a loop to end."""
 AGAIN_S: Final = 60.0
-"""The time between two looks that found none."""
+"""From a check that found no loop to the next one."""
 SHARE: Final = 0.5
-"""Of all sessions, at least: fewer than these leave room for others."""
+"""The least fraction of all sessions that makes a loop: fewer leave places for other clients."""
 COLLAPSED: Final = 0.1
-"""Share of them that ends with one of theirs: every client has a chain of its own."""
+"""The least fraction of the suspected sessions that ends with one of them: each client has a chain of its own."""
 SESSIONS_MIN: Final = 8
 
 
 class LoopDetector:
-    """Looks for loops while `room` is full; `found` is told the back-end that leads back to us."""
+    """Checks for loops while `capacity` is full; calls `found` with the back-end that leads back to this proxy."""
 
     log = Logger()
 
@@ -44,28 +44,29 @@ class LoopDetector:
         self._clock = clock
         self._capacity = capacity
         self._found = found
-        self._watching = False
+        self._is_active = False
+        """Whether a check is due or under way."""
         self._call: IDelayedCall | None = None
         self._carried: dict[Session, int] = {}
-        """What each session that comes from its back-end's host had carried."""
+        """Bytes that each session whose client comes from its back-end's host had carried."""
         self._barred: Backend | None = None
         self._ended = 0
         """Sessions of its loop."""
-        self._noting = Sweep(clock, slices, self._note, self._noted)
-        self._ending = Sweep(clock, slices, self._end_if_barred, self._tell)
+        self._listing = Sweep(clock, slices, self._note, self._noted)
+        self._ending = Sweep(clock, slices, self._end_if_barred, self._log_barred)
         capacity.when_full(self._full)
 
     def stop(self) -> None:
-        self._watching = False
-        self._noting.stop()
+        self._is_active = False
+        self._listing.stop()
         self._ending.stop()
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
     def _full(self) -> None:
-        if not self._watching:
-            self._watching = True
+        if not self._is_active:
+            self._is_active = True
             self._after(SILENT_S, self._look)
 
     def _after(self, delay_s: float, call: Callable[..., None], *arguments: Any) -> None:
@@ -78,12 +79,12 @@ class LoopDetector:
     def _look(self) -> None:
         self._carried = {}
         if self._capacity.full:
-            self._noting.begin()
+            self._listing.begin()
         else:
-            self._watching = False
+            self._is_active = False
 
     def _note(self, session: Session) -> None:
-        if _returns(session):
+        if _comes_from_backend(session):
             self._carried[session] = sum(session.link.carried())
 
     def _noted(self) -> None:
@@ -111,6 +112,7 @@ class LoopDetector:
         self._after(COLLAPSE_S, self._judge, backend, sessions)
 
     def _judge(self, backend: Backend, sessions: list[Session]) -> None:
+        """Whether so many of the suspected sessions have ended that they are a loop."""
         ended = sum(session.ending is not None for session in sessions)
         if ended < max(COLLAPSED * len(sessions), SESSIONS_MIN - 1):
             self._after(AGAIN_S, self._look)
@@ -120,11 +122,11 @@ class LoopDetector:
         self._ending.begin()
 
     def _end_if_barred(self, session: Session) -> None:
-        if session.backend is self._barred and _returns(session):
+        if session.backend is self._barred and _comes_from_backend(session):
             self._ended += 1
             session.link.cut(Ending.STOPPED)
 
-    def _tell(self) -> None:
+    def _log_barred(self) -> None:
         assert self._barred is not None
         self.log.warn(
             "back-end {backend} leads back to this proxy: refused from now on; {sessions} sessions of the loop ended",
@@ -132,11 +134,11 @@ class LoopDetector:
             sessions=self._ended,
         )
         self._barred = None
-        self._watching = False
+        self._is_active = False
 
 
-def _returns(session: Session) -> bool:
-    """Whether its client comes from the host of its back-end."""
+def _comes_from_backend(session: Session) -> bool:
+    """Whether its client's address is that of its back-end's host."""
     if session.backend is None:
         return False
     host, _, _ = session.link.client_address().rpartition(":")

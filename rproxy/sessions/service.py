@@ -65,7 +65,7 @@ class Service:
         self.may_self_connect = may_self_connect
         self.wait_queue = WaitQueue(clock, pool, self.terms.wait_s)
         limit_s = self.terms.first_byte_s
-        self.first_byte = FirstByte(clock, pool, limit_s, self._mute) if limit_s else None
+        self.first_byte = FirstByte(clock, limit_s, self._mute) if limit_s else None
 
     def connect_failed(self, backend: Backend) -> None:
         """A connect to it failed, and not by this host's fault."""

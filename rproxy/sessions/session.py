@@ -235,7 +235,7 @@ class Session:
             self.connect_failed()
             self.connected_at = None
             if service.first_byte is not None:
-                service.first_byte.left(self, backend)
+                service.first_byte.redispatched(self, backend)
             return True
         return False
 

@@ -1,4 +1,4 @@
-"""Looking at all sessions without making any of them wait."""
+"""Looking at all sessions without delaying any of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Slices = Callable[[], Iterator[list[Session]]]
 
 
 class Sweep:
-    """Shows every connected session to `look`, a slice of them in each turn of the reactor, and then calls `done`.
+    """Calls `look` with every connected session, one slice a turn of the reactor, and then `done`.
 
-    Sessions may begin and end meanwhile. `look` may cut the session that it is shown. After an exception the sweep goes
-    on with the next slice.
+    Sessions may begin and end meanwhile, and `look` may cut the one that it is called with. An exception of `look` ends
+    the slice, not the sweep.
     """
 
     def __init__(
@@ -27,15 +27,16 @@ class Sweep:
         self._look = look
         self._done = done
         self._slices: Iterator[list[Session]] | None = None
+        """Those still to be looked at in the present sweep; None between sweeps."""
         self._next_slice: IDelayedCall | None = None
         self._next_sweep: IDelayedCall | None = None
 
     def repeat(self, every_s: float) -> None:
-        """Begin a sweep every so many seconds, the first one after as many."""
+        """Begin a sweep every `every_s` seconds, the first one in `every_s` seconds."""
         self._next_sweep = self._clock.callLater(every_s, self._again, every_s)
 
     def _again(self, every_s: float) -> None:
-        self.repeat(every_s)  # first, so that no error ends the sweeps
+        self.repeat(every_s)  # first, so that an exception does not end the sweeps
         self.begin()
 
     def begin(self) -> None:
@@ -45,6 +46,7 @@ class Sweep:
             self._step()
 
     def stop(self) -> None:
+        """End the present sweep and the repetition; `done` is not called."""
         self._end()
         if self._next_sweep is not None:
             self._next_sweep.cancel()
@@ -58,7 +60,7 @@ class Sweep:
 
     def _step(self) -> None:
         assert self._slices is not None
-        self._next_slice = self._clock.callLater(0, self._step)  # first, so that no error ends the sweep
+        self._next_slice = self._clock.callLater(0, self._step)  # first, so that an exception does not end the sweep
         sessions = next(self._slices, None)
         if sessions is None:
             self._end()

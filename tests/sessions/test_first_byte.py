@@ -163,5 +163,5 @@ def test_what_has_ended_leaves_nothing_behind(bench: Bench) -> None:
     bench.service.stop()
     watching = bench.service.first_byte
     assert watching is not None
-    assert all(not watch.young for watch in watching._watches.values())
+    assert all(not watch.unanswered for watch in watching._watches.values())
     assert bench.clock.getDelayedCalls() == []
