@@ -1,1 +1,1 @@
-"""What operators see. Reads snapshots, never changes anything."""
+"""What operators see of the proxy: status, counters, logs. Reads, and changes nothing."""

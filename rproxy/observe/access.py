@@ -1,4 +1,4 @@
-"""Which web pages may ask: a browser sends what any page tells it to, also to addresses that only it can reach."""
+"""Which HTTP requests are answered: a browser sends what any web page tells it to, also to addresses in its network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LOCALHOST: Final = "localhost"
 
 
 def permitted(headers: Headers, names: Collection[str]) -> bool:
-    """Whether a request with these is one of a page of ours, or of a program that is no browser.
+    """Whether a request with these headers comes from a page of this server, or from a program that is no browser.
 
-    A foreign page is told by its `Origin`. One that has made its own name mean our address (DNS rebinding) has that
-    name in `Host`: so only addresses, localhost and our own `names`, in small letters, may stand there.
+    A page of another site is recognized by `Origin`. One whose site's name resolves to this server (DNS rebinding) has
+    that name in `Host`: only IP addresses, localhost and this server's `names`, in lower case, are permitted there.
     """
     hosts, origins = (headers.getRawHeaders(name, []) for name in (b"host", b"origin"))
     if len(hosts) > 1 or not all(_is_ours(host, names) for host in hosts):

@@ -1,4 +1,4 @@
-"""Resources whose documents are long: each is written piece by piece, as fast as the client reads it."""
+"""HTTP resources whose documents are long: each is written piece by piece, as fast as the client reads."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ METHODS: Final = (b"GET", b"HEAD")
 
 
 class Folder(Resource):
-    """Has beneath it what was put there, and nothing else."""
+    """Has the children that were added with `putChild`; every other path below it is not found."""
 
     def getChild(self, path: bytes, request: Request) -> IResource:
         return notFound()
 
 
 class Document(Folder):
-    """Answers with `snapshots`."""
+    """Answers GET and HEAD with the newest of `snapshots`."""
 
     def __init__(self, content_type: str, snapshots: Snapshots, work: WorkQueue) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Document(Folder):
         return NOT_DONE_YET
 
     def _answer(self, request: Request, snapshot: Snapshot | None) -> None:
-        if request.channel is None:  # it is lost
+        if request.channel is None:  # connection lost
             return
         if snapshot is None:
             _refuse(request, HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -57,7 +57,7 @@ class Document(Folder):
 
 @implementer(IPushProducer)
 class _Sending:
-    """Writes one piece whenever the last one has left."""
+    """A push producer that writes the next piece whenever the kernel has taken the last one."""
 
     def __init__(self, request: Request, snapshot: Snapshot, work: WorkQueue) -> None:
         self._request = request
@@ -71,15 +71,15 @@ class _Sending:
         self._work.add(self._write)
 
     def pauseProducing(self) -> None:
-        """Nothing is produced unasked."""
+        """Nothing to do: each piece is written on request."""
 
     def stopProducing(self) -> None:
-        """The connection is lost. What refers to itself would be left to the garbage collector, which stops all."""
+        """The connection is lost: break the reference cycle, which would be left to the garbage collector."""
         self._request.unregisterProducer()
 
     def _write(self) -> None:
         request, pieces = self._request, self._snapshot.pieces
-        if request.channel is None:  # it is lost
+        if request.channel is None:  # connection lost
             return
         if pieces is None:
             request.channel.abort()

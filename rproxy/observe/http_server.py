@@ -1,7 +1,7 @@
-"""The operators' HTTP server: Twisted's, made to do little at once, to keep little, and to wait for nobody long.
+"""The operators' HTTP server: Twisted's, with bounds on the work in one turn of the reactor, on memory and on time.
 
-Requests are read, answers rendered and written piece by piece in `Turns`, for all connections together. A connection
-has one request at a time; the next one is looked at when the answer has been handed to the kernel.
+Requests are read, and answers rendered and written, piece by piece in a `WorkQueue` that all connections share. A
+connection has one request at a time; the next one is read when the kernel has taken the whole answer.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ from rproxy.observe.access import permitted
 from rproxy.timing.work_queue import WorkQueue
 
 CONNECTIONS_MAX: Final = 64
-"""Beyond them the one makes room that has kept us waiting longest; if none does, the new one is closed."""
+"""Beyond it, the connection that has been idle or slow for longest is closed; if there is none, the new one is."""
 REQUEST_S: Final = 10.0
-"""In which a request must have come, since its first byte, and the first one must have begun."""
+"""From the first byte of a request to its last one, and from the accept to the first byte."""
 IDLE_S: Final = 75.0
-"""For which a connection may stay open without a further one."""
+"""Between two requests of a connection."""
 ANSWER_S: Final = 60.0
-"""In which its answer must have been read."""
+"""From a complete request until the client has read the answer."""
 LINGER_S: Final = 10.0
-"""How long a client has to read the last answer and to end the connection, before that is aborted."""
+"""From the end of the last answer until the client closes; then the connection is aborted."""
 LINGER_BYTES: Final = 1 << 20
-"""Of what it still sends meanwhile."""
+"""Most bytes that it may still send meanwhile."""
 READ_BYTES: Final = 2048
-"""Read and looked at in one go."""
+"""Bytes read and parsed in one go."""
 TARGET_MAX: Final = 1024
-"""Bytes of what a request asks for."""
+"""Most bytes of a request target."""
 BODY_MAX: Final = 0
-"""Bytes. One of unknown length is always too long."""
+"""Most bytes of a request body. One of unknown length is always too long."""
 UNREAD_BYTES: Final = 65536
-"""Of an answer that the kernel may keep for each client; it counts twice as many."""
+"""SO_SNDBUF of each connection; the kernel doubles it."""
 BACKLOG: Final = 16
-"""Few: all of them are accepted in one turn of the reactor."""
+"""Of listen(2). Small, because all of them are accepted in one turn of the reactor."""
 
 
 class Request(server.Request):
-    """Has no body and no cookies."""
+    """A request without body or cookies."""
 
     channel: Any = None
-    """The `Channel` that it came on, None when that is lost or done with it."""
+    """The `Channel` that it came on; None once the connection is lost or the answer is complete."""
 
     def gotLength(self, length: int | None) -> None:
         if length is not None and length <= BODY_MAX:
             super().gotLength(length)
             return
-        self.requestHeaders.removeHeader(b"expect")  # which would be answered with an invitation
+        self.requestHeaders.removeHeader(b"expect")  # else Twisted answers 100 Continue
         self.channel.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
     def parseCookies(self) -> None:
-        """It takes long where there are thousands."""
+        """Not needed, and slow for thousands of them."""
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        if len(path) > TARGET_MAX:  # as does taking these apart
+        if len(path) > TARGET_MAX:  # slow to parse, too
             self.channel.refuse(HTTPStatus.REQUEST_URI_TOO_LONG)
         else:
             super().requestReceived(command, path, version)
@@ -75,7 +75,7 @@ class Request(server.Request):
 
 
 class Channel(HTTPChannel):
-    """One client. Its `transport` is a TCP transport of Twisted's."""
+    """One client's connection; its `transport` is Twisted's TCP transport."""
 
     site: AdminSite
     maxHeaders = 100
@@ -83,11 +83,11 @@ class Channel(HTTPChannel):
     def __init__(self) -> None:
         super().__init__()
         self._acting = False
-        """Whether a request has been taken and its answer is not yet handed to the kernel; nothing is read then."""
+        """Whether a request is being answered: from its last byte until the kernel has taken the answer."""
         self._answered: Request | None = None
-        """All of its answer is written."""
+        """The request whose whole answer is written, but not yet taken by the kernel."""
         self._idle = True
-        """Nothing of a request has come."""
+        """Whether no byte of a request has come since the last answer."""
         self._ending = False
         self._discarded = 0
         self._gone = False
@@ -98,7 +98,7 @@ class Channel(HTTPChannel):
         self._tcp.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
         self.site.connections.add(self)
         super().connectionMade()
-        # As a pull producer it is told whenever all that was written has left; else only after much was.
+        # A pull producer is resumed whenever all that was written has left; a push producer only after much was.
         self._tcp.unregisterProducer()
         self._tcp.registerProducer(self, False)
 
@@ -107,7 +107,7 @@ class Channel(HTTPChannel):
         super().connectionLost(reason)
 
     def abort(self) -> None:
-        """End it now, whatever has not been read."""
+        """Close the connection now; what has not been sent is lost."""
         self._leave()
         self._tcp.abortConnection()
 
@@ -118,7 +118,7 @@ class Channel(HTTPChannel):
         self.site.awaited.pop(self, None)
 
     def resetTimeout(self) -> None:
-        """Bytes that trickle are no reason to wait longer."""
+        """Called for all data: a request that trickles in gets no more time."""
 
     def timeoutConnection(self) -> None:
         if self._idle:
@@ -137,7 +137,7 @@ class Channel(HTTPChannel):
         self.site.work.add(lambda: self._look(data))
 
     def _look(self, data: bytes) -> None:
-        """At what has been received. Nothing more is read before."""
+        """Parse what has been received. Reading is paused until then."""
         if self._gone or self._ending:
             return
         begins = self._idle and bool(data.strip())
@@ -148,7 +148,7 @@ class Channel(HTTPChannel):
             if begins and data.startswith(b"\x16"):
                 raise ValueError("begins a TLS session, in which the end of a line may never come")
             super().dataReceived(data)
-        except ValueError:  # also of a length of more digits than Python reads
+        except ValueError:  # Twisted lets int() raise for a Content-Length of too many digits
             self.refuse(HTTPStatus.BAD_REQUEST)
         if not self._acting:
             self._tcp.resumeProducing()
@@ -164,12 +164,12 @@ class Channel(HTTPChannel):
             self.setTimeout(ANSWER_S)
 
     def requestDone(self, request: Request) -> None:
-        """Its answer is written, though it may not have left."""
+        """The whole answer is written, but the kernel may not have taken it."""
         self._answered = request
         self._tcp.startWriting()
 
     def resumeProducing(self) -> None:
-        """All that was written has left."""
+        """The kernel has taken all that was written."""
         super().resumeProducing()
         self.site.awaited.pop(self, None)
         if self._answered is not None:
@@ -182,13 +182,13 @@ class Channel(HTTPChannel):
             self.site.awaited.setdefault(self)
 
     def refuse(self, status: HTTPStatus) -> None:
-        """A request that is not to be taken."""
-        told = f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-        self._tcp.write(told.encode())
+        """Answer with an error status, and close the connection."""
+        answer = f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        self._tcp.write(answer.encode())
         self.loseConnection()
 
     def loseConnection(self) -> None:
-        """As RFC 9112 has it (9.6): to close at once would discard what the client has not read yet."""
+        """End the stream and wait for the client to close: closing at once could lose the answer (RFC 9112, 9.6)."""
         self._ending = True
         self._acting = False
         self.clearLineBuffer()
@@ -200,7 +200,7 @@ class Channel(HTTPChannel):
 
 
 class AdminSite(server.Site):
-    """Serves `root` to whoever calls us by an address, or by one of our `names`."""
+    """Serves `root` under this host's addresses and the given `names`."""
 
     noisy = False
     protocol = Channel  # type: ignore[assignment] # Twisted's own would also speak HTTP/2
@@ -220,10 +220,10 @@ class AdminSite(server.Site):
         self._connections_max = connections_max
         self.connections: set[Channel] = set()
         self.awaited: dict[Channel, None] = {}
-        """Those that have something to send or to read, since when the longest first."""
+        """Connections that wait for their client, the longest first."""
 
     def startFactory(self) -> None:
-        """There is no access log, nor its clock."""
+        """Twisted's would start the clock of its access log."""
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         if len(self.connections) >= self._connections_max:
@@ -233,7 +233,7 @@ class AdminSite(server.Site):
         return super().buildProtocol(addr)
 
     def getResourceFor(self, request: Request) -> Any:
-        request.responseHeaders.removeHeader("server")  # which tells Twisted's version
+        request.responseHeaders.removeHeader("server")  # would reveal Twisted's version
         request.setHeader("cache-control", "no-store")
         request.setHeader("x-content-type-options", "nosniff")
         if not permitted(request.requestHeaders, self._names):
@@ -241,6 +241,6 @@ class AdminSite(server.Site):
         return super().getResourceFor(request)
 
     def stop(self) -> None:
-        """End all connections."""
+        """Abort all connections."""
         for channel in list(self.connections):
             channel.abort()

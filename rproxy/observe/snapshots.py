@@ -1,4 +1,4 @@
-"""Documents that are rendered in pieces, and once for all who ask at about the same time."""
+"""Documents rendered piece by piece, and once for all clients that ask at about the same time."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from rproxy.timing.rate_limit import RateLimit
 from rproxy.timing.work_queue import WorkQueue
 
 REUSED_S: Final = 0.0025
-"""For so long, for each piece beyond the first, a document is given out again: rendering takes a tenth of a core at
-most, and what is rendered in one go is always new.
+"""How long a document is reused, for each of its pieces beyond the first.
+
+So rendering takes a tenth of a core at most, and a document of one piece is always new.
 """
 OUTDATED_BYTES: Final = 32 << 20
-"""Of older snapshots that are still being sent: beyond them, who reads the oldest one is cut off."""
+"""Most bytes of older snapshots that are still being sent; beyond it, the oldest one is given up."""
 LOG_EVERY_S: Final = 10.0
 
 
 @attrs.define(eq=False)
 class Snapshot:
-    """A document as it was at one time; whoever is sent it shares it."""
+    """A document as it was at one time, shared by all clients that it is sent to."""
 
     pieces: tuple[bytes, ...] | None
-    """None once it is too old to be sent on."""
+    """None once it has been given up: its clients are to be disconnected."""
     size: int
-    """In bytes."""
+    """Bytes."""
 
 
 class Snapshots:
-    """Those of one document. `render` begins a new one and yields it piece by piece; other work comes in between."""
+    """The snapshots of one document. `render` yields a new one piece by piece, one in each turn of `turns`."""
 
     log = Logger()
 
@@ -42,7 +43,7 @@ class Snapshots:
         self._seconds = seconds
         self._last: Snapshot | None = None
         self._made: list[weakref.ref[Snapshot]] = []
-        """Those that somebody is still sent, the oldest first."""
+        """Those that are still being sent, the oldest first."""
         self._reused_until = float("-inf")
         self._rendering: Iterator[bytes] = iter(())
         self._rendered: list[bytes] = []
@@ -50,7 +51,7 @@ class Snapshots:
         self._failures = RateLimit.once_in(LOG_EVERY_S)
 
     def ask(self, ready: Callable[[Snapshot | None], None]) -> None:
-        """Call `ready` with a snapshot, now or later; with None if it could not be rendered."""
+        """Call `ready` with a snapshot, now or later; with None if rendering failed."""
         if self._last is not None and self._seconds() < self._reused_until:
             ready(self._last)
             return
