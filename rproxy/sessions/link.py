@@ -15,9 +15,9 @@ class Link(Protocol):
     """
 
     def client_address(self) -> str:
-        """host:port of the client; the path, or ``UNIX``, for a Unix socket; ``gone`` when it is no longer known.
+        """host:port of the client; the path, or ``UNIX``, for a Unix socket.
 
-        Costs a system call, so ask only where the answer is used.
+        Costs about a microsecond, so ask only where the answer is used. Right also after the connection has ended.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -14,7 +14,7 @@ from rproxy.observe.status_json import ServiceView
 from rproxy.observe.trace import SessionTrace
 from rproxy.observe.turned_away import TurnedAway
 from rproxy.pool.pool import Events, Pool
-from rproxy.sessions.observers import Observers
+from rproxy.sessions.observers import Observers, SessionObserver
 from rproxy.sessions.service import DEFAULT_TERMS, Service, ServiceTerms
 
 
@@ -40,10 +40,11 @@ def serve_pool(
     *,
     saturation: float | None = None,
     trace: bool = False,
+    observers: Sequence[SessionObserver] = (),
     publish: Callable[[Events], None] = lambda events: None,
     may_self_connect: Callable[[Address], bool] = lambda address: False,
 ) -> ServedPool:
-    """A service of `pool`; `saturation` is that of the score displayed."""
+    """A service of `pool`; `saturation` is that of the score displayed, `observers` are further ones of sessions."""
     counters, turned_away, score = SessionCounters(), TurnedAway(clock, pool), ReportScore(saturation)
     traces = [SessionTrace(pool, score)] if trace else []
     service = Service(
@@ -51,7 +52,10 @@ def serve_pool(
         clock,
         terms,
         observers=Observers(
-            clock.seconds, sessions=[counters, turned_away, *traces], choices=traces, redispatches=[counters]
+            clock.seconds,
+            sessions=[counters, turned_away, *traces, *observers],
+            choices=traces,
+            redispatches=[counters],
         ),
         publish=publish,
         may_self_connect=may_self_connect,

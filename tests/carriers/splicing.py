@@ -24,6 +24,7 @@ from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import Link
+from rproxy.sessions.record import SessionRecord
 from rproxy.sessions.service import DEFAULT_TERMS, Service, ServiceTerms
 from rproxy.sessions.session import Session
 from rproxy.tap.service import serve_pool
@@ -69,7 +70,7 @@ class Splicing:
             stack.enter_context(server)
             address, port = server.getsockname()
             confirm(self.table, registered(self.table, address, service_port=port), token=number)
-        self.served = serve_pool(Pool(self.table, guarded(self.policy)), self.reactor, terms)
+        self.served = serve_pool(Pool(self.table, guarded(self.policy)), self.reactor, terms, observers=[self])
         self.service, self.counters = self.served.service, self.served.counters
         self.capacity = Capacity(sessions_max, self.reactor.seconds)
         self.pipes = Pipes(pipes)
@@ -78,6 +79,8 @@ class Splicing:
         self.endpoint = LoopbackEndpoint(self.reactor)
         self.servers = servers
         self.sessions: list[Session] = []
+        self.clients: list[str] = []
+        """Addresses of the clients of sessions that have ended, as their records had them."""
         if remember:
             self._remember_sessions()
         stack.callback(self._close)
@@ -92,6 +95,9 @@ class Splicing:
                 self.sessions.append(session)
 
         self._stack.enter_context(mock.patch.object(Session, "__init__", remember))
+
+    def session_ended(self, record: SessionRecord) -> None:
+        self.clients.append(record.client)
 
     def _close(self) -> None:
         self.carrier.abort()

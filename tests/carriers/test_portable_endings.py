@@ -19,6 +19,7 @@ from rproxy.carriers.portable.client_side import HANDSHAKE_S
 from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
+from rproxy.sessions.record import SessionRecord
 from rproxy.sessions.redispatch import EARLY_DATA_MAX
 from rproxy.sessions.service import DEFAULT_TERMS, ServiceTerms
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S
@@ -52,10 +53,15 @@ class Bench:
         self.reactor = Reactor()
         self.table = table_with(up)
         self.policy = CountingPolicy()
-        self.served = serve_pool(Pool(self.table, guarded(self.policy)), self.reactor, terms)
+        self.clients: list[str] = []
+        """Addresses of the clients of sessions that have ended, as their records had them."""
+        self.served = serve_pool(Pool(self.table, guarded(self.policy)), self.reactor, terms, observers=[self])
         self.service, self.counters = self.served.service, self.served.counters
         self.deadlines = Wheel(self.reactor)
         self.carrier = PortableCarrier(self.reactor, self.deadlines, Capacity(100, self.reactor.seconds))
+
+    def session_ended(self, record: SessionRecord) -> None:
+        self.clients.append(record.client)
 
     def accept(self, kind: type[Stream] = Stream) -> Any:
         protocol = self.carrier.factory(self.service, "").buildProtocol(CLIENT)

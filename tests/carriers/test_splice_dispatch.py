@@ -89,6 +89,22 @@ def test_a_reset_follows_what_was_sent_before_it_and_is_accounted_for(bench: Spl
     assert (bench.counters.up, bench.counters.down) == ((10, 0) if resetting == "client" else (0, 10))
 
 
+@pytest.mark.parametrize("how", ["closed", "client reset", "back-end reset", "cut"])
+def test_the_clients_address_is_known_when_its_session_has_ended(bench: Splicing, how: str) -> None:
+    client, backend = bench.joined()
+    host, port = client.getsockname()
+    if how == "cut":
+        bench.sessions[0].link.cut(Ending.IDLE)
+    elif how == "closed":
+        backend.close()
+        assert bench.receive(client, 1) == b""
+        client.close()
+    else:
+        reset(client if how == "client reset" else backend)
+    bench.until(lambda: bench.clients)
+    assert bench.clients == [f"{host}:{port}"]
+
+
 def test_a_client_that_does_not_read_is_reset_when_its_time_after_the_back_ends_reset_is_over(bench: Splicing) -> None:
     client, backend = bench.joined()
     bench.stall(backend)

@@ -298,13 +298,20 @@ def test_what_was_to_be_written_can_be_forgotten(stack: ExitStack) -> None:
     assert (moving.backend.backlog, moving.backend.state & STALLED) == (None, 0)
 
 
-def test_a_client_leg_names_who_is_at_its_other_end(moving: Moving) -> None:
-    address, port = moving.client_end.getsockname()
-    assert moving.client.client_address() == f"{address}:{port}"
-    near, far = socket.socketpair()
-    with near, far:
-        assert ClientLeg(near, leg_table(moving.pipes)).client_address() == "UNIX"
-    assert ClientLeg(near, leg_table(moving.pipes)).client_address() == "gone"
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        (("192.0.2.1", 1234), "192.0.2.1:1234"),
+        (("::ffff:192.0.2.1", 1234, 0, 0), "192.0.2.1:1234"),
+        (("2001:db8::1", 1234, 0, 0), "[2001:db8::1]:1234"),
+        ("", "UNIX"),
+        ("/run/client", "/run/client"),
+        (b"\0abstract", "\0abstract"),
+    ],
+)
+def test_a_client_leg_names_who_is_at_its_other_end(moving: Moving, address: object, expected: str) -> None:
+    leg = ClientLeg(moving.client.sock, leg_table(moving.pipes), address)
+    assert [leg.client_address() for _ in range(2)] == [expected] * 2
 
 
 def test_reads_and_writes_do_not_wait(moving: Moving) -> None:

@@ -251,7 +251,10 @@ class ClientSide(Side):
 
     def client_address(self) -> str:
         peer: Any = self.transport.getPeer()
-        return written((unmapped(peer.host), peer.port)) if hasattr(peer, "host") else str(peer)
+        if hasattr(peer, "host"):
+            return written((unmapped(peer.host), peer.port))
+        name = peer.name or "UNIX"
+        return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
     def carried(self) -> tuple[int, int]:
         return self.session.up, self.session.down

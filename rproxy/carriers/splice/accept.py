@@ -74,7 +74,7 @@ class Listeners:
                 capacity.wait(self._resume)
                 return
             try:
-                descriptor, _ = listener.accept()
+                descriptor, address = listener.accept()
             except BlockingIOError:
                 listener.batch = 1
                 return
@@ -83,13 +83,13 @@ class Listeners:
                     self._pause(listener)
                     self._table.wake()
                 return
-            self._open(listener, descriptor)
+            self._open(listener, descriptor, address)
         listener.batch = min(2 * listener.batch, ACCEPTS_MAX)
 
-    def _open(self, listener: Listener, descriptor: int) -> None:
+    def _open(self, listener: Listener, descriptor: int, address: object) -> None:
         """Open the session of an accepted client."""
         table, capacity = self._table, self._capacity
-        client = ClientLeg(socket.SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor), table)
+        client = ClientLeg(socket.SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor), table, address)
         client.session = session = Session(listener.service, client, listener.name)
         capacity.sessions += 1
         if capacity.sessions >= capacity.sessions_max:

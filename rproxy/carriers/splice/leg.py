@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -62,11 +61,14 @@ class Leg:
 
 
 class ClientLeg(Leg):
-    """The leg that was accepted. It is its session's `Link`; `session` is set by whoever makes it."""
+    """The leg that was accepted. It is its session's `Link`; `session` is set by whoever makes it.
 
-    __slots__ = ("_table",)
+    `address` is the client's, as accept(2) gave it: the kernel forgets it when the connection ends.
+    """
 
-    def __init__(self, sock: socket.SocketType, table: LegTable) -> None:
+    __slots__ = ("_address", "_table")
+
+    def __init__(self, sock: socket.SocketType, table: LegTable, address: object) -> None:
         self.sock = sock
         self.peer = None
         self.count = 0
@@ -74,12 +76,15 @@ class ClientLeg(Leg):
         self.pipe = None
         self.state = CLIENT
         self._table = table
+        self._address = address
 
     def client_address(self) -> str:
-        with suppress(OSError):
-            name = self.sock.getpeername()
-            return written((unmapped(name[0]), name[1])) if isinstance(name, tuple) else str(name or "UNIX")
-        return "gone"
+        if isinstance(self._address, tuple):
+            host, port, *_ = self._address
+            self._address = written((unmapped(host), port))
+        elif isinstance(self._address, bytes):  # in Linux' abstract namespace
+            self._address = self._address.decode(errors="replace")
+        return str(self._address or "UNIX")
 
     def carried(self) -> tuple[int, int]:
         return self.count, 0 if self.peer is None else self.peer.count
