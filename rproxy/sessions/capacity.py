@@ -1,4 +1,4 @@
-"""How many sessions fit into the process."""
+"""How many sessions the process may have: each takes two descriptors."""
 
 from __future__ import annotations
 
@@ -11,37 +11,40 @@ from twisted.logger import Logger
 from rproxy.timing.rate_limit import RateLimit
 
 RESERVED: Final = 40
-"""Descriptors for all but sessions and pipes: log, listeners, monitor, operators, the reactor's own."""
+"""Descriptors for everything but sessions and pipes: log, listeners, agents' port, operators, the reactor's own."""
 PIPES_MAX: Final = 128
-"""Of 1 MiB each, and two descriptors."""
-_PIPES_SHARE: Final = 8
+"""Most pipes; each has 1 MiB and takes two descriptors."""
+_SESSIONS_PER_PIPE: Final = 8
 SESSIONS_MAX: Final = 1_000_000
-"""Where descriptors set no limit."""
+"""Most sessions, also where there is no limit of descriptors."""
 LOG_EVERY_S: Final = 10.0
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open descriptors to the hard one, where the system lets us; returns what it is then."""
+    """Raise the soft limit of open descriptors to the hard one, if the system permits; returns the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS takes no infinite one
+    except (OSError, ValueError):  # macOS refuses an infinite one
         hard = soft
     return SESSIONS_MAX * 4 if hard == resource.RLIM_INFINITY else hard
 
 
 def pipes_for(descriptors: int) -> int:
     """How many pipes a process of so many descriptors may have."""
-    return min(PIPES_MAX, max(descriptors - RESERVED, 0) // 2 // _PIPES_SHARE)
+    return min(PIPES_MAX, max(descriptors - RESERVED, 0) // 2 // _SESSIONS_PER_PIPE)
 
 
 def sessions_for(descriptors: int) -> int:
-    """How many sessions: two descriptors each, without those of the pipes."""
+    """How many sessions a process of so many descriptors may have beside its pipes."""
     return min(SESSIONS_MAX, max(descriptors - RESERVED, 0) // 2 - pipes_for(descriptors))
 
 
 class Capacity:
-    """Counts the sessions of all carriers. Whoever finds it full stops accepting, and is called when it is not."""
+    """Counts the sessions of all carriers and services against the limit of the process.
+
+    A carrier that finds it `full` stops accepting and calls `wait`.
+    """
 
     log = Logger()
 
@@ -58,6 +61,7 @@ class Capacity:
         return self.sessions >= self.sessions_max
 
     def enter(self) -> None:
+        """A session has begun."""
         self.sessions += 1
         if self.sessions >= self.sessions_max:
             self.filled()
@@ -68,10 +72,11 @@ class Capacity:
             pause()
 
     def when_full(self, pause: Callable[[], None]) -> None:
-        """Call `pause` whenever a session has taken the last place."""
+        """Have `pause` called each time a session takes the last place."""
         self._pausing.append(pause)
 
     def leave(self, sessions: int = 1) -> None:
+        """So many sessions have ended, and their sockets are closed."""
         self.sessions -= sessions
         if self._waiting:
             waiting, self._waiting = self._waiting, []
@@ -79,7 +84,7 @@ class Capacity:
                 resume()
 
     def wait(self, resume: Callable[[], None]) -> None:
-        """Call `resume` once a session has left."""
+        """Have `resume` called once, when a session has ended. Logs that clients wait, at most every 10 s."""
         self._waiting.append(resume)
         if self._lines.admit(self._seconds()):
             self.log.warn(

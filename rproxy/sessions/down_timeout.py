@@ -1,4 +1,4 @@
-"""Sessions of back-ends that have fallen silent, as one does whose host has vanished: they end soon."""
+"""Ends the sessions of back-ends that went down by silence, as those do whose host has vanished."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
 
 LIMIT_S: Final = 25.0
-"""In which such a session must move something."""
+"""A session without progress for so long is cut."""
 EVERY_S: Final = 2.0
-"""Between looks at the sessions, so that they end within 30 s."""
+"""Between two sweeps, so that sessions end within 30 s."""
 
 
 class DownTimeout:
-    """Cuts the sessions on which nothing has moved for `LIMIT_S` while their back-end is down and silent. One that
-    refuses connections, and whose agent answers, is there, and may well serve those it has.
+    """Cuts sessions without progress for `LIMIT_S` seconds while their back-end is down by silence.
 
-    Where `panicking` has been true since, rather the network for the probes is at fault: then sessions stay whose
-    back-end's host acknowledges TCP's keepalive.
+    A back-end that is down because it refuses connections, but whose agent answers, may still serve the sessions that
+    it has: they stay. If `panicking` has been true since it went down, the probes' network is the likelier cause: then
+    sessions stay as long as the back-end's host acknowledges TCP keepalive probes.
     """
 
     log = Logger()
@@ -36,11 +36,11 @@ class DownTimeout:
         self._clock = clock
         self._panicking = panicking
         self._down: dict[Backend, bool] = {}
-        """The back-ends, and whether there has been a panic since they went down."""
+        """Back-ends that are down and have sessions; whether there has been a panic since they went down."""
         self._seen: dict[Session, tuple[int, float]] = {}
-        """What their sessions had moved, and since when it is no more."""
+        """By session: the byte count at the last progress, and when that was noticed."""
         self._seen_now: dict[Session, tuple[int, float]] = {}
-        """The same for those that the present sweep has come to."""
+        """The same, of the sessions that the present sweep has reached."""
         self._cut = 0
         self._sweep = Sweep(clock, slices, self._look, self._swept)
         self._sweeping = False
@@ -65,7 +65,7 @@ class DownTimeout:
 
     def _look(self, session: Session) -> None:
         backend = session.backend
-        if backend is None or (doubted := self._down.get(backend)) is None or not _is_silent(backend):
+        if backend is None or (had_panic := self._down.get(backend)) is None or not _is_silent(backend):
             return
         now = self._clock.seconds()
         moved = sum(session.link.carried()) - session.link.unsent()
@@ -75,7 +75,7 @@ class DownTimeout:
         elif now - before[1] < LIMIT_S:
             self._seen_now[session] = before
             return
-        elif not (doubted and session.link.backend_heard(LIMIT_S)):
+        elif not (had_panic and session.link.backend_heard(LIMIT_S)):
             self._cut += 1
             session.link.cut(Ending.BACKEND_DOWN)
             return
@@ -91,11 +91,13 @@ class DownTimeout:
             )
             self._cut = 0
         panicking = self._panicking()
-        self._down = {backend: doubted or panicking for backend, doubted in self._down.items() if backend.connections}
+        self._down = {
+            backend: had_panic or panicking for backend, had_panic in self._down.items() if backend.connections
+        }
         if not self._down:
             self.stop()
 
 
 def _is_silent(backend: Backend) -> bool:
-    """Of one that is down. Connects to a host that has vanished fail, too, and perhaps before its probes do."""
+    """Whether a back-end that is down is silent. Connects to a vanished host fail, too, perhaps before probes."""
     return not backend.refusing or backend.misses >= FALL

@@ -1,4 +1,4 @@
-"""The clients for whom there is no back-end: they wait for one, first come, first served."""
+"""Clients that wait for a back-end to become eligible: first come, first served."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from twisted.logger import Logger
 from rproxy.pool.pool import Pool
 
 AT_ONCE: Final = 32
-"""Clients served in one go, a millisecond or two of work; then others have their turn."""
+"""Clients called in one turn of the reactor: a millisecond or two of work."""
 PAUSE_S: Final = 0.005
-"""Between two goes. Thousands are served within a second, and by then other back-ends may have come to share them."""
+"""Between two such turns: thousands are served within a second, and meanwhile more back-ends may become eligible."""
 
 
 class WaitQueue:
-    """Calls every client back when a back-end may get it, or once it has waited `limit_s` seconds; 0: nobody waits.
+    """Calls clients back once a back-end of `pool` is eligible, or they have waited for `limit_s` seconds (0: none may).
 
-    All waiting and leaving is O(1), and there is one timer for all.
+    Waiting and leaving take O(1), and one timer serves all.
     """
 
     log = Logger()
@@ -30,12 +30,15 @@ class WaitQueue:
         self._pool = pool
         self._limit_s = limit_s
         self.queue: OrderedDict[Hashable, tuple[float, Callable[[], None]]] = OrderedDict()
-        """When each client's time is over, the earliest first, and what is called then."""
+        """By client: when its time is over, and what is called then; the earliest first."""
         self._timer: IDelayedCall | None = None
         pool.when_eligible(self._come)
 
     def add(self, client: Hashable, call: Callable[[], None]) -> bool:
-        """Whether the client may wait. It does not where the policy chose none of those that may get it."""
+        """Have `call` called when `client` may get a back-end or has waited long enough.
+
+        False if it may not wait: where back-ends are eligible, and the policy chose none, waiting would not help.
+        """
         if not self._limit_s or (self._pool.eligible and not self.queue):
             return False
         self.queue[client] = (self._clock.seconds() + self._limit_s, call)
@@ -44,6 +47,7 @@ class WaitQueue:
         return True
 
     def leave(self, client: Hashable) -> None:
+        """The client has gone; it may have been called already."""
         self.queue.pop(client, None)
         if not self.queue and self._timer is not None:
             self._timer.cancel()
@@ -73,7 +77,7 @@ class WaitQueue:
             self._timer = self._clock.callLater(PAUSE_S, self._turn)
 
     def stop(self) -> None:
-        """Call everybody back now, and let nobody wait any more."""
+        """Call all clients back now; no others may wait."""
         self._limit_s = 0.0
         while self.queue:
             _, (_, call) = self.queue.popitem(last=False)
