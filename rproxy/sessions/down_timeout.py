@@ -45,8 +45,8 @@ class DownTimeout:
         self._sweep = Sweep(clock, slices, self._look, self._swept)
         self._sweeping = False
 
-    def heed(self, transition: Transition) -> None:
-        """The state of a back-end has changed."""
+    def transitioned(self, transition: Transition) -> None:
+        """A back-end went from one state to another."""
         backend = transition.backend
         if transition.after is State.DOWN and backend.connections:
             self._down[backend] = False

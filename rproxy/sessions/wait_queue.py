@@ -18,9 +18,9 @@ PAUSE_S: Final = 0.005
 
 
 class WaitQueue:
-    """Calls clients back once a back-end of `pool` is eligible, or they have waited for `limit_s` seconds (0: none may).
+    """Calls clients back once a back-end of `pool` is eligible, or they have waited for `limit_s` seconds.
 
-    Waiting and leaving take O(1), and one timer serves all.
+    With a limit of 0 none may wait. Waiting and leaving take O(1), and one timer serves all.
     """
 
     log = Logger()

@@ -106,7 +106,7 @@ class ProxyService(ProcessService):
         self._watches = self._watch()
         self._down_timeout = DownTimeout(reactor, self.carrier.slices, lambda: table.panicking)
         if settings.end_on_down:
-            self.monitor.heed = self._down_timeout.heed
+            self.monitor.heed = self._down_timeout.transitioned
         self._endpoints = listen_endpoints(reactor, settings.listen, freebind=settings.freebind)
         self._turns = WorkQueue(reactor)
         self._admin = self._admin_site(descriptors)

@@ -39,7 +39,7 @@ class Bench:
     def becomes(self, state: State, *, refusing: bool = False) -> None:
         """The first back-end does."""
         before, self.one.state, self.one.refusing = self.one.state, state, refusing
-        self.down_timeout.heed(Transition(self.one, before, state, "for a test"))
+        self.down_timeout.transitioned(Transition(self.one, before, state, "for a test"))
 
     def pass_s(self, seconds: float) -> None:
         run(self.clock, seconds)
