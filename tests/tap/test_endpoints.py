@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.testing import MemoryReactorClock
 
@@ -70,5 +71,9 @@ def test_a_socket_without_a_lock_goes_as_well(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-def test_other_endpoints_have_nothing_to_remove() -> None:
+def test_other_endpoints_have_nothing_to_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even a socket that is called like their port."""
+    monkeypatch.chdir(tmp_path)
+    bound(tmp_path / "80", listen=False).close()
     remove_abandoned(serverFromString(MemoryReactorClock(), "tcp:80"))
+    assert left(tmp_path) == ["80", "80.lock"]

@@ -79,13 +79,21 @@ def test_a_socket_that_nobody_reads_is_not_waited_for() -> None:
         stream = Stream(ours.fileno())
         for _ in range(100_000):
             stream.write(LINE)
+        taken = drained(theirs.fileno())
+    assert 1000 < len(taken) < 100_000 * len(LINE)
+    assert set(taken.splitlines(keepends=True)) == {LINE}
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
     reader, writer = os.pipe()
     stream = Stream(writer)
+    path = f"/dev/fd/{writer}"
     os.close(reader)
     stream.write(LINE)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    stream.write("again\n")
+    assert drained(reader) == "(1 log entries are lost: they were not read in time)\nagain\n"
+    os.close(reader)
     os.close(writer)
 
 
@@ -104,6 +112,8 @@ def test_standard_output_that_is_closed_is_nowhere(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stdout", None)
     out = standard_output()
     out.write(LINE)
+    assert not isinstance(out, Stream)
+    assert out.name == os.devnull
 
 
 def lines(path: Path) -> list[str]:

@@ -32,8 +32,9 @@ def test_a_file_that_nobody_holds_is_removed(tmp_path: Path, text: str) -> None:
     assert not path.exists()
 
 
-def test_no_file_is_no_obstacle(tmp_path: Path) -> None:
+def test_where_there_is_no_file_none_is_made(tmp_path: Path) -> None:
     pidfile.clear(str(tmp_path / "rproxy.pid"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_somebody_holds_is_left_and_its_number_told(held: Path) -> None:

@@ -168,15 +168,15 @@ def test_a_liveness_check_that_would_fire_between_two_probes_is_refused(argument
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "timing"),
     [
-        ["--liveness", "6"],
-        ["--probe-interval", "3", "--liveness", "3.8"],
-        ["--probe-interval", "0.7", "--probe-timeout", "0.1", "--liveness", "0.87"],
+        (["--liveness", "6"], Timing(5, 0.5, 6)),
+        (["--probe-interval", "3", "--liveness", "3.8"], Timing(3, 0.5, 3.8)),
+        (["--probe-interval", "0.7", "--probe-timeout", "0.1", "--liveness", "0.87"], Timing(0.7, 0.1, 0.87)),
     ],
 )
-def test_the_least_that_is_asked_for_is_enough(arguments: list[str]) -> None:
-    settings(*arguments)
+def test_the_least_liveness_that_fits_the_probes_is_accepted(arguments: list[str], timing: Timing) -> None:
+    assert settings(*arguments).timing == timing
 
 
 @pytest.mark.parametrize(("option", "form"), [("--monitor", "name:5555"), ("--admin", "name:8081")])
@@ -239,6 +239,7 @@ def test_no_pid_file_needs_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     options = Options()
     options.parent = parent
     options.parseOptions(list(ANYBODY))
+    assert parent == {"pidfile": ""}
 
 
 def test_the_help_names_every_option_and_policy(capsys: pytest.CaptureFixture[str]) -> None:
