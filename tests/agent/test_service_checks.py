@@ -20,7 +20,9 @@ from twisted.internet.task import deferLater
 from rproxy.agent.accept_queue import queued
 from rproxy.agent.check_loop import Check, CheckFailed
 from rproxy.agent.service_checks import CommandCheck, ConnectCheck, HttpCheck
-from tests.integration.processes import LOOPBACK, DeafListener, Listener, RefusingPort, Server, in_background
+from tests.integration.addresses import LOOPBACK, RefusingPort
+from tests.integration.polling import in_background
+from tests.integration.servers import DeafListener, Listener, Server
 
 T = TypeVar("T")
 on_the_reactor: Callable[[T], T] = pytest_twisted.ensureDeferred

@@ -33,7 +33,11 @@ from tests.benchmarks.peers.__main__ import stop
 from tests.benchmarks.peers.programs import raise_descriptor_limit
 from tests.benchmarks.proxies import quiet
 from tests.benchmarks.scale import AGENTS_MAX, Simulator, introduce
-from tests.integration.processes import LOOPBACK, PROJECT, READY_S, FakeAgent, Proxy, environment, poll
+from tests.integration.addresses import LOOPBACK
+from tests.integration.fake_agents import FakeAgent
+from tests.integration.polling import READY_S, poll
+from tests.integration.proxies import Proxy
+from tests.integration.twistd import PROJECT, environment
 
 CARRIERS: Final = ("splice", "portable")
 PROBE_INTERVAL_S: Final = 60

@@ -35,7 +35,10 @@ from tests.benchmarks.peers.__main__ import names, stop, tell
 from tests.benchmarks.peers.programs import ProgramFailed, Running
 from tests.benchmarks.peers.rows import CONNECTIONS, Load, Wrk
 from tests.benchmarks.proxies import quiet, write_keyring
-from tests.integration.processes import LOOPBACK, READY_S, Proxy, Twistd, environment, poll
+from tests.integration.addresses import LOOPBACK
+from tests.integration.polling import READY_S, poll
+from tests.integration.proxies import Proxy
+from tests.integration.twistd import Twistd, environment
 
 NEEDED: Final = ("nginx", "wrk")
 BACKENDS: Final = 3

@@ -19,7 +19,8 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from rproxy.net.addresses import Address
-from tests.integration.processes import SMALL_BUFFER, connect, echo, hang_up, receive
+from tests.integration.servers import echo
+from tests.integration.sockets import SMALL_BUFFER, connect, hang_up, receive
 
 GET: Final = b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST: Final = b"POST /status.json HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n\r\n"

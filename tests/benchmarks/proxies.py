@@ -12,7 +12,7 @@ from typing import TypeVar
 from rproxy.tap.command import new_key
 from rproxy.wire.keyfile import format_key
 from rproxy.wire.seal import Key
-from tests.integration.processes import Twistd
+from tests.integration.twistd import Twistd
 
 Process = TypeVar("Process", bound=Twistd)
 

@@ -42,7 +42,7 @@ from tests.benchmarks.peers.__main__ import stop
 from tests.benchmarks.peers.pacing import percentile
 from tests.benchmarks.peers.programs import raise_descriptor_limit
 from tests.benchmarks.proxies import quiet, write_keyring
-from tests.integration.processes import Proxy
+from tests.integration.proxies import Proxy
 
 AGENTS_MAX: Final = 15_000
 """A descriptor each."""

@@ -14,7 +14,7 @@ from rproxy.wire.pdu import PduType
 from tests.hosts.net import PORT, Host
 from tests.hosts.system import System
 from tests.hosts.test_ports import run_inside
-from tests.integration.processes import READY_S, poll
+from tests.integration.polling import READY_S, poll
 
 INCOMING: Final = 0x0800
 """ETH_P_IP: what a host receives."""

@@ -7,7 +7,8 @@ import subprocess
 import time
 
 from rproxy.net.tcp_state import is_closed
-from tests.integration.processes import LOOPBACK, poll
+from tests.integration.addresses import LOOPBACK
+from tests.integration.polling import poll
 
 _MPTCP = 262
 _OTHER = "127.0.0.2"

@@ -14,7 +14,9 @@ from typing import Any, Final
 
 from rproxy.net.addresses import written
 from tests.hosts.net import Host, Network
-from tests.integration.processes import READY_S, Proxy, Twistd, poll
+from tests.integration.polling import READY_S, poll
+from tests.integration.proxies import Proxy
+from tests.integration.twistd import Twistd
 
 ADMIN: Final = "127.0.0.1:8081"
 LAN: Final = "10.1.1.0/24"

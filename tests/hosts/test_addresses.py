@@ -15,7 +15,9 @@ from tests.hosts import without_ipv6
 from tests.hosts.net import PORT, Host, ip
 from tests.hosts.system import POLL_S, System, kill
 from tests.integration.keys import Keys
-from tests.integration.processes import READY_S, Proxy, failures, poll
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
+from tests.integration.proxies import Proxy
 
 pytestmark = pytest.mark.hosts
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import need
 from tests.hosts.net import Host
 from tests.hosts.system import POLL_S, System
-from tests.integration.processes import READY_S, poll
+from tests.integration.polling import READY_S, poll
 
 pytestmark = pytest.mark.hosts
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.hosts.net import Host
 from tests.hosts.system import POLL_S, System, kill, last_untrue
-from tests.integration.processes import poll
+from tests.integration.polling import poll
 
 pytestmark = pytest.mark.hosts
 

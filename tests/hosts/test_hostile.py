@@ -23,7 +23,8 @@ from tests.hosts.net import PORT, Host, ip
 from tests.hosts.system import POLL_S, System, kill
 from tests.integration.datagrams import PLAIN, REGISTER, Mode, Peer, answer, changing_nothing, taken
 from tests.integration.keys import Keys
-from tests.integration.processes import READY_S, failures, poll
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
 
 pytestmark = pytest.mark.hosts
 

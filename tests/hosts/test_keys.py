@@ -13,7 +13,7 @@ from tests.hosts.net import Host
 from tests.hosts.system import POLL_S, System, kill
 from tests.hosts.test_failures import assert_whole_in_time
 from tests.integration.keys import Keys
-from tests.integration.processes import READY_S, poll
+from tests.integration.polling import READY_S, poll
 
 pytestmark = pytest.mark.hosts
 

@@ -13,21 +13,16 @@ import pytest
 from tests.conftest import need
 from tests.hosts.net import Host, Wiring
 from tests.hosts.test_ports import run_inside
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import CARRIERS, carrier_options
-from tests.integration.processes import (
-    LOOPBACK,
-    READY_S,
-    FakeAgent,
-    Pool,
-    Proxy,
-    Server,
-    connect,
-    echo,
-    failures,
-    poll,
-    receive,
-    run_twistd,
-)
+from tests.integration.fake_agents import FakeAgent
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.servers import Server, echo
+from tests.integration.sockets import connect, receive
+from tests.integration.twistd import run_twistd
 
 pytestmark = pytest.mark.hosts
 

@@ -22,7 +22,9 @@ from tests.hosts.datagrams import Forger, Letter, Tap, within
 from tests.hosts.net import Host
 from tests.hosts.system import POLL_S, System, kill
 from tests.integration.keys import Keys
-from tests.integration.processes import READY_S, Twistd, failures, in_background, poll
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, in_background, poll
+from tests.integration.twistd import Twistd
 
 pytestmark = pytest.mark.hosts
 

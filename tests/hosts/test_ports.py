@@ -14,20 +14,14 @@ import pytest
 from tests.conftest import need
 from tests.hosts.net import Host, Wiring
 from tests.integration.conftest import CARRIERS, carrier_options
-from tests.integration.processes import (
-    BUSY,
-    IDLE,
-    RESTING,
-    Listener,
-    Pool,
-    Proxy,
-    connect,
-    failures,
-    in_background,
-    receive,
-    receive_all,
-    reset,
-)
+from tests.integration.fake_agents import BUSY, IDLE
+from tests.integration.logs import failures
+from tests.integration.polling import in_background
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.servers import Listener
+from tests.integration.sockets import connect, receive, receive_all, reset
+from tests.integration.twistd import RESTING
 
 pytestmark = [pytest.mark.hosts, pytest.mark.parametrize("carrier", CARRIERS)]
 

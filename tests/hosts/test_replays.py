@@ -16,7 +16,9 @@ import pytest
 from tests.hosts.net import ip
 from tests.hosts.system import POLL_S, System, kill
 from tests.integration.keys import Keys
-from tests.integration.processes import READY_S, environment, failures, poll
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
+from tests.integration.twistd import environment
 
 pytestmark = pytest.mark.hosts
 

@@ -17,7 +17,10 @@ import pytest
 from rproxy.net.addresses import written
 from rproxy.sessions.down_timeout import LIMIT_S
 from tests.hosts.net import Host, Network
-from tests.integration.processes import LOOPBACK, READY_S, Proxy, Twistd, poll
+from tests.integration.addresses import LOOPBACK
+from tests.integration.polling import READY_S, poll
+from tests.integration.proxies import Proxy
+from tests.integration.twistd import Twistd
 
 VARIANTS: Final = {"splice": ("splice", "end"), "portable": ("portable", "end"), "kept": ("splice", "keep")}
 """Proxies side by side, by name: carrier, and what becomes of such sessions."""

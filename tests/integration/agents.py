@@ -10,19 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from rproxy.net.addresses import Address, written
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Starter
-from tests.integration.processes import (
-    LOOPBACK,
-    READY_S,
-    Proxy,
-    Server,
-    Twistd,
-    connect,
-    echo,
-    in_background,
-    poll,
-    receive_all,
-)
+from tests.integration.polling import READY_S, in_background, poll
+from tests.integration.proxies import Proxy
+from tests.integration.servers import Server, echo
+from tests.integration.sockets import connect, receive_all
+from tests.integration.twistd import Twistd
 
 
 def serve(start: Starter, word: bytes, host: str = LOOPBACK, *, port: int = 0) -> Address:

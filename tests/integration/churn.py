@@ -14,7 +14,8 @@ from typing import Final
 
 import attrs
 
-from tests.integration.processes import LOOPBACK, SOCKET_S, payload, reset
+from tests.integration.addresses import LOOPBACK
+from tests.integration.sockets import SOCKET_S, payload, reset
 
 ANSWER: Final = payload(100)
 BULK: Final = payload(300_000)

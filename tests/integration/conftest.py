@@ -17,7 +17,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.integration.processes import LOOPBACK, REACTORS, UVLOOP, Pool, Proxy, Twistd
+from tests.integration.addresses import LOOPBACK
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.twistd import REACTORS, UVLOOP, Twistd
 
 DESCRIPTORS: Final = 4096
 CARRIERS: Final = ["portable", "splice"]

@@ -18,7 +18,9 @@ from rproxy.wire import pdu, seal
 from rproxy.wire.keyfile import parse_keys
 from rproxy.wire.pdu import Pdu, ProbeRequest, ProbeResponse, Register, Unregister, decode, encode
 from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
-from tests.integration.processes import LOOPBACK, READY_S, SOCKET_S, is_readable, poll
+from tests.integration.addresses import LOOPBACK
+from tests.integration.polling import READY_S, poll
+from tests.integration.sockets import SOCKET_S, is_readable
 
 ELSEWHERE: Final = "127.0.0.2"
 INSTANCE: Final = 0x0123456789ABCDEF

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.integration.processes import READY_S, environment
+from tests.integration.polling import READY_S
+from tests.integration.twistd import environment
 
 PART: Final = 16
 """Digits of a key: nobody writes so many of them by chance."""

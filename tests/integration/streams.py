@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from tests.integration.processes import NOISE, SOCKET_S, payload
+from tests.integration.sockets import NOISE, SOCKET_S, payload
 
 CHUNK: Final = 1 << 18
 _RING: Final = payload(len(NOISE) + CHUNK)

@@ -22,8 +22,12 @@ from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as serve_websockets
 
 from tests.conftest import need
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Starter, Variant, every_carrier
-from tests.integration.processes import LOOPBACK, MB, READY_S, STOP_S, Pool, Proxy, digest, payload, poll
+from tests.integration.polling import READY_S, STOP_S, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.sockets import MB, digest, payload
 
 CLIENT_S: Final = 30.0
 """How long a client may run on a busy machine: a hang is a failure, not the end of the run."""

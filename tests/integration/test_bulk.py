@@ -14,21 +14,9 @@ import pytest
 
 from rproxy.carriers.splice.pipes import KEPT
 from tests.integration.conftest import Starter, Variant, every_carrier
-from tests.integration.processes import (
-    MB,
-    PROMPT_S,
-    RESTING,
-    SMALL_BUFFER,
-    Pool,
-    in_background,
-    is_readable,
-    poll,
-    receive,
-    reset,
-    shell,
-    unsent,
-    wait_for_reset,
-)
+from tests.integration.polling import PROMPT_S, in_background, poll
+from tests.integration.pools import Pool
+from tests.integration.sockets import MB, SMALL_BUFFER, is_readable, receive, reset, unsent, wait_for_reset
 from tests.integration.streams import (
     Stream,
     check_all,
@@ -40,6 +28,7 @@ from tests.integration.streams import (
     send_some,
     send_stream,
 )
+from tests.integration.twistd import RESTING, shell
 
 pytestmark = every_carrier
 

@@ -14,22 +14,20 @@ from typing import Final
 
 import pytest
 
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Certificate, Starter, Variant
-from tests.integration.processes import (
-    BUSY,
-    LOOPBACK,
+from tests.integration.fake_agents import BUSY
+from tests.integration.logs import failures
+from tests.integration.polling import PROMPT_S, in_background, poll
+from tests.integration.pools import Pool
+from tests.integration.servers import echo
+from tests.integration.sockets import (
     MB,
-    PROMPT_S,
     SMALL_BUFFER,
-    Pool,
     connect,
     digest,
-    echo,
-    failures,
-    in_background,
     ordered,
     payload,
-    poll,
     receive,
     receive_all,
     receive_now,

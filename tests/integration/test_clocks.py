@@ -16,18 +16,13 @@ import pytest
 from tests.conftest import need
 from tests.integration.agents import greeting, serve, start_agent, wait_until_up
 from tests.integration.conftest import Starter
-from tests.integration.processes import (
-    REACTORS,
-    READY_S,
-    FakeAgent,
-    Proxy,
-    Twistd,
-    connect,
-    failures,
-    poll,
-    receive,
-)
+from tests.integration.fake_agents import FakeAgent
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
+from tests.integration.proxies import Proxy
+from tests.integration.sockets import connect, receive
 from tests.integration.test_commands import probe_responses
+from tests.integration.twistd import REACTORS, Twistd
 
 PROBE_S: Final = 0.1
 MEASURED_S: Final = 2.0

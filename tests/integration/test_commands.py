@@ -16,19 +16,15 @@ from typing import Final
 import pytest
 
 from tests.conftest import need
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Certificate, Starter
-from tests.integration.processes import (
-    LOOPBACK,
-    REACTORS,
-    READY_S,
-    Pool,
-    Proxy,
-    failures,
-    get,
-    poll,
-    receive_until_reset,
-    run_twistd,
-)
+from tests.integration.http_client import get
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.sockets import receive_until_reset
+from tests.integration.twistd import REACTORS, run_twistd
 
 STOP_S: Final = 2.0
 TWO_PROBES_S: Final = 11.0

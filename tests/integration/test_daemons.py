@@ -18,17 +18,11 @@ from typing import Final
 import pytest
 
 from tests.conftest import need
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Starter
-from tests.integration.processes import (
-    LOOPBACK,
-    READY_S,
-    STOP_S,
-    environment,
-    failures,
-    poll,
-    run_twistd,
-    twistd,
-)
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, STOP_S, poll
+from tests.integration.twistd import environment, run_twistd, twistd
 
 PROXY: Final = ["rproxy", "--listen", f"{LOOPBACK}:0", "--monitor", f"{LOOPBACK}:0"]
 AGENT: Final = ["rproxy-agent", "--proxy", LOOPBACK, "--port", "0"]

@@ -14,23 +14,13 @@ from rproxy.pool.states import Administration
 from tests.fakes import Stream, run
 from tests.integration.agents import start_agent, wait_until_up
 from tests.integration.conftest import Starter, every_carrier
-from tests.integration.processes import (
-    BUSY,
-    MB,
-    PROMPT_S,
-    READY_S,
-    FakeAgent,
-    Listener,
-    Pool,
-    Twistd,
-    digest,
-    failures,
-    in_background,
-    payload,
-    poll,
-    receive,
-    receive_all,
-)
+from tests.integration.fake_agents import BUSY, FakeAgent
+from tests.integration.logs import failures
+from tests.integration.polling import PROMPT_S, READY_S, in_background, poll
+from tests.integration.pools import Pool
+from tests.integration.servers import Listener
+from tests.integration.sockets import MB, digest, payload, receive, receive_all
+from tests.integration.twistd import Twistd
 from tests.tap.services import ProxyBench
 
 FEW: Final = 5

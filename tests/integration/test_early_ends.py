@@ -13,21 +13,11 @@ from typing import Final
 import pytest
 
 from tests.integration.conftest import Certificate, Starter, Variant, every_transport
-from tests.integration.processes import (
-    BUSY,
-    IDLE,
-    READY_S,
-    Pool,
-    Server,
-    digest,
-    echo,
-    payload,
-    poll,
-    receive,
-    receive_all,
-    receive_until_reset,
-    reset,
-)
+from tests.integration.fake_agents import BUSY, IDLE
+from tests.integration.polling import READY_S, poll
+from tests.integration.pools import Pool
+from tests.integration.servers import Server, echo
+from tests.integration.sockets import digest, payload, receive, receive_all, receive_until_reset, reset
 from tests.integration.test_carriers import LISTENERS, Dial
 
 CLIENTS: Final = 40

@@ -12,7 +12,9 @@ from typing import Final
 import pytest
 
 from tests.integration.conftest import CARRIERS, Starter, carrier_options
-from tests.integration.processes import PROMPT_S, READY_S, Pool, connect, poll, receive, receive_all
+from tests.integration.polling import PROMPT_S, READY_S, poll
+from tests.integration.pools import Pool
+from tests.integration.sockets import connect, receive, receive_all
 
 LIMIT_S: Final = 0.6
 

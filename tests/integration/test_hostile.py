@@ -29,6 +29,7 @@ from rproxy.wire.pdu import (
     Unregister,
     encode,
 )
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Starter
 from tests.integration.datagrams import (
     ELSEWHERE,
@@ -55,18 +56,12 @@ from tests.integration.datagrams import (
     uncalled_for,
 )
 from tests.integration.keys import Keys
-from tests.integration.processes import (
-    LOOPBACK,
-    READY_S,
-    Pool,
-    Proxy,
-    Server,
-    connect,
-    echo,
-    failures,
-    poll,
-    receive,
-)
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.servers import Server, echo
+from tests.integration.sockets import connect, receive
 
 NOT_ALLOWED: Final = "127.200.0.1"
 PATIENT: Final = ("--probe-interval", "60", "--probe-timeout", "10", "--liveness", "120", "--allow", "127.0.0.0/9")

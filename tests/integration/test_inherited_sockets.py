@@ -12,22 +12,14 @@ from typing import Final
 
 import pytest
 
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import CARRIERS, Starter, carrier_options
-from tests.integration.processes import (
-    LOOPBACK,
-    READY_S,
-    Pool,
-    connect,
-    digest,
-    environment,
-    failures,
-    in_background,
-    payload,
-    receive,
-    receive_all,
-    twistd,
-)
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, in_background
+from tests.integration.pools import Pool
+from tests.integration.sockets import connect, digest, payload, receive, receive_all
 from tests.integration.test_limits import _AS_SYSTEMD as AS_SYSTEMD
+from tests.integration.twistd import environment, twistd
 
 MPTCP: Final = 262
 LARGE: Final = 3_000_000

@@ -16,9 +16,12 @@ from typing import Final
 import pytest
 
 from tests.conftest import need
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import CARRIERS, Starter, carrier_options
 from tests.integration.keys import Keys
-from tests.integration.processes import LOOPBACK, READY_S, Twistd, failures, poll, run_twistd
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
+from tests.integration.twistd import Twistd, run_twistd
 
 FLOOD: Final = 5000
 AGENT: Final = ["--proxy", LOOPBACK, "--port", "0"]

@@ -9,21 +9,16 @@ from typing import Final
 
 import pytest
 
+from tests.integration.addresses import LOOPBACK
 from tests.integration.agents import serve, start_agent, visitors, wait_until_up
 from tests.integration.conftest import Starter
+from tests.integration.http_client import get
 from tests.integration.keys import Keys
-from tests.integration.processes import (
-    LOOPBACK,
-    REACTORS,
-    READY_S,
-    Proxy,
-    Twistd,
-    failures,
-    get,
-    poll,
-    run_twistd,
-)
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
+from tests.integration.proxies import Proxy
 from tests.integration.test_commands import AGENT, PROXY, assert_it_says_in_one_line, probe_responses
+from tests.integration.twistd import REACTORS, Twistd, run_twistd
 
 HINT_S: Final = 10.0
 """For how long no proxy has probed an agent that gives a hint, with its next registration."""

@@ -12,7 +12,9 @@ from rproxy.sources.agents.announcements import HOST_BURST, SELDOM_S
 from rproxy.wire.pdu import Unregister
 from tests.integration.conftest import Starter
 from tests.integration.datagrams import PLAIN, REGISTER, Peer, answer
-from tests.integration.processes import READY_S, FakeAgent, failures, poll
+from tests.integration.fake_agents import FakeAgent
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
 
 TIMES: Final = 120
 CHANGE: Final = re.compile(r"back-end \S+: \w+ -> \w+ |: (\d+) changes of state since the last line; now (.+)")

@@ -14,20 +14,15 @@ import pytest
 from tests.conftest import need
 from tests.hosts.net import Host, Wiring
 from tests.hosts.test_ports import run_inside
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import CARRIERS, Starter, carrier_options
-from tests.integration.processes import (
-    LOOPBACK,
-    READY_S,
-    FakeAgent,
-    Pool,
-    Proxy,
-    connect,
-    echo,
-    failures,
-    poll,
-    receive,
-    receive_all,
-)
+from tests.integration.fake_agents import FakeAgent
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.servers import echo
+from tests.integration.sockets import connect, receive, receive_all
 
 LAN: Final = "192.0.2.1"
 OPTIONS: Final = ["--allow", "0.0.0.0/0", "--allow", "::/0"]

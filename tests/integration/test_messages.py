@@ -9,8 +9,10 @@ from typing import Final
 
 import pytest
 
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Certificate, Starter, every_listener
-from tests.integration.processes import LOOPBACK, READY_S, environment, poll, run_twistd, twistd
+from tests.integration.polling import READY_S, poll
+from tests.integration.twistd import environment, run_twistd, twistd
 
 PROXY: Final = ["rproxy", "--listen", f"{LOOPBACK}:0", "--monitor", f"{LOOPBACK}:0"]
 MISTAKES: Final = [

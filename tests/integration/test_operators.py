@@ -23,24 +23,15 @@ from rproxy.wire.seal import Unsealed
 from tests.benchmarks.operators import ATTACKS, GET
 from tests.benchmarks.scale import Simulator, introduce
 from tests.conftest import need
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Starter, Variant, every_carrier
-from tests.integration.processes import (
-    LOOPBACK,
-    MB,
-    PROMPT_S,
-    REACTORS,
-    READY_S,
-    Pool,
-    Proxy,
-    connect,
-    echo,
-    failures,
-    in_background,
-    poll,
-    receive,
-    receive_all,
-    reset,
-)
+from tests.integration.logs import failures
+from tests.integration.polling import PROMPT_S, READY_S, in_background, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.servers import echo
+from tests.integration.sockets import MB, connect, receive, receive_all, reset
+from tests.integration.twistd import REACTORS
 
 ROWS: Final = 1000
 ATTACK_S: Final = 1.0

@@ -11,7 +11,11 @@ from typing import Final
 from rproxy.net.addresses import Address, written
 from tests.integration.agents import serve, start_agent, visitors
 from tests.integration.conftest import Starter
-from tests.integration.processes import BUSY, IDLE, READY_S, Pool, Proxy, failures, in_background, poll
+from tests.integration.fake_agents import BUSY, IDLE
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, in_background, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
 
 HOLD_S: Final = 10.0
 """The first hold-down; the second one is twice as long."""

@@ -14,19 +14,10 @@ import pytest
 from rproxy.net.tcp_options import KEEPALIVE_S
 from tests.conftest import need
 from tests.integration.conftest import Certificate, Variant, every_carrier, every_listener
-from tests.integration.processes import (
-    MB,
-    PROMPT_S,
-    SMALL_BUFFER,
-    Pool,
-    Proxy,
-    in_background,
-    poll,
-    receive_all,
-    receive_until_reset,
-    reset,
-    wait_for_reset,
-)
+from tests.integration.polling import PROMPT_S, in_background, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.sockets import MB, SMALL_BUFFER, receive_all, receive_until_reset, reset, wait_for_reset
 from tests.integration.streams import Stream, check_rest, flood, send_some
 from tests.integration.test_carriers import DIALS
 

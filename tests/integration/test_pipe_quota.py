@@ -19,7 +19,9 @@ import pytest
 from rproxy.carriers.splice.pipes import CAPACITY, CAPACITY_MIN, KEPT
 from tests.conftest import need
 from tests.integration.conftest import Starter, Variant, every_carrier
-from tests.integration.processes import MB, SMALL_BUFFER, Pool, in_background
+from tests.integration.polling import in_background
+from tests.integration.pools import Pool
+from tests.integration.sockets import MB, SMALL_BUFFER
 from tests.integration.streams import Stream, check_stream, flood, send_stream
 
 pytestmark = every_carrier

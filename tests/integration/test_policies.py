@@ -10,7 +10,11 @@ from typing import Final
 import pytest
 
 from tests.integration.conftest import CARRIERS, Starter, carrier_options
-from tests.integration.processes import BUSY, IDLE, PROJECT, Pool, echo, receive, run_twistd
+from tests.integration.fake_agents import BUSY, IDLE
+from tests.integration.pools import Pool
+from tests.integration.servers import echo
+from tests.integration.sockets import receive
+from tests.integration.twistd import PROJECT, run_twistd
 
 MODULE: Final = '''
 import sys

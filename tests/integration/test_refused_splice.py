@@ -13,16 +13,11 @@ import pytest
 
 from rproxy.carriers.splice.pipes import CAPACITY
 from tests.integration.conftest import Starter, carrier_options
-from tests.integration.processes import (
-    MB,
-    PROMPT_S,
-    SMALL_BUFFER,
-    Pool,
-    failures,
-    in_background,
-    wait_for_reset,
-)
+from tests.integration.logs import failures
+from tests.integration.polling import PROMPT_S, in_background
+from tests.integration.pools import Pool
 from tests.integration.seccomp import wrapper
+from tests.integration.sockets import MB, SMALL_BUFFER, wait_for_reset
 from tests.integration.streams import Stream, check_rest, check_some, send_stream
 
 SIZE: Final = 20 * MB

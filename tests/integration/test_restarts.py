@@ -20,21 +20,16 @@ from rproxy.sources.saved.rows import Rows, RowsError, decoded, encoded
 from rproxy.wire.seal import Unsealed
 from tests.benchmarks.scale import Simulator
 from tests.conftest import need
+from tests.integration.addresses import LOOPBACK
 from tests.integration.agents import greeting, serve, start_agent, wait_until_up
 from tests.integration.conftest import Starter
+from tests.integration.fake_agents import FakeAgent
 from tests.integration.keys import Keys
-from tests.integration.processes import (
-    LOOPBACK,
-    MB,
-    PROMPT_S,
-    READY_S,
-    FakeAgent,
-    Listener,
-    Proxy,
-    failures,
-    is_readable,
-    poll,
-)
+from tests.integration.logs import failures
+from tests.integration.polling import PROMPT_S, READY_S, poll
+from tests.integration.proxies import Proxy
+from tests.integration.servers import Listener
+from tests.integration.sockets import MB, is_readable
 
 SELDOM: Final = ("--interval", "300")
 KEPT_S: Final = 2.5

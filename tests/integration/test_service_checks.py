@@ -16,18 +16,14 @@ import pytest
 
 from rproxy.net.addresses import Address, written
 from tests.conftest import need
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Starter
-from tests.integration.processes import (
-    LOOPBACK,
-    READY_S,
-    Listener,
-    Proxy,
-    Server,
-    Twistd,
-    failures,
-    get,
-    poll,
-)
+from tests.integration.http_client import get
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
+from tests.integration.proxies import Proxy
+from tests.integration.servers import Listener, Server
+from tests.integration.twistd import Twistd
 
 FOUND_S: Final = 3 * (2 + 1) + 1.0
 """Until three checks have failed, and a moment."""

@@ -7,16 +7,13 @@ import ssl
 
 import pytest
 
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Certificate, Starter, every_listener
-from tests.integration.processes import (
-    LOOPBACK,
-    REACTORS,
-    READY_S,
-    SOCKET_S,
-    failures,
-    get,
-    poll,
-)
+from tests.integration.http_client import get
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
+from tests.integration.sockets import SOCKET_S
+from tests.integration.twistd import REACTORS
 
 
 @pytest.mark.parametrize("reactor", REACTORS)

@@ -17,26 +17,17 @@ import pytest
 
 from rproxy.carriers.splice.pipes import KEPT
 from tests.integration import churn
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Starter, Variant, every_carrier
-from tests.integration.processes import (
-    BUSY,
-    LOOPBACK,
-    MB,
-    PROJECT,
-    PROMPT_S,
-    RESTING,
-    SMALL_BUFFER,
-    STOP_S,
-    Pool,
-    Proxy,
-    echo,
-    environment,
-    in_background,
-    poll,
-    receive,
-)
+from tests.integration.fake_agents import BUSY
+from tests.integration.polling import PROMPT_S, STOP_S, in_background, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.servers import echo
+from tests.integration.sockets import MB, SMALL_BUFFER, receive
 from tests.integration.streams import Stream, check_stream, flood, send_paced, send_single_bytes, send_stream
 from tests.integration.test_carriers import answer_to
+from tests.integration.twistd import PROJECT, RESTING, environment
 
 pytestmark = every_carrier
 

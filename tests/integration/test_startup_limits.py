@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Starter
-from tests.integration.processes import run_twistd, shell
 from tests.integration.test_commands import PROXY, assert_it_says_in_one_line
+from tests.integration.twistd import run_twistd, shell
 
 
 def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(start: Starter) -> None:

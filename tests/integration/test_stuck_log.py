@@ -14,7 +14,10 @@ from typing import Final
 
 import pytest
 
-from tests.integration.processes import LOOPBACK, READY_S, STOP_S, environment, get, poll, twistd
+from tests.integration.addresses import LOOPBACK
+from tests.integration.http_client import get
+from tests.integration.polling import READY_S, STOP_S, poll
+from tests.integration.twistd import environment, twistd
 
 FOLLOWED: Final = 1000
 """Requests that are traced, each in a line or more: far more than any pipe holds."""

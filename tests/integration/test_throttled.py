@@ -14,7 +14,10 @@ import pytest
 
 from tests.integration.agents import greeting, serve, wait_until_up
 from tests.integration.conftest import Starter
-from tests.integration.processes import FakeAgent, Proxy, failures, poll
+from tests.integration.fake_agents import FakeAgent
+from tests.integration.logs import failures
+from tests.integration.polling import poll
+from tests.integration.proxies import Proxy
 
 TIMING: Final = ("--probe-interval", "1", "--probe-timeout", "0.5", "--liveness", "4")
 NORMAL_S: Final = 1.1 + 0.5 + 2.0 + 0.5

@@ -13,14 +13,12 @@ from typing import Final
 import pytest
 
 from tests.integration.conftest import Certificate, Starter, Variant, every_carrier, every_listener
-from tests.integration.processes import (
-    PROMPT_S,
-    READY_S,
+from tests.integration.polling import PROMPT_S, READY_S, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.sockets import (
     SMALL_BUFFER,
-    Pool,
-    Proxy,
     ordered,
-    poll,
     receive,
     receive_all,
     receive_now,

@@ -10,7 +10,9 @@ import pytest
 from rproxy.agent.sampler import Load
 from tests.integration.agents import serve, start_agent, wait_until_up
 from tests.integration.conftest import Starter
-from tests.integration.processes import FakeAgent, Proxy, connect, receive
+from tests.integration.fake_agents import FakeAgent
+from tests.integration.proxies import Proxy
+from tests.integration.sockets import connect, receive
 
 CLIENTS = 60
 

@@ -14,17 +14,14 @@ import pytest
 
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, decode, encode
 from tests.conftest import need
+from tests.integration.addresses import LOOPBACK
 from tests.integration.agents import start_agent, wait_until_up
 from tests.integration.conftest import Starter
-from tests.integration.processes import (
-    LOOPBACK,
-    READY_S,
-    Listener,
-    Proxy,
-    Twistd,
-    failures,
-    poll,
-)
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, poll
+from tests.integration.proxies import Proxy
+from tests.integration.servers import Listener
+from tests.integration.twistd import Twistd
 
 FILES: Final = {"cpu": "/proc/stat", "memory": "/proc/meminfo", "tcp": "/proc/net/snmp"}
 NET: Final = "/proc/{pid}/net"

@@ -11,7 +11,9 @@ from typing import Final
 import pytest
 
 from tests.integration.conftest import every_carrier
-from tests.integration.processes import Pool, in_background, receive_all
+from tests.integration.polling import in_background
+from tests.integration.pools import Pool
+from tests.integration.sockets import receive_all
 from tests.integration.streams import CHUNK, Stream
 
 pytestmark = every_carrier

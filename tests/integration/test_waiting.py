@@ -11,25 +11,13 @@ from typing import Final
 import pytest
 
 from tests.integration.conftest import Starter, Variant, every_transport
-from tests.integration.processes import (
-    PROMPT_S,
-    READY_S,
-    FakeAgent,
-    Pool,
-    Proxy,
-    Server,
-    digest,
-    echo,
-    failures,
-    in_background,
-    is_readable,
-    payload,
-    poll,
-    receive,
-    receive_all,
-    receive_until_reset,
-    reset,
-)
+from tests.integration.fake_agents import FakeAgent
+from tests.integration.logs import failures
+from tests.integration.polling import PROMPT_S, READY_S, in_background, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.servers import Server, echo
+from tests.integration.sockets import digest, is_readable, payload, receive, receive_all, receive_until_reset, reset
 
 SHORT_S: Final = 1.0
 LATE_S: Final = 0.3

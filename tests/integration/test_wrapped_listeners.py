@@ -16,19 +16,12 @@ import pytest
 from rproxy.carriers.portable.client_side import HANDSHAKE_S
 from rproxy.net.addresses import Address
 from tests.conftest import need
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Certificate
-from tests.integration.processes import (
-    LOOPBACK,
-    READY_S,
-    Pool,
-    Proxy,
-    connect,
-    digest,
-    in_background,
-    payload,
-    receive,
-    receive_all,
-)
+from tests.integration.polling import READY_S, in_background
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.sockets import connect, digest, payload, receive, receive_all
 
 PAGE: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nhello\n"
 HEADER: Final = b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n"

@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from rproxy.net.lookups import Lookups
-from tests.integration.processes import poll
+from tests.integration.polling import poll
 
 
 class Reactor:

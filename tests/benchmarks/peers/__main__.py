@@ -24,7 +24,7 @@ from rproxy.net.addresses import Address
 from tests.benchmarks.peers import programs, report, rows
 from tests.benchmarks.peers.figures import HAPROXY, TITLES, Results
 from tests.benchmarks.peers.programs import PEERS, ProgramFailed, Running
-from tests.integration.processes import Server
+from tests.integration.servers import Server
 
 RATE_SHARE: Final = 0.6
 CALIBRATIONS: Final = 3

@@ -20,7 +20,11 @@ import attrs
 
 from rproxy.net.addresses import Address, written
 from tests.conftest import PACKAGES
-from tests.integration.processes import LOOPBACK, READY_S, STOP_S, Pool, Proxy, environment, poll
+from tests.integration.addresses import LOOPBACK
+from tests.integration.polling import READY_S, STOP_S, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.twistd import environment
 
 NEEDED: Final = ("haproxy", "nginx", "wrk")
 STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")

@@ -1,0 +1,135 @@
+"""Raw clients: blocking sockets, and what can be seen of a stream from outside."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import random
+import select
+import socket
+import struct
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
+
+from rproxy.net.addresses import Address
+from tests.integration.addresses import family
+
+MB: Final = 1_000_000
+SMALL_BUFFER: Final = 16384
+"""Bytes; a socket's that makes a slow reader."""
+SOCKET_S: Final = 10.0
+"""No socket of a test waits longer: a hang is a failure, not the end of the run."""
+_RESET: Final = struct.pack("ii", 1, 0)
+
+
+def ordered(client: socket.socket, server: socket.socket, first: str) -> tuple[socket.socket, socket.socket]:
+    """A session's sides, the "client" or the "server" first."""
+    return (client, server) if first == "client" else (server, client)
+
+
+def connect(address: Address | str, *, receive_buffer: int = 0) -> socket.socket:
+    """A client at HOST, PORT or at the path of a UNIX socket. A small receive buffer makes a slow reader."""
+    client = socket.socket(socket.AF_UNIX if isinstance(address, str) else family(address[0]))
+    if receive_buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    client.settimeout(SOCKET_S)
+    client.connect(address)
+    return client
+
+
+def hang_up(sock: socket.socket) -> None:
+    """Close, and wake whoever is blocked on it."""
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a RST, which discards what has not been sent."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    sock.close()
+
+
+def unsent(sock: socket.socket) -> int:
+    """Bytes the peer's kernel has not acknowledged."""
+    (held,) = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))
+    return int(held)
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    """Exactly `size` bytes, or fewer at the end of the stream."""
+    return b"".join(_chunks(sock, size))
+
+
+def receive_all(sock: socket.socket) -> bytes:
+    """All to the end of the stream. Raises `ConnectionResetError` at a reset."""
+    return b"".join(_chunks(sock, sys.maxsize))
+
+
+def receive_until_reset(sock: socket.socket) -> bytes:
+    """All up to the reset that must end it."""
+    received: list[bytes] = []
+    try:
+        received.extend(_chunks(sock, sys.maxsize))
+    except ConnectionResetError:
+        return b"".join(received)
+    raise AssertionError(f"a clean end after {sum(map(len, received))} bytes, and no reset")
+
+
+def _chunks(sock: socket.socket, size: int) -> Iterator[bytes]:
+    while size and (chunk := sock.recv(min(size, 1 << 18))):
+        size -= len(chunk)
+        yield chunk
+
+
+def receive_now(sock: socket.socket, size: int) -> bytes:
+    """Up to `size` bytes of those that are there."""
+    return sock.recv(size) if is_readable(sock) else b""
+
+
+def is_readable(sock: socket.socket) -> bool:
+    """Whether something has arrived: data, an end or a reset."""
+    poller = select.poll()  # which, unlike select, takes any descriptor
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def send_until_blocked(sock: socket.socket, quiet_s: float = 0.2, most: int = 200_000_000) -> int:
+    """Send until nothing has been taken for `quiet_s`; how many bytes were. More than `most` is no back-pressure."""
+    block, sent = payload(1 << 16), 0
+    sock.settimeout(quiet_s)
+    with suppress(TimeoutError):
+        while True:
+            sent += sock.send(block)
+            assert sent <= most, f"{sent} bytes have been taken, and nobody reads them"
+    sock.settimeout(SOCKET_S)
+    return sent
+
+
+def wait_for_reset(sock: socket.socket, within_s: float) -> float:
+    """Without reading: how long it took until the peer's reset arrived, in seconds."""
+    started = time.monotonic()
+    poller = select.poll()
+    poller.register(sock, 0)  # errors are reported unasked
+    events = poller.poll(within_s * 1000)
+    took_s = time.monotonic() - started
+    assert events, f"no reset within {within_s:g} s"
+    assert events[0][1] & select.POLLERR, "an end, but no reset"
+    return took_s
+
+
+NOISE: Final = random.Random(1).randbytes(1_000_003)
+"""Prime in length, so that no two chunks of a stream made of it are alike."""
+
+
+def payload(size: int) -> bytes:
+    return (NOISE * (size // len(NOISE) + 1))[:size]
+
+
+def digest(data: bytes) -> tuple[int, str]:
+    """Short enough to be shown when it differs."""
+    return len(data), hashlib.blake2b(data, digest_size=8).hexdigest()
