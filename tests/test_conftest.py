@@ -28,7 +28,10 @@ MODULES = {
     ],
 )
 def test_what_is_lacking_skips_and_in_ci_fails(tmp_path: Path, ci: str, summary: str, status: int) -> None:
-    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    tests = Path(__file__).parent
+    shutil.copy(tests / "conftest.py", tmp_path)
+    tmp_path.joinpath("tests").mkdir()
+    shutil.copy(tests / "parallel.py", tmp_path / "tests")
     for name, text in MODULES.items():
         tmp_path.joinpath(name).write_text(text)
     tmp_path.joinpath("bin").mkdir()

@@ -24,6 +24,8 @@ from tests.integration.sockets import connect, receive
 from tests.integration.test_commands import probe_responses
 from tests.integration.twistd import REACTORS, Twistd
 
+pytestmark = pytest.mark.alone
+
 PROBE_S: Final = 0.1
 MEASURED_S: Final = 2.0
 HOUR_S: Final = 3600.0

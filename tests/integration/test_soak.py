@@ -29,7 +29,7 @@ from tests.integration.streams import Stream, check_stream, flood, send_paced, s
 from tests.integration.test_carriers import answer_to
 from tests.integration.twistd import PROJECT, RESTING, environment
 
-pytestmark = every_carrier
+pytestmark = [every_carrier, pytest.mark.alone]
 
 TRICKLE: Final = 24 * MB
 """Bytes a second, each way."""

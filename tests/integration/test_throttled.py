@@ -19,6 +19,8 @@ from tests.integration.logs import failures
 from tests.integration.polling import poll
 from tests.integration.proxies import Proxy
 
+pytestmark = pytest.mark.alone
+
 TIMING: Final = ("--probe-interval", "1", "--probe-timeout", "0.5", "--liveness", "4")
 NORMAL_S: Final = 1.1 + 0.5 + 2.0 + 0.5
 """When a back-end that is silent is down, at the latest: the first probe, and the third timeout."""

@@ -24,7 +24,9 @@ def held(tmp_path: Path) -> Iterator[Path]:
     os.close(descriptor)
 
 
-@pytest.mark.parametrize("text", ["", "1", "-1", "no number", "9" * 5000, "\0\n", f"{os.getpid()}"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "-1", "no number", "9" * 5000, "\0\n", pytest.param(f"{os.getpid()}", id="of this process")]
+)
 def test_a_file_that_nobody_holds_is_removed(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rproxy.pid"
     path.write_text(text)
