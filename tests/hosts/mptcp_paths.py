@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 
 from rproxy.net.tcp_state import is_closed
 from tests.integration.addresses import LOOPBACK
@@ -36,8 +35,9 @@ def main() -> None:
         client.recv(1)
         poll(lambda: _OTHER in run("ss", "-Htn", "state", "established"), 5, "a second path")
         print(is_closed(server), flush=True)
-        run("ss", "-HKt", "sport", "=", f":{client.getsockname()[1]}")
-        time.sleep(0.2)
+        first = ("sport", "=", f":{client.getsockname()[1]}")
+        run("ss", "-HKt", *first)
+        poll(lambda: not run("ss", "-Ht", *first), 5, "the first path is gone")
         print(is_closed(server), flush=True)
         client.send(b"goes on")
         print(server.recv(7).decode())

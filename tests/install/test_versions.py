@@ -56,7 +56,7 @@ def test_the_unit_tests_the_demo_and_a_tls_session_pass(choice: Choice, wheel: P
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("".join(f"{line}\n" for line in lowest_versions() if choice.lowest))
     run(python, "-m", "pip", "install", "-q", "-c", constraints, f"{wheel}[tls]", *TOOLS, cwd=tmp_path)
-    options = ["-q", "-p", "no:cacheprovider", "--basetemp", tmp_path / "tests"]
+    options: list[str | Path] = ["-q", "-p", "no:cacheprovider", "--basetemp", tmp_path / "tests"]
     run(python, "-m", "pytest", *options, *unit_tests(), SMOKE, cwd=PROJECT)
 
 

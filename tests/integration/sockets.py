@@ -13,6 +13,7 @@ import termios
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from rproxy.net.addresses import Address
@@ -23,6 +24,8 @@ SMALL_BUFFER: Final = 16384
 """Bytes; a socket's that makes a slow reader."""
 SOCKET_S: Final = 10.0
 """No socket of a test waits longer: a hang is a failure, not the end of the run."""
+_ESTABLISHED: Final = "01"
+"""In /proc/net/tcp."""
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -58,6 +61,13 @@ def unsent(sock: socket.socket) -> int:
     """Bytes the peer's kernel has not acknowledged."""
     (held,) = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))
     return int(held)
+
+
+def unread(port: int) -> int:
+    """Bytes that have arrived at IPv4 connections of this port of ours, and that their process has not read."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    mine = [row[4] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == _ESTABLISHED]
+    return sum(int(queues.partition(":")[2], 16) for queues in mine)
 
 
 def receive(sock: socket.socket, size: int) -> bytes:

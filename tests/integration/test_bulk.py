@@ -84,7 +84,7 @@ def pipes_in_use(pool: Pool) -> int:
 def test_a_reader_that_had_stopped_gets_everything_before_the_end(pool: Pool, way: str) -> None:
     one = stalled(pool, way)
     one.writer.close()
-    time.sleep(0.3)
+    time.sleep(0.3)  # the reader pauses beyond the end
     assert check_rest(one.reader, one.received) == one.sent.size
 
 
@@ -93,7 +93,7 @@ def test_a_client_that_had_stopped_reading_gets_everything_before_the_reset(pool
     one = stalled(pool)
     arrived = one.sent.size - unsent(one.writer)
     reset(one.writer)
-    time.sleep(0.3)
+    time.sleep(0.3)  # the reader pauses beyond the reset
     assert arrived <= check_until_reset(one.reader, one.received) <= one.sent.size
 
 

@@ -276,7 +276,7 @@ def test_an_agent_may_be_started_before_its_proxy(start: Starter, reactor: str) 
         "rproxy-agent", "--proxy", monitor, "--port", "0", "--service-port", "8000", "--check", "none", reactor=reactor
     )
     agent.logged("(agent registers with)")
-    time.sleep(0.3)
+    time.sleep(0.3)  # its first registrations are refused by the kernel
     proxy = start.proxy("--monitor", monitor, reactor=reactor)
     poll(lambda: proxy.state(service) == "up", 5, "the agent has registered again")
     assert failures(agent.log) == []

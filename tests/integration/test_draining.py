@@ -13,7 +13,7 @@ from twisted.internet.address import IPv4Address
 from rproxy.pool.states import Administration
 from tests.fakes import Stream, run
 from tests.integration.agents import start_agent, wait_until_up
-from tests.integration.conftest import Starter, every_carrier
+from tests.integration.conftest import Starter, Variant, every_carrier
 from tests.integration.fake_agents import BUSY, FakeAgent
 from tests.integration.logs import failures
 from tests.integration.polling import PROMPT_S, READY_S, in_background, poll
@@ -201,7 +201,10 @@ def test_a_host_drains_while_its_agent_sees_the_file_and_when_it_stops_though_it
 
 
 @every_carrier
-def test_clients_are_turned_away_rather_than_given_to_the_only_back_end_while_it_drains(pool: Pool) -> None:
+def test_clients_are_turned_away_rather_than_given_to_the_only_back_end_while_it_drains(
+    variant: Variant, start: Starter
+) -> None:
+    pool = start.pool(*variant.options, "--wait-for-backend", "0.5")
     only = pool.serve(greet)
     agent = pool.agent_of(only.address)
     agent.drain()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.conftest import Certificate, Starter, Variant, every_transport
 from tests.integration.fake_agents import BUSY, IDLE
-from tests.integration.polling import READY_S, poll
+from tests.integration.polling import PROMPT_S, READY_S, poll
 from tests.integration.pools import Pool
 from tests.integration.servers import Server, echo
 from tests.integration.sockets import digest, payload, receive, receive_all, receive_until_reset, reset
@@ -226,12 +226,13 @@ def test_an_operator_may_forbid_it(variant: Variant, start: Starter, mode: str, 
     pool = Pool(start.proxy(*variant.options, "--redispatch-early", mode, reactor=variant.reactor))
     start.closing(pool.abandon)
 
-    def reset_soon(connection: socket.socket) -> None:
+    def reset_once_connected(connection: socket.socket) -> None:
+        """Before that it would be a connect that fails."""
         receive(connection, len(sent))
-        time.sleep(0.01)  # before that it would be a connect that fails
+        poll(lambda: pool.proxy.backends()[resetting.address]["total"] == 1, PROMPT_S, "the proxy is connected")
         reset(connection)
 
-    pool.serve(reset_soon, IDLE)
+    resetting: Server = pool.serve(reset_once_connected, IDLE)
     other: Server = pool.serve(lambda connection: connection.sendall(b"hello"), BUSY)
     client = pool.connect()
     client.sendall(sent)

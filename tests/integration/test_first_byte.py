@@ -17,6 +17,7 @@ from tests.integration.pools import Pool
 from tests.integration.sockets import connect, receive, receive_all
 
 LIMIT_S: Final = 0.6
+SEVERAL: Final = 10
 
 
 class Hanging:
@@ -24,6 +25,7 @@ class Hanging:
 
     def __init__(self, *, greets: bool = False) -> None:
         self.hangs = threading.Event()
+        self.answered = 0
         self._greets = greets
 
     def __call__(self, connection: socket.socket) -> None:
@@ -33,6 +35,7 @@ class Hanging:
             receive_all(connection)
             return
         connection.sendall(b"!")
+        self.answered += 1
 
 
 @contextmanager
@@ -75,12 +78,12 @@ def test_a_service_that_hangs_while_another_answers_goes_down(start: Starter, ca
     one, other = Hanging(greets=greets), Hanging(greets=greets)
     hanging, answering = pool.serve(one), pool.serve(other)
     with visits(pool, b"" if greets else b"?"):
-        time.sleep(0.3)
+        poll(lambda: min(one.answered, other.answered) >= SEVERAL, READY_S, "both answer")
         one.hangs.set()
         poll(lambda: pool.proxy.state(hanging.address) == "down", READY_S, "it is down")
         assert pool.proxy.state(answering.address) == "up"
         other.hangs.set()  # the last one is not taken down, whatever it does
-        time.sleep(2 * LIMIT_S)
+        time.sleep(2 * LIMIT_S)  # it would go down within the half of this
         assert pool.proxy.state(answering.address) == "up"
     assert "new sessions got no byte for" in pool.proxy.log
 

@@ -175,7 +175,7 @@ def test_a_file_that_cannot_be_used_stops_no_start_and_no_session(start: Starter
         wait_until_kept(state, agent.backend)
     else:
         proxy.logged(r"(--state-file)")
-        time.sleep(KEPT_S)
+        time.sleep(KEPT_S)  # no second line comes of the next looks
     assert len([line for line in proxy.log.splitlines() if "--state-file" in line]) == 1
     assert failures(proxy.log) == []
     assert proxy.share_of_a_core(0.5) < 0.5
@@ -192,7 +192,7 @@ def test_a_full_disk_is_said_once_and_keeps_what_was_there(start: Starter) -> No
     start.closing(lambda: agent.close(unregister=False))
     wait_until_up(proxy, agent.backend)
     proxy.logged(r"(No space left on device; back-ends are not kept)")
-    time.sleep(KEPT_S)
+    time.sleep(KEPT_S)  # neither does a second line come, nor a part of a file
     assert greeting(proxy) == b"word"
     assert len([line for line in proxy.log.splitlines() if "--state-file" in line]) == 1
     assert sorted(os.listdir(f"/proc/{proxy.pid}/root/{disk}")) == ["fill"]

@@ -24,7 +24,7 @@ from tests.integration.polling import PROMPT_S, STOP_S, in_background, poll
 from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
 from tests.integration.servers import echo
-from tests.integration.sockets import MB, SMALL_BUFFER, receive
+from tests.integration.sockets import MB, SMALL_BUFFER, receive, unread
 from tests.integration.streams import Stream, check_stream, flood, send_paced, send_single_bytes, send_stream
 from tests.integration.test_carriers import answer_to
 from tests.integration.twistd import PROJECT, RESTING, environment
@@ -191,7 +191,7 @@ def test_a_back_end_killed_with_500_sessions_ends_them_all_at_once(pool: Pool, b
     backends.process.send_signal(signal.SIGSTOP)
     for client in clients[::2]:
         client.sendall(b"unread")
-    time.sleep(0.2)  # until it has arrived there
+    poll(lambda: sum(map(unread, backends.ports)) == 6 * len(clients) / 2, PROMPT_S, "it has arrived there")
     backends.process.kill()
     assert ended(clients, PROMPT_S) == len(clients)
     for client in clients:

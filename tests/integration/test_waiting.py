@@ -54,7 +54,7 @@ def test_clients_wait_for_the_first_back_end_and_are_served_when_it_comes(varian
     body = payload(3_000_000)
     uploading = in_background(large.sendall, body)
     in_place(pool, 4)
-    time.sleep(SHORT_S)
+    time.sleep(SHORT_S)  # nobody is turned away or answered in it
     assert not any(is_readable(client) for client in (silent, sending, ended, large))
     pool.serve(echo)
     assert receive(sending, 8) == b"question"
