@@ -32,7 +32,8 @@ from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
 from tests.benchmarks.peers.__main__ import stop
 from tests.benchmarks.peers.programs import raise_descriptor_limit
 from tests.benchmarks.proxies import quiet
-from tests.benchmarks.scale import AGENTS_MAX, Simulator, introduce
+from tests.benchmarks.scale import AGENTS_MAX
+from tests.benchmarks.simulator import Simulator, introduce
 from tests.integration.addresses import LOOPBACK
 from tests.integration.fake_agents import FakeAgent
 from tests.integration.polling import READY_S, poll

@@ -15,7 +15,7 @@ from tests.integration.conftest import Starter
 from tests.integration.polling import READY_S, in_background, poll
 from tests.integration.proxies import Proxy
 from tests.integration.servers import Server, echo
-from tests.integration.sockets import connect, receive_all
+from tests.integration.sockets import connect, receive, receive_all
 from tests.integration.twistd import Twistd
 
 
@@ -47,6 +47,12 @@ def greeting(proxy: Proxy) -> bytes:
     with connect(proxy.address) as client:
         client.shutdown(socket.SHUT_WR)
         return receive_all(client)
+
+
+def assert_echoes(proxy: Proxy) -> None:
+    with connect(proxy.address) as client:
+        client.sendall(b"hello")
+        assert receive(client, 5) == b"hello"
 
 
 @contextmanager

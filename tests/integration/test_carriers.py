@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import signal
 import socket
-import ssl
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
 from statistics import median
 from typing import Final
 
 import pytest
 
-from tests.integration.addresses import LOOPBACK
-from tests.integration.conftest import Certificate, Starter, Variant
-from tests.integration.fake_agents import BUSY
 from tests.integration.logs import failures
 from tests.integration.polling import PROMPT_S, in_background, poll
 from tests.integration.pools import Pool
@@ -24,7 +18,6 @@ from tests.integration.servers import echo
 from tests.integration.sockets import (
     MB,
     SMALL_BUFFER,
-    connect,
     digest,
     ordered,
     payload,
@@ -32,14 +25,9 @@ from tests.integration.sockets import (
     receive_all,
     receive_now,
     receive_until_reset,
-    reset,
     send_until_blocked,
-    unsent,
-    wait_for_reset,
 )
 
-CONNECT_TIMEOUT_S: Final = 2.0
-CONNECT_TOTAL_S: Final = 5.0
 STOP_S: Final = 2.0
 
 
@@ -98,71 +86,6 @@ def close_both(pool: Pool, first: str) -> None:
     pool.settled(within_s=PROMPT_S)
 
 
-@pytest.mark.parametrize("size", [0, 10, 10_000])
-def test_a_reset_by_the_server_follows_what_it_has_sent_before(pool: Pool, size: int) -> None:
-    client, server = pool.link()
-    server.sendall(payload(size))
-    poll(lambda: not unsent(server), PROMPT_S, "the proxy has it")
-    reset(server)
-    assert digest(receive_until_reset(client)) == digest(payload(size))
-
-
-@pytest.mark.parametrize("resetting", ["client", "server"])
-def test_a_reset_is_passed_on_at_whatever_moment_it_arrives(pool: Pool, resetting: str) -> None:
-    """Also while the proxy, just done with a byte, asks for events: epoll may tell it of an error and of no end yet."""
-    for number, pair in enumerate(pool.links(800)):
-        one, other = ordered(*pair, resetting)
-        one.sendall(b"x")
-        reset_at = time.perf_counter() + number % 100 * 1e-6
-        while time.perf_counter() < reset_at:
-            pass
-        reset(one)
-        assert receive_until_reset(other) == b"x"
-
-
-def test_a_reset_by_the_server_follows_the_megabytes_that_a_slow_reader_has_yet_to_get(pool: Pool) -> None:
-    client, server = pool.link(client_buffer=SMALL_BUFFER)
-    body = payload(5 * MB)
-    sending = in_background(server.sendall, body)
-    received = b""
-    while not sending.done() or unsent(server):
-        time.sleep(0.001)
-        received += receive_now(client, SMALL_BUFFER)
-    assert len(received) < len(body), "all of it has gone through"
-    reset(server)
-    assert digest(received + receive_until_reset(client)) == digest(body)
-
-
-def test_a_reset_by_a_server_that_reads_nothing_ends_the_upload(pool: Pool) -> None:
-    client, server = pool.link()
-    send_until_blocked(client)
-    reset(server)
-    wait_for_reset(client, PROMPT_S)
-
-
-def test_a_reset_by_the_client_in_the_middle_of_an_upload_reaches_the_server(pool: Pool) -> None:
-    client, server = pool.link()
-    reading = in_background(receive_until_reset, server)
-    client.sendall(payload(1 * MB))
-    reset(client)
-    assert payload(1 * MB).startswith(reading.result(PROMPT_S))
-
-
-def test_a_reset_by_the_client_reaches_a_server_that_reads_nothing(pool: Pool) -> None:
-    """Nothing is read from the client any more then, so its reset is not seen by reading."""
-    client, server = pool.link()
-    send_until_blocked(client)
-    reset(client)
-    wait_for_reset(server, PROMPT_S)
-
-
-def test_a_reset_by_a_client_that_reads_nothing_ends_the_download(pool: Pool) -> None:
-    client, server = pool.link()
-    send_until_blocked(server)
-    reset(client)
-    wait_for_reset(server, PROMPT_S)
-
-
 def test_clients_that_never_read_cost_little_memory_and_no_other_clients_time(pool: Pool) -> None:
     sent: Counter[socket.socket] = Counter()
     block = payload(1 << 16)
@@ -203,95 +126,6 @@ def test_a_slow_reader_gets_everything_before_the_end_when_the_server_closes(poo
     assert len(received) < len(body)
     time.sleep(0.2)
     assert digest(received + receive_all(client)) == digest(body)
-
-
-def test_a_client_does_not_notice_that_a_back_end_refuses(pool: Pool) -> None:
-    pool.refuse()
-    pool.serve(echo, BUSY)
-    before = pool.proxy.status()["counters"]["redispatches"]
-    started = time.monotonic()
-    assert answer_to(pool.connect(), b"hello") == b"hello"
-    assert time.monotonic() - started < PROMPT_S / 4
-    assert pool.proxy.status()["counters"]["redispatches"] == before + 1
-
-
-def test_a_back_end_that_drops_syns_is_replaced_after_the_connect_timeout(pool: Pool) -> None:
-    """And its successor gets all that the client has sent in the meantime."""
-    pool.drop_syns()
-    pool.serve(echo, BUSY)
-    client = pool.connect()
-    body = payload(1 * MB)
-    sending = in_background(client.sendall, body)
-    started = time.monotonic()
-    first = receive(client, 1)
-    assert CONNECT_TIMEOUT_S - 0.1 < time.monotonic() - started < CONNECT_TIMEOUT_S + PROMPT_S
-    assert digest(first + receive(client, len(body) - 1)) == digest(body)
-    sending.result()
-
-
-@pytest.fixture
-def impatient_pool(variant: Variant, start: Starter) -> Pool:
-    """Where nobody waits for a back-end to come."""
-    pool = Pool(start.proxy(*variant.options, "--wait-for-backend", "0", reactor=variant.reactor))
-    start.closing(pool.abandon)
-    return pool
-
-
-def test_when_all_back_ends_refuse_the_client_is_let_go_and_the_log_says_why_once(impatient_pool: Pool) -> None:
-    impatient_pool.refuse()
-    impatient_pool.refuse()
-    assert_let_go_and_logged_once(impatient_pool, "no back-end could be connected to; 2 of 2 back-ends may be used")
-
-
-def test_without_a_back_end_the_client_is_let_go_and_the_log_says_why_once(impatient_pool: Pool) -> None:
-    assert_let_go_and_logged_once(impatient_pool, "no back-end is up; 0 of 0 back-ends may be used")
-
-
-def assert_let_go_and_logged_once(pool: Pool, reason: str) -> None:
-    for _ in range(10):
-        started = time.monotonic()
-        assert receive_all(pool.connect()) == b""
-        assert time.monotonic() - started < PROMPT_S / 4
-    (line,) = [line for line in pool.proxy.log.splitlines() if "turned away" in line]
-    assert line.endswith(reason)
-
-
-def test_when_all_back_ends_drop_syns_the_client_is_let_go_in_time(pool: Pool) -> None:
-    for _ in range(4):
-        pool.drop_syns()
-    client = pool.connect()
-    started = time.monotonic()
-    assert receive_all(client) == b""
-    assert 2 * CONNECT_TIMEOUT_S < time.monotonic() - started < CONNECT_TOTAL_S + 0.2
-
-
-@pytest.mark.parametrize("size", [10, 8 * MB])
-def test_what_a_client_sends_before_its_back_end_is_connected_arrives_and_is_bounded(pool: Pool, size: int) -> None:
-    """It ends its stream, too, before then."""
-    listener = pool.drop_syns()
-    client = pool.connect()
-    body = payload(size)
-    before = pool.proxy.resident()
-    answering = in_background(answer_to, client, body)
-    time.sleep(0.5)
-    assert pool.proxy.resident() - before <= 1 * MB
-    listener.hear()
-    server = listener.accept()
-    assert digest(receive_all(server)) == digest(body)
-    send_and_close(server, b"thank you")
-    assert answering.result() == b"thank you"
-
-
-@pytest.mark.parametrize("early", [b"", payload(1 * MB)], ids=["silent", "has sent 1 MB"])
-def test_a_reset_by_the_client_cancels_the_connect(pool: Pool, early: bytes) -> None:
-    pool.drop_syns()
-    client = pool.connect()
-    poll(lambda: pool.proxy.connections() == 1, PROMPT_S, "the connect has begun")
-    client.settimeout(0.2)
-    with suppress(TimeoutError):
-        client.sendall(early)
-    reset(client)
-    pool.settled(within_s=PROMPT_S)
 
 
 def test_a_server_may_speak_first(pool: Pool) -> None:
@@ -376,57 +210,6 @@ def test_500_clients_at_once_get_an_answer_each_and_are_counted(pool: Pool) -> N
     pool.settled(within_s=PROMPT_S)
     assert pool.proxy.sessions()["closed"] == before + 500
     assert sum(row["total"] for row in pool.proxy.backends().values()) == 500
-
-
-Dial = Callable[[str, Certificate], socket.socket]
-
-
-def dial_tls(address: str, certificate: Certificate) -> socket.socket:
-    context = ssl.create_default_context(cafile=str(certificate.certificate))
-    client = connect(_host_and_port(address))
-    return context.wrap_socket(client, server_hostname=LOOPBACK, suppress_ragged_eofs=False)
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-DIALS: Final[dict[str, Dial]] = {
-    "IPv4": lambda address, _: connect(_host_and_port(address)),
-    "IPv6": lambda address, _: connect(_host_and_port(address)),
-    "UNIX": lambda address, _: connect(address),
-    "TLS": dial_tls,
-}
-"""How to be a client at every kind of listener, in the order of the proxy's."""
-LISTENERS: Final = [pytest.param(place, dial, id=name) for place, (name, dial) in enumerate(DIALS.items())]
-
-
-@pytest.mark.parametrize(("position", "dial"), LISTENERS)
-def test_every_kind_of_listener_carries_both_ways_to_the_end(
-    pool: Pool, certificate: Certificate, position: int, dial: Dial
-) -> None:
-    body = payload(3 * MB)
-
-    def answer_reversed(connection: socket.socket) -> None:
-        connection.sendall(receive(connection, len(body))[::-1])
-
-    pool.serve(answer_reversed)
-    client = pool.keep(dial(pool.proxy.listeners[position], certificate))
-    client.sendall(body)
-    assert digest(receive_all(client)) == digest(body[::-1])
-
-
-def test_a_reset_by_the_server_is_no_clean_end_for_a_tls_client(pool: Pool, certificate: Certificate) -> None:
-    """Such a client must not take a truncated answer for the whole one."""
-    listener = pool.listen()
-    client = pool.keep(dial_tls(pool.proxy.listeners[3], certificate))
-    server = listener.accept()
-    server.sendall(b"half")
-    assert receive(client, 4) == b"half"
-    reset(server)
-    with pytest.raises((ConnectionResetError, ssl.SSLEOFError)):
-        client.recv(1)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

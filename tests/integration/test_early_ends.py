@@ -13,12 +13,12 @@ from typing import Final
 import pytest
 
 from tests.integration.conftest import Certificate, Starter, Variant, every_transport
+from tests.integration.dials import LISTENERS, Dial
 from tests.integration.fake_agents import BUSY, IDLE
 from tests.integration.polling import PROMPT_S, READY_S, poll
 from tests.integration.pools import Pool
 from tests.integration.servers import Server, echo
 from tests.integration.sockets import digest, payload, receive, receive_all, receive_until_reset, reset
-from tests.integration.test_carriers import LISTENERS, Dial
 
 CLIENTS: Final = 40
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import count, cycle, product
 from pathlib import Path
 from typing import Final
@@ -30,6 +28,7 @@ from rproxy.wire.pdu import (
     encode,
 )
 from tests.integration.addresses import LOOPBACK
+from tests.integration.agents import assert_echoes
 from tests.integration.conftest import Starter
 from tests.integration.datagrams import (
     ELSEWHERE,
@@ -52,7 +51,6 @@ from tests.integration.datagrams import (
     reasons,
     send_all,
     taken,
-    total,
     uncalled_for,
 )
 from tests.integration.keys import Keys
@@ -61,7 +59,6 @@ from tests.integration.polling import READY_S, poll
 from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
 from tests.integration.servers import Server, echo
-from tests.integration.sockets import connect, receive
 
 NOT_ALLOWED: Final = "127.200.0.1"
 PATIENT: Final = ("--probe-interval", "60", "--probe-timeout", "10", "--liveness", "120", "--allow", "127.0.0.0/9")
@@ -69,10 +66,6 @@ PATIENT: Final = ("--probe-interval", "60", "--probe-timeout", "10", "--liveness
 HASTY: Final = ("--probe-interval", "0.5", "--probe-timeout", "0.2", "--liveness", "1", "--allow", "127.0.0.0/8")
 SEVERAL_S: Final = 4.0
 """Many of these intervals, and time for two more probes after a lost one."""
-FLOOD_S: Final = 1.5
-FLOODED_S: Final = 5.0
-"""A client that is answered in this time has not been kept waiting for the flood to end."""
-MANY: Final = 1_000
 CLIENTS: Final = 20
 INSISTENT: Final = 5
 """Instances and services that one agent registers."""
@@ -330,50 +323,6 @@ def extremes() -> Iterator[tuple[Register, ProbeResponse]]:
         for draining in (False, True)
     ]
     yield from zip(cycle(registers), responses, strict=False)
-
-
-def assert_echoes(proxy: Proxy) -> None:
-    with connect(proxy.address) as client:
-        client.sendall(b"hello")
-        assert receive(client, 5) == b"hello"
-
-
-_FLOOD: Final = """\
-import socket, sys, time
-host, port, datagram = sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])
-flooding = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-end = time.monotonic() + 30
-while time.monotonic() < end:
-    flooding.sendto(datagram, (host, port))
-"""
-
-
-@contextmanager
-def flood(address: Address, datagram: bytes) -> Iterator[None]:
-    host, port = address
-    command = [sys.executable, "-c", _FLOOD, host, str(port), datagram.hex()]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as flooding:
-        try:
-            yield
-        finally:
-            flooding.kill()
-
-
-@pytest.mark.parametrize("datagram", [b"", b"\0", encode(REGISTER)], ids=["empty", "one byte", "REGISTER"])
-def test_clients_are_served_while_datagrams_come_faster_than_they_can_be_read(start: Starter, datagram: bytes) -> None:
-    proxy = start.proxy()
-    pool = Pool(proxy)
-    start.closing(pool.abandon)
-    pool.serve(echo)
-    with flood(proxy.monitor, datagram):
-        poll(lambda: total(proxy) > MANY, READY_S, "the flood has come")
-        before, started, longest_s = total(proxy), time.monotonic(), 0.0
-        while (began := time.monotonic()) < started + FLOOD_S:
-            assert_echoes(proxy)
-            longest_s = max(longest_s, time.monotonic() - began)
-        assert total(proxy) > before + MANY
-    assert longest_s < FLOODED_S
-    assert failures(proxy.log) == []
 
 
 def test_no_datagram_of_a_stranger_earns_more_than_one_or_a_larger_one(mode: Mode, start: Starter, make: Make) -> None:

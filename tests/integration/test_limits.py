@@ -17,13 +17,13 @@ import pytest
 from tests.conftest import need
 from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Certificate, Starter, Variant, every_carrier, every_listener
+from tests.integration.dials import DIALS, Dial
 from tests.integration.fake_agents import BUSY
 from tests.integration.polling import PROMPT_S, READY_S, in_background, poll
 from tests.integration.pools import Pool
 from tests.integration.servers import echo
 from tests.integration.sockets import is_readable, ordered, receive
 from tests.integration.streams import Stream, check_rest, flood
-from tests.integration.test_carriers import DIALS, Dial
 from tests.integration.twistd import RESTING, shell
 
 pytestmark = every_carrier

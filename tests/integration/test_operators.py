@@ -21,7 +21,7 @@ from rproxy.net.addresses import Address
 from rproxy.observe.http_server import CONNECTIONS_MAX
 from rproxy.wire.seal import Unsealed
 from tests.benchmarks.operators import ATTACKS, GET
-from tests.benchmarks.scale import Simulator, introduce
+from tests.benchmarks.simulator import Simulator, introduce
 from tests.conftest import need
 from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Starter, Variant, every_carrier

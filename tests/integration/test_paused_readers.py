@@ -14,6 +14,7 @@ import pytest
 from rproxy.net.tcp_options import KEEPALIVE_S
 from tests.conftest import need
 from tests.integration.conftest import Certificate, Variant, every_carrier, every_listener
+from tests.integration.dials import DIALS
 from tests.integration.polling import PROMPT_S, in_background, poll
 from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
@@ -28,7 +29,6 @@ from tests.integration.sockets import (
     wait_for_reset,
 )
 from tests.integration.streams import Stream, check_rest, flood, send_some
-from tests.integration.test_carriers import DIALS
 
 pytestmark = every_carrier
 

@@ -18,7 +18,7 @@ from rproxy.net.addresses import Address, written
 from rproxy.pool.backend import Registration
 from rproxy.sources.saved.rows import Rows, RowsError, decoded, encoded
 from rproxy.wire.seal import Unsealed
-from tests.benchmarks.scale import Simulator
+from tests.benchmarks.simulator import Simulator
 from tests.conftest import need
 from tests.integration.addresses import LOOPBACK
 from tests.integration.agents import greeting, serve, start_agent, wait_until_up

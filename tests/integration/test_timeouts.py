@@ -13,6 +13,7 @@ from typing import Final
 import pytest
 
 from tests.integration.conftest import Certificate, Starter, Variant, every_carrier, every_listener
+from tests.integration.dials import DIALS
 from tests.integration.polling import PROMPT_S, READY_S, poll
 from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
@@ -26,7 +27,6 @@ from tests.integration.sockets import (
     wait_for_reset,
 )
 from tests.integration.streams import Stream, check_rest, flood
-from tests.integration.test_carriers import DIALS
 
 pytestmark = every_carrier
 
