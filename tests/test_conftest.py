@@ -44,6 +44,7 @@ def test_what_is_lacking_skips_and_in_ci_fails(tmp_path: Path, ci: str, summary:
             "CI": ci,
             "PATH": str(tmp_path / "bin"),
             "PYTHONPATH": str(tmp_path),
+            "PYTEST_ADDOPTS": "",
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         },
         capture_output=True,
