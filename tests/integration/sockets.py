@@ -8,15 +8,16 @@ import random
 import select
 import socket
 import struct
+import subprocess
 import sys
 import termios
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from rproxy.net.addresses import Address
+from tests.conftest import need
 from tests.integration.addresses import family
 
 MB: Final = 1_000_000
@@ -24,8 +25,6 @@ SMALL_BUFFER: Final = 16384
 """Bytes; a socket's that makes a slow reader."""
 SOCKET_S: Final = 10.0
 """No socket of a test waits longer: a hang is a failure, not the end of the run."""
-_ESTABLISHED: Final = "01"
-"""In /proc/net/tcp."""
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -63,11 +62,13 @@ def unsent(sock: socket.socket) -> int:
     return int(held)
 
 
-def unread(port: int) -> int:
-    """Bytes that have arrived at IPv4 connections of this port of ours, and that their process has not read."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    mine = [row[4] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == _ESTABLISHED]
-    return sum(int(queues.partition(":")[2], 16) for queues in mine)
+def unread(*ports: int) -> int:
+    """Bytes that have arrived at connections of these ports of ours, and that their processes have not read."""
+    (ss,) = need("ss")
+    chosen = " or ".join(f"sport = :{port}" for port in ports)
+    command = [ss, "-Htn", "state", "established", f"( {chosen} )"]
+    rows = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    return sum(int(row.split()[0]) for row in rows)
 
 
 def receive(sock: socket.socket, size: int) -> bytes:

@@ -15,7 +15,7 @@ from rproxy.net.tcp_options import KEEPALIVE_S
 from tests.conftest import need
 from tests.integration.conftest import Certificate, Variant, every_carrier, every_listener
 from tests.integration.dials import DIALS
-from tests.integration.polling import PROMPT_S, in_background, poll
+from tests.integration.polling import PROMPT_S, READY_S, in_background, poll
 from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
 from tests.integration.sockets import (
@@ -152,7 +152,7 @@ def test_a_reset_server_does_not_wait_for_a_client_that_pauses_longer_than_its_g
     client, server = pool.link(client_buffer=SMALL_BUFFER)
     send_some(server, Stream(), 200_000)
     proxy_port = server.getpeername()[1]
-    poll(lambda: not unsent(server) and not unread(proxy_port), PROMPT_S, "the proxy has read it all")
+    poll(lambda: not unsent(server) and not unread(proxy_port), READY_S, "the proxy has read it all")
     reset(server)
     time.sleep(PAUSE_S)
     received = receive_until_reset(client)

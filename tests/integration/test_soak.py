@@ -20,7 +20,7 @@ from tests.integration import churn
 from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Starter, Variant, every_carrier
 from tests.integration.fake_agents import BUSY
-from tests.integration.polling import PROMPT_S, STOP_S, in_background, poll
+from tests.integration.polling import PROMPT_S, READY_S, STOP_S, in_background, poll
 from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
 from tests.integration.servers import echo
@@ -191,7 +191,7 @@ def test_a_back_end_killed_with_500_sessions_ends_them_all_at_once(pool: Pool, b
     backends.process.send_signal(signal.SIGSTOP)
     for client in clients[::2]:
         client.sendall(b"unread")
-    poll(lambda: sum(map(unread, backends.ports)) == 6 * len(clients) / 2, PROMPT_S, "it has arrived there")
+    poll(lambda: unread(*backends.ports) == 6 * len(clients) / 2, READY_S, "it has arrived there")
     backends.process.kill()
     assert ended(clients, PROMPT_S) == len(clients)
     for client in clients:
