@@ -15,7 +15,8 @@ from typing import Final
 import attrs
 
 from tests.integration.addresses import LOOPBACK
-from tests.integration.sockets import SOCKET_S, payload, reset
+from tests.integration.polling import SOCKET_S
+from tests.integration.sockets import payload, reset
 
 ANSWER: Final = payload(100)
 BULK: Final = payload(300_000)

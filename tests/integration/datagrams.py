@@ -19,8 +19,8 @@ from rproxy.wire.keyfile import parse_keys
 from rproxy.wire.pdu import Pdu, ProbeRequest, ProbeResponse, Register, Unregister, decode, encode
 from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
 from tests.integration.addresses import LOOPBACK
-from tests.integration.polling import READY_S, poll
-from tests.integration.sockets import SOCKET_S, is_readable
+from tests.integration.polling import READY_S, SOCKET_S, poll
+from tests.integration.sockets import is_readable
 
 ELSEWHERE: Final = "127.0.0.2"
 INSTANCE: Final = 0x0123456789ABCDEF

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 from typing import Final
 
-from tests.integration.sockets import SOCKET_S
+from tests.integration.polling import SOCKET_S
 
 PRINT_BODY: Final = (
     "import sys; from tests.integration.http_client import get; sys.stdout.buffer.write(get(sys.argv[1]))"

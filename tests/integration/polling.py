@@ -13,6 +13,8 @@ READY_S: Final = 20.0
 STOP_S: Final = 5.0
 PROMPT_S: Final = 1.0
 """The time for what happens at once: everything that waits for no timer."""
+SOCKET_S: Final = 10.0
+"""No socket of a test waits longer: a hang is a failure, not the end of the run."""
 T = TypeVar("T")
 
 

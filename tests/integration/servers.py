@@ -10,7 +10,8 @@ from contextlib import suppress
 
 from rproxy.net.addresses import Address
 from tests.integration.addresses import LOOPBACK, address_of, family
-from tests.integration.sockets import SOCKET_S, hang_up
+from tests.integration.polling import SOCKET_S
+from tests.integration.sockets import hang_up
 
 
 class Listener:

@@ -19,12 +19,11 @@ from typing import Final
 from rproxy.net.addresses import Address
 from tests.conftest import need
 from tests.integration.addresses import family
+from tests.integration.polling import SOCKET_S
 
 MB: Final = 1_000_000
 SMALL_BUFFER: Final = 16384
 """Bytes; a socket's that makes a slow reader."""
-SOCKET_S: Final = 10.0
-"""No socket of a test waits longer: a hang is a failure, not the end of the run."""
 _RESET: Final = struct.pack("ii", 1, 0)
 
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from tests.integration.sockets import NOISE, SOCKET_S, payload
+from tests.integration.polling import SOCKET_S
+from tests.integration.sockets import NOISE, payload
 
 CHUNK: Final = 1 << 18
 _RING: Final = payload(len(NOISE) + CHUNK)

@@ -24,7 +24,7 @@ from tests.integration.sockets import connect, receive
 from tests.integration.test_commands import probe_responses
 from tests.integration.twistd import REACTORS, Twistd
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.alone  # no other stops than its own
 
 PROBE_S: Final = 0.1
 MEASURED_S: Final = 2.0

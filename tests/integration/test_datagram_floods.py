@@ -26,7 +26,7 @@ from tests.integration.polling import READY_S, poll
 from tests.integration.pools import Pool
 from tests.integration.servers import echo
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.alone  # a flood takes a core, and the proxy the other
 
 FLOOD_S: Final = 1.5
 FLOODED_S: Final = 5.0

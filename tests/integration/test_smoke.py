@@ -11,8 +11,7 @@ from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Certificate, Starter, every_listener
 from tests.integration.http_client import get
 from tests.integration.logs import failures
-from tests.integration.polling import READY_S, poll
-from tests.integration.sockets import SOCKET_S
+from tests.integration.polling import READY_S, SOCKET_S, poll
 from tests.integration.twistd import REACTORS
 
 

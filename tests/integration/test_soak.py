@@ -29,7 +29,7 @@ from tests.integration.streams import Stream, check_stream, flood, send_paced, s
 from tests.integration.test_carriers import answer_to
 from tests.integration.twistd import PROJECT, RESTING, environment
 
-pytestmark = [every_carrier, pytest.mark.alone]
+pytestmark = [every_carrier, pytest.mark.alone]  # they take all of both cores
 
 TRICKLE: Final = 24 * MB
 """Bytes a second, each way."""

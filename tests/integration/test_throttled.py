@@ -19,7 +19,7 @@ from tests.integration.logs import failures
 from tests.integration.polling import poll
 from tests.integration.proxies import Proxy
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.alone  # no other stops than its own
 
 TIMING: Final = ("--probe-interval", "1", "--probe-timeout", "0.5", "--liveness", "4")
 NORMAL_S: Final = 1.1 + 0.5 + 2.0 + 0.5

@@ -19,8 +19,8 @@ import attrs
 
 from tests.benchmarks.peers.pacing import answer_size, request
 from tests.benchmarks.peers.programs import LARGE, LARGE_BYTES, PIPES_MAX, SMALL, ProgramFailed, Running, path
-from tests.integration.polling import poll
-from tests.integration.sockets import SOCKET_S, connect
+from tests.integration.polling import SOCKET_S, poll
+from tests.integration.sockets import connect
 from tests.integration.twistd import environment
 
 CONNECTIONS: Final = 64
