@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from itertools import combinations
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import parallel
 from tests.parallel import unit
 
 CARRIERS = "tests/integration/test_carriers.py"
@@ -51,9 +53,10 @@ def test_beside_what_is_marked_no_other_test_runs(tmp_path: Path, monkeypatch: p
         marked = "pytestmark = pytest.mark.alone" if number < 2 else ""
         tmp_path.joinpath(f"test_{number}.py").write_text(f"{TIMES}\n{marked}\n")
     tmp_path.joinpath("pytest.ini").write_text("[pytest]\nmarkers = alone\n")
-    plugins = ["-p", "xdist.plugin", "-p", "tests.parallel"]
-    command = [sys.executable, "-m", "pytest", "-q", *plugins, "-n", "3", "--rootdir", str(tmp_path), str(tmp_path)]
-    subprocess.run(command, cwd=Path(__file__).parents[1], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    shutil.copy(parallel.__file__, tmp_path / "copied.py")  # whose lock is another than that of a run that this is in
+    plugins = ["-p", "xdist.plugin", "-p", "copied"]
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, "-n", "3"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60, stdout=subprocess.DEVNULL)
     rows = [line.split() for line in tmp_path.joinpath("times").read_text().splitlines()]
     times = sorted((float(began), float(ended), alone == "1") for alone, began, ended in rows)
     overlapping = [pair for pair in combinations(times, 2) if pair[0][1] > pair[1][0]]
