@@ -11,8 +11,13 @@ from typing import Final
 import pytest
 
 from rproxy.net.addresses import written
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Certificate, Variant, every_carrier
-from tests.integration.processes import LOOPBACK, READY_S, Pool, Proxy, connect, echo, poll, receive, reset
+from tests.integration.polling import READY_S, poll
+from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
+from tests.integration.servers import echo
+from tests.integration.sockets import connect, receive, reset
 
 pytestmark = every_carrier
 
