@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import socket
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -41,11 +41,11 @@ from zope.interface import classImplements, implementer
 from rproxy.agent.sampler import Load
 from rproxy.carriers.carrier import Carrier
 from rproxy.net.addresses import Address
-from rproxy.policies.guard import Guarded
 from rproxy.pool.backend import Backend
+from rproxy.pool.events import Events
 from rproxy.pool.limits import Limits
 from rproxy.pool.policy import Policy
-from rproxy.pool.table import Table
+from rproxy.pool.pool import Pool
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
@@ -427,7 +427,7 @@ class StubSampler:
 
 
 class CountingPolicy:
-    """Chooses the first eligible back-end of the table, and counts what it is told of each."""
+    """Chooses the first eligible back-end, and counts what it is told of each."""
 
     def __init__(self) -> None:
         self.told: dict[str, Counter[Backend]] = {
@@ -435,8 +435,10 @@ class CountingPolicy:
         }
         self.error: Exception | None = None
 
-    def choose(self, table: Table, exclude: Collection[Backend]) -> Backend | None:
-        return next((each for each in table if each.eligible and each not in exclude), None)
+    def choose(
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend]
+    ) -> Backend | None:
+        return next((each for each in eligible if each not in exclude), None)
 
     def opened(self, backend: Backend) -> None:
         self.told["opened"][backend] += 1
@@ -466,9 +468,11 @@ class RaisingPolicy(CountingPolicy):
             self.times -= 1
             raise ValueError(f"a bug in {where}")
 
-    def choose(self, table: Table, exclude: Collection[Backend]) -> Backend | None:
+    def choose(
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend]
+    ) -> Backend | None:
         self._fail("choose")
-        return super().choose(table, exclude)
+        return super().choose(eligible, client, exclude)
 
     def opened(self, backend: Backend) -> None:
         super().opened(backend)
@@ -490,11 +494,6 @@ class RaisingPolicy(CountingPolicy):
 def connected(carrier: Carrier) -> list[Session]:
     """All its sessions that have their back-end, and are not over."""
     return [session for sessions in carrier.slices() for session in sessions]
-
-
-def guarded(policy: Policy) -> Guarded:
-    """As a proxy has it: what it raises is logged, once as long as no time passes."""
-    return Guarded(policy, Complaints(lambda: 0.0))
 
 
 class FakeLink:
@@ -566,23 +565,29 @@ class LinkedSessions:
             yield [session for session in sessions[start : start + 2] if session in self.links]
 
 
-def registered(table: Table, address: str, now: float = 0.0, *, service_port: int = 80) -> Backend:
+def pool_of(policy: Policy | None = None, **options: Any) -> Pool:
+    """A pool as a proxy has it: what its policy raises is logged, once as long as no time passes."""
+    return Pool(CountingPolicy() if policy is None else policy, Complaints(lambda: 0.0), **options)
+
+
+def registered(pool: Pool, address: str, now: float = 0.0, *, service_port: int = 80) -> Backend:
     """A back-end that has registered, and not been probed yet."""
-    return table.register((address, AGENT_PORT), Register(service_port, 20_000, instance=1), now).backend
+    (event,) = pool.register((address, AGENT_PORT), Register(service_port, 20_000, instance=1), now)
+    return event.backend
 
 
 def confirm(
-    table: Table, backend: Backend, *, token: int, now: float = 0.0, load: Load = IDLE, draining: bool = False
-) -> None:
+    pool: Pool, backend: Backend, *, token: int, now: float = 0.0, load: Load = IDLE, draining: bool = False
+) -> Events:
     """Probe a registered back-end and have it answer 10 ms later."""
-    request = table.probe(backend, backend.registration, token, now).request
+    request = pool.probe(backend, backend.registration, token, now).request
     pdu = ProbeResponse(request.sequence, token, load.cpu, load.memory, load.application, load.tcp, draining)
-    table.respond(backend.registration.agent, pdu, now + 0.010)
+    return pool.respond(backend.registration.agent, pdu, now + 0.010)
 
 
-def table_with(up: int) -> Table:
-    """A table with that many back-ends up: 10.0.0.1, 10.0.0.2 …, each on port 80."""
-    table = Table(limits=UNLIMITED)
+def pool_with(up: int, policy: Policy | None = None) -> Pool:
+    """A pool with that many back-ends up: 10.0.0.1, 10.0.0.2 …, each on port 80."""
+    pool = pool_of(policy, limits=UNLIMITED)
     for number in range(1, up + 1):
-        confirm(table, registered(table, f"10.0.0.{number}"), token=number)
-    return table
+        confirm(pool, registered(pool, f"10.0.0.{number}"), token=number)
+    return pool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rproxy.pool.means import UNKNOWN_PERCENT
+from rproxy.pool.estimators import UNKNOWN_PERCENT
 
 SATURATED: Final = 100.0
 """The score of a saturated back-end: the report's stand-in for infinity."""

@@ -7,7 +7,8 @@ from rproxy.pool.backend import Backend
 
 
 class LeastConnectionsPolicy(Ranked):
-    """The back-end with the fewest of our own sessions for its weight."""
+    """Chooses the back-end with the fewest of our own sessions for its weight."""
 
     def _rank(self, backend: Backend, place: Place) -> Rank:
-        return ((backend.pending + backend.established + 1) / backend.weight, 0.0)
+        counts = backend.counts
+        return ((counts.pending + counts.established + 1) / (backend.registration.weight * backend.share), 0.0)

@@ -1,86 +1,92 @@
-"""What the policies have in common: back-ends in one order, the lowest rank first.
+"""What most policies share: back-ends in the order of a rank, the lowest first.
 
-They stand in a heap that is mended lazily: choosing, opening and closing a session cost O(log n) amortised, whatever
-the number of back-ends.
+They are in a heap with lazy deletion: choosing, opening and closing a session cost O(log n) amortised, whatever the
+number of back-ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import Any
 
+from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
-from rproxy.pool.table import Table
 
 Rank = tuple[float, float]
 
-_Entry = tuple[bool, float, float, int]
-"""A rank between what comes before it, a failure, and after it, the turn in which the back-end was chosen last."""
-_Standing = tuple[_Entry, int, Backend]
-"""One of the heap. A back-end's place holds the very entry under which it stands; any other is left behind."""
+_Key = tuple[bool, float, float, int]
+"""Heap key: (failed, rank, rank, last chosen)."""
+_Entry = tuple[_Key, int, Backend]
+"""Lazy deletion: live only if its key is identical to `place.key`. The number breaks ties."""
 
 
 class Place:
-    """What the order keeps of one back-end: the lowest rank it stands under, when it was chosen, whether it failed.
+    """What the order keeps of one back-end: its live key, the turn in which it was last chosen, whether it failed.
 
-    `own` is the policy's: what it needs of the back-end at every choice, without looking further.
+    `figures` caches what the policy derives from a report: it is dropped at the next one. `turn` is the policy's own.
     """
 
-    __slots__ = ("chosen", "entered", "failed", "own")
+    __slots__ = ("chosen", "failed", "figures", "key", "turn")
 
     def __init__(self) -> None:
-        self.entered: _Entry | None = None
+        self.key: _Key | None = None
         self.chosen = 0
         self.failed = False
-        self.own: Any = None
+        self.figures: Any = None
+        self.turn: Any = None
 
 
 class Ranked:
-    """The eligible back-end of the lowest rank; one that failed comes after all others until its next report.
+    """Chooses the eligible back-end of the lowest rank; one that failed comes after all others until it next reports.
 
-    Invariant: an eligible back-end stands in the heap under a rank not above its own. A rank that rises is therefore
-    left alone until it reaches the top, and only one that falls is entered anew.
+    Invariant: every eligible back-end has a live entry in the heap whose key is not above its own. So one whose rank
+    rises is left alone until it reaches the top, and only one whose rank falls is pushed anew.
     """
 
     def __init__(self) -> None:
-        self._heap: list[_Standing] = []
+        self._heap: list[_Entry] = []
         self._most = 0
-        """The heap's length at which it is mostly what has been left behind."""
+        """The heap's length above which most of its entries are dead."""
         self._places: dict[Backend, Place] = {}
         self._order = count(1)
 
     def rank(self, backend: Backend) -> Rank:
-        """Lower goes first."""
+        """The rank of a back-end now: the lowest is chosen."""
         return self._rank(backend, self._place(backend))
 
     def _rank(self, backend: Backend, place: Place) -> Rank:
-        """May change only where a `Policy` method is called."""
+        """To be overridden. What it returns may fall only where one of a `Policy`'s methods is called for the
+        back-end; it may rise at any time.
+        """
         raise NotImplementedError
 
-    def choose(self, table: Table, exclude: Collection[Backend]) -> Backend | None:
+    def choose(
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend]
+    ) -> Backend | None:
+        """See `Policy`."""
         if len(self._heap) > self._most or not self._heap:
-            self._rebuild(table)
+            self._rebuild(eligible)
         heap, places = self._heap, self._places
-        held: list[_Standing] = []
+        held: list[_Entry] = []
         found = None
         while heap:
-            entered, order, backend = heap[0]
+            old, order, backend = heap[0]
             place = places.get(backend)
-            if place is None or place.entered is not entered:
+            if place is None or place.key is not old:
                 heappop(heap)
                 continue
             if backend.slot < 0:
                 heappop(heap)
-                self._forget(backend)
+                del places[backend]
                 continue
             first, second = self._rank(backend, place)
-            entry = (place.failed, first, second, place.chosen)
-            if entry > entered:
-                place.entered = entry
-                heapreplace(heap, (entry, order, backend))
-                if heap[0][0] is not entry:
+            key = (place.failed, first, second, place.chosen)
+            if key > old:
+                place.key = key
+                heapreplace(heap, (key, order, backend))
+                if heap[0][0] is not key:
                     continue
             if exclude and backend in exclude:
                 held.append(heappop(heap))
@@ -92,24 +98,29 @@ class Ranked:
         return found
 
     def opened(self, backend: Backend) -> None:
+        """See `Policy`."""
         if backend.slot >= 0:
             self._place(backend).chosen = next(self._order)
 
     def closed(self, backend: Backend) -> None:
+        """See `Policy`."""
         if backend.slot >= 0:
             place = self._places.get(backend)
             self._enter(backend, self._place(backend) if place is None else place)
 
     def failed(self, backend: Backend) -> None:
+        """See `Policy`."""
         if backend.slot >= 0:
             self._place(backend).failed = True
 
     def reported(self, backend: Backend) -> None:
+        """See `Policy`."""
         if backend.slot < 0:
-            self._forget(backend)
+            self._places.pop(backend, None)
             return
         place = self._place(backend)
         place.failed = False
+        place.figures = None
         self._enter(backend, place)
 
     def _place(self, backend: Backend) -> Place:
@@ -119,39 +130,37 @@ class Ranked:
         return place
 
     def _enter(self, backend: Backend, place: Place) -> None:
+        """Push it if its key has fallen."""
         first, second = self._rank(backend, place)
-        entry = (place.failed, first, second, place.chosen)
-        entered = place.entered
-        if entered is not None:
-            if entry >= entered:
+        key = (place.failed, first, second, place.chosen)
+        old = place.key
+        if old is not None:
+            if key >= old:
                 return
             top = self._heap[0]
-            if top[0] is entered:  # the first place stays the first
-                self._heap[0] = (entry, top[1], backend)
-                place.entered = entry
+            if top[0] is old:  # the first one stays the first
+                self._heap[0] = (key, top[1], backend)
+                place.key = key
                 return
         if len(self._heap) > self._most:
             self._compact()
-        heappush(self._heap, (entry, next(self._order), backend))
-        place.entered = entry
-
-    def _forget(self, backend: Backend) -> None:
-        self._places.pop(backend, None)
+        heappush(self._heap, (key, next(self._order), backend))
+        place.key = key
 
     def _compact(self) -> None:
-        """Also where nobody comes to choose, the heap does not keep what has been left behind."""
+        """Remove dead entries. Also called where no client comes to choose, so that the heap stays bounded."""
         for backend in [backend for backend in self._places if backend.slot < 0]:
-            self._forget(backend)
-        self._heap = [standing for standing in self._heap if self._stands(standing)]
+            del self._places[backend]
+        self._heap = [entry for entry in self._heap if self._is_live(entry)]
         heapify(self._heap)
         self._most = 2 * len(self._heap) + 64
 
-    def _stands(self, standing: _Standing) -> bool:
-        entry, _, backend = standing
+    def _is_live(self, entry: _Entry) -> bool:
+        key, _, backend = entry
         place = self._places.get(backend)
-        return place is not None and place.entered is entry
+        return place is not None and place.key is key
 
-    def _rebuild(self, table: Table) -> None:
+    def _rebuild(self, eligible: Sequence[Backend]) -> None:
         self._compact()
-        for backend in table.eligible:
+        for backend in eligible:
             self._enter(backend, self._place(backend))

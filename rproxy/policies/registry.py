@@ -1,28 +1,22 @@
-"""The built-in policies by name."""
+"""Policies by name: the built-in ones, and those of installed packages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.policies.report import ReportPolicy
-from rproxy.policies.turns import TurnPolicy
+from rproxy.policies.round_robin import RoundRobinPolicy
+from rproxy.policies.weighted_random import Rng, WeightedRandomPolicy
 from rproxy.pool.policy import Policy
-
-
-class Rng(Protocol):
-    """The part of `random.Random` that policies use."""
-
-    def expovariate(self, lambd: float) -> float: ...
-
 
 PolicyFactory = Callable[[float | None, Rng], Policy]
 """Makes a policy from the saturation threshold (a fraction, or None) and a source of randomness."""
 
 POLICIES: Final[dict[str, PolicyFactory]] = {
     "report": lambda saturation, rng: ReportPolicy(saturation),
-    "round-robin": lambda saturation, rng: TurnPolicy(lambda weight: 1 / weight),
+    "round-robin": lambda saturation, rng: RoundRobinPolicy(),
     "least-connections": lambda saturation, rng: LeastConnectionsPolicy(),
-    "random": lambda saturation, rng: TurnPolicy(rng.expovariate),
+    "random": lambda saturation, rng: WeightedRandomPolicy(rng),
 }

@@ -1,4 +1,4 @@
-"""Which registrations count: anybody may send one, or send somebody's again."""
+"""Limits on what registrations may cause: anybody can send one, or replay somebody else's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rproxy.pool.states import State
 from rproxy.timing.rate_limit import RateLimit
 
 REGISTRATIONS_BURST: Final = 5
-"""Registrations at once of one instance that has sent none for a while."""
+"""Registrations that one instance may send at once after a pause."""
 
 
 class Refusal(StrEnum):
-    """Why a well-formed PDU changes nothing; each is a counter's name."""
+    """Why a well-formed PDU changes nothing; each value is the name of a counter."""
 
     LATE = "late"
     DUPLICATE = "duplicate"
@@ -36,7 +36,7 @@ class Refusal(StrEnum):
 
 
 class Rejected(Exception):
-    """A well-formed PDU that does not count."""
+    """A well-formed PDU is dropped, and has changed nothing."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.value)
@@ -44,25 +44,25 @@ class Rejected(Exception):
 
 
 class _Kind(Enum):
-    """What a back-end counts as toward the limits."""
+    """Which limit a back-end counts toward."""
 
     UNCONFIRMED = auto()
     CONFIRMED = auto()
     DEPARTED = auto()
-    """Bounded by the sessions, since each has one."""
+    """None: sessions bound these, since each has at least one."""
 
 
 @attrs.define(eq=False)
 class Admission:
-    """Keeps the `limits`. Each `demand` raises `Rejected` where one does not allow it.
+    """Enforces `limits`. Each `demand_…` raises `Rejected` where one is reached.
 
-    What comes from a loopback address is limited only in all: nobody elsewhere can send it.
+    Loopback addresses are exempt from the limits of a host: nobody elsewhere can send from them.
     """
 
     limits: Limits
     _count: Counter[_Kind] = attrs.field(init=False, factory=Counter)
     _on_host: Counter[str] = attrs.field(init=False, factory=Counter)
-    """Back-ends, by address, without those that have departed."""
+    """Back-ends on each host, without those that have departed."""
     _registrations: RateLimit = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -70,21 +70,22 @@ class Admission:
 
     @property
     def unconfirmed(self) -> int:
-        """Back-ends that have not answered a probe yet."""
+        """How many back-ends have not answered a probe yet."""
         return self._count[_Kind.UNCONFIRMED]
 
     @property
     def confirmed(self) -> int:
+        """How many back-ends have answered one, and not departed."""
         return self._count[_Kind.CONFIRMED]
 
-    def demand_room(self, host: str) -> None:
-        """For one more back-end on that host."""
+    def demand_capacity(self, host: str) -> None:
+        """For one more, unconfirmed back-end on that host."""
         if self.unconfirmed >= self.limits.unconfirmed:
             raise Rejected(Refusal.TABLE_FULL)
         self._demand_host(host)
 
-    def demand_place(self, backend: Backend) -> None:
-        """For one that has answered a probe and was not in its place before."""
+    def demand_confirmed_capacity(self, backend: Backend) -> None:
+        """For a new or departed back-end that has answered a probe."""
         if self.confirmed >= self.limits.confirmed:
             raise Rejected(Refusal.TABLE_FULL)
         if backend.state is State.DEPARTED:
@@ -94,10 +95,10 @@ class Admission:
         if self._on_host[host] >= self.limits.host and not is_loopback(host):
             raise Rejected(Refusal.HOST_FULL)
 
-    def demand_turn(self, registration: Registration, port: int, now: float) -> None:
-        """For a registration for this service port that may change something; it has been taken if nothing is raised.
+    def demand_rate(self, registration: Registration, port: int, now: float) -> None:
+        """For a registration for this service port that may change something; it is counted if nothing is raised.
 
-        Each instance has turns of its own: whoever repeats an old one, from whichever port, takes none of the present.
+        Each instance has a rate of its own: replays of an old one, from whichever port, use up none of the present's.
         """
         host, _ = registration.agent
         if not is_loopback(host) and not self._registrations.admit(

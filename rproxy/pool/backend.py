@@ -1,4 +1,7 @@
-"""One back-end: what it registered, what its agent last reported, and the sessions we have on it."""
+"""A back-end: who it is, what it registered, how it is, and how much of ours is on it.
+
+The pool alone writes to a `Backend` and its records; everybody else reads (tests/pool/test_writers.py).
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,17 @@ from enum import IntEnum
 import attrs
 
 from rproxy.net.addresses import Address, written
-from rproxy.pool.estimators import LossWindow, SmoothedRtt
-from rproxy.pool.means import UNKNOWN, Figures, PoolMeans, percent_or_mean
+from rproxy.pool.estimators import CPU, MEMORY, OTHERS, LossWindow, PoolMeans, Report, SmoothedRtt
 from rproxy.pool.states import Administration, State
 
 FORGET_MIN_S = 60.0
 
 
 class Standing(IntEnum):
-    """What a back-end counts as in its pool."""
+    """How a back-end counts when the pool decides whether to panic."""
 
     ASIDE = 0
-    """Nothing: it is unconfirmed, or is to get no client in any case."""
+    """Not at all: it is unconfirmed, draining or departed."""
     DOWN = 1
     UP = 2
 
@@ -27,8 +29,8 @@ class Standing(IntEnum):
 class Registration:
     """What a REGISTER said, the agent's address that it came from, and the address of ours that it was sent to.
 
-    `local` is where the agent is probed from, empty where the route is to say. It is nothing that an agent seals, so
-    another one counts only once a probe from there is answered.
+    `interval_s` is when the agent means to register again. `local` is where the agent is probed from, empty where
+    routing decides. Agents do not seal it, so a new one counts only once a probe from there is answered.
     """
 
     agent: Address
@@ -38,128 +40,177 @@ class Registration:
     local: str = ""
 
     def same_agent(self, other: Registration) -> bool:
-        """Whether both come from the same agent, by the same way: its address, its start, our address."""
+        """Whether both come from the same agent, by the same path: its address, its instance, our address."""
         return self.agent == other.agent and self.instance == other.instance and self.local == other.local
 
 
-@attrs.frozen
-class Report:
-    """What a PROBE RESPONSE said: percentages 0..100 and established TCP connections, None where unknown.
+@attrs.define
+class Health:
+    """What probes and connects say: the counts in a row behind each state, and the hold-down (times in s)."""
 
-    `counted` is how many of our own sessions were established when the probe left, and so are part of `tcp`.
-    """
-
-    cpu: int | None = None
-    memory: int | None = None
-    load: int | None = None
-    tcp: int | None = None
-    counted: int = 0
-
-    @property
-    def figures(self) -> Figures:
-        """What it tells of the host, without our own sessions."""
-        others = None if self.tcp is None else max(self.tcp - self.counted, 0)
-        return Figures(self.cpu, self.memory, others)
-
-
-@attrs.define(eq=False)
-class Backend:
-    """One row of the table, key (address, port). Only `Table` changes it."""
-
-    address: str
-    port: int
-    registration: Registration
-    state: State = State.REGISTERED
-    administration: Administration = Administration.READY
-    draining: bool = False
-    """The D bit of its agent's last answer."""
-    means: PoolMeans = attrs.field(factory=PoolMeans, repr=False)
-    """What the pool's agents usually report."""
-    report: Report = Report()
-    contributed: Figures = UNKNOWN
-    """What of it is in `usual`."""
-    rtt: SmoothedRtt = attrs.Factory(SmoothedRtt)
-    losses: LossWindow = attrs.Factory(LossWindow)
     misses: int = 0
     """Probes lost in a row."""
     answers: int = 0
     """Probes answered in a row."""
     refusals: int = 0
-    """Connects that failed in a row."""
+    """Connects failed in a row."""
     refusing: bool = False
-    """Whether it is down because of them: not even a panic tries it before its hold-down is over."""
+    """Whether failed connects took it down: then not even a panic uses it before its hold-down is over."""
     hold_s: float = 0.0
-    """Its last hold-down."""
+    """How long the last hold-down was."""
     held_until: float = 0.0
     connects_then: int = 0
-    """Connects to all back-ends that had succeeded when it began."""
+    """Connects that had succeeded, to any back-end, when the hold-down began."""
     up_since: float = 0.0
-    share: float = 1.0
-    """Of its weight (0..1): below 1 while it starts slowly."""
+
+
+@attrs.define
+class Counts:
+    """Our sessions on a back-end."""
+
+    pending: int = 0
+    """Connecting."""
+    established: int = 0
+    total: int = 0
+    """Ever established."""
+
+
+@attrs.define
+class Probing:
+    """The agent's probes."""
+
     next_sequence: int = 0
     outstanding: set[int] = attrs.Factory(set)
     """Tokens of the probes that are neither answered nor lost."""
     waiting: int = 0
-    """Registrations that wait for their probe, see `FirstProbes`."""
+    """Registrations that wait for their first probe, see `Candidates`."""
+
+
+@attrs.define(eq=False)
+class Backend:
+    """One row of the pool, by (address, port)."""
+
+    address: str
+    port: int
+    registration: Registration
+    means: PoolMeans = attrs.field(factory=PoolMeans, repr=False)
+    """What the pool's agents report on average: stands in for figures that this one does not know."""
+    state: State = State.REGISTERED
+    administration: Administration = Administration.READY
+    draining: bool = False
+    """The D bit of its agent's last answer."""
+    report: Report = attrs.Factory(Report)
+    rtt: SmoothedRtt = attrs.Factory(SmoothedRtt)
+    losses: LossWindow = attrs.Factory(LossWindow)
+    health: Health = attrs.Factory(Health)
+    counts: Counts = attrs.Factory(Counts)
+    probing: Probing = attrs.Factory(Probing)
     answered_at: float | None = None
-    """When a probe was last answered: nothing else is a sign of life, since anybody can repeat a REGISTER."""
+    """When a probe was last answered: the only sign of life, since anybody can repeat a REGISTER."""
     registered_at: float = 0.0
     """When its present instance last registered."""
-    pending: int = 0
-    """Our sessions still connecting to it."""
-    established: int = 0
-    """Our sessions connected to it."""
-    total: int = 0
-    """Our sessions ever connected to it."""
+    share: float = 1.0
+    """The fraction of its weight that slow start grants, 0..1."""
     slot: int = -1
-    """Index in `Table.eligible`; -1 while not eligible."""
+    """Index in `Pool.eligible`; -1 while not eligible."""
     standing: Standing = Standing.ASIDE
-    """How the table counts it."""
+    name: str = attrs.field(init=False)
+    """address:port, for people."""
+
+    def __attrs_post_init__(self) -> None:
+        self.name = written((self.address, self.port))
 
     @property
-    def name(self) -> str:
-        return written((self.address, self.port))
+    def pending(self) -> int:
+        """Our sessions still connecting to it."""
+        return self.counts.pending
+
+    @property
+    def established(self) -> int:
+        """Our sessions connected to it."""
+        return self.counts.established
+
+    @property
+    def total(self) -> int:
+        """Our sessions ever connected to it."""
+        return self.counts.total
 
     @property
     def connections(self) -> int:
         """Our sessions on it now, the pending ones included."""
-        return self.pending + self.established
+        return self.counts.pending + self.counts.established
+
+    @property
+    def misses(self) -> int:
+        """Probes lost in a row."""
+        return self.health.misses
+
+    @property
+    def refusals(self) -> int:
+        """Connects failed in a row."""
+        return self.health.refusals
+
+    @property
+    def refusing(self) -> bool:
+        """Whether failed connects took it down."""
+        return self.health.refusing
+
+    @property
+    def hold_s(self) -> float:
+        """How long its last hold-down was."""
+        return self.health.hold_s
+
+    @property
+    def held_until(self) -> float:
+        """When its last hold-down ends, or ended."""
+        return self.health.held_until
+
+    @property
+    def outstanding(self) -> set[int]:
+        """Tokens of the probes that are neither answered nor lost."""
+        return self.probing.outstanding
 
     @property
     def awaited(self) -> bool:
-        """Whether a probe is on its way, or is to be."""
-        return self.waiting > 0 or bool(self.outstanding)
+        """Whether a probe is on its way, or a registration waits for one."""
+        return self.probing.waiting > 0 or bool(self.probing.outstanding)
 
     @property
     def others(self) -> float:
         """The host's TCP connections that are not our sessions, by the last report: negative if the agent counted
-        before ours reached it. What the pool usually has if the agent cannot tell, 0 if none of its agents can.
+        before ours reached it. The pool's mean if the agent does not know, 0 if no agent does.
         """
         report = self.report
-        return self.means.others.value or 0.0 if report.tcp is None else report.tcp - report.counted
+        return self.means.mean(OTHERS) or 0.0 if report.tcp is None else report.tcp - report.counted
 
     @property
     def tcp(self) -> float:
-        """The host's TCP connections now: `others`, and our sessions.
+        """The host's TCP connections now: those of `others`, and our sessions.
 
-        So the last report is kept live with our own openings and closings since. It says by its sequence number what
-        it knows of: the sessions established when that probe left.
+        Our own openings and closings keep the last report current: its sequence number tells which of our sessions
+        it includes, those established when that probe left.
         """
-        now = self.others + self.pending + self.established
+        now = self.others + self.counts.pending + self.counts.established
         return now if now > 0 else 0
 
     @property
     def cpu(self) -> float:
-        """In percent: as last reported, or what stands in for that."""
-        return percent_or_mean(self.report.cpu, self.means.cpu)
+        """In percent: as last reported, else the pool's mean, see `PoolMeans.percent`."""
+        return self.means.percent(self.report.cpu, CPU)
 
     @property
     def memory(self) -> float:
-        return percent_or_mean(self.report.memory, self.means.memory)
+        """In percent: as last reported, else the pool's mean, see `PoolMeans.percent`."""
+        return self.means.percent(self.report.memory, MEMORY)
+
+    @property
+    def nominal_weight(self) -> int:
+        """Its share of clients relative to 100, once slow start is over."""
+        return self.registration.weight
 
     @property
     def weight(self) -> float:
-        """Its share of clients relative to 100."""
+        """Its share of clients now, relative to 100."""
         return self.registration.weight * self.share
 
     @property
@@ -168,7 +219,7 @@ class Backend:
 
     @property
     def available(self) -> bool:
-        """Whether nobody asks to give it no new client."""
+        """Whether neither an operator nor its agent drains it."""
         return self.administration is Administration.READY and not self.draining
 
     @property

@@ -2,58 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import attrs
 
 from rproxy.pool.backend import Backend, Standing
+from rproxy.pool.events import NOTHING, EligibilityChanged, Events, PanicChanged
 from rproxy.pool.states import State
 
 
 @attrs.define(eq=False)
 class Eligibility:
-    """Keeps `eligible`, in no order, and counts the pool.
+    """Keeps `eligible`, in no order, and whether the pool panics.
 
-    While the share of the pool that is up is below `panic_below`, rather the network for the probes is at fault than
-    so many back-ends: what is down is eligible, too, unless it refuses connections.
+    While less than `panic_below` (a fraction) of the pool is up, the path of the probes is a likelier fault than so
+    many back-ends: those that are down are eligible as well, unless they refuse connections.
     """
 
     panic_below: float
     eligible: list[Backend] = attrs.field(init=False, factory=list)
-    seated: Callable[[], None] = attrs.field(init=False, default=lambda: None)
-    """Called whenever a back-end has become eligible, in the middle of a change."""
     panicking: bool = attrs.field(init=False, default=False)
     _counts: dict[Standing, int] = attrs.field(init=False, factory=lambda: dict.fromkeys(Standing, 0))
 
-    def settle(self, backend: Backend, pool: Iterable[Backend]) -> None:
-        """A back-end has changed; where a panic begins or ends by that, so has the whole `pool`."""
+    def update(self, backend: Backend, pool: Iterable[Backend]) -> Events:
+        """A back-end has changed. Where that begins or ends a panic, the whole `pool` is gone through."""
         standing = _standing(backend)
-        if standing is not backend.standing:
-            self._counts[backend.standing] -= 1
-            self._counts[standing] += 1
-            backend.standing = standing
-            up, down = self._counts[Standing.UP], self._counts[Standing.DOWN]
-            panicking = up < self.panic_below * (up + down)
-            if panicking is not self.panicking:
-                self.panicking = panicking
-                for each in pool:
-                    self._seat(each)
-        self._seat(backend)
+        if standing is backend.standing:
+            return self._place(backend)
+        self._counts[backend.standing] -= 1
+        self._counts[standing] += 1
+        backend.standing = standing
+        up, down = self._counts[Standing.UP], self._counts[Standing.DOWN]
+        panicking = up < self.panic_below * (up + down)
+        if panicking is self.panicking:
+            return self._place(backend)
+        self.panicking = panicking
+        changed = [event for each in pool for event in self._place(each)]
+        return (*changed, *self._place(backend), PanicChanged(panicking))
 
-    def _seat(self, backend: Backend) -> None:
-        """In or out, O(1): the last one fills a gap."""
-        usable = backend.standing is Standing.DOWN and self.panicking and not backend.refusing
-        if usable or backend.standing is Standing.UP:
-            if backend.slot < 0:
-                backend.slot = len(self.eligible)
-                self.eligible.append(backend)
-                self.seated()
-        elif backend.slot >= 0:
+    def _place(self, backend: Backend) -> Events:
+        """Add or remove it, in constant time: the last one fills the gap."""
+        usable = backend.standing is Standing.DOWN and self.panicking and not backend.health.refusing
+        eligible = usable or backend.standing is Standing.UP
+        if eligible is (backend.slot >= 0):
+            return NOTHING
+        if eligible:
+            backend.slot = len(self.eligible)
+            self.eligible.append(backend)
+        else:
             last = self.eligible.pop()
             if last is not backend:
                 self.eligible[backend.slot] = last
                 last.slot = backend.slot
             backend.slot = -1
+        return (EligibilityChanged(backend, eligible),)
 
 
 def _standing(backend: Backend) -> Standing:

@@ -1,14 +1,25 @@
-"""What a series of probes says about a path: its round-trip time and its loss."""
+"""What probes tell: round-trip time and loss of a path, the agent's figures, and their means over the pool."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import attrs
 
 INITIAL_RTT_MS = 200.0
 RTT_GAIN = 1 / 8
 RTT_SAMPLES = 8
-"""How many an average is made of at least."""
+"""An average is made of at least so many samples."""
 LOSS_WINDOW = 100
+_FULL = (1 << LOSS_WINDOW) - 1
+UNKNOWN_PERCENT: Final = 50
+"""The least that an unknown percentage counts as: not idle."""
+CPU, MEMORY, OTHERS = range(3)
+"""Indices of `Figures`."""
+
+Figures = tuple[int | None, ...]
+"""One back-end's CPU and memory in percent, and its TCP connections that are not our sessions; None where unknown."""
+NO_FIGURES: Final[Figures] = (None, None, None)
 
 
 @attrs.define
@@ -24,37 +35,90 @@ class SmoothedRtt:
     _samples: int = 0
 
     def add(self, sample_ms: float) -> None:
+        """Take in one sample."""
         self.last_ms = sample_ms
         self.smoothed_ms += (sample_ms - self.smoothed_ms) * RTT_GAIN
         self._samples += 1
 
     @property
     def average_ms(self) -> float | None:
-        """The moving average without what is left in it of its start, which no path ever had; None for few samples."""
+        """The moving average without the remainder of its initial 200 ms; None for fewer than `RTT_SAMPLES`."""
         if self._samples < RTT_SAMPLES:
             return None
         of_start = (1 - RTT_GAIN) ** self._samples
         return (self.smoothed_ms - INITIAL_RTT_MS * of_start) / (1 - of_start)
 
 
-_FULL = (1 << LOSS_WINDOW) - 1
-
-
 @attrs.define
 class LossWindow:
-    """The share (0..1) of lost probes among the last 100 that ended, 0 while none has.
+    """The fraction (0..1) of lost probes among the last 100 that ended, 0 while none has.
 
-    A window, where the report counted a lifetime, so that a path that recovers is seen to.
+    The report counted over a lifetime; a window lets a path that recovers show it.
     """
 
     _lost: int = 0
     _count: int = 0
+    rate: float = attrs.field(init=False, default=0.0)
 
     def add(self, *, lost: bool) -> None:
+        """One more probe has ended."""
         self._lost = (self._lost << 1 | lost) & _FULL
         if self._count < LOSS_WINDOW:
             self._count += 1
+        self.rate = self._lost.bit_count() / self._count
 
-    @property
-    def rate(self) -> float:
-        return self._lost.bit_count() / self._count if self._count else 0.0
+
+@attrs.define(eq=False)
+class PoolMeans:
+    """The means of the known figures of all back-ends that are up, in constant time and memory."""
+
+    _totals: list[int] = attrs.field(init=False, factory=lambda: [0, 0, 0])
+    _counts: list[int] = attrs.field(init=False, factory=lambda: [0, 0, 0])
+
+    def replace(self, before: Figures, after: Figures) -> None:
+        """One back-end's figures have changed; `NO_FIGURES` before it contributes, and after."""
+        totals, counts = self._totals, self._counts
+        for index in (CPU, MEMORY, OTHERS):
+            old, new = before[index], after[index]
+            if old is not None:
+                totals[index] -= old
+                counts[index] -= 1
+            if new is not None:
+                totals[index] += new
+                counts[index] += 1
+
+    def mean(self, index: int) -> float | None:
+        """None where no back-end contributes."""
+        return self._totals[index] / self._counts[index] if self._counts[index] else None
+
+    def percent(self, known: int | None, index: int) -> float:
+        """A percentage, or if it is unknown the pool's mean, but at least `UNKNOWN_PERCENT`: it counts as saturated
+        where the pool is, and never as idle.
+        """
+        if known is not None:
+            return known
+        return max(self.mean(index) or 0.0, UNKNOWN_PERCENT)
+
+
+@attrs.define
+class Report:
+    """An agent's last report: percentages 0..100 and the host's established TCP connections, None where unknown.
+
+    `counted` is how many of our own sessions were established when the probe left, and so are part of `tcp`.
+    """
+
+    cpu: int | None = None
+    memory: int | None = None
+    load: int | None = None
+    tcp: int | None = None
+    counted: int = 0
+    _contributed: Figures = attrs.field(init=False, default=NO_FIGURES, repr=False)
+
+    def contribute(self, means: PoolMeans, is_up: bool) -> None:
+        """Bring `means` up to date with it; only back-ends that are up contribute."""
+        figures = NO_FIGURES
+        if is_up:
+            figures = (self.cpu, self.memory, None if self.tcp is None else max(self.tcp - self.counted, 0))
+        if figures != self._contributed:
+            means.replace(self._contributed, figures)
+            self._contributed = figures

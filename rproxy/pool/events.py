@@ -1,16 +1,67 @@
-"""What the table gives back: what has changed by a datagram, by silence, or by a session."""
+"""What has changed in the pool by a datagram, a timer, an operator or a session: frozen, for observers to read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
 import attrs
 
-from rproxy.pool.backend import Backend, Registration
-from rproxy.pool.states import State
-from rproxy.wire.pdu import ProbeRequest
+from rproxy.pool.backend import Backend
+from rproxy.pool.states import Administration, State
 
 
 @attrs.frozen
-class Transition:
+class Registered:
+    """A REGISTER counts."""
+
+    backend: Backend
+    news: bool
+    """Whether something of the back-end itself has changed by it."""
+    asks: bool
+    """Whether its agent, which is up, is to be probed at once: it begins or ceases to drain."""
+
+
+@attrs.frozen
+class Reported:
+    """A probe was answered in time, and its figures are in the back-end."""
+
+    backend: Backend
+    token: int
+    sample_ms: float
+
+
+@attrs.frozen
+class AgentRestarted:
+    """The agent that has answered is another instance than the one before."""
+
+    backend: Backend
+
+
+@attrs.frozen
+class DrainingChanged:
+    """The agent asks for no new clients (`Backend.draining`), or for clients again."""
+
+    backend: Backend
+
+
+@attrs.frozen
+class ProbeLost:
+    """The timeout of a probe has passed without an answer.
+
+    `misses` is how many in a row were lost. `counted` is whether this one is held against the back-end: not that of
+    an agent which nothing has confirmed. `first` is whether it is the first in a row of a back-end that is up.
+    """
+
+    backend: Backend
+    token: int
+    misses: int
+    counted: bool
+    first: bool
+
+
+@attrs.frozen
+class Transitioned:
     """A back-end went from one state to another."""
 
     backend: Backend
@@ -20,35 +71,42 @@ class Transition:
 
 
 @attrs.frozen
-class Registered:
-    """A REGISTER that counts."""
+class EligibilityChanged:
+    """A back-end may get clients from now on, or may not any more."""
 
     backend: Backend
-    news: bool
-    """Whether something of the back-end itself has changed by it."""
-    asks: bool
-    """Whether its agent, which is up, is to be probed at once: it drains, or has done so."""
+    eligible: bool
 
 
 @attrs.frozen
-class Probe:
-    """A request sent and not yet confirmed."""
+class PanicChanged:
+    """A panic has begun or ended: in one, back-ends that are down get clients as well."""
 
-    backend: Backend
-    request: ProbeRequest
-    registration: Registration
-    sent_at: float
-    counted: int
+    panicking: bool
 
 
 @attrs.frozen
-class Confirmed:
-    """What one valid response told."""
+class Administered:
+    """An operator has spoken."""
 
     backend: Backend
-    sample_ms: float
-    restarted: bool
-    """Whether the agent is another instance than the one that answered before."""
-    turned: bool
-    """Whether it drains, and has not before, or the other way round."""
-    transition: Transition | None
+    administration: Administration
+
+
+PoolEvent = (
+    Registered
+    | Reported
+    | AgentRestarted
+    | DrainingChanged
+    | ProbeLost
+    | Transitioned
+    | EligibilityChanged
+    | PanicChanged
+    | Administered
+)
+Events = tuple[PoolEvent, ...]
+"""In the order in which it happened."""
+NOTHING: Final[Events] = ()
+
+Observers = Mapping[type[PoolEvent], Callable[[Any], None]]
+"""What observes events, by their kind."""

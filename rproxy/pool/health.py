@@ -1,4 +1,4 @@
-"""What probes, connects and silence make of one back-end: how many are enough, and for how long."""
+"""How many lost probes, failed connects and how long a silence move a back-end, and for how long it is held down."""
 
 from __future__ import annotations
 
@@ -17,50 +17,53 @@ REFUSALS: Final = 3
 """Connects failed in a row that take a back-end down."""
 HOLD_MIN_S: Final = 10.0
 HOLD_MAX_S: Final = 300.0
-"""How long a back-end stays down at least: twice as long each time, until it has been up for this long."""
+"""A back-end stays down for at least `HOLD_MIN_S`, and twice as long each time, until it has been up for this long."""
 FORGET_INTERVALS: Final = 3
-"""Registration intervals in which no probe was answered: it has gone."""
+"""Registration intervals without an answered probe after which a back-end that is down is forgotten."""
 FORGET_MAX_S: Final = 3600.0
 STALE_INTERVALS: Final = 10
-"""Registration intervals after which even one that is up is no back-end any more: whoever answers is another."""
+"""Registration intervals without a registration after which even one that is up is forgotten: another agent answers."""
+SLOW_START_S: Final = 10.0
 
 LastedS = Callable[[float], float]
-"""How long, in seconds, this process has been there to hear anything since a moment."""
+"""How many seconds have passed since a moment, without those in which this process was stalled."""
 
 
 def hold_down(backend: Backend, connects: int, now: float) -> None:
-    """It fails: it stays down at least twice as long as the last time, unless that is long past.
+    """Begin its hold-down: twice as long as the last one, unless it has been up for long since.
 
-    As long as then where connects fail and none has succeeded since, to whomever: then that is not its own fault.
-    `connects` is how many have succeeded, to any back-end.
+    Do not double while no connect to any back-end succeeds: the fault is likely ours. `connects` is how many have
+    succeeded so far.
     """
-    steady = now - max(backend.up_since, backend.held_until) >= HOLD_MAX_S
-    if steady or not backend.hold_s:
-        backend.hold_s = HOLD_MIN_S
-    elif not backend.refusing or connects > backend.connects_then:
-        backend.hold_s = min(2 * backend.hold_s, HOLD_MAX_S)
-    backend.connects_then = connects
-    backend.held_until = now + backend.hold_s
-    backend.answers = 0
+    health = backend.health
+    steady = now - max(health.up_since, health.held_until) >= HOLD_MAX_S
+    if steady or not health.hold_s:
+        health.hold_s = HOLD_MIN_S
+    elif not health.refusing or connects > health.connects_then:
+        health.hold_s = min(2 * health.hold_s, HOLD_MAX_S)
+    health.connects_then = connects
+    health.held_until = now + health.hold_s
+    health.answers = 0
 
 
-def begin_anew(backend: Backend) -> None:
-    """It has departed: whoever takes it over begins anew, but for its sessions and their counts."""
+def reset(backend: Backend) -> None:
+    """It has departed: an agent that takes it over starts from nothing but its sessions, counts and hold-down."""
     backend.losses = LossWindow()
-    backend.misses = backend.answers = backend.refusals = 0
-    backend.refusing = backend.draining = False
+    health = backend.health
+    health.misses = health.answers = health.refusals = 0
+    health.refusing = backend.draining = False
 
 
 def share_after(lasted_s: float, slow_start_s: float) -> float:
-    """Of its weight, so long after it came up: in tenths, so that back-ends that start together have equal shares and
-    take turns.
+    """The fraction of its weight, so long after it came up: in tenths, so that back-ends that start together have
+    equal shares and take turns.
     """
     tenths = round(10 * lasted_s / slow_start_s) if lasted_s < slow_start_s else 10
     return max(tenths, 1) / 10
 
 
 def overdue(backend: Backend, liveness_s: float, lasted_s: LastedS, now: float) -> tuple[Event, str] | None:
-    """What a back-end's silence has come to by now, and the reason in words; None if nothing."""
+    """What a back-end's silence amounts to by now, and the reason in words; None if nothing."""
     if backend.state is State.FORGOTTEN or backend.state is State.DEPARTED:
         return None
     if backend.state is State.REGISTERED:
@@ -71,7 +74,7 @@ def overdue(backend: Backend, liveness_s: float, lasted_s: LastedS, now: float) 
         return _expired("no probe answered", backend.answered_at, patience_s, lasted_s, now)
     if now - backend.answered_at > liveness_s and (silent_s := lasted_s(backend.answered_at)) > liveness_s:
         return Event.SILENT, f"silent for {silent_s:.1f} s"
-    # an agent that was started again for another service may answer, but does not register this one any more
+    # an agent restarted for another service still answers, but does not register this one any more
     return _expired("not registered again", backend.registered_at, backend.intervals_s(STALE_INTERVALS), lasted_s, now)
 
 

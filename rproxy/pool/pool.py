@@ -1,92 +1,295 @@
-"""The pool: the back-ends, and the policy that chooses among them. Nobody else writes to either.
+"""The pool: back-ends, and the policy that chooses among them. Nothing else writes to either.
 
-Every method takes the time as a number of seconds from any monotonic origin, and returns what it has changed as
-frozen events, for the caller to publish.
+Every method takes the time as a number of seconds from any monotonic origin. Whatever a call changes comes back as
+frozen events, for the caller to publish; a datagram that may not count raises `Rejected` and changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from typing import Final
+from collections.abc import Callable, Collection, Iterator, Sequence
 
-from rproxy.pool.backend import Backend
-from rproxy.pool.events import Transition
+import attrs
+
+from rproxy.net.addresses import Address
+from rproxy.pool.admission import Admission
+from rproxy.pool.backend import Backend, Registration
+from rproxy.pool.candidates import Candidates
+from rproxy.pool.eligibility import Eligibility
+from rproxy.pool.events import NOTHING, Administered, Events, PanicChanged, ProbeLost, Registered, Transitioned
+from rproxy.pool.guard import Guard
+from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
+from rproxy.pool.limits import Limits
 from rproxy.pool.policy import Policy
-from rproxy.pool.table import Table
+from rproxy.pool.probes import Probe, Probes
+from rproxy.pool.registrations import Registrations
+from rproxy.pool.rows import Rows
+from rproxy.pool.states import Administration, Event, State
+from rproxy.wire.pdu import ProbeResponse, Register, Unregister
 
-Events = tuple[Transition, ...]
-NOTHING: Final[Events] = ()
 
-
+@attrs.define(eq=False)
 class Pool:
-    """Back-ends and their policy, as one object."""
+    """Back-ends and their `policy`, as one object.
 
-    def __init__(self, table: Table, policy: Policy) -> None:
-        self.table = table
-        self.policy = policy
+    `complain` is called where an exception of the policy's is being handled. `default_port` stands in for service
+    port 0. A probe may be answered for `timeout_s` seconds. A back-end that comes up has its whole weight after
+    `slow_start_s` seconds. While less than the fraction `panic_below` of the pool is up, those that are down get
+    clients as well.
+    """
+
+    _policy: Policy
+    complain: Callable[[], None]
+    default_port: int = 80
+    timeout_s: float = 0.5
+    limits: Limits = Limits()
+    slow_start_s: float = SLOW_START_S
+    panic_below: float = 0.5
+    _candidates: Candidates = attrs.field(init=False, factory=Candidates)
+    _eligibility: Eligibility = attrs.field(init=False)
+    _rows: Rows = attrs.field(init=False)
+    _probes: Probes = attrs.field(init=False)
+    _registrations: Registrations = attrs.field(init=False)
+    _guard: Guard = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._guard = Guard(self.complain)
+        self._eligibility = Eligibility(self.panic_below)
+        self._rows = Rows(Admission(self.limits), self._eligibility, self.slow_start_s)
+        self._probes = Probes(self.timeout_s, self._rows, self._candidates)
+        self._registrations = Registrations(self.default_port, self._rows, self._candidates, self._probes)
+
+    # What there is.
 
     def __iter__(self) -> Iterator[Backend]:
-        return iter(self.table)
+        return iter(self._rows)
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self._rows)
 
     @property
-    def eligible(self) -> list[Backend]:
+    def eligible(self) -> Sequence[Backend]:
         """The back-ends that may get a client, in no order."""
-        return self.table.eligible
+        return self._eligibility.eligible
 
     @property
     def panicking(self) -> bool:
         """Whether back-ends that are down get clients as well."""
-        return self.table.panicking
+        return self._eligibility.panicking
+
+    @property
+    def is_ramping(self) -> bool:
+        """Whether slow start limits any back-end, so that `tick` is to be called."""
+        return bool(self._rows.ramping)
 
     def get(self, address: str, port: int) -> Backend | None:
-        return self.table.get(address, port)
+        """The back-end of that address and service port, if there is one."""
+        return self._rows.get((address, port))
 
-    def when_eligible(self, call: Callable[[], None]) -> None:
-        self.table.when_eligible(call)
+    # What sources report.
 
-    def choose(self, exclude: Collection[Backend] = ()) -> Backend | None:
+    def register(self, source: Address, pdu: Register, now: float, local: str = "") -> tuple[Registered]:
+        """Take in a REGISTER: at once from the agent of a back-end that is up, else to wait as a candidate for the
+        probe that confirms it.
+
+        `local` is the address of ours that it was sent to, empty where that is not known. Whether the agent drains
+        is left to the probe that the REGISTER causes. Raises `Rejected`.
+        """
+        registered = self._registrations.register(source, pdu, now, local)
+        if registered.news:
+            self._report(registered.backend)
+        return (registered,)
+
+    def restore(self, registration: Registration, port: int) -> Backend | None:
+        """The row of a back-end that was up in an earlier life of this proxy: service `port` of that agent's host.
+
+        It gets no client before its agent has answered a probe. It may be one that somebody has registered
+        meanwhile. None if an agent has answered already, or the pool is full.
+        """
+        return self._registrations.restore(registration, port)
+
+    @property
+    def has_candidates(self) -> bool:
+        """Whether any registration waits for its first probe."""
+        return bool(self._candidates)
+
+    def next_candidate(self, now: float) -> tuple[Backend, Registration] | None:
+        """Take the registration whose first probe is next, for the caller to `probe`; None where none may be probed."""
+        return self._candidates.next(now)
+
+    def probe(self, backend: Backend, registration: Registration, token: int, now: float) -> Probe:
+        """Note a probe of `registration`'s agent, for the caller to send. `token` must be unpredictable and unused."""
+        return self._probes.send(backend, registration, token, now)
+
+    def may_probe(self, backend: Backend, registration: Registration) -> bool:
+        """Whether a REGISTER may cause a probe now: none to its agent is on its way, and few are in all."""
+        return self._probes.may_send(backend, registration)
+
+    def is_probed(self, backend: Backend, registration: Registration) -> bool:
+        """Whether a probe to that agent is on its way."""
+        return self._probes.is_probed(backend, registration)
+
+    def respond(self, source: Address, pdu: ProbeResponse, now: float, lasted_s: LastedS | None = None) -> Events:
+        """Take in a PROBE RESPONSE: it counts once, from the agent that was probed, within the timeout (rule 3).
+
+        `lasted_s` tells how many seconds since a moment this process could have seen an answer; None: all of them.
+        The first event is its `Reported`. Raises `Rejected`.
+        """
+        backend, events = self._probes.respond(source, pdu, now, lasted_s)
+        self._report(backend)
+        return self._follow(events) if len(events) > 1 else events
+
+    def lost(self, token: int, now: float) -> Events:
+        """The timeout of a probe has passed. Its loss counts once; an unknown token changes nothing.
+
+        The first event is its `ProbeLost`.
+        """
+        events = self._probes.lose(token, now)
+        if not events:
+            return NOTHING
+        lost = events[0]
+        assert isinstance(lost, ProbeLost)
+        if lost.counted and lost.backend.is_up:
+            self._fail(lost.backend)
+        elif lost.backend.eligible:  # in a panic, where no answer will ever say that it may be tried again
+            self._report(lost.backend)
+        return self._follow(events)
+
+    def check(self, backend: Backend, liveness_s: float, lasted_s: LastedS, now: float) -> Events:
+        """The liveness check: a back-end that is silent for `liveness_s` goes down, and is removed if that lasts.
+
+        `lasted_s` tells how many seconds since a moment this process could have heard anything.
+        """
+        found = overdue(backend, liveness_s, lasted_s, now)
+        return NOTHING if found is None else self._transition(backend, found[0], now, found[1])
+
+    def unregister(self, source: Address, pdu: Unregister, now: float) -> Events:
+        """Take in an UNREGISTER: the back-end goes, and its instance may not register again (rule 4).
+
+        An unconfirmed one stays while another instance may still confirm it. Raises `Rejected`.
+        """
+        return self._follow(self._registrations.unregister(source, pdu, now))
+
+    def exclude(self, backend: Backend, reason: str, now: float) -> Events:
+        """Remove a back-end, whatever its agent and the candidates for it say."""
+        return self._follow(self._registrations.exclude(backend, reason, now))
+
+    def administer(self, backend: Backend, administration: Administration) -> Events:
+        """An operator drains a back-end, or takes that back; it holds for as long as the row does."""
+        backend.administration = administration
+        events = self._rows.update(backend)
+        self._report(backend)
+        return self._follow((Administered(backend, administration), *events))
+
+    def tick(self, now: float) -> None:
+        """Slow start goes on: every ramping back-end gets the share of its weight that it may have by now."""
+        for backend in list(self._rows.ramping.values()):
+            self._rows.ramp(backend, now)
+            self._report(backend)
+
+    # What sessions report.
+
+    def choose(self, exclude: Collection[Backend] = (), client: Address | None = None) -> Backend | None:
         """Take a lease on the back-end for the next client, none of `exclude`; None where there is none.
 
         It counts as connecting until `connected` or `closed`.
         """
-        backend = self.policy.choose(self.table, exclude)
+        backend = self._guard.choose(self._policy, self._eligibility.eligible, client, exclude)
         if backend is not None:
-            self.table.opened(backend)
-            self.policy.opened(backend)
+            backend.counts.pending += 1
+            try:
+                self._policy.opened(backend)
+            except BaseException:
+                self.complain()
         return backend
 
-    def would_choose(self, exclude: Collection[Backend] = ()) -> Backend | None:
-        """What `choose` would return now."""
-        return self.policy.choose(self.table, exclude)
+    def would_choose(self, exclude: Collection[Backend] = (), client: Address | None = None) -> Backend | None:
+        """What `choose` would return now; takes no lease."""
+        return self._guard.choose(self._policy, self._eligibility.eligible, client, exclude)
 
     def connected(self, backend: Backend) -> None:
         """A lease's connection is established."""
-        self.table.connected(backend)
+        self._rows.connects += 1
+        counts = backend.counts
+        counts.pending -= 1
+        counts.established += 1
+        counts.total += 1
 
     def served(self, backend: Backend) -> Events:
         """A session on it got a byte, or outlived the time in which its end would have been a failed connect."""
-        self.table.served(backend)
-        return NOTHING
+        health = backend.health
+        if not health.refusals:
+            return NOTHING
+        health.refusals = 0
+        health.refusing = False
+        return self._follow(self._rows.update(backend))
 
     def refused(self, backend: Backend, now: float) -> Events:
-        """A connect failed, and not by this host's fault. To be called before `closed`."""
-        self.policy.failed(backend)
-        return _told(self.table.refused(backend, now))
+        """A connect failed, and not by this host's fault. To be called before `closed`.
+
+        One that went down by that is tried again after its hold-down, and then a single failure takes it down.
+        """
+        self._fail(backend)
+        health = backend.health
+        health.refusals += 1
+        if health.refusals < REFUSALS or not (backend.is_up or backend.state is State.DOWN) or health.refusing:
+            return NOTHING
+        health.refusing = True
+        if backend.state is State.DOWN:
+            hold_down(backend, self._rows.connects, now)
+        return self._transition(backend, Event.REFUSED, now, f"{health.refusals} connects in a row failed")
 
     def mute(self, backend: Backend, sessions: int, silent_s: float, now: float) -> Events:
         """None of its new sessions got a byte for so long, and those of others did: as if connects had failed."""
-        self.policy.failed(backend)
-        return _told(self.table.mute(backend, sessions, silent_s, now))
+        self._fail(backend)
+        if backend.health.refusing or not backend.is_up:
+            return NOTHING
+        backend.health.refusing = True
+        reason = f"{sessions} new sessions got no byte for {silent_s:.0f} s"
+        return self._transition(backend, Event.REFUSED, now, reason)
 
     def closed(self, backend: Backend, *, was_connected: bool) -> Events:
         """A lease is over; the last one of a departed back-end removes it."""
-        transition = self.table.closed(backend, was_connected=was_connected)
-        self.policy.closed(backend)
-        return _told(transition)
+        counts = backend.counts
+        if was_connected:
+            counts.established -= 1
+        else:
+            counts.pending -= 1
+        emptied = backend.state is State.DEPARTED and not backend.connections
+        events = (
+            self._rows.transition(backend, Event.EMPTIED, 0.0, "its last session has ended") if emptied else NOTHING
+        )
+        try:
+            self._policy.closed(backend)
+        except BaseException:
+            self.complain()
+        return self._follow(events) if events else NOTHING
 
+    # What follows from it.
 
-def _told(transition: Transition | None) -> Events:
-    return NOTHING if transition is None else (transition,)
+    def _transition(self, backend: Backend, event: Event, now: float, reason: str) -> Events:
+        return self._follow(self._rows.transition(backend, event, now, reason))
+
+    def _follow(self, events: Events) -> Events:
+        """Bring everything else up to date with `events`, and pass them on."""
+        for event in events:
+            if isinstance(event, Transitioned) and event.after in (State.DEPARTED, State.FORGOTTEN):
+                self._probes.forget(event.backend)
+                if event.after is State.FORGOTTEN:
+                    self._candidates.drop(event.backend)
+                self._report(event.backend)
+            elif isinstance(event, PanicChanged):
+                for backend in self.eligible:
+                    self._report(backend)
+        return events
+
+    def _report(self, backend: Backend) -> None:
+        try:
+            self._policy.reported(backend)
+        except BaseException:
+            self.complain()
+
+    def _fail(self, backend: Backend) -> None:
+        try:
+            self._policy.failed(backend)
+        except BaseException:
+            self.complain()

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rproxy.pool.backend import Backend
-from rproxy.pool.events import Transition
+from rproxy.pool.events import Transitioned
 from rproxy.pool.health import FALL
 from rproxy.pool.states import State
 from rproxy.sessions.endings import Ending
@@ -45,7 +45,7 @@ class DownTimeout:
         self._sweep = Sweep(clock, slices, self._look, self._swept)
         self._sweeping = False
 
-    def transitioned(self, transition: Transition) -> None:
+    def transitioned(self, transition: Transitioned) -> None:
         """A back-end went from one state to another."""
         backend = transition.backend
         if transition.after is State.DOWN and backend.connections:

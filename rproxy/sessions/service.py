@@ -11,7 +11,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
-from rproxy.pool.pool import Events, Pool
+from rproxy.pool.events import Events
+from rproxy.pool.pool import Pool
 from rproxy.sessions.first_byte import FirstByte
 from rproxy.sessions.observers import Observers
 from rproxy.sessions.redispatch import Redispatch

@@ -9,6 +9,7 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from rproxy.pool.events import EligibilityChanged
 from rproxy.pool.pool import Pool
 
 AT_ONCE: Final = 32
@@ -32,7 +33,6 @@ class WaitQueue:
         self.queue: OrderedDict[Hashable, tuple[float, Callable[[], None]]] = OrderedDict()
         """By client: when its time is over, and what is called then; the earliest first."""
         self._timer: IDelayedCall | None = None
-        pool.when_eligible(self._come)
 
     def add(self, client: Hashable, call: Callable[[], None]) -> bool:
         """Have `call` called when `client` may get a back-end or has waited long enough.
@@ -53,9 +53,9 @@ class WaitQueue:
             self._timer.cancel()
             self._timer = None
 
-    def _come(self) -> None:
-        """A back-end may get clients from now on; the table is not done with it, so that it waits for a turn."""
-        if self.queue and self._timer is not None:
+    def eligibility_changed(self, event: EligibilityChanged) -> None:
+        """A back-end may get clients from now on: they are served in the reactor's next turn."""
+        if event.eligible and self.queue and self._timer is not None:
             self._timer.reset(0)
 
     def _turn(self) -> None:

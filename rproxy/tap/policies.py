@@ -1,4 +1,4 @@
-"""The policy that `--policy` names, kept from harm: built in, or any installed package's."""
+"""The policy that `--policy` names: built in, or any installed package's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Final
 from twisted.logger import Logger
 from twisted.python import usage
 
-from rproxy.policies.guard import Guarded
-from rproxy.policies.registry import POLICIES, PolicyFactory, Rng
+from rproxy.policies.registry import POLICIES, PolicyFactory
+from rproxy.policies.weighted_random import Rng
 from rproxy.pool.policy import Policy
 from rproxy.timing.rate_limit import RateLimit
 
@@ -33,7 +33,7 @@ class Complaints:
             self.log.failure("the policy failed; further failures in the next seconds are not logged")
 
 
-def make_policy(name: str, saturation: float | None, rng: Rng, seconds: Callable[[], float]) -> Guarded:
+def make_policy(name: str, saturation: float | None, rng: Rng) -> Policy:
     """The policy of that name. Raises `UsageError`, whatever is wrong with it."""
     factory = policy_factory(name)
     try:
@@ -45,7 +45,7 @@ def make_policy(name: str, saturation: float | None, rng: Rng, seconds: Callable
         raise usage.UsageError(
             f"--policy {name}: what it makes ({type(policy).__name__}) has no method {', '.join(missing)}"
         )
-    return Guarded(policy, Complaints(seconds))
+    return policy
 
 
 def policy_factory(name: str) -> PolicyFactory:

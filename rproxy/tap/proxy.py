@@ -24,11 +24,13 @@ from rproxy.net.own_listeners import OwnListeners
 from rproxy.net.udp_port import listen_udp, udp_ports
 from rproxy.observe.documents import Document, Folder
 from rproxy.observe.http_server import BACKLOG, CONNECTIONS_MAX, AdminSite
+from rproxy.observe.pool_log import PoolLog
+from rproxy.observe.publisher import Publisher
 from rproxy.observe.snapshots import Snapshots
 from rproxy.observe.status_json import CONTENT_TYPE, Status
 from rproxy.pool.backend import Backend
-from rproxy.pool.pool import Events, Pool
-from rproxy.pool.table import Table
+from rproxy.pool.events import EligibilityChanged, Transitioned
+from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity, pipes_for, raise_descriptor_limit, sessions_for
 from rproxy.sessions.dead_peers import DeadPeers
 from rproxy.sessions.down_timeout import DownTimeout
@@ -36,14 +38,16 @@ from rproxy.sessions.idle_timeout import IdleTimeout
 from rproxy.sessions.loop_detector import LoopDetector
 from rproxy.sessions.service import ServiceTerms
 from rproxy.sources.agents.monitor import Monitor
+from rproxy.sources.agents.monitor import Settings as MonitorSettings
 from rproxy.sources.saved.keeper import Keeper, in_thread
 from rproxy.sources.saved.state_file import StateFile
+from rproxy.sources.slow_start import SlowStart
 from rproxy.tap.demo import Demo
 from rproxy.tap.endpoints import remove_abandoned
 from rproxy.tap.keys import at_signal, envelope, rotate
 from rproxy.tap.listening import TcpPort, listen_endpoints, listen_tcp
 from rproxy.tap.options import StartupError, cannot_listen, fail, use_monotonic_time
-from rproxy.tap.policies import make_policy
+from rproxy.tap.policies import Complaints, make_policy
 from rproxy.tap.process import ProcessService, process_of
 from rproxy.tap.service import serve_pool
 from rproxy.tap.settings import LOOPBACK, Options, Settings
@@ -70,30 +74,29 @@ class ProxyService(ProcessService):
         """`descriptors` is how many the process may have open. Raises `UsageError`."""
         self._reactor = reactor
         self._settings = settings
-        rng = Random()
-        policy = make_policy(settings.policy, settings.saturation, rng, reactor.seconds)
-        table = Table(settings.backend_port, settings.timing.probe_timeout_s, settings.limits)
+        policy = make_policy(settings.policy, settings.saturation, Random())
+        pool = Pool(
+            policy, Complaints(reactor.seconds), settings.backend_port, settings.timing.probe_timeout_s, settings.limits
+        )
         self._own = OwnListeners(reactor.seconds)
         self._deadlines = Wheel(reactor)
+        publisher = Publisher()
         self.monitor = Monitor(
-            table,
-            policy,
+            pool,
             reactor,
+            publisher,
             lambda: secrets.randbits(64),
             random,
-            envelope=envelope(settings.keyring),
-            timing=settings.timing,
-            allow=settings.allow,
-            leads_here=self._own.leads_here,
-            trace=settings.trace,
+            envelope(settings.keyring),
+            MonitorSettings(settings.timing, tuple(settings.allow), self._own.leads_here, settings.trace),
         )
         self._served = serve_pool(
-            Pool(table, policy),
+            pool,
             reactor,
             _terms(settings),
             saturation=settings.saturation,
             trace=settings.trace,
-            publish=self._publish,
+            publish=publisher,
             may_self_connect=self._own.may_self_connect,
         )
         self.service = self._served.service
@@ -104,9 +107,15 @@ class ProxyService(ProcessService):
         )
         self._loop_detector = LoopDetector(reactor, self.carrier.slices, self.capacity, self._bar)
         self._watches = self._watch()
-        self._down_timeout = DownTimeout(reactor, self.carrier.slices, lambda: table.panicking)
+        self._down_timeout = DownTimeout(reactor, self.carrier.slices, lambda: pool.panicking)
+        self._pool_log = PoolLog(reactor, settings.limits.confirmed, trace=settings.trace)
+        self._slow_start = SlowStart(reactor, pool)
+        publisher.subscribe(self.monitor.observers())
+        publisher.subscribe(self._slow_start.observers())
+        publisher.subscribe(self._pool_log.observers())
         if settings.end_on_down:
-            self.monitor.heed = self._down_timeout.transitioned
+            publisher.subscribe({Transitioned: self._down_timeout.transitioned})
+        publisher.subscribe({EligibilityChanged: self.service.wait_queue.eligibility_changed})
         self._endpoints = listen_endpoints(reactor, settings.listen, freebind=settings.freebind)
         self._turns = WorkQueue(reactor)
         self._admin = self._admin_site(descriptors)
@@ -119,10 +128,6 @@ class ProxyService(ProcessService):
         self._monitor_port: IListeningPort | None = None
         self._ports: list[IListeningPort] = []
         """TCP listeners: for clients, and for operators."""
-
-    def _publish(self, events: Events) -> None:
-        for event in events:
-            self.monitor.announce(event)
 
     def _bar(self, backend: Backend) -> None:
         """A back-end leads back to us by way of another proxy."""
@@ -241,8 +246,9 @@ class ProxyService(ProcessService):
     def _keep(self, path: str) -> Keeper:
         return Keeper(
             StateFile(path),
-            self.service.pool.table,
+            self.service.pool,
             self.monitor,
+            self._reactor,
             self._turns,
             in_thread(self._reactor),
             lambda: self._demo.addresses,
@@ -298,6 +304,8 @@ class ProxyService(ProcessService):
         stopping = [self._demo.stop()]
         if self._monitor_port is not None:
             stopping.append(maybeDeferred(self._monitor_port.stopListening))
+        self._slow_start.stop()
+        self._pool_log.stop()
         return DeferredList(stopping)
 
 

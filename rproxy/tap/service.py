@@ -13,7 +13,8 @@ from rproxy.observe.session_counters import SessionCounters
 from rproxy.observe.status_json import ServiceView
 from rproxy.observe.trace import SessionTrace
 from rproxy.observe.turned_away import TurnedAway
-from rproxy.pool.pool import Events, Pool
+from rproxy.pool.events import Events
+from rproxy.pool.pool import Pool
 from rproxy.sessions.observers import Observers, SessionObserver
 from rproxy.sessions.service import DEFAULT_TERMS, Service, ServiceTerms
 

@@ -1,7 +1,7 @@
 """What one session costs the policy: run by hand, `python -m tests.benchmarks.choosing`.
 
 Microseconds of CPU to choose, open, connect and close a session, with two sessions held on every back-end and one
-report for every ten sessions; what the policy does with a report is counted, the table's own work on it is not. Exits
+report for every ten sessions; what the policy does with a report is counted, the pool's own work on it is not. Exits
 with status 1 when the `report` policy exceeds its limits.
 """
 
@@ -18,7 +18,6 @@ from attrs import evolve
 
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend
-from rproxy.pool.table import Table
 from tests.fakes import UNLIMITED
 from tests.policies.balancing import policy
 from tests.pool.driving import Driver, agent
@@ -38,15 +37,15 @@ class Bench:
     """A pool of one size under one policy, in a steady state."""
 
     def __init__(self, name: str, size: int, rng: Random) -> None:
-        self._driver = Driver(Table(limits=evolve(UNLIMITED, unconfirmed=size, confirmed=size), slow_start_s=0))
+        limits = evolve(UNLIMITED, unconfirmed=size, confirmed=size)
         self._policy = policy(name)
+        self._driver = Driver(self._policy, limits=limits, slow_start_s=0)
         self._rng = rng
         self._backends = [self._driver.register(agent(number)) for number in range(size)]
         self._others = [rng.randrange(30) for _ in self._backends]
         self._held: list[Backend] = []
         for number in range(size):
             self._report(number)
-            self._policy.reported(self._backends[number])
         for _ in range(HELD_PER_BACKEND * size):
             self._open()
 
@@ -63,12 +62,10 @@ class Bench:
         return backend
 
     def _open(self) -> None:
-        table, policy = self._driver.table, self._policy
-        backend = policy.choose(table, ())
+        pool = self._driver.pool
+        backend = pool.choose()
         assert backend is not None
-        table.opened(backend)
-        policy.opened(backend)
-        table.connected(backend)
+        pool.connected(backend)
         self._held.append(backend)
 
     def _close(self, position: int) -> None:
@@ -76,8 +73,7 @@ class Bench:
         held = self._held
         backend, held[position] = held[position], held[-1]
         held.pop()
-        self._driver.table.closed(backend, was_connected=True)
-        self._policy.closed(backend)
+        self._driver.pool.closed(backend, was_connected=True)
 
     def microseconds(self) -> float:
         """The mean cost of a session over one round."""

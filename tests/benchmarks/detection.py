@@ -1,6 +1,6 @@
 """How often a healthy back-end is ejected, and how soon a dead one is: `python -m tests.benchmarks.detection`.
 
-The real monitor, table, policy and sessions in virtual time, so that every run of the same --seed gives the same
+The real monitor, pool, policy and sessions in virtual time, so that every run of the same --seed gives the same
 figures; takes some three minutes. Ten alike back-ends answer within two milliseconds, and a client comes every 0.1 s:
 without losses they take turns, so that every one of them gets a client a second. "Silent" is a back-end that stops at a
 random moment without a word, and to which connects neither succeed nor fail; the others refuse connects from then on.
@@ -25,19 +25,22 @@ from twisted.internet.base import DelayedCall
 from twisted.internet.task import Clock
 
 from rproxy.net.addresses import Address
+from rproxy.observe.pool_log import PoolLog
+from rproxy.observe.publisher import Publisher
 from rproxy.pool.backend import Backend
-from rproxy.pool.events import Transition
-from rproxy.pool.pool import Events, Pool
+from rproxy.pool.events import Transitioned
 from rproxy.pool.states import State
-from rproxy.pool.table import Table
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import NO_LINK
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
-from rproxy.sources.agents.monitor import Monitor
+from rproxy.sources.agents.monitor import Monitor, Settings
+from rproxy.sources.slow_start import SlowStart
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, decode, encode
+from rproxy.wire.seal import Unsealed
 from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
 from tests.benchmarks.peers.pacing import percentile
+from tests.fakes import pool_of
 from tests.policies.balancing import policy
 from tests.pool.driving import agent
 
@@ -87,19 +90,6 @@ class VirtualTime(Clock):
         self.rightNow = end
 
 
-class Watched(Monitor):
-    """Keeps every ejection, with its time."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.ejections: list[tuple[float, Transition]] = []
-
-    def announce(self, transition: Transition) -> None:
-        super().announce(transition)
-        if transition.after is State.DOWN:
-            self.ejections.append((self.clock.seconds(), transition))
-
-
 class World:
     """A proxy, and its back-ends, which all are up once it has `settled`. It is the monitor's transport, too."""
 
@@ -109,21 +99,30 @@ class World:
         """Agents that say nothing any more."""
         self._rng = rng
         self._loss = 0.0
-        table, choice = Table(), policy("report")
-        self.monitor = Watched(table, choice, self.clock, lambda: rng.getrandbits(64), rng.random)
-        self.service = Service(Pool(table, choice), self.clock, publish=self._publish)
+        pool = pool_of(policy("report"))
+        publish = Publisher()
+        self.monitor = Monitor(
+            pool, self.clock, publish, lambda: rng.getrandbits(64), rng.random, Unsealed(), Settings()
+        )
+        self.ejections: list[tuple[float, Transitioned]] = []
+        """Every back-end that went down, with the time."""
+        publish.subscribe(self.monitor.observers())
+        publish.subscribe(SlowStart(self.clock, pool).observers())
+        publish.subscribe(PoolLog(self.clock, backends, trace=False).observers())
+        publish.subscribe({Transitioned: self._transitioned})
+        self.service = Service(pool, self.clock, publish=publish)
         transport: Any = self  # the part of one that the monitor uses
         self.monitor.makeConnection(transport)
         self.agents = [agent(number) for number in range(1, backends + 1)]
         for each in self.agents:
             self._register(each)
         self.clock.run_until(SETTLED_S)
-        assert len(table.eligible) == backends
+        assert len(pool.eligible) == backends
         self._loss = loss
 
-    def _publish(self, events: Events) -> None:
-        for event in events:
-            self.monitor.announce(event)
+    def _transitioned(self, event: Transitioned) -> None:
+        if event.after is State.DOWN:
+            self.ejections.append((self.clock.seconds(), event))
 
     def _register(self, source: Address) -> None:
         self.clock.callLater(REGISTER_S, self._register, source)
@@ -142,7 +141,7 @@ class World:
             self.clock.callLater(self._rng.uniform(*ANSWER_S), self.monitor.datagramReceived, answer, address)
 
     def backend(self, source: Address) -> Backend:
-        backend = self.service.pool.table.get(source[0], SERVICE_PORT)
+        backend = self.service.pool.get(source[0], SERVICE_PORT)
         assert backend is not None
         return backend
 
@@ -184,7 +183,7 @@ def detect(rng: Random, death: Death, loss: float) -> Detection:
         refusing = backend if death.refuses and moment >= died_at else None
         if serve_client(world.service, backend, refusing) and moment >= died_at:
             tries.append(moment - died_at)
-    down_at = next(at for at, transition in reversed(world.monitor.ejections) if transition.backend is backend)
+    down_at = next(at for at, transition in reversed(world.ejections) if transition.backend is backend)
     return Detection(max(down_at - died_at, 0.0), tuple(tries))
 
 
@@ -231,7 +230,7 @@ class Ejections:
 def false_ejections(rng: Random, days: float, loss: float) -> Ejections:
     world = World(rng, loss=loss)
     world.clock.run_until(SETTLED_S + days * DAY_S)
-    reasons = [transition.reason for _, transition in world.monitor.ejections]
+    reasons = [transition.reason for _, transition in world.ejections]
     by_silence = sum("silent" in reason for reason in reasons)
     return Ejections(days, len(reasons) - by_silence, by_silence)
 

@@ -47,15 +47,15 @@ def test_calls_run_in_the_order_of_their_times_however_they_were_moved() -> None
 def test_without_losses_nobody_is_ejected_and_all_are_probed() -> None:
     world = World(Random(1), loss=0.0)
     world.clock.run_until(SETTLED_S + 600.0)
-    assert world.monitor.ejections == []
-    assert all(110 <= world.backend(agent).next_sequence <= 140 for agent in world.agents)
-    assert all(backend.losses.rate == 0 for backend in world.service.pool.table)
+    assert world.ejections == []
+    assert all(110 <= world.backend(agent).probing.next_sequence <= 140 for agent in world.agents)
+    assert all(backend.losses.rate == 0 for backend in world.service.pool)
 
 
 def test_losses_are_as_frequent_as_they_are_to_be() -> None:
     world = World(Random(1), loss=0.1)
     world.clock.run_until(SETTLED_S + 600.0)
-    rates = [backend.losses.rate for backend in world.service.pool.table]
+    rates = [backend.losses.rate for backend in world.service.pool]
     assert 0.05 < sum(rates) / len(rates) < 0.15
 
 

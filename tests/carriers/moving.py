@@ -18,12 +18,11 @@ from rproxy.carriers.splice.leg import EVENTS, ClientLeg, Leg
 from rproxy.carriers.splice.pipes import Pipes
 from rproxy.carriers.splice.states import CLOSED, HUNG_UP, READABLE, STALLED, UNSPLICEABLE
 from rproxy.carriers.splice.transfer import DONTWAIT, Transfer
-from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from tests.carriers.loopback import SMALL, WAIT_S, tcp_pair, wait_for
-from tests.fakes import CountingPolicy, table_with
+from tests.fakes import pool_with
 
 
 class MeteredSocket(socket.socket):
@@ -60,7 +59,7 @@ class Moving:
             redispatched=lambda leg: False,
         )
         self.told: list[tuple[str, Leg]] = []
-        service = Service(Pool(table_with(1), CountingPolicy()), Clock())
+        service = Service(pool_with(1), Clock())
         sock, self.client_end = self._connection(stack, SMALL if "client" in small else None)
         self.client = ClientLeg(sock, leg_table(self.pipes), self.client_end.getsockname())
         self.client.session = self.session = Session(service, self.client)

@@ -19,8 +19,8 @@ from twisted.internet.tcp import Port
 from rproxy.carriers.portable.carrier import PortableCarrier
 from rproxy.carriers.splice.pipes import Pipes
 from rproxy.carriers.splice.reactor import SpliceCarrier
-from rproxy.pool.pool import Pool
-from rproxy.pool.table import Table
+from rproxy.observe.publisher import Publisher
+from rproxy.pool.events import EligibilityChanged
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import Link
@@ -30,7 +30,7 @@ from rproxy.sessions.session import Session
 from rproxy.tap.service import serve_pool
 from rproxy.timing.wheel import Wheel
 from tests.carriers.loopback import QUIET_MS, WAIT_S, fill, listening
-from tests.fakes import CountingPolicy, Reactor, confirm, connected, guarded, registered, run
+from tests.fakes import CountingPolicy, Reactor, confirm, connected, pool_of, registered, run
 
 
 @attrs.define
@@ -64,14 +64,16 @@ class Splicing:
     ) -> None:
         self._stack = stack
         self.reactor = Reactor()
-        self.table = Table()
         self.policy: Any = CountingPolicy() if policy is None else policy
+        self.pool = pool_of(self.policy)
         for number, server in enumerate(servers, 1):
             stack.enter_context(server)
             address, port = server.getsockname()
-            confirm(self.table, registered(self.table, address, service_port=port), token=number)
-        self.served = serve_pool(Pool(self.table, guarded(self.policy)), self.reactor, terms, observers=[self])
+            confirm(self.pool, registered(self.pool, address, service_port=port), token=number)
+        self.publish = Publisher()
+        self.served = serve_pool(self.pool, self.reactor, terms, observers=[self], publish=self.publish)
         self.service, self.counters = self.served.service, self.served.counters
+        self.publish.subscribe({EligibilityChanged: lambda event: self.service.wait_queue.eligibility_changed(event)})
         self.capacity = Capacity(sessions_max, self.reactor.seconds)
         self.pipes = Pipes(pipes)
         self.portable = PortableCarrier(self.reactor, Wheel(self.reactor), self.capacity)
@@ -211,7 +213,7 @@ class Splicing:
 
     @property
     def connections(self) -> list[tuple[int, int]]:
-        return [(backend.pending, backend.established) for backend in self.table]
+        return [(backend.pending, backend.established) for backend in self.pool]
 
     def assert_over(self, *endings: Ending) -> None:
         """Every session has ended so, and left nothing behind."""
@@ -222,7 +224,7 @@ class Splicing:
 
     def assert_nothing_held(self) -> None:
         assert self.capacity.sessions == 0
-        assert self.connections == [(0, 0)] * len(self.table)
+        assert self.connections == [(0, 0)] * len(self.pool)
         assert self.policy.told["opened"] == self.policy.told["closed"]
         assert self.pipes.used == 0
         assert connected(self.carrier) == []

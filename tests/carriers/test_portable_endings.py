@@ -16,7 +16,6 @@ from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDo
 from rproxy.carriers.portable import client_side, flush
 from rproxy.carriers.portable.carrier import PortableCarrier
 from rproxy.carriers.portable.client_side import HANDSHAKE_S
-from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.record import SessionRecord
@@ -32,10 +31,9 @@ from tests.fakes import (
     Stream,
     TlsStream,
     connected,
-    guarded,
     logged,
+    pool_with,
     run,
-    table_with,
     texts,
 )
 
@@ -51,11 +49,11 @@ def close(stream: Stream) -> None:
 class Bench:
     def __init__(self, up: int = 3, terms: ServiceTerms = DEFAULT_TERMS) -> None:
         self.reactor = Reactor()
-        self.table = table_with(up)
         self.policy = CountingPolicy()
+        self.pool = pool_with(up, self.policy)
         self.clients: list[str] = []
         """Addresses of the clients of sessions that have ended, as their records had them."""
-        self.served = serve_pool(Pool(self.table, guarded(self.policy)), self.reactor, terms, observers=[self])
+        self.served = serve_pool(self.pool, self.reactor, terms, observers=[self])
         self.service, self.counters = self.served.service, self.served.counters
         self.deadlines = Wheel(self.reactor)
         self.carrier = PortableCarrier(self.reactor, self.deadlines, Capacity(100, self.reactor.seconds))
@@ -98,7 +96,7 @@ class Bench:
         self.settle(2 * TICK_S)
         assert list(self.counters.endings.elements()) == list(endings)
         assert self.carrier.capacity.sessions == 0
-        assert [backend.connections for backend in self.table] == [0] * len(self.table)
+        assert [backend.connections for backend in self.pool] == [0] * len(self.pool)
         assert self.policy.told["opened"] == self.policy.told["closed"]
         assert (len(self.deadlines), self.reactor.getDelayedCalls()) == (0, [])
 

@@ -12,7 +12,7 @@ from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDo
 
 from rproxy.carriers.portable.carrier import PortableCarrier
 from rproxy.policies.least_connections import LeastConnectionsPolicy
-from rproxy.pool.pool import Pool
+from rproxy.pool.policy import Policy
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_DATA_MAX
@@ -20,7 +20,7 @@ from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_BACKEND_S
 from rproxy.tap.service import serve_pool
 from rproxy.timing.wheel import TICK_S, Wheel
 from tests.carriers.splicing import LoopbackEndpoint
-from tests.fakes import Connector, CountingPolicy, Reactor, Stream, connected, logged, run, table_with
+from tests.fakes import Connector, CountingPolicy, Reactor, Stream, connected, logged, pool_with, run
 
 CLIENT = IPv4Address("TCP", "192.0.2.1", 40000)
 
@@ -28,9 +28,9 @@ CLIENT = IPv4Address("TCP", "192.0.2.1", 40000)
 class Proxy:
     """A carrier with `up` back-ends."""
 
-    def __init__(self, up: int = 1) -> None:
+    def __init__(self, up: int = 1, policy: Policy | None = None) -> None:
         self.reactor = Reactor()
-        self.served = serve_pool(Pool(table_with(up), LeastConnectionsPolicy()), self.reactor)
+        self.served = serve_pool(pool_with(up, policy or LeastConnectionsPolicy()), self.reactor)
         self.service, self.counters = self.served.service, self.served.counters
         self.deadlines = Wheel(self.reactor)
         reactor: Any = self.reactor
@@ -53,7 +53,7 @@ class Proxy:
         run(self.reactor, 0.01)
 
     def connections(self) -> list[int]:
-        return [backend.connections for backend in self.service.pool.table]
+        return [backend.connections for backend in self.service.pool]
 
     def assert_over(self, ending: Ending) -> None:
         assert self.counters.endings == {ending: 1}
@@ -181,8 +181,8 @@ def test_a_connect_that_takes_too_long_goes_to_another_backend() -> None:
 
 @pytest.mark.parametrize(("error", "blamed"), [(errno.ECONNREFUSED, True), (errno.EADDRNOTAVAIL, False)])
 def test_only_the_backends_own_failures_are_held_against_it(error: int, blamed: bool) -> None:
-    proxy = Proxy(up=2)
-    policy = proxy.service.pool.policy = CountingPolicy()
+    policy = CountingPolicy()
+    proxy = Proxy(up=2, policy=policy)
     proxy.client()
     proxy.connector().fail(ConnectError(error))
     assert bool(policy.told["failed"]) is blamed

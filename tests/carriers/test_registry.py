@@ -13,15 +13,13 @@ from rproxy.carriers.carrier import Carrier, Resources
 from rproxy.carriers.portable.carrier import PortableCarrier
 from rproxy.carriers.registry import CARRIERS, Entry, UnusableCarrier, check_carrier, make_carrier
 from rproxy.carriers.splice.reactor import SpliceCarrier
-from rproxy.pool.pool import Pool
-from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.tap.service import ServedPool, serve_pool
 from rproxy.timing.wheel import Wheel
 from tests.carriers.loopback import listening, received
 from tests.carriers.splicing import LoopbackEndpoint, Splicing
-from tests.fakes import CountingPolicy, Reactor, confirm, connected, guarded, registered, run
+from tests.fakes import Reactor, confirm, connected, pool_of, registered, run
 
 
 def resources(reactor: Reactor) -> Resources:
@@ -82,10 +80,10 @@ def test_a_carrier_of_its_own_needs_one_entry(monkeypatch: pytest.MonkeyPatch) -
 
 
 def served_pool(reactor: Reactor, server: socket.socket) -> ServedPool:
-    table = Table()
+    pool = pool_of()
     address, port = server.getsockname()
-    confirm(table, registered(table, address, service_port=port), token=1)
-    return serve_pool(Pool(table, guarded(CountingPolicy())), reactor)
+    confirm(pool, registered(pool, address, service_port=port), token=1)
+    return serve_pool(pool, reactor)
 
 
 def test_one_splice_carrier_serves_several_services(stack: ExitStack) -> None:

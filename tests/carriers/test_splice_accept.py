@@ -18,11 +18,10 @@ from rproxy.carriers.splice.endings import LegTable
 from rproxy.carriers.splice.leg import Leg, Listener
 from rproxy.carriers.splice.pipes import Pipes
 from rproxy.pool.backend import Backend
-from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.service import Service
 from tests.carriers.loopback import listening
-from tests.fakes import CountingPolicy, logged, table_with
+from tests.fakes import logged, pool_with
 
 
 class Bench:
@@ -32,9 +31,9 @@ class Bench:
         self._stack = stack
         self.epoll = stack.enter_context(select.epoll())
         self.capacity = Capacity(sessions_max, Clock().seconds)
-        self.service = Service(Pool(table_with(1), CountingPolicy()), Clock())
-        self.table = LegTable(self.capacity, Pipes(0), Clock().seconds, self._wake)
-        self.listeners = Listeners(self.epoll, self.capacity, self.table, self._connect)
+        self.service = Service(pool_with(1), Clock())
+        self.pool = LegTable(self.capacity, Pipes(0), Clock().seconds, self._wake)
+        self.listeners = Listeners(self.epoll, self.capacity, self.pool, self._connect)
         self.opened: list[Leg] = []
         self.woken = 0
 

@@ -160,7 +160,7 @@ def test_what_is_kept_is_let_go_with_the_answer_or_with_time(bench: Splicing, wo
 def with_waiting(stack: ExitStack) -> tuple[Splicing, socket.socket]:
     """A client that waits for a back-end which drains."""
     bench = Splicing(stack, listening(), terms=ServiceTerms(wait_s=5.0))
-    bench.table.administer(next(iter(bench.table)), Administration.DRAIN)
+    bench.publish(bench.pool.administer(next(iter(bench.pool)), Administration.DRAIN))
     client = bench.dial()
     bench.until(lambda: bench.sessions and bench.sessions[0].waited)
     leg: Any = bench.sessions[0].link
@@ -169,7 +169,7 @@ def with_waiting(stack: ExitStack) -> tuple[Splicing, socket.socket]:
 
 
 def come(bench: Splicing) -> socket.socket:
-    bench.table.administer(next(iter(bench.table)), Administration.READY)
+    bench.publish(bench.pool.administer(next(iter(bench.pool)), Administration.READY))
     bench.pass_s(0)
     return bench.accept(bench.servers[0])
 

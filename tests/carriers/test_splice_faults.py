@@ -15,7 +15,7 @@ from twisted.logger import LogLevel
 
 from rproxy.carriers.splice.reactor import TICK_S
 from rproxy.carriers.splice.states import EOF, STALLED
-from rproxy.pool.table import Table
+from rproxy.pool.pool import Pool
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import ServiceTerms
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S
@@ -95,8 +95,8 @@ def test_a_policy_that_fails_at_a_timeout_costs_no_session(stack: ExitStack, bro
 
 
 def fail_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Have the table raise an exception, as a bug of ours would."""
-    method = getattr(Table, name)
+    """Have the pool raise an exception, as a bug of ours would."""
+    method = getattr(Pool, name)
     calls = iter([True])
 
     def fail(*args: object, **options: object) -> object:
@@ -104,10 +104,10 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
             raise ValueError("a bug")
         return method(*args, **options)
 
-    monkeypatch.setattr(Table, name, fail)
+    monkeypatch.setattr(Pool, name, fail)
 
 
-@pytest.mark.parametrize("name", ["opened", "connected", "closed"])
+@pytest.mark.parametrize("name", ["choose", "connected", "closed"])
 def test_a_bug_at_one_client_costs_that_client_only(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

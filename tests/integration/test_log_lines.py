@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from rproxy.sources.agents.announcements import HOST_BURST, SELDOM_S
+from rproxy.observe.pool_log import HOST_BURST, SELDOM_S
 from rproxy.wire.pdu import Unregister
 from tests.integration.conftest import Starter
 from tests.integration.datagrams import PLAIN, REGISTER, Peer, answer

@@ -12,15 +12,13 @@ from twisted.internet.task import Clock
 from rproxy.agent.sampler import Load
 from rproxy.observe.scores import ReportScore
 from rproxy.observe.status_json import ServiceView, Status
-from rproxy.pool.pool import Pool
-from rproxy.pool.table import Table
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.session import Session
 from rproxy.sources.agents.monitor import Counters
 from rproxy.tap.service import serve_pool
 from rproxy.wire.pdu import Unregister
-from tests.fakes import CountingPolicy, FakeLink, confirm, logged, registered
+from tests.fakes import FakeLink, confirm, logged, pool_of, registered
 from tests.observe.clients import ServerBench
 
 FIGURE_5_10 = Load(cpu=17, memory=89, tcp=0)
@@ -28,8 +26,8 @@ FIGURE_5_10 = Load(cpu=17, memory=89, tcp=0)
 
 class Bench:
     def __init__(self) -> None:
-        self.table = Table()
-        self.served = serve_pool(Pool(self.table, CountingPolicy()), Clock())
+        self.pool = pool_of()
+        self.served = serve_pool(self.pool, Clock())
         self.service = self.served.service
         self.counters = Counters()
         self.saturation: float | None = None
@@ -85,17 +83,17 @@ def test_requests_are_not_logged() -> None:
 @pytest.mark.parametrize("draining", [True, False])
 def test_a_backend_that_is_down_is_shown_as_down_with_its_last_figures(draining: bool) -> None:
     bench = Bench()
-    backend = registered(bench.table, "10.0.0.1")
-    confirm(bench.table, backend, token=1, load=FIGURE_5_10, draining=draining)
+    backend = registered(bench.pool, "10.0.0.1")
+    confirm(bench.pool, backend, token=1, load=FIGURE_5_10, draining=draining)
     for token in (2, 3, 4):
-        bench.table.probe(backend, backend.registration, token, 0.0)
-        bench.table.lost(token, 0.0)
+        bench.pool.probe(backend, backend.registration, token, 0.0)
+        bench.pool.lost(token, 0.0)
     assert (bench.only["state"], bench.only["loss"], bench.only["cpu"]) == ("down", 0.75, 17)
 
 
 def test_our_sessions_are_counted_and_are_part_of_tcp() -> None:
     bench = Bench()
-    confirm(bench.table, registered(bench.table, "10.0.0.1"), token=1, load=Load(10, 20, 3))
+    confirm(bench.pool, registered(bench.pool, "10.0.0.1"), token=1, load=Load(10, 20, 3))
     sessions = [Session(bench.service, FakeLink()) for _ in range(3)]
     for session in sessions:
         session.choose_backend()
@@ -107,7 +105,7 @@ def test_our_sessions_are_counted_and_are_part_of_tcp() -> None:
 
 def test_the_score_is_that_of_the_saturation_in_use() -> None:
     bench = Bench()
-    confirm(bench.table, registered(bench.table, "10.0.0.1"), token=1, load=FIGURE_5_10)
+    confirm(bench.pool, registered(bench.pool, "10.0.0.1"), token=1, load=FIGURE_5_10)
     assert bench.only["score"] == 0.68
     bench.saturation = 0.70
     assert bench.only["score"] == 100
@@ -116,8 +114,8 @@ def test_the_score_is_that_of_the_saturation_in_use() -> None:
 def test_every_backend_is_listed_and_a_forgotten_one_is_not() -> None:
     bench = Bench()
     for address in ("10.0.0.1", "10.0.0.2", "2001:db8::5"):
-        registered(bench.table, address)
-    bench.table.unregister(("10.0.0.2", 5555), Unregister(80, 1), 0.0)
+        registered(bench.pool, address)
+    bench.pool.unregister(("10.0.0.2", 5555), Unregister(80, 1), 0.0)
     assert [backend["address"] for backend in bench.get()["backends"]] == ["10.0.0.1", "2001:db8::5"]
 
 

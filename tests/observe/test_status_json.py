@@ -11,7 +11,6 @@ from rproxy.observe.scores import ReportScore
 from rproxy.observe.session_counters import SessionCounters
 from rproxy.observe.status_json import ROWS, ServiceView, Status
 from rproxy.policies.least_connections import LeastConnectionsPolicy
-from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.observers import Observers
@@ -19,7 +18,7 @@ from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.sources.agents.monitor import Counters
 from rproxy.wire.pdu import Unregister
-from tests.fakes import FakeLink, confirm, registered, table_with
+from tests.fakes import FakeLink, confirm, pool_with, registered
 
 FIELDS = {
     *("address", "port", "state", "score", "rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory"),
@@ -35,7 +34,7 @@ def view_with(up: int) -> ServiceView:
     clock, counters = Clock(), SessionCounters()
     clock.rightNow = 3.0
     observers = Observers(clock.seconds, sessions=[counters], redispatches=[counters])
-    service = Service(Pool(table_with(up), LeastConnectionsPolicy()), clock, observers=observers)
+    service = Service(pool_with(up, LeastConnectionsPolicy()), clock, observers=observers)
     return ServiceView(service, counters, ReportScore())
 
 
@@ -50,9 +49,9 @@ def test_each_backend_has_the_documented_fields() -> None:
 
 def test_what_a_backend_told_is_shown() -> None:
     view = view_with(0)
-    backend = registered(view.service.pool.table, "10.0.0.9")
-    confirm(view.service.pool.table, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
-    view.service.pool.table.opened(backend)
+    backend = registered(view.service.pool, "10.0.0.9")
+    confirm(view.service.pool, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
+    assert view.service.pool.choose() is backend
     (shown,) = status(view, Counters(), ROOM)["backends"]
     assert shown | {"score": 0, "srtt_ms": 0} == {
         "address": "10.0.0.9",
@@ -81,7 +80,7 @@ def test_what_a_backend_told_is_shown() -> None:
 
 def test_what_is_not_known_yet_is_null() -> None:
     view = view_with(0)
-    registered(view.service.pool.table, "10.0.0.9")
+    registered(view.service.pool, "10.0.0.9")
     (shown,) = status(view, Counters(), ROOM)["backends"]
     assert shown["state"] == "registered"
     assert {name for name, value in shown.items() if value is None} == {
@@ -92,8 +91,8 @@ def test_what_is_not_known_yet_is_null() -> None:
 def test_a_count_that_its_agent_cannot_tell_is_null() -> None:
     view = view_with(0)
     confirm(
-        view.service.pool.table,
-        registered(view.service.pool.table, "10.0.0.9"),
+        view.service.pool,
+        registered(view.service.pool, "10.0.0.9"),
         token=7,
         load=Load(cpu=10, memory=20, tcp=None),
     )
@@ -103,7 +102,7 @@ def test_a_count_that_its_agent_cannot_tell_is_null() -> None:
 
 def test_a_backend_that_is_up_and_drains_is_draining() -> None:
     view = view_with(0)
-    confirm(view.service.pool.table, registered(view.service.pool.table, "10.0.0.9"), token=7, draining=True)
+    confirm(view.service.pool, registered(view.service.pool, "10.0.0.9"), token=7, draining=True)
     assert status(view, Counters(), ROOM)["backends"][0]["state"] == "draining"
 
 
@@ -144,8 +143,8 @@ def test_what_is_forgotten_while_it_is_rendered_is_not_listed() -> None:
     view = view_with(4 * ROWS)
     pieces = Status([view], Counters(), ROOM).rendered()
     text = next(pieces)
-    for backend in list(view.service.pool.table)[ROWS:-1]:
-        view.service.pool.table.unregister(backend.registration.agent, Unregister(backend.port, 1), 0.0)
+    for backend in list(view.service.pool)[ROWS:-1]:
+        view.service.pool.unregister(backend.registration.agent, Unregister(backend.port, 1), 0.0)
     text += b"".join(pieces)
     assert len(json.loads(text)["backends"]) == ROWS + 1
 
@@ -154,7 +153,7 @@ def test_the_table_may_grow_while_it_is_rendered() -> None:
     view = view_with(2 * ROWS)
     pieces = Status([view], Counters(), ROOM).rendered()
     text = next(pieces)
-    registered(view.service.pool.table, "10.9.9.9")
+    registered(view.service.pool, "10.9.9.9")
     assert len(json.loads(text + b"".join(pieces))["backends"]) == 2 * ROWS
 
 

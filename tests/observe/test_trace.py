@@ -9,13 +9,11 @@ from twisted.logger import LogLevel
 from rproxy.agent.sampler import Load
 from rproxy.observe.scores import ReportScore
 from rproxy.observe.trace import SessionTrace
-from rproxy.pool.pool import Pool
-from rproxy.pool.table import Table
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.observers import Observers
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
-from tests.fakes import CountingPolicy, FakeLink, confirm, logged, registered, texts
+from tests.fakes import FakeLink, confirm, logged, pool_of, registered, texts
 from tests.sessions.opening import Bench, taken
 
 
@@ -37,12 +35,11 @@ def test_without_a_trace_a_normal_session_logs_nothing_and_its_client_is_not_wri
 
 def test_a_trace_shows_the_score_and_the_figures_of_every_eligible_backend_at_a_choice() -> None:
     """The lines of the report's figure 5.10: 10 ms, 2 connections, CPU 10 %, memory 20 %."""
-    table = Table()
+    pool = pool_of()
     for number in (1, 2):
-        confirm(table, registered(table, f"10.0.0.{number}"), token=number, load=Load(10, 20, number))
-    registered(table, "10.0.0.3")
-    confirm(table, registered(table, "10.0.0.4"), token=4, draining=True)
-    pool = Pool(table, CountingPolicy())
+        confirm(pool, registered(pool, f"10.0.0.{number}"), token=number, load=Load(10, 20, number))
+    registered(pool, "10.0.0.3")
+    confirm(pool, registered(pool, "10.0.0.4"), token=4, draining=True)
     clock, trace = Clock(), SessionTrace(pool, ReportScore())
     service = Service(pool, clock, observers=Observers(clock.seconds, choices=[trace]))
     with logged() as events:

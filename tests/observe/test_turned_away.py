@@ -57,7 +57,7 @@ def test_an_episode_of_one_client_is_one_line() -> None:
 )
 def test_the_warning_says_why_and_how_many_backends_there_are(up: int, line: str) -> None:
     bench = Bench(up)
-    registered(bench.table, "10.0.0.99")
+    registered(bench.pool, "10.0.0.99")
     with logged() as events:
         turn_away(bench, 1)
     assert texts(events) == [line]

@@ -20,8 +20,8 @@ from rproxy.policies.ranked import Ranked
 from rproxy.policies.registry import POLICIES
 from rproxy.policies.report import RTT_NOISE_MS, SCORE_RESOLUTION
 from rproxy.pool.backend import Backend
+from rproxy.pool.health import SLOW_START_S
 from rproxy.pool.states import State
-from rproxy.pool.table import SLOW_START_S, Table
 from rproxy.wire.pdu import COUNT_MAX, WEIGHT_MAX
 from tests.fakes import UNLIMITED
 from tests.policies.balancing import Balance, policy, shares
@@ -78,7 +78,7 @@ class TestContract:
 
     @pytest.mark.parametrize("way", ["down", "draining", "unregistered", "silent"])
     def test_one_that_goes_is_chosen_no_more(self, balance: Balance, way: str) -> None:
-        gone, stays = balance.pool(2)
+        gone, stays = balance.all_up(2)
         balance.serve(4, held=True)
         match way:
             case "down":
@@ -92,26 +92,26 @@ class TestContract:
         assert set(balance.serve(20, held=True)) == {stays}
 
     def test_the_last_one_gone_leaves_nobody(self, balance: Balance) -> None:
-        for backend in balance.pool(3):
+        for backend in balance.all_up(3):
             assert balance.choose() is not None
             balance.down(backend)
         assert balance.choose() is None
 
     def test_an_excluded_one_is_not_chosen(self, balance: Balance) -> None:
-        backends = balance.pool(5)
+        backends = balance.all_up(5)
         rng = Random(2)
         for _ in range(200):
             exclude = rng.sample(backends, rng.randrange(5))
             assert balance.open(*exclude) not in exclude
 
     def test_with_all_excluded_there_is_nobody(self, balance: Balance) -> None:
-        backends = balance.pool(3)
+        backends = balance.all_up(3)
         assert balance.choose(*backends) is None
         assert balance.choose() in backends
 
     def test_choosing_alone_changes_nothing(self, balance: Balance) -> None:
         """What a second call says does not depend on the first, nor on whom a call in between excluded."""
-        balance.pool(5)
+        balance.all_up(5)
         for _ in range(50):
             first = balance.choose()
             assert first is not None
@@ -119,14 +119,14 @@ class TestContract:
             assert balance.open() is first
 
     def test_in_the_end_everybody_is_chosen(self, balance: Balance) -> None:
-        backends = balance.pool(5)
+        backends = balance.all_up(5)
         for number, backend in enumerate(backends):
             balance.report(backend, cpu=10 * number, memory=5 * number, tcp=number)
         assert set(balance.serve(200, held=True)) == set(backends)
 
     @pytest.mark.parametrize("held", [True, False])
     def test_equal_ones_get_equal_shares(self, balance: Balance, held: bool) -> None:
-        backends = balance.pool(5)
+        backends = balance.all_up(5)
         assert shares(balance.serve(2000, held=held), backends) == pytest.approx([400] * 5, rel=0.15)
 
     def test_a_share_follows_the_weight(self, balance: Balance) -> None:
@@ -135,7 +135,7 @@ class TestContract:
         assert of_heavy / of_normal == pytest.approx(3, rel=0.15)
 
     def test_a_weight_that_changes_counts_from_then_on(self, balance: Balance) -> None:
-        grown, normal = balance.pool(2)
+        grown, normal = balance.all_up(2)
         for backend in balance.serve(20, held=True):
             balance.close(backend)
         balance.register((grown.address, 5555), weight=300)
@@ -144,10 +144,10 @@ class TestContract:
 
     @pytest.mark.parametrize("name", sorted(POLICIES))
     def test_one_that_starts_slowly_gets_its_share_and_in_the_end_the_whole(self, name: str) -> None:
-        balance = Balance(policy(name), Table(limits=UNLIMITED))
+        balance = Balance(policy(name), limits=UNLIMITED)
         settled = balance.up(agent(1))
         balance.now += SLOW_START_S
-        balance.ramp(settled)
+        balance.pool.tick(balance.now)
         starting = balance.up(agent(2))
         assert starting.share == 0.1
         ratios = []
@@ -158,7 +158,7 @@ class TestContract:
             for backend in served:
                 balance.close(backend)
             balance.now += SLOW_START_S
-            balance.ramp(starting)
+            balance.pool.tick(balance.now)
         assert ratios == [pytest.approx(0.1, rel=0.2), pytest.approx(1, rel=0.2)]
 
     @pytest.mark.parametrize("weight", [1, WEIGHT_MAX])
@@ -169,7 +169,7 @@ class TestContract:
 
     @pytest.mark.parametrize("way", ABSENCES)
     def test_one_that_comes_back_is_chosen_again(self, balance: Balance, way: str) -> None:
-        returns, _ = balance.pool(2)
+        returns, _ = balance.all_up(2)
         balance.serve(10, held=True)
         leave(balance, returns, way)
         balance.serve(10, held=True)
@@ -177,25 +177,25 @@ class TestContract:
         assert returns in balance.serve(40, held=True)
 
     def test_a_newcomer_is_chosen(self, balance: Balance) -> None:
-        balance.pool(3)
+        balance.all_up(3)
         balance.serve(100, held=True)
         newcomer = balance.up(agent(3))
         assert newcomer in balance.serve(40, held=True)
 
     def test_one_that_failed_comes_last(self, balance: Balance) -> None:
-        failed, *others = balance.pool(3)
+        failed, *others = balance.all_up(3)
         balance.refuse(failed)
         assert set(balance.serve(100, held=True)) == set(others)
         assert balance.choose(*others) is failed
 
     def test_one_that_failed_is_better_than_nobody(self, balance: Balance) -> None:
-        backends = balance.pool(2)
+        backends = balance.all_up(2)
         for backend in backends:
             balance.refuse(backend)
         assert set(balance.serve(40, held=True)) == set(backends)
 
     def test_one_that_missed_a_probe_comes_last_until_it_answers_one(self, balance: Balance) -> None:
-        missing, other = balance.pool(2)
+        missing, other = balance.all_up(2)
         balance.lose(balance.probe(missing))
         assert set(balance.serve(40, held=True)) == {other}
         for _ in range(100):
@@ -203,7 +203,7 @@ class TestContract:
         assert missing in balance.serve(60, held=True)
 
     def test_sessions_that_outlive_their_backend_do_no_harm(self, balance: Balance) -> None:
-        gone, stays = balance.pool(2)
+        gone, stays = balance.all_up(2)
         served = balance.serve(10, held=True)
         balance.unregister((gone.address, 5555))
         for backend in served:
@@ -215,7 +215,7 @@ class TestMemory:
     """A policy holds on to what the table holds, and little more."""
 
     def test_backends_that_come_and_go_are_not_kept(self, balance: Balance) -> None:
-        balance.pool(2)
+        balance.all_up(2)
         gone: WeakSet[Backend] = WeakSet()
         for instance in range(500):
             passing = balance.up(agent(7), instance=instance)
@@ -228,7 +228,7 @@ class TestMemory:
         assert len(gone) < 100
 
     def test_backends_that_fail_after_they_went_are_not_kept(self, balance: Balance) -> None:
-        balance.pool(2)
+        balance.all_up(2)
         gone: WeakSet[Backend] = WeakSet()
         for instance in range(500):
             passing = balance.up(agent(7), instance=instance)
@@ -243,7 +243,7 @@ class TestMemory:
 
     def test_backends_that_never_answer_are_not_kept(self, balance: Balance) -> None:
         """Anybody can register as many of these as the table lets in."""
-        balance.pool(2)
+        balance.all_up(2)
         gone: WeakSet[Backend] = WeakSet()
         for number in range(100, 600):
             stranger = balance.register(agent(number))
@@ -257,7 +257,7 @@ class TestMemory:
 
     def test_while_nobody_comes_to_choose_they_are_not_kept_either(self, balance: Balance) -> None:
         """At a proxy in reserve, agents come and go, and those that stay tell their load."""
-        stay = balance.pool(2)
+        stay = balance.all_up(2)
         gone: WeakSet[Backend] = WeakSet()
         for instance in range(500):
             passing = balance.up(agent(7), instance=instance)
@@ -277,7 +277,7 @@ class TestMemory:
 
     def test_an_order_that_was_made_small_is_one_still(self, balance: Balance) -> None:
         """What has been left behind stood between what stays."""
-        backends = balance.pool(200)
+        backends = balance.all_up(200)
         ranked = balance.policy
         assert isinstance(ranked, Ranked)
         rng = Random(4)
@@ -293,7 +293,7 @@ class TestMemory:
             assert len(left) == 200
 
     def test_the_order_stays_small_under_churn(self, balance: Balance) -> None:
-        backends = balance.pool(20)
+        backends = balance.all_up(20)
         ranked = balance.policy
         assert isinstance(ranked, Ranked)
         rng = Random(3)
@@ -316,7 +316,7 @@ class PolicyMachine(RuleBasedStateMachine):
         ranked = policy(self.policy_name)
         assert isinstance(ranked, Ranked)
         self.ranked = ranked
-        self.balance = Balance(ranked, Table(limits=evolve(UNLIMITED, confirmed=8), slow_start_s=0, panic_below=0))
+        self.balance = Balance(ranked, limits=evolve(UNLIMITED, confirmed=8), slow_start_s=0, panic_below=0)
         self.instances = count()
         self.failed: set[Backend] = set()
         self.held: list[Backend] = []
@@ -326,12 +326,12 @@ class PolicyMachine(RuleBasedStateMachine):
 
     @property
     def present(self) -> list[Backend]:
-        return [backend for backend in self.balance.table if backend.state is not State.DEPARTED]
+        return [backend for backend in self.balance.pool if backend.state is not State.DEPARTED]
 
     @precondition(lambda self: len(self.present) < 8)
     @rule(number=st.integers(0, 7), weight=st.sampled_from([1, 50, 100, 300]))
     def arrive(self, number: int, weight: int) -> None:
-        there = self.balance.table.get(agent(number)[0], 80)
+        there = self.balance.pool.get(agent(number)[0], 80)
         if there is None or there.state is State.DEPARTED:
             if there is not None:
                 self.failed.discard(there)
@@ -372,15 +372,15 @@ class PolicyMachine(RuleBasedStateMachine):
     def close(self, data: st.DataObject) -> None:
         self.balance.close(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))))
 
-    @precondition(lambda self: bool(self.balance.table.eligible))
+    @precondition(lambda self: bool(self.balance.pool.eligible))
     @rule(data=st.data())
     def refuse(self, data: st.DataObject) -> None:
-        backend = data.draw(st.sampled_from(self.balance.table.eligible))
+        backend = data.draw(st.sampled_from(self.balance.pool.eligible))
         self.balance.refuse(backend)
         self.failed.add(backend)
 
     def lowest(self, *exclude: Backend) -> tuple[float, ...] | None:
-        left = [backend for backend in self.balance.table if backend.eligible and backend not in exclude]
+        left = [backend for backend in self.balance.pool if backend.eligible and backend not in exclude]
         return min(map(self.key, left), default=None)
 
     def key(self, backend: Backend) -> tuple[float, ...]:
@@ -409,7 +409,7 @@ class TestReport:
     def test_every_session_goes_to_the_lowest_score_of_that_instant(self, balance: Balance) -> None:
         """The score as the formula has it, with every session opened and closed since the report."""
         rng = Random(4)
-        backends = balance.pool(6)
+        backends = balance.all_up(6)
         held: list[Backend] = []
         for step in range(600):
             if step % 10 == 0:
@@ -430,35 +430,34 @@ class TestReport:
 
     def test_a_better_score_is_used_up_by_its_own_sessions(self, balance: Balance) -> None:
         """Nine sessions more are worth what 54 % of CPU are."""
-        idle, busy = balance.pool(2)
+        idle, busy = balance.all_up(2)
         balance.report(busy, cpu=54)
         assert set(balance.serve(9, held=True)) == {idle}
         assert busy in balance.serve(2, held=True)
 
     def test_sessions_that_end_make_it_better_again(self, balance: Balance) -> None:
-        idle, busy = balance.pool(2)
+        idle, busy = balance.all_up(2)
         balance.report(busy, cpu=30)
         for backend in balance.serve(9, held=True):
             balance.close(backend)
         assert set(balance.serve(4, held=True)) == {idle}
 
     def test_a_session_still_connecting_counts(self, balance: Balance) -> None:
-        slow, other = balance.pool(2)
+        slow, other = balance.all_up(2)
         for backend in (slow, other):
             balance.report(backend, tcp=0)
         for _ in range(5):
-            balance.table.opened(slow)
-            balance.policy.opened(slow)
+            balance.lease(slow)
         assert set(balance.serve(5, held=True)) == {other}
 
     def test_altered_to_report_full_load_it_gets_no_session(self, balance: Balance) -> None:
         """The report's test 2b."""
-        first, second = balance.pool(2)
+        first, second = balance.all_up(2)
         balance.report(second, cpu=100, memory=100, tcp=100)
         assert set(balance.serve(10, held=False)) == {first}
 
     def test_a_saturated_one_waits_however_much_the_others_hold(self, balance: Balance) -> None:
-        saturated, other = balance.pool(2)
+        saturated, other = balance.all_up(2)
         balance.report(saturated, cpu=70)
         balance.report(other, cpu=69, memory=69, tcp=5000)
         assert set(balance.serve(500, held=True)) == {other}
@@ -472,26 +471,26 @@ class TestReport:
 
     def test_without_saturation_the_sum_alone_decides(self) -> None:
         balance = balance_by("report", saturation=None)
-        full_cpu, many_connections = balance.pool(2)
+        full_cpu, many_connections = balance.all_up(2)
         balance.report(full_cpu, cpu=100)
         balance.report(many_connections, tcp=50)
         assert balance.choose() is full_cpu
 
     def test_saturated_ones_are_told_apart_by_the_sum(self, balance: Balance) -> None:
-        worse, better = balance.pool(2)
+        worse, better = balance.all_up(2)
         balance.report(worse, cpu=100, memory=100)
         balance.report(better, cpu=90, memory=20)
         assert set(balance.serve(5, held=True)) == {better}
 
     def test_saturated_equals_share_evenly(self, balance: Balance) -> None:
-        backends = balance.pool(3)
+        backends = balance.all_up(3)
         for backend in backends:
             balance.report(backend, cpu=90, memory=90)
         assert shares(balance.serve(30, held=True), backends) == [10, 10, 10]
 
     def test_of_equal_scores_the_fewest_own_sessions_win(self, balance: Balance) -> None:
         """The other host holds as many connections, of others; that it had a client last does not matter."""
-        ours, others = balance.pool(2)
+        ours, others = balance.all_up(2)
         for _ in range(3):
             balance.open(others)
         balance.close(balance.open(ours))
@@ -502,20 +501,20 @@ class TestReport:
 
     def test_round_trips_of_a_lan_are_equal(self, balance: Balance) -> None:
         """Such as 0.997 and 1.083 ms, between which a step of the score lies."""
-        backends = balance.pool(3)
+        backends = balance.all_up(3)
         for backend, rtt_s in zip(backends, (0.000997, 0.001083, 0.0019), strict=True):
             balance.report(backend, after_s=rtt_s)
         assert shares(balance.serve(30, held=False), backends) == [10, 10, 10]
 
     def test_a_round_trip_beyond_a_lans_noise_decides(self, balance: Balance) -> None:
-        near, far = balance.pool(2)
+        near, far = balance.all_up(2)
         balance.report(near, after_s=0.0019)
         balance.report(far, after_s=0.0031)
         assert set(balance.serve(10, held=False)) == {near}
 
     def test_scores_in_one_step_of_the_resolution_take_turns(self, balance: Balance) -> None:
         """A LAN's round trips differ by less; else one host would get everything until its next report."""
-        backends = balance.pool(3)
+        backends = balance.all_up(3)
         for backend, rtt_ms in zip(backends, [0.05, 0.2, 0.3], strict=True):
             balance.report(backend, after_s=rtt_ms / 1000, cpu=20, memory=40)
         assert len(set(map(score_now, backends))) == 3
@@ -525,13 +524,13 @@ class TestReport:
         """0.60 in every way that connections, CPU and memory can make it."""
         loads = [(tcp, cpu, 120 - 6 * tcp - cpu) for tcp in range(21) for cpu in range(0, 121 - 6 * tcp, 5)]
         loads = [(tcp, cpu, memory) for tcp, cpu, memory in loads if max(cpu, memory) < 70]
-        backends = balance.pool(len(loads))
+        backends = balance.all_up(len(loads))
         for backend, (tcp, cpu, memory) in zip(backends, loads, strict=True):
             balance.report(backend, after_s=0, tcp=tcp, cpu=cpu, memory=memory)
         assert shares(balance.serve(len(loads), held=False), backends) == [1] * len(loads)
 
     def test_a_score_lower_by_two_steps_gets_every_session_that_ends_at_once(self, balance: Balance) -> None:
-        better, worse = balance.pool(2)
+        better, worse = balance.all_up(2)
         balance.report(better, cpu=20)
         balance.report(worse, cpu=24)
         assert score_now(worse) - score_now(better) == pytest.approx(2 * SCORE_RESOLUTION)
@@ -547,7 +546,7 @@ class TestReport:
         assert balance.choose() is normal
 
     def test_loss_is_part_of_the_score(self, balance: Balance) -> None:
-        lossy, clean = balance.pool(2)
+        lossy, clean = balance.all_up(2)
         balance.lose(balance.probe(lossy))
         balance.report(lossy)
         balance.report(clean, cpu=69, memory=69)
@@ -564,7 +563,7 @@ class TestRandom:
     def test_it_does_not_depend_on_the_choice_before(self) -> None:
         """Every pair of successive choices is equally likely: no alternation, no runs."""
         balance = balance_by("random")
-        backends = balance.pool(2)
+        backends = balance.all_up(2)
         served = balance.serve(8000, held=False)
         pairs = Counter(pairwise(served))
         for before in backends:
@@ -573,7 +572,7 @@ class TestRandom:
 
     def test_it_does_not_depend_on_the_load(self) -> None:
         balance = balance_by("random")
-        loaded, idle = balance.pool(2)
+        loaded, idle = balance.all_up(2)
         balance.report(loaded, cpu=100, memory=100, tcp=1000)
         assert shares(balance.serve(4000, held=True), [loaded, idle]) == pytest.approx([2000, 2000], rel=0.1)
 
@@ -581,14 +580,14 @@ class TestRandom:
         orders = []
         for seed in (1, 2):
             balance = balance_by("random", seed=seed)
-            balance.pool(5)
+            balance.all_up(5)
             orders.append([backend.name for backend in balance.serve(20, held=False)])
         assert orders[0] != orders[1]
 
     @pytest.mark.parametrize("way", ABSENCES)
     def test_one_that_comes_back_does_not_catch_up(self, way: str) -> None:
         balance = balance_by("random")
-        returns, other = balance.pool(2)
+        returns, other = balance.all_up(2)
         leave(balance, returns, way)
         balance.serve(1000, held=False)
         come_back(balance, returns, way)
@@ -601,7 +600,7 @@ class TestRoundRobin:
         return balance_by("round-robin")
 
     def test_it_goes_round(self, balance: Balance) -> None:
-        backends = balance.pool(4)
+        backends = balance.all_up(4)
         served = balance.serve(20, held=True)
         assert set(served[:4]) == set(backends)
         assert served == served[:4] * 5
@@ -613,20 +612,20 @@ class TestRoundRobin:
         assert (single, single) not in pairwise(served)
 
     def test_it_does_not_depend_on_the_load(self, balance: Balance) -> None:
-        loaded, idle = balance.pool(2)
+        loaded, idle = balance.all_up(2)
         balance.report(loaded, cpu=100, memory=100, tcp=1000)
         assert shares(balance.serve(10, held=True), [loaded, idle]) == [5, 5]
 
     @pytest.mark.parametrize("way", ABSENCES)
     def test_one_that_comes_back_does_not_catch_up(self, balance: Balance, way: str) -> None:
-        returns, other = balance.pool(2)
+        returns, other = balance.all_up(2)
         leave(balance, returns, way)
         balance.serve(100, held=True)
         come_back(balance, returns, way)
         assert shares(balance.serve(20, held=True), [returns, other]) == pytest.approx([10, 10], abs=1)
 
     def test_reports_do_not_move_a_turn(self, balance: Balance) -> None:
-        backends = balance.pool(3)
+        backends = balance.all_up(3)
         served = []
         for _ in range(12):
             served.append(balance.open())
@@ -640,25 +639,24 @@ class TestLeastConnections:
         return balance_by("least-connections")
 
     def test_the_one_with_the_fewest_sessions_is_chosen(self, balance: Balance) -> None:
-        backends = balance.pool(3)
+        backends = balance.all_up(3)
         balance.serve(9, held=True)
         balance.close(backends[1])
         assert balance.choose() is backends[1]
 
     def test_a_session_still_connecting_counts(self, balance: Balance) -> None:
-        slow, other = balance.pool(2)
+        slow, other = balance.all_up(2)
         for _ in range(5):
-            balance.table.opened(slow)
-            balance.policy.opened(slow)
+            balance.lease(slow)
         assert set(balance.serve(5, held=True)) == {other}
 
     def test_it_does_not_depend_on_the_load(self, balance: Balance) -> None:
-        loaded, idle = balance.pool(2)
+        loaded, idle = balance.all_up(2)
         balance.report(loaded, cpu=100, memory=100, tcp=1000)
         assert shares(balance.serve(10, held=True), [loaded, idle]) == [5, 5]
 
     def test_equal_ones_take_turns(self, balance: Balance) -> None:
-        backends = balance.pool(3)
+        backends = balance.all_up(3)
         served = balance.serve(9, held=False)
         assert set(served[:3]) == set(backends)
         assert served == served[:3] * 3
@@ -672,7 +670,7 @@ class TestUnknown:
         return balance_by("report")
 
     def blind_and_busy(self, balance: Balance, **figures: int) -> tuple[Backend, list[Backend]]:
-        blind, *others = balance.pool(4)
+        blind, *others = balance.all_up(4)
         for backend in others:
             balance.report(backend, **figures)
         balance.report(blind, cpu=None, memory=None, tcp=None)
@@ -705,7 +703,7 @@ class TestUnknown:
 
     @pytest.mark.parametrize("figure", ["cpu", "memory", "tcp"])
     def test_one_figure_that_is_unknown_leaves_the_others_what_they_are(self, balance: Balance, figure: str) -> None:
-        idle, blind = balance.pool(2)
+        idle, blind = balance.all_up(2)
         balance.report(idle, cpu=10, memory=10, tcp=10)
         known: dict[str, Any] = {"cpu": 10, "memory": 10, "tcp": 10, figure: None}
         balance.report(blind, **known)

@@ -1,4 +1,4 @@
-"""Drives a table as the monitor does: with a clock, fresh tokens, and agents that answer or do not."""
+"""Drives a pool as the monitor does: with a clock, fresh tokens, and agents that answer or do not."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import attrs
 
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend, Registration
-from rproxy.pool.events import Confirmed, Probe, Registered, Transition
+from rproxy.pool.events import AgentRestarted, Events, Registered, Reported, Transitioned
 from rproxy.pool.health import FALL, HOLD_MAX_S, RISE
-from rproxy.pool.table import Table
+from rproxy.pool.policy import Policy
+from rproxy.pool.probes import Probe
 from rproxy.wire.pdu import ProbeResponse, Register, Unregister
-from tests.fakes import UNLIMITED
+from tests.fakes import UNLIMITED, pool_of
 
 AGENT: Address = ("10.0.0.1", 5555)
 REGISTER = Register(service_port=80, interval_ms=20_000, instance=1)
@@ -31,9 +32,38 @@ def response(probe: Probe, **fields: Any) -> ProbeResponse:
     return attrs.evolve(idle, **fields)
 
 
+def transition_of(events: Events) -> Transitioned | None:
+    """The change of state among the events of one call, at most one."""
+    found = [event for event in events if isinstance(event, Transitioned)]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+@attrs.frozen
+class Answered:
+    """What one valid response came to."""
+
+    events: Events
+
+    @property
+    def sample_ms(self) -> float:
+        (reported,) = (event for event in self.events if isinstance(event, Reported))
+        return reported.sample_ms
+
+    @property
+    def restarted(self) -> bool:
+        return any(isinstance(event, AgentRestarted) for event in self.events)
+
+    @property
+    def transition(self) -> Transitioned | None:
+        return transition_of(self.events)
+
+
 class Driver:
-    def __init__(self, table: Table | None = None) -> None:
-        self.table = Table(limits=UNLIMITED, slow_start_s=0, panic_below=0) if table is None else table
+    """`options` are the pool's; unless they say otherwise nothing is limited, starts slowly, or panics."""
+
+    def __init__(self, policy: Policy | None = None, **options: Any) -> None:
+        self.pool = pool_of(policy, **(options or {"limits": UNLIMITED, "slow_start_s": 0, "panic_below": 0}))
         self.now = 1000.0
         self._tokens = count(1)
         self._candidates: WeakKeyDictionary[Backend, Registration] = WeakKeyDictionary()
@@ -43,37 +73,35 @@ class Driver:
 
     def take_in(self, source: Address = AGENT, local: str = "", **fields: Any) -> Registered:
         """Whoever waits for a probe has its turn at once."""
-        registered = self.table.register(source, attrs.evolve(REGISTER, **fields), self.now, local)
-        while found := self.table.unconfirmed.next(self.now):
+        (event,) = self.pool.register(source, attrs.evolve(REGISTER, **fields), self.now, local)
+        while found := self.pool.next_candidate(self.now):
             backend, self._candidates[backend] = found
-        return registered
+        return event
 
     def probe(self, backend: Backend, registration: Registration | None = None) -> Probe:
-        return self.table.probe(backend, registration or backend.registration, next(self._tokens), self.now)
+        return self.pool.probe(backend, registration or backend.registration, next(self._tokens), self.now)
 
     def candidate(self, backend: Backend) -> Registration:
         """The registration whose turn it was to be probed last."""
         return self._candidates.get(backend, backend.registration)
 
-    def answer(
-        self, probe: Probe, *, after_s: float = 0.001, source: Address | None = None, **fields: Any
-    ) -> Confirmed:
+    def answer(self, probe: Probe, *, after_s: float = 0.001, source: Address | None = None, **fields: Any) -> Answered:
         self.now += after_s
-        return self.table.respond(source or probe.registration.agent, response(probe, **fields), self.now)
+        pdu = response(probe, **fields)
+        return Answered(self.pool.respond(source or probe.registration.agent, pdu, self.now))
 
-    def lose(self, probe: Probe) -> Transition | None:
-        self.now += self.table.timeout_s
-        return self.table.lost(probe.request.token, self.now)
+    def lose(self, probe: Probe) -> Transitioned | None:
+        self.now += self.pool.timeout_s
+        return transition_of(self.pool.lost(probe.request.token, self.now))
 
-    def unregister(self, source: Address = AGENT, *, port: int = 80, instance: int = 1) -> Transition | None:
-        _, transition = self.table.unregister(source, Unregister(port, instance), self.now)
-        return transition
+    def unregister(self, source: Address = AGENT, *, port: int = 80, instance: int = 1) -> Transitioned | None:
+        return transition_of(self.pool.unregister(source, Unregister(port, instance), self.now))
 
-    def check(self, backend: Backend, liveness_s: float = 10.0) -> Transition | None:
+    def check(self, backend: Backend, liveness_s: float = 10.0) -> Transitioned | None:
         """Nothing has kept this process from hearing what there was."""
-        return self.table.check(backend, liveness_s, lambda moment: self.now - moment, self.now)
+        return transition_of(self.pool.check(backend, liveness_s, lambda moment: self.now - moment, self.now))
 
-    def report(self, backend: Backend, *, after_s: float = 0.001, **fields: Any) -> Confirmed:
+    def report(self, backend: Backend, *, after_s: float = 0.001, **fields: Any) -> Answered:
         """The agent tells its load, in answer to a probe."""
         return self.answer(self.probe(backend), after_s=after_s, **fields)
 
@@ -94,18 +122,30 @@ class Driver:
         for _ in range(RISE):
             self.report(backend)
 
-    def fail_connects(self, backend: Backend, connects: int = 1) -> Transition | None:
-        """So many connects to it fail."""
-        transition = None
+    def fail_connects(self, backend: Backend, connects: int = 1) -> Transitioned | None:
+        """So many connects to it fail. What the last one came to."""
+        events: Events = ()
         for _ in range(connects):
-            self.table.opened(backend)
-            transition = self.table.refused(backend, self.now)
-            self.table.closed(backend, was_connected=False)
-        return transition
+            self.lease(backend)
+            events = self.pool.refused(backend, self.now)
+            self.pool.closed(backend, was_connected=False)
+        return transition_of(events)
+
+    def lease(self, backend: Backend) -> None:
+        """A session starts to connect to it: now if it is eligible, otherwise it is one that was chosen before."""
+        if backend.eligible:
+            assert self.pool.choose([each for each in self.pool if each is not backend]) is backend
+        else:
+            backend.counts.pending += 1
 
     def opened(self, backend: Backend, sessions: int = 1, *, connected: bool = True) -> None:
+        """So many sessions have opened on it."""
         for _ in range(sessions):
-            self.table.opened(backend)
+            self.lease(backend)
             if connected:
-                self.table.connected(backend)
-                self.table.served(backend)
+                self.pool.connected(backend)
+                self.pool.served(backend)
+
+    def close(self, backend: Backend, *, was_connected: bool = True) -> Transitioned | None:
+        """One of its sessions is over."""
+        return transition_of(self.pool.closed(backend, was_connected=was_connected))

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import pytest
 
-from rproxy.pool.means import UNKNOWN_PERCENT, Mean, percent_or_mean
+from rproxy.pool.estimators import CPU, MEMORY, NO_FIGURES, OTHERS, UNKNOWN_PERCENT, PoolMeans
 from tests.pool.driving import Driver, agent
 
 
 def test_a_mean_of_nobody_is_none() -> None:
-    mean = Mean()
-    mean.replace(None, 5)
-    mean.replace(5, None)
-    assert mean.value is None
+    means = PoolMeans()
+    means.replace(NO_FIGURES, (5, None, 7))
+    assert [means.mean(index) for index in (CPU, MEMORY, OTHERS)] == [5, None, 7]
+    means.replace((5, None, 7), NO_FIGURES)
+    assert [means.mean(index) for index in (CPU, MEMORY, OTHERS)] == [None, None, None]
 
 
-def test_a_mean_follows_what_changes() -> None:
-    mean = Mean()
+@pytest.mark.parametrize("index", [CPU, MEMORY, OTHERS])
+def test_a_mean_follows_what_changes(index: int) -> None:
+    def only(number: int) -> tuple[int | None, ...]:
+        return tuple(number if each == index else None for each in (CPU, MEMORY, OTHERS))
+
+    means = PoolMeans()
     for number in (1, 2, 6):
-        mean.replace(None, number)
-    assert mean.value == 3
-    mean.replace(6, 0)
-    assert mean.value == 1
+        means.replace(NO_FIGURES, only(number))
+    assert means.mean(index) == 3
+    means.replace(only(6), only(0))
+    assert means.mean(index) == 1
 
 
-@pytest.mark.parametrize(("means", "taken"), [(None, 50), (0, 50), (49, 50), (85, 85)])
-def test_an_unknown_percentage_is_never_idle_and_as_busy_as_a_busy_pool(means: int | None, taken: int) -> None:
-    mean = Mean()
-    mean.replace(None, means)
-    assert percent_or_mean(None, mean) == taken
-    assert percent_or_mean(0, mean) == 0
+@pytest.mark.parametrize(("mean", "taken"), [(None, 50), (0, 50), (49, 50), (85, 85)])
+def test_an_unknown_percentage_is_never_idle_and_as_busy_as_a_busy_pool(mean: int | None, taken: int) -> None:
+    means = PoolMeans()
+    means.replace(NO_FIGURES, (mean, None, None))
+    assert means.percent(None, CPU) == taken
+    assert means.percent(0, CPU) == 0
     assert UNKNOWN_PERCENT == 50
 
 

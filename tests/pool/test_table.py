@@ -12,14 +12,16 @@ import pytest
 from rproxy.net.addresses import Address
 from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Backend
-from rproxy.pool.events import Confirmed
+from rproxy.pool.candidates import OUTSTANDING_MAX, RETRY_MAX_S, RETRY_MIN_S
+from rproxy.pool.events import Events
 from rproxy.pool.health import HOLD_MAX_S, HOLD_MIN_S, REFUSALS
+from rproxy.pool.limits import Limits
+from rproxy.pool.pool import Pool
+from rproxy.pool.probes import RETIRED_MAX
 from rproxy.pool.states import Administration, State
-from rproxy.pool.table import RETIRED_MAX, Table
-from rproxy.pool.unconfirmed import OUTSTANDING_MAX, RETRY_MAX_S, RETRY_MIN_S
 from rproxy.wire.pdu import UINT32_MAX, UINT64_MAX
 from tests.fakes import UNLIMITED
-from tests.pool.driving import AGENT, Driver, agent, response
+from tests.pool.driving import AGENT, Answered, Driver, agent, transition_of
 
 OTHER_PORT: Address = (AGENT[0], 5556)
 
@@ -30,13 +32,13 @@ def driver() -> Driver:
 
 
 @contextmanager
-def refused(table: Table, refusal: Refusal) -> Iterator[None]:
-    """What runs inside is rejected for `refusal`, and leaves the table as it was."""
-    before = attrs.asdict(table)
+def refused(pool: Pool, refusal: Refusal) -> Iterator[None]:
+    """What runs inside is rejected for `refusal`, and leaves the pool as it was."""
+    before = attrs.asdict(pool)
     with pytest.raises(Rejected) as caught:
         yield
     assert caught.value.refusal is refusal
-    assert attrs.asdict(table) == before
+    assert attrs.asdict(pool) == before
 
 
 class TestWhatABackendIs:
@@ -47,27 +49,27 @@ class TestWhatABackendIs:
         other_port = driver.register(("10.0.0.1", 5556), service_port=81)
         other_host = driver.register(("10.0.0.2", 5555), service_port=80)
         assert len({one, other_port, other_host}) == 3
-        assert [(b.address, b.port) for b in driver.table] == [("10.0.0.1", 80), ("10.0.0.1", 81), ("10.0.0.2", 80)]
+        assert [(b.address, b.port) for b in driver.pool] == [("10.0.0.1", 80), ("10.0.0.1", 81), ("10.0.0.2", 80)]
 
     def test_registering_again_is_the_same_backend(self, driver: Driver) -> None:
         assert driver.register() is driver.register()
-        assert len(driver.table) == 1
+        assert len(driver.pool) == 1
 
     def test_it_is_probed_where_its_registration_came_from(self, driver: Driver) -> None:
         assert driver.register(("2001:db8::5", 40000)).registration.agent == ("2001:db8::5", 40000)
 
     def test_service_port_0_is_the_default_port(self) -> None:
-        driver = Driver(Table(default_port=8080))
+        driver = Driver(default_port=8080)
         backend = driver.register(service_port=0)
         assert backend.port == 8080
         assert driver.register(service_port=8080) is backend
-        assert driver.table.get("10.0.0.1", 8080) is backend
+        assert driver.pool.get("10.0.0.1", 8080) is backend
 
     def test_it_may_unregister_with_service_port_0(self) -> None:
-        driver = Driver(Table(default_port=8080))
+        driver = Driver(default_port=8080)
         driver.register(service_port=0)
         driver.unregister(port=0)
-        assert driver.table.get("10.0.0.1", 8080) is None
+        assert driver.pool.get("10.0.0.1", 8080) is None
 
     def test_a_registration_updates_interval_and_weight(self, driver: Driver) -> None:
         backend = driver.up()
@@ -82,16 +84,16 @@ class TestTrafficIsEarned:
         for _ in range(10):
             backend = driver.register()
         assert backend.state is State.REGISTERED
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
 
     def test_a_probe_without_an_answer_earns_no_traffic(self, driver: Driver) -> None:
         driver.probe(driver.register())
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
 
     def test_the_first_valid_response_earns_it(self, driver: Driver) -> None:
         backend = driver.register()
         confirmed = driver.report(backend, after_s=0.25, cpu=17, memory=89, load=3, tcp=4)
-        assert driver.table.eligible == [backend]
+        assert driver.pool.eligible == [backend]
         assert confirmed.transition is not None
         assert (confirmed.transition.before, confirmed.transition.after) == (State.REGISTERED, State.UP)
 
@@ -104,54 +106,54 @@ class TestTrafficIsEarned:
         assert confirmed.transition is None
 
 
-Answer = Callable[[Driver, Backend], Confirmed]
+Answer = Callable[[Driver, Backend], Answered]
 
 
-def _unasked(driver: Driver, backend: Backend) -> Confirmed:
-    return driver.table.respond(AGENT, response(driver.probe(backend), token=UINT32_MAX), driver.now)
+def _unasked(driver: Driver, backend: Backend) -> Answered:
+    return driver.answer(driver.probe(backend), after_s=0, token=UINT32_MAX)
 
 
-def _wrong_sequence(driver: Driver, backend: Backend) -> Confirmed:
+def _wrong_sequence(driver: Driver, backend: Backend) -> Answered:
     probe = driver.probe(backend)
     return driver.answer(probe, sequence=probe.request.sequence + 1)
 
 
-def _sequence_of_another_probe(driver: Driver, backend: Backend) -> Confirmed:
+def _sequence_of_another_probe(driver: Driver, backend: Backend) -> Answered:
     first, second = driver.probe(backend), driver.probe(backend)
     return driver.answer(first, sequence=second.request.sequence)
 
 
-def _wrong_host(driver: Driver, backend: Backend) -> Confirmed:
+def _wrong_host(driver: Driver, backend: Backend) -> Answered:
     return driver.answer(driver.probe(backend), source=("10.0.0.9", 5555))
 
 
-def _wrong_port(driver: Driver, backend: Backend) -> Confirmed:
+def _wrong_port(driver: Driver, backend: Backend) -> Answered:
     return driver.answer(driver.probe(backend), source=OTHER_PORT)
 
 
-def _probe_of_another_backend(driver: Driver, backend: Backend) -> Confirmed:
+def _probe_of_another_backend(driver: Driver, backend: Backend) -> Answered:
     other = driver.register(("10.0.0.9", 5555))
     driver.probe(backend)
     return driver.answer(driver.probe(other), source=AGENT)
 
 
-def _twice(driver: Driver, backend: Backend) -> Confirmed:
+def _twice(driver: Driver, backend: Backend) -> Answered:
     probe = driver.probe(backend)
     driver.answer(probe)
     return driver.answer(probe)
 
 
-def _after_its_loss(driver: Driver, backend: Backend) -> Confirmed:
+def _after_its_loss(driver: Driver, backend: Backend) -> Answered:
     probe = driver.probe(backend)
     driver.lose(probe)
     return driver.answer(probe)
 
 
-def _after_the_timeout_but_before_its_loss(driver: Driver, backend: Backend) -> Confirmed:
+def _after_the_timeout_but_before_its_loss(driver: Driver, backend: Backend) -> Answered:
     return driver.answer(driver.probe(backend), after_s=0.501)
 
 
-def _after_it_was_forgotten(driver: Driver, backend: Backend) -> Confirmed:
+def _after_it_was_forgotten(driver: Driver, backend: Backend) -> Answered:
     probe = driver.probe(backend)
     driver.unregister()
     return driver.answer(probe)
@@ -183,21 +185,21 @@ class TestWhichResponseCounts:
         """The state is compared around the last response, the one that is refused."""
         backend = driver.up() if confirmed_before else driver.register()
         states = []
-        respond = Table.respond
+        respond = Pool.respond
 
-        def watched(table: Table, *args: Any) -> Confirmed:
-            states.append(attrs.asdict(table))
-            return respond(table, *args)
+        def watched(pool: Pool, *args: Any) -> Events:
+            states.append(attrs.asdict(pool))
+            return respond(pool, *args)
 
-        monkeypatch.setattr(Table, "respond", watched)
+        monkeypatch.setattr(Pool, "respond", watched)
         with pytest.raises(Rejected) as caught:
             answer(driver, backend)
         assert caught.value.refusal is refusal
-        assert attrs.asdict(driver.table) == states[-1]
+        assert attrs.asdict(driver.pool) == states[-1]
 
     def test_one_exactly_at_the_timeout_counts(self, driver: Driver) -> None:
         backend = driver.register()
-        driver.report(backend, after_s=driver.table.timeout_s)
+        driver.report(backend, after_s=driver.pool.timeout_s)
         assert backend.eligible
 
     def test_responses_may_come_out_of_order(self, driver: Driver) -> None:
@@ -211,7 +213,7 @@ class TestWhichResponseCounts:
     def test_a_refused_response_leaves_the_valid_one_its_effect(self, driver: Driver) -> None:
         backend = driver.register()
         probe = driver.probe(backend)
-        with refused(driver.table, Refusal.WRONG_SOURCE):
+        with refused(driver.pool, Refusal.WRONG_SOURCE):
             driver.answer(probe, source=OTHER_PORT)
         driver.answer(probe)
         assert backend.eligible
@@ -220,7 +222,7 @@ class TestWhichResponseCounts:
         backend = driver.up()
         probe = driver.probe(backend)
         driver.lose(probe)
-        with refused(driver.table, Refusal.LATE):
+        with refused(driver.pool, Refusal.LATE):
             driver.answer(probe)
         assert (backend.misses, backend.losses.rate) == (1, 0.5)
 
@@ -248,37 +250,37 @@ class TestUnregistering:
         transition = driver.unregister()
         assert transition is not None
         assert (transition.before, transition.after) == (State.UP, State.FORGOTTEN)
-        assert (len(driver.table), driver.table.eligible, backend.outstanding) == (0, [], set())
+        assert (len(driver.pool), driver.pool.eligible, backend.outstanding) == (0, [], set())
 
     def test_another_instance_changes_nothing(self, driver: Driver) -> None:
         driver.up(instance=1)
-        with refused(driver.table, Refusal.WRONG_INSTANCE):
+        with refused(driver.pool, Refusal.WRONG_INSTANCE):
             driver.unregister(instance=2)
 
     @pytest.mark.parametrize(("source", "port"), [(("10.0.0.2", 5555), 80), (AGENT, 81)])
     def test_for_another_backend_it_changes_nothing(self, driver: Driver, source: Address, port: int) -> None:
         driver.up()
-        with refused(driver.table, Refusal.UNKNOWN):
+        with refused(driver.pool, Refusal.UNKNOWN):
             driver.unregister(source, port=port)
 
     def test_a_replayed_one_changes_nothing(self, driver: Driver) -> None:
         driver.up()
         driver.unregister()
-        with refused(driver.table, Refusal.UNKNOWN):
+        with refused(driver.pool, Refusal.UNKNOWN):
             driver.unregister()
 
     @pytest.mark.parametrize("source", [AGENT, OTHER_PORT])
     def test_its_instance_cannot_register_again(self, driver: Driver, source: Address) -> None:
         driver.up(instance=1)
         driver.unregister(instance=1)
-        with refused(driver.table, Refusal.RETIRED):
+        with refused(driver.pool, Refusal.RETIRED):
             driver.register(source, instance=1)
 
     def test_it_stays_retired_while_its_successor_serves(self, driver: Driver) -> None:
         driver.up(instance=1)
         driver.unregister(instance=1)
         driver.up(instance=2)
-        with refused(driver.table, Refusal.RETIRED):
+        with refused(driver.pool, Refusal.RETIRED):
             driver.register(instance=1)
 
     def test_a_new_instance_may_register_at_once(self, driver: Driver) -> None:
@@ -296,7 +298,7 @@ class TestUnregistering:
         transition = driver.unregister()
         assert transition is not None
         assert transition.before is State.REGISTERED
-        assert len(driver.table) == 0
+        assert len(driver.pool) == 0
 
 
 class TestSequenceNumbers:
@@ -315,12 +317,12 @@ class TestSequenceNumbers:
     @pytest.mark.parametrize("sequence", [2**16 - 1, 2**31 - 1, UINT32_MAX - 1])
     def test_they_use_all_32_bits(self, driver: Driver, sequence: int) -> None:
         backend = driver.up()
-        backend.next_sequence = sequence
+        backend.probing.next_sequence = sequence
         assert [driver.probe(backend).request.sequence for _ in range(2)] == [sequence, sequence + 1]
 
     def test_after_the_last_comes_0(self, driver: Driver) -> None:
         backend = driver.up()
-        backend.next_sequence = UINT32_MAX
+        backend.probing.next_sequence = UINT32_MAX
         last, first = driver.probe(backend), driver.probe(backend)
         assert (last.request.sequence, first.request.sequence) == (UINT32_MAX, 0)
         driver.answer(last)
@@ -342,7 +344,7 @@ class TestCandidate:
         driver.now += 1
         driver.register(source, instance=instance, draining=True, weight=500, interval_ms=1)
         assert attrs.asdict(backend) == before
-        assert driver.table.eligible == [backend]
+        assert driver.pool.eligible == [backend]
 
     def test_a_probe_it_answers_makes_it_the_agent(self, driver: Driver, source: Address, instance: int) -> None:
         backend = driver.up()
@@ -351,7 +353,7 @@ class TestCandidate:
         driver.answer(driver.probe(backend, candidate))
         assert backend.registration == candidate
         assert (candidate.agent, candidate.instance, candidate.weight) == (source, instance, 500)
-        assert driver.table.eligible == [backend]
+        assert driver.pool.eligible == [backend]
 
     def test_its_lost_probes_are_not_held_against_the_backend(
         self, driver: Driver, source: Address, instance: int
@@ -397,7 +399,7 @@ class TestCandidate:
         to_predecessor = driver.probe(backend)
         driver.register(source, instance=instance)
         driver.answer(driver.probe(backend, driver.candidate(backend)))
-        with refused(driver.table, Refusal.UNKNOWN):
+        with refused(driver.pool, Refusal.UNKNOWN):
             driver.answer(to_predecessor)
         assert (backend.registration.agent, backend.registration.instance) == (source, instance)
 
@@ -408,9 +410,9 @@ class TestCandidate:
         driver.register(("10.0.0.1", 5557), instance=9)
         newer = driver.probe(backend, driver.candidate(backend))
         driver.answer(newer)
-        with refused(driver.table, Refusal.UNKNOWN):
+        with refused(driver.pool, Refusal.UNKNOWN):
             driver.answer(older)
-        assert driver.table.lost(older.request.token, driver.now) is None
+        assert transition_of(driver.pool.lost(older.request.token, driver.now)) is None
         assert (backend.registration.agent, backend.registration.instance) == (("10.0.0.1", 5557), 9)
 
     def test_it_brings_a_backend_that_is_down_up_as_its_predecessor_would(
@@ -421,9 +423,9 @@ class TestCandidate:
         driver.register(source, instance=instance)
         driver.now = backend.held_until
         driver.answer(driver.probe(backend, driver.candidate(backend)))
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
         driver.report(backend)
-        assert driver.table.eligible == [backend]
+        assert driver.pool.eligible == [backend]
 
     def test_it_outlives_news_of_the_present_agent(self, driver: Driver, source: Address, instance: int) -> None:
         backend = driver.up()
@@ -437,17 +439,17 @@ class TestInstanceOfACandidate:
     def test_it_may_not_unregister_before_it_is_confirmed(self, driver: Driver) -> None:
         driver.up(instance=1)
         driver.register(instance=2)
-        with refused(driver.table, Refusal.WRONG_INSTANCE):
+        with refused(driver.pool, Refusal.WRONG_INSTANCE):
             driver.unregister(instance=2)
 
     def test_it_alone_may_unregister_once_confirmed(self, driver: Driver) -> None:
         backend = driver.up(instance=1)
         driver.register(instance=2)
         driver.answer(driver.probe(backend, driver.candidate(backend)))
-        with refused(driver.table, Refusal.WRONG_INSTANCE):
+        with refused(driver.pool, Refusal.WRONG_INSTANCE):
             driver.unregister(instance=1)
         driver.unregister(instance=2)
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
 
     @pytest.mark.parametrize(("instance", "restarted"), [(1, False), (2, True)])
     def test_a_confirmed_answer_tells_of_a_new_instance(self, driver: Driver, instance: int, restarted: bool) -> None:
@@ -467,7 +469,7 @@ class TestInstanceOfACandidate:
         assert backend.state is State.REGISTERED
         driver.now = to_present.sent_at
         driver.answer(to_present)
-        assert (driver.table.eligible, backend.registration.instance) == ([backend], 2)
+        assert (driver.pool.eligible, backend.registration.instance) == ([backend], 2)
 
     def test_it_is_forgotten_when_nobody_has_answered(self, driver: Driver) -> None:
         backend = driver.register(instance=1)
@@ -476,7 +478,7 @@ class TestInstanceOfACandidate:
         probes.append(driver.probe(backend, driver.candidate(backend)))
         assert driver.lose(probes[0]) is None
         assert driver.lose(probes[1]) is not None
-        assert (backend.state, len(driver.table)) == (State.FORGOTTEN, 0)
+        assert (backend.state, len(driver.pool)) == (State.FORGOTTEN, 0)
 
     def test_a_replayed_good_bye_of_an_earlier_life_leaves_the_present_its_turn(self, driver: Driver) -> None:
         """After a restart of the proxy, when nothing is known of either."""
@@ -486,8 +488,8 @@ class TestInstanceOfACandidate:
         to_present = driver.probe(backend, driver.candidate(backend))
         assert driver.unregister(instance=1) is None
         driver.answer(to_present)
-        assert (driver.table.eligible, backend.registration.instance) == ([backend], 2)
-        with refused(driver.table, Refusal.WRONG_INSTANCE):
+        assert (driver.pool.eligible, backend.registration.instance) == ([backend], 2)
+        with refused(driver.pool, Refusal.WRONG_INSTANCE):
             driver.unregister(instance=3)
 
     def test_who_has_said_good_bye_is_not_confirmed_any_more(self, driver: Driver) -> None:
@@ -496,7 +498,7 @@ class TestInstanceOfACandidate:
         driver.register(instance=2)
         driver.probe(backend, driver.candidate(backend))
         driver.unregister(instance=1)
-        with refused(driver.table, Refusal.RETIRED):
+        with refused(driver.pool, Refusal.RETIRED):
             driver.answer(probe)
 
     @pytest.mark.parametrize("instance", [1, 0xFFFF_FFFF_0000_0005, UINT64_MAX])
@@ -509,21 +511,21 @@ class TestInstanceOfACandidate:
 
 class TestBounds:
     def test_unconfirmed_backends_are_limited(self) -> None:
-        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, unconfirmed=3)))
+        driver = Driver(limits=attrs.evolve(UNLIMITED, unconfirmed=3))
         for number in range(3):
             driver.register(agent(number))
-        with refused(driver.table, Refusal.TABLE_FULL):
+        with refused(driver.pool, Refusal.TABLE_FULL):
             driver.register(agent(3))
 
     def test_a_full_table_still_hears_the_ones_it_knows(self) -> None:
-        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, unconfirmed=1)))
+        driver = Driver(limits=attrs.evolve(UNLIMITED, unconfirmed=1))
         backend = driver.register(agent(0))
         assert driver.register(agent(0), weight=300) is backend
         assert backend.registration.weight == 300
 
     @pytest.mark.parametrize("leave", ["confirmed", "unregistered", "never answered"])
     def test_an_unconfirmed_one_that_leaves_makes_room(self, leave: str) -> None:
-        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, unconfirmed=1)))
+        driver = Driver(limits=attrs.evolve(UNLIMITED, unconfirmed=1))
         backend = driver.register(agent(0))
         match leave:
             case "confirmed":
@@ -535,37 +537,37 @@ class TestBounds:
         assert driver.register(agent(1)).state is State.REGISTERED
 
     def test_confirmed_backends_are_limited(self) -> None:
-        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, confirmed=2)))
+        driver = Driver(limits=attrs.evolve(UNLIMITED, confirmed=2))
         for number in range(2):
             driver.up(agent(number))
         probe = driver.probe(driver.register(agent(2)))
-        with refused(driver.table, Refusal.TABLE_FULL):
+        with refused(driver.pool, Refusal.TABLE_FULL):
             driver.answer(probe)
 
     def test_a_confirmed_one_that_leaves_makes_room(self) -> None:
-        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, confirmed=1)))
+        driver = Driver(limits=attrs.evolve(UNLIMITED, confirmed=1))
         driver.up(agent(0))
         waiting = driver.register(agent(1))
         driver.unregister(agent(0))
         driver.report(waiting)
-        assert driver.table.eligible == [waiting]
+        assert driver.pool.eligible == [waiting]
 
     def test_a_flood_of_registrations_leaves_the_confirmed_ones_alone(self) -> None:
-        driver = Driver(Table(limits=attrs.evolve(UNLIMITED, unconfirmed=4, confirmed=2)))
+        driver = Driver(limits=attrs.evolve(UNLIMITED, unconfirmed=4, confirmed=2))
         confirmed = [driver.up(agent(number)) for number in range(2)]
         for number in range(100, 1100):
             with suppress(Rejected):
                 driver.register(agent(number))
-        assert len(driver.table) == 6
-        assert driver.table.eligible == confirmed
+        assert len(driver.pool) == 6
+        assert driver.pool.eligible == confirmed
         driver.report(confirmed[0])
 
     def test_the_memory_of_retired_instances_is_bounded(self, driver: Driver) -> None:
         for instance in range(RETIRED_MAX + 10):
             driver.register(instance=instance)
             driver.unregister(instance=instance)
-        assert len(driver.table._retired) == RETIRED_MAX
-        with refused(driver.table, Refusal.RETIRED):
+        assert len(driver.pool._probes.retired) == RETIRED_MAX
+        with refused(driver.pool, Refusal.RETIRED):
             driver.register(instance=RETIRED_MAX + 9)
 
     def test_the_memory_of_ended_probes_is_bounded(self, driver: Driver) -> None:
@@ -573,10 +575,10 @@ class TestBounds:
         probes = [driver.probe(backend) for _ in range(1000)]
         for probe in probes:
             driver.lose(probe)
-        assert len(driver.table._outstanding.ended) <= 100
-        with refused(driver.table, Refusal.LATE):
+        assert len(driver.pool._probes._ended) <= 100
+        with refused(driver.pool, Refusal.LATE):
             driver.answer(probes[-1])
-        with refused(driver.table, Refusal.UNKNOWN):
+        with refused(driver.pool, Refusal.UNKNOWN):
             driver.answer(probes[0])
 
     def test_nothing_of_a_forgotten_backends_probes_remains(self, driver: Driver) -> None:
@@ -584,15 +586,15 @@ class TestBounds:
         for _ in range(10):
             driver.probe(backend)
         driver.unregister()
-        assert driver.table._outstanding.open == {}
+        assert driver.pool._probes._open == {}
 
 
 class TestProbesEarned:
-    """How many probes registrations may cause, by `Table.may_probe`."""
+    """How many probes registrations may cause, by `Pool.may_probe`."""
 
     def may_probe(self, driver: Driver, source: Address = AGENT, instance: int = 1) -> bool:
         backend = driver.register(source, instance=instance)
-        return driver.table.may_probe(
+        return driver.pool.may_probe(
             backend, driver.candidate(backend) if instance != 1 or source != AGENT else backend.registration
         )
 
@@ -640,11 +642,11 @@ class TestGoingDown:
         assert suspected is not None
         assert (suspected.before, suspected.after) == (State.UP, State.SUSPECT)
         assert driver.lose(driver.probe(backend)) is None
-        assert driver.table.eligible == [backend]
+        assert driver.pool.eligible == [backend]
         transition = driver.lose(driver.probe(backend))
         assert transition is not None
         assert (transition.backend, transition.before, transition.after) == (backend, State.SUSPECT, State.DOWN)
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
 
     def test_an_answer_in_between_starts_the_count_anew(self, driver: Driver) -> None:
         backend = driver.up()
@@ -654,7 +656,7 @@ class TestGoingDown:
                 driver.lose(probe)
             else:
                 driver.answer(probe)
-        assert driver.table.eligible == [backend]
+        assert driver.pool.eligible == [backend]
 
     def test_more_losses_are_no_more_transitions(self, driver: Driver) -> None:
         backend = driver.up()
@@ -666,25 +668,25 @@ class TestGoingDown:
         transition = driver.lose(driver.probe(driver.register()))
         assert transition is not None
         assert (transition.before, transition.after) == (State.REGISTERED, State.FORGOTTEN)
-        assert len(driver.table) == 0
+        assert len(driver.pool) == 0
 
     def test_registering_does_not_bring_it_up(self, driver: Driver) -> None:
         backend = driver.up()
         driver.down(backend)
         driver.register()
         assert backend.state is State.DOWN
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
 
     def test_the_second_answer_in_a_row_brings_it_up(self, driver: Driver) -> None:
         backend = driver.up()
         driver.down(backend)
         driver.now = backend.held_until
         assert driver.report(backend).transition is None
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
         transition = driver.report(backend).transition
         assert transition is not None
         assert (transition.before, transition.after) == (State.DOWN, State.UP)
-        assert driver.table.eligible == [backend]
+        assert driver.pool.eligible == [backend]
 
     def test_a_loss_in_between_starts_the_count_of_answers_anew(self, driver: Driver) -> None:
         backend = driver.up()
@@ -693,9 +695,9 @@ class TestGoingDown:
         driver.report(backend)
         driver.lose(driver.probe(backend))
         driver.report(backend)
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
         driver.report(backend)
-        assert driver.table.eligible == [backend]
+        assert driver.pool.eligible == [backend]
 
     def test_its_losses_are_cleared_when_it_recovers(self, driver: Driver) -> None:
         backend = driver.up()
@@ -736,7 +738,7 @@ class TestLivenessCheck:
     def test_one_that_never_answered_is_forgotten(self, driver: Driver) -> None:
         backend = driver.register()
         assert self.check(driver, backend) is State.FORGOTTEN
-        assert len(driver.table) == 0
+        assert len(driver.pool) == 0
 
     @pytest.mark.parametrize("state", [State.UP, State.SUSPECT])
     @pytest.mark.parametrize(("interval_s", "patience_s"), [(0.5, 60.0), (20.0, 200.0), (7200.0, 72_000.0)])
@@ -782,7 +784,7 @@ class TestLivenessCheck:
         assert self.check(driver, backend) is None
         driver.now = silent_since + patience_s
         assert self.check(driver, backend) is State.FORGOTTEN
-        assert driver.table.get(backend.address, backend.port) is None
+        assert driver.pool.get(backend.address, backend.port) is None
 
     def test_one_that_is_down_is_forgotten_whoever_repeats_its_registration(self, driver: Driver) -> None:
         backend = driver.up()
@@ -801,7 +803,7 @@ class TestLivenessCheck:
         self.check(driver, backend)
         again = driver.up()
         assert again is not backend
-        assert driver.table.eligible == [again]
+        assert driver.pool.eligible == [again]
 
 
 class TestDraining:
@@ -809,29 +811,29 @@ class TestDraining:
         """Anybody can send that REGISTER, now or again."""
         backend = driver.up()
         assert driver.take_in(draining=True).asks
-        assert driver.table.eligible == [backend]
+        assert driver.pool.eligible == [backend]
         driver.report(backend, draining=True)
         assert not driver.take_in(draining=True).asks
         assert driver.take_in(draining=False).asks
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
 
     def test_one_that_answers_as_draining_gets_no_client(self, driver: Driver) -> None:
         backend = driver.up()
         driver.report(backend, draining=True)
-        assert (backend.state, driver.table.eligible) == (State.UP, [])
+        assert (backend.state, driver.pool.eligible) == (State.UP, [])
         driver.report(backend, draining=False)
-        assert driver.table.eligible == [backend]
+        assert driver.pool.eligible == [backend]
 
     def test_one_that_drains_at_its_first_answer_gets_no_client(self, driver: Driver) -> None:
         backend = driver.register()
         driver.report(backend, draining=True)
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
 
     def test_its_sessions_are_still_counted(self, driver: Driver) -> None:
         backend = driver.up()
         driver.opened(backend, 2)
         driver.report(backend, draining=True, tcp=2)
-        driver.table.closed(backend, was_connected=True)
+        driver.close(backend)
         assert (backend.connections, backend.tcp) == (1, 1)
 
 
@@ -863,21 +865,21 @@ class TestLiveConnections:
         driver.opened(backend, 2, connected=False)
         driver.report(backend, tcp=10)
         assert backend.tcp == 12
-        driver.table.connected(backend)
+        driver.pool.connected(backend)
         assert backend.tcp == 12
 
     @pytest.mark.parametrize("connected", [True, False])
     def test_a_session_that_ends_is_subtracted(self, driver: Driver, connected: bool) -> None:
         backend = driver.up()
         driver.opened(backend, connected=connected)
-        driver.table.closed(backend, was_connected=connected)
+        driver.close(backend, was_connected=connected)
         assert backend.tcp == 0
 
     def test_a_reported_session_that_ends_is_subtracted(self, driver: Driver) -> None:
         backend = driver.up()
         driver.opened(backend, 3)
         driver.report(backend, tcp=10)
-        driver.table.closed(backend, was_connected=True)
+        driver.close(backend)
         assert backend.tcp == 9
 
     def test_a_new_report_replaces_what_was_added(self, driver: Driver) -> None:
@@ -892,7 +894,7 @@ class TestLiveConnections:
         backend = driver.up()
         driver.opened(backend, 3)
         driver.report(backend, tcp=0)
-        driver.table.closed(backend, was_connected=True)
+        driver.close(backend)
         assert backend.tcp == 0
 
     def test_sessions_are_counted_by_what_they_are(self, driver: Driver) -> None:
@@ -900,8 +902,8 @@ class TestLiveConnections:
         driver.opened(backend, 3)
         driver.opened(backend, 2, connected=False)
         assert (backend.pending, backend.established, backend.connections, backend.total) == (2, 3, 5, 3)
-        driver.table.closed(backend, was_connected=True)
-        driver.table.closed(backend, was_connected=False)
+        driver.close(backend)
+        driver.close(backend, was_connected=False)
         assert (backend.pending, backend.established, backend.connections, backend.total) == (1, 2, 3, 3)
 
 
@@ -912,7 +914,7 @@ class TestHoldDown:
         for _ in range(5):
             driver.report(backend)
         assert backend.held_until - driver.now == pytest.approx(HOLD_MIN_S, abs=0.1)
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
         driver.now = backend.held_until
         assert driver.report(backend).transition is not None
 
@@ -982,31 +984,31 @@ class TestHoldDown:
 
 class TestSlowStart:
     def test_its_share_grows_from_a_tenth_to_the_whole_in_ten_seconds(self) -> None:
-        driver = Driver(Table())
+        driver = Driver(limits=Limits())
         backend = driver.up(weight=200)
         shares = []
         for _ in range(11):
-            grows = driver.table.ramp(backend, driver.now)
-            shares.append((backend.share, grows))
+            driver.pool.tick(driver.now)
+            shares.append((backend.share, driver.pool.is_ramping))
             driver.now += 1
         assert shares == [(0.1, True), *((tenths / 10, True) for tenths in range(1, 10)), (1.0, False)]
         assert backend.weight == 200
 
     def test_a_lost_probe_does_not_start_it_anew(self) -> None:
-        driver = Driver(Table())
+        driver = Driver(limits=Limits())
         backend = driver.up()
         driver.now += 20
-        driver.table.ramp(backend, driver.now)
+        driver.pool.tick(driver.now)
         driver.lose(driver.probe(backend))
         assert backend.state is State.SUSPECT
         driver.report(backend)
         assert (backend.state, backend.share) == (State.UP, 1.0)
 
     def test_one_that_was_down_starts_slowly_again(self) -> None:
-        driver = Driver(Table(panic_below=0))
+        driver = Driver(panic_below=0)
         backend = driver.up()
         driver.now += 20
-        driver.table.ramp(backend, driver.now)
+        driver.pool.tick(driver.now)
         driver.down(backend)
         driver.recover(backend)
         assert backend.share == 0.1
@@ -1019,7 +1021,7 @@ class TestRefusedConnects:
         transition = driver.fail_connects(backend)
         assert transition is not None
         assert (transition.before, transition.after) == (State.UP, State.DOWN)
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
 
     def test_one_that_succeeds_starts_the_count_anew(self, driver: Driver) -> None:
         backend = driver.up()
@@ -1032,8 +1034,8 @@ class TestRefusedConnects:
         """Its end may be the failure."""
         backend = driver.up()
         for _ in range(REFUSALS):
-            driver.table.opened(backend)
-            driver.table.connected(backend)
+            driver.lease(backend)
+            driver.pool.connected(backend)
             transition = driver.fail_connects(backend)
         assert transition is not None
         assert backend.state is State.DOWN
@@ -1042,13 +1044,13 @@ class TestRefusedConnects:
         self, driver: Driver
     ) -> None:
         backend, other = driver.up(), driver.up(agent(2))
-        transition = driver.table.mute(backend, 5, 10.4, driver.now)
+        transition = transition_of(driver.pool.mute(backend, 5, 10.4, driver.now))
         assert transition is not None
         assert (transition.after, transition.reason) == (State.DOWN, "5 new sessions got no byte for 10 s")
-        assert driver.table.eligible == [other]
-        assert driver.table.mute(backend, 5, 10.4, driver.now) is None
+        assert driver.pool.eligible == [other]
+        assert transition_of(driver.pool.mute(backend, 5, 10.4, driver.now)) is None
         driver.recover(backend)
-        assert set(driver.table.eligible) == {backend, other}
+        assert set(driver.pool.eligible) == {backend, other}
 
     def test_answered_probes_bring_it_up_after_its_hold_down_and_then_one_failure_is_enough(
         self, driver: Driver
@@ -1056,11 +1058,11 @@ class TestRefusedConnects:
         backend, other = driver.up(), driver.up(agent(2))
         driver.fail_connects(backend, REFUSALS)
         driver.report(backend)
-        assert driver.table.eligible == [other]
+        assert driver.pool.eligible == [other]
         driver.opened(other)
         driver.now = backend.held_until
         driver.report(backend)
-        assert driver.table.eligible == [other, backend]
+        assert driver.pool.eligible == [other, backend]
         assert driver.fail_connects(backend) is not None
         assert (backend.state, backend.hold_s) == (State.DOWN, 20)
 
@@ -1082,7 +1084,7 @@ class TestRefusedConnects:
 
 class TestPanic:
     def pool(self, size: int) -> tuple[Driver, list[Backend]]:
-        driver = Driver(Table(limits=UNLIMITED))
+        driver = Driver(limits=UNLIMITED)
         return driver, [driver.up(agent(number)) for number in range(size)]
 
     @pytest.mark.parametrize(("size", "down", "panicking"), [(1, 1, True), (2, 1, False), (4, 2, False), (4, 3, True)])
@@ -1090,69 +1092,69 @@ class TestPanic:
         driver, backends = self.pool(size)
         for backend in backends[:down]:
             driver.down(backend)
-        assert driver.table.panicking is panicking
-        assert set(driver.table.eligible) == set(backends if panicking else backends[down:])
+        assert driver.pool.panicking is panicking
+        assert set(driver.pool.eligible) == set(backends if panicking else backends[down:])
 
     def test_it_ends_when_half_is_up_again(self) -> None:
         driver, backends = self.pool(4)
         for backend in backends[:3]:
             driver.down(backend)
         driver.recover(backends[0])
-        assert not driver.table.panicking
-        assert set(driver.table.eligible) == {backends[0], backends[3]}
+        assert not driver.pool.panicking
+        assert set(driver.pool.eligible) == {backends[0], backends[3]}
 
     def test_one_that_refuses_connects_is_not_used(self) -> None:
         driver, backends = self.pool(4)
         driver.fail_connects(backends[0], REFUSALS)
         for backend in backends[1:3]:
             driver.down(backend)
-        assert driver.table.panicking
-        assert set(driver.table.eligible) == set(backends[1:])
+        assert driver.pool.panicking
+        assert set(driver.pool.eligible) == set(backends[1:])
 
     def test_one_that_begins_to_refuse_is_tried_again_after_its_hold_down(self) -> None:
         driver, (backend,) = self.pool(1)
         driver.down(backend)
         assert driver.fail_connects(backend, REFUSALS) is None
-        assert (driver.table.eligible, backend.state) == ([], State.DOWN)
+        assert (driver.pool.eligible, backend.state) == ([], State.DOWN)
         driver.lose(driver.probe(backend))
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
         driver.now = backend.held_until
         driver.lose(driver.probe(backend))
-        assert driver.table.eligible == [backend]
+        assert driver.pool.eligible == [backend]
         driver.fail_connects(backend)
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []
 
     def test_one_that_is_to_be_drained_is_not_of_the_pool(self) -> None:
         driver, backends = self.pool(3)
         driver.down(backends[0])
         driver.down(backends[1])
-        assert driver.table.panicking
-        driver.table.administer(backends[0], Administration.DRAIN)
-        assert not driver.table.panicking
-        assert driver.table.eligible == [backends[2]]
+        assert driver.pool.panicking
+        driver.pool.administer(backends[0], Administration.DRAIN)
+        assert not driver.pool.panicking
+        assert driver.pool.eligible == [backends[2]]
 
     def test_an_unconfirmed_one_is_not_of_the_pool(self) -> None:
         driver, backends = self.pool(2)
         driver.down(backends[0])
         for number in range(5, 10):
             driver.register(agent(number))
-        assert not driver.table.panicking
+        assert not driver.pool.panicking
 
 
 class TestAdministration:
     def test_one_to_be_drained_gets_no_client_and_keeps_its_sessions(self, driver: Driver) -> None:
         backend = driver.up()
         driver.opened(backend, 3)
-        driver.table.administer(backend, Administration.DRAIN)
-        assert (driver.table.eligible, backend.state, backend.established) == ([], State.UP, 3)
+        driver.pool.administer(backend, Administration.DRAIN)
+        assert (driver.pool.eligible, backend.state, backend.established) == ([], State.UP, 3)
         driver.report(backend)
-        assert driver.table.eligible == []
-        driver.table.administer(backend, Administration.READY)
-        assert driver.table.eligible == [backend]
+        assert driver.pool.eligible == []
+        driver.pool.administer(backend, Administration.READY)
+        assert driver.pool.eligible == [backend]
 
     def test_its_own_wish_to_drain_holds_beside_it(self, driver: Driver) -> None:
         backend = driver.up()
         driver.report(backend, draining=True)
-        driver.table.administer(backend, Administration.DRAIN)
+        driver.pool.administer(backend, Administration.DRAIN)
         driver.report(backend, draining=False)
-        assert driver.table.eligible == []
+        assert driver.pool.eligible == []

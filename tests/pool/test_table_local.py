@@ -27,7 +27,7 @@ def test_an_agent_is_probed_from_where_it_registered() -> None:
     backend = up(driver)
     assert backend.registration.local == HERE
     assert not take_in(driver, HERE).news
-    assert not driver.table.unconfirmed
+    assert not driver.pool._candidates
 
 
 def test_another_address_counts_once_a_probe_from_there_is_answered() -> None:
@@ -56,8 +56,8 @@ def test_one_from_where_no_probe_is_answered_changes_nothing() -> None:
 def test_what_is_sent_again_to_another_address_does_not_take_the_place_of_what_waits() -> None:
     driver = Driver()
     for local in (HERE, THERE, THERE):
-        driver.table.register(AGENT, REGISTER, driver.now, local)
+        driver.pool.register(AGENT, REGISTER, driver.now, local)
     waiting = []
-    while found := driver.table.unconfirmed.next(driver.now):
+    while found := driver.pool._candidates.next(driver.now):
         waiting.append(found[1].local)
     assert sorted(waiting) == [HERE, THERE]

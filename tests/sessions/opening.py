@@ -11,22 +11,27 @@ from rproxy.observe.session_counters import SessionCounters
 from rproxy.observe.trace import SessionTrace
 from rproxy.observe.turned_away import TurnedAway
 from rproxy.pool.backend import Backend
-from rproxy.pool.events import Transition
-from rproxy.pool.pool import Pool
+from rproxy.pool.events import EligibilityChanged, Events, Transitioned
 from rproxy.sessions.observers import Observers
 from rproxy.sessions.record import SessionRecord
 from rproxy.sessions.service import DEFAULT_TERMS, Service, ServiceTerms
 from rproxy.sessions.session import Session
-from tests.fakes import CountingPolicy, FakeLink, guarded, table_with
+from tests.fakes import CountingPolicy, FakeLink, pool_with
 
 
 class Bench:
-    def __init__(self, up: int = 3, *, trace: bool = False, terms: ServiceTerms = DEFAULT_TERMS) -> None:
+    def __init__(
+        self,
+        up: int = 3,
+        *,
+        trace: bool = False,
+        terms: ServiceTerms = DEFAULT_TERMS,
+        policy: CountingPolicy | None = None,
+    ) -> None:
         self.clock = Clock()
-        self.table = table_with(up)
-        self.policy = CountingPolicy()
-        self.announced: list[Transition] = []
-        pool = Pool(self.table, guarded(self.policy))
+        self.policy = CountingPolicy() if policy is None else policy
+        self.pool = pool = pool_with(up, self.policy)
+        self.announced: list[Transitioned] = []
         self.counters = SessionCounters()
         self.turned_away = TurnedAway(self.clock, pool)
         self.records: list[SessionRecord] = []
@@ -39,8 +44,15 @@ class Bench:
             observers=Observers(
                 self.clock.seconds, sessions=[*observers, *traces], choices=traces, redispatches=[self.counters]
             ),
-            publish=self.announced.extend,
+            publish=self._publish,
         )
+
+    def _publish(self, events: Events) -> None:
+        for event in events:
+            if isinstance(event, Transitioned):
+                self.announced.append(event)
+            elif isinstance(event, EligibilityChanged):
+                self.service.wait_queue.eligibility_changed(event)
 
     def session_ended(self, record: SessionRecord) -> None:
         self.records.append(record)
@@ -63,7 +75,7 @@ class Bench:
 
     @property
     def counts(self) -> list[tuple[int, int, int]]:
-        return [(each.pending, each.established, each.total) for each in self.table]
+        return [(each.pending, each.established, each.total) for each in self.pool]
 
 
 def taken(session: Session) -> Backend:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from rproxy.pool.pool import Pool
 from rproxy.sessions.dead_peers import EVERY_S, VANISHED_S, DeadPeers
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from tests.fakes import CountingPolicy, LinkedSessions, logged, run, table_with, texts
+from tests.fakes import LinkedSessions, logged, pool_with, run, texts
 
 
 def test_sessions_are_cut_whose_peer_has_not_been_heard_for_as_long_as_keepalive_takes() -> None:
     clock = Clock()
-    linked = LinkedSessions(Service(Pool(table_with(1), CountingPolicy()), clock))
+    linked = LinkedSessions(Service(pool_with(1), clock))
     vanished = DeadPeers(clock, linked.slices)
     vanished.start()
     sessions = [linked.open() for _ in range(5)]

@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.pool.events import Transition
+from rproxy.pool.events import Transitioned
 from rproxy.pool.health import FALL
-from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
 from rproxy.sessions.down_timeout import EVERY_S, LIMIT_S, DownTimeout
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
-from tests.fakes import CountingPolicy, LinkedSessions, logged, run, table_with, texts
+from tests.fakes import LinkedSessions, logged, pool_with, run, texts
 
 WITHIN_S = 30.0
 
@@ -21,9 +20,9 @@ WITHIN_S = 30.0
 class Bench:
     def __init__(self) -> None:
         self.clock = Clock()
-        self.table = table_with(2)
-        self.one, self.other = self.table
-        self.service = Service(Pool(self.table, CountingPolicy()), self.clock)
+        self.pool = pool_with(2)
+        self.one, self.other = self.pool
+        self.service = Service(self.pool, self.clock)
         self.linked = LinkedSessions(self.service)
         self.panicking = False
         self.down_timeout = DownTimeout(self.clock, self.linked.slices, lambda: self.panicking)
@@ -38,8 +37,8 @@ class Bench:
 
     def becomes(self, state: State, *, refusing: bool = False) -> None:
         """The first back-end does."""
-        before, self.one.state, self.one.refusing = self.one.state, state, refusing
-        self.down_timeout.transitioned(Transition(self.one, before, state, "for a test"))
+        before, self.one.state, self.one.health.refusing = self.one.state, state, refusing
+        self.down_timeout.transitioned(Transitioned(self.one, before, state, "for a test"))
 
     def pass_s(self, seconds: float) -> None:
         run(self.clock, seconds)
@@ -131,10 +130,10 @@ def test_refused_connects_end_no_session_unless_the_agent_is_silent_as_well(benc
     """Connects to a host that has vanished fail, too."""
     session = bench.session()
     bench.becomes(State.DOWN, refusing=True)
-    bench.one.misses = FALL - 1
+    bench.one.health.misses = FALL - 1
     bench.pass_s(5 * WITHIN_S)
     assert bench.linked.cut == []
-    bench.one.misses = FALL
+    bench.one.health.misses = FALL
     bench.pass_s(LIMIT_S)
     assert bench.linked.cut == []
     bench.pass_s(WITHIN_S - LIMIT_S)
@@ -144,9 +143,9 @@ def test_refused_connects_end_no_session_unless_the_agent_is_silent_as_well(benc
 def test_a_back_end_whose_agent_speaks_again_keeps_its_sessions(bench: Bench) -> None:
     bench.session()
     bench.becomes(State.DOWN, refusing=True)
-    bench.one.misses = FALL
+    bench.one.health.misses = FALL
     bench.pass_s(LIMIT_S - EVERY_S)
-    bench.one.misses = 0
+    bench.one.health.misses = 0
     bench.pass_s(5 * WITHIN_S)
     assert bench.linked.cut == []
 

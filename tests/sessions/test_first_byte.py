@@ -6,12 +6,11 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.pool.backend import Backend
-from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service, ServiceTerms
 from rproxy.sessions.session import Session
-from tests.fakes import CountingPolicy, FakeLink, guarded, run, table_with
+from tests.fakes import FakeLink, pool_with, run
 
 LIMIT_S = 10.0
 
@@ -21,10 +20,10 @@ class Bench:
 
     def __init__(self, up: int = 2) -> None:
         self.clock = Clock()
-        self.table = table_with(up)
-        pool = Pool(self.table, guarded(CountingPolicy()))
+        self.pool = pool_with(up)
+        pool = self.pool
         self.service = Service(pool, self.clock, ServiceTerms(first_byte_s=LIMIT_S))
-        self.backends = list(self.table)
+        self.backends = list(self.pool)
         self.sessions: list[Session] = []
         self.service.start()
 

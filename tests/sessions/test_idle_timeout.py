@@ -7,12 +7,11 @@ from collections.abc import Callable
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.pool.pool import Pool
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.idle_timeout import SWEEPS, IdleTimeout
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
-from tests.fakes import CountingPolicy, LinkedSessions, logged, run, table_with, texts
+from tests.fakes import LinkedSessions, logged, pool_with, run, texts
 
 LIMIT_S = 16.0
 SWEEP_S = LIMIT_S / SWEEPS
@@ -22,7 +21,7 @@ MARGIN_S = 1e-6
 class Bench:
     def __init__(self, limit_s: float = LIMIT_S, *, half_closed: bool = False, reader_s: float = 0) -> None:
         self.clock = Clock()
-        self.linked = LinkedSessions(Service(Pool(table_with(1), CountingPolicy()), self.clock))
+        self.linked = LinkedSessions(Service(pool_with(1), self.clock))
         self.links = self.linked.links
         self.silence = IdleTimeout(self.clock, self.linked.slices, limit_s, half_closed=half_closed, reader_s=reader_s)
         self.silence.start()

@@ -9,13 +9,12 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.pool.backend import Backend
-from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.loop_detector import AGAIN_S, COLLAPSE_S, SILENT_S, LoopDetector
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
-from tests.fakes import CountingPolicy, FakeLink, run, table_with
+from tests.fakes import FakeLink, pool_with, run
 
 PLACES = 20
 
@@ -24,7 +23,7 @@ class Sessions:
     """Sessions that carry what the test says, and end with each other where it is a loop."""
 
     def __init__(self, clock: Clock) -> None:
-        self.service = Service(Pool(table_with(1), CountingPolicy()), clock)
+        self.service = Service(pool_with(1), clock)
         self.all: list[Session] = []
         self.links: list[FakeLink] = []
         self.cuts: list[Session] = []
@@ -59,7 +58,7 @@ class Bench:
         self.capacity = Capacity(PLACES, self.clock.seconds)
         self.found: list[Backend] = []
         self.watch = LoopDetector(self.clock, self.sessions.slices, self.capacity, self.found.append)
-        (self.backend,) = self.sessions.service.pool.table
+        (self.backend,) = self.sessions.service.pool
 
     def fill(self, returning: int) -> None:
         for number in range(PLACES):

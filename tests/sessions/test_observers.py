@@ -6,14 +6,13 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
 from rproxy.pool.backend import Backend
-from rproxy.pool.pool import Pool
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import Link
 from rproxy.sessions.observers import LOG_EVERY_S, Observers
 from rproxy.sessions.record import SessionRecord
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
-from tests.fakes import CountingPolicy, FakeLink, logged, table_with, texts
+from tests.fakes import FakeLink, logged, pool_with, texts
 from tests.sessions.opening import taken
 
 
@@ -46,7 +45,7 @@ class Failing:
 
 def service_with(clock: Clock, *observers: Heard | Failing) -> Service:
     told = Observers(clock.seconds, sessions=observers, choices=observers, redispatches=observers)
-    return Service(Pool(table_with(2), CountingPolicy()), clock, observers=told)
+    return Service(pool_with(2), clock, observers=told)
 
 
 def serve(service: Service) -> Session:

@@ -32,7 +32,7 @@ def test_three_in_a_row_take_it_down_although_each_connect_succeeded() -> None:
         session = bench.connected()
         assert early(session)
         session.ended(Ending.CLIENT_GONE)
-    assert next(iter(bench.table)).state is State.DOWN
+    assert next(iter(bench.pool)).state is State.DOWN
 
 
 @pytest.mark.parametrize("down", [0, 1])
@@ -44,7 +44,7 @@ def test_only_a_session_that_got_through_starts_the_count_anew(down: int) -> Non
     session.down = down
     session.ended(Ending.CLOSED)
     early(bench.connected())
-    assert (next(iter(bench.table)).state is State.DOWN) is not bool(down)
+    assert (next(iter(bench.pool)).state is State.DOWN) is not bool(down)
 
 
 def test_a_session_that_lasts_starts_the_count_anew() -> None:
@@ -53,7 +53,7 @@ def test_a_session_that_lasts_starts_the_count_anew() -> None:
         assert early(bench.connected())
     bench.connected().settled()
     early(bench.connected())
-    assert next(iter(bench.table)).state is State.UP
+    assert next(iter(bench.pool)).state is State.UP
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_where_services_never_answer_a_clean_end_after_the_clients_starts_the_co
         session.half_close()
         assert not early(session, reset=False)
         session.ended(Ending.CLOSED)
-    assert next(iter(bench.table)).state is State.UP
+    assert next(iter(bench.pool)).state is State.UP

@@ -5,13 +5,12 @@ from __future__ import annotations
 from twisted.logger import LogLevel
 
 from rproxy.sessions.endings import Ending
-from tests.fakes import RaisingPolicy, guarded, logged
+from tests.fakes import RaisingPolicy, logged
 from tests.sessions.opening import Bench, taken
 
 
 def test_a_policy_that_fails_costs_no_session_its_back_end() -> None:
-    bench = Bench()
-    bench.service.pool.policy = guarded(RaisingPolicy("choose", "opened", "closed"))
+    bench = Bench(policy=RaisingPolicy("choose", "opened", "closed"))
     with logged() as events:
         for _ in range(5):
             bench.connected().ended(Ending.CLOSED)
@@ -21,8 +20,7 @@ def test_a_policy_that_fails_costs_no_session_its_back_end() -> None:
 
 
 def test_a_policy_that_fails_to_note_a_failure_costs_no_try() -> None:
-    bench = Bench()
-    bench.service.pool.policy = guarded(RaisingPolicy("failed"))
+    bench = Bench(policy=RaisingPolicy("failed"))
     session = bench.open()
     with logged():
         first = taken(session)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rproxy.pool.events import Transition
 from rproxy.pool.states import State
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, TRIES_MAX, Session
@@ -78,8 +77,8 @@ def test_a_backend_that_comes_up_between_the_tries_is_tried() -> None:
     session = bench.open()
     taken(session)
     session.connect_failed()
-    newcomer = registered(bench.table, "10.0.0.9")
-    confirm(bench.table, newcomer, token=99)
+    newcomer = registered(bench.pool, "10.0.0.9")
+    confirm(bench.pool, newcomer, token=99)
     assert session.choose_backend() is newcomer
 
 
@@ -200,14 +199,14 @@ def test_a_backend_that_departs_is_forgotten_with_its_last_session() -> None:
     bench = Bench(up=1)
     session, other = bench.connected(), bench.open()
     taken(other)
-    (backend,) = bench.table
-    bench.table.check(backend, 10, lambda moment: 1e6, now=1e6)
-    bench.table.check(backend, 10, lambda moment: 1e6, now=2e6)
-    assert (backend.state, bench.table.eligible) == (State.DEPARTED, [])
+    (backend,) = bench.pool
+    bench.pool.check(backend, 10, lambda moment: 1e6, now=1e6)
+    bench.pool.check(backend, 10, lambda moment: 1e6, now=2e6)
+    assert (backend.state, bench.pool.eligible) == (State.DEPARTED, [])
     session.ended(Ending.CLOSED)
-    assert len(bench.table) == 1
+    assert len(bench.pool) == 1
     other.ended(Ending.CLIENT_GONE)
-    assert (backend.connections, len(bench.table)) == (0, 0)
+    assert (backend.connections, len(bench.pool)) == (0, 0)
     assert [(each.before, each.after) for each in bench.announced] == [(State.DEPARTED, State.FORGOTTEN)]
 
 
@@ -244,11 +243,11 @@ def test_in_every_order_of_events_what_was_taken_is_given_back_once(data: st.Dat
             session = data.draw(st.sampled_from(sessions))
             EVENTS[data.draw(st.sampled_from(sorted(legal(session))))](session)
             held = [each.backend for each in sessions if each.backend is not None]
-            for backend in bench.table:
+            for backend in bench.pool:
                 assert backend.connections == held.count(backend)
         for session in sessions:
             session.ended(Ending.STOPPED)
-    assert all((each.pending, each.established) == (0, 0) for each in bench.table)
+    assert all((each.pending, each.established) == (0, 0) for each in bench.pool)
     assert bench.policy.told["opened"] == bench.policy.told["closed"]
     assert bench.counters.endings.total() == len(sessions)
 
@@ -291,14 +290,12 @@ def test_only_a_session_that_has_its_back_end_and_is_not_over_is_connected() -> 
 
 def test_the_third_connect_in_a_row_that_fails_takes_the_back_end_down_and_is_announced() -> None:
     bench = Bench(up=3)
-    announced: list[Transition] = []
-    bench.service.publish = announced.extend
     for _ in range(3):
         session = bench.open()
         assert taken(session).address == "10.0.0.1"
         session.connect_failed()
         session.ended(Ending.CLIENT_GONE)
-    (transition,) = announced
+    (transition,) = bench.announced
     assert (transition.backend.address, transition.after) == ("10.0.0.1", State.DOWN)
     assert taken(bench.open()).address != "10.0.0.1"
 
@@ -310,4 +307,4 @@ def test_a_connect_that_fails_by_this_hosts_fault_is_no_evidence() -> None:
         taken(session)
         session.connect_failed(backend_fault=False)
         session.ended(Ending.CLIENT_GONE)
-    assert [backend.state for backend in bench.service.pool.table] == [State.UP] * 3
+    assert [backend.state for backend in bench.service.pool] == [State.UP] * 3

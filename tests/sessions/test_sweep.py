@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.pool.pool import Pool
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Sweep
-from tests.fakes import CountingPolicy, LinkedSessions, table_with
+from tests.fakes import LinkedSessions, pool_with
 
 
 class Bench:
@@ -20,7 +19,7 @@ class Bench:
 
     def __init__(self, sessions: int) -> None:
         self.clock = Clock()
-        linked = LinkedSessions(Service(Pool(table_with(1), CountingPolicy()), self.clock))
+        linked = LinkedSessions(Service(pool_with(1), self.clock))
         self.sessions = [linked.open() for _ in range(sessions)]
         self.looked: list[Session] = []
         self.done = 0

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
+from rproxy.pool.events import EligibilityChanged, Events
 from rproxy.pool.pool import Pool
 from rproxy.pool.states import Administration
-from rproxy.pool.table import Table
 from rproxy.sessions.wait_queue import AT_ONCE, PAUSE_S, WaitQueue
-from tests.fakes import CountingPolicy, confirm, logged, registered, run, table_with
+from tests.fakes import confirm, logged, pool_of, pool_with, registered, run
 
 
 class Bench:
-    def __init__(self, *, limit_s: float = 5.0, table: Table | None = None) -> None:
+    def __init__(self, *, limit_s: float = 5.0, pool: Pool | None = None) -> None:
         self.clock = Clock()
-        self.table = Table() if table is None else table
-        self.waiting = WaitQueue(self.clock, Pool(self.table, CountingPolicy()), limit_s)
+        self.pool = pool_of() if pool is None else pool
+        self.waiting = WaitQueue(self.clock, self.pool, limit_s)
         self.called: list[tuple[int, float]] = []
 
     def add(self, client: int) -> bool:
         return self.waiting.add(client, lambda: self.called.append((client, self.clock.seconds())))
 
     def come(self, number: int = 1) -> None:
-        confirm(self.table, registered(self.table, f"10.0.0.{number}"), token=number)
+        self.publish(confirm(self.pool, registered(self.pool, f"10.0.0.{number}"), token=number))
+
+    def publish(self, events: Events) -> None:
+        for event in events:
+            if isinstance(event, EligibilityChanged):
+                self.waiting.eligibility_changed(event)
 
     @property
     def names(self) -> list[int]:
@@ -81,16 +86,16 @@ def test_when_the_back_end_goes_again_the_rest_waits_on() -> None:
         bench.add(client)
     bench.come()
     bench.clock.advance(0)
-    bench.table.administer(bench.table.eligible[0], Administration.DRAIN)
+    bench.publish(bench.pool.administer(bench.pool.eligible[0], Administration.DRAIN))
     run(bench.clock, 1)
     assert len(bench.called) == AT_ONCE
-    bench.table.administer(next(iter(bench.table)), Administration.READY)
+    bench.publish(bench.pool.administer(next(iter(bench.pool)), Administration.READY))
     run(bench.clock, 0.1)
     assert len(bench.called) == 2 * AT_ONCE
 
 
 def test_nobody_waits_where_somebody_may_be_had_or_where_it_is_off() -> None:
-    assert not Bench(table=table_with(1)).add(1)
+    assert not Bench(pool=pool_with(1)).add(1)
     assert not Bench(limit_s=0).add(1)
 
 

@@ -7,8 +7,8 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.pool.backend import Backend, Registration
-from rproxy.pool.unconfirmed import OUTSTANDING_MAX, Unconfirmed
-from rproxy.sources.agents.first_probes import KNOWN_S, TICK_S, FirstProbes
+from rproxy.pool.candidates import OUTSTANDING_MAX, Candidates
+from rproxy.sources.agents.first_probes import RESTORED_S, TICK_S, FirstProbes
 from tests.fakes import run
 from tests.pool.driving import agent
 
@@ -27,16 +27,23 @@ class Bench:
 
     def __init__(self, rate: float = 50.0) -> None:
         self.clock = Clock()
-        self.unconfirmed = Unconfirmed()
-        self.first_probes = FirstProbes(self.clock, rate, self.unconfirmed, self._probe)
+        self.candidates = Candidates()
+        self.first_probes = FirstProbes(self.clock, rate, self, self._probe)
         self.probed: list[tuple[float, Backend, Registration]] = []
+
+    @property
+    def has_candidates(self) -> bool:
+        return bool(self.candidates)
+
+    def next_candidate(self, now: float) -> tuple[Backend, Registration] | None:
+        return self.candidates.next(now)
 
     def _probe(self, backend: Backend, registration: Registration) -> None:
         self.probed.append((self.clock.seconds(), backend, registration))
 
     def add(self, *several: Backend) -> None:
         for backend in several:
-            self.unconfirmed.add(backend, backend.registration)
+            self.candidates.add(backend, backend.registration)
             self.first_probes.proceed()
 
     @property
@@ -143,7 +150,7 @@ def test_one_that_is_dropped_is_not_probed_and_takes_nobodys_turn() -> None:
     bench = Bench()
     first, second, third = backends(3)
     bench.add(first, second, third)
-    bench.unconfirmed.drop(second)
+    bench.candidates.drop(second)
     run(bench.clock, 1.0)
     assert bench.order == [first, third]
     assert bench.times == pytest.approx([0.0, 0.02])
@@ -153,8 +160,8 @@ def test_to_drop_what_does_not_wait_changes_nothing() -> None:
     bench = Bench()
     first, second, third = backends(3)
     bench.add(first, second)
-    bench.unconfirmed.drop(first)
-    bench.unconfirmed.drop(third)
+    bench.candidates.drop(first)
+    bench.candidates.drop(third)
     run(bench.clock, 1.0)
     assert bench.order == [first, second]
 
@@ -163,7 +170,7 @@ def test_the_last_one_that_is_dropped_leaves_no_timer_behind() -> None:
     bench = Bench()
     one, other = backends(2)
     bench.add(one, other)
-    bench.unconfirmed.drop(other)
+    bench.candidates.drop(other)
     run(bench.clock, 0.02)
     assert bench.order == [one]
     assert bench.clock.getDelayedCalls() == []
@@ -185,8 +192,8 @@ def test_what_is_known_goes_first_and_takes_nobodys_turn() -> None:
     strangers, known = several[:20], several[20:]
     bench.add(*strangers)
     for backend in known:
-        bench.first_probes.add_known(backend, backend.registration)
-    run(bench.clock, 380 / KNOWN_S + TICK_S)
+        bench.first_probes.add_restored(backend, backend.registration)
+    run(bench.clock, 380 / RESTORED_S + TICK_S)
     assert set(known) <= set(bench.order)
     run(bench.clock, 1.0)
     assert [backend for backend in bench.order if backend in set(strangers)] == strangers
@@ -196,11 +203,11 @@ def test_what_is_known_goes_first_and_takes_nobodys_turn() -> None:
 def test_one_with_too_many_probes_on_their_way_waits_for_their_ends_and_holds_up_nobody() -> None:
     bench = Bench()
     busy, other = backends(2)
-    busy.outstanding.update(range(OUTSTANDING_MAX))
+    busy.probing.outstanding.update(range(OUTSTANDING_MAX))
     bench.add(busy, other)
     run(bench.clock, 1.0)
     assert bench.order == [other]
-    busy.outstanding.clear()
+    busy.probing.outstanding.clear()
     run(bench.clock, 0.1)
     assert bench.order == [other, busy]
     assert bench.clock.getDelayedCalls() == []

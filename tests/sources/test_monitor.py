@@ -20,13 +20,17 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import EventLoggingObserver
 
 from rproxy.net.addresses import Address
+from rproxy.observe.pool_log import PoolLog
+from rproxy.observe.publisher import Publisher
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.limits import Limits
 from rproxy.pool.policy import Policy
+from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
-from rproxy.pool.table import Table
-from rproxy.sources.agents.monitor import Monitor, Network
+from rproxy.sources.agents.monitor import Monitor, Network, Settings
 from rproxy.sources.agents.prober import Timing
+from rproxy.sources.slow_start import SlowStart
+from rproxy.tap.policies import Complaints
 from rproxy.wire.pdu import (
     COUNT_MAX,
     SIZE,
@@ -39,6 +43,7 @@ from rproxy.wire.pdu import (
     Unregister,
     encode,
 )
+from rproxy.wire.seal import Unsealed
 from tests.fakes import AGENT_PORT, CountingPolicy, Datagrams, logged, run, texts
 
 VECTORS = Path(__file__).parents[1] / "data" / "vectors.json"
@@ -64,19 +69,25 @@ class Bench:
         policy: Policy | None = None,
     ) -> None:
         self.clock = Clock()
-        self.table = Table(timeout_s=timing.probe_timeout_s, panic_below=panic_below)
         self.policy = CountingPolicy()
+        complaints = Complaints(self.clock.seconds)
+        self.pool = Pool(policy or self.policy, complaints, timeout_s=timing.probe_timeout_s, panic_below=panic_below)
         self.tokens: Iterator[int] = count(1000)
+        self.publish = Publisher()
         self.monitor = Monitor(
-            self.table,
-            policy or self.policy,
+            self.pool,
             self.clock,
+            self.publish,
             lambda: next(self.tokens),
             lambda: MIDDLE,
-            timing=timing,
-            allow=allow,
-            trace=trace,
+            Unsealed(),
+            Settings(timing, tuple(allow), trace=trace),
         )
+        self.log = PoolLog(self.clock, self.pool.limits.confirmed, trace=trace)
+        self.slow_start = SlowStart(self.clock, self.pool)
+        self.publish.subscribe(self.monitor.observers())
+        self.publish.subscribe(self.slow_start.observers())
+        self.publish.subscribe(self.log.observers())
         self.transport = Datagrams(family)
         self.transport.on_write = self._answer
         self.silent: set[str] = set()
@@ -99,7 +110,7 @@ class Bench:
         return self.backend(source[0])
 
     def backend(self, address: str = AGENT[0]) -> Backend:
-        backend = self.table.get(address, 80)
+        backend = self.pool.get(address, 80)
         assert backend is not None
         return backend
 
@@ -112,12 +123,14 @@ class Bench:
 
     def stop(self) -> None:
         self.monitor.stopProtocol()
+        self.slow_start.stop()
+        self.log.stop()
 
     @property
     def timers(self) -> int:
-        """Those of back-ends: the pulse goes on, and the timers that serve all of them may be set."""
+        """Those of back-ends: the stall detector goes on, and the timers that serve all of them may be set."""
         shared = [self.monitor.timeouts._timer, self.monitor.wheel._timer]
-        return len(self.clock.calls) - 1 - sum(timer is not None for timer in shared)
+        return len(self.clock.calls) - 1 - sum(timer is not None for timer in shared) - self.slow_start.is_running
 
     @property
     def counters(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -129,7 +142,7 @@ def unchanged(bench: Bench) -> Iterator[None]:
     """No back-end changes meanwhile, nothing is sent, and no timer is set."""
 
     def state() -> object:
-        return [attrs.asdict(backend) for backend in bench.table], list(bench.transport.written), len(bench.clock.calls)
+        return [attrs.asdict(backend) for backend in bench.pool], list(bench.transport.written), len(bench.clock.calls)
 
     before = state()
     yield
@@ -153,9 +166,9 @@ def test_a_backend_is_up_with_its_first_answer_and_not_before() -> None:
     bench = Bench()
     with logged() as events:
         backend = bench.register()
-        assert (backend.state, bench.table.eligible) == (State.REGISTERED, [])
+        assert (backend.state, bench.pool.eligible) == (State.REGISTERED, [])
         run(bench.clock, RTT_S)
-    assert (backend.state, bench.table.eligible) == (State.UP, [backend])
+    assert (backend.state, bench.pool.eligible) == (State.UP, [backend])
     assert (backend.report.cpu, backend.report.memory, backend.report.tcp) == (17, 89, 3)
     assert backend.rtt.last_ms == pytest.approx(10)
     assert transitions(events) == [("registered", "up")]
@@ -252,7 +265,7 @@ def test_the_third_miss_in_a_row_takes_a_backend_down_with_probes_1_s_and_2_s_af
         run(bench.clock, 0.2)
     assert bench.probed_at == pytest.approx([0, 5, 5.5 + 1, 5.5 + 2], abs=2 * RTT_S)
     assert transitions(events) == [("suspect", "down")]
-    assert bench.table.eligible == []
+    assert bench.pool.eligible == []
 
 
 def test_an_answer_ends_the_row_of_misses_and_the_fast_probes() -> None:
@@ -274,9 +287,9 @@ def test_a_backend_that_is_down_is_probed_on_at_the_interval_and_comes_back_with
     assert bench.probed_at[-2:] == pytest.approx([15, 20], abs=2 * RTT_S)
     bench.silent.clear()
     run(bench.clock, 5.1)
-    assert bench.table.eligible == []
+    assert bench.pool.eligible == []
     run(bench.clock, 1)
-    assert bench.table.eligible == [backend]
+    assert bench.pool.eligible == [backend]
     assert bench.probed_at[-1] == pytest.approx(26, abs=3 * RTT_S)
 
 
@@ -286,7 +299,7 @@ def test_one_that_answers_again_is_probed_as_soon_as_its_hold_down_is_over() -> 
     bench.silent.add(AGENT[0])
     run(bench.clock, 8.2)
     assert backend.held_until == pytest.approx(18, abs=3 * RTT_S)
-    assert bench.table.eligible == []
+    assert bench.pool.eligible == []
     bench.silent.clear()
     bench.register()
     run(bench.clock, backend.held_until - 8.2 + 2 * RTT_S)
@@ -322,7 +335,7 @@ def test_a_registration_that_never_answers_is_forgotten_and_its_timers_end() -> 
     bench.register()
     run(bench.clock, 0.6)
     assert len(bench.transport.sent) == 1
-    assert (len(bench.table), bench.timers) == (0, 0)
+    assert (len(bench.pool), bench.timers) == (0, 0)
 
 
 def test_registrations_that_never_answer_cost_one_log_line_in_ten_seconds() -> None:
@@ -334,7 +347,7 @@ def test_registrations_that_never_answer_cost_one_log_line_in_ten_seconds() -> N
             bench.register((address, AGENT_PORT))
             run(bench.clock, 0.15)
         run(bench.clock, 10)
-    assert len(bench.table) == 0
+    assert len(bench.pool) == 0
     assert 1 <= len(events) <= 3
     assert "times since the last line" in texts(events)[-1]
 
@@ -399,7 +412,7 @@ def test_unregister_stops_every_timer_at_once_and_nothing_more_is_sent() -> None
     bench.transport.take()
     with logged() as events:
         bench.receive(Unregister(80, 1))
-    assert (backend.state, len(bench.table), bench.table.eligible) == (State.FORGOTTEN, 0, [])
+    assert (backend.state, len(bench.pool), bench.pool.eligible) == (State.FORGOTTEN, 0, [])
     assert bench.timers == 0
     run(bench.clock, 60)
     assert bench.transport.sent == []
@@ -461,7 +474,7 @@ def test_backends_are_probed_independently() -> None:
 def test_only_allowed_networks_may_register(networks: list[str], source: str, allowed: bool) -> None:
     bench = Bench(allow=[ip_network(network) for network in networks])
     bench.receive(Register(80, 20_000, 1), (source, AGENT_PORT))
-    assert (len(bench.table), bool(bench.transport.sent)) == (allowed, allowed)
+    assert (len(bench.pool), bool(bench.transport.sent)) == (allowed, allowed)
     assert bench.counters == (({"register": 1}, {}) if allowed else ({}, {"not-allowed": 1}))
 
 
@@ -547,11 +560,11 @@ def test_an_exception_in_the_liveness_loop_is_logged_and_does_not_end_it(monkeyp
     bench.up()
     bench.silent.add(AGENT[0])
     with monkeypatch.context() as broken, logged() as events:
-        broken.setattr(Table, "check", lambda *args: 1 / 0)
+        broken.setattr(Pool, "check", lambda *args: 1 / 0)
         run(bench.clock, 9.2)
     assert [event["log_failure"].type for event in events] == [ZeroDivisionError]
     assert bench.backend().state is State.UP
-    monkeypatch.setattr(Table, "lost", lambda *args: None)
+    monkeypatch.setattr(Pool, "lost", lambda *args: ())
     run(bench.clock, 10)
     assert bench.backend().state is State.DOWN
 
@@ -578,7 +591,7 @@ def test_an_ipv4_agent_on_an_ipv6_socket_is_known_by_its_ipv4_address() -> None:
     run(bench.clock, RTT_S)
     assert (backend.state, backend.registration.agent) == (State.UP, AGENT)
     bench.receive(Unregister(80, 1), mapped)
-    assert len(bench.table) == 0
+    assert len(bench.pool) == 0
 
 
 def test_an_ipv6_agent_is_known_and_reached_by_its_ipv6_address() -> None:
@@ -626,7 +639,14 @@ def test_without_a_trace_no_pdu_is_logged() -> None:
 
 
 def snapshot(backend: Backend) -> object:
-    return backend.state, backend.registration, backend.report, backend.draining, backend.losses.rate, backend.slot
+    return (
+        backend.state,
+        backend.registration,
+        attrs.astuple(backend.report),
+        backend.draining,
+        backend.losses.rate,
+        backend.slot,
+    )
 
 
 @attrs.define
@@ -671,7 +691,7 @@ def test_a_hundred_thousand_random_datagrams_leave_table_log_and_timers_unharmed
             if number % 1000 == 0:
                 run(crowd.bench.clock, 0.2)
     assert len(events) <= 5
-    assert list(crowd.bench.table) == crowd.confirmed
+    assert list(crowd.bench.pool) == crowd.confirmed
     assert [snapshot(backend) for backend in crowd.confirmed] == before
     assert len(crowd.bench.clock.calls) <= 5 * len(crowd.confirmed)
     accepted, dropped = crowd.bench.counters
@@ -697,7 +717,7 @@ def test_a_flood_of_well_formed_datagrams_from_strangers_leaves_table_log_and_ti
         for _ in range(20_000):
             crowd.send(encode(random_pdu(crowd.random)), (crowd._anywhere(), AGENT_PORT), 0.001)
     assert len(events) <= 10
-    assert len(crowd.bench.table) <= len(crowd.confirmed) + Limits().unconfirmed
+    assert len(crowd.bench.pool) <= len(crowd.confirmed) + Limits().unconfirmed
     assert crowd.bench.counters[1]["table-full"] > 0
     assert crowd.most_timers <= 4 * (len(crowd.confirmed) + Limits().unconfirmed)
     for backend in crowd.confirmed:
@@ -754,9 +774,9 @@ def test_a_row_of_an_earlier_life_is_probed_at_once_and_up_with_its_answer() -> 
     bench = Bench()
     bench.monitor.restore([(KNOWN, 80)])
     backend = bench.backend()
-    assert (backend.state, bench.table.eligible) == (State.REGISTERED, [])
+    assert (backend.state, bench.pool.eligible) == (State.REGISTERED, [])
     run(bench.clock, 2 * RTT_S)
-    assert bench.table.eligible == [backend]
+    assert bench.pool.eligible == [backend]
     assert (backend.registration, backend.registration.weight) == (KNOWN, 300)
 
 
@@ -765,7 +785,7 @@ def test_one_that_does_not_answer_is_forgotten_with_all_its_timers() -> None:
     bench.silent.add(AGENT[0])
     bench.monitor.restore([(KNOWN, 80)])
     run(bench.clock, 1.0)
-    assert (len(bench.table), bench.timers) == (0, 0)
+    assert (len(bench.pool), bench.timers) == (0, 0)
 
 
 def test_rows_of_an_earlier_life_are_probed_beside_the_budget_of_strangers() -> None:
@@ -776,7 +796,7 @@ def test_rows_of_an_earlier_life_are_probed_beside_the_budget_of_strangers() -> 
         bench.register((stranger, AGENT_PORT))
     bench.monitor.restore((attrs.evolve(KNOWN, agent=(f"10.0.{n >> 8}.{n & 255}", AGENT_PORT)), 80) for n in range(900))
     run(bench.clock, 0.6)
-    assert len(bench.table.eligible) == 900
+    assert len(bench.pool.eligible) == 900
 
 
 def test_what_is_in_the_table_already_is_not_restored() -> None:

@@ -85,7 +85,7 @@ def test_a_registration_that_is_not_answered_in_a_time_away_earns_no_second_prob
     bench.clock.advance(2)
     run(bench.clock, 20)
     assert len(bench.transport.sent) == 1
-    assert len(bench.table) == 0
+    assert len(bench.pool) == 0
 
 
 def test_in_a_panic_the_policy_is_told_of_all_that_may_get_a_client() -> None:
@@ -97,7 +97,7 @@ def test_in_a_panic_the_policy_is_told_of_all_that_may_get_a_client() -> None:
     before = {backend: told[backend] for backend in backends}
     with logged() as events:
         run(bench.clock, 3)
-    assert set(bench.table.eligible) == set(backends)
+    assert set(bench.pool.eligible) == set(backends)
     assert all(told[backend] > before[backend] for backend in backends)
     assert sum("less than half of the back-ends are up" in text for text in texts(events)) == 1
 
@@ -107,11 +107,11 @@ def test_a_panic_is_over_with_one_line() -> None:
     pool(bench)
     bench.silent.update(HOSTS[:3])
     run(bench.clock, 10)
-    assert bench.table.panicking
+    assert bench.pool.panicking
     bench.silent.clear()
     with logged() as events:
         run(bench.clock, 20)
-    assert not bench.table.panicking
+    assert not bench.pool.panicking
     assert "at least half of the back-ends are up again" in texts(events)
 
 
@@ -131,13 +131,13 @@ def test_one_that_refuses_in_a_panic_is_told_of_when_its_hold_down_is_over() -> 
     bench.silent.add(AGENT[0])
     run(bench.clock, 10)
     for _ in range(3):
-        bench.table.refused(backend, bench.clock.seconds())
-    assert bench.table.eligible == []
+        bench.pool.refused(backend, bench.clock.seconds())
+    assert bench.pool.eligible == []
     told = bench.policy.told["reported"][backend]
     run(bench.clock, backend.hold_s - 1)
-    assert (bench.table.eligible, bench.policy.told["reported"][backend]) == ([], told)
+    assert (bench.pool.eligible, bench.policy.told["reported"][backend]) == ([], told)
     run(bench.clock, 6.6)
-    assert bench.table.eligible == [backend]
+    assert bench.pool.eligible == [backend]
     assert bench.policy.told["reported"][backend] > told
 
 
@@ -186,7 +186,7 @@ def test_a_policy_that_fails_is_logged_once_in_ten_seconds_and_keeps_no_rule_fro
         assert backend.state is State.DOWN
         bench.silent.clear()
         run(bench.clock, 20)
-    assert bench.table.eligible == [backend]
+    assert bench.pool.eligible == [backend]
     failures = [text for text in texts(events) if text.startswith("the policy failed")]
     assert 1 <= len(failures) <= 5
 
@@ -238,10 +238,10 @@ def test_an_operators_word_is_logged_and_told_to_the_policy() -> None:
     backend = bench.up()
     told = bench.policy.told["reported"][backend]
     with logged() as events:
-        bench.monitor.administer(backend, Administration.DRAIN)
-        assert bench.table.eligible == []
-        bench.monitor.administer(backend, Administration.READY)
-    assert bench.table.eligible == [backend]
+        bench.publish(bench.pool.administer(backend, Administration.DRAIN))
+        assert bench.pool.eligible == []
+        bench.publish(bench.pool.administer(backend, Administration.READY))
+    assert bench.pool.eligible == [backend]
     assert bench.policy.told["reported"][backend] == told + 2
     assert texts(events) == ["back-end 10.0.0.1:80: drain", "back-end 10.0.0.1:80: ready"]
 
@@ -300,9 +300,7 @@ def test_one_taken_down_by_refused_connects_is_announced_like_any_other() -> Non
     backend = bench.up()
     with logged() as events:
         for _ in range(3):
-            transition = bench.table.refused(backend, bench.clock.seconds())
-        assert transition is not None
-        bench.monitor.announce(transition)
+            bench.publish(bench.pool.refused(backend, bench.clock.seconds()))
     assert transitions(events) == [("up", "down")]
     assert "3 connects in a row failed" in texts(events)[0]
 
@@ -318,14 +316,12 @@ def test_in_a_panic_those_that_are_down_get_their_share(name: str) -> None:
     run(bench.clock, 10)
     chosen_by.failed(backends[0])
     run(bench.clock, 6)
-    assert bench.table.panicking
+    assert bench.pool.panicking
     served = Counter[Backend]()
     for _ in range(40):
-        backend = chosen_by.choose(bench.table, ())
+        backend = bench.pool.choose()
         assert backend is not None
         served[backend] += 1
-        bench.table.opened(backend)
-        chosen_by.opened(backend)
     assert min(served[backend] for backend in backends) >= 4
 
 
@@ -338,13 +334,13 @@ def test_a_dead_back_end_whose_registration_is_repeated_is_forgotten_and_ends_th
     silent_alike = bench.up(("10.0.0.9", AGENT_PORT))
     bench.silent.add(silent_alike.address)
     run(bench.clock, 10)
-    assert bench.table.panicking
+    assert bench.pool.panicking
     for _ in range(60):
         bench.register((dead.address, AGENT_PORT))
         run(bench.clock, 1)
     assert (dead.state, silent_alike.state) == (State.FORGOTTEN, State.FORGOTTEN)
-    assert not bench.table.panicking
-    assert bench.table.eligible == [other]
+    assert not bench.pool.panicking
+    assert bench.pool.eligible == [other]
 
 
 def test_a_registration_is_no_sign_of_life_for_the_policy() -> None:
@@ -362,23 +358,21 @@ def test_a_registration_is_no_sign_of_life_for_the_policy() -> None:
 def test_what_departs_leaves_no_timer_and_is_forgotten_with_its_last_session() -> None:
     bench = Bench()
     backend = bench.up()
-    bench.table.opened(backend)
+    assert bench.pool.choose() is backend
     with logged() as events:
         bench.receive(Unregister(80, 1))
         assert (backend.state, bench.timers) == (State.DEPARTED, 0)
         run(bench.clock, 100)
-        transition = bench.table.closed(backend, was_connected=False)
-        assert transition is not None
-        bench.monitor.announce(transition)
+        bench.publish(bench.pool.closed(backend, was_connected=False))
     assert transitions(events) == [("up", "departed"), ("departed", "forgotten")]
-    assert len(bench.table) == 0
+    assert len(bench.pool) == 0
 
 
 @pytest.mark.parametrize("answers", [True, False])
 def test_one_that_registers_again_is_probed_and_taken_over_only_if_it_answers(answers: bool) -> None:
     bench = Bench()
     backend = bench.up()
-    bench.table.opened(backend)
+    assert bench.pool.choose() is backend
     bench.receive(Unregister(80, 1))
     if not answers:
         bench.silent.add(AGENT[0])
@@ -410,7 +404,7 @@ def test_replays_of_a_hosts_old_registrations_do_not_keep_its_agent_out() -> Non
             if step == 50 + 2 * number:
                 bench.receive(Register(80, 20_000, 99), (host, AGENT_PORT))
         run(bench.clock, 0.1)
-    assert len(bench.table.eligible) == len(hosts)
-    assert {backend.registration.instance for backend in bench.table.eligible} == {99}
+    assert len(bench.pool.eligible) == len(hosts)
+    assert {backend.registration.instance for backend in bench.pool.eligible} == {99}
     strangers = [at for at in bench.probed_at if at < 5]
     assert len(strangers) <= 5 * 50 + 1

@@ -15,13 +15,13 @@ from rproxy.agent.agent import Agent
 from rproxy.agent.environment import Environment
 from rproxy.agent.registrar import Registration
 from rproxy.net.addresses import Address
+from rproxy.observe.publisher import Publisher
 from rproxy.pool.states import State
-from rproxy.pool.table import Table
-from rproxy.sources.agents.monitor import Monitor
+from rproxy.sources.agents.monitor import Monitor, Settings
 from rproxy.tap.keys import HasEnvelope
 from rproxy.wire.pdu import ProbeRequest, Register, encode
 from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
-from tests.fakes import CountingPolicy, Datagrams, StubSampler, logged, run, texts
+from tests.fakes import Datagrams, StubSampler, logged, pool_of, run, texts
 
 PROXY: Address = ("10.1.1.10", 5555)
 AGENT: Address = ("10.1.1.1", 5555)
@@ -55,10 +55,10 @@ class Pair:
     def __init__(self, proxys: Envelope, agents: Envelope, *, own: str = AGENT[0]) -> None:
         self.clock = Clock()
         tokens: Iterator[int] = count(1000)
-        self.table = Table()
-        self.monitor = Monitor(
-            self.table, CountingPolicy(), self.clock, lambda: next(tokens), lambda: 0.5, envelope=proxys
-        )
+        self.pool = pool_of()
+        publish = Publisher()
+        self.monitor = Monitor(self.pool, self.clock, publish, lambda: next(tokens), lambda: 0.5, proxys, Settings())
+        publish.subscribe(self.monitor.observers())
         self.agent = Agent(
             Registration(20, 1, 80),
             [PROXY],
@@ -74,12 +74,12 @@ class Pair:
 
     @property
     def is_up(self) -> bool:
-        backend = self.table.get(AGENT[0], 80)
+        backend = self.pool.get(AGENT[0], 80)
         return backend is not None and backend.state is State.UP
 
     @property
     def losses(self) -> float:
-        backend = self.table.get(AGENT[0], 80)
+        backend = self.pool.get(AGENT[0], 80)
         assert backend is not None
         return backend.losses.rate
 
@@ -115,7 +115,7 @@ def test_any_other_is_not_and_one_line_a_minute_says_why(
     with logged() as events:
         pair = Pair(proxys, agents, own=own)
         run(pair.clock, 100)
-    assert len(pair.table) == 0
+    assert len(pair.pool) == 0
     assert set(pair.monitor.counters.dropped) == {reason}
     assert all(len(datagram) == len(pair.wire.carried[0]) for datagram in pair.wire.carried)
     lines = [text for text in texts(events) if text.startswith("dropped")]
@@ -170,10 +170,10 @@ def test_an_agent_that_drains_says_so_at_once_and_is_believed_by_its_answer() ->
     run(pair.clock, 1)
     pair.agent.drain()
     run(pair.clock, 0.1)
-    assert (pair.is_up, pair.table.eligible) == (True, [])
+    assert (pair.is_up, pair.pool.eligible) == (True, [])
     pair.agent.drain(False)
     run(pair.clock, 0.1)
-    assert len(pair.table.eligible) == 1
+    assert len(pair.pool.eligible) == 1
 
 
 def test_an_agent_without_a_route_counts_that_and_tries_again() -> None:

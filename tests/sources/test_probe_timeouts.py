@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.pool.events import Probe
+from rproxy.pool.probes import Probe
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
 from tests.fakes import logged, run
 from tests.pool.driving import Driver
@@ -22,14 +22,12 @@ class Bench:
         self.timeouts = ProbeTimeouts(self.clock, TIMEOUT_S, lambda since: self.clock.seconds() - since - self.away_s)
         self.expired: list[tuple[int, float]] = []
         driver = Driver()
-        self._table, self._backend = driver.table, driver.register()
+        self._pool, self._backend = driver.pool, driver.register()
         self._tokens = count(1)
 
     def add(self) -> int:
         token, backend = next(self._tokens), self._backend
-        self.timeouts.add(
-            self._table.probe(backend, backend.registration, token, self.clock.seconds()), self.on_expired
-        )
+        self.timeouts.add(self._pool.probe(backend, backend.registration, token, self.clock.seconds()), self.on_expired)
         return token
 
     def on_expired(self, probe: Probe) -> None:
@@ -73,7 +71,7 @@ def broken(probe: Probe) -> None:
 
 def test_an_error_of_one_does_not_keep_the_next_from_expiring() -> None:
     bench = Bench()
-    bench.timeouts.add(bench._table.probe(bench._backend, bench._backend.registration, 0, 0.0), broken)
+    bench.timeouts.add(bench._pool.probe(bench._backend, bench._backend.registration, 0, 0.0), broken)
     second = bench.add()
     with logged() as events:
         run(bench.clock, 1)
@@ -85,7 +83,7 @@ def test_one_that_is_added_while_another_expires_has_its_whole_time() -> None:
     bench = Bench()
     added: list[int] = []
     bench.timeouts.add(
-        bench._table.probe(bench._backend, bench._backend.registration, 0, 0.0), lambda probe: added.append(bench.add())
+        bench._pool.probe(bench._backend, bench._backend.registration, 0, 0.0), lambda probe: added.append(bench.add())
     )
     run(bench.clock, 2)
     assert bench.expired == [(added[0], 1.0)]

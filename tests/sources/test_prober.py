@@ -10,7 +10,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 
 from rproxy.pool.backend import Backend
-from rproxy.pool.events import Probe
+from rproxy.pool.events import ProbeLost
+from rproxy.pool.probes import Probe
 from rproxy.pool.states import State
 from rproxy.sources.agents.monitor import TICK_S
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
@@ -24,9 +25,9 @@ HOLD_S = 10.0
 
 
 class Probes:
-    """The probing of one back-end that has registered: `times` of probes, checks, steps of the ramp and losses.
+    """The probing of one back-end that has registered: `times` of probes, checks and losses.
 
-    What is `broken`, of "probe", "check" and "ramp", raises.
+    What is `broken`, of "probe" and "check", raises.
     """
 
     def __init__(self, timing: Timing | None = None, jitter: Callable[[], float] = lambda: 0.5) -> None:
@@ -39,17 +40,15 @@ class Probes:
         )
         self.wheel = Wheel(self.clock, TICK_S)
         self.answering = True
-        self.steps = 3
         self.broken: set[str] = set()
         self.on_check: Callable[[], None] = lambda: None
         self.times: list[float] = []
         self.checks: list[float] = []
-        self.ramps: list[float] = []
         self.losses: list[float] = []
         self._tokens = count(1)
         driver = Driver()
         driver.now = self.clock.seconds()
-        self._table = driver.table
+        self._pool = driver.pool
         self.backend = driver.register()
         self.prober = Prober(self, self.backend)
 
@@ -63,29 +62,25 @@ class Probes:
 
     def send(self) -> Probe:
         backend, now = self.backend, self.clock.seconds()
-        probe = self._table.probe(backend, backend.registration, next(self._tokens), now)
+        probe = self._pool.probe(backend, backend.registration, next(self._tokens), now)
         self.prober.sent(probe)
         return probe
 
     def answer(self, probe: Probe) -> None:
-        self._table.respond(probe.registration.agent, response(probe), self.clock.seconds())
+        self._pool.respond(probe.registration.agent, response(probe), self.clock.seconds())
         self.prober.answered(probe.request.token)
 
     def timed_out(self, probe: Probe) -> None:
         self.losses.append(self.clock.seconds())
-        self._table.lost(probe.request.token, self.clock.seconds())
+        for event in self._pool.lost(probe.request.token, self.clock.seconds()):
+            if isinstance(event, ProbeLost) and event.first:
+                self.prober.reprobe()
 
     def check(self, backend: Backend) -> None:
         assert backend is self.backend
         self.checks.append(self.clock.seconds())
         self._fail("check")
         self.on_check()
-
-    def ramp(self, backend: Backend) -> bool:
-        assert backend is self.backend
-        self.ramps.append(self.clock.seconds())
-        self._fail("ramp")
-        return len(self.ramps) % self.steps != 0
 
     def _fail(self, where: str) -> None:
         if where in self.broken:
@@ -104,7 +99,7 @@ class Probes:
         return self
 
     def done(self) -> list[list[float]]:
-        return [list(each) for each in (self.times, self.checks, self.ramps, self.losses)]
+        return [list(each) for each in (self.times, self.checks, self.losses)]
 
     def run(self, seconds: float) -> None:
         run(self._time, seconds)
@@ -336,43 +331,6 @@ def test_an_error_in_a_probe_that_follows_soon_is_logged_and_the_next_one_comes(
     assert probes.times == [5.0, 6.5, 7.5]
 
 
-def test_the_share_of_one_that_rose_grows_every_second_until_it_is_whole() -> None:
-    probes = Probes()
-    probes.run(0.5)
-    probes.prober.rose()
-    probes.run(60.0)
-    assert probes.ramps == [1.5, 2.5, 3.5]
-
-
-def test_one_that_rises_while_its_share_grows_has_no_second_timer() -> None:
-    probes = Probes()
-    probes.prober.rose()
-    probes.run(1.5)
-    probes.prober.rose()
-    probes.run(60.0)
-    assert probes.ramps == [1.0, 2.0, 3.0]
-
-
-def test_one_that_rises_again_grows_again() -> None:
-    probes = Probes()
-    for _ in range(2):
-        probes.prober.rose()
-        probes.run(20.0)
-    assert probes.ramps == [1.0, 2.0, 3.0, 21.0, 22.0, 23.0]
-
-
-def test_an_error_while_a_share_grows_is_logged_and_it_goes_on() -> None:
-    probes = Probes()
-    probes.broken = {"ramp"}
-    probes.prober.rose()
-    with logged() as events:
-        probes.run(1.0)
-    assert [event["log_failure"].type for event in events] == [ValueError]
-    probes.broken.clear()
-    probes.run(60.0)
-    assert probes.ramps == [1.0, 2.0, 3.0]
-
-
 def fresh(probes: Probes) -> None:
     """It has only registered."""
 
@@ -395,11 +353,7 @@ def down_timeout(probes: Probes) -> None:
     probes.down()
 
 
-def rising(probes: Probes) -> None:
-    probes.up().prober.rose()
-
-
-@pytest.mark.parametrize("state", [fresh, asked, answered, missed, down_timeout, rising], ids=lambda it: it.__name__)
+@pytest.mark.parametrize("state", [fresh, asked, answered, missed, down_timeout], ids=lambda it: it.__name__)
 def test_a_stop_cancels_every_timer_and_may_come_twice(state: Callable[[Probes], None]) -> None:
     probes = Probes()
     state(probes)
@@ -426,7 +380,7 @@ def test_after_a_stop_no_probe_is_lost_whoever_else_waits_for_answers() -> None:
 def test_a_check_may_stop_everything_itself(answered: bool) -> None:
     probes = Probes()
     if answered:
-        probes.up().prober.rose()
+        probes.up()
     probes.on_check = probes.prober.stop
     probes.run(30.0)
     assert (probes.checks, probes.times) == ([5.0 if answered else 10.0], [])

@@ -58,8 +58,9 @@ class Keeping:
         self.hanging: list[Callable[[], None]] = []
         self.keeper = Keeper(
             cast(StateFile, self.file),
-            self.bench.table,
+            self.bench.pool,
             self.bench.monitor,
+            self.clock,
             WorkQueue(self.clock),
             self._in_background,
             lambda: self.strangers,
@@ -156,9 +157,9 @@ def test_strangers_are_left_out() -> None:
 def test_rows_of_the_last_life_are_probed_at_once_and_serve_with_their_answer() -> None:
     keeping = Keeping({KEY: KNOWN})
     keeping.start()
-    assert keeping.bench.table.eligible == []
+    assert keeping.bench.pool.eligible == []
     keeping.run(2 * RTT_S)
-    (backend,) = keeping.bench.table.eligible
+    (backend,) = keeping.bench.pool.eligible
     assert backend.registration == KNOWN
     keeping.run(400.0)
     assert backend.state is State.UP  # though it has not registered meanwhile
@@ -171,11 +172,11 @@ def test_a_lost_probe_is_sent_again_twice() -> None:
     keeping.start()
     keeping.run(2.1)
     assert len(keeping.bench.probed_at) == TRIES == 3
-    assert len(keeping.bench.table) == 0
+    assert len(keeping.bench.pool) == 0
     keeping.bench.silent.clear()
     keeping.run(PATIENCE_S + KEEP_S)
     assert len(keeping.bench.probed_at) == TRIES
-    assert len(keeping.bench.table) == 0
+    assert len(keeping.bench.pool) == 0
     assert keeping.file.rows == {}
 
 
@@ -187,7 +188,7 @@ def test_an_answer_to_the_last_one_is_enough() -> None:
     assert len(keeping.bench.probed_at) == 2
     keeping.bench.silent.clear()
     keeping.run(DEFAULTS.probe_timeout_s + TRY_S)
-    assert len(keeping.bench.table.eligible) == 1
+    assert len(keeping.bench.pool.eligible) == 1
     assert keeping.file.rows == {KEY: KNOWN}
 
 
@@ -210,14 +211,14 @@ def test_all_rows_are_probed_within_a_second() -> None:
     keeping = Keeping(rows)
     keeping.start()
     keeping.run(1.0)
-    assert len(keeping.bench.table.eligible) == 1024
+    assert len(keeping.bench.pool.eligible) == 1024
 
 
 def test_a_row_from_outside_the_allowed_networks_is_not_asked() -> None:
     keeping = Keeping({KEY: KNOWN, ("10.0.0.2", 80): LATER}, allow=(ip_network("10.0.0.2/32"),))
     keeping.start()
     keeping.run(PATIENCE_S + KEEP_S)
-    assert [backend.address for backend in keeping.bench.table] == ["10.0.0.2"]
+    assert [backend.address for backend in keeping.bench.pool] == ["10.0.0.2"]
     assert list(keeping.file.rows) == [("10.0.0.2", 80)]
 
 

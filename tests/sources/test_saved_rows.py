@@ -9,7 +9,7 @@ import pytest
 from rproxy.pool.backend import Registration
 from rproxy.pool.states import State
 from rproxy.sources.saved.rows import Rows, RowsError, decoded, encoded, is_kept
-from tests.fakes import confirm, registered, table_with
+from tests.fakes import confirm, pool_with, registered
 
 ROW = {
     "address": "10.0.0.1",
@@ -113,10 +113,10 @@ def test_what_is_no_row_is_refused(row: Any) -> None:
 
 
 def test_what_has_answered_is_kept_whatever_has_come_of_it() -> None:
-    table = table_with(0)
-    backend = registered(table, "10.0.0.9")
+    pool = pool_with(0)
+    backend = registered(pool, "10.0.0.9")
     assert not is_kept(backend)
-    confirm(table, backend, token=7)
+    confirm(pool, backend, token=7)
     for state in (State.UP, State.SUSPECT, State.DOWN):
         backend.state = state
         assert is_kept(backend)
@@ -125,7 +125,7 @@ def test_what_has_answered_is_kept_whatever_has_come_of_it() -> None:
 
 
 def test_what_is_encoded_is_what_the_table_has() -> None:
-    table = table_with(3)
-    rows = {(backend.address, backend.port): backend.registration for backend in table}
+    pool = pool_with(3)
+    rows = {(backend.address, backend.port): backend.registration for backend in pool}
     assert decoded(text(rows)) == rows
     assert attrs.asdict(next(iter(rows.values())))["weight"] == 100

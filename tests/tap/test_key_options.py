@@ -169,7 +169,7 @@ def test_a_proxy_is_made_with_its_keys_and_its_limits(tmp_path: Path) -> None:
     service = proxy.makeService(parsed("--keyring", path, "--max-backends", "7", allow=()))
     assert seals_with(service.monitor.envelope) == FIRST.id
     assert opens(service.monitor.envelope, SECOND)
-    assert service.service.pool.table.limits == Limits.for_pool(7)
+    assert service.service.pool.limits == Limits.for_pool(7)
 
 
 @pytest.mark.usefixtures("reactor")

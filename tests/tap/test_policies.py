@@ -10,11 +10,13 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.python import usage
 
-from rproxy.policies.guard import Guarded
 from rproxy.policies.registry import POLICIES
+from rproxy.pool.policy import Policy
+from rproxy.pool.pool import Pool
+from rproxy.pool.states import Administration
 from rproxy.tap import policies
 from rproxy.tap.policies import METHODS, make_policy, policy_factory
-from tests.fakes import CountingPolicy, RaisingPolicy, logged, table_with
+from tests.fakes import CountingPolicy, RaisingPolicy, logged, registered
 
 
 @pytest.mark.parametrize("name", ["report", "round-robin", "least-connections", "random"])
@@ -59,8 +61,8 @@ def test_an_unknown_policy_is_told_with_those_there_are(monkeypatch: pytest.Monk
         assert name in str(raised.value)
 
 
-def make(name: str) -> Guarded:
-    return make_policy(name, 0.7, Random(1), Clock().seconds)
+def make(name: str) -> Policy:
+    return make_policy(name, 0.7, Random(1))
 
 
 def refusing(_: object, __: object) -> CountingPolicy:
@@ -135,14 +137,16 @@ def test_the_methods_asked_for_are_those_of_the_seam() -> None:
 
 def test_what_a_policy_raises_is_logged_once_in_ten_seconds_with_its_traceback() -> None:
     clock = Clock()
-    policy = Guarded(RaisingPolicy("choose", "reported"), policies.Complaints(clock.seconds))
-    table = table_with(2)
+    pool = Pool(RaisingPolicy("choose", "reported"), policies.Complaints(clock.seconds))
+    with logged():
+        backend = registered(pool, "10.0.0.1")
+    clock.advance(10)
     with logged() as events:
         for _ in range(5):
-            policy.choose(table, ())
-            policy.reported(next(iter(table)))
+            pool.would_choose()
+            pool.administer(backend, Administration.READY)
         assert len(events) == 1
         clock.advance(10)
-        policy.choose(table, ())
+        pool.would_choose()
     assert len(events) == 2
     assert isinstance(events[0]["log_failure"].value, ValueError)

@@ -1,4 +1,4 @@
-"""When probes end that are not answered."""
+"""The timeouts of all probes, with one timer."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from rproxy.pool.events import Probe
+from rproxy.pool.probes import Probe
 
 _TOLERANCE_S: Final = 1e-9
 
 
 class ProbeTimeouts:
-    """Calls `expired` for every probe added that has not been ended `timeout_s` after it was sent.
+    """Calls `expired` for every probe added that has not been ended `timeout_s` seconds after it was sent.
 
-    `lasted_s` tells how long this process has been there to see an answer since a moment: times away do not count, so
-    that no probe is lost by one, and none is kept open for ever by one after the other. All wait equally long, so the
-    first that was added is the next that ends: one timer serves them all, and nearly all are ended before it looks at
-    them.
+    `lasted_s` tells how many seconds have passed since a moment, without those in which this process was stalled: a
+    stall loses no probe, and several stalls in a row keep none open for ever. All probes wait equally long, so the
+    first added is the first that expires. One timer serves them all, and finds nearly all of them ended.
     """
 
     log = Logger()
@@ -32,15 +31,17 @@ class ProbeTimeouts:
         self._timer: IDelayedCall | None = None
 
     def add(self, probe: Probe, expired: Callable[[Probe], None]) -> None:
+        """Call `expired` with the probe once its timeout has passed."""
         self._open[probe.request.token] = (probe, expired)
         if self._timer is None:
             self._timer = self._clock.callLater(self._timeout_s, self._look)
 
     def end(self, token: int) -> None:
-        """It was answered, or is of no interest any more."""
+        """It was answered, or its back-end is not probed any more."""
         self._open.pop(token, None)
 
     def stop(self) -> None:
+        """Cancel the timer and forget all probes."""
         self._open.clear()
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""The timers of one back-end: when its agent is probed, and until when it must have answered."""
+"""The timers of one back-end: when its agent is probed, and when it is checked for life."""
 
 from __future__ import annotations
 
@@ -7,28 +7,23 @@ from typing import Final, Protocol
 
 import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from rproxy.pool.backend import Backend
-from rproxy.pool.events import Probe
+from rproxy.pool.probes import Probe
 from rproxy.pool.states import State
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
-from rproxy.timing.loops import keep_looping
 from rproxy.timing.wheel import Wheel
 
 REPROBE_S: Final = (1.0, 2.0)
-"""How soon after a first miss the next two probes follow."""
+"""How soon after a first lost probe the next two follow."""
 JITTER: Final = 0.1
-"""Probes come this share of the interval earlier or later, so that those of many back-ends spread."""
-RAMP_S: Final = 1.0
-"""How often the share of a back-end that starts slowly grows."""
+"""Probes come up to this fraction of the interval earlier or later, so that those of many back-ends spread."""
 
 
 @attrs.frozen
 class Timing:
-    """In seconds: how often to probe, how long to wait for the answer, how often to check for life."""
+    """In seconds: how often to probe, how long to wait for the answer, and the silence that takes a back-end down."""
 
     probe_interval_s: float = 5.0
     probe_timeout_s: float = 0.5
@@ -36,7 +31,7 @@ class Timing:
 
 
 class Probing(Protocol):
-    """What a prober's timers do; the monitor does it."""
+    """What a prober shares with all others, and what its timers call. The monitor is one."""
 
     clock: IReactorTime
     timing: Timing
@@ -45,10 +40,14 @@ class Probing(Protocol):
     jitter: Callable[[], float]
     """Draws from 0..1."""
 
-    def probe(self, backend: Backend) -> None: ...
-    def timed_out(self, probe: Probe) -> None: ...
-    def check(self, backend: Backend) -> None: ...
-    def ramp(self, backend: Backend) -> bool: ...
+    def probe(self, backend: Backend) -> None:
+        """Send a probe, and call the prober's `sent`. May raise: that is logged, and the next probe still comes."""
+
+    def timed_out(self, probe: Probe) -> None:
+        """A probe's timeout has passed without an answer."""
+
+    def check(self, backend: Backend) -> None:
+        """The liveness check: before every periodic probe, and until then every `liveness_s` seconds. May raise."""
 
 
 class Prober:
@@ -60,22 +59,16 @@ class Prober:
         self._probing = probing
         self._backend = backend
         self._next_s: float | None = None
-        """When the next probe is due; None before the first answer."""
+        """When the next periodic probe is due; None before the first answer."""
         self._open: set[int] = set()
         """Tokens of the probes on their way."""
         self._reprobes: list[IDelayedCall] = []
         self._liveness: IDelayedCall | None = None
-        """The next check, for as long as no probe comes periodically."""
+        """The next check, while there are no periodic probes."""
         self._await_check()
-        self._ramping = LoopingCall(self._ramp)
-        self._ramping.clock = probing.clock
-
-    def _failed(self, failure: Failure) -> None:
-        self.log.failure("monitoring {backend}", failure, backend=self._backend.name)
 
     def stop(self) -> None:
-        if self._ramping.running:
-            self._ramping.stop()
+        """Cancel all timers, and await no answer any more."""
         for token in self._open:
             self._probing.timeouts.end(token)
         self._open.clear()
@@ -98,37 +91,38 @@ class Prober:
         if self._reprobes:
             self._cancel_reprobes()
         if self._next_s is None:
-            self._next_s = self._probing.wheel.arm(self, self._interval_s(), self._go_on)
+            self._next_s = self._probing.wheel.arm(self, self._interval_s(), self._probe_periodically)
             if self._liveness is not None:
                 self._liveness.cancel()
                 self._liveness = None
         elif self._backend.state is State.DOWN:
-            self._meet_hold_down(self._next_s)
+            self._probe_after_hold_down(self._next_s)
 
-    def rose(self) -> None:
-        """The back-end came up: its share is to grow."""
-        if not self._ramping.running:
-            keep_looping(self._ramping, RAMP_S, now=False, failed=self._failed)
+    def reprobe(self) -> None:
+        """The first probe in a row was lost: the next two follow soon."""
+        self._cancel_reprobes()
+        for delay_s in REPROBE_S:
+            self._reprobe_after(delay_s)
 
     def _interval_s(self) -> float:
         return self._probing.timing.probe_interval_s * (1 + JITTER * (2 * self._probing.jitter() - 1))
 
-    def _meet_hold_down(self, next_s: float) -> None:
-        """One that answers again need not wait for a whole interval after its hold-down."""
+    def _probe_after_hold_down(self, next_s: float) -> None:
+        """One that answers again is probed as soon as its hold-down is over, not only an interval later."""
         now = self._probing.clock.seconds()
         wait_s = max(self._backend.held_until - now, REPROBE_S[0])
         if now + wait_s < next_s:
-            self._next_s = self._probing.wheel.arm(self, wait_s, self._go_on)
+            self._next_s = self._probing.wheel.arm(self, wait_s, self._probe_periodically)
 
-    def _go_on(self) -> None:
-        """The check comes with the probe: a timer of its own would cost as much again."""
-        self._next_s = self._probing.wheel.arm(self, self._interval_s(), self._go_on)
+    def _probe_periodically(self) -> None:
+        """Check it for life as well: a timer of its own would cost as much again."""
+        self._next_s = self._probing.wheel.arm(self, self._interval_s(), self._probe_periodically)
         self._check()
         if self._next_s is not None:
             self._probe()
 
     def _probe(self) -> None:
-        """One that fails is no reason not to send the next."""
+        """An exception must not keep the next probe from being sent."""
         try:
             self._probing.probe(self._backend)
         except Exception:
@@ -136,13 +130,7 @@ class Prober:
 
     def _timed_out(self, probe: Probe) -> None:
         self._open.discard(probe.request.token)
-        backend = self._backend
-        misses = backend.misses
         self._probing.timed_out(probe)
-        if backend.is_up and backend.misses == 1 > misses:
-            self._cancel_reprobes()
-            for delay_s in REPROBE_S:
-                self._reprobe_after(delay_s)
 
     def _reprobe_after(self, delay_s: float) -> None:
         self._reprobes.append(self._probing.clock.callLater(delay_s, self._reprobe))
@@ -155,10 +143,6 @@ class Prober:
         for call in self._reprobes:
             call.cancel()
         self._reprobes.clear()
-
-    def _ramp(self) -> None:
-        if not self._probing.ramp(self._backend):
-            self._ramping.stop()
 
     def _await_check(self) -> None:
         self._liveness = self._probing.clock.callLater(self._probing.timing.liveness_s, self._check_alone)

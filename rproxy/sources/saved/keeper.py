@@ -1,4 +1,4 @@
-"""Keeps the table's rows in a file while the proxy lives, and has those of its last life probed when it starts."""
+"""Keeps the pool's rows in a file while the proxy runs, and has those of its last run checked when it starts."""
 
 from __future__ import annotations
 
@@ -7,41 +7,42 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend, Registration
+from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
-from rproxy.pool.table import Table
-from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.saved.rows import Rows, encoded, is_kept
 from rproxy.sources.saved.state_file import StateFile, StateFileError
+from rproxy.sources.source import Source
 from rproxy.timing.work_queue import WorkQueue
 
 KEEP_S: Final = 1.0
-"""From one look at the table until the next: what happens in the last second before a crash is lost."""
+"""Between two looks at the pool: what happens in the last second before a crash is lost."""
 RETRY_S: Final = 10.0
 """The same after a write that failed."""
 STOP_S: Final = 2.0
-"""For the last write, on stopping."""
+"""How long the last write may take, on stopping."""
 LOOKED_AT: Final = 500
 ENCODED: Final = 50
 RESTORED: Final = 10
-"""Rows that are dealt with in one go: some tenths of a millisecond."""
+"""How many rows are handled in one turn of the reactor: some tenths of a millisecond."""
 TRIES: Final = 3
 TRY_S: Final = 0.25
-"""Beyond the time that a probe may take, until one more is sent: in a burst of them, some may be lost."""
+"""After a probe's timeout, until the next one is sent: in a burst of probes, some may be lost."""
 
 
 class Restoring:
-    """Has rows probed, again where the first probe or the next one was lost; then whoever is silent is forgotten."""
+    """Has a source check rows, up to `TRIES` times each; a row that stays silent is given up."""
 
-    def __init__(self, rows: Rows, table: Table, monitor: Monitor, turns: WorkQueue) -> None:
+    def __init__(self, rows: Rows, pool: Pool, source: Source, clock: IReactorTime, turns: WorkQueue) -> None:
         self.left = dict(rows)
         """Those that have neither answered nor been given up."""
-        self._table = table
-        self._monitor = monitor
+        self._pool = pool
+        self._source = source
+        self._clock = clock
         self._turns = turns
         self._tries = dict.fromkeys(rows, TRIES)
         self._call: IDelayedCall | None = None
@@ -63,31 +64,31 @@ class Restoring:
         if next(steps, steps) is None:
             self._turns.add(lambda: self._go_on(steps))
         elif self.left:
-            self._call = self._monitor.clock.callLater(self._monitor.timing.probe_timeout_s + TRY_S, self.start)
+            self._call = self._clock.callLater(self._pool.timeout_s + TRY_S, self.start)
 
     def _round(self) -> Iterator[None]:
-        """One more try for those that nobody has confirmed: somebody else may have registered in their names."""
+        """One more try for the rows that nothing has confirmed: somebody else may have registered in their names."""
         for number, (address, registration) in enumerate(list(self.left.items())):
             if number and number % RESTORED == 0:
                 yield
-            backend = self._table.get(*address)
-            if backend is not None and self._monitor.restores(backend, registration):
+            backend = self._pool.get(*address)
+            if backend is not None and self._source.is_restoring(backend, registration):
                 continue
             if self._tries[address] and (backend is None or backend.state is State.REGISTERED):
                 self._tries[address] -= 1
-                self._monitor.restore([(registration, address[1])])
+                self._source.restore([(registration, address[1])])
             else:
                 del self.left[address]
 
 
 class InBackground(Protocol):
-    """Calls `work` where it may block, and then `done` with what it returned, in the reactor's own time."""
+    """Calls `work`, which may block, in another thread, and then `done` with its result in the reactor's thread."""
 
     def __call__(self, work: Callable[[], str], done: Callable[[str], None]) -> object: ...
 
 
 def in_thread(reactor: Any) -> InBackground:
-    """A thread of its own for each call, which no stop waits for: a disk, or a network, may hang."""
+    """Each call has a thread of its own, which nothing waits for on stopping: a disk or a network may hang."""
 
     def start(work: Callable[[], str], done: Callable[[str], None]) -> None:
         def run() -> None:
@@ -100,30 +101,32 @@ def in_thread(reactor: Any) -> InBackground:
 
 
 class Keeper:
-    """Writes the rows into `file` when they have changed, at most once a second; those of `strangers` are left out."""
+    """Writes the rows into `file` when they have changed, at most once a second, without those of `strangers`."""
 
     log = Logger()
 
     def __init__(
         self,
         file: StateFile,
-        table: Table,
-        monitor: Monitor,
+        pool: Pool,
+        source: Source,
+        clock: IReactorTime,
         turns: WorkQueue,
         in_background: InBackground,
         strangers: Callable[[], Collection[Address]] = lambda: (),
     ) -> None:
         self._file = file
-        self._table = table
-        self._monitor = monitor
+        self._pool = pool
+        self._source = source
+        self._clock = clock
         self._turns = turns
         self._in_background = in_background
         self._strangers = strangers
-        self._restoring = Restoring({}, table, monitor, turns)
+        self._restoring = Restoring({}, pool, source, clock, turns)
         self._written: Rows | None = None
         """What is in the file, None if that is not known."""
         self._seen: Mapping[Backend, Registration] = {}
-        """What of the table was to be kept then."""
+        """The rows of the pool that were kept then."""
         self._left = 0
         """How many of the last life's rows had been neither confirmed nor given up at the last look."""
         self._unread = self._failure = ""
@@ -131,7 +134,7 @@ class Keeper:
         self._call: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
         self._is_last = False
-        """Whether the table has been looked at since it was told to stop."""
+        """Whether the pool has been looked at since it was told to stop."""
 
     def load(self) -> None:
         """Read the file, which takes its time: before the reactor runs."""
@@ -143,18 +146,18 @@ class Keeper:
             self.log.warn("--state-file {path}: {error}; it is not used", path=self._file.path, error=error)
         if rows:
             self.log.info("{number} back-end(s) known from {path}", number=len(rows), path=self._file.path)
-        self._restoring = Restoring(rows, self._table, self._monitor, self._turns)
+        self._restoring = Restoring(rows, self._pool, self._source, self._clock, self._turns)
 
     def start(self) -> None:
-        """Have its rows probed, and keep it from now on."""
+        """Have its rows checked, and keep it up to date from now on. Once the sources' ports are open."""
         self._restoring.start()
         self._wait(KEEP_S)
 
     def stop(self) -> Deferred[None]:
-        """Write once more, if there is something new; wait for that, but not long."""
+        """Write once more if anything has changed. Fires when that is done, after `STOP_S` at the latest."""
         self._restoring.stop()
         stopped = self._stopped = Deferred()
-        patience = self._monitor.clock.callLater(STOP_S, self._end)
+        patience = self._clock.callLater(STOP_S, self._end)
         stopped.addCallback(lambda _: patience.cancel() if patience.active() else None)
         if self._call is not None:
             self._call.cancel()
@@ -167,7 +170,7 @@ class Keeper:
             self._stopped.callback(None)
 
     def _wait(self, seconds: float) -> None:
-        self._call = self._monitor.clock.callLater(seconds, self._look)
+        self._call = self._clock.callLater(seconds, self._look)
 
     def _look(self) -> None:
         self._call = None
@@ -192,11 +195,11 @@ class Keeper:
             self._look()
 
     def _pass(self) -> Iterator[None]:
-        """Look at the table, and have it written if it has changed. Where it has not, this makes no garbage."""
+        """Compare the pool with what was written, and write it if it has changed. Makes no garbage where it has not."""
         seen = self._seen
         kept: dict[Backend, Registration] = {}
         changed = self._written is None or len(self._restoring.left) != self._left
-        for number, backend in enumerate(list(self._table)):
+        for number, backend in enumerate(list(self._pool)):
             if number and number % LOOKED_AT == 0:
                 yield
             if is_kept(backend):

@@ -1,4 +1,4 @@
-"""What is kept of the table for the proxy's next life, as JSON: a back-end a line."""
+"""The rows that are kept for the proxy's next run, as JSON: a back-end a line."""
 
 from __future__ import annotations
 

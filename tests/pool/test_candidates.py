@@ -9,14 +9,14 @@ import attrs
 import pytest
 
 from rproxy.pool.backend import Backend, Registration
-from rproxy.pool.unconfirmed import (
+from rproxy.pool.candidates import (
     OUTSTANDING_MAX,
     RETRY_MAX_S,
     RETRY_MIN_S,
     UNANSWERED_MAX,
     USUAL_AGENT_PORT,
     WAITING_MAX,
-    Unconfirmed,
+    Candidates,
 )
 from tests.pool.driving import agent
 
@@ -31,7 +31,7 @@ class Bench:
     """A back-end for each host; `now` is moved by the test."""
 
     def __init__(self) -> None:
-        self.unconfirmed = Unconfirmed()
+        self.candidates = Candidates()
         self.backends: dict[str, Backend] = {}
         self.now = 100.0
 
@@ -44,13 +44,13 @@ class Bench:
     def add(self, registered: Registration) -> bool:
         """Whether it may wait."""
         backend = self.backend(registered)
-        admitted = self.unconfirmed.admits(backend, SERVICE, registered, self.now)
+        admitted = self.candidates.admits(backend, SERVICE, registered, self.now)
         if admitted:
-            self.unconfirmed.add(backend, registered)
+            self.candidates.add(backend, registered)
         return admitted
 
     def next(self) -> Registration | None:
-        found = self.unconfirmed.next(self.now)
+        found = self.candidates.next(self.now)
         return None if found is None else found[1]
 
     def ask(self, *registered: Registration) -> None:
@@ -69,7 +69,7 @@ def test_hosts_take_turns_however_many_wait_of_one() -> None:
     order = [bench.next() for _ in range(WAITING_MAX + 2)]
     assert [each.agent[0] for each in order[:4] if each] == [agent(n)[0] for n in (1, 2, 3, 1)]
     assert bench.next() is None
-    assert not bench.unconfirmed
+    assert not bench.candidates
 
 
 def test_an_instance_that_was_not_asked_yet_goes_first() -> None:
@@ -93,7 +93,7 @@ def test_it_has_its_place_though_old_ones_fill_them_all() -> None:
     assert all(bench.add(each) for each in old)
     assert bench.add(registration(instance=99))
     assert bench.next() == registration(instance=99)
-    assert bench.backend(old[0]).waiting == WAITING_MAX - 1
+    assert bench.backend(old[0]).probing.waiting == WAITING_MAX - 1
 
 
 def test_old_instances_sent_from_many_ports_do_not_keep_the_present_one_out() -> None:
@@ -150,7 +150,7 @@ def test_an_agent_registers_when_it_may_be_asked_again() -> None:
 def test_one_that_has_answered_is_as_new() -> None:
     bench = Bench()
     bench.ask(registration())
-    bench.unconfirmed.answered(bench.backend(registration()), registration())
+    bench.candidates.confirmed(bench.backend(registration()), registration())
     bench.ask(registration())
 
 
@@ -162,7 +162,7 @@ def test_one_with_too_many_probes_on_their_way_waits_and_the_others_do_not() -> 
     busy.outstanding.update(range(OUTSTANDING_MAX))
     assert bench.next() == registration(2)
     assert bench.next() is None
-    assert bench.unconfirmed
+    assert bench.candidates
     busy.outstanding.pop()
     assert bench.next() == registration(1)
 
@@ -182,18 +182,18 @@ def test_what_is_dropped_waits_no_more(instance: int | None) -> None:
     for each in (1, 2, 3):
         bench.add(registration(instance=each))
     backend = bench.backend(registration())
-    bench.unconfirmed.drop(backend, instance)
+    bench.candidates.drop(backend, instance)
     left = set() if instance is None else {1, 3}
-    assert bench.unconfirmed.instances(backend) == left
-    assert backend.waiting == len(left)
-    assert bool(bench.unconfirmed) is bool(left)
+    assert bench.candidates.instances(backend) == left
+    assert backend.probing.waiting == len(left)
+    assert bool(bench.candidates) is bool(left)
 
 
 def test_the_memory_is_bounded() -> None:
     bench = Bench()
     for host in range(UNANSWERED_MAX):
         bench.ask(registration(host))
-    assert len(bench.unconfirmed._unanswered) == UNANSWERED_MAX
+    assert len(bench.candidates._unanswered) == UNANSWERED_MAX
 
 
 def test_of_many_hosts_each_has_its_share_of_a_flood() -> None:

@@ -6,10 +6,10 @@ import re
 
 from twisted.internet.task import Clock
 
+from rproxy.observe.pool_log import HOST_BURST, NAMED_MAX, PoolLog
 from rproxy.pool.backend import Backend, Registration
-from rproxy.pool.events import Transition
+from rproxy.pool.events import DrainingChanged, PanicChanged, Transitioned
 from rproxy.pool.states import State
-from rproxy.sources.agents.announcements import HOST_BURST, NAMED_MAX, Announcements
 from tests.fakes import logged, run, texts
 from tests.pool.driving import agent
 
@@ -18,9 +18,9 @@ def backend(host: int = 1, port: int = 80) -> Backend:
     return Backend(agent(host)[0], port, Registration(agent(host), 1, 20.0, 100))
 
 
-def change(announcements: Announcements, changed: Backend, after: State) -> None:
+def change(log: PoolLog, changed: Backend, after: State) -> None:
     before, changed.state = changed.state, after
-    announcements.changed(Transition(changed, before, after, "so"))
+    log.changed(Transitioned(changed, before, after, "so"))
 
 
 def sums(lines: list[str]) -> int:
@@ -30,12 +30,12 @@ def sums(lines: list[str]) -> int:
 
 def test_a_host_that_registers_and_goes_all_day_costs_few_lines_which_tell_all() -> None:
     clock = Clock()
-    announcements = Announcements(clock, 1024, trace=False)
+    log = PoolLog(clock, 1024, trace=False)
     with logged() as events:
         for _ in range(3600):
             passing = backend()
-            change(announcements, passing, State.UP)
-            change(announcements, passing, State.FORGOTTEN)
+            change(log, passing, State.UP)
+            change(log, passing, State.FORGOTTEN)
             run(clock, 1)
         run(clock, 60)
     lines = texts(events)
@@ -48,13 +48,13 @@ def test_a_host_that_registers_and_goes_all_day_costs_few_lines_which_tell_all()
 
 def test_many_hosts_that_do_so_are_limited_in_all() -> None:
     clock = Clock()
-    announcements = Announcements(clock, 100, trace=False)
+    log = PoolLog(clock, 100, trace=False)
     with logged() as events:
         for _ in range(60):
             for host in range(250):
                 passing = backend(host)
-                change(announcements, passing, State.UP)
-                change(announcements, passing, State.FORGOTTEN)
+                change(log, passing, State.UP)
+                change(log, passing, State.FORGOTTEN)
             run(clock, 1)
         run(clock, 600)
     lines = texts(events)
@@ -64,21 +64,21 @@ def test_many_hosts_that_do_so_are_limited_in_all() -> None:
 
 def test_a_pool_that_comes_up_has_a_line_for_each() -> None:
     clock = Clock()
-    announcements = Announcements(clock, 1024, trace=False)
+    log = PoolLog(clock, 1024, trace=False)
     with logged() as events:
         for host in range(1024):
-            change(announcements, backend(host), State.UP)
+            change(log, backend(host), State.UP)
     assert len(texts(events)) == 1024
 
 
 def test_the_line_that_tells_a_sum_names_some_back_ends() -> None:
     clock = Clock()
-    announcements = Announcements(clock, 1024, trace=False)
+    log = PoolLog(clock, 1024, trace=False)
     with logged() as events:
         several = [backend(port=port) for port in range(1, HOST_BURST + 21)]
         for each in several:
-            change(announcements, each, State.UP)
-        change(announcements, several[-1], State.DOWN)
+            change(log, each, State.UP)
+        change(log, several[-1], State.DOWN)
         run(clock, 60)
     *_, last = texts(events)
     assert last.startswith("back-ends on 10.0.0.1: 21 changes of state since the last line; now ")
@@ -88,10 +88,10 @@ def test_the_line_that_tells_a_sum_names_some_back_ends() -> None:
 
 def test_a_panic_that_comes_and_goes_ends_with_the_truth() -> None:
     clock = Clock()
-    announcements = Announcements(clock, 1024, trace=False)
+    log = PoolLog(clock, 1024, trace=False)
     with logged() as events:
         for number in range(1001):
-            announcements.panic(number % 2 == 0)
+            log.panic(PanicChanged(number % 2 == 0))
             run(clock, 0.1)
         run(clock, 60)
     lines = texts(events)
@@ -101,13 +101,13 @@ def test_a_panic_that_comes_and_goes_ends_with_the_truth() -> None:
 
 def test_a_back_end_that_was_forgotten_meanwhile_asks_for_nothing() -> None:
     clock = Clock()
-    announcements = Announcements(clock, 1024, trace=False)
+    log = PoolLog(clock, 1024, trace=False)
     one = backend()
     one.state = State.UP
     with logged() as events:
         for draining in (True, False):
             one.draining = draining
-            announcements.turned(one)
+            log.draining_changed(DrainingChanged(one))
         one.state = State.FORGOTTEN
         run(clock, 60)
     assert len(texts(events)) == 1
@@ -115,19 +115,19 @@ def test_a_back_end_that_was_forgotten_meanwhile_asks_for_nothing() -> None:
 
 def test_what_an_agent_asked_for_just_before_it_fell_silent_is_told_when_it_is_back() -> None:
     clock = Clock()
-    announcements = Announcements(clock, 1024, trace=False)
+    log = PoolLog(clock, 1024, trace=False)
     one = backend()
     one.state = State.UP
     with logged() as events:
         for draining in (True, False):
             one.draining = draining
-            announcements.turned(one)
-        change(announcements, one, State.DOWN)
+            log.draining_changed(DrainingChanged(one))
+        change(log, one, State.DOWN)
         run(clock, 60)
-        change(announcements, one, State.UP)
+        change(log, one, State.UP)
         run(clock, 60)
-        change(announcements, one, State.DOWN)
-        change(announcements, one, State.UP)
+        change(log, one, State.DOWN)
+        change(log, one, State.UP)
         run(clock, 60)
     asked = [line for line in texts(events) if "asks for" in line]
     assert [line.rpartition("asks for ")[2].partition(":")[0] for line in asked] == ["no new clients", "clients again"]

@@ -1,0 +1,194 @@
+"""The pool's events in the log: a bounded number of lines, whatever strangers and agents send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from rproxy.net.addresses import written
+from rproxy.pool.backend import Backend
+from rproxy.pool.events import (
+    Administered,
+    AgentRestarted,
+    DrainingChanged,
+    Observers,
+    PanicChanged,
+    PoolEvent,
+    ProbeLost,
+    Reported,
+    Transitioned,
+)
+from rproxy.pool.states import State
+from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.throttle import Throttle
+
+SELDOM_S: Final = 10.0
+"""At most one line in this time about each subject that anybody can cause."""
+HOST_BURST: Final = 100
+"""Changes of state of one host's back-ends that have a line each before `SELDOM_S` applies to that host."""
+LINES_S: Final = 1.0
+"""Lines a second about all hosts, after a burst of twice as many lines as there may be back-ends."""
+NAMED_MAX: Final = 8
+"""Back-ends that one line names."""
+UNSAID_MAX: Final = 64
+"""Back-ends of one host whose changes are remembered for its next line."""
+_LOST_AND_BACK: Final = {State.UP, State.SUSPECT}
+
+
+class PoolLog:
+    """Logs what happens in a pool of at most `backends`; with `trace`, also every probe lost and answered."""
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, backends: int, *, trace: bool) -> None:
+        in_all = RateLimit(LINES_S, 2 * backends)
+        self._trace = trace
+        self._changes = Throttle(clock, RateLimit.once_in(SELDOM_S, HOST_BURST), in_all)
+        self._others = Throttle(clock, RateLimit.once_in(SELDOM_S), in_all)
+        self._unsaid: dict[str, dict[str, State]] = {}
+        """By host, the present states of the back-ends whose changes wait for a line."""
+        self._draining: set[Backend] = set()
+        """The back-ends that are draining according to the last lines about them."""
+        self._panicking = False
+        """Whether there is a panic according to the last line."""
+
+    def observers(self) -> Observers:
+        """The events that are logged."""
+        observers: dict[type[PoolEvent], Callable[[Any], None]] = {
+            Transitioned: self.changed,
+            PanicChanged: self.panic,
+            AgentRestarted: self.restarted,
+            DrainingChanged: self.draining_changed,
+            Administered: self.administered,
+        }
+        if self._trace:
+            observers |= {Reported: self.reported, ProbeLost: self.lost}
+        return observers
+
+    def stop(self) -> None:
+        """Cancel the timers; what waits for its line is not logged."""
+        for throttle in (self._changes, self._others):
+            throttle.stop()
+
+    def changed(self, transition: Transitioned) -> None:
+        """A back-end's state. Not the first lost probe of one that is up; unconfirmed ones that go share a line."""
+        backend, before, after = transition.backend, transition.before, transition.after
+        if after in (State.DEPARTED, State.FORGOTTEN):
+            self._draining.discard(backend)
+        if before is State.DOWN and after is State.UP and not self._is_logged(backend):
+            self._say_draining(backend)
+        if {before, after} == _LOST_AND_BACK and not self._trace:
+            return
+        if (before, after) == (State.REGISTERED, State.FORGOTTEN):
+            self._others.say("unanswered", lambda times: self._log_change(transition, times))
+            return
+        host = backend.address
+        unsaid = self._unsaid.setdefault(host, {})
+        if len(unsaid) < UNSAID_MAX or backend.name in unsaid:
+            unsaid[backend.name] = after
+        if not self._changes.say(host, lambda times: self._log_changes(transition, times)):
+            del self._unsaid[host]
+
+    def _log_changes(self, transition: Transitioned, times: int) -> None:
+        """Of one host."""
+        host = transition.backend.address
+        states = self._unsaid.pop(host)
+        if times == 1:
+            self._log_change(transition, times)
+            return
+        named = [f"{name} {state.value}" for name, state in list(states.items())[-NAMED_MAX:]]
+        self.log.info(
+            "back-ends on {host}: {times} changes of state since the last line; now {states}{more}",
+            host=host,
+            times=times,
+            states=", ".join(named),
+            more=f" and {len(states) - len(named)} more" if len(states) > len(named) else "",
+        )
+
+    def _log_change(self, transition: Transitioned, times: int) -> None:
+        backend = transition.backend
+        self.log.info(
+            "back-end {backend}: {before} -> {after} ({reason}; agent {agent}){sum}",
+            backend=backend.name,
+            before=transition.before.value,
+            after=transition.after.value,
+            reason=transition.reason,
+            agent=written(backend.registration.agent),
+            sum=_times(times),
+        )
+
+    def restarted(self, event: AgentRestarted) -> None:
+        """Its agent is another instance than before."""
+        name = event.backend.name
+        self._others.say(
+            (name, "restarted"),
+            lambda times: self.log.info(
+                "back-end {backend}: its agent was started again{sum}", backend=name, sum=_times(times)
+            ),
+        )
+
+    def draining_changed(self, event: DrainingChanged) -> None:
+        """Its agent begins or ceases to drain."""
+        self._say_draining(event.backend)
+
+    def _say_draining(self, backend: Backend) -> None:
+        self._others.say((backend.name, "drains"), lambda times: self._log_draining(backend, times))
+
+    def _is_logged(self, backend: Backend) -> bool:
+        return backend.draining is (backend in self._draining)
+
+    def _log_draining(self, backend: Backend, times: int) -> None:
+        """Unless the log says so already, or it is not up and gets no client in any case."""
+        if not backend.is_up or self._is_logged(backend):
+            return
+        if backend.draining:
+            self._draining.add(backend)
+        else:
+            self._draining.discard(backend)
+        wish = "no new clients: it drains, or its service fails its check" if backend.draining else "clients again"
+        self.log.info(
+            "back-end {backend}: its agent asks for {wish}{sum}", backend=backend.name, wish=wish, sum=_times(times)
+        )
+
+    def panic(self, event: PanicChanged) -> None:
+        """A panic begins or ends."""
+        self._changes.say("panic", lambda times: self._log_panic(event.panicking))
+
+    def _log_panic(self, panicking: bool) -> None:
+        if panicking is self._panicking:
+            return
+        self._panicking = panicking
+        if panicking:
+            self.log.warn(
+                "less than half of the back-ends are up: those that are down get clients, too, unless they refuse them"
+            )
+        else:
+            self.log.info("at least half of the back-ends are up again")
+
+    def administered(self, event: Administered) -> None:
+        """An operator has spoken."""
+        self.log.info(
+            "back-end {backend}: {administration}",
+            backend=event.backend.name,
+            administration=event.administration.value,
+        )
+
+    def reported(self, event: Reported) -> None:
+        """For a trace: the measured round trip."""
+        self.log.debug(
+            ":: [{backend}] RTT sample {sample_ms:.3f} ms, smoothed {smoothed_ms:.3f} ms",
+            backend=event.backend.name,
+            sample_ms=event.sample_ms,
+            smoothed_ms=event.backend.rtt.smoothed_ms,
+        )
+
+    def lost(self, event: ProbeLost) -> None:
+        """For a trace: a lost probe."""
+        self.log.debug(":: [{backend}] probe lost, {misses} in a row", backend=event.backend.name, misses=event.misses)
+
+
+def _times(times: int) -> str:
+    return f" ({times} times since the last line)" if times > 1 else ""

@@ -1,0 +1,35 @@
+"""Passes the pool's events on to those that observe them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import Logger
+
+from rproxy.pool.events import Events, Observers, PoolEvent
+
+
+class Publisher:
+    """Calls observers, in the order in which they subscribed, with every event of the kinds that they asked for."""
+
+    log = Logger()
+
+    def __init__(self) -> None:
+        self._observers: dict[type[PoolEvent], tuple[Callable[[Any], None], ...]] = {}
+
+    def subscribe(self, observers: Observers) -> None:
+        """Have each of `observers` called with every event of its kind. What one raises is logged; the others still
+        see the event.
+        """
+        for kind, observe in observers.items():
+            self._observers[kind] = (*self._observers.get(kind, ()), observe)
+
+    def __call__(self, events: Events) -> None:
+        """Publish what one call of the pool's has returned."""
+        for event in events:
+            for observe in self._observers.get(type(event), ()):
+                try:
+                    observe(event)
+                except Exception:
+                    self.log.failure("an observer of {event}", event=event)

@@ -1,0 +1,209 @@
+"""Probes on their way, and what their answers and losses make of a back-end (rules 3 and 6 of the protocol)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+import attrs
+
+from rproxy.net.addresses import Address
+from rproxy.pool.admission import Refusal, Rejected
+from rproxy.pool.backend import Backend, Registration
+from rproxy.pool.candidates import OUTSTANDING_MAX, Candidates
+from rproxy.pool.estimators import LossWindow
+from rproxy.pool.events import NOTHING, AgentRestarted, DrainingChanged, Events, ProbeLost, Reported
+from rproxy.pool.health import FALL, RISE, LastedS
+from rproxy.pool.rows import Rows
+from rproxy.pool.states import Event, State
+from rproxy.timing.rate_limit import trim
+from rproxy.wire.pdu import UINT32_MAX, ProbeRequest, ProbeResponse, tag_of
+
+PROMPT_S: Final = 0.25
+"""An answer within this time cannot have been delayed by a stall of this process worth counting."""
+RETIRED_MAX: Final = 4096
+ENDED_MIN: Final = 64
+ENDED_EACH: Final = 4
+"""Ended probes that are remembered: so many, and so many more for each back-end."""
+
+
+@attrs.frozen
+class Probe:
+    """A request that has left. `counted` is how many of our sessions were established then."""
+
+    backend: Backend
+    request: ProbeRequest
+    registration: Registration
+    sent_at: float
+    counted: int
+
+
+@attrs.define(eq=False)
+class Probes:
+    """Every probe is in `_open`, and its token in its back-end's `outstanding`, from when it leaves until it ends.
+
+    A probe may be answered for `timeout_s` seconds.
+    """
+
+    timeout_s: float
+    _rows: Rows
+    _candidates: Candidates
+    _open: dict[int, Probe] = attrs.field(init=False, factory=dict)
+    _ended: OrderedDict[int, Refusal] = attrs.field(init=False, factory=OrderedDict)
+    """Why one more answer to it would not count."""
+    retired: OrderedDict[tuple[Address, int], None] = attrs.field(init=False, factory=OrderedDict)
+    """Service and instance of those that have unregistered (rule 4)."""
+
+    def send(self, backend: Backend, registration: Registration, token: int, now: float) -> Probe:
+        """Note a probe of `registration`'s agent. It bears that instance's tag, so that no other one answers it."""
+        probing = backend.probing
+        request = ProbeRequest(probing.next_sequence, token, instance_tag=tag_of(registration.instance))
+        probing.next_sequence = (probing.next_sequence + 1) & UINT32_MAX
+        probe = Probe(backend, request, registration, now, backend.counts.established)
+        self._open[token] = probe
+        probing.outstanding.add(token)
+        return probe
+
+    def may_send(self, backend: Backend, registration: Registration) -> bool:
+        """Whether a REGISTER may cause one more: none to this agent is on its way, and few are in all."""
+        return len(backend.outstanding) < OUTSTANDING_MAX and not self.is_probed(backend, registration)
+
+    def is_probed(self, backend: Backend, registration: Registration) -> bool:
+        """Whether a probe to this agent is on its way."""
+        return any(self._open[token].registration.same_agent(registration) for token in backend.outstanding)
+
+    def instances(self, backend: Backend) -> set[int]:
+        """The instances to which probes are on their way."""
+        return {self._open[token].registration.instance for token in backend.outstanding}
+
+    def respond(
+        self, source: Address, pdu: ProbeResponse, now: float, lasted_s: LastedS | None
+    ) -> tuple[Backend, Events]:
+        """Take in a PROBE RESPONSE, see `Pool.respond`; whose it is."""
+        probe, waited_s = self._match(source, pdu, now, lasted_s)
+        backend = probe.backend
+        sample_ms = waited_s * 1000
+        self._end(probe, Refusal.DUPLICATE)
+        restarted = self._adopt(probe, now)
+        redrained = backend.draining is not pdu.draining
+        self._record(probe, pdu, sample_ms, now)
+        reported = Reported(backend, pdu.token, sample_ms)
+        if backend.state is State.UP and not redrained:
+            return backend, ((reported, AgentRestarted(backend)) if restarted else (reported,))
+        events: Events = (reported, *self._answered(backend, now))
+        if restarted:
+            events += (AgentRestarted(backend),)
+        if redrained:
+            events += (DrainingChanged(backend),)
+        return backend, events
+
+    def _match(self, source: Address, pdu: ProbeResponse, now: float, lasted_s: LastedS | None) -> tuple[Probe, float]:
+        """The probe that it answers, and the round trip in seconds. Raises `Rejected`."""
+        probe = self._open.get(pdu.token)
+        if probe is None or probe.request.sequence != pdu.sequence:
+            raise Rejected(self._ended.get(pdu.token, Refusal.UNKNOWN))
+        registration, backend = probe.registration, probe.backend
+        if registration.agent != source:
+            raise Rejected(Refusal.WRONG_SOURCE)
+        waited_s = now - probe.sent_at
+        if waited_s > PROMPT_S and lasted_s is not None:
+            waited_s = lasted_s(probe.sent_at)
+        if waited_s > self.timeout_s:
+            raise Rejected(Refusal.LATE)
+        if ((backend.address, backend.port), registration.instance) in self.retired:
+            raise Rejected(Refusal.RETIRED)
+        if backend.state is State.REGISTERED or backend.state is State.DEPARTED:
+            self._rows.admission.demand_confirmed_capacity(backend)
+        return probe, waited_s
+
+    def _adopt(self, probe: Probe, now: float) -> bool:
+        """Whoever has answered is the agent from now on. Whether that is a new instance of one that answered before."""
+        backend, registration, present = probe.backend, probe.registration, probe.backend.registration
+        if registration is present and backend.state is State.UP:
+            return False  # the steady case: nothing waits for a confirmation
+        self._candidates.confirmed(backend, registration)
+        if backend.answered_at is None:
+            backend.registered_at = now
+        if registration.same_agent(present):
+            return False
+        self._supersede(probe)
+        backend.registration, backend.registered_at = registration, now
+        return backend.answered_at is not None and registration.instance != present.instance
+
+    def _record(self, probe: Probe, pdu: ProbeResponse, sample_ms: float, now: float) -> None:
+        """What the answer says is true of the back-end from now on."""
+        backend, report, health = probe.backend, probe.backend.report, probe.backend.health
+        backend.answered_at = now
+        backend.draining = pdu.draining
+        report.cpu, report.memory, report.load = pdu.cpu, pdu.memory, pdu.load
+        report.tcp, report.counted = pdu.tcp, probe.counted
+        if backend.state is State.UP:
+            report.contribute(backend.means, True)
+        backend.rtt.add(sample_ms)
+        health.misses = 0
+        health.answers += 1
+        if self._rises(backend, now):
+            backend.losses = LossWindow()  # a path that recovers starts with a clean window
+        backend.losses.add(lost=False)
+
+    def _rises(self, backend: Backend, now: float) -> bool:
+        health = backend.health
+        return backend.state is State.DOWN and health.answers >= RISE and now >= health.held_until
+
+    def _answered(self, backend: Backend, now: float) -> Events:
+        if self._rises(backend, now):
+            return self._rows.transition(backend, Event.RISEN, now, f"answered {RISE} probes in a row")
+        return self._rows.transition(backend, Event.ANSWERED, now, "answered a probe")
+
+    def lose(self, token: int, now: float) -> Events:
+        """The timeout of a probe has passed, see `Pool.lost`."""
+        probe = self._open.get(token)
+        if probe is None:
+            return NOTHING
+        self._end(probe, Refusal.LATE)
+        backend, health = probe.backend, probe.backend.health
+        if backend.state is State.REGISTERED:
+            health.misses += 1
+            lost = ProbeLost(backend, token, health.misses, counted=True, first=False)
+            if backend.awaited:
+                return (lost,)
+            return (lost, *self._rows.transition(backend, Event.MISSED, now, "did not answer its probe"))
+        if backend.state is State.DEPARTED or not probe.registration.same_agent(backend.registration):
+            return (ProbeLost(backend, token, health.misses, counted=False, first=False),)
+        backend.losses.add(lost=True)
+        health.misses += 1
+        health.answers = 0
+        if health.refusing and now >= health.held_until:
+            health.refusing = False
+        fallen = backend.state is State.SUSPECT and health.misses >= FALL
+        event, reason = Event.FALLEN if fallen else Event.MISSED, f"{health.misses} in a row lost"
+        changed = self._rows.transition(backend, event, now, reason)
+        first = health.misses == 1 and backend.is_up
+        return (ProbeLost(backend, token, health.misses, counted=True, first=first), *changed)
+
+    def retire(self, key: Address, instance: int) -> None:
+        """That instance may not register again, nor answer (rule 4)."""
+        self.retired[key, instance] = None
+        trim(self.retired, RETIRED_MAX)
+
+    def forget(self, backend: Backend) -> None:
+        """End all of a back-end's probes; their answers will be unknown."""
+        for token in backend.outstanding:
+            del self._open[token]
+        backend.outstanding.clear()
+
+    def _supersede(self, probe: Probe) -> None:
+        """Its answer tells who the agent is: earlier probes of other agents do not count any more."""
+        for token in list(probe.backend.outstanding):
+            other = self._open[token]
+            if other.sent_at <= probe.sent_at and not other.registration.same_agent(probe.registration):
+                self._end(other, Refusal.UNKNOWN)
+
+    def _end(self, probe: Probe, afterwards: Refusal) -> None:
+        """It is answered or lost. Four ended probes a back-end are remembered, to tell later answers apart."""
+        token = probe.request.token
+        del self._open[token]
+        probe.backend.probing.outstanding.discard(token)
+        self._ended[token] = afterwards
+        if len(self._ended) > ENDED_MIN:
+            trim(self._ended, ENDED_MIN + ENDED_EACH * len(self._rows))

@@ -1,0 +1,88 @@
+"""The rows of the pool, and the one place where a back-end's state changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from rproxy.net.addresses import Address
+from rproxy.pool.admission import Admission
+from rproxy.pool.backend import Backend, Registration
+from rproxy.pool.eligibility import Eligibility
+from rproxy.pool.estimators import PoolMeans
+from rproxy.pool.events import Events, Transitioned
+from rproxy.pool.health import hold_down, reset, share_after
+from rproxy.pool.states import Event, State, after
+
+
+@attrs.define(eq=False)
+class Rows:
+    """All back-ends by (address, service port), with what is kept about all of them together."""
+
+    admission: Admission
+    eligibility: Eligibility
+    slow_start_s: float
+    connects: int = attrs.field(init=False, default=0)
+    """Connects that have succeeded, to any back-end."""
+    ramping: dict[str, Backend] = attrs.field(init=False, factory=dict)
+    """By name, the back-ends whose share slow start still limits."""
+    _by_key: dict[Address, Backend] = attrs.field(init=False, factory=dict)
+    _means: PoolMeans = attrs.field(init=False, factory=PoolMeans)
+
+    def __iter__(self) -> Iterator[Backend]:
+        return iter(self._by_key.values())
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def get(self, key: Address) -> Backend | None:
+        """The back-end of that address and service port, if there is one."""
+        return self._by_key.get(key)
+
+    def add(self, key: Address, registration: Registration) -> Backend:
+        """A row that nothing has confirmed yet."""
+        backend = self._by_key[key] = Backend(*key, registration, means=self._means)
+        self.admission.moved(backend.address, None, backend.state)
+        return backend
+
+    def transition(self, backend: Backend, event: Event, now: float, reason: str) -> Events:
+        """Take a back-end where the transition table says, with everything that follows for its row."""
+        if event in (Event.UNREGISTERED, Event.EXPIRED) and backend.connections:
+            event = Event.LEFT
+        before = backend.state
+        backend.state = after(before, event)
+        if backend.state is before:
+            return self.update(backend)
+        self.admission.moved(backend.address, before, backend.state)
+        self._entered(backend, before, now)
+        return (Transitioned(backend, before, backend.state, reason), *self.update(backend))
+
+    def _entered(self, backend: Backend, before: State, now: float) -> None:
+        match backend.state:
+            case State.FORGOTTEN:
+                del self._by_key[backend.address, backend.port]
+                self.ramping.pop(backend.name, None)
+            case State.DEPARTED:
+                reset(backend)
+                self.ramping.pop(backend.name, None)
+            case State.DOWN:
+                hold_down(backend, self.connects, now)
+                self.ramping.pop(backend.name, None)
+            case State.UP if before is not State.SUSPECT:
+                backend.health.refusing = False
+                backend.health.up_since = now
+                self.ramp(backend, now)
+
+    def ramp(self, backend: Backend, now: float) -> None:
+        """Set the share that slow start grants by now to a back-end that is up."""
+        backend.share = share_after(now - backend.health.up_since, self.slow_start_s)
+        if backend.share < 1:
+            self.ramping[backend.name] = backend
+        else:
+            self.ramping.pop(backend.name, None)
+
+    def update(self, backend: Backend) -> Events:
+        """The back-end's state, figures or draining have changed."""
+        backend.report.contribute(self._means, backend.is_up)
+        return self.eligibility.update(backend, self._by_key.values())

@@ -1,0 +1,105 @@
+"""The timer of slow start, over a pool of which a back-end ramps for three ticks."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.task import Clock
+
+from rproxy.pool.backend import Backend
+from rproxy.pool.events import Transitioned
+from rproxy.pool.states import State
+from rproxy.sources.slow_start import SlowStart
+from tests.fakes import logged, run
+
+STEPS = 3
+
+
+class Ramp:
+    """A pool whose back-end ramps, from every time that it `rose`, for `STEPS` ticks; while `broken`, `tick` raises."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.slow_start = SlowStart(self.clock, self)
+        self.ticks: list[float] = []
+        self.left = 0
+        self.broken = False
+
+    @property
+    def is_ramping(self) -> bool:
+        return self.left > 0
+
+    def tick(self, now: float) -> None:
+        self.ticks.append(now)
+        if self.broken:
+            raise ValueError("a bug")
+        self.left -= 1
+
+    def rose(self) -> None:
+        self.left = STEPS
+        self._tell(State.UP)
+
+    def gone(self) -> None:
+        self.left = 0
+        self._tell(State.FORGOTTEN)
+
+    def _tell(self, after: State) -> None:
+        self.slow_start.transitioned(Transitioned(cast(Backend, None), State.DOWN, after, "so"))
+
+
+def test_the_share_of_one_that_rose_grows_every_second_until_it_is_whole() -> None:
+    ramp = Ramp()
+    run(ramp.clock, 0.5)
+    ramp.rose()
+    run(ramp.clock, 60.0)
+    assert ramp.ticks == [1.5, 2.5, 3.5]
+    assert ramp.clock.getDelayedCalls() == []
+
+
+def test_one_that_rises_while_its_share_grows_has_no_second_timer() -> None:
+    ramp = Ramp()
+    ramp.rose()
+    run(ramp.clock, 1.5)
+    assert ramp.ticks == [1.0]
+    ramp.rose()
+    assert len(ramp.clock.getDelayedCalls()) == 1
+    run(ramp.clock, 60.0)
+    assert ramp.ticks == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_one_that_rises_again_grows_again() -> None:
+    ramp = Ramp()
+    for _ in range(2):
+        ramp.rose()
+        run(ramp.clock, 20.0)
+    assert ramp.ticks == [1.0, 2.0, 3.0, 21.0, 22.0, 23.0]
+
+
+def test_an_error_while_a_share_grows_is_logged_and_it_goes_on() -> None:
+    ramp = Ramp()
+    ramp.broken = True
+    ramp.rose()
+    with logged() as events:
+        run(ramp.clock, 1.0)
+    assert [event["log_failure"].type for event in events] == [ValueError]
+    ramp.broken = False
+    run(ramp.clock, 60.0)
+    assert ramp.ticks == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_with_the_last_one_gone_its_timer_ends() -> None:
+    ramp = Ramp()
+    ramp.rose()
+    run(ramp.clock, 1.0)
+    ramp.gone()
+    assert ramp.clock.getDelayedCalls() == []
+
+
+def test_a_stop_cancels_the_timer_and_may_come_twice() -> None:
+    ramp = Ramp()
+    ramp.rose()
+    for _ in range(2):
+        ramp.slow_start.stop()
+        assert ramp.clock.getDelayedCalls() == []
+    run(ramp.clock, 60.0)
+    assert ramp.ticks == []
