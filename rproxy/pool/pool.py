@@ -135,7 +135,10 @@ class Pool:
         The first event is its `Reported`. Raises `Rejected`.
         """
         backend, events = self._probes.respond(source, pdu, now, lasted_s)
-        self._report(backend)
+        try:
+            self._policy.reported(backend)
+        except BaseException:
+            self.complain()
         return self._follow(events) if len(events) > 1 else events
 
     def lost(self, token: int, now: float) -> Events:

@@ -86,11 +86,12 @@ class Probes:
         self._end(probe, Refusal.DUPLICATE)
         restarted = self._adopt(probe, now)
         redrained = backend.draining is not pdu.draining
-        self._record(probe, pdu, sample_ms, now)
-        reported = Reported(backend, pdu.token, sample_ms)
-        if backend.state is State.UP and not redrained:
-            return backend, ((reported, AgentRestarted(backend)) if restarted else (reported,))
-        events: Events = (reported, *self._answered(backend, now))
+        rises = self._record(probe, pdu, sample_ms, now)
+        events: Events = (Reported(backend, pdu.token, sample_ms),)
+        if rises:
+            events += self._rows.transition(backend, Event.RISEN, now, f"answered {RISE} probes in a row")
+        elif redrained or backend.state is not State.UP:  # else nothing but its figures has changed
+            events += self._rows.transition(backend, Event.ANSWERED, now, "answered a probe")
         if restarted:
             events += (AgentRestarted(backend),)
         if redrained:
@@ -130,8 +131,8 @@ class Probes:
         backend.registration, backend.registered_at = registration, now
         return backend.answered_at is not None and registration.instance != present.instance
 
-    def _record(self, probe: Probe, pdu: ProbeResponse, sample_ms: float, now: float) -> None:
-        """What the answer says is true of the back-end from now on."""
+    def _record(self, probe: Probe, pdu: ProbeResponse, sample_ms: float, now: float) -> bool:
+        """Write what the answer says to the back-end. Whether it brings one up that was down."""
         backend, report, health = probe.backend, probe.backend.report, probe.backend.health
         backend.answered_at = now
         backend.draining = pdu.draining
@@ -142,18 +143,11 @@ class Probes:
         backend.rtt.add(sample_ms)
         health.misses = 0
         health.answers += 1
-        if self._rises(backend, now):
+        rises = backend.state is State.DOWN and health.answers >= RISE and now >= health.held_until
+        if rises:
             backend.losses = LossWindow()  # a path that recovers starts with a clean window
         backend.losses.add(lost=False)
-
-    def _rises(self, backend: Backend, now: float) -> bool:
-        health = backend.health
-        return backend.state is State.DOWN and health.answers >= RISE and now >= health.held_until
-
-    def _answered(self, backend: Backend, now: float) -> Events:
-        if self._rises(backend, now):
-            return self._rows.transition(backend, Event.RISEN, now, f"answered {RISE} probes in a row")
-        return self._rows.transition(backend, Event.ANSWERED, now, "answered a probe")
+        return rises
 
     def lose(self, token: int, now: float) -> Events:
         """The timeout of a probe has passed, see `Pool.lost`."""

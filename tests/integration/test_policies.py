@@ -28,8 +28,8 @@ class Policy:
         self.good = POLICIES["round-robin"](saturation, rng)
         self.count = 0
 
-    def choose(self, table, exclude):
-        return self.good.choose(table, exclude)
+    def choose(self, eligible, client, exclude):
+        return self.good.choose(eligible, client, exclude)
 
     def __getattr__(self, name):
         return getattr(self.good, name)
@@ -43,7 +43,7 @@ def choosing(choose):
     class Choosing(Policy):
         pass
 
-    Choosing.choose = lambda self, table, exclude: choose(table, exclude)
+    Choosing.choose = lambda self, eligible, client, exclude: choose(eligible, exclude)
     return Choosing
 
 
@@ -63,15 +63,15 @@ class Remembers(Policy):
 
     first = None
 
-    def choose(self, table, exclude):
-        self.first = self.first or next(iter(table), None)
+    def choose(self, eligible, client, exclude):
+        self.first = self.first or next(iter(eligible), None)
         return self.first
 
 
-text = choosing(lambda table, exclude: "127.0.0.1:80")
-number = choosing(lambda table, exclude: 0)
-anything = choosing(lambda table, exclude: table)
-recursion = choosing(lambda table, exclude: recurse())
+text = choosing(lambda eligible, exclude: "127.0.0.1:80")
+number = choosing(lambda eligible, exclude: 0)
+anything = choosing(lambda eligible, exclude: eligible)
+recursion = choosing(lambda eligible, exclude: recurse())
 exits = raising("choose", SystemExit(1))
 interrupts = raising("choose", KeyboardInterrupt())
 generator = raising("choose", GeneratorExit())

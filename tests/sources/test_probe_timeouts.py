@@ -63,6 +63,9 @@ def test_one_timer_is_enough_for_any_number_and_is_seldom_set() -> None:
         run(bench.clock, 0.01)
     assert bench.expired == []
     assert set_anew <= 10 / TIMEOUT_S + 1
+    assert len(bench.timeouts._open) == len(bench.timeouts._ended) <= 2 * TIMEOUT_S / 0.01
+    run(bench.clock, TIMEOUT_S)
+    assert (bench.timeouts._open, bench.timeouts._ended, bench.clock.calls) == ({}, set(), [])
 
 
 def broken(probe: Probe) -> None:

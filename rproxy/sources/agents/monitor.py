@@ -20,14 +20,13 @@ from rproxy.net.addresses import Address, plain
 from rproxy.net.udp_port import SOURCE_GONE, send
 from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Backend, Registration
-from rproxy.pool.events import Events, Observers, ProbeLost, Registered, Reported, Transitioned
+from rproxy.pool.events import Events, Observers, Registered
 from rproxy.pool.pool import Pool
 from rproxy.pool.probes import Probe
-from rproxy.pool.states import State
 from rproxy.sources.agents.drop_log import DropLog
 from rproxy.sources.agents.first_probes import FirstProbes
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
-from rproxy.sources.agents.prober import Prober, Timing
+from rproxy.sources.agents.prober import Probers, Timing
 from rproxy.timing.stall_detector import StallDetector
 from rproxy.timing.wheel import Wheel
 from rproxy.wire.pdu import Flaw, MalformedPdu, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, decode, encode
@@ -102,7 +101,7 @@ class Monitor(DatagramProtocol):
         self._publish = publish
         self._token = token
         self._settings = settings
-        self._probers: dict[Backend, Prober] = {}
+        self._probers = Probers(self)
         self._first_probes = FirstProbes(clock, pool.limits.first_probes_s, pool, self._probe_once)
         self._stall_detector = StallDetector(clock)
         self.timeouts = ProbeTimeouts(clock, self.timing.probe_timeout_s, self._stall_detector.lasted_s)
@@ -116,11 +115,9 @@ class Monitor(DatagramProtocol):
         self._stall_detector.stop()
         self._first_probes.stop()
         self._drop_log.stop()
+        self._probers.stop()
         self.timeouts.stop()
         self.wheel.stop()
-        for prober in self._probers.values():
-            prober.stop()
-        self._probers.clear()
 
     # In.
 
@@ -131,7 +128,18 @@ class Monitor(DatagramProtocol):
             pdu = decode(self.envelope.open(datagram, source[0]))
             if self._settings.trace:
                 self.log.debug(">> [{source}] {pdu}", source=source[0], pdu=pdu)
-            events = self._take_in(pdu, source, local)
+            now = self.clock.seconds()
+            events: Events
+            match pdu:
+                case ProbeResponse():
+                    events = self._pool.respond(source, pdu, now, self._stall_detector.lasted_s)
+                case Register():
+                    self._demand_allowed(source[0], pdu)
+                    events = self._pool.register(source, pdu, now, local)
+                case Unregister():
+                    events = self._pool.unregister(source, pdu, now)
+                case _:
+                    raise Rejected(Refusal.UNEXPECTED_PROBE_REQUEST)
         except MalformedPdu as error:
             self._drop(source, error.flaw)
         except Rejected as error:
@@ -139,20 +147,6 @@ class Monitor(DatagramProtocol):
         else:
             self.counters.accepted[_NAMES[type(pdu)]] += 1
             self._publish(events)
-
-    def _take_in(self, pdu: Pdu, source: Address, local: str) -> Events:
-        """Raises `Rejected` if it is to be dropped."""
-        now = self.clock.seconds()
-        match pdu:
-            case ProbeResponse():
-                return self._pool.respond(source, pdu, now, self._stall_detector.lasted_s)
-            case Register():
-                self._demand_allowed(source[0], pdu)
-                return self._pool.register(source, pdu, now, local)
-            case Unregister():
-                return self._pool.unregister(source, pdu, now)
-            case _:
-                raise Rejected(Refusal.UNEXPECTED_PROBE_REQUEST)
 
     def _demand_allowed(self, host: str, pdu: Register) -> None:
         """A back-end that is this proxy would be a loop. Raises `Rejected`."""
@@ -176,53 +170,17 @@ class Monitor(DatagramProtocol):
             self.log.debug(">> [{source}] dropped: {reason}", source=source[0], reason=reason.value)
         self._drop_log.dropped(source, reason)
 
-    # What the pool's events mean for timers.
-
     def observers(self) -> Observers:
         """The events that the timers follow."""
-        return {
-            Registered: self.registered,
-            Reported: self.reported,
-            ProbeLost: self.lost,
-            Transitioned: self.transitioned,
-        }
+        return {Registered: self.registered, **self._probers.observers()}
 
     def registered(self, event: Registered) -> None:
         """A REGISTER counts: its agent may have to be probed at once."""
         backend = event.backend
-        self._prober(backend)
+        self._probers.of(backend)
         if event.asks:  # its agent has answered before, and is up: this is no stranger, whose probes are limited
             self._probe_once(backend, backend.registration)
         self._first_probes.proceed()
-
-    def reported(self, event: Reported) -> None:
-        """A probe was answered in time."""
-        self._prober(event.backend).answered(event.token)
-
-    def lost(self, event: ProbeLost) -> None:
-        """The timeout of a probe has passed."""
-        backend = event.backend
-        if event.first:
-            self._prober(backend).reprobe()
-        elif backend.state is State.DEPARTED and not backend.outstanding:
-            self._end_probing(backend)
-
-    def transitioned(self, event: Transitioned) -> None:
-        """A back-end's state has changed."""
-        if event.after in (State.DEPARTED, State.FORGOTTEN):
-            self._end_probing(event.backend)
-
-    def _prober(self, backend: Backend) -> Prober:
-        prober = self._probers.get(backend)
-        if prober is None:
-            prober = self._probers[backend] = Prober(self, backend)
-        return prober
-
-    def _end_probing(self, backend: Backend) -> None:
-        """Until somebody registers it again."""
-        prober = self._probers.pop(backend, None)
-        if prober is not None:
-            prober.stop()
 
     # Out.
 
@@ -236,7 +194,7 @@ class Monitor(DatagramProtocol):
 
     def _send_probe(self, backend: Backend, registration: Registration) -> None:
         probe = self._pool.probe(backend, registration, self._token(), self.clock.seconds())
-        self._prober(backend).sent(probe)
+        self._probers.of(backend).sent(probe)
         assert self.transport is not None
         agent = registration.agent
         try:
@@ -274,7 +232,7 @@ class Monitor(DatagramProtocol):
                 continue
             backend = self._pool.restore(registration, port)
             if backend is not None:
-                self._prober(backend)
+                self._probers.of(backend)
                 self._first_probes.add_restored(backend, registration)
 
     def is_restoring(self, backend: Backend, registration: Registration) -> bool:

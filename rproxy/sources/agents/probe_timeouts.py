@@ -28,7 +28,11 @@ class ProbeTimeouts:
         self._lasted_s = lasted_s
         self._timeout_s = timeout_s
         self._open: dict[int, tuple[Probe, Callable[[Probe], None]]] = {}
+        self._ended: set[int] = set()
+        """Tokens of those of them that were ended."""
         self._timer: IDelayedCall | None = None
+        self.end: Callable[[int], None] = self._ended.add
+        """Called with the token of a probe that was added: it was answered, or its back-end is not probed any more."""
 
     def add(self, probe: Probe, expired: Callable[[Probe], None]) -> None:
         """Call `expired` with the probe once its timeout has passed."""
@@ -36,13 +40,10 @@ class ProbeTimeouts:
         if self._timer is None:
             self._timer = self._clock.callLater(self._timeout_s, self._look)
 
-    def end(self, token: int) -> None:
-        """It was answered, or its back-end is not probed any more."""
-        self._open.pop(token, None)
-
     def stop(self) -> None:
         """Cancel the timer and forget all probes."""
         self._open.clear()
+        self._ended.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -51,6 +52,10 @@ class ProbeTimeouts:
         self._timer = None
         while self._open:
             token, (probe, expired) = next(iter(self._open.items()))
+            if token in self._ended:
+                self._ended.remove(token)
+                del self._open[token]
+                continue
             left_s = self._timeout_s - self._lasted_s(probe.sent_at)
             if left_s > _TOLERANCE_S:
                 self._timer = self._clock.callLater(left_s, self._look)

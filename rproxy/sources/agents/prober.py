@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from rproxy.pool.backend import Backend
+from rproxy.pool.events import Observers, ProbeLost, Reported, Transitioned
 from rproxy.pool.probes import Probe
 from rproxy.pool.states import State
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
@@ -80,7 +81,7 @@ class Prober:
             self._liveness = None
 
     def sent(self, probe: Probe) -> None:
-        """A probe has left."""
+        """A probe leaves."""
         self._open.add(probe.request.token)
         self._probing.timeouts.add(probe, self._timed_out)
 
@@ -156,3 +157,50 @@ class Prober:
             self._probing.check(self._backend)
         except Exception:
             self.log.failure("monitoring {backend}", backend=self._backend.name)
+
+
+class Probers:
+    """The probers of all back-ends, which follow the pool's events."""
+
+    def __init__(self, probing: Probing) -> None:
+        self._probing = probing
+        self._probers: dict[Backend, Prober] = {}
+
+    def observers(self) -> Observers:
+        """The events that move timers."""
+        return {Reported: self.reported, ProbeLost: self.lost, Transitioned: self.transitioned}
+
+    def of(self, backend: Backend) -> Prober:
+        """The prober of a back-end, from now on if it has none yet."""
+        prober = self._probers.get(backend)
+        if prober is None:
+            prober = self._probers[backend] = Prober(self._probing, backend)
+        return prober
+
+    def stop(self) -> None:
+        """Cancel all timers."""
+        for prober in self._probers.values():
+            prober.stop()
+        self._probers.clear()
+
+    def reported(self, event: Reported) -> None:
+        """A probe was answered in time."""
+        self.of(event.backend).answered(event.token)
+
+    def lost(self, event: ProbeLost) -> None:
+        """The timeout of a probe has passed."""
+        backend = event.backend
+        if event.first:
+            self.of(backend).reprobe()
+        elif backend.state is State.DEPARTED and not backend.outstanding:
+            self._end(backend)
+
+    def transitioned(self, event: Transitioned) -> None:
+        """A back-end's state has changed: one that has gone is not probed until somebody registers it again."""
+        if event.after is State.DEPARTED or event.after is State.FORGOTTEN:
+            self._end(event.backend)
+
+    def _end(self, backend: Backend) -> None:
+        prober = self._probers.pop(backend, None)
+        if prober is not None:
+            prober.stop()
