@@ -24,7 +24,8 @@ class TurnOrder(Ranked):
 
     def _next_turn(self, backend: Backend) -> tuple[float, float]:
         """Its next turn from now, and the weight that this was made for."""
-        return self._time + self._step(backend.weight), backend.weight
+        weight = backend.weight
+        return self._time + self._step(weight), weight
 
     def reported(self, backend: Backend) -> None:
         """See `Policy`. A new weight stretches what is left of the way to its next turn."""
@@ -37,9 +38,9 @@ class TurnOrder(Ranked):
 
     def opened(self, backend: Backend) -> None:
         """See `Policy`."""
-        super().opened(backend)
         if backend.slot >= 0:
             place = self._place(backend)
+            place.chosen = next(self._order)
             turn, _ = self._rank(backend, place)
             self._time = max(self._time, turn)
             place.turn = self._next_turn(backend)

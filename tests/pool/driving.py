@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import attrs
+import pytest
 
 from rproxy.net.addresses import Address
+from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.events import AgentRestarted, Events, Registered, Reported, Transitioned
 from rproxy.pool.health import FALL, HOLD_MAX_S, RISE
 from rproxy.pool.policy import Policy
+from rproxy.pool.pool import Pool
 from rproxy.pool.probes import Probe
 from rproxy.wire.pdu import ProbeResponse, Register, Unregister
 from tests.fakes import UNLIMITED, pool_of
@@ -57,6 +62,16 @@ class Answered:
     @property
     def transition(self) -> Transitioned | None:
         return transition_of(self.events)
+
+
+@contextmanager
+def refused(pool: Pool, refusal: Refusal) -> Iterator[None]:
+    """What runs inside is rejected for `refusal`, and leaves the pool as it was."""
+    before = attrs.asdict(pool)
+    with pytest.raises(Rejected) as caught:
+        yield
+    assert caught.value.refusal is refusal
+    assert attrs.asdict(pool) == before
 
 
 class Driver:

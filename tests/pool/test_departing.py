@@ -12,11 +12,6 @@ from tests.fakes import UNLIMITED
 from tests.pool.driving import AGENT, REGISTER, Driver, agent, transition_of
 
 
-@pytest.fixture
-def driver() -> Driver:
-    return Driver()
-
-
 def departed(driver: Driver, sessions: int = 3, **how: bool) -> Backend:
     backend = driver.up(instance=1)
     driver.opened(backend, sessions, **how)

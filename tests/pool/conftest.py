@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.pool.driving import Driver
+
+
+@pytest.fixture
+def driver() -> Driver:
+    return Driver()
