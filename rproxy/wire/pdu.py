@@ -142,7 +142,7 @@ class ProbeRequest:
         )
 
 
-@attrs.frozen
+@attrs.frozen(init=False)
 class ProbeResponse:
     """Agent to proxy: the answer to the request with the same `sequence` and `token`.
 
@@ -160,17 +160,37 @@ class ProbeResponse:
     draining: bool = False
     others: int | None = None
 
-    def __attrs_post_init__(self) -> None:
+    def __init__(
+        self,
+        sequence: int,
+        token: int,
+        cpu: int | None,
+        memory: int | None,
+        load: int | None,
+        tcp: int | None,
+        draining: bool = False,
+        others: int | None = None,
+    ) -> None:
+        """Written out, not generated: a proxy decodes one for every probe, and attrs' own is code in another file."""
         _check_ranges(
             self,
-            ("sequence", self.sequence, 0, UINT32_MAX),
-            ("token", self.token, 0, UINT64_MAX),
-            ("cpu", 0 if self.cpu is None else self.cpu, 0, 100),
-            ("memory", 0 if self.memory is None else self.memory, 0, 100),
-            ("load", 0 if self.load is None else self.load, 0, 100),
-            ("tcp", 0 if self.tcp is None else self.tcp, 0, COUNT_MAX),
-            ("others", 0 if self.others is None else self.others, 0, COUNT_MAX),
+            ("sequence", sequence, 0, UINT32_MAX),
+            ("token", token, 0, UINT64_MAX),
+            ("cpu", 0 if cpu is None else cpu, 0, 100),
+            ("memory", 0 if memory is None else memory, 0, 100),
+            ("load", 0 if load is None else load, 0, 100),
+            ("tcp", 0 if tcp is None else tcp, 0, COUNT_MAX),
+            ("others", 0 if others is None else others, 0, COUNT_MAX),
         )
+        assign = object.__setattr__
+        assign(self, "sequence", sequence)
+        assign(self, "token", token)
+        assign(self, "cpu", cpu)
+        assign(self, "memory", memory)
+        assign(self, "load", load)
+        assign(self, "tcp", tcp)
+        assign(self, "draining", draining)
+        assign(self, "others", others)
 
 
 @attrs.frozen
