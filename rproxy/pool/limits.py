@@ -1,4 +1,4 @@
-"""How much the monitor takes from anybody who can send a datagram."""
+"""Limits on what anybody who can send a datagram may cause."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import attrs
 
 @attrs.frozen
 class Limits:
-    """Back-ends that have answered a probe, that have not, and that are on one host; registrations of each instance
-    that may change something, and probes of what is not confirmed, a second.
+    """Back-ends that have answered a probe, that have not, and on one host; and per second, registrations of one
+    instance that may change something, and first probes.
     """
 
     confirmed: int = 1024
@@ -21,6 +21,6 @@ class Limits:
 
     @classmethod
     def for_pool(cls, backends: int) -> Self:
-        """Room for so many; a pool above the default fills in the same time."""
+        """Limits for so many back-ends. A pool above the default size fills in the same time."""
         scale = max(1.0, backends / 1024)
         return cls(backends, round(256 * scale), round(64 * scale), first_probes_s=50 * scale)

@@ -1,6 +1,6 @@
-"""The operational states of a back-end, and everything that can move it from one to another: one table.
+"""The operational states of a back-end, and the table of all transitions between them.
 
-The administrative axis, `Administration` and the agent's own D bit, is apart from it.
+Draining, by an operator (`Administration`) or by the agent (the D bit), is independent of these states.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 
 class State(StrEnum):
-    """What the proxy holds a back-end for."""
+    """The operational state of a back-end."""
 
     REGISTERED = "registered"
     """Its agent has not answered a probe yet."""
@@ -19,11 +19,11 @@ class State(StrEnum):
     """Up, but its last probe was lost."""
     DOWN = "down"
     DEPARTED = "departed"
-    """It has gone, or nothing is heard of it any more, but sessions are on it; it gets no new one."""
+    """It has unregistered or expired while sessions are on it. It gets no new ones."""
     FORGOTTEN = "forgotten"
-    """Not in the table any more."""
+    """Removed from the pool."""
 
-    __hash__ = str.__hash__  # an enumeration's own is Python code
+    __hash__ = str.__hash__  # Enum.__hash__ is Python code
 
 
 class Event(StrEnum):
@@ -32,32 +32,32 @@ class Event(StrEnum):
     ANSWERED = "answered"
     """A valid response to a probe."""
     RISEN = "risen"
-    """As many in a row as bring a back-end that is down up again, and its hold-down is over."""
+    """`RISE` probes in a row were answered, and the hold-down is over."""
     MISSED = "missed"
     """A probe was lost."""
     FALLEN = "fallen"
-    """As many in a row were lost as take a back-end down."""
+    """`FALL` probes in a row were lost."""
     SILENT = "silent"
-    """The liveness check has seen nothing valid."""
+    """The liveness check found no answered probe for too long."""
     REFUSED = "refused"
-    """As many connects in a row failed as take a back-end down."""
+    """`REFUSALS` connects in a row failed, or new sessions got no byte."""
     UNREGISTERED = "unregistered"
     EXPIRED = "expired"
-    """Nothing was heard of it, or of its registration, for so long that it is not kept."""
+    """No probe was answered, or no registration came, for so long that the row is removed."""
     LEFT = "left"
-    """One of these two, while sessions are on it."""
+    """UNREGISTERED or EXPIRED, while sessions are on it."""
     EMPTIED = "emptied"
-    """The last of them has ended."""
+    """The last session of a departed back-end has ended."""
 
     __hash__ = str.__hash__
 
 
 class Administration(StrEnum):
-    """What operators say of a back-end, whatever its state."""
+    """What operators want of a back-end, whatever its state."""
 
     READY = "ready"
     DRAIN = "drain"
-    """Its sessions may end by themselves; it gets no new one."""
+    """No new sessions; those there are end by themselves."""
 
 
 _REGISTERED, _UP, _SUSPECT, _DOWN, _DEPARTED, _FORGOTTEN = State
@@ -103,11 +103,11 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     },
     _FORGOTTEN: {},
 }
-"""The state after each event; an event that a state lacks cannot happen in it."""
+"""The state after each event. Events that are missing are illegal in that state."""
 
 
 class IllegalTransition(Exception):
-    """An event that cannot happen in a state: a fault of this program."""
+    """An event happened in a state in which it cannot: a bug."""
 
 
 def after(state: State, event: Event) -> State:
