@@ -18,7 +18,7 @@ from rproxy.net.addresses import Address
 from rproxy.pool.states import State
 from rproxy.pool.table import Table
 from rproxy.sources.agents.monitor import Monitor
-from rproxy.tap.keys import HasEnvelope
+from rproxy.tap.key_rotation import HasEnvelope
 from rproxy.wire.pdu import ProbeRequest, Register, encode
 from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
 from tests.fakes import CountingPolicy, Datagrams, StubSampler, logged, run, texts
