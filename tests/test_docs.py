@@ -15,7 +15,7 @@ from docutils.core import publish_doctree, publish_string
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.admission import Refusal
 from rproxy.pool.states import TRANSITIONS, Event, State
-from rproxy.tap import agent, docs, settings
+from rproxy.tap import agent, docs, proxy
 from rproxy.wire.pdu import Flaw, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, encode
 from tests.pool.driving import Driver
 from tests.pool.driving import agent as agent_at
@@ -109,7 +109,7 @@ def test_every_reason_for_dropping_a_datagram_is_explained() -> None:
 def test_every_option_is_described() -> None:
     described = set(re.findall(r"^``--([a-z-]+)``", OPERATING, re.MULTILINE))
     there_are = {
-        *(name.replace("_", "-").rstrip("=") for name in settings.Options().longOpt),
+        *(name.replace("_", "-").rstrip("=") for name in proxy.Options().longOpt),
         *(name.replace("_", "-").rstrip("=") for name in agent.Options().longOpt),
     }
     assert described == there_are - {"help", "version"}

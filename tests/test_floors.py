@@ -21,6 +21,7 @@ FLOORS: Final = {
     "agent": 3,
     "carriers": 4,
     "observe": 5,
+    "config": 5,
     "tap": 6,
 }
 PURE: Final = ("wire", "pool", "policies")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from typing import Final
 
@@ -18,16 +17,6 @@ _SESSIONS_PER_PIPE: Final = 8
 SESSIONS_MAX: Final = 1_000_000
 """Most sessions, also where there is no limit of descriptors."""
 LOG_EVERY_S: Final = 10.0
-
-
-def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open descriptors to the hard one, if the system permits; returns the limit in force."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS refuses an infinite one
-        hard = soft
-    return SESSIONS_MAX * 4 if hard == resource.RLIM_INFINITY else hard
 
 
 def pipes_for(descriptors: int) -> int:

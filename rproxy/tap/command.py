@@ -14,9 +14,9 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final, NoReturn
 
+from rproxy.config.command_options import version
+from rproxy.config.keyfile import read_keys
 from rproxy.tap import docs
-from rproxy.tap.keys import read_keys
-from rproxy.tap.options import version
 from rproxy.wire.keyfile import KeyringError, format_key
 from rproxy.wire.seal import KEY_BYTES_MIN, KEY_ID_MAX, Key
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make_key(options: argparse.Namespace, wrong: Callable[[str], NoReturn]) -> int:
-    """The exit status; `wrong` ends the process for arguments that are."""
+    """Returns the exit status; `wrong` ends the process with a message about the arguments."""
     if options.agent and options.keyring is None:
         wrong("--agent needs --keyring FILE, the proxy's key file")
     if options.id is not None and not options.agent:
@@ -74,13 +74,13 @@ def _make_key(options: argparse.Namespace, wrong: Callable[[str], NoReturn]) -> 
 
 
 def _show_docs(topic: str | None) -> int:
-    """The exit status."""
+    """Returns the exit status."""
     pages = docs.pages()
     if topic is not None and topic not in pages:
         return _failed("docs", docs.unknown(topic, pages), 2)
     try:
         _show(docs.contents(pages) if topic is None else pages[topic])
-    except BrokenPipeError:  # who reads has read enough
+    except BrokenPipeError:  # the reader has seen enough
         pass
     except OSError as error:
         return _failed("docs", f"standard output: {error.strerror}", 1)
@@ -88,7 +88,7 @@ def _show_docs(topic: str | None) -> int:
 
 
 def _show(text: str) -> None:
-    """Through a pager if standard output is a terminal, as UTF-8 if not. Raises `OSError`."""
+    """Print through a pager on a terminal, as UTF-8 otherwise. Raises `OSError`."""
     _demand_output()
     if sys.stdout.isatty():
         pydoc.pager(text)
@@ -138,7 +138,7 @@ def new_key(known: Sequence[Key]) -> Key:
 
 
 def _write(data: bytes, path: str | None) -> None:
-    """Into a new file, or else to standard output. Raises `OSError`; no part of a file is left then."""
+    """Write to a new file, or to standard output. Raises `OSError`, and leaves no partial file then."""
     if path is None:
         _demand_output()
         descriptor = sys.stdout.fileno()
@@ -162,6 +162,6 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _protect(descriptor: int) -> None:
-    with suppress(OSError):  # somebody else's file: whoever starts with it is told
+    with suppress(OSError):  # another user's file; the commands that read it will refuse it
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.fchmod(descriptor, _OWNERS)

@@ -1,10 +1,10 @@
-"""Embedded back-ends for a first look: small web servers that say their name, each with a real agent."""
+"""`--demo`: back-ends in the proxy's process, small web servers that say their name, each with a real agent."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.web.http import Request as HttpRequest
@@ -13,14 +13,16 @@ from twisted.web.server import Request, Site
 
 from rproxy.agent.agent import Agent
 from rproxy.agent.sampler import HostSampler, Sampler
+from rproxy.config.model import AgentConfig, ProxyConfig
 from rproxy.net.addresses import Address, written
-from rproxy.tap import agent
-from rproxy.tap.keys import Keyring
-from rproxy.tap.options import cannot_listen
+from rproxy.tap.agent import AgentService
+from rproxy.tap.agents_port import AgentsPort
+from rproxy.tap.parts import Part, closed
+from rproxy.tap.startup import cannot_listen
 
 
 class Greeting(Resource):
-    """Says which back-end answers, whatever is asked for."""
+    """Answers every request with the back-end's name."""
 
     isLeaf = True
 
@@ -42,26 +44,27 @@ class QuietSite(Site):
         pass
 
 
-class Demo:
-    """`size` back-ends in this process, over real sockets."""
+class Demo(Part):
+    """Back-ends in this process, over real sockets, which register at its own monitor."""
 
     log = Logger()
 
-    def __init__(self, reactor: Any, size: int, *, keyring: Keyring | None = None, trace: bool = False) -> None:
+    def __init__(self, reactor: Any, config: ProxyConfig, monitor: AgentsPort) -> None:
+        """`monitor` must be open when the demo opens its ports."""
         self._reactor = reactor
-        self._size = size
-        self._keyring = keyring
-        self._trace = trace
+        self._config = config
+        self._monitor = monitor
         self.addresses: list[Address] = []
-        """Of the back-ends."""
+        """Of the back-ends' servers."""
         self._ports: list[IListeningPort] = []
-        self._agents: list[agent.AgentService] = []
+        self._agents: list[AgentService] = []
 
-    def open(self, monitor: Address) -> None:
-        """Open the servers, to be registered at `monitor`. Raises `StartupError`."""
+    def privilegedStartService(self) -> None:
+        if not self._config.demo:
+            return
         sampler = HostSampler(self._reactor.seconds)
-        for number in range(1, self._size + 1):
-            self._open_one(f"demo back-end {number}", monitor, sampler)
+        for number in range(1, self._config.demo + 1):
+            self._open_one(f"demo back-end {number}", self._monitor.local_address, sampler)
 
     def _open_one(self, name: str, monitor: Address, sampler: Sampler) -> None:
         host = monitor[0]
@@ -73,21 +76,22 @@ class Demo:
         address: Address = (host, port.getHost().port)
         self.addresses.append(address)
         self.log.info("{name} serves on {address}", name=name, address=written(address))
-        settings = agent.Settings(
-            proxies=(monitor,), port=0, service_port=address[1], keyring=self._keyring, trace=self._trace
+        config = AgentConfig(
+            proxies=(monitor,), port=0, service_port=address[1], keyring=self._config.keyring, trace=self._config.trace
         )
-        self._agents.append(agent.AgentService(self._reactor, settings, host=host, sampler=sampler))
+        self._agents.append(AgentService(self._reactor, config, host=host, sampler=sampler))
 
-    def register(self) -> None:
-        """Start the agents, once the reactor runs: before, it would make their first round trips look long."""
+    def startService(self) -> None:
+        """The agents start once the reactor runs: earlier, their first round trips would look long."""
+        super().startService()
         for service in self._agents:
             self._reactor.callWhenRunning(service.startService)
 
     @property
     def agents(self) -> list[Agent]:
+        """Of the back-ends, in their order."""
         return [service.agent for service in self._agents]
 
-    def stop(self) -> Deferred[Any]:
-        stopping = [service.stopService() for service in self._agents]
-        stopping += [maybeDeferred(port.stopListening) for port in self._ports]
-        return DeferredList(stopping)
+    def stopService(self) -> Deferred[Any]:
+        super().stopService()
+        return DeferredList([*(service.stopService() for service in self._agents), closed(*self._ports)])

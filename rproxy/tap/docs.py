@@ -1,4 +1,4 @@
-"""`rproxy docs`: the pages of the manual, which are shipped with the package as reStructuredText."""
+"""`rproxy docs`: the manual's pages, which the package contains as reStructuredText."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def contents(texts: Mapping[str, str]) -> str:
 
 
 def unknown(asked: str, texts: Mapping[str, str]) -> str:
-    """What to say, in one line, of a topic that has no page."""
+    """The message about a topic that has no page, in one line, with the nearest one."""
     wanted = asked.lower().removesuffix(ENDING)
     near = [topic for topic in texts if wanted and topic.startswith(wanted)] or get_close_matches(wanted, texts, 1)
     hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(texts)}"

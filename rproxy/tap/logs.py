@@ -1,4 +1,4 @@
-"""Where the log goes: a file that is rotated, or standard output, which is never waited for."""
+"""Where the log goes: a rotated file, or standard output, on which writing never blocks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rproxy.tap.signals import at_signals
 
 ROTATE_BYTES: Final = 1_000_000
 PIECE_BYTES: Final = select.PIPE_BUF
-"""What a pipe takes whole or not at all, and takes without waiting when it is said to be writable."""
+"""Written atomically to a pipe, and without blocking once poll says that the pipe is writable (POSIX)."""
 _LEGACY: Final = "log_legacy"
 _NOISE: Final = re.compile(r".* starting on \S+", re.DOTALL)
-"""Twisted's word on every port that is opened, with the name of a class. Ours says what it is opened for."""
+"""Twisted's line on each port that it opens, with a class's name. Ours say what a port is for."""
 
 
 class Stream:
-    """A pipe, a terminal or a socket. What it does not take at once is dropped, and counted in the next line."""
+    """A pipe, a terminal or a socket. What it does not take at once is dropped; the next line says how much was."""
 
     encoding = "utf-8"
 
@@ -45,7 +45,7 @@ class Stream:
             self._lost = 1
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Nothing is buffered."""
 
     def _put(self, text: str) -> bool:
         rest = memoryview(text.encode(errors="backslashreplace"))
@@ -54,13 +54,13 @@ class Stream:
                 if not self._poller.poll(0):
                     return False
                 rest = rest[os.write(self._descriptor, rest[:PIECE_BYTES]) :]
-        except OSError:  # full after all, since others write there too; or nobody can read it any more
+        except OSError:  # full, as other processes write there too, or closed by the reader
             return False
         return True
 
 
 def _without_waiting(descriptor: int) -> int:
-    """The same pipe or terminal, opened anew: O_NONBLOCK on a shared descriptor would surprise others that have it."""
+    """The same pipe or terminal, opened again: O_NONBLOCK on the shared one would affect other processes."""
     try:
         return os.open(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:  # a socket, or another user's
@@ -68,10 +68,10 @@ def _without_waiting(descriptor: int) -> int:
 
 
 class RotatingFile(LogFile):
-    """Twisted's, which also follows a file that logrotate has put in its place, and survives what it may not rename."""
+    """Twisted's log file, which also reopens a file that logrotate has replaced, and goes on if it cannot rename it."""
 
     def rotate(self) -> None:
-        """Begin a new file."""
+        """Rename the file and begin a new one, or open the one that has replaced it."""
         try:
             if self._is_replaced():
                 old = self._file
@@ -97,7 +97,7 @@ class RotatingFile(LogFile):
 
 
 def open_file(path: str) -> RotatingFile | Stream:
-    """A log file, or what there is in its place. Raises `OSError`."""
+    """A log file, or, if there is a pipe or a device of that name, a stream. Raises `OSError`."""
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
         return Stream(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
     file: RotatingFile = RotatingFile.fromFullPath(path, rotateLength=ROTATE_BYTES)
@@ -105,7 +105,7 @@ def open_file(path: str) -> RotatingFile | Stream:
 
 
 def standard_output() -> IO[str] | Stream:
-    """Twisted's choice where it is a file, or not open."""
+    """sys.stdout if it is a file, its stream otherwise, and /dev/null if it is closed."""
     try:
         descriptor = sys.stdout.fileno()
         is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
@@ -116,7 +116,7 @@ def standard_output() -> IO[str] | Stream:
 
 @implementer(ILogObserver)
 class Observer:
-    """Writes what is worth it to a file or stream."""
+    """Writes events to a file or stream, all but Twisted's lines on its ports."""
 
     def __init__(self, out: Any) -> None:
         self._write = textFileLogObserver(out)
@@ -127,5 +127,5 @@ class Observer:
 
 
 def rotate_at_signal(reactor: Any, file: RotatingFile | None) -> None:
-    """On SIGUSR1, at most once a second. Where there is no file, the signal must not end the process."""
+    """Rotate on SIGUSR1, at most once a second. Without a file the signal is ignored: by default it would kill us."""
     at_signals(reactor, file.rotate if file is not None else lambda: None, "SIGUSR1")

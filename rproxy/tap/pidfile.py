@@ -1,7 +1,7 @@
-"""Pid files: only a proxy or an agent that lives keeps another one from starting.
+"""Pid files: a running proxy or agent keeps another one from starting with the same file, by a lock on it.
 
-It holds a lock on its file for as long as it lives. The number in a file that was left behind says nothing: another
-program may have it by now, and in a container it is likely to be one's own.
+The process id in the file does not count. After a crash another program may have it, and in a container it is often
+one's own.
 """
 
 from __future__ import annotations
@@ -9,12 +9,49 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
 
 from twisted.python import usage
 
+from rproxy.config.command_options import CommandOptions
+
+_TWISTD_DEFAULT: Final = "twistd.pid"
+
+
+def own_pidfile(options: CommandOptions) -> None:
+    """Make sure that twistd's pid file can be written, once the options are parsed. Raises `UsageError`.
+
+    Unless it was chosen, it is the command's own, so that a proxy and an agent can start in one folder, or none if
+    twistd stays in the foreground.
+    """
+    twistd = options.parent
+    if twistd is None:
+        return
+    if twistd.get("pidfile") == _TWISTD_DEFAULT and not _is_given("--pidfile"):
+        twistd["pidfile"] = "" if in_foreground(twistd) else f"{options.name}.pid"
+    pidfile = twistd.get("pidfile")
+    if not pidfile:
+        return
+    path = os.path.join(twistd.get("chroot") or "/", os.path.abspath(pidfile).lstrip("/"))
+    if not os.access(os.path.dirname(path), os.W_OK):
+        raise usage.UsageError(f"cannot write {pidfile} here: start elsewhere, or use twistd --pidfile FILE")
+    clear(path)
+
+
+def in_foreground(twistd: Mapping[str, Any]) -> bool:
+    """Whether twistd's options keep it from becoming a daemon."""
+    return bool(twistd.get("nodaemon") or twistd.get("debug"))
+
+
+def _is_given(option: str) -> bool:
+    """Whether it is on the command line, in full: twistd keeps only the value, which may be the default."""
+    return any(word.partition("=")[0] == option for word in sys.argv)
+
 
 def clear(path: str) -> None:
-    """Remove a file that nobody holds. Raises `UsageError` where somebody does, or where it is no file."""
+    """Remove the file of a process that has ended. Raises `UsageError` if a process holds it, or if it is no file."""
     try:
         descriptor = _open(path)
     except FileNotFoundError:
@@ -33,10 +70,10 @@ def clear(path: str) -> None:
 
 
 def hold(path: str) -> int:
-    """Lock a file for the life of this process; its descriptor. Raises `UsageError`, and `OSError`."""
+    """Lock a file until this process ends, and return its descriptor. Raises `UsageError` if it is held, `OSError`."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     _lock(descriptor, path)
-    os.fchmod(descriptor, 0o644)  # a daemon's umask would keep others from seeing that it is held
+    os.fchmod(descriptor, 0o644)  # despite a daemon's umask: others must be able to open it to test the lock
     return descriptor
 
 
@@ -57,4 +94,4 @@ def _lock(descriptor: int, path: str) -> None:
             f"process {number} runs already with the pid file {path}; for a second one, give twistd another --pidfile"
         ) from None
     except OSError:
-        pass  # a file system without locks
+        pass  # the file system has no locks

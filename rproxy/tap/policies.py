@@ -1,21 +1,19 @@
-"""The policy that `--policy` names: built in, or any installed package's."""
+"""The policy that a service is configured with, and the log of what it raises later."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Final
 
 from twisted.logger import Logger
-from twisted.python import usage
 
-from rproxy.policies.registry import POLICIES, PolicyFactory
+from rproxy.config.model import ServiceConfig
+from rproxy.config.validators import ConfigError
+from rproxy.policies.registry import PolicyError, make_policy
 from rproxy.policies.weighted_random import Rng
 from rproxy.pool.policy import Policy
 from rproxy.timing.rate_limit import RateLimit
 
-ENTRY_POINTS: Final = "rproxy.policies"
-METHODS: Final = ("choose", "opened", "closed", "failed", "reported")
 LOG_EVERY_S: Final = 10.0
 
 
@@ -33,53 +31,9 @@ class Complaints:
             self.log.failure("the policy failed; further failures in the next seconds are not logged")
 
 
-def make_policy(name: str, saturation: float | None, rng: Rng) -> Policy:
-    """The policy of that name. Raises `UsageError`, whatever is wrong with it."""
-    factory = policy_factory(name)
+def policy_of(service: ServiceConfig, rng: Rng) -> Policy:
+    """The service's policy. Raises `ConfigError`, whatever is wrong with it."""
     try:
-        policy = factory(saturation, rng)
-    except BaseException as error:
-        raise usage.UsageError(f"--policy {name}: it cannot be made: {_told(error)}") from error
-    missing = [method for method in METHODS if not _has(policy, method)]
-    if missing:
-        raise usage.UsageError(
-            f"--policy {name}: what it makes ({type(policy).__name__}) has no method {', '.join(missing)}"
-        )
-    return policy
-
-
-def policy_factory(name: str) -> PolicyFactory:
-    """What makes it: built in, or an entry point in the group rproxy.policies. Raises `UsageError`."""
-    factory = POLICIES.get(name)
-    if factory is not None:
-        return factory
-    found = entry_points(group=ENTRY_POINTS)
-    if name not in found.names:
-        raise usage.UsageError(
-            f"--policy {name}: no such policy; there are {', '.join([*POLICIES, *sorted(found.names)])}"
-        )
-    point = found[name]
-    try:
-        loaded: PolicyFactory = point.load()
-    except BaseException as error:
-        raise usage.UsageError(f"--policy {name}: cannot load {point.value}: {_told(error)}") from error
-    if not callable(loaded):
-        raise usage.UsageError(f"--policy {name}: {point.value} cannot be called")
-    return loaded
-
-
-def _has(policy: Policy, method: str) -> bool:
-    try:
-        return callable(getattr(policy, method, None))
-    except BaseException:
-        return False
-
-
-def _told(error: BaseException) -> str:
-    """In one line, even where the error cannot say what it is."""
-    kind = type(error).__name__
-    try:
-        lines = str(error).split("\n")
-    except BaseException:
-        return kind
-    return f"{kind}: {lines[0]}" if lines[0] else kind
+        return make_policy(service.policy, service.saturation, rng)
+    except PolicyError as error:
+        raise ConfigError(str(error), service.key("policy"), service.policy) from error

@@ -1,4 +1,4 @@
-"""What belongs to the process rather than to what it serves: daemon, user, log and pid file."""
+"""The process, whatever it serves: daemon, user and group, log and pid file."""
 
 from __future__ import annotations
 
@@ -15,27 +15,22 @@ from twisted.internet.interfaces import IReactorDaemonize
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 
+from rproxy.config.command_options import CommandOptions, fail
 from rproxy.tap import pidfile
 from rproxy.tap.logs import Observer, RotatingFile, open_file, rotate_at_signal, standard_output
-from rproxy.tap.options import (
-    CommandOptions,
-    StartupError,
-    fail,
-    in_foreground,
-    report_startup_errors_in_one_line,
-)
+from rproxy.tap.startup import StartupError, report_startup_errors_in_one_line
 
 DAEMON_UMASK: Final = 0o077
 _log = Logger()
 
 
 class Process:
-    """One twistd's. `config` is what twistd was told; what is done here is taken off it."""
+    """twistd's process. `config` has twistd's options; those that are dealt with here are cleared in it."""
 
     def __init__(self, config: MutableMapping[str, Any], name: str) -> None:
-        """`name` is that of the log file where none was asked for. Raises `UsageError`."""
+        """Opens the log, `name`.log unless another was asked for. Raises `UsageError`."""
         self._config = config
-        self._is_daemon = not in_foreground(config)
+        self._is_daemon = not pidfile.in_foreground(config)
         folder = config.get("rundir") or "."
         if not config.get("chroot") and not os.path.isdir(folder):
             raise usage.UsageError(f"--rundir {folder}: there is no such folder")
@@ -44,7 +39,7 @@ class Process:
         self.observer = None if self._out is None else Observer(self._out)
         self._pid_file: int | None = None
         self._starting: int | None = None
-        """What the parent of a daemon reads, until it has started."""
+        """The pipe on which a daemon's parent waits for the start; None in the foreground."""
 
     def _open_log(self, default: str) -> Any:
         path = self._config.get("logfile")
@@ -58,7 +53,10 @@ class Process:
             raise usage.UsageError(f"cannot write the log {path or default}: {error.strerror}") from None
 
     def go_to_background(self) -> None:
-        """Let the parent wait until the daemon has started: until then it says what is wrong as one with -n does."""
+        """Become a daemon, unless twistd stays in the foreground. The parent waits until it has started.
+
+        Until then errors go to the parent's stderr, and its exit status tells of them.
+        """
         if not self._is_daemon:
             return
         reactor = sys.modules.get("twisted.internet.reactor")
@@ -80,7 +78,7 @@ class Process:
             self._config["umask"] = DAEMON_UMASK
 
     def run_on(self, reactor: Any) -> None:
-        """What is to be done when the reactor has started, and when it has ended."""
+        """Have `reactor` tell the waiting parent of the start, remove the pid file at the end, and rotate the log."""
         reactor.callWhenRunning(self._started)
         reactor.addSystemEventTrigger("after", "shutdown", self._remove_pid_file)
         rotate_at_signal(reactor, self._out if isinstance(self._out, RotatingFile) else None)
@@ -90,24 +88,24 @@ class Process:
             return
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (sys.__stdin__, sys.__stdout__, sys.__stderr__):
-            if stream is not None:  # else its number is another file's
+            if stream is not None:  # None if it was closed: another file may have its descriptor
                 os.dup2(null, stream.fileno())
         os.close(null)
         os.write(self._starting, b"1")
         os.close(self._starting)
-        self._config["nodaemon"] = False  # for twistd's own report of a crash
+        self._config["nodaemon"] = False  # twistd looks at it when it reports a crash
 
     def hold_pid_file(self) -> None:
-        """When twistd has written it. Raises `StartupError`."""
+        """Lock the pid file, which twistd has written. Raises `StartupError`."""
         path = self._config.get("pidfile")
         try:
             self._pid_file = pidfile.hold(path) if path else None
         except usage.UsageError as error:
-            self._config["pidfile"] = ""  # it is the other one's, to be removed by that one
+            self._config["pidfile"] = ""  # the file is the other process's: twistd must not remove it
             raise StartupError(str(error)) from None
 
     def shed_privileges(self) -> None:
-        """Become the user that --uid and --gid name, also one without a name. Raises `StartupError`."""
+        """Change to the user and group of --uid and --gid, which need no entry in passwd. Raises `StartupError`."""
         uid, gid = self._config.get("uid"), self._config.get("gid")
         self._config["uid"] = self._config["gid"] = None
         if uid is None and gid is None:
@@ -134,11 +132,11 @@ class Process:
             files.append((self._out.path, self._out.descriptor))
         for path, descriptor in files:
             if path and descriptor is not None and _is_at(path, descriptor):
-                with suppress(PermissionError):  # a file of somebody else's that all may write
+                with suppress(PermissionError):  # it is another user's, and writable for all
                     os.fchown(descriptor, -1 if uid is None else uid, gid)
 
     def _remove_pid_file(self) -> None:
-        """twistd can do it, too, unless the folder is root's, and this process no longer: then it is emptied."""
+        """Empty the pid file if its folder is root's and this process is no longer: else twistd removes it."""
         path = self._config.get("pidfile")
         if not path or self._pid_file is None:
             return
@@ -148,7 +146,7 @@ class Process:
 
 
 def _groups(uid: int | None, gid: int | None) -> tuple[list[int], int]:
-    """Those of a user, and the one that is his own: where he has no name, the one of his number."""
+    """The supplementary groups, and the primary one: `gid`, or else the user's own, or else one equal to `uid`."""
     try:
         user = None if uid is None else pwd.getpwuid(uid)
     except (KeyError, OverflowError):
@@ -160,7 +158,7 @@ def _groups(uid: int | None, gid: int | None) -> tuple[list[int], int]:
 
 
 def _is_at(path: str, descriptor: int) -> bool:
-    """Whether it is that file, and no link leads to it: only then may root give it away."""
+    """Whether `path` is that file, and the only link to it: only then is it safe for root to give it away."""
     with suppress(OSError):
         there = os.lstat(path)
         return stat.S_ISREG(there.st_mode) and there.st_nlink == 1 and os.path.samestat(there, os.fstat(descriptor))
@@ -168,7 +166,7 @@ def _is_at(path: str, descriptor: int) -> bool:
 
 
 class ProcessService(Service):
-    """A service that twistd runs, or that is part of another one: then it has no process."""
+    """A service that twistd runs, or that is part of another one and has no process."""
 
     process: Process | None = None
 
@@ -178,7 +176,7 @@ class ProcessService(Service):
         super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
-        """Open the ports, and shed the privileges that it takes."""
+        """Open the ports, and then shed the privileges that this takes. Raises `StartupError`."""
         if self.process is None:
             self._bind()
             return
@@ -187,11 +185,12 @@ class ProcessService(Service):
         self.process.shed_privileges()
 
     def _bind(self) -> None:
+        """Open the ports, all or none. Raises `StartupError`."""
         raise NotImplementedError
 
 
 def process_of(options: CommandOptions) -> Process | None:
-    """What twistd's process is, from here on in the background if it is to be; None where there is no twistd."""
+    """twistd's process, in the background from here on if it is a daemon; None if twistd does not run."""
     report_startup_errors_in_one_line()
     if options.parent is None:
         return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
+from rproxy.config.model import ServiceConfig
 from rproxy.net.addresses import Address
 from rproxy.observe.scores import ReportScore
 from rproxy.observe.session_counters import SessionCounters
@@ -32,6 +34,16 @@ class ServedPool:
         """To be called when all sessions have ended."""
         self.service.stop()
         self.turned_away.stop()
+
+
+def terms_of(config: ServiceConfig) -> ServiceTerms:
+    """What the configuration says of the service's sessions."""
+    return ServiceTerms(
+        wait_s=config.wait_s,
+        redispatch=config.redispatch,
+        first_byte_s=config.first_byte_s,
+        reader_timeout_s=config.idle_timeout_s or math.inf,
+    )
 
 
 def serve_pool(

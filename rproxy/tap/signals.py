@@ -1,4 +1,4 @@
-"""What a signal asks for: done in the reactor's own time, and seldom, however many signals come."""
+"""Signals: their handlers only wake the reactor, which calls at most once a second however many arrive."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 EVERY_S: Final = 1.0
+"""The least time between two calls."""
 
 
-class Calm:
-    """Calls at once when asked, but `EVERY_S` apart: who asks meanwhile shares the next call."""
+class Coalescer:
+    """Calls at once when asked, but at least `EVERY_S` apart: requests in between share the next call."""
 
     def __init__(self, clock: Any, call: Callable[[], None]) -> None:
         self._clock = clock
@@ -19,7 +20,8 @@ class Calm:
         self._called_at = -math.inf
         self._due = False
 
-    def ask(self) -> None:
+    def request(self) -> None:
+        """Call now, or when `EVERY_S` have passed since the last call."""
         wait_s = self._called_at + EVERY_S - self._clock.seconds()
         if wait_s <= 0:
             self._run()
@@ -33,31 +35,31 @@ class Calm:
         self._call()
 
 
-class Waking:
-    """A handler of signals that has `call` called in the reactor's own time.
+class ReactorCall:
+    """A signal handler that has the reactor call `call`, outside the handler.
 
-    The next signal may interrupt the handler of the last one, again and again until the stack is full: so it does
-    nothing while a call is on its way.
+    While that is pending, further signals do nothing: they may interrupt the handler itself, and nested handlers could
+    exhaust the stack.
     """
 
     def __init__(self, reactor: Any, call: Callable[[], None]) -> None:
         self._reactor = reactor
         self._call = call
-        self._coming = False
+        self._pending = False
 
     def __call__(self, *_: object) -> None:
-        if not self._coming:
-            self._coming = True
-            self._reactor.callFromThread(self._arrived)
+        if not self._pending:
+            self._pending = True
+            self._reactor.callFromThread(self._run)
 
-    def _arrived(self) -> None:
-        self._coming = False
+    def _run(self) -> None:
+        self._pending = False
         self._call()
 
 
 def at_signals(reactor: Any, call: Callable[[], None], *names: str) -> None:
-    """On any of these signals, where the system has it: `call`, at most once in `EVERY_S`."""
-    handler = Waking(reactor, Calm(reactor, call).ask)
+    """Have the reactor call `call` on any of these signals, at most once in `EVERY_S`. Unknown names are ignored."""
+    handler = ReactorCall(reactor, Coalescer(reactor, call).request)
     for name in names:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), handler)

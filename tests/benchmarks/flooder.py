@@ -18,8 +18,8 @@ from itertools import chain, cycle, islice
 from random import Random
 from typing import Final
 
+from rproxy.config.keyfile import Keyring, envelope
 from rproxy.net.addresses import Address
-from rproxy.tap.keys import Keyring, envelope
 from rproxy.wire.pdu import SIZE, Register, encode
 from rproxy.wire.seal import KEY_BYTES_MIN, Envelope, Key, Sealed
 

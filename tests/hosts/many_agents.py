@@ -7,9 +7,10 @@ from typing import Any
 
 from twisted.internet import reactor
 
-from rproxy.tap.agent import AGENT_PORT, AgentService, Settings
-from rproxy.tap.keys import Keyring
-from rproxy.tap.options import MONITOR_PORT, use_monotonic_time
+from rproxy.config.keyfile import Keyring
+from rproxy.config.model import AGENT_PORT, MONITOR_PORT, AgentConfig
+from rproxy.tap.agent import AgentService
+from rproxy.tap.startup import use_monotonic_time
 
 
 def main(proxy: str, keys: str, *addresses: str) -> None:
@@ -17,7 +18,7 @@ def main(proxy: str, keys: str, *addresses: str) -> None:
     use_monotonic_time(running)
     keyring = Keyring.read(keys, derived=True)
     for address in addresses:
-        told = Settings(
+        told = AgentConfig(
             proxies=((proxy, MONITOR_PORT),),
             port=AGENT_PORT,
             service_port=80,

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from itertools import cycle
 from typing import Final
 
-from rproxy.tap.agent import AGENT_PORT
-from rproxy.tap.keys import read_keys
-from rproxy.tap.options import MONITOR_PORT
+from rproxy.config.keyfile import read_keys
+from rproxy.config.model import AGENT_PORT, MONITOR_PORT
 from rproxy.wire.pdu import Pdu, Register, Unregister, encode
 from rproxy.wire.seal import Sealed
 from tests.hosts.datagrams import Letter, packet

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +14,6 @@ from rproxy.sessions.capacity import (
     SESSIONS_MAX,
     Capacity,
     pipes_for,
-    raise_descriptor_limit,
     sessions_for,
 )
 from tests.fakes import logged, texts
@@ -45,26 +42,6 @@ def test_all_of_them_together_never_need_more_descriptors_than_there_are(descrip
     assert 0 <= pipes <= PIPES_MAX
     assert 0 <= sessions <= SESSIONS_MAX
     assert 2 * (pipes + sessions) <= max(descriptors - RESERVED, 0)
-
-
-@pytest.mark.parametrize(
-    ("hard", "usable"), [(20_000, 20_000), (1024, 1024), (resource.RLIM_INFINITY, 4 * SESSIONS_MAX)]
-)
-def test_the_soft_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch, hard: int, usable: int) -> None:
-    raised: list[tuple[int, tuple[int, int]]] = []
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, hard))
-    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: raised.append((which, limits)))
-    assert raise_descriptor_limit() == usable
-    assert raised == [(resource.RLIMIT_NOFILE, (hard, hard))]
-
-
-def test_a_system_that_keeps_its_limit_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise ValueError("current limit exceeds maximum limit")
-
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
-    monkeypatch.setattr(resource, "setrlimit", refuse)
-    assert raise_descriptor_limit() == 256
 
 
 class Bench:

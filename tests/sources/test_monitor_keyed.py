@@ -18,7 +18,7 @@ from rproxy.net.addresses import Address
 from rproxy.observe.publisher import Publisher
 from rproxy.pool.states import State
 from rproxy.sources.agents.monitor import Monitor, Settings
-from rproxy.tap.keys import HasEnvelope
+from rproxy.tap.key_rotation import HasEnvelope
 from rproxy.wire.pdu import ProbeRequest, Register, encode
 from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
 from tests.fakes import Datagrams, StubSampler, logged, pool_of, run, texts

@@ -8,20 +8,27 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 
 from rproxy.agent.sampler import Load
-from rproxy.tap import agent
+from rproxy.config.model import AgentConfig, ProxyConfig, ServiceConfig
+from rproxy.tap.agent import AgentService
 from rproxy.tap.proxy import ProxyService
-from rproxy.tap.settings import Settings
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, encode
 from tests.fakes import Reactor, Stream, StubSampler
 
 AGENT = ("10.0.0.1", 5555)
 MONITOR = ("10.1.1.10", 5555)
+_DEFAULT = ServiceConfig()
+
+
+def config(**settings: Any) -> ProxyConfig:
+    """That of a proxy with one service; each setting is a field of the one or of the other."""
+    own = {name: settings.pop(name) for name in list(settings) if hasattr(_DEFAULT, name)}
+    return ProxyConfig(services=(ServiceConfig(**own),), **settings)
 
 
 class ProxyBench:
     def __init__(self, reactor: Reactor | None = None, **settings: Any) -> None:
         self.reactor = reactor or Reactor()
-        self.service = ProxyService(self.reactor, Settings(**{"monitor": MONITOR, **settings}))
+        self.service = ProxyService(self.reactor, config(**{"monitor": MONITOR, **settings}))
 
     def start(self) -> None:
         self.service.privilegedStartService()
@@ -53,8 +60,8 @@ class AgentBench:
     def __init__(self, reactor: Reactor | None = None, *, start: bool = True, **settings: Any) -> None:
         self.reactor = reactor or Reactor()
         self.sampler = StubSampler(Load(1, 2, 3))
-        told = agent.Settings(**{"proxies": (MONITOR,), **settings})
-        self.service = agent.AgentService(self.reactor, told, sampler=self.sampler)
+        told = AgentConfig(**{"proxies": (MONITOR,), **settings})
+        self.service = AgentService(self.reactor, told, sampler=self.sampler)
         if start:
             self.service.privilegedStartService()
             self.service.startService()

@@ -8,9 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from rproxy.agent.service_checks import CommandCheck, ConnectCheck, HttpCheck
-from rproxy.tap.options import (
-    StartupError,
-)
+from rproxy.tap.startup import StartupError
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, Unregister, encode
 from tests.fakes import Reactor, logged, run, texts
 from tests.tap.services import MONITOR, AgentBench, ended

@@ -8,28 +8,17 @@ import sys
 from typing import Final
 
 import pytest
-from twisted.python import usage
 
 from rproxy.carriers import registry
 from rproxy.carriers.portable.carrier import PortableCarrier
 from rproxy.carriers.splice.reactor import SpliceCarrier
+from rproxy.config.validators import ConfigError
 from rproxy.sessions.capacity import sessions_for
 from rproxy.tap import proxy
 from rproxy.tap.proxy import ProxyService, makeService
-from rproxy.tap.settings import Settings
+from tests.config.commands import one_line, parsed
 from tests.fakes import Reactor
-from tests.tap.commands import complaint, one_line, parsed, settings
-
-
-def test_the_carriers_there_are_are_named_where_one_is_not_known() -> None:
-    assert "must be auto, splice or portable" in complaint("--carrier", "fast")
-
-
-def test_where_nothing_splices_only_the_splice_carrier_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "CAN_SPLICE", False)
-    text = complaint("--carrier", "splice")
-    assert "--carrier splice: needs Linux; auto takes what there is" in text
-    assert [settings("--carrier", carrier).carrier for carrier in ("auto", "portable")] == ["auto", "portable"]
+from tests.tap.services import config
 
 
 @pytest.mark.parametrize(
@@ -46,26 +35,26 @@ def test_the_carrier_is_the_one_asked_for_or_what_there_is(
     monkeypatch: pytest.MonkeyPatch, carrier: str, can_splice: bool, kind: type[object]
 ) -> None:
     monkeypatch.setattr(registry, "CAN_SPLICE", can_splice)
-    assert type(ProxyService(Reactor(), Settings(carrier=carrier)).carrier) is kind
+    assert type(ProxyService(Reactor(), config(carrier=carrier)).carrier) is kind
 
 
 @pytest.mark.parametrize("descriptors", [100, 1024, 20_000])
 def test_without_a_limit_of_sessions_there_are_as_many_as_descriptors_allow(descriptors: int) -> None:
-    service = ProxyService(Reactor(), Settings(), descriptors=descriptors)
+    service = ProxyService(Reactor(), config(), descriptors=descriptors)
     assert service.capacity.sessions_max == sessions_for(descriptors)
 
 
 def test_a_limit_of_sessions_is_kept_up_to_what_descriptors_allow() -> None:
     fit = sessions_for(1024)
     for most in (1, fit):
-        assert ProxyService(Reactor(), Settings(max_connections=most), descriptors=1024).capacity.sessions_max == most
-    with pytest.raises(usage.UsageError, match=rf"^--max-connections {fit + 1}: 1024 open files are enough for {fit} "):
-        ProxyService(Reactor(), Settings(max_connections=fit + 1), descriptors=1024)
+        assert ProxyService(Reactor(), config(max_connections=most), descriptors=1024).capacity.sessions_max == most
+    with pytest.raises(ConfigError, match=rf"^--max-connections {fit + 1}: 1024 open files are enough for {fit} "):
+        ProxyService(Reactor(), config(max_connections=fit + 1), descriptors=1024)
 
 
 def test_too_few_descriptors_for_any_session_are_told() -> None:
-    with pytest.raises(usage.UsageError, match=r"^41 open files are too few for any session"):
-        ProxyService(Reactor(), Settings(), descriptors=41)
+    with pytest.raises(ConfigError, match=r"^41 open files are too few for any session"):
+        ProxyService(Reactor(), config(), descriptors=41)
 
 
 def test_a_limit_above_what_descriptors_allow_is_one_line(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +88,8 @@ del os.splice
 from twisted.internet import reactor
 from rproxy.tap import proxy
 from rproxy.tap.proxy import ProxyService
-from rproxy.tap.settings import Settings
-print(type(ProxyService(reactor, Settings()).carrier).__name__)
+from rproxy.config.model import ProxyConfig
+print(type(ProxyService(reactor, ProxyConfig()).carrier).__name__)
 """
 
 

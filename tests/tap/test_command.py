@@ -13,25 +13,25 @@ from typing import Any, NoReturn
 
 import pytest
 
+from rproxy.config.keyfile import read_keys
 from rproxy.tap.command import main, new_key
-from rproxy.tap.keys import read_keys
 from rproxy.wire.keyfile import format_key, parse_keys
 from rproxy.wire.pdu import MalformedPdu
 from rproxy.wire.seal import Key, Sealed
-from tests.tap.keyfiles import (
+from tests.config.keyfiles import (
     AGENT,
     BROKEN,
     FIRST,
     OWN,
     PDU,
     SECOND,
+    Damage,
     key_file,
     mode_of,
     opens,
     shows_a_key,
     text_file,
 )
-from tests.tap.test_keys import Damage
 from tests.wire.test_pdu import VECTORS
 
 Captured = pytest.CaptureFixture[str]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from twisted.internet.testing import MemoryReactorClock
-from twisted.python import usage
 from twisted.scripts._twistd_unix import ServerOptions
 
-from rproxy.tap import agent, settings
-from rproxy.tap.listening import listen_endpoints
-from tests.tap import commands
+from rproxy.config.endpoints import listen_endpoints
+from rproxy.config.validators import ConfigError
+from rproxy.tap import agent, proxy
+from tests.config import commands
 
 PROXY_HELP = " (twistd rproxy --help lists the options)"
 
@@ -27,7 +27,7 @@ def of_proxy(*arguments: str) -> str:
 
 
 def of_listener(text: str) -> str:
-    with pytest.raises(usage.UsageError) as caught:
+    with pytest.raises(ConfigError) as caught:
         listen_endpoints(MemoryReactorClock(), [text])
     return str(caught.value)
 
@@ -171,7 +171,7 @@ def test_other_packages_commands_are_left_alone(other: str) -> None:
     assert (options.subCommand, type(options.subOptions).__module__.partition(".")[0]) == (other, "twisted")
 
 
-@pytest.mark.parametrize("options", [settings.Options, agent.Options])
+@pytest.mark.parametrize("options", [proxy.Options, agent.Options])
 def test_the_version_is_this_programs(options: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         options().parseOptions(["--version"])

@@ -1,143 +1,31 @@
-"""The policy that `--policy` names: found, made, or refused in one line; and what it does wrong later."""
+"""The policy of a service, and what it does wrong later."""
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, EntryPoints
 from random import Random
-from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
-from twisted.python import usage
 
+from rproxy.config.model import ServiceConfig
+from rproxy.config.validators import ConfigError
 from rproxy.policies.registry import POLICIES
-from rproxy.pool.policy import Policy
 from rproxy.pool.pool import Pool
 from rproxy.pool.states import Administration
-from rproxy.tap import policies
-from rproxy.tap.policies import METHODS, make_policy, policy_factory
-from tests.fakes import CountingPolicy, RaisingPolicy, logged, registered
+from rproxy.tap.policies import Complaints, policy_of
+from tests.fakes import RaisingPolicy, logged, registered
 
 
-@pytest.mark.parametrize("name", ["report", "round-robin", "least-connections", "random"])
-def test_a_built_in_policy_is_found_by_its_name(name: str) -> None:
-    assert policy_factory(name) is POLICIES[name]
-    policy_factory(name)(0.7, Random(1))
-
-
-def installed(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
-    monkeypatch.setattr(policies, "entry_points", lambda *, group: EntryPoints(entries).select(group=group))
-
-
-def external(saturation: float | None, _: object) -> CountingPolicy:
-    policy = CountingPolicy()
-    policy.error = ValueError(f"made with {saturation}")
-    return policy
-
-
-def test_a_policy_of_another_package_is_loaded_from_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, EntryPoint("mine", f"{__name__}:external", "rproxy.policies"))
-    policy = policy_factory("mine")(0.5, Random(1))
-    assert isinstance(policy, CountingPolicy)
-    assert str(policy.error) == "made with 0.5"
-
-
-def test_a_built_in_policy_is_not_replaced_by_another_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, EntryPoint("report", "nowhere:external", "rproxy.policies"))
-    assert policy_factory("report") is POLICIES["report"]
-
-
-def test_an_entry_point_of_another_group_is_no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, EntryPoint("mine", "nowhere:external", "console_scripts"))
-    with pytest.raises(usage.UsageError, match="no such policy"):
-        policy_factory("mine")
-
-
-def test_an_unknown_policy_is_told_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, EntryPoint("mine", "nowhere:external", "rproxy.policies"))
-    with pytest.raises(usage.UsageError) as raised:
-        policy_factory("best")
-    for name in ("--policy best", *POLICIES, "mine"):
-        assert name in str(raised.value)
-
-
-def make(name: str) -> Policy:
-    return make_policy(name, 0.7, Random(1))
-
-
-def refusing(_: object, __: object) -> CountingPolicy:
-    raise ValueError("not today\nnor tomorrow")
-
-
-def exiting(_: object, __: object) -> CountingPolicy:
-    raise SystemExit(3)
-
-
-def interrupting(_: object, __: object) -> CountingPolicy:
-    raise KeyboardInterrupt
-
-
-class Unspeakable(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no words")
-
-
-def unspeakable(_: object, __: object) -> CountingPolicy:
-    raise Unspeakable
-
-
-def nothing(_: object, __: object) -> None:
-    return None
-
-
-def half(_: object, __: object) -> Any:
-    policy: Any = CountingPolicy()
-    policy.closed = "not a method"
-    policy.failed = None
-    return policy
-
-
-def endless(saturation: float | None, rng: object) -> CountingPolicy:
-    return endless(saturation, rng)
-
-
-not_callable = 7
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        ("no.such.module:thing", "cannot load no.such.module:thing: ModuleNotFoundError"),
-        (f"{__name__}:absent", "AttributeError"),
-        (f"{__name__}:not_callable", "cannot be called"),
-        (f"{__name__}:refusing", "it cannot be made: ValueError: not today"),
-        (f"{__name__}:exiting", "SystemExit: 3"),
-        (f"{__name__}:interrupting", "KeyboardInterrupt"),
-        (f"{__name__}:unspeakable", "Unspeakable"),
-        (f"{__name__}:endless", "RecursionError"),
-        (f"{__name__}:nothing", "(NoneType) has no method choose, opened, closed, failed, reported"),
-        (f"{__name__}:half", "(CountingPolicy) has no method closed, failed"),
-        (f"{__name__}:CountingPolicy.choose", "it cannot be made: TypeError"),
-        ("not a reference", "cannot load not a reference"),
-    ],
-)
-def test_a_policy_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, value: str, said: str) -> None:
-    installed(monkeypatch, EntryPoint("mine", value, "rproxy.policies"))
-    with pytest.raises(usage.UsageError) as raised:
-        make("mine")
-    text = str(raised.value)
-    assert text.startswith("--policy mine: ")
-    assert said in text
-    assert "\n" not in text
-
-
-def test_the_methods_asked_for_are_those_of_the_seam() -> None:
-    assert all(callable(getattr(POLICIES["report"](0.7, Random(1)), method)) for method in METHODS)
+@pytest.mark.parametrize("prefix", ["--", "service[1]."])
+def test_a_policy_that_is_none_is_told_by_the_key_that_names_it(prefix: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        policy_of(ServiceConfig(policy="best", prefix=prefix), Random(1))
+    assert str(raised.value) == f"{prefix}policy best: no such policy; there are {', '.join(POLICIES)}"
 
 
 def test_what_a_policy_raises_is_logged_once_in_ten_seconds_with_its_traceback() -> None:
     clock = Clock()
-    pool = Pool(RaisingPolicy("choose", "reported"), policies.Complaints(clock.seconds))
+    pool = Pool(RaisingPolicy("choose", "reported"), Complaints(clock.seconds))
     with logged():
         backend = registered(pool, "10.0.0.1")
     clock.advance(10)

@@ -12,8 +12,8 @@ import pytest
 from twisted.python import usage
 
 from rproxy.tap.logs import RotatingFile, Stream
-from rproxy.tap.options import StartupError
 from rproxy.tap.process import Process
+from rproxy.tap.startup import StartupError
 
 NAMELESS = 54321
 

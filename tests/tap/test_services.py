@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
-import socket
-import sys
-import time
 from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
@@ -18,21 +14,15 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel
 
-from rproxy.tap import proxy
-from rproxy.tap.keys import Keyring
-from rproxy.tap.options import (
-    StartupError,
-    cannot_listen,
-    report_startup_errors_in_one_line,
-    use_monotonic_time,
-)
+from rproxy.config.keyfile import Keyring
+from rproxy.tap import listeners
 from rproxy.tap.process import Process
-from rproxy.tap.proxy import DRAIN_S, ProxyService, _operators_max
-from rproxy.tap.settings import Settings
+from rproxy.tap.proxy import DRAIN_S, ProxyService
+from rproxy.tap.startup import StartupError, operators_max
 from rproxy.wire.pdu import SIZE, Register, Unregister
 from rproxy.wire.seal import Key
 from tests.fakes import Port, Reactor, logged, run, texts
-from tests.tap.services import MONITOR, AgentBench, ProxyBench, ended
+from tests.tap.services import MONITOR, AgentBench, ProxyBench, config, ended
 
 KEYED_SIZE = 44
 
@@ -235,7 +225,7 @@ class LateEndpoint:
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> LateEndpoint:
     endpoint = LateEndpoint()
-    monkeypatch.setattr(proxy, "listen_endpoints", lambda reactor, texts, freebind: [(texts[0], endpoint)])
+    monkeypatch.setattr(listeners, "listen_endpoints", lambda reactor, texts, key, freebind: [(texts[0], endpoint)])
     return endpoint
 
 
@@ -390,59 +380,12 @@ def test_a_stop_closes_the_demo_too_and_its_agents_unregister() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (
-            CannotListenError("", 80, OSError(errno.EADDRINUSE, "Address already in use")),
-            "cannot listen on --listen 80: Address already in use",
-        ),
-        (
-            CannotListenError("", 80, PermissionError(errno.EACCES, "Permission denied")),
-            "cannot listen on --listen 80: Permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
-        ),
-        (
-            CannotListenError("10.9.9.9", 80, OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")),
-            "cannot listen on --listen 80: Cannot assign requested address",
-        ),
-        (
-            CannotListenError("", 80, socket.gaierror(-2, "Name or service not known")),
-            "cannot listen on --listen 80: Name or service not known",
-        ),
-        (FileNotFoundError(errno.ENOENT, "No such file"), "cannot listen on --listen 80: No such file"),
-        (ValueError("not like this"), "cannot listen on --listen 80: not like this"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
-)
-def test_why_it_cannot_listen_is_one_line(error: Exception, text: str) -> None:
-    assert str(cannot_listen("--listen 80", error)) == text
-
-
-def test_an_error_at_the_start_shows_its_line_and_any_other_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[type[BaseException]] = []
-    terminal = io.StringIO()
-    monkeypatch.setattr(sys, "excepthook", lambda kind, value, traceback: shown.append(kind))
-    monkeypatch.setattr(sys, "__stderr__", terminal)
-    report_startup_errors_in_one_line()
-    sys.excepthook(StartupError, StartupError("cannot listen on 80"), None)
-    assert (terminal.getvalue(), shown) == ("twistd: cannot listen on 80\n", [])
-    sys.excepthook(ValueError, ValueError("a bug"), None)
-    assert (terminal.getvalue(), shown) == ("twistd: cannot listen on 80\n", [ValueError])
-
-
-def test_timers_run_on_monotonic_time() -> None:
-    reactor = Reactor()
-    use_monotonic_time(reactor)
-    seconds: object = reactor.seconds
-    assert seconds is time.monotonic
-
-
-@pytest.mark.parametrize(
     ("descriptors", "connections", "sessions_less"),
     [(80, 4, 0), (512, 16, 0), (1024, 32, 8), (2048, 64, 24), (20_000, 64, 24)],
 )
 def test_operators_have_a_share_of_the_descriptors(descriptors: int, connections: int, sessions_less: int) -> None:
     def capacity(**more: Any) -> int:
-        return ProxyService(Reactor(), Settings(**more), descriptors=descriptors).capacity.sessions_max
+        return ProxyService(Reactor(), config(**more), descriptors=descriptors).capacity.sessions_max
 
-    assert _operators_max(descriptors) == connections
+    assert operators_max(descriptors) == connections
     assert abs(capacity() - capacity(admin=("127.0.0.1", 8082)) - sessions_less) <= 4  # pipes take a share of the rest

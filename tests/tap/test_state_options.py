@@ -6,8 +6,8 @@ import pytest
 
 from rproxy.pool.backend import Registration
 from rproxy.sources.saved.rows import encoded
+from tests.config.commands import settings
 from tests.fakes import Reactor, logged, texts
-from tests.tap.commands import settings
 from tests.tap.services import AGENT, ProxyBench, ended
 
 

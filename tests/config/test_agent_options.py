@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
-import twisted.internet
 
-from rproxy.tap.agent import Options, Settings, makeService
-from tests.fakes import Reactor
+from rproxy.config.model import AgentConfig
+from rproxy.config.options import AgentOptions
 
 PROXY = ("10.1.1.10", 5555)
 
 
-def settings(*arguments: str) -> Settings:
-    options = Options()
+def settings(*arguments: str) -> AgentConfig:
+    options = AgentOptions()
     options.parseOptions(list(arguments))
-    return options.settings
+    return options.config
 
 
 def complaint(*arguments: str) -> str:
@@ -33,7 +29,7 @@ def complaint(*arguments: str) -> str:
 
 
 def test_with_a_proxy_alone_it_is_the_reports_agent() -> None:
-    assert settings("--proxy", "10.1.1.10") == Settings(
+    assert settings("--proxy", "10.1.1.10") == AgentConfig(
         proxies=(PROXY,), interval_s=20, port=None, service_port=0, weight=100, report={}, trace=False
     )
 
@@ -151,22 +147,6 @@ def test_what_is_missing_or_no_option_is_one_line_that_names_it(arguments: list[
     assert named in complaint(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("given", "used"),
-    [("twistd.pid", "rproxy-agent.pid"), ("mine.pid", "mine.pid"), ("", "")],
-    ids=["twistd's default", "of one's own", "none"],
-)
-def test_the_pid_file_is_the_commands_own_unless_it_is_chosen(
-    given: str, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    parent: Any = {"pidfile": given}
-    options = Options()
-    options.parent = parent
-    options.parseOptions(["--proxy", "10.1.1.10"])
-    assert parent == {"pidfile": used}
-
-
 def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         settings("--help")
@@ -175,25 +155,6 @@ def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None
     assert "[default: ]" not in text
     for option in ("proxy", "interval", "port", "service-port", "weight", "drain-file", "check", "report", "trace"):
         assert f"--{option}" in text
-
-
-def test_an_agent_is_made_of_its_settings_and_opens_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    reactor = Reactor()
-    monkeypatch.setattr(twisted.internet, "reactor", reactor, raising=False)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    options = Options()
-    options.parseOptions(["--proxy", "10.1.1.10", "--interval", "30", "--service-port", "8000", "--weight", "7"])
-    registration = makeService(options).agent.registration
-    assert (registration.interval_s, registration.port, registration.weight) == (30, 8000, 7)
-    assert reactor.ports == []
-
-
-def test_every_agent_is_an_instance_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twisted.internet, "reactor", Reactor(), raising=False)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    options = Options()
-    options.parseOptions(["--proxy", "10.1.1.10"])
-    assert makeService(options).agent.registration.instance != makeService(options).agent.registration.instance
 
 
 def test_an_interval_the_wire_cannot_tell_is_no_interval() -> None:

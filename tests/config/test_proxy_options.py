@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import ip_network
-from pathlib import Path
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 import pytest
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
-from twisted.python import usage
 
-from rproxy.observe.scores import ReportScore
+from rproxy.carriers import registry
+from rproxy.config import schema
+from rproxy.config.model import ProxyConfig, ServiceConfig
+from rproxy.net import binding
 from rproxy.policies.registry import POLICIES
 from rproxy.sessions.capacity import SESSIONS_MAX
 from rproxy.sources.agents.prober import Timing
-from rproxy.tap import options as common
-from rproxy.tap.listening import BACKLOG, TcpEndpoint, listen_endpoints
-from rproxy.tap.proxy import makeService
-from rproxy.tap.settings import Options, Settings
-from tests.fakes import Reactor
-from tests.tap.commands import ANYBODY, complaint, one_line, parsed, settings
+from tests.config.commands import ANYBODY, complaint, settings, told
 
 
 def test_without_options_it_is_the_reports_proxy() -> None:
-    assert settings() == Settings(
+    service = ServiceConfig(
         listen=("80",),
-        monitor=("", 5555),
         backend_port=80,
-        timing=Timing(5, 0.5, 10),
         policy="report",
         saturation=0.7,
+        max_connections=None,
+        idle_timeout_s=3600,
+        half_close_timeout_s=30,
+    )
+    assert settings() == ProxyConfig(
+        services=(service,),
+        monitor=("", 5555),
+        timing=Timing(5, 0.5, 10),
         allow=(ip_network(ANYBODY[1]),),
         demo=0,
         admin=None,
         trace=False,
         carrier="auto",
-        max_connections=None,
-        idle_timeout_s=3600,
-        half_close_timeout_s=30,
     )
 
 
@@ -90,7 +88,7 @@ def test_without_options_it_is_the_reports_proxy() -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_each_option_is_taken(arguments: list[str], name: str, value: object) -> None:
-    assert getattr(settings(*arguments), name) == value
+    assert told(settings(*arguments), name) == value
 
 
 @pytest.mark.parametrize(
@@ -183,8 +181,8 @@ def test_the_least_liveness_that_fits_the_probes_is_accepted(arguments: list[str
 def test_a_host_of_ours_may_be_a_name(monkeypatch: pytest.MonkeyPatch, option: str, form: str) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.1.1.10", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: found)
-    told = settings(option, form)
-    assert (told.admin or told.monitor)[0] == "10.1.1.10"
+    config = settings(option, form)
+    assert (config.admin or config.monitor)[0] == "10.1.1.10"
 
 
 @pytest.mark.parametrize(("option", "form"), [("--monitor", "name:5555"), ("--admin", "name:8081")])
@@ -196,50 +194,6 @@ def test_a_name_of_ours_that_is_not_found_is_one_line(monkeypatch: pytest.Monkey
     text = complaint(option, form)
     assert option in text
     assert "Name or service not known" in text
-
-
-@pytest.mark.parametrize(
-    ("given", "used"),
-    [("twistd.pid", "rproxy.pid"), ("mine.pid", "mine.pid"), ("", ""), (None, None)],
-    ids=["twistd's default", "of one's own", "none", "not asked"],
-)
-def test_the_pid_file_is_the_commands_own_unless_it_is_chosen(
-    given: str | None, used: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    parent: Any = {"pidfile": given}
-    options = Options()
-    options.parent = parent
-    options.parseOptions(list(ANYBODY))
-    assert parent == {"pidfile": used}
-
-
-def test_a_folder_where_no_pid_file_can_be_written_is_one_line() -> None:
-    parent: Any = {"pidfile": "/nonexistent/folder/mine.pid"}
-    options = Options()
-    options.parent = parent
-    with pytest.raises(SystemExit) as ended:
-        options.parseOptions(list(ANYBODY))
-    assert "/nonexistent/folder/mine.pid" in one_line(ended.value)
-
-
-def test_a_folder_without_the_right_to_write_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common.os, "access", lambda path, mode: False)  # type: ignore[attr-defined]
-    parent: Any = {"pidfile": "twistd.pid"}
-    options = Options()
-    options.parent = parent
-    with pytest.raises(SystemExit) as ended:
-        options.parseOptions(list(ANYBODY))
-    assert "rproxy.pid" in one_line(ended.value)
-
-
-def test_no_pid_file_needs_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common.os, "access", lambda path, mode: False)  # type: ignore[attr-defined]
-    parent: Any = {"pidfile": ""}
-    options = Options()
-    options.parent = parent
-    options.parseOptions(list(ANYBODY))
-    assert parent == {"pidfile": ""}
 
 
 def test_the_help_names_every_option_and_policy(capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,88 +209,47 @@ def test_the_help_names_every_option_and_policy(capsys: pytest.CaptureFixture[st
         assert policy in "".join(text.split())  # which a line's end may divide
 
 
-@pytest.mark.parametrize(
-    ("text", "kind", "host", "port"),
-    [
-        ("8080", TcpEndpoint, "::", 8080),
-        ("0", TcpEndpoint, "::", 0),
-        ("10.1.1.10:8080", TcpEndpoint, "10.1.1.10", 8080),
-        ("[::1]:8080", TcpEndpoint, "::1", 8080),
-        ("tcp:8080", TCP4ServerEndpoint, "", 8080),
-        ("tcp:8080:interface=127.0.0.1", TCP4ServerEndpoint, "127.0.0.1", 8080),
-        ("tcp6:8080", TCP6ServerEndpoint, "::", 8080),
-    ],
-)
-def test_clients_are_accepted_on_a_port_a_host_and_port_or_an_endpoint_string(
-    text: str, kind: type[object], host: str, port: int
-) -> None:
-    reactor = Reactor()
-    ((_, endpoint),) = listen_endpoints(reactor, [text])
-    assert isinstance(endpoint, kind)
-    endpoint.listen(None)  # type: ignore[arg-type]
-    ((listened, _, _, interface),) = reactor.tcpServers
-    assert (interface, listened) == (host, port)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("8080", "10.1.1.10:8080", "[::1]:8080", "tcp:8080", "tcp6:8080", "tcp:8080:interface=127.0.0.1"),
-        *("haproxy:tcp:8080", "tcp:8080:backlog=7", "tcp:backlog=7:port=8080", "haproxy:tcp:8080:backlog=7"),
-    ],
-)
-def test_the_queue_of_clients_not_yet_accepted_is_long(text: str) -> None:
-    reactor = Reactor()
-    ((_, endpoint),) = listen_endpoints(reactor, [text])
-    endpoint.listen(None)  # type: ignore[arg-type]
-    ((_, _, backlog, _),) = reactor.tcpServers
-    assert backlog == (BACKLOG if "backlog" not in text else 7)
-
-
-def test_a_unix_endpoint_listens_on_its_path(tmp_path: Path) -> None:
-    reactor = Reactor()
-    ((_, endpoint),) = listen_endpoints(reactor, [f"unix:{tmp_path}/socket"])
-    endpoint.listen(None)  # type: ignore[arg-type]
-    assert [server[0] for server in reactor.unixServers] == [f"{tmp_path}/socket"]
-
-
-NO_LISTENERS = [
-    *("", "abc", "-1", "70000", "10.1.1.10:", "10.1.1.10:70000", "::1:80", "[zz]:80", ":80", "80 81"),
-    *("tcp:abc", "tcp:", "tcp:80:nope=1", "ssl:443:privateKey=/nonexistent.pem", "ssl:443", "systemd:"),
-]
-
-
-@pytest.mark.parametrize("text", NO_LISTENERS)
-def test_a_listener_that_cannot_be_is_one_line_that_names_it(text: str, reactor: Reactor) -> None:
-    options = parsed("--listen", text)
-    with pytest.raises(SystemExit) as ended:
-        makeService(options)
-    assert "--listen" in one_line(ended.value)
-    assert reactor.ports == []
-
-
-@pytest.mark.usefixtures("reactor")
-def test_an_inherited_socket_that_is_not_there_is_named_so() -> None:
-    text = "systemd:domain=INET:index=7"
-    with pytest.raises(usage.UsageError) as caught:
-        listen_endpoints(Reactor(), [text])
-    assert str(caught.value).startswith(f"--listen {text}: so many sockets were not inherited")
-
-
-def test_a_policy_that_does_not_exist_is_one_line_that_names_it() -> None:
-    options = parsed("--policy", "best")
-    with pytest.raises(SystemExit) as ended:
-        makeService(options)
-    assert "--policy best" in one_line(ended.value)
-
-
-def test_a_proxy_is_made_of_its_settings_and_opens_nothing_yet(reactor: Reactor) -> None:
-    options = parsed("--saturation", "off", "--backend-port", "8000", "--probe-timeout", "0.2")
-    service = makeService(options)
-    table = service.service.pool
-    assert (service._served.view.score, table.default_port, table.timeout_s) == (ReportScore(None), 8000, 0.2)
-    assert reactor.ports == []
-
-
 def test_an_empty_monitor_is_a_typo_not_the_default() -> None:
     assert "--monitor" in complaint("--monitor", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("::ffff:10.0.0.0/104", IPv4Network("10.0.0.0/8")),
+        ("::ffff:10.0.0.5", IPv4Network("10.0.0.5/32")),
+        ("::ffff:0:0/96", IPv4Network("0.0.0.0/0")),
+        ("::/0", IPv6Network("::/0")),
+        ("::ffff:0:0/95", None),
+        ("::fffe:0:0/95", IPv6Network("::fffe:0:0/95")),
+        ("2001:db8::/32", IPv6Network("2001:db8::/32")),
+    ],
+)
+def test_a_mapped_network_is_an_ipv4_one(text: str, network: Any) -> None:
+    if network is None:
+        assert "has host bits set" in complaint("--allow", text)
+    else:
+        assert settings("--allow", text).allow == (network,)
+
+
+@pytest.mark.parametrize("text", ["10.0.0.5/24", "::ffff:10.0.0.5/104"])
+def test_host_bits_are_told(text: str) -> None:
+    assert f"--allow {text}: " in complaint("--allow", text)
+    assert "has host bits set" in complaint("--allow", text)
+
+
+def test_free_binding_is_linuxs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings("--freebind").freebind is binding.CAN_FREEBIND is True
+    monkeypatch.setattr(schema, "CAN_FREEBIND", False)
+    assert complaint("--freebind").startswith("twistd rproxy: --freebind: needs Linux")
+
+
+def test_the_carriers_there_are_are_named_where_one_is_not_known() -> None:
+    assert "must be auto, splice or portable" in complaint("--carrier", "fast")
+
+
+def test_where_nothing_splices_only_the_splice_carrier_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "CAN_SPLICE", False)
+    text = complaint("--carrier", "splice")
+    assert "--carrier splice: needs Linux; auto takes what there is" in text
+    assert [settings("--carrier", carrier).carrier for carrier in ("auto", "portable")] == ["auto", "portable"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from rproxy.sessions.redispatch import Redispatch
-from tests.tap.commands import complaint, settings
+from tests.config.commands import complaint, settings, told
 
 
 def test_clients_wait_five_seconds_and_are_redispatched_and_no_silence_is_evidence_by_default() -> None:
-    told = settings()
-    assert (told.wait_s, told.redispatch, told.first_byte_s) == (5, Redispatch.ALL, 0)
+    (service,) = settings().services
+    assert (service.wait_s, service.redispatch, service.first_byte_s) == (5, Redispatch.ALL, 0)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_clients_wait_five_seconds_and_are_redispatched_and_no_silence_is_eviden
     ],
 )
 def test_an_option_is_a_setting(arguments: list[str], name: str, value: object) -> None:
-    assert getattr(settings(*arguments), name) == value
+    assert told(settings(*arguments), name) == value
 
 
 @pytest.mark.parametrize("option", ["--wait-for-backend", "--first-byte", "--redispatch-early"])

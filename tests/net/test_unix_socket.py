@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.testing import MemoryReactorClock
 
-from rproxy.tap.endpoints import remove_abandoned
+from rproxy.net.unix_socket import remove_abandoned
 
 ANOTHER = "1"
 """Process 1, which lives."""

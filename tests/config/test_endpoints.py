@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.protocol import Factory
-from twisted.python import usage
 
-from rproxy.net import binding
+from rproxy.config import endpoints
+from rproxy.config.endpoints import listen_endpoints
+from rproxy.config.validators import ConfigError
 from rproxy.net.binding import Binding
-from rproxy.tap import listening
-from rproxy.tap.listening import BACKLOG, FreeBinding, TcpEndpoint, TcpPort, listen_endpoints, listen_tcp
+from rproxy.net.tcp_port import BACKLOG, FreeBinding, TcpEndpoint, TcpPort
 from tests.fakes import Reactor
-from tests.tap.commands import complaint, settings
 
 DUAL, SIX, FOUR = Binding("::"), Binding("::", ipv6_only=True), Binding("0.0.0.0")
 
@@ -64,12 +63,12 @@ def test_no_client_finds_a_port_twice(texts: Sequence[str], sockets: list[tuple[
     ],
 )
 def test_a_port_that_is_given_twice_is_one_line(texts: Sequence[str]) -> None:
-    with pytest.raises(usage.UsageError, match="this port is given twice"):
+    with pytest.raises(ConfigError, match="this port is given twice"):
         opened(*texts)
 
 
 def test_two_sockets_are_two_listeners_of_one_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "bindings", lambda host, freebind: (FOUR, SIX))
+    monkeypatch.setattr(endpoints, "bindings", lambda host, freebind: (FOUR, SIX))
     assert opened("80") == [(80, FOUR), (80, SIX)]
 
 
@@ -95,44 +94,53 @@ def test_free_binding_is_for_twisteds_strings_too(text: str) -> None:
     port.stopListening()
 
 
-def test_a_dual_socket_is_one_whatever_the_system_says_and_takes_both() -> None:
-    from twisted.internet import reactor
-
-    port: Any = listen_tcp(reactor, 0, Factory(), DUAL)
-    assert port.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
-    six_only: Any = listen_tcp(reactor, 0, Factory(), SIX)
-    assert six_only.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
-    for each in (port, six_only):
-        each.stopListening()
-    assert BACKLOG == 4096
+@pytest.mark.parametrize(
+    ("text", "kind", "host", "port"),
+    [
+        ("8080", TcpEndpoint, "::", 8080),
+        ("0", TcpEndpoint, "::", 0),
+        ("10.1.1.10:8080", TcpEndpoint, "10.1.1.10", 8080),
+        ("[::1]:8080", TcpEndpoint, "::1", 8080),
+        ("tcp:8080", TCP4ServerEndpoint, "", 8080),
+        ("tcp:8080:interface=127.0.0.1", TCP4ServerEndpoint, "127.0.0.1", 8080),
+        ("tcp6:8080", TCP6ServerEndpoint, "::", 8080),
+    ],
+)
+def test_clients_are_accepted_on_a_port_a_host_and_port_or_an_endpoint_string(
+    text: str, kind: type[object], host: str, port: int
+) -> None:
+    reactor = Reactor()
+    ((_, endpoint),) = listen_endpoints(reactor, [text])
+    assert isinstance(endpoint, kind)
+    endpoint.listen(None)  # type: ignore[arg-type]
+    ((listened, _, _, interface),) = reactor.tcpServers
+    assert (interface, listened) == (host, port)
 
 
 @pytest.mark.parametrize(
-    ("text", "network"),
+    "text",
     [
-        ("::ffff:10.0.0.0/104", IPv4Network("10.0.0.0/8")),
-        ("::ffff:10.0.0.5", IPv4Network("10.0.0.5/32")),
-        ("::ffff:0:0/96", IPv4Network("0.0.0.0/0")),
-        ("::/0", IPv6Network("::/0")),
-        ("::ffff:0:0/95", None),
-        ("::fffe:0:0/95", IPv6Network("::fffe:0:0/95")),
-        ("2001:db8::/32", IPv6Network("2001:db8::/32")),
+        *("8080", "10.1.1.10:8080", "[::1]:8080", "tcp:8080", "tcp6:8080", "tcp:8080:interface=127.0.0.1"),
+        *("haproxy:tcp:8080", "tcp:8080:backlog=7", "tcp:backlog=7:port=8080", "haproxy:tcp:8080:backlog=7"),
     ],
 )
-def test_a_mapped_network_is_an_ipv4_one(text: str, network: Any) -> None:
-    if network is None:
-        assert "has host bits set" in complaint("--allow", text)
-    else:
-        assert settings("--allow", text).allow == (network,)
+def test_the_queue_of_clients_not_yet_accepted_is_long(text: str) -> None:
+    reactor = Reactor()
+    ((_, endpoint),) = listen_endpoints(reactor, [text])
+    endpoint.listen(None)  # type: ignore[arg-type]
+    ((_, _, backlog, _),) = reactor.tcpServers
+    assert backlog == (BACKLOG if "backlog" not in text else 7)
 
 
-@pytest.mark.parametrize("text", ["10.0.0.5/24", "::ffff:10.0.0.5/104"])
-def test_host_bits_are_told(text: str) -> None:
-    assert f"--allow {text}: " in complaint("--allow", text)
-    assert "has host bits set" in complaint("--allow", text)
+def test_a_unix_endpoint_listens_on_its_path(tmp_path: Path) -> None:
+    reactor = Reactor()
+    ((_, endpoint),) = listen_endpoints(reactor, [f"unix:{tmp_path}/socket"])
+    endpoint.listen(None)  # type: ignore[arg-type]
+    assert [server[0] for server in reactor.unixServers] == [f"{tmp_path}/socket"]
 
 
-def test_free_binding_is_linuxs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings("--freebind").freebind is binding.CAN_FREEBIND is True
-    monkeypatch.setattr("rproxy.tap.settings.CAN_FREEBIND", False)
-    assert complaint("--freebind").startswith("twistd rproxy: --freebind: needs Linux")
+def test_an_inherited_socket_that_is_not_there_is_named_so() -> None:
+    text = "systemd:domain=INET:index=7"
+    with pytest.raises(ConfigError) as caught:
+        listen_endpoints(Reactor(), [text])
+    assert str(caught.value).startswith(f"--listen {text}: so many sockets were not inherited")

@@ -19,6 +19,8 @@ OWN: Final = Key(9, bytes(range(200, 232)), is_derived=True)
 """An agent's."""
 AGENT: Final = "10.1.1.1"
 PDU: Final = encode(ProbeRequest(1, 2))
+Damage = Callable[[Path], None]
+"""What makes a key file unusable."""
 
 
 def key_file(folder: Path, *keys: Key, mode: int = 0o600, name: str = "keys") -> Path:

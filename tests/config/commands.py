@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from rproxy.tap.settings import Options, Settings
+from rproxy.config.model import ProxyConfig
+from rproxy.config.options import ProxyOptions
 
 ANYBODY = ("--allow", "0.0.0.0/0")
 """Somebody must be allowed to register."""
 
 
-def parsed(*arguments: str, allow: Sequence[str] = ANYBODY) -> Options:
-    options = Options()
+def parsed(*arguments: str, allow: Sequence[str] = ANYBODY) -> ProxyOptions:
+    options = ProxyOptions()
     options.parseOptions([*(() if "--allow" in arguments else allow), *arguments])
     return options
 
 
-def settings(*arguments: str, allow: Sequence[str] = ANYBODY) -> Settings:
-    return parsed(*arguments, allow=allow).settings
+def settings(*arguments: str, allow: Sequence[str] = ANYBODY) -> ProxyConfig:
+    return parsed(*arguments, allow=allow).config
+
+
+def told(config: ProxyConfig, name: str) -> Any:
+    """A field of the process or of its one service."""
+    (service,) = config.services
+    return getattr(service if hasattr(service, name) else config, name)
 
 
 def complaint(*arguments: str, allow: Sequence[str] = ANYBODY) -> str:

@@ -8,17 +8,20 @@ from typing import Any
 
 import pytest
 
+from rproxy.config.keyfile import Keyring
 from rproxy.pool.limits import Limits
-from rproxy.tap import proxy
-from rproxy.tap.keys import Keyring
-from rproxy.wire.pdu import Flaw, MalformedPdu, Register, decode
-from rproxy.wire.seal import Sealed
-from tests.tap.commands import complaint, parsed, settings
-from tests.tap.keyfiles import AGENT, BROKEN, FIRST, OWN, PDU, SECOND, key_file, opens, seals_with, shows_a_key
-from tests.tap.services import AgentBench, ProxyBench
-from tests.tap.test_agent_options import complaint as agents_complaint
-from tests.tap.test_agent_options import settings as agents_settings
-from tests.tap.test_keys import Damage
+from tests.config.commands import complaint, settings
+from tests.config.keyfiles import (
+    BROKEN,
+    FIRST,
+    OWN,
+    SECOND,
+    Damage,
+    key_file,
+    shows_a_key,
+)
+from tests.config.test_agent_options import complaint as agents_complaint
+from tests.config.test_agent_options import settings as agents_settings
 
 NUMBERS = ["0", "-1", "100001", "1e3", "1.5", "nan", "inf", "abc", "", "0x10", "9" * 400]
 
@@ -161,59 +164,6 @@ def test_what_is_no_address_is_one_line_that_names_the_option(tmp_path: Path, va
 def test_without_keys_nobody_needs_an_agents_address() -> None:
     told = agents_complaint("--proxy", "10.1.1.10", "--advertise", "192.0.2.7")
     assert "--advertise is of use only with --keyring" in told
-
-
-@pytest.mark.usefixtures("reactor")
-def test_a_proxy_is_made_with_its_keys_and_its_limits(tmp_path: Path) -> None:
-    path = str(key_file(tmp_path, FIRST, SECOND))
-    service = proxy.makeService(parsed("--keyring", path, "--max-backends", "7", allow=()))
-    assert seals_with(service.monitor.envelope) == FIRST.id
-    assert opens(service.monitor.envelope, SECOND)
-    assert service.service.pool.limits == Limits.for_pool(7)
-
-
-@pytest.mark.usefixtures("reactor")
-def test_a_proxy_without_keys_is_made_for_plain_pdus() -> None:
-    service = proxy.makeService(parsed())
-    assert service.monitor.envelope.seal(PDU, AGENT) == PDU
-    with pytest.raises(MalformedPdu) as caught:
-        service.monitor.envelope.open(PDU + bytes(20), AGENT)
-    assert caught.value.flaw is Flaw.SEALED
-
-
-def sent_by(bench: AgentBench) -> bytes:
-    ((datagram, _),) = bench.reactor.datagrams[0].written
-    return bytes(datagram)
-
-
-@pytest.mark.parametrize(
-    ("advertise", "address"), [(None, "127.0.0.1"), ("192.0.2.7", "192.0.2.7"), ("2001:db8::5", "2001:db8::5")]
-)
-def test_an_agent_seals_for_the_address_that_it_was_told_or_that_of_its_route(
-    tmp_path: Path, advertise: str | None, address: str
-) -> None:
-    keyring = Keyring.read(str(key_file(tmp_path, FIRST)), derived=True)
-    bench = AgentBench(proxies=(("127.0.0.1", 5555),), keyring=keyring, advertise=advertise)
-    proxys = Sealed((FIRST,))
-    assert isinstance(decode(proxys.open(sent_by(bench), address)), Register)
-    with pytest.raises(MalformedPdu, match=r"^seal$"):
-        proxys.open(sent_by(bench), "10.9.9.9")
-
-
-def test_an_agent_without_keys_sends_plain_pdus() -> None:
-    assert len(sent_by(AgentBench())) == 24
-
-
-def test_a_demo_has_the_proxys_keys(tmp_path: Path) -> None:
-    keyring = Keyring.read(str(key_file(tmp_path, FIRST)), derived=False)
-    bench = ProxyBench(listen=("8080",), monitor=("127.0.0.1", 5555), demo=2, keyring=keyring)
-    bench.start()
-    bench.reactor.run()
-    for transport in bench.reactor.datagrams[1:]:
-        ((datagram, address),) = transport.written
-        assert address == ("127.0.0.1", 5555)
-        bench.service.monitor.datagramReceived(bytes(datagram), ("127.0.0.1", 40000))
-    assert bench.service.status()["counters"]["accepted"] == {"register": 2}
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,26 @@
-"""Key files: read at the start, and again on SIGUSR2 or SIGHUP, which is how keys are rotated."""
+"""Key files: what may hold keys, and reading it. A file that others can read, or could have written, is refused."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import Callable, Set
-from typing import Any, Final, Protocol
+from collections.abc import Set
+from typing import Final
 
 import attrs
-from twisted.logger import Logger
 
-from rproxy.tap.signals import at_signals
 from rproxy.wire.keyfile import KeyringError, parse_keys
 from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
 
 BYTES_MAX: Final = 1 << 20
 _FOR_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
-_log = Logger()
-
 
 def read_keys(path: str, *, derived: bool, owner: int | None = None) -> tuple[Key, ...]:
     """The keys in a file; `derived` is whether keys of single agents may be among them. Raises `KeyringError`.
 
-    The file is root's, this user's, or that of the user `owner`, whom this process is to become.
+    The file must belong to root, to the effective user, or to the user id `owner`, which this process will change to.
     """
     try:
         keys = parse_keys(_text(path, {0, os.geteuid(), owner}))
@@ -38,8 +34,8 @@ def read_keys(path: str, *, derived: bool, owner: int | None = None) -> tuple[Ke
 
 
 def _text(path: str, owners: Set[int | None]) -> str:
-    """What a regular file holds: anything else might be waited for, and all sessions with it."""
-    _check_kind(os.stat(path))  # before it is opened, which may set off what is no file
+    """The contents of a regular file. Reading a FIFO or a device could block the reactor, and every session with it."""
+    _check_kind(os.stat(path))  # before opening it: opening a device may have effects
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), encoding="ascii") as file:
         status = os.fstat(file.fileno())
         _check_kind(status)
@@ -62,12 +58,15 @@ def _check_kind(status: os.stat_result) -> None:
 
 @attrs.frozen
 class Keyring:
-    """A key file and what is in it."""
+    """A key file and its keys; the first one seals."""
 
     path: str
+    """Absolute."""
     keys: tuple[Key, ...]
     derived: bool
+    """Whether keys of single agents may be in it."""
     owner: int | None = None
+    """The id of a user who may own the file besides root and the effective user."""
 
     @classmethod
     def read(cls, path: str, *, derived: bool, owner: int | None = None) -> Keyring:
@@ -76,34 +75,10 @@ class Keyring:
         return cls(path, read_keys(path, derived=derived, owner=owner), derived, owner)
 
     def again(self) -> Keyring:
-        """What the file holds now. Raises `KeyringError`."""
+        """The file as it is now. Raises `KeyringError`."""
         return self.read(self.path, derived=self.derived, owner=self.owner)
 
 
 def envelope(keyring: Keyring | None) -> Envelope:
+    """What seals and opens PDUs: with these keys, or, for None, neither."""
     return Unsealed() if keyring is None else Sealed(keyring.keys)
-
-
-class HasEnvelope(Protocol):
-    envelope: Envelope
-
-
-def rotate(keyring: Keyring | None, *owners: HasEnvelope) -> None:
-    """Give all `owners` the keys that the file holds now; if it is broken, they keep those they have."""
-    if keyring is None:
-        _log.warn("told to read the keys again, but there is no --keyring")
-        return
-    try:
-        keyring = keyring.again()
-    except KeyringError as error:
-        _log.error("--keyring {path}: {error}; the keys stay as they were", path=keyring.path, error=error)
-        return
-    for owner in owners:
-        owner.envelope = envelope(keyring)
-    ids = ", ".join(str(key.id) for key in keyring.keys)
-    _log.info("keys read again: {ids}; the first one seals", ids=ids)
-
-
-def at_signal(reactor: Any, call: Callable[[], None]) -> None:
-    """On SIGUSR2 or SIGHUP, `call` in the reactor's own time, and at most once a second."""
-    at_signals(reactor, call, "SIGUSR2", "SIGHUP")

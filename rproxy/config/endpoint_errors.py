@@ -1,0 +1,59 @@
+"""What is wrong with an endpoint string, in terms of the string: Twisted's errors speak of Python functions."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Set
+from typing import Final
+
+from rproxy.config.validators import ConfigError
+
+_WORDS: Final = frozenset({"fd", "http", "https", "le", "onion", "quic", "sctp", "tls", "txsni", "udp", "ws", "wss"})
+"""Taken for types of endpoints, not for hosts: other versions of Twisted have them, or plugins."""
+_CALL_ERRORS: Final = (
+    (r"unexpected keyword argument '(.+)'", "{0}: takes no {1}="),
+    (r"missing .* argument: '(.+)'", "{0}: lacks its {1}"),
+    (r"multiple values for argument '(.+)'", "{0}: has two of {1}"),
+    (r"takes .* positional arguments? but", "{0}: has too many parts between colons"),
+    (r"invalid literal for int\(\) with base \d+: '(.*)'", "{1!r} is not a number"),
+)
+"""Python's messages about a call of the parser's function, and what they mean for the string."""
+_FILES: Final = "ssl:443:privateKey=FILE:certKey=FILE"
+
+
+def explained(prefix: str, error: Exception) -> str:
+    """What was raised by the parser of strings that begin with `prefix`, without the names of its functions."""
+    if isinstance(error, IndexError):
+        return "so many sockets were not inherited (LISTEN_FDS, and a name for each in LISTEN_FDNAMES)"
+    if isinstance(error, KeyError):
+        return f"no inherited socket is called {error} (LISTEN_FDNAMES)"
+    if error.args and isinstance(error.args[0], list):  # OpenSSL's
+        return "there is no usable certificate or key in its files; they are of the PEM format, without a passphrase"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'cannot be used'}: {error.strerror}"
+    for pattern, told in _CALL_ERRORS:
+        if found := re.search(pattern, str(error)):
+            return told.format(prefix, *found.groups())
+    return str(error) or error.__class__.__name__
+
+
+def check_no_type(key: str, text: str, prefix: str, types: Set[str]) -> None:
+    """Raises `ConfigError` if `prefix`, which would be a host, is meant as a type of endpoint that is not known."""
+    if prefix.lower() in types | _WORDS:
+        raise ConfigError(
+            f"{prefix} is taken for a type of endpoint, and these there are: {', '.join(sorted(types))}; TLS is "
+            f"{_FILES}, and a host of that name is given by its address",
+            key,
+            text,
+        )
+
+
+def check_folder(text: str) -> None:
+    """Raises `ValueError` if the folder of a tls: endpoint is missing. Twisted looks for it only on a connection."""
+    prefix, folder, *_ = [*text.split(":"), ""]
+    if prefix == "tls" and "=" not in folder and not os.path.isdir(folder):
+        raise ValueError(
+            f"{folder or 'nothing'} is taken for a folder of certificates and keys (tls:FOLDER:PORT), and is none; "
+            f"TLS with files is {_FILES}"
+        )

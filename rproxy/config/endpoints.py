@@ -1,0 +1,137 @@
+"""Where clients are accepted: TCP ports of our own, and whatever Twisted's endpoint strings describe."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndpointStringParser
+from twisted.plugin import getPlugins
+
+from rproxy.config.endpoint_errors import check_folder, check_no_type, explained
+from rproxy.config.validators import ConfigError, host_and_port, local_address
+from rproxy.net.addresses import Address
+from rproxy.net.binding import ANY_IPV4, ANY_IPV6, Binding, bindings
+from rproxy.net.tcp_port import BACKLOG, FreeBinding, TcpEndpoint
+from rproxy.net.tls import ignore_offered_protocols
+
+_FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
+"""Those from which Twisted can accept."""
+_BUILT_IN: Final = frozenset({"tcp", "tcp4", "tcp6", "ssl", "unix"})
+_WITH_BACKLOG: Final = re.compile(r"(haproxy:)*(tcp|tcp4|tcp6|ssl|tls|unix):")
+_BACKLOG: Final = re.compile(r"(?<!\\):backlog=")
+
+
+def listen_endpoints(
+    reactor: Any, texts: Sequence[str], *, key: str = "--listen", freebind: bool = False
+) -> list[tuple[str, IStreamServerEndpoint]]:
+    """The endpoints that `texts` name, each with its text: PORT, HOST:PORT, or a Twisted server endpoint string.
+
+    Of several that would accept the same clients, only the widest is returned; one text may stand for two sockets.
+    Raises `ConfigError` for a text of `key`.
+    """
+    own = {text: _address(key, text) for text in texts if not _is_string(key, text)}
+    named = Counter(own[text] for text in texts if text in own)
+    endpoints: list[tuple[str, IStreamServerEndpoint]] = []
+    for text in texts:
+        if text not in own:
+            endpoints.append((text, _from_string(FreeBinding(reactor) if freebind else reactor, key, text)))
+            continue
+        address = own[text]
+        if named[address] > 1 and address[1]:
+            raise ConfigError("this port is given twice", key, text)
+        endpoints += [
+            (text, TcpEndpoint(reactor, address[1], binding)) for binding in _bindings(address, named, freebind)
+        ]
+    return endpoints
+
+
+def _bindings(address: Address, named: Counter[Address], freebind: bool) -> Iterator[Binding]:
+    """The sockets of one port, as far as no other of the `named` ones accepts their clients."""
+    host, port = address
+    if port and any((wider, port) in named for wider in _wider(host)):
+        return
+    if host == ANY_IPV6 and port and (ANY_IPV4, port) in named:
+        yield Binding(host, ipv6_only=True)
+        return
+    yield from bindings(host, freebind=freebind)
+
+
+def _wider(host: str) -> tuple[str, ...]:
+    """The hosts whose sockets accept all clients of `host`: binding both would fail."""
+    if not host:
+        return ()
+    if host in (ANY_IPV4, ANY_IPV6):
+        return ("",)
+    return ("", ANY_IPV6) if ":" in host else ("", ANY_IPV4, ANY_IPV6)
+
+
+def _is_string(key: str, text: str) -> bool:
+    """Whether `text` begins with a type of Twisted's endpoint strings, plugins' included.
+
+    Raises `ConfigError` if it begins with what is meant as a type, but is not known.
+    """
+    prefix = _prefix(text)
+    types = {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)} | _BUILT_IN
+    if prefix == text:
+        return False
+    if prefix not in types:
+        check_no_type(key, text, prefix, types)
+    return prefix in types
+
+
+def _prefix(text: str) -> str:
+    return text.partition(":")[0]
+
+
+def _from_string(reactor: Any, key: str, text: str) -> IStreamServerEndpoint:
+    ignore_offered_protocols()
+    try:
+        check_folder(text)
+        endpoint = _described(reactor, text)
+        _demand_listening(endpoint)
+        return endpoint
+    except Exception as error:
+        raise ConfigError(explained(_prefix(text), error), key, text) from None
+
+
+def _described(reactor: Any, text: str) -> IStreamServerEndpoint:
+    """The endpoint, with our backlog unless `text` has one. Raises what Twisted's parser raises."""
+    if _WITH_BACKLOG.match(text) and not _BACKLOG.search(text):
+        with suppress(TypeError):  # the backlog is given by position, or the text is wrong
+            long: IStreamServerEndpoint = serverFromString(reactor, f"{text}:backlog={BACKLOG}")
+            return long
+    as_is: IStreamServerEndpoint = serverFromString(reactor, text)
+    return as_is
+
+
+def _demand_listening(endpoint: Any) -> None:
+    """Check an inherited socket's kind and state, which Twisted does not. Raises `ValueError`, `OSError`."""
+    while hasattr(endpoint, "_wrappedEndpoint"):
+        endpoint = endpoint._wrappedEndpoint
+    if not isinstance(endpoint, AdoptedStreamServerEndpoint):
+        return
+    with socket.socket(fileno=os.dup(endpoint.fileno)) as sock:
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"the inherited socket is of the kind {_name(sock.type)}, and SOCK_STREAM is needed")
+        if sock.family != endpoint.addressFamily:
+            raise ValueError(f"the inherited socket is {_name(sock.family)}, not {_name(endpoint.addressFamily)}")
+        if sock.family not in _FAMILIES:
+            raise ValueError(f"sockets of {_name(sock.family)} cannot be listened on")
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError("the inherited socket does not listen")
+
+
+def _name(constant: object) -> str:
+    return str(getattr(constant, "name", constant))
+
+
+def _address(key: str, text: str) -> Address:
+    host, port = host_and_port(key, text, host="")
+    return local_address(key, host), port

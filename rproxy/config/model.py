@@ -1,0 +1,135 @@
+"""The configuration of a proxy and of an agent, as values. All defaults are here, and nowhere else.
+
+Options fill the model in; so can a file. Times are in seconds, unless a name ends otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from rproxy.config.keyfile import Keyring
+from rproxy.config.validators import Network
+from rproxy.net.addresses import Address, is_loopback
+from rproxy.policies.formula import SATURATION
+from rproxy.pool.limits import Limits
+from rproxy.sessions.redispatch import Redispatch
+from rproxy.sources.agents.prober import JITTER, Timing
+from rproxy.wire.pdu import WEIGHT_NORMAL
+
+MONITOR_PORT: Final = 5555
+"""The proxy's UDP port for agents (the report, chapter 4)."""
+AGENT_PORT: Final = 5555
+"""The agent's UDP port, which it leaves while no proxy probes it there."""
+NO_CHECK: Final = "none"
+CONNECT_CHECK: Final = "connect"
+HTTP_CHECK: Final = "http:"
+"""Followed by a path."""
+COMMAND_CHECK: Final = "command:"
+"""Followed by a shell command."""
+_OPTION: Final = "--"
+
+
+@attrs.frozen
+class ServiceConfig:
+    """One service: where its clients are accepted, and how they are shared out. One process may have several."""
+
+    name: str = "default"
+    listen: tuple[str, ...] = ("80",)
+    """As `endpoints.listen_endpoints` reads them."""
+    backend_port: int = 80
+    """The TCP port of back-ends that register service port 0."""
+    policy: str = "report"
+    saturation: float | None = SATURATION
+    """The share of CPU, memory or lost probes, 0..1, from which a back-end gets no clients; None turns this off."""
+    max_connections: int | None = None
+    """Sessions at once; None for as many as open files allow."""
+    idle_timeout_s: float = 3600.0
+    """Ends a session in which no byte moves; 0 for never."""
+    half_close_timeout_s: float = 30.0
+    """The same once one side has ended its stream; 0 for never."""
+    end_on_down: bool = True
+    """Whether stalled sessions end when their back-end goes down because it no longer answers probes."""
+    wait_s: float = 5.0
+    """How long a client waits while no back-end is eligible; 0 for not at all."""
+    redispatch: Redispatch = Redispatch.ALL
+    first_byte_s: float = 0.0
+    """A back-end goes down if none of its new sessions gets a byte for so long; 0 turns this off."""
+    prefix: str = attrs.field(default=_OPTION, eq=False)
+    """What its keys begin with in messages to the user: `--`, or `service[1].` in a file."""
+
+    def key(self, name: str) -> str:
+        """A key of this service as its user wrote it."""
+        return self.prefix + name
+
+
+@attrs.frozen
+class ProxyConfig:
+    """A proxy process: what it has once, and its services."""
+
+    services: tuple[ServiceConfig, ...] = (ServiceConfig(),)
+    monitor: Address = ("", MONITOR_PORT)
+    """Where agents register, over UDP. An empty host is every address of both families."""
+    timing: Timing = Timing()
+    allow: tuple[Network, ...] = ()
+    """From where agents may register; none stands for any."""
+    keyring: Keyring | None = None
+    """None for unsealed PDUs."""
+    limits: Limits = Limits()
+    state_file: str | None = None
+    """An absolute path; keeps the registered back-ends over a restart."""
+    demo: int = 0
+    """How many embedded back-ends to start."""
+    admin: Address | None = None
+    """Where operators' HTTP requests are answered."""
+    admin_names: tuple[str, ...] = ()
+    """Host names that operators' requests may carry, besides addresses and localhost."""
+    freebind: bool = False
+    """Whether to bind addresses that this host does not have yet (IP_FREEBIND)."""
+    trace: bool = False
+    """Whether to log every PDU, choice and session."""
+    carrier: str = "auto"
+    """`splice`, `portable`, or `auto`."""
+    prefix: str = attrs.field(default=_OPTION, eq=False)
+    """As for a service: `--`, or `proxy.` in a file."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether other hosts than this one can register, and need no key for it."""
+        return self.keyring is None and not (self.monitor[0] and is_loopback(self.monitor[0]))
+
+    def key(self, name: str) -> str:
+        """A key of the process as its user wrote it."""
+        return self.prefix + name
+
+
+@attrs.frozen
+class AgentConfig:
+    """An agent process."""
+
+    proxies: tuple[Address, ...]
+    interval_s: float = 20.0
+    """Between two registrations."""
+    port: int | None = None
+    """The UDP port to answer probes on; None for `AGENT_PORT`, or any while no probes arrive there."""
+    service_port: int = 0
+    """The service's TCP port; 0 for the one that the proxy assumes."""
+    weight: int = WEIGHT_NORMAL
+    report: dict[str, int] = attrs.Factory(dict)
+    """Figures to report instead of the measured ones, by name: cpu and memory in percent, tcp in connections."""
+    keyring: Keyring | None = None
+    """None for unsealed PDUs."""
+    advertise: str | None = None
+    """This host's address as the proxies see it; None for the source address of the route to each."""
+    drain_file: str | None = None
+    """An absolute path; while the file exists, the agent asks for no new clients."""
+    check: str = NO_CHECK
+    """How the service is checked, as `schema.service_check` returns it."""
+    trace: bool = False
+    """Whether to log every PDU."""
+
+
+def liveness_least_s(timing: Timing) -> float:
+    """The shortest liveness timeout that a probe and its answer always fit in."""
+    return round(timing.probe_interval_s * (1 + JITTER) + timing.probe_timeout_s, 6)

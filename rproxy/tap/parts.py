@@ -1,0 +1,40 @@
+"""What a proxy consists of, seen as services of twistd's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+
+from rproxy.net.addresses import unmapped, written
+
+
+class Part(Service):
+    """A part of the proxy.
+
+    `privilegedStartService` opens its ports, before the process sheds its privileges, and may raise `StartupError`;
+    `startService` follows. A stop has two steps, either of which may come without a start: first `stop_accepting` of
+    all parts, and then, once the sessions have had time to end, `stopService` of all parts, the last one first.
+    """
+
+    def stop_accepting(self) -> Deferred[Any] | None:
+        """Take on nothing new, and finish what must be finished before the sessions end. Fires when that is done."""
+        return None
+
+
+def closed(*ports: IListeningPort | None) -> Deferred[Any]:
+    """Close these ports, None being no port. Fires when all are closed; never fails."""
+    return DeferredList([maybeDeferred(port.stopListening) for port in ports if port is not None])
+
+
+def where(port: IListeningPort) -> str:
+    """A port's address as logs have it."""
+    address: Any = port.getHost()
+    if hasattr(address, "port"):
+        text = written((unmapped(address.host), address.port))
+        binding = getattr(port, "binding", None)
+        return f"{text} (IPv4, too)" if binding is not None and binding.is_dual else text
+    name = address.name
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
