@@ -1,4 +1,4 @@
-"""What closes the tests' sockets, and sees to it that nothing else stays open."""
+"""Fixtures that close sockets, check that no descriptor leaks, and check the states of legs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNCHECKED = (".test_splice_states", ".test_call_counts")
 
 @pytest.fixture(scope="session")
 def _running_reactor() -> None:
-    """pytest-twisted's opens descriptors when it starts, with the first test otherwise."""
+    """Start pytest-twisted's reactor, which opens descriptors, before descriptors are counted."""
     from twisted.internet import reactor
 
     pytest_twisted.blockon(deferLater(reactor, 0))
@@ -27,7 +27,7 @@ def _running_reactor() -> None:
 
 @pytest.fixture(scope="module")
 def _others_garbage() -> None:
-    """What earlier tests left open must not be closed, by chance, between two looks."""
+    """Collect what earlier tests left open, so that it is not closed between two counts of descriptors."""
     gc.collect()
 
 

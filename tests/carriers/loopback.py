@@ -1,4 +1,4 @@
-"""Real sockets on loopback for one process: pairs, back-ends and what fills them."""
+"""Real sockets on loopback within one process: pairs, back-ends, and functions that fill or drain them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Final
 SMALL: Final = 4096
 WAIT_S: Final = 10.0
 QUIET_MS: Final = 45
-"""More than the kernel holds back an ACK on loopback."""
+"""Longer than the kernel delays an ACK on loopback."""
 RESET: Final = struct.pack("ii", 1, 0)
 
 
 def descriptors() -> dict[int, str]:
-    """What the process has open, but for the descriptor that Twisted keeps in reserve from its first port on."""
+    """The open descriptors and their files, without Twisted's reserve descriptor, opened with its first port."""
     found: dict[int, str] = {}
     for name in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):  # the folder's own
@@ -28,7 +28,7 @@ def descriptors() -> dict[int, str]:
 
 
 def stream(size: int) -> bytes:
-    """Bytes in which a lost, doubled or displaced piece shows."""
+    """Bytes in which a lost, repeated or displaced piece can be seen."""
     return (bytes(range(251)) * (size // 251 + 1))[:size]
 
 
@@ -52,7 +52,7 @@ def listening(
 
 
 def refusing(address: str) -> socket.socket:
-    """Bound, so that nobody else gets the port, and not listening."""
+    """A bound socket that does not listen: connects to it are refused."""
     sock = socket.socket()
     sock.bind((address, 0))
     return sock
@@ -60,7 +60,7 @@ def refusing(address: str) -> socket.socket:
 
 @contextmanager
 def tcp_pair(*, buffer: int | None = None) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Two connected ends that do not block."""
+    """Two connected non-blocking sockets."""
     with listening(buffer=buffer) as listener, socket.socket() as near:
         if buffer is not None:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -74,20 +74,20 @@ def tcp_pair(*, buffer: int | None = None) -> Iterator[tuple[socket.socket, sock
 
 @contextmanager
 def small_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A pair that holds but little on the way."""
+    """A pair with small buffers."""
     with tcp_pair(buffer=SMALL) as pair:
         yield pair
 
 
 def wait_for(sock: socket.socket, events: int = select.POLLIN) -> None:
-    """Wait until one of `events` has come."""
+    """Wait until one of `events` is ready."""
     poll = select.poll()
     poll.register(sock, events)
     assert poll.poll(WAIT_S * 1000), "nothing has come"
 
 
 def received(sock: socket.socket, size: int) -> bytes:
-    """The next so many bytes; fewer if the stream ends."""
+    """The next `size` bytes; fewer if the stream ends."""
     data = bytearray()
     while len(data) < size:
         wait_for(sock)
@@ -99,13 +99,13 @@ def received(sock: socket.socket, size: int) -> bytes:
 
 
 def ends(sock: socket.socket) -> bool:
-    """Whether the next that comes is the end of the stream."""
+    """Whether the end of the stream is the next thing to arrive."""
     wait_for(sock)
     return sock.recv(1) == b""
 
 
 def fill(sock: socket.socket, piece: bytes = b"x" * 65536) -> int:
-    """Send until the kernel takes no more, for a moment at least."""
+    """Send until the kernel accepts no more for `QUIET_MS`; returns the bytes sent."""
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
     sent = 0

@@ -43,7 +43,7 @@ def leg_table(pipes: Pipes) -> LegTable:
 class Moving:
     """Two legs, `client` and `backend`, and the other ends of their connections; `told` has the callbacks made.
 
-    What is `small` holds but little on the way.
+    A side named in `small` has small buffers.
     """
 
     def __init__(self, stack: ExitStack, *, pipes: int = 4, small: str = "") -> None:
@@ -101,14 +101,14 @@ class Moving:
             leg.sock.close()
 
     def arrived(self, source: Leg, extra: int = 0) -> None:
-        """Once it has come: what an event says of a leg."""
+        """Wait for an event of `source`, and pump it; `extra` are further bits of its state."""
         assert isinstance(source.sock, socket.socket)
         wait_for(source.sock, select.POLLRDHUP if extra & HUNG_UP else select.POLLIN | select.POLLPRI)
         source.state |= READABLE | extra
         self.transfer.pump(source)
 
     def events(self) -> dict[int, int]:
-        """What epoll tells now, by descriptor."""
+        """The events that epoll reports now, by descriptor."""
         return dict(self.epoll.poll(0))
 
     def metered(self, leg: Leg) -> MeteredSocket:
@@ -116,7 +116,7 @@ class Moving:
         return leg.sock
 
     def carry(self, source: Leg, done: Callable[[bytes], bool]) -> bytes:
-        """Have what comes from `source` read at the other end, and its events served, until it is `done`."""
+        """Serve the events of `source`, and read at the other end, until `done` says so of what was received."""
         target, end = (self.backend, self.backend_end) if source is self.client else (self.client, self.client_end)
         poll = select.poll()
         poll.register(end, select.POLLIN)
@@ -138,7 +138,7 @@ class Moving:
 
 
 def drained(sock: socket.socket) -> bytes:
-    """What has arrived; not its end."""
+    """The data that has arrived, without waiting."""
     data = bytearray()
     try:
         while piece := sock.recv(1 << 20, DONTWAIT):
@@ -149,7 +149,7 @@ def drained(sock: socket.socket) -> bytes:
 
 
 def has_ended(sock: socket.socket) -> bool:
-    """Whether the end of stream has arrived, and nothing before it is left."""
+    """Whether the end of stream has arrived, and no data is left before it."""
     try:
         return sock.recv(1, DONTWAIT) == b""
     except BlockingIOError:
@@ -157,7 +157,7 @@ def has_ended(sock: socket.socket) -> bool:
 
 
 class Splices:
-    """Stands in for `os.splice`: counts the calls, and passes them on, at most `at_most` bytes at once.
+    """Replaces `os.splice`: counts the calls, and passes them on, with at most `at_most` bytes each.
 
     `results` are what reads of sockets give instead, in order; a number is returned, an exception raised.
     """

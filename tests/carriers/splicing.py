@@ -1,4 +1,4 @@
-"""A splice carrier in this process, between real sockets: its turns come when the test says."""
+"""A splice carrier between real sockets in this process, whose turns the test makes."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Splicing:
         return self.endpoint.ports[0]
 
     def turn(self, wait_s: float = 0.0) -> bool:
-        """Have the carrier serve what there is, if there is anything."""
+        """Let the carrier serve its events; returns whether there were any within `wait_s` seconds."""
         ready = self.has_events(wait_s)
         if ready:
             self.carrier.doRead()
@@ -122,7 +122,7 @@ class Splicing:
         return bool(select.select([self.carrier], [], [], wait_s)[0])
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Serve until it is so."""
+        """Serve events until `condition` holds."""
         deadline = time.monotonic() + WAIT_S
         while not condition():
             assert time.monotonic() < deadline, "it has not come"
@@ -132,7 +132,7 @@ class Splicing:
         run(self.reactor, seconds)
 
     def dial(self, port: Port | None = None, *, buffer: int | None = None) -> socket.socket:
-        """A client, connected to the proxy; `buffer` bounds what waits for it unread."""
+        """A client that is connected to the proxy; `buffer` is the size of its receive buffer."""
         client = self._stack.enter_context(socket.socket())
         if buffer is not None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -165,16 +165,16 @@ class Splicing:
         raise AssertionError("no such leg")
 
     def quieten(self) -> None:
-        """Serve until there is nothing more to do for a moment."""
+        """Serve until no event comes for `QUIET_MS`."""
         self.until(lambda: not self.turn(QUIET_MS / 1000))
 
     def stall(self, source: socket.socket) -> None:
-        """Send more than the peer, who does not read, takes."""
+        """Send until the buffers up to the peer, which does not read, are full."""
         while fill(source):
             self.quieten()
 
     def receive(self, sock: socket.socket, size: int) -> bytes:
-        """The next so many bytes; fewer at the end of the stream. A reset is an error."""
+        """The next `size` bytes; fewer at the end of the stream. Raises `ConnectionError` at a reset."""
         received = bytearray()
 
         def complete() -> bool:
@@ -203,7 +203,7 @@ class Splicing:
         self.until(complete)
 
     def is_reset(self, sock: socket.socket) -> bool:
-        """Whether a reset comes, and not the end of the stream. What comes before is let go."""
+        """Whether a reset arrives, and not the end of the stream; data before it is discarded."""
         try:
             while self.receive(sock, 65536):
                 pass
@@ -216,7 +216,7 @@ class Splicing:
         return [(backend.pending, backend.established) for backend in self.pool]
 
     def assert_over(self, *endings: Ending) -> None:
-        """Every session has ended so, and left nothing behind."""
+        """The sessions have ended like this, in order, and left nothing behind."""
         self.until(lambda: self.capacity.sessions == 0)
         assert [session.ending for session in self.sessions] == list(endings)
         assert sorted(self.counters.endings.elements()) == sorted(endings)
@@ -235,7 +235,7 @@ def with_one_server(stack: ExitStack, **options: Any) -> Splicing:
 
 
 def black_hole(stack: ExitStack, address: str) -> socket.socket:
-    """A server whose queue is full: what connects to it gets no answer."""
+    """A server whose accept queue is full: connects to it get no answer."""
     server = listening(address, backlog=0)
     for _ in range(2):
         sock = stack.enter_context(socket.socket())

@@ -42,7 +42,7 @@ CLIENT = IPv4Address("TCP", "192.0.2.1", 4321)
 
 
 def close(stream: Stream) -> None:
-    """The peer ends both directions at once, as TLS does."""
+    """The peer ends both directions at once, as with TLS."""
     stream._lose(ConnectionDone())
 
 
@@ -92,7 +92,7 @@ class Bench:
         return [backend.address for backend in self.policy.told["failed"].elements()]
 
     def assert_over(self, *endings: Ending) -> None:
-        """Every session has ended so, and left nothing behind."""
+        """The sessions have ended like this, in order, and left nothing behind."""
         self.settle(2 * TICK_S)
         assert list(self.counters.endings.elements()) == list(endings)
         assert self.carrier.capacity.sessions == 0
@@ -358,7 +358,7 @@ def test_a_reset_after_one_stream_has_ended_ends_both(bench: Bench, by_client: b
 def test_a_client_that_was_reset_while_it_is_not_read_from_is_noticed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its transport, paused, does not look."""
+    """Its transport is paused, and does not read the reset."""
     client, backend = bench.joined()
     backend.stalled = True
     while client.reading:
@@ -499,7 +499,7 @@ def connector_fails(connector: Connector) -> None:
 def test_a_connect_that_ends_in_the_turn_of_the_abort_starts_nothing(
     bench: Bench, then: Callable[[Connector], None]
 ) -> None:
-    """Twisted tells of an aborted connection's end only in the turn after."""
+    """Twisted reports the end of an aborted connection only in the next turn."""
     bench.accept()
     connector = bench.connecting
     bench.carrier.abort()

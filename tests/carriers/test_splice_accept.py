@@ -1,4 +1,4 @@
-"""Accepting from real listening sockets, by hand."""
+"""Accepting from real listening sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.fakes import logged, pool_with
 
 
 class Bench:
-    """Listeners whose clients are counted into the room, and closed."""
+    """Listeners whose clients get a session and are closed."""
 
     def __init__(self, stack: ExitStack, sessions_max: int = 1000) -> None:
         self._stack = stack
@@ -57,7 +57,7 @@ class Bench:
             client.connect(listener.sock.getsockname())
 
     def accept(self, listener: Listener) -> None:
-        """As long as its events come."""
+        """Accept while the listener has events."""
         while listener.sock.fileno() in self.ready():
             self.listeners.accept(listener)
 

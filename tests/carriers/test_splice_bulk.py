@@ -1,4 +1,4 @@
-"""Moving bytes by the kernel's pipes, between real sockets: when a transfer has ended, and when it only waits."""
+"""Transfers through pipes between real sockets: when they end, and when they only wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.carriers.loopback import QUIET_MS, ends, fill, received, reset, strea
 from tests.carriers.moving import Moving, Splices
 
 BULKY = stream(4 * SIZE)
-"""More than is read before the kernel is asked to move it."""
+"""More than is read before a pipe is used."""
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_a_source_that_does_not_splice_is_read_from_then_on(moving: Moving, spli
 def test_a_target_that_does_not_splice_gets_what_was_in_the_pipe_at_once(
     moving: Moving, splices: Splices, size: int, error: int
 ) -> None:
-    """It takes everything already: no event will say that it does."""
+    """Its socket is writable already: no event will report that."""
     splices.write_errors = [OSError(error, os.strerror(error))]
     send(moving, BULKY[:size])
     moving.arrived(moving.client)

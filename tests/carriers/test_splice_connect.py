@@ -1,4 +1,4 @@
-"""How the splice carrier finds a client another back-end, or a first one later."""
+"""Redispatch and the wait queue in the splice carrier."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_a_back_end_did_not_answer_goes_to_another(bench: Splicing, how: st
 
 @pytest.mark.parametrize("how", ["reset", "ended"])
 def test_what_a_back_end_did_not_even_take_goes_to_another(bench: Splicing, how: str) -> None:
-    """It does not read, and so the last of it waits in the proxy."""
+    """The back-end does not read, so the last data is still in the proxy."""
     client = bench.dial()
     first = bench.accept(bench.servers[0])
     first.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

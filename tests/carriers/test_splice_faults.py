@@ -1,4 +1,4 @@
-"""What goes wrong in one session of the splice carrier, or at one of its ports, and costs no other anything."""
+"""Faults in one session or at one port of the splice carrier, which do not affect the others."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_an_event_of_a_leg_that_was_closed_in_the_same_batch_is_let_go(stack: Ex
 
 
 def test_a_descriptors_number_is_not_given_to_another_before_the_batch_is_over(stack: ExitStack) -> None:
-    """Else the dead leg's event would go to the newcomer, whose connect it would take for failed."""
+    """Otherwise the dead leg's event would reach the new leg, and its connect would count as failed."""
     bench = with_one_server(stack)
     client, backend = bench.joined()
     leg: Any = bench.sessions[0].link
@@ -257,7 +257,7 @@ def test_a_full_room_makes_clients_wait_until_a_session_leaves(stack: ExitStack)
 
 
 def test_a_client_that_epoll_does_not_take_costs_only_itself(stack: ExitStack) -> None:
-    """As many as a user may have watched are watched already."""
+    """The user has reached fs.epoll.max_user_watches."""
     bench = with_one_server(stack)
     listeners: Any = bench.carrier._dispatcher._listeners
     register = listeners._register

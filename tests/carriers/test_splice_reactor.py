@@ -1,4 +1,4 @@
-"""The splice carrier at its seams: the ports it takes over, its turns in the reactor, and its end."""
+"""The splice carrier in the reactor: ports taken over, turns, watched descriptors, abort."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_the_room_holds_for_both_carriers_together(stack: ExitStack) -> None:
 
 
 def test_when_a_watched_descriptor_is_readable_the_reactor_has_its_turn(bench: Splicing) -> None:
-    """However much there is to do."""
+    """Even under load."""
     client, backend = bench.joined()
     with socket.socket(type=socket.SOCK_DGRAM) as monitor, socket.socket(type=socket.SOCK_DGRAM) as agent:
         monitor.bind(("127.0.0.1", 0))
@@ -166,7 +166,7 @@ def test_an_unwatched_descriptor_keeps_nobody_busy_until_it_is_watched_again(ben
 
 
 def test_while_a_descriptor_is_unwatched_the_reactor_has_its_turn_after_every_batch(bench: Splicing) -> None:
-    """It has a timer, which ends that."""
+    """Its owner's timer in the reactor must not be late."""
     bench.joined()
     with socket.socket(type=socket.SOCK_DGRAM) as monitor:
         monitor.bind(("127.0.0.1", 0))

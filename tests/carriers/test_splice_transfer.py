@@ -1,4 +1,4 @@
-"""Moving bytes by reading and writing, between real sockets; by pipes: test_splicing.py."""
+"""Transfers by reads and writes between real sockets; those through pipes are in test_splice_bulk.py."""
 
 from __future__ import annotations
 
@@ -315,7 +315,7 @@ def test_a_client_leg_names_who_is_at_its_other_end(moving: Moving, address: obj
 
 
 def test_reads_and_writes_do_not_wait(moving: Moving) -> None:
-    """Accepted sockets are never told not to block."""
+    """Accepted sockets are never set to non-blocking."""
     moving.client.sock.setblocking(True)
     moving.backend.sock.setblocking(True)
     moving.client.state |= READABLE | UNSPLICEABLE

@@ -68,7 +68,7 @@ class Connector:
     def connect(self, client: Leg, backend: Backend | None) -> None:
         """Start to connect to `backend`, or to others in turn if that fails at once.
 
-        Without a back-end the client waits in the queue, if it may, or is let go.
+        Without a back-end the client waits in the queue, if it may, or is turned away.
         """
         session, table = client.session, self._table
         while backend is not None:
