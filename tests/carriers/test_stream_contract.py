@@ -120,6 +120,16 @@ def reactor_of(name: str) -> Any:
     return EPollReactor() if name == "epoll" else AsyncioSelectorReactor(asyncio.new_event_loop())
 
 
+def iterate(reactor: Any, delay_s: float = 0.0) -> None:
+    """One turn, also where the tests themselves are run by asyncio, which allows no loop within a loop."""
+    running = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        reactor.iterate(delay_s)
+    finally:
+        asyncio._set_running_loop(running)
+
+
 class InMemory:
     """`Stream` on a clock."""
 
@@ -190,7 +200,7 @@ class OnLoopback:
             self.turn()
 
     def turn(self) -> None:
-        self.reactor.iterate(0.001)
+        iterate(self.reactor, 0.001)
         if self._reads:
             self._read()
 
@@ -229,7 +239,8 @@ class OnLoopback:
 class Accepted(OnLoopback):
     def _connect(self, stack: ExitStack) -> socket.socket:
         port: Any = self.reactor.listenTCP(0, Factory.forProtocol(lambda: self.protocol), interface="127.0.0.1")
-        stack.callback(lambda: (port.stopListening(), self.reactor.iterate(0)))
+        stack.callback(iterate, self.reactor)
+        stack.callback(port.stopListening)
         peer = stack.enter_context(socket.socket())
         peer.connect(("127.0.0.1", port.getHost().port))
         return peer
@@ -241,7 +252,7 @@ class Connected(OnLoopback):
         factory = ClientFactory.forProtocol(lambda: self.protocol)
         self.reactor.connectTCP(*server.getsockname(), factory)
         while self.protocol.transport is None:
-            self.reactor.iterate(0.001)
+            iterate(self.reactor, 0.001)
         return stack.enter_context(server.accept()[0])
 
 
@@ -262,7 +273,7 @@ KINDS: dict[str, Kind] = {
 def _reactors() -> None:
     """Made first, as they open descriptors, and keep them."""
     for name in ("epoll", "asyncio"):
-        reactor_of(name).iterate(0)
+        iterate(reactor_of(name))
 
 
 @pytest.fixture(params=KINDS)
