@@ -6,6 +6,7 @@ same on every machine, so a change that adds to the cost of a connection fails h
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 import time
@@ -29,7 +30,9 @@ DESCRIPTORS = 1023
 
 
 class Calls:
-    """The Python functions called while this is entered, as (file, name)."""
+    """The Python functions called while this is entered, as (file, name). The garbage collector, which others have
+    callbacks for, does not run meanwhile.
+    """
 
     def __init__(self) -> None:
         self.made: list[tuple[str, str]] = []
@@ -39,11 +42,13 @@ class Calls:
             self.made.append((frame.f_code.co_filename, frame.f_code.co_qualname))
 
     def __enter__(self) -> Calls:
+        gc.disable()
         sys.setprofile(self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)
+        gc.enable()
 
     @property
     def file_changes(self) -> int:
