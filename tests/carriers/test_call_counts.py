@@ -22,7 +22,7 @@ from tests.carriers.loopback import listening
 from tests.carriers.splicing import Splicing
 
 CALLS_MAX = 35
-FILE_CHANGES_MAX = 18
+FILE_CHANGES_MAX = 15
 WARM_UP = 10
 CLIENTS = 10
 DESCRIPTORS = 1023
