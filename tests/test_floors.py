@@ -49,7 +49,7 @@ def imports_of(room: str) -> Iterator[tuple[str, str]]:
 def room_of(module: str) -> str:
     """The room of a module of this package, empty for other packages' modules."""
     package, *rooms = module.split(".")
-    return rooms[0] if package == "rproxy" else ""
+    return rooms[0] if package == "rproxy" and rooms else ""
 
 
 def upward(room: str, module: str) -> bool:
