@@ -6,7 +6,9 @@ README's own environment is this Python with the newest; the others are made her
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import attrs
@@ -48,15 +50,24 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder for temporary files: the paths of Unix sockets have at most 107 bytes."""
+    with TemporaryDirectory(prefix="rproxy-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("choice", choices(), ids=str)
-def test_the_unit_tests_the_demo_and_a_tls_session_pass(choice: Choice, wheel: Path, tmp_path: Path) -> None:
+def test_the_unit_tests_the_demo_and_a_tls_session_pass(
+    choice: Choice, wheel: Path, tmp_path: Path, short_path: Path
+) -> None:
     """In an environment of its own."""
     run(pythons()[choice.python], "-m", "venv", tmp_path / "venv", cwd=tmp_path)
     python = tmp_path / "venv" / "bin" / "python"
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("".join(f"{line}\n" for line in lowest_versions() if choice.lowest))
     run(python, "-m", "pip", "install", "-q", "-c", constraints, f"{wheel}[tls]", *TOOLS, cwd=tmp_path)
-    options: list[str | Path] = ["-q", "-p", "no:cacheprovider", "--basetemp", tmp_path / "tests"]
+    options: list[str | Path] = ["-q", "-p", "no:cacheprovider", "--basetemp", short_path / "t"]
     run(python, "-m", "pytest", *options, *unit_tests(), SMOKE, cwd=PROJECT)
 
 

@@ -136,6 +136,7 @@ def test_a_server_may_speak_first(pool: Pool) -> None:
     assert receive(server, 6) == b"QUIT\r\n"
 
 
+@pytest.mark.alone
 def test_a_server_that_speaks_first_is_heard_at_once(pool: Pool) -> None:
     """The handshake with it is not held up for a client's byte that does not come."""
     pool.serve(greet)

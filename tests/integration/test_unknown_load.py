@@ -11,10 +11,13 @@ from rproxy.agent.sampler import Load
 from tests.integration.agents import serve, start_agent, wait_until_up
 from tests.integration.conftest import Starter
 from tests.integration.fake_agents import FakeAgent
+from tests.integration.polling import poll
 from tests.integration.proxies import Proxy
 from tests.integration.sockets import connect, receive
 
 CLIENTS = 60
+SLOW_START_S = 20
+"""Well beyond the time after which none of them is given less than its weight."""
 
 
 @pytest.mark.parametrize(
@@ -36,7 +39,9 @@ def test_one_that_cannot_tell_its_load_gets_a_share_and_not_all(start: Starter, 
     unknown = serve(start, b"blind")
     agent = FakeAgent(proxy.monitor, unknown[1], blind)
     start.closing(partial(agent.close, unregister=False))
-    wait_until_up(proxy, *known, unknown)
+    services = [*known, unknown]
+    wait_until_up(proxy, *services)
+    poll(lambda: all(proxy.backends()[each]["share"] == 1 for each in services), SLOW_START_S, "no slow start")
     row = proxy.backends()[unknown]
     assert [row["tcp"], row["cpu"], row["memory"]] == [blind.tcp, blind.cpu, blind.memory]
     words = [word for word, _ in (visit(start, proxy) for _ in range(CLIENTS))]
