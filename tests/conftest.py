@@ -1,4 +1,4 @@
-"""What every test may need of the machine: `need`. In CI (environment variable CI set) nothing may be skipped."""
+"""`need` checks for programs and root. In CI (environment variable CI set) a skipped test fails."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ PACKAGES: Final = {
     "sshd": "openssh-server",
     "unshare": "util-linux",
 }
-"""The Debian packages of programs that are not called like theirs."""
+"""Debian packages by program, where the names differ."""
 POSTGRESQL: Final = "/usr/lib/postgresql/*/bin"
-"""Where Debian keeps programs that are on nobody's PATH."""
+"""Debian's folder for PostgreSQL programs, which is not on PATH."""
 LIBRARIES: Final = {"libfaketime.so.1": "/usr/lib/*/faketime/libfaketime.so.1"}
-"""Where it keeps what is no program, but is to be loaded into one."""
+"""Shared libraries for LD_PRELOAD, by name."""
 
 
 def need(*programs: str, root: bool = False) -> list[str]:

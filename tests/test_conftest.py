@@ -1,4 +1,4 @@
-"""A test run that lacks something says so; in CI it fails."""
+"""A missing program skips a test with the reason; in CI the test fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README and the manual: they render, their links lead somewhere, and they say what the program says."""
+"""README and the manual: they render, their links work, and they agree with the program."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ each_text = pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 
 
 def links(path: Path) -> list[str]:
-    """What a text refers to outside itself."""
+    """The external references of a text."""
     tree = publish_doctree(path.read_text(encoding="utf-8"), str(path), settings_overrides=STRICT)
     return [node["refuri"] for node in tree.findall(nodes.reference) if "refuri" in node]
 
 
 def broken(path: Path) -> list[str]:
-    """Its links to files that are not there."""
+    """Its links to missing files."""
     return [link for link in links(path) if not urlsplit(link).scheme and not path.parent.joinpath(link).is_file()]
 
 
@@ -53,7 +53,7 @@ def test_every_text_renders_without_a_warning(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [README, *sorted(MANUAL.glob("*.rst"))], ids=lambda path: path.name)
 def test_every_line_fits_a_terminal_of_120_columns(path: Path) -> None:
-    """Where the pager shows it as it is."""
+    """The pager shows the source text."""
     assert [line for line in path.read_text(encoding="utf-8").splitlines() if len(line) > 120] == []
 
 
@@ -108,11 +108,11 @@ def test_every_reason_for_dropping_a_datagram_is_explained() -> None:
 
 def test_every_option_is_described() -> None:
     described = set(re.findall(r"^``--([a-z-]+)``", OPERATING, re.MULTILINE))
-    there_are = {
+    options = {
         *(name.replace("_", "-").rstrip("=") for name in proxy.Options().longOpt),
         *(name.replace("_", "-").rstrip("=") for name in agent.Options().longOpt),
     }
-    assert described == there_are - {"help", "version"}
+    assert described == options - {"help", "version"}
 
 
 PORT: Final = 0x1234
@@ -158,7 +158,7 @@ def test_every_policy_is_described() -> None:
 
 
 def test_the_policy_that_is_shown_chooses() -> None:
-    """The one of the shorter round trip, whatever else is on it."""
+    """It chooses the back-end with the shorter round trip, regardless of its sessions."""
     tree = publish_doctree((MANUAL / "developing.rst").read_text(encoding="utf-8"), settings_overrides=STRICT)
     (example,) = [block.astext() for block in tree.findall(nodes.literal_block) if "class " in block.astext()]
     names: dict[str, Any] = {}

@@ -107,7 +107,7 @@ def test_every_way_to_import_is_read(source: str, modules: list[str]) -> None:
         ("pool", "rproxy.policies.formula.score", True),
         ("sources", "rproxy.sessions.session", True),
         ("policies", "rproxy.unknown", True),
-        ("observe", "rproxy.sessions.session.Balancer", False),
+        ("observe", "rproxy.sessions.session.Session", False),
         ("pool", "rproxy.pool.backend", False),
         ("wire", "struct", False),
     ],

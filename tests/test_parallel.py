@@ -34,7 +34,7 @@ def test_it(number, request):
         (f"{CARRIERS}::test_it[portable-asyncio-client-10]", f"{CARRIERS} portable-asyncio"),
         (f"{CARRIERS}::test_it[client-splice-epoll]", f"{CARRIERS} splice-epoll"),
         ("tests/integration/test_hostile.py::test_it[keyed]", "tests/integration/test_hostile.py keyed"),
-        ("tests/pool/test_table.py::TestBounds::test_it[splice]", "tests/pool/test_table.py splice"),
+        ("tests/pool/test_bounds.py::TestBounds::test_it[splice]", "tests/pool/test_bounds.py splice"),
         ("tests/integration/test_outages.py::test_splice", "tests/integration/test_outages.py"),
     ],
 )
@@ -53,7 +53,7 @@ def test_beside_what_is_marked_no_other_test_runs(tmp_path: Path, monkeypatch: p
         marked = "pytestmark = pytest.mark.alone" if number < 2 else ""
         tmp_path.joinpath(f"test_{number}.py").write_text(f"{TIMES}\n{marked}\n")
     tmp_path.joinpath("pytest.ini").write_text("[pytest]\nmarkers = alone\n")
-    shutil.copy(parallel.__file__, tmp_path / "copied.py")  # whose lock is another than that of a run that this is in
+    shutil.copy(parallel.__file__, tmp_path / "copied.py")  # has a lock of its own: this run may hold the original's
     plugins = ["-p", "xdist.plugin", "-p", "copied"]
     command = [sys.executable, "-m", "pytest", "-q", *plugins, "-n", "3"]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=60, stdout=subprocess.DEVNULL)

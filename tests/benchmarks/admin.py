@@ -33,7 +33,7 @@ from tests.benchmarks.peers.__main__ import stop
 from tests.benchmarks.peers.programs import raise_descriptor_limit
 from tests.benchmarks.proxies import quiet
 from tests.benchmarks.scale import AGENTS_MAX
-from tests.benchmarks.simulator import Simulator, introduce
+from tests.benchmarks.simulator import Simulator, register_all
 from tests.integration.addresses import LOOPBACK
 from tests.integration.fake_agents import FakeAgent
 from tests.integration.polling import READY_S, poll
@@ -42,14 +42,14 @@ from tests.integration.twistd import PROJECT, environment
 
 CARRIERS: Final = ("splice", "portable")
 PROBE_INTERVAL_S: Final = 60
-"""Seldom: what is measured is not the probing."""
+"""Long, so that probing does not disturb the measurement."""
 WAIT_MAX_MS: Final = 5.0
 GROWTH_MAX_MB: Final = 100.0
 
 
 @attrs.frozen
 class Waits:
-    """The longest, in ms: on the established session and on new ones; and how many sessions failed."""
+    """The longest waits in ms, on the established session and on new ones; and the number of failed sessions."""
 
     kept_ms: float
     new_ms: float
@@ -61,7 +61,7 @@ class Round:
     peace: Waits
     attack: Waits
     grown_mb: float
-    """By how much the proxy had more memory after the attack."""
+    """Growth of the proxy's memory by the attack."""
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -72,7 +72,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 class Bench:
-    """One proxy and all around it."""
+    """One proxy with its simulated agents and clients."""
 
     def __init__(self, proxy: Proxy, simulator: Simulator, seconds: float) -> None:
         self._proxy = proxy
@@ -101,7 +101,7 @@ def _told(address: Address, seconds: float) -> list[str]:
 
 @contextmanager
 def running(carrier: str, chosen: argparse.Namespace, folder: Path) -> Iterator[Bench]:
-    """A proxy with all its back-ends."""
+    """A bench whose back-ends have all been probed."""
     told = {
         "max-backends": chosen.agents + 1,
         "probe-interval": PROBE_INTERVAL_S,
@@ -115,7 +115,7 @@ def running(carrier: str, chosen: argparse.Namespace, folder: Path) -> Iterator[
         agent = FakeAgent(proxy.monitor, int(server.stdout.readline()))
         try:
             poll(lambda: proxy.state((LOOPBACK, agent.backend[1])) == "up", READY_S, "the back-end is up")
-            introduce(simulator, chosen.agents)
+            register_all(simulator, chosen.agents)
             put_ahead(proxy.pid)
             yield Bench(proxy, simulator, chosen.seconds)
         finally:

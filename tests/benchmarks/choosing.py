@@ -50,7 +50,7 @@ class Bench:
             self._open()
 
     def _report(self, number: int) -> Backend:
-        """The next report of one back-end: its round trip and CPU vary, its connections are what they are."""
+        """The next report of one back-end: its round trip and CPU vary, its connections are those of its sessions."""
         backend, rng = self._backends[number], self._rng
         self._driver.report(
             backend,
@@ -69,7 +69,7 @@ class Bench:
         self._held.append(backend)
 
     def _close(self, position: int) -> None:
-        """The last one takes its place, so that the benchmark's own cost does not grow with the pool."""
+        """Swap with the last one and pop: the benchmark's own cost must not grow with the pool."""
         held = self._held
         backend, held[position] = held[position], held[-1]
         held.pop()
@@ -98,7 +98,7 @@ def measure(name: str) -> list[float]:
 
 
 def exceeded(costs: list[float]) -> list[str]:
-    """Which limits the costs break."""
+    """The limits that are exceeded, in words."""
     smallest, largest = costs[0], costs[-1]
     broken = []
     if largest > MICROSECONDS_MAX:

@@ -47,25 +47,25 @@ from tests.pool.driving import agent
 BACKENDS: Final = 10
 LOSS: Final = 0.02
 ANSWER_S: Final = (0.0002, 0.002)
-"""The range of round trips: within what the default policy holds for noise."""
+"""Range of round trips: within `RTT_NOISE_MS` of the default policy."""
 SERVICE_PORT: Final = 80
 REGISTER_S: Final = 20.0
 CLIENT_S: Final = 0.1
 SETTLED_S: Final = 20.0
-"""By then all are up, and their slow start is over."""
+"""After this, all are up and their slow start is over."""
 PHASE_S: Final = 60.0
-"""A death comes at a random moment in this time after that."""
+"""A death follows `SETTLED_S` at random within this time."""
 PATIENCE_S: Final = 60.0
 DAY_S: Final = 86_400.0
 
 EJECTIONS_MAX: Final = 2.0
-"""A day, of all back-ends together."""
+"""Per day, over all back-ends."""
 DETECTION_MAX_S: Final = 8.0
 REFUSALS_MAX: Final = 3
 
 
 class VirtualTime(Clock):
-    """A `Clock` that puts a new call in its place, where Twisted's sorts all of them."""
+    """A `Clock` that inserts a new call by bisection; Twisted's sorts all calls."""
 
     def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> DelayedCall:  # noqa: A002
         call = DelayedCall(self.rightNow + delay, callable, args, kw, self.calls.remove, self._moved, self.seconds)
@@ -76,7 +76,7 @@ class VirtualTime(Clock):
         self.calls.sort()
 
     def run_until(self, end: float) -> None:
-        """As a reactor does: every call at its own time."""
+        """Make every call at its own time, as a reactor does."""
         calls = self.calls
         while calls and calls[0].time <= end:
             call = calls.pop(0)
@@ -91,12 +91,12 @@ class VirtualTime(Clock):
 
 
 class World:
-    """A proxy, and its back-ends, which all are up once it has `settled`. It is the monitor's transport, too."""
+    """A proxy and its back-ends, all up after `SETTLED_S`. Also the monitor's transport."""
 
     def __init__(self, rng: Random, *, loss: float, backends: int = BACKENDS) -> None:
         self.clock = VirtualTime()
-        self.mute: set[Address] = set()
-        """Agents that say nothing any more."""
+        self.silent: set[Address] = set()
+        """Agents that no longer answer."""
         self._rng = rng
         self._loss = 0.0
         pool = pool_of(policy("report"))
@@ -105,7 +105,7 @@ class World:
             pool, self.clock, publish, lambda: rng.getrandbits(64), rng.random, Unsealed(), Settings()
         )
         self.ejections: list[tuple[float, Transitioned]] = []
-        """Every back-end that went down, with the time."""
+        """Back-ends that went down, and when."""
         publish.subscribe(self.monitor.observers())
         publish.subscribe(SlowStart(self.clock, pool).observers())
         publish.subscribe(PoolLog(self.clock, backends, trace=False).observers())
@@ -126,17 +126,17 @@ class World:
 
     def _register(self, source: Address) -> None:
         self.clock.callLater(REGISTER_S, self._register, source)
-        if source not in self.mute and not self._lost():
+        if source not in self.silent and not self._lost():
             self.monitor.datagramReceived(encode(Register(SERVICE_PORT, int(REGISTER_S * 1000), instance=1)), source)
 
     def _lost(self) -> bool:
         return self._rng.random() < self._loss
 
     def write(self, datagram: bytes, address: Address) -> None:
-        """A probe. The loss is that of request and response together."""
+        """Send a probe. `loss` covers request and response together."""
         request = decode(datagram)
         assert isinstance(request, ProbeRequest)
-        if address not in self.mute and not self._lost():
+        if address not in self.silent and not self._lost():
             answer = encode(ProbeResponse(request.sequence, request.token, cpu=10, memory=20, load=None, tcp=0))
             self.clock.callLater(self._rng.uniform(*ANSWER_S), self.monitor.datagramReceived, answer, address)
 
@@ -148,7 +148,7 @@ class World:
 
 @attrs.frozen
 class Death:
-    """One back-end is no more: its agent is silent, or its service refuses connects, or both."""
+    """How a back-end fails: its agent is silent, its service refuses connects, or both."""
 
     silent: bool
     refuses: bool
@@ -156,29 +156,29 @@ class Death:
 
 @attrs.frozen
 class Detection:
-    """In seconds from a death. `tries` are the clients that were sent to the dead back-end until it was down."""
+    """Times in s since the death. `tries` are those of clients sent to the dead back-end until it was down."""
 
     down_s: float
     tries: tuple[float, ...]
 
     @property
     def last_s(self) -> float:
-        """When the last client was sent there, 0 if none was."""
+        """When the last client was sent there; 0 if none was."""
         return self.tries[-1] if self.tries else 0.0
 
 
 def detect(rng: Random, death: Death, loss: float) -> Detection:
-    """One death, until the back-end is down."""
+    """Simulate one death until the back-end is down."""
     world = World(rng, loss=loss)
     dead = rng.choice(world.agents)
     backend, clock = world.backend(dead), world.clock
     died_at = SETTLED_S + rng.uniform(0, PHASE_S)
     if death.silent:
-        clock.callLater(died_at - clock.seconds(), world.mute.add, dead)
+        clock.callLater(died_at - clock.seconds(), world.silent.add, dead)
     moment, tries = SETTLED_S, []
     while moment < died_at or backend.is_up:
         moment += CLIENT_S
-        assert moment < died_at + PATIENCE_S, "it has died, and nobody notices"
+        assert moment < died_at + PATIENCE_S, "the death was not detected"
         clock.run_until(moment)
         refusing = backend if death.refuses and moment >= died_at else None
         if serve_client(world.service, backend, refusing) and moment >= died_at:
@@ -188,7 +188,7 @@ def detect(rng: Random, death: Death, loss: float) -> Detection:
 
 
 def serve_client(service: Service, watched: Backend, refusing: Backend | None) -> bool:
-    """A short session. Whether it was sent to the back-end that is watched."""
+    """Run a short session. Returns whether it was sent to the watched back-end."""
     session, seen = Session(service, NO_LINK), False
     while (chosen := session.choose_backend()) is not None:
         seen = seen or chosen is watched
@@ -197,12 +197,12 @@ def serve_client(service: Service, watched: Backend, refusing: Backend | None) -
             session.ended(Ending.CLOSED)
             return seen
         session.connect_failed()
-    raise AssertionError("a client was turned away")
+    raise AssertionError("a client was refused")
 
 
 @attrs.frozen
 class Ejections:
-    """Of back-ends that were well."""
+    """False ejections: of healthy back-ends."""
 
     days: float
     by_misses: int
@@ -223,7 +223,7 @@ class Ejections:
 
     @property
     def error(self) -> float:
-        """The standard deviation of `a_day`: rare events that do not depend on each other are a Poisson process."""
+        """The standard deviation of `a_day`: rare independent events form a Poisson process."""
         return math.sqrt(self.number) / self.days
 
 
@@ -242,7 +242,7 @@ DEATHS: Final = {
     "silent and refusing": (Death(silent=True, refuses=True), 0.0),
     "refusing, agent alive": (Death(silent=False, refuses=True), 0.0),
 }
-"""Of which kind, and at which loss."""
+"""By name: the kind of death, and the loss rate."""
 Map = Callable[..., Iterable[Any]]
 """The built-in `map`, or one that spreads the calls over processes."""
 

@@ -46,7 +46,7 @@ PHASES: Final = ("peace", "flood", "control")
 MODES: Final = ("plain", "keyed")
 P99_GROWTH_MAX: Final = 3.0
 SENT_MIN: Final = 0.95
-"""Of the rate: a sender that is slower measures something else."""
+"""Fraction of the rate: a run with a slower sender is invalid."""
 StopSending = Callable[[], float]
 """Returns how many datagrams a second were sent."""
 CLOSING: Final = ("-H", "Connection: close")
@@ -55,7 +55,7 @@ _UNIT_MS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 @attrs.frozen
 class Clients:
-    """What they got in one phase; "kept" is of kept connections, "closed" of one for each request."""
+    """Results of one phase: "kept" with persistent connections, "closed" with one connection a request."""
 
     kept_per_s: float
     kept_p99_ms: float
@@ -79,12 +79,12 @@ class Phase:
     downs: int
     """Back-ends that went down."""
     lines: int
-    """Of the proxy's log."""
+    """Lines of the proxy's log."""
 
 
 @attrs.frozen
 class Measured:
-    """Every round's phases, as in `PHASES`."""
+    """The phases of every round, in the order of `PHASES`."""
 
     rounds: Sequence[Sequence[Phase]]
 
@@ -95,12 +95,12 @@ class Measured:
         return [sum(map(value, phases)) for phases in zip(*self.rounds, strict=True)]
 
     def growth(self, value: Callable[[Phase], float]) -> float:
-        """From peace to flood, the median of the rounds' ratios: a slow moment hits both values of a round."""
+        """Median over the rounds of flood / peace: a slow moment affects both values of a round."""
         return median(value(flood) / value(peace) for peace, flood, _ in self.rounds)
 
     @property
     def refused(self) -> Counter[str]:
-        """In the floods, by reason."""
+        """Datagrams dropped in the floods, by reason."""
         return sum((flood.refused for _, flood, _ in self.rounds), Counter())
 
 
@@ -112,7 +112,7 @@ def wrk_p99_ms(said: str) -> float:
 
 
 def run_wrk(address: Address, seconds: float, *options: str) -> tuple[float, float]:
-    """Requests/s, and the p99 in ms. It knows whole seconds only."""
+    """Requests/s, and the p99 in ms. wrk takes whole seconds only."""
     host, port = address
     duration = math.ceil(seconds)
     command = [programs.path("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{duration}s", "--timeout", "10s", "--latency"]
@@ -128,7 +128,7 @@ def run_wrk(address: Address, seconds: float, *options: str) -> tuple[float, flo
 
 
 def kernel_drops(port: int) -> int:
-    """Datagrams that the kernel has dropped at a UDP port of 127.0.0.1."""
+    """Datagrams dropped by the kernel at a UDP port of 127.0.0.1."""
     for line in Path("/proc/net/udp").read_text().splitlines():
         fields = line.split()
         if fields[1] == f"0100007F:{port:04X}":
@@ -140,7 +140,7 @@ def kernel_drops(port: int) -> int:
 def sending(
     target: Address, rate: float, services: Sequence[int], keyring: Path | None
 ) -> Iterator[Callable[[], float]]:
-    """A flooder. What is yielded stops it, and returns how many datagrams a second it has sent."""
+    """Run a flooder. The yielded function stops it and returns the datagrams sent per second."""
     told = [target[0], target[1], rate, ",".join(map(str, services)), keyring or ""]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.flooder", *map(str, told)],
@@ -164,7 +164,7 @@ def sending(
 
 @attrs.frozen
 class Bench:
-    """One proxy whose back-ends are up."""
+    """A proxy whose back-ends are all up."""
 
     proxy: Proxy
     services: Sequence[int]
@@ -211,7 +211,7 @@ class Bench:
 
 @contextmanager
 def running(mode: str, chosen: argparse.Namespace, folder: Path) -> Iterator[Bench]:
-    """The whole of one mode, once all back-ends are up."""
+    """The bench for one mode, once all back-ends are up."""
     with ExitStack() as stack:
         servers = [stack.enter_context(programs.http_backend(folder)) for _ in range(BACKENDS)]
         keyring = folder / "keyring" if mode == "keyed" else None
@@ -223,7 +223,7 @@ def running(mode: str, chosen: argparse.Namespace, folder: Path) -> Iterator[Ben
         proxy = stack.enter_context(quiet(Proxy(folder, *probing, *options, reactor="epoll")))
         for _, port in servers:
             agent = ["--proxy", f"{LOOPBACK}:{proxy.monitor[1]}", "--port", "0", "--service-port", str(port)]
-            report = ["--report", "cpu=10,memory=10,tcp=0"]  # the machine's own, which all share, would say nothing
+            report = ["--report", "cpu=10,memory=10,tcp=0"]  # all agents share this machine's own figures
             home = Path(tempfile.mkdtemp(dir=folder))
             stack.enter_context(quiet(Twistd(home, "rproxy-agent", *agent, *report, *options)))
         poll(lambda: all(proxy.state(server) == "up" for server in servers), READY_S, "all back-ends are up")

@@ -25,20 +25,20 @@ from rproxy.wire.seal import KEY_BYTES_MIN, Envelope, Key, Sealed
 
 KINDS: Final = 5
 SOURCES: Final = tuple(f"127.0.0.{number}" for number in range(1, 17))
-"""The first is that of the back-ends."""
+"""The back-ends have the first one."""
 DATAGRAMS: Final = 40
-"""That each source has, to send again and again."""
+"""Prepared for each source, and sent repeatedly."""
 TICK_S: Final = 0.0002
-"""Between two batches."""
+"""Seconds between two batches."""
 BATCH_MAX: Final = 2000
-"""What is missed by more is not made up for."""
+"""If the sender falls behind by more, the rest is skipped."""
 INTERVAL_MS: Final = 20_000
 _UNKNOWN: Final = (0b111_00_000, 0b001_11_000)
 """First bytes: a type and a version that do not exist."""
 
 
 def datagrams(rng: Random, sealing: Envelope, source: str, services: Sequence[int]) -> Iterator[bytes]:
-    """One of each kind in turn."""
+    """Yield one of each kind in turn."""
     stranger = Sealed((Key(1, rng.randbytes(KEY_BYTES_MIN)),))
     ports = cycle([*services, 0])
     unknown = cycle(_UNKNOWN)
@@ -64,7 +64,7 @@ def _ended(within_s: float) -> bool:
 
 
 def flood(target: Address, rate: float, services: Sequence[int], sealing: Envelope, rng: Random) -> tuple[int, float]:
-    """How many were sent, and in how many seconds."""
+    """Returns how many datagrams were sent, and in how many seconds."""
     socks = {source: _open(source, target) for source in SOURCES}
     made = [
         [(sock.send, datagram) for datagram in islice(datagrams(rng, sealing, source, services), DATAGRAMS)]

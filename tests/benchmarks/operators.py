@@ -25,21 +25,21 @@ from tests.integration.sockets import SMALL_BUFFER, connect, hang_up, receive
 GET: Final = b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST: Final = b"POST /status.json HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n\r\n"
 PAUSE_S: Final = 0.001
-"""Between two questions on sessions."""
+"""Seconds between two requests on sessions."""
 NEW_EVERY: Final = 4
-"""Questions of which one is asked on a new session."""
+"""One request in so many uses a new session."""
 WARM_UP_S: Final = 0.2
 BLOCK: Final = bytes(65536)
 
 
 def put_ahead(pid: int) -> None:
-    """Have a process, 0 for this one, run before whatever else the machine has to do, where we may say so."""
+    """Raise a process's scheduling priority, 0 for this process, if permitted."""
     with suppress(OSError):
         os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(1))
 
 
 def pipelined(address: Address, end: float) -> None:
-    """As many requests as are taken on one connection, and no answer is read; then on the next one."""
+    """Pipeline requests on a connection without reading answers, until no more are accepted; then on a new one."""
     while time.monotonic() < end:
         with suppress(OSError), connect(address) as client:
             client.settimeout(1.0)
@@ -48,7 +48,7 @@ def pipelined(address: Address, end: float) -> None:
 
 
 def crowds(address: Address, end: float) -> None:
-    """Fifty connections with two requests each, of which no answer is read; and the next fifty."""
+    """Fifty connections at a time with two requests each, whose answers are not read."""
     while time.monotonic() < end:
         with ExitStack() as stack:
             for _ in range(50):
@@ -68,7 +68,7 @@ def bodies(address: Address, end: float) -> None:
 
 
 def slow_readers(address: Address, end: float) -> None:
-    """More than the most connections, each of which reads a little now and then, and begins anew when it is closed."""
+    """More connections than allowed; each reads slowly, and reconnects when it is closed."""
     clients: dict[int, socket.socket] = {}
     poller = select.poll()
     while time.monotonic() < end:
@@ -90,7 +90,7 @@ def slow_readers(address: Address, end: float) -> None:
 
 
 def monitors(address: Address, end: float) -> None:
-    """Twenty that ask all the time, and read what they get."""
+    """Twenty clients that request continuously and read the answers."""
 
     def watch() -> None:
         with suppress(OSError), connect(address) as client:
@@ -109,7 +109,7 @@ def monitors(address: Address, end: float) -> None:
 
 
 def strangers(address: Address, end: float) -> None:
-    """One connection after the other: some send nothing, some what is no request, some a lone byte of one."""
+    """One connection after another: without data, with an invalid request, or with a single byte of one."""
     while time.monotonic() < end:
         for data in (b"", b"\x16\x03\x01" + BLOCK, b"G", 600 * b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
             client = connect(address)
@@ -161,7 +161,7 @@ def _open(address: Address) -> socket.socket:
 
 
 def _ask(client: socket.socket) -> None:
-    """Raises `OSError` where the session does not carry the question and its answer."""
+    """Send a request and read the answer. Raises `OSError` if the session fails."""
     client.sendall(b"question")
     if receive(client, 8) != b"question":
         raise ConnectionError("the session has ended")

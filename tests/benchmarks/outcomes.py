@@ -1,4 +1,4 @@
-"""What a benchmark has measured beside what it is to reach, as a simple table of reStructuredText."""
+"""Results of a benchmark and their aims, as a simple table of reStructuredText."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Outcome:
 
 
 def at_most(figure: str, measured: Sequence[str], value: float, bound: float) -> Outcome:
-    """One whose `value` must not be above `bound`."""
+    """An outcome whose `value` must not exceed `bound`."""
     return Outcome(figure, measured, f"at most {bound:g}", value <= bound)
 
 
 def table(columns: Sequence[str], outcomes: Sequence[Outcome]) -> str:
-    """With columns of that name for what was measured."""
+    """The table; `columns` are the headings of the measured values."""
     rows = [("figure", *columns, "aim", "outcome"), *(outcome.cells for outcome in outcomes)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = " ".join("=" * width for width in widths)
@@ -38,10 +38,10 @@ def table(columns: Sequence[str], outcomes: Sequence[Outcome]) -> str:
 
 
 def _cell(text: str, width: int, column: int) -> str:
-    """What begins with a digit is a number, and stands on the right; in the first column nothing does."""
+    """Right-align numbers (a leading digit), except in the first column."""
     return text.rjust(width) if column and text[:1].isdigit() else text.ljust(width)
 
 
 def exit_status(outcomes: Sequence[Outcome]) -> int:
-    """1 when an aim was missed."""
+    """1 if an aim was missed, else 0."""
     return int(any(outcome.reached is False for outcome in outcomes))

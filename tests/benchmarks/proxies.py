@@ -19,7 +19,7 @@ Process = TypeVar("Process", bound=Twistd)
 
 @contextmanager
 def quiet(process: Process) -> Iterator[Process]:
-    """Until the end of the block; its log, which is for tests, is not printed."""
+    """Close the process at the end of the block without printing its log."""
     try:
         yield process
     finally:

@@ -32,15 +32,15 @@ from tests.benchmarks.peers.__main__ import stop
 from tests.benchmarks.peers.pacing import percentile
 from tests.benchmarks.peers.programs import raise_descriptor_limit
 from tests.benchmarks.proxies import quiet, write_keyring
-from tests.benchmarks.simulator import S_NS, Seen, Simulator, introduce
+from tests.benchmarks.simulator import S_NS, Seen, Simulator, register_all
 from tests.integration.proxies import Proxy
 
 AGENTS_MAX: Final = 15_000
-"""A descriptor each."""
+"""Each takes a descriptor."""
 SETTLED_S: Final = 10.0
-"""From when all have been probed: slow starts are over, and probes have lost the order of the introductions."""
+"""After all have been probed: slow starts end, and probes are no longer in the order of the first ones."""
 REST_INTERVALS: Final = 1.3
-"""Probe intervals before each period: the probes that the question before it held up have been followed by others."""
+"""Probe intervals before each period, so that probes delayed by the last status request do not count."""
 BIN_NS: Final = 100_000_000
 
 CPU_MAX: Final = 15.0
@@ -49,7 +49,7 @@ RTT_P99_MAX_MS: Final = 5.0
 
 
 def burst(arrivals_ns: Sequence[int], start_ns: int, end_ns: int) -> float:
-    """The most probes in one bin by the mean of all, those without any included."""
+    """The most probes in one bin divided by the mean over all bins, empty ones included."""
     bins = (end_ns - start_ns) // BIN_NS
     counts = Counter((arrival - start_ns) // BIN_NS for arrival in arrivals_ns)
     counted = [counts[number] for number in range(bins)]
@@ -57,7 +57,7 @@ def burst(arrivals_ns: Sequence[int], start_ns: int, end_ns: int) -> float:
 
 
 def others_cpu(proxy: Proxy) -> float:
-    """Seconds of CPU time that neither the proxy nor this process has had, those stolen by the host included."""
+    """Seconds of CPU time used by others than the proxy and this process, steal time included."""
     times = psutil.cpu_times()
     busy = sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
     return float(busy) - proxy.cpu() - time.process_time()
@@ -65,25 +65,25 @@ def others_cpu(proxy: Proxy) -> float:
 
 @attrs.frozen
 class Period:
-    """What was counted in one, and what /status.json told at its end."""
+    """Counts of one period, and /status.json at its end."""
 
     elapsed_s: float
     cpu_s: float
-    """Of the proxy."""
+    """CPU of the proxy."""
     others_s: float
-    """Of what the machine had to do besides the proxy and the simulation."""
+    """CPU of everything but the proxy and the simulation."""
     registrations: int
     probes: int
     burst: float
     delays_ms: Sequence[float]
     """The simulation's part of each round trip."""
     rtts_ms: Sequence[float]
-    """The last one of every back-end."""
+    """The last sample of every back-end."""
     up: int
     lost: int
-    """Back-ends of whose last 100 probes any was lost."""
+    """Back-ends that lost any of their last 100 probes."""
     status_s: float
-    """What the answer took."""
+    """How long the answer took."""
 
 
 def measure_period(proxy: Proxy, simulator: Simulator, seconds: float) -> Period:
@@ -125,7 +125,7 @@ class Measured:
 
 
 def measure(proxy: Proxy, simulator: Simulator, chosen: argparse.Namespace) -> Measured:
-    ramp_s = introduce(simulator, chosen.agents)
+    ramp_s = register_all(simulator, chosen.agents)
     simulator.run(chosen.settled)
     gc.collect()
     gc.freeze()
@@ -148,7 +148,7 @@ def outcomes(measured: Measured, agents: int) -> list[Outcome]:
     rtts_ms = measured.all(lambda period: period.rtts_ms)
     return [
         Outcome("back-ends up", [f"{up:,}"], f"{agents:,}", up == agents),
-        value("until all were introduced s", measured.ramp_s, 1),
+        value("until all were probed s", measured.ramp_s, 1),
         value("probes/s", probes_s, 0),
         value("registrations/s", measured.a_second(lambda period: period.registrations), 0),
         value("CPU, % of a core", 100 * busy, 1, CPU_MAX),

@@ -25,9 +25,9 @@ REGISTER_S: Final = 20.0
 SERVICE_PORT: Final = 80
 EVENTS_MAX: Final = 256
 LOOK_S: Final = 0.1
-"""How often `until` is asked where nothing is due."""
+"""How often `until` is evaluated while nothing is due."""
 RAMP_MIN_S: Final = 30.0
-"""Introductions may take this and twice the time that they take at best."""
+"""First probes of all agents may take this plus twice the time that their rate limit allows at best."""
 _TIMESTAMP: Final = 35
 """SO_TIMESTAMPNS and SCM_TIMESTAMPNS (socket(7)), which Python does not name."""
 _TIMESPEC: Final = struct.Struct("qq")
@@ -41,7 +41,7 @@ class SimulatedAgent:
     instance: int
     probes: int = 0
     wait_s: float = RETRY_S
-    """Between the registrations that no probe answers."""
+    """Between registrations while no probe has arrived."""
 
 
 @attrs.define
@@ -51,13 +51,13 @@ class Seen:
     arrivals_ns: list[int] = attrs.Factory(list)
     """The kernel's wall-clock times."""
     delays_ns: list[int] = attrs.Factory(list)
-    """From an arrival until the answer was sent: what the simulation adds to a round trip."""
+    """From a probe's arrival to its answer: what the simulation adds to a round trip."""
 
 
 class Simulator:
     """Agents at addresses of their own, 127.1.0.0 and up, that answer what they are asked while it `run`s.
 
-    Where they are `draining` no client is sent there: nobody serves at these addresses.
+    With `draining` they get no clients: nothing listens at these addresses.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Simulator:
         self._epoll = select.epoll()
         self._agents: dict[int, SimulatedAgent] = {}
         self._due: list[tuple[float, int, bool]] = []
-        """When which one registers next, and whether only if no probe has come."""
+        """Heap of (due time, descriptor, whether to register only if not probed yet)."""
         for number in range(agents):
             self._add(f"127.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}", monitor)
 
@@ -85,7 +85,7 @@ class Simulator:
         self._agents[sock.fileno()] = SimulatedAgent(address, sock, self._rng.getrandbits(64))
 
     def rows(self) -> Rows:
-        """What a proxy would keep of them."""
+        """The rows that a proxy would save for them."""
         return {
             (agent.address, SERVICE_PORT): Registration(agent.socket.getsockname(), agent.instance, REGISTER_S, 100)
             for agent in self._agents.values()
@@ -97,7 +97,7 @@ class Simulator:
             agent.socket.close()
 
     def start(self) -> None:
-        """All register within a second, and again until they are probed; and each in its own time every 20 s."""
+        """Register all within a second, and retry until they are probed; then each every 20 s, at random offsets."""
         now = time.monotonic()
         soon = [(now + RETRY_S * self._rng.random(), descriptor, True) for descriptor in self._agents]
         later = [(now + REGISTER_S * self._rng.random(), descriptor, False) for descriptor in self._agents]
@@ -105,7 +105,7 @@ class Simulator:
         heapify(self._due)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-        """Answer and register for so long, or until that is so."""
+        """Answer probes and register for `seconds`, or until `until` returns True."""
         now = time.monotonic()
         end = now + seconds
         while now < end and not until():
@@ -153,8 +153,8 @@ def _arrival_ns(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
     raise AssertionError("a datagram without the kernel's time")
 
 
-def introduce(simulator: Simulator, agents: int) -> float:
-    """In how many seconds all were probed."""
+def register_all(simulator: Simulator, agents: int) -> float:
+    """Register all agents; returns the seconds until all had been probed."""
     started = time.monotonic()
     simulator.start()
     ramp_max_s = RAMP_MIN_S + 2 * agents / Limits.for_pool(agents).first_probes_s

@@ -19,7 +19,7 @@ def cells(rows: list[Outcome]) -> dict[str, str]:
     return {row.figure: row.measured[0] for row in rows}
 
 
-def test_all_agents_are_introduced_probed_and_up() -> None:
+def test_all_agents_are_registered_probed_and_up() -> None:
     few = ["--agents", f"{AGENTS}", "--periods", "2", "--seconds", "1.5"]
     measured = run(options([*few, "--probe-interval", "0.5", "--settled", "0.1"]))
     assert len(measured.periods) == 2

@@ -1,4 +1,4 @@
-"""Every test gets a network and a system of its own, which are gone when it ends."""
+"""Every test has a network and a system of its own, removed at its end."""
 
 from __future__ import annotations
 

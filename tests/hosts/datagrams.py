@@ -1,4 +1,4 @@
-"""Datagrams as they pass through a network: overheard on their way, and sent in anybody's name."""
+"""Capturing datagrams on a network, and sending them with forged source addresses."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.hosts.test_ports import run_inside
 from tests.integration.polling import READY_S, poll
 
 INCOMING: Final = 0x0800
-"""ETH_P_IP: what a host receives."""
+"""ETH_P_IP: packets received."""
 EVERYTHING: Final = 0x0003
-"""ETH_P_ALL: what it sends, too."""
+"""ETH_P_ALL: packets sent as well."""
 _IP: Final = struct.Struct("!BxHxxxxBBxx4s4s")
 _UDP: Final = struct.Struct("!HHHxx")
 _VERSION_AND_LENGTH: Final = 0x45
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def within(host: Host, call: Callable[[], T]) -> T:
-    """What `call` returns in the host's namespace. A socket that it opens is there for good."""
+    """Run `call` in the host's namespace. Sockets that it opens stay there."""
     results: list[T] = []
     run_inside(host, lambda: results.append(call()))
     return results[0]
@@ -49,7 +49,7 @@ class Letter:
 
 
 class Tap:
-    """Overhears all that passes a host's port from now on."""
+    """Captures all datagrams at a host's port from now on."""
 
     def __init__(self, host: Host, what: int = EVERYTHING) -> None:
         self._socket = within(host, lambda: _packets(what))
@@ -59,7 +59,7 @@ class Tap:
         self._socket.close()
 
     def take(self) -> list[Letter]:
-        """The datagrams that nobody has taken yet."""
+        """The captured datagrams not returned yet."""
         self._listen()
         heard, self._heard = self._heard, []
         return heard
@@ -74,7 +74,7 @@ class Tap:
                 self._heard.append(letter)
 
     def first(self, kind: PduType) -> Letter:
-        """Of those that nobody has taken yet; waits until there is one."""
+        """The next datagram not returned yet; waits for one."""
 
         def find() -> Letter | None:
             self._listen()
@@ -101,7 +101,7 @@ def _opened(packet: bytes) -> Letter | None:
 
 
 class Forger:
-    """Sends from a host whatever it is given, in whoever's name."""
+    """Sends raw datagrams from a host, with any source address."""
 
     def __init__(self, host: Host) -> None:
         self._socket = within(host, lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW))
@@ -114,7 +114,7 @@ class Forger:
 
 
 def packet(letter: Letter) -> bytes:
-    """The kernel sees to the header's checksum; UDP's may be missing."""
+    """The kernel fills in the header's checksum; UDP's is optional."""
     (source, source_port), (destination, destination_port) = letter.source, letter.destination
     udp = _UDP.pack(source_port, destination_port, _UDP.size + len(letter.datagram)) + letter.datagram
     ends = socket.inet_aton(source), socket.inet_aton(destination)
@@ -123,7 +123,7 @@ def packet(letter: Letter) -> bytes:
 
 @attrs.frozen
 class SystemsProxy:
-    """Asked as the system asks it, which takes less time."""
+    """The proxy of a `System`, queried as that does, which is faster."""
 
     system: System
 

@@ -15,7 +15,7 @@ _PREFIX: Final = f"rproxy{os.getpid()}"
 
 
 def ip(*words: str) -> None:
-    """Run `ip`; what it has to say goes into the exception."""
+    """Run `ip`; the exception has its output."""
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"ip {' '.join(words)}: {done.stderr.strip()}")
@@ -50,7 +50,7 @@ class Host:
         subprocess.run([*self.prefix, "nft", "-f", "-"], input=rules.encode(), check=True, timeout=30)
 
     def cut(self) -> None:
-        """The host vanishes: it neither answers nor refuses anything any more."""
+        """The host vanishes: it neither answers nor refuses anything from now on."""
         ip("-n", self.namespace, "link", "set", PORT, "down")
 
 
@@ -112,13 +112,13 @@ class Network:
     switch: Host
 
     def block_udp(self, *hosts: Host) -> None:
-        """No datagram passes the switch to or from these hosts, and only these, any more."""
+        """Drop all datagrams to or from these hosts at the switch."""
         chain = ["type filter hook forward priority 0"]
         chain += [f"ip protocol udp ip {end} {host.address} drop" for host in hosts for end in ("saddr", "daddr")]
         self.switch.filter(_REPLACED.format(chain="\n".join(chain)))
 
     def translate(self, inside: Host) -> None:
-        """From now on the router hides a host of the clients' subnet: it is seen at the router's own address."""
+        """Enable NAT for a host of the clients' subnet: it is seen at the router's address."""
         self.router.filter(f"""
             table ip translation {{
                 chain outwards {{
@@ -135,7 +135,7 @@ class Network:
 
 @contextmanager
 def report_network() -> Iterator[Network]:
-    """Build it; remove it on every way out."""
+    """Build the network, and remove it at the end."""
     wiring = Wiring()
     try:
         yield _build(wiring)

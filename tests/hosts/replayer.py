@@ -1,4 +1,4 @@
-"""Sends old datagrams of agents again and again: `python -m tests.hosts.replayer PROXY KEYS RATE ADDRESS …`.
+"""Replays old datagrams of agents repeatedly: `python -m tests.hosts.replayer PROXY KEYS RATE ADDRESS …`.
 
 Word for word, as somebody who has heard them: the REGISTERs of several earlier starts of the agent at each address, and
 the good-bye of the last one, in its name, from its own port and from others. Says every second how many it has sent.

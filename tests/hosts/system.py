@@ -24,7 +24,7 @@ POLL_S: Final = 0.1
 
 
 class System:
-    """Starts the programs, asks them, and ends them."""
+    """Starts, queries and ends the programs."""
 
     def __init__(self, network: Network, folder: Path) -> None:
         self.network = network
@@ -38,7 +38,7 @@ class System:
         self._started.close()
 
     def _home(self, host: Host, program: str) -> Path:
-        """Where a program runs, the same folder each time."""
+        """The folder in which a program runs, the same each time."""
         home = self._folder / f"{host.name}-{program}"
         home.mkdir(exist_ok=True)
         return home
@@ -49,7 +49,7 @@ class System:
         return self._proxy
 
     def start_proxy(self, *options: str, allow: str = LAN, wrapper: Sequence[str] = ()) -> None:
-        """Returns when it is ready. Whoever has a key may come from everywhere if `allow` is empty."""
+        """Start the proxy; returns when it is ready. If `allow` is empty, any host with a key may register."""
         host = self.network.proxy
         told = ["--listen", "80", "--monitor", "5555", "--admin", ADMIN, *options]
         told += ["--allow", allow] if allow else []
@@ -97,12 +97,12 @@ class System:
         return self.fetch(self.network.proxy).decode().strip()
 
     def status(self) -> dict[str, Any]:
-        """By wget, which costs next to nothing: these tests ask often."""
+        """Fetched by wget, which is cheap: these tests ask often."""
         status: dict[str, Any] = json.loads(self.network.proxy.output(*_wget(f"{ADMIN}/status.json")))
         return status
 
     def backend(self, host: Host) -> dict[str, Any]:
-        """A server's row of the proxy's table, empty when it has none."""
+        """A server's row of the proxy's table; empty if it has none."""
         return next((row for row in self.status()["backends"] if row["address"] in (host.address, host.address6)), {})
 
     def are_up(self, *hosts: Host) -> bool:
@@ -114,7 +114,7 @@ class System:
 
 
 def kill(program: subprocess.Popen[bytes] | Twistd) -> None:
-    """It has no time to say anything."""
+    """Kill it, so that it cannot unregister."""
     program.send_signal(signal.SIGKILL)
     program.wait()
 

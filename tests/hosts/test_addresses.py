@@ -1,4 +1,4 @@
-"""Hosts of several addresses: whoever is asked at one of them answers from there, in both families."""
+"""Hosts with several addresses answer from the one that was asked, in both families."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.integration.polling import READY_S, poll
 pytestmark = pytest.mark.hosts
 
 FAST: Final = ("--probe-interval", "1", "--policy", "round-robin")
-"""For the proxy: three misses are soon together, and whoever may get clients gets some."""
+"""Options of the proxy: three misses come fast, and every eligible back-end gets clients."""
 FEW: Final = 4
 """Clients at once."""
 
@@ -58,7 +58,7 @@ def wait_for(system: System, state: str, *hosts: Host) -> None:
 
 
 def served(system: System, until: Callable[[Counter[str]], bool]) -> set[str]:
-    """Who serves clients, of whom several come at a time, until these are enough. None of them may fail."""
+    """The servers that served clients, `FEW` at a time, until `until` returned True. No client may fail."""
     so_far: Counter[str] = Counter()
 
     def are_enough() -> bool:

@@ -1,4 +1,4 @@
-"""Datagrams in anybody's name, datagrams heard and sent again, and none that can be sent: with real agents."""
+"""Forged and replayed datagrams, and networks on which nothing can be sent: with real agents."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_an_answer_counts_from_the_host_that_was_asked_alone(system: System, for
 
 @both_modes
 def test_what_an_agent_said_changes_nothing_when_it_is_said_again(system: System, forger: Forger, mode: Mode) -> None:
-    """Word for word in its name: in its lifetime, when it is gone, and when another one has come after it."""
+    """Exact replays with its source address: while it runs, after it stopped, and after a successor started."""
     server, other = system.network.servers
     system.start_proxy(*UNPROBED, *mode.options)
     with closing(Tap(server)) as tap:
@@ -217,7 +217,7 @@ def test_what_an_agent_said_changes_nothing_when_it_is_said_again(system: System
 
 @attrs.frozen
 class Scene:
-    """Agents that come and go on one server, and somebody who has heard what they said."""
+    """Agents started and stopped on one server, and an attacker who has captured their datagrams."""
 
     system: System
     forger: Forger
@@ -240,7 +240,7 @@ class Scene:
         accepted: dict[str, int] | None = None,
         probes: int = 0,
     ) -> None:
-        """They change nothing, and earn so many probes, which nobody answers."""
+        """They change nothing, and cause so many probes, which are not answered."""
         self.tap.take()
         with changing_nothing(SystemsProxy(self.system), dropped, accepted):
             for letter in letters:

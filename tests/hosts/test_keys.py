@@ -36,7 +36,7 @@ def master(system: System, keys: Keys) -> Path:
 
 
 def start_proxy(system: System, master: Path) -> None:
-    """It lets agents of both families of addresses in, wherever they are."""
+    """It accepts agents of both address families from anywhere."""
     system.start_proxy("--monitor", "[::]:5555", "--keyring", str(master), allow="")
 
 

@@ -1,4 +1,4 @@
-"""Agents that find their proxy by a name, lose it, or are told by somebody else that it lives."""
+"""Agents that resolve their proxy's name, lose it, or receive forged signs of its life."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_ten_thousand_replays_a_second_do_not_keep_a_pool_out_of_a_restarted_pro
 
 
 def test_what_the_state_file_knows_is_back_at_once_whatever_is_replayed(system: System, tmp_path: Path) -> None:
-    """Also a host that a replayed registration has been heard of before its own row had its turn."""
+    """Also a host for which a replayed registration arrived before its own saved row was probed."""
     keys = str(Keys(tmp_path).master("master"))
     proxy, router = system.network.proxy.address, system.network.router
     ip("-n", router.namespace, "route", "add", "local", NETWORK, "dev", "lo")

@@ -1,4 +1,4 @@
-"""Real agents, and clients that come all the time."""
+"""Real agents, and a continuous flow of clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.integration.twistd import Twistd
 
 
 def serve(start: Starter, word: bytes, host: str = LOOPBACK, *, port: int = 0) -> Address:
-    """The address of a server that sends `word`, then back whatever it receives."""
+    """The address of a server that sends `word`, then echoes what it receives."""
 
     def greet(connection: socket.socket) -> None:
         connection.sendall(word)
@@ -43,7 +43,7 @@ def wait_until_up(proxy: Proxy, *services: Address) -> None:
 
 
 def greeting(proxy: Proxy) -> bytes:
-    """What a client is sent."""
+    """What a new client receives."""
     with connect(proxy.address) as client:
         client.shutdown(socket.SHUT_WR)
         return receive_all(client)
@@ -57,7 +57,7 @@ def assert_echoes(proxy: Proxy) -> None:
 
 @contextmanager
 def visitors(proxy: Proxy) -> Iterator[Counter[bytes]]:
-    """Clients, one after the other, and what they were greeted with so far. Raises what any of them met with."""
+    """Run clients one after another; yields the counts of their greetings. Raises what any of them raised."""
     greeted: Counter[bytes] = Counter()
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Very many short sessions, from one process to another: `serve` is the back-end, `visit` are the clients.
+"""Very many short sessions between two processes: `serve` is the back-end, `visit` runs the clients.
 
 Programs, because the test's own process would be busier than the proxy: `python -m tests.integration.churn`.
 """
@@ -22,17 +22,17 @@ ANSWER: Final = payload(100)
 BULK: Final = payload(300_000)
 
 CLOSE: Final = b"c"
-"""A client's one byte, which says how its session ends: after its answer the server closes."""
+"""A client's request, one byte, selects how its session ends. Here the server answers and closes."""
 RESET: Final = b"r"
 """The server resets."""
 SEND_MUCH: Final = b"b"
-"""The server closes, and the answer is long."""
+"""The server sends a long answer and closes."""
 KEEP: Final = b"k"
-"""The server waits for the client's end."""
+"""The server waits for the client to close."""
 
 
 def serve(ports: int) -> None:
-    """On so many ports, whose numbers are printed first, until killed."""
+    """Serve on so many ports, whose numbers are printed first, until killed."""
     poller = select.epoll()
     listeners: dict[int, socket.socket] = {}
     connections: dict[int, socket.socket] = {}
@@ -53,7 +53,7 @@ def _add(sockets: dict[int, socket.socket], sock: socket.socket, poller: select.
 
 
 def _answer(connection: socket.socket) -> bool:
-    """Whether the session is over."""
+    """Serve one request. Returns whether the session is over."""
     try:
         request = connection.recv(1)
         connection.sendall({b"": b"", SEND_MUCH: BULK}.get(request, ANSWER))
@@ -66,7 +66,7 @@ def _answer(connection: socket.socket) -> bool:
 
 @attrs.frozen
 class Kind:
-    """A way for a session to go. `ends` is the server's end that must come; or the client leaves with its answer."""
+    """A kind of session. `ends` is how the server must end it; None: the client closes after the answer."""
 
     request: bytes
     ends: str | None
@@ -98,7 +98,7 @@ class Visit:
             self.sock.shutdown(socket.SHUT_WR)
 
     def is_over(self) -> bool:
-        """After something has arrived; all must be as it should."""
+        """Read what has arrived and check it."""
         kind, end = self._kind, None
         try:
             data = self.sock.recv(1 << 17)
@@ -119,7 +119,7 @@ class Visit:
 
 
 def visit(address: tuple[str, int], sessions: int, at_once: int) -> None:
-    """So many sessions of all kinds in turns, `at_once` of them at any moment."""
+    """Run sessions of all kinds in turn, `at_once` concurrently."""
     poller = select.epoll()
     visits: dict[int, Visit] = {}
     kinds = islice(cycle(KINDS), sessions)

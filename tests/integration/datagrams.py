@@ -1,4 +1,4 @@
-"""One end of the monitoring protocol, spoken datagram by datagram; and all that should leave the other end as it is."""
+"""A peer that speaks the monitoring protocol datagram by datagram; and datagrams that must change nothing."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ RESPONSE: Final = ProbeResponse(sequence=7, token=8, cpu=10, memory=20, load=30,
 UNREGISTER: Final = Unregister(service_port=80, instance=INSTANCE)
 EVERY_KIND: Final = (REGISTER, PROBE, RESPONSE, UNREGISTER)
 KEY_ID: Final = pdu.SIZE
-"""Where a keyed PDU has the id of its key."""
+"""Offset of the key id in a keyed PDU."""
 LARGEST: Final = 65_507
-"""Bytes; UDP over IPv4 carries no more."""
+"""Bytes: the largest UDP payload over IPv4."""
 _BATCH: Final = 32
 
 T = TypeVar("T")
 Reasoned = tuple[bytes, str]
-"""A datagram, and the reason for which the proxy is to drop it."""
+"""A datagram, and the reason for which the proxy must drop it."""
 
 
 @attrs.frozen
 class Mode:
-    """How PDUs travel between a proxy and its agents; `options` make either of them speak so."""
+    """Plain or keyed PDUs; `options` are those of proxy and agent for it."""
 
     envelope: Envelope = Unsealed()
     keys: tuple[Key, ...] = ()
@@ -58,7 +58,7 @@ PLAIN: Final = Mode()
 
 
 class Peer:
-    """A socket that says to `other` what it is told to, and nothing else. PDUs are sealed for the agent at `agent`."""
+    """A socket that sends given datagrams to `other`. PDUs are sealed for the agent at `agent`."""
 
     def __init__(self, mode: Mode, other: Address | None = None, host: str = LOOPBACK, *, agent: str = "") -> None:
         self.other = other
@@ -90,7 +90,7 @@ class Peer:
         self.send(self.sealed(message))
 
     def hear(self) -> Pdu:
-        """The next PDU; whoever sent it is `other` now. Raises `TimeoutError`, and `MalformedPdu` if it is none."""
+        """Receive the next PDU; its sender becomes `other`. Raises `TimeoutError` or `MalformedPdu`."""
         datagram, self.other = self._socket.recvfrom(LARGEST)
         return decode(self._mode.envelope.open(datagram, self._agent))
 
@@ -100,7 +100,7 @@ class Peer:
         return probe
 
     def heard(self) -> list[bytes]:
-        """The datagrams that are there."""
+        """The datagrams that have arrived."""
         datagrams = []
         while is_readable(self._socket):
             datagrams.append(self._socket.recv(LARGEST))
@@ -120,7 +120,7 @@ def flipped(data: bytes, offset: int, bits: int = 0xFF) -> bytes:
 
 
 def malformed() -> Iterator[Reasoned]:
-    """As long as a plain PDU, and none."""
+    """Datagrams of the size of a plain PDU that are not PDUs."""
     register, response = encode(REGISTER), encode(RESPONSE)
     for kind in (0, 5, 6, 7):
         yield patched(register, 0, bytes([kind << 5])), "type"
@@ -136,7 +136,7 @@ def malformed() -> Iterator[Reasoned]:
 
 
 def uncalled_for() -> Iterator[Reasoned]:
-    """Plain PDUs that a proxy does not take from somebody whom it does not know."""
+    """Plain PDUs that a proxy rejects from unknown hosts."""
     yield encode(PROBE), "unexpected-probe-request"
     for message in (RESPONSE, UNREGISTER):
         yield encode(message), "unknown"
@@ -160,7 +160,7 @@ def reasons(datagrams: list[Reasoned]) -> Counter[str]:
 
 
 def bytes_flipped(mode: Mode, peer: Peer) -> Iterator[Reasoned]:
-    """Of every kind of PDU, from somebody who may not register."""
+    """PDUs of every type with one byte flipped, from a host that may not register."""
     for message in EVERY_KIND:
         datagram = peer.sealed(message)
         for offset in range(len(datagram)):
@@ -173,7 +173,7 @@ def _reason_where_keyed(offset: int) -> str:
 
 
 def _reason_where_plain(message: Pdu, offset: int) -> str:
-    """A flipped byte is nothing that its field may be, or it makes a PDU of the same kind."""
+    """Why a PDU with a flipped byte at `offset` is dropped: its field is invalid, or it is a valid PDU of its type."""
     match message:
         case Register():
             return {0: "type", 16: "weight", 17: "weight"}.get(offset, "not-allowed")
@@ -186,7 +186,7 @@ def _reason_where_plain(message: Pdu, offset: int) -> str:
 
 
 def forgeries(mode: Mode, message: Pdu) -> Iterator[Reasoned]:
-    """What somebody may make of a PDU who does not have the key of the agent at 127.0.0.1."""
+    """Forgeries of a PDU without the key of the agent at 127.0.0.1."""
     (key,) = mode.keys
     data = encode(message)
     genuine = mode.envelope.seal(data, LOOPBACK)
@@ -199,14 +199,14 @@ def forgeries(mode: Mode, message: Pdu) -> Iterator[Reasoned]:
 
 
 def batches(datagrams: Iterable[T]) -> Iterator[list[T]]:
-    """As many at once as fit into any socket's buffer."""
+    """Batches small enough for any socket's buffer."""
     rest = iter(datagrams)
     while batch := list(islice(rest, _BATCH)):
         yield batch
 
 
 class Watched(Protocol):
-    """A proxy, as these functions see it."""
+    """The part of a proxy that these functions use."""
 
     @property
     def log(self) -> str: ...
@@ -214,7 +214,7 @@ class Watched(Protocol):
 
 
 def send_all(proxy: Watched, datagrams: Iterable[tuple[Peer, bytes]]) -> None:
-    """No faster than the proxy takes them in, so that none is lost."""
+    """Send no faster than the proxy reads, so that none is lost."""
     for batch in batches(datagrams):
         due = total(proxy) + len(batch)
         for peer, datagram in batch:
@@ -223,19 +223,19 @@ def send_all(proxy: Watched, datagrams: Iterable[tuple[Peer, bytes]]) -> None:
 
 
 def taken(proxy: Watched) -> tuple[Counter[str], Counter[str]]:
-    """How many datagrams it has accepted, by kind, and dropped, by reason."""
+    """Datagrams accepted by type, and dropped by reason."""
     counters = proxy.status()["counters"]
     return Counter(counters["accepted"]), Counter(counters["dropped"])
 
 
 def rows(proxy: Watched) -> dict[Address, tuple[object, ...]]:
-    """All of the table that a datagram may change."""
+    """The columns of the status table that a datagram may change."""
     names = ("state", "weight", "interval_s", "cpu", "memory", "tcp", "loss", "rtt_ms")
     return {(row["address"], row["port"]): tuple(row[name] for name in names) for row in proxy.status()["backends"]}
 
 
 def total(proxy: Watched) -> int:
-    """How many datagrams it has accepted or dropped."""
+    """Datagrams accepted or dropped in all."""
     return sum(counter.total() for counter in taken(proxy))
 
 
@@ -243,9 +243,9 @@ def total(proxy: Watched) -> int:
 def changing_nothing(
     proxy: Watched, dropped: Mapping[str, int], accepted: Mapping[str, int] | None = None
 ) -> Iterator[None]:
-    """All that is sent meanwhile is dropped for these reasons, or taken for these kinds, and the table stays as it is.
+    """Datagrams sent in the block are dropped or accepted as given, and the table does not change.
 
-    There may be a line in the log, but not one for each.
+    They may cause a line in the log, but not one each.
     """
     table, lines = rows(proxy), len(proxy.log.splitlines())
     accepted_before, dropped_before = taken(proxy)

@@ -35,5 +35,5 @@ DIALS: Final[dict[str, Dial]] = {
     "UNIX": lambda address, _: connect(address),
     "TLS": dial_tls,
 }
-"""How to be a client at every kind of listener, in the order of the proxy's."""
+"""How to connect to each kind of listener, in the order of the proxy's options."""
 LISTENERS: Final = [pytest.param(place, dial, id=name) for place, (name, dial) in enumerate(DIALS.items())]

@@ -1,4 +1,4 @@
-"""Agents that run in a thread of the test and report what the test wants."""
+"""Agents that run in a thread of the test and report given figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.integration.addresses import address_of, family
 REGISTER_S: Final = 1.0
 IDLE: Final = Load(cpu=0, memory=0, tcp=0)
 BUSY: Final = Load(cpu=0, memory=0, tcp=1000)
-"""Chosen after anything that is idle, however long the round trips."""
+"""Figures of a busy host: idle ones are preferred, whatever the round trips."""
 
 
 class FakeAgent:
@@ -45,12 +45,12 @@ class FakeAgent:
 
     @property
     def address(self) -> Address:
-        """Where it is probed."""
+        """The address at which it is probed."""
         return address_of(self._socket)
 
     @property
     def backend(self) -> Address:
-        """The address of what it registers."""
+        """The address of its service."""
         return self.address[0], self._registration.service_port
 
     def _run(self) -> None:
@@ -68,7 +68,7 @@ class FakeAgent:
         self._socket.sendto(encode(pdu), address)
 
     def drain(self, draining: bool = True) -> None:
-        """Ask for no new client, or for new clients again."""
+        """Start or stop draining."""
         self.draining = draining
         self._register()
 

@@ -1,4 +1,4 @@
-"""Waiting for what another process or thread does."""
+"""Waiting for other processes and threads."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 READY_S: Final = 20.0
-"""How long a process may take to start on a busy machine. Nothing that is tested for is this slow."""
+"""Seconds that a process may take to start on a busy machine; nothing under test takes that long."""
 STOP_S: Final = 5.0
 PROMPT_S: Final = 1.0
-"""The time for what happens at once: everything that waits for no timer."""
+"""Seconds allowed for anything that does not wait for a timer."""
 SOCKET_S: Final = 10.0
-"""No socket of a test waits longer: a hang is a failure, not the end of the run."""
+"""Timeout of sockets in s: a hang fails the test, not the run."""
 T = TypeVar("T")
 
 
 def poll(until: Callable[[], T | None], within_s: float, what: str, every_s: float = 0.01) -> T:
-    """The first true answer of `until`."""
+    """Call `until` repeatedly; returns its first true result."""
     deadline = time.monotonic() + within_s
     while not (answer := until()):
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
@@ -28,7 +28,7 @@ def poll(until: Callable[[], T | None], within_s: float, what: str, every_s: flo
 
 
 def in_background(call: Callable[..., T], *arguments: Any) -> Future[T]:
-    """What a thread makes of `call`: its result, or its exception."""
+    """Run `call` in a thread; the future has its result or exception."""
     future: Future[T] = Future()
 
     def run() -> None:

@@ -25,7 +25,7 @@ _NAME: Final = struct.Struct("!I")
 
 @attrs.define
 class Pool:
-    """One test's back-ends at a proxy that others use after it, and its clients."""
+    """The back-ends and clients of one test at a proxy that further tests use."""
 
     proxy: Proxy
     _agents: list[FakeAgent] = attrs.field(init=False, factory=list)
@@ -37,7 +37,7 @@ class Pool:
         self._logged = len(self.proxy.log)
 
     def register(self, service: Address, load: Load = IDLE) -> FakeAgent:
-        """Returns when clients may be sent there."""
+        """Register a service; returns once it is up."""
         agent = FakeAgent(self.proxy.monitor, service[1], load)
         self._agents.append(agent)
         poll(lambda: self.proxy.state(agent.backend) == "up", READY_S, f"{agent.backend} is up")
@@ -64,7 +64,7 @@ class Pool:
         return service
 
     def connect(self, *, receive_buffer: int = 0) -> socket.socket:
-        """A client at the proxy's first listener."""
+        """Connect a client to the proxy's first listener."""
         return self.keep(connect(self.proxy.address, receive_buffer=receive_buffer))
 
     def keep(self, client: socket.socket) -> socket.socket:
@@ -72,7 +72,7 @@ class Pool:
         return client
 
     def link(self, *, client_buffer: int = 0) -> tuple[socket.socket, socket.socket]:
-        """A session that the proxy, too, knows to be connected: the client's socket, and the back-end's."""
+        """A connected session: the client's socket and the back-end's."""
         listener = self._linking(IDLE)
         client = self.connect(receive_buffer=client_buffer)
         server = listener.accept()
@@ -80,7 +80,7 @@ class Pool:
         return client, server
 
     def links(self, number: int, load: Load = IDLE) -> list[tuple[socket.socket, socket.socket]]:
-        """As `link`, many at once. `load` is what their back-end reports, unless there is one already."""
+        """As `link`, many at once. `load` is reported by their back-end, unless it exists already."""
         listener = self._linking(load)
         clients = [self.connect() for _ in range(number)]
         for name, client in enumerate(clients):
@@ -105,12 +105,12 @@ class Pool:
         poll(lambda: self.proxy.backends()[listener.address]["total"] == sessions, READY_S, "all are connected")
 
     def settled(self, within_s: float) -> None:
-        """No session is left, and no socket of one."""
+        """Wait until no session and no socket of one is left."""
         poll(lambda: self.proxy.connections() == 0, within_s, "no session is left")
         poll(lambda: self.proxy.descriptors("socket") <= self.proxy.idle_sockets, within_s, "no socket is left")
 
     def close(self) -> None:
-        """Whatever the test was: all its sessions must be gone soon after, and no exception logged."""
+        """After every test: its sessions must end promptly, and no exception may be logged."""
         self._stack.close()
         try:
             self.settled(within_s=3.0)

@@ -1,4 +1,4 @@
-"""`twistd rproxy` in a process of its own, and what its status page says."""
+"""`twistd rproxy` in a process of its own, and its status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration.twistd import Twistd, environment
 
 
 class Proxy(Twistd):
-    """`twistd rproxy`, ready. Its ports are the kernel's choice where `options` do not say otherwise."""
+    """A running `twistd rproxy`. Its ports are ephemeral unless `options` name them."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Proxy(Twistd):
             raise
 
     def _sockets(self, times: int) -> Iterator[int]:
-        """Looked at several times: the question of `_answers` may still have one open."""
+        """The minimum of several counts: the request of `_answers` may still have one open."""
         for _ in range(times):
             yield self.descriptors("socket")
             time.sleep(0.005)
@@ -55,17 +55,17 @@ class Proxy(Twistd):
 
     @property
     def listeners(self) -> list[str]:
-        """Where it accepts clients, in the order of the options: HOST:PORT, or a path."""
+        """The addresses of its client listeners, in the order of the options: HOST:PORT, or a path."""
         return re.findall(r"listening for clients on (\S+)", self.log)
 
     @property
     def address(self) -> Address:
-        """The first listener's."""
+        """The address of the first listener."""
         return parse_address(self.listeners[0])
 
     @property
     def admin(self) -> Address:
-        """Where it tells its status."""
+        """The address of its status listener."""
         return parse_address(self._status.removeprefix("http://").partition("/")[0])
 
     def status(self) -> dict[str, Any]:
@@ -79,11 +79,11 @@ class Proxy(Twistd):
         return status
 
     def backends(self) -> dict[Address, dict[str, Any]]:
-        """The rows of the table by address."""
+        """The rows of the status table by address."""
         return {(row["address"], row["port"]): row for row in self.status()["backends"]}
 
     def sessions(self) -> dict[str, int]:
-        """How many have ended, by how."""
+        """Ended sessions by ending."""
         ended: dict[str, int] = self.status()["counters"]["sessions"]
         return ended
 

@@ -15,7 +15,7 @@ from tests.integration.sockets import hang_up
 
 
 class Listener:
-    """A port for a back-end; what connects to it is taken by `accept`."""
+    """A listening socket of a back-end; `accept` returns its connections."""
 
     def __init__(self, host: str = LOOPBACK, *, port: int = 0, backlog: int = 1024) -> None:
         self._socket = socket.socket(family(host))
@@ -35,7 +35,7 @@ class Listener:
         return connection
 
     def close(self) -> None:
-        """It, and every connection it has accepted."""
+        """Close it and all accepted connections."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -69,7 +69,7 @@ def echo(connection: socket.socket) -> None:
 
 
 class DeafListener(Listener):
-    """A port that drops every SYN, because its queue is full, until `hear`."""
+    """A port that drops every SYN, because its queue is full, until `hear` is called."""
 
     def __init__(self) -> None:
         super().__init__(backlog=0)
@@ -89,7 +89,7 @@ class DeafListener(Listener):
         return bool(connected)
 
     def hear(self) -> None:
-        """Empty the queue: the next SYN, which TCP sends again a second after the first one, gets in."""
+        """Empty the queue: the next SYN, retransmitted after a second, is accepted."""
         for filler in self._fillers:
             hang_up(self.accept())
             filler.close()

@@ -1,4 +1,4 @@
-"""Raw clients: blocking sockets, and what can be seen of a stream from outside."""
+"""Blocking sockets, and what the kernel shows of a connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.integration.polling import SOCKET_S
 
 MB: Final = 1_000_000
 SMALL_BUFFER: Final = 16384
-"""Bytes; a socket's that makes a slow reader."""
+"""Receive buffer in bytes of a slow reader."""
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -43,14 +43,14 @@ def connect(address: Address | str, *, receive_buffer: int = 0) -> socket.socket
 
 
 def hang_up(sock: socket.socket) -> None:
-    """Close, and wake whoever is blocked on it."""
+    """Close, and wake threads blocked on it."""
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
     sock.close()
 
 
 def reset(sock: socket.socket) -> None:
-    """Close with a RST, which discards what has not been sent."""
+    """Close with a RST, which discards unsent data."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     sock.close()
 
@@ -62,7 +62,7 @@ def unsent(sock: socket.socket) -> int:
 
 
 def unread(*ports: int) -> int:
-    """Bytes that have arrived at connections of these ports of ours, and that their processes have not read."""
+    """Bytes received on connections of these local ports and not read by their processes."""
     (ss,) = need("ss")
     chosen = " or ".join(f"sport = :{port}" for port in ports)
     command = [ss, "-Htn", "state", "established", f"( {chosen} )"]
@@ -76,12 +76,12 @@ def receive(sock: socket.socket, size: int) -> bytes:
 
 
 def receive_all(sock: socket.socket) -> bytes:
-    """All to the end of the stream. Raises `ConnectionResetError` at a reset."""
+    """Receive to the end of the stream. Raises `ConnectionResetError`."""
     return b"".join(_chunks(sock, sys.maxsize))
 
 
 def receive_until_reset(sock: socket.socket) -> bytes:
-    """All up to the reset that must end it."""
+    """Receive up to a reset, which must come."""
     received: list[bytes] = []
     try:
         received.extend(_chunks(sock, sys.maxsize))
@@ -97,19 +97,19 @@ def _chunks(sock: socket.socket, size: int) -> Iterator[bytes]:
 
 
 def receive_now(sock: socket.socket, size: int) -> bytes:
-    """Up to `size` bytes of those that are there."""
+    """Up to `size` bytes of those that have arrived."""
     return sock.recv(size) if is_readable(sock) else b""
 
 
 def is_readable(sock: socket.socket) -> bool:
-    """Whether something has arrived: data, an end or a reset."""
+    """Whether data, an end of stream or a reset has arrived."""
     poller = select.poll()  # which, unlike select, takes any descriptor
     poller.register(sock, select.POLLIN)
     return bool(poller.poll(0))
 
 
 def send_until_blocked(sock: socket.socket, quiet_s: float = 0.2, most: int = 200_000_000) -> int:
-    """Send until nothing has been taken for `quiet_s`; how many bytes were. More than `most` is no back-pressure."""
+    """Send until nothing was accepted for `quiet_s`; returns the bytes sent. Fails above `most`: no back-pressure."""
     block, sent = payload(1 << 16), 0
     sock.settimeout(quiet_s)
     with suppress(TimeoutError):
@@ -121,7 +121,7 @@ def send_until_blocked(sock: socket.socket, quiet_s: float = 0.2, most: int = 20
 
 
 def wait_for_reset(sock: socket.socket, within_s: float) -> float:
-    """Without reading: how long it took until the peer's reset arrived, in seconds."""
+    """Seconds until the peer's reset arrived, without reading."""
     started = time.monotonic()
     poller = select.poll()
     poller.register(sock, 0)  # errors are reported unasked
@@ -133,7 +133,7 @@ def wait_for_reset(sock: socket.socket, within_s: float) -> float:
 
 
 NOISE: Final = random.Random(1).randbytes(1_000_003)
-"""Prime in length, so that no two chunks of a stream made of it are alike."""
+"""Of prime length, so that no two chunks of a stream made of it are equal."""
 
 
 def payload(size: int) -> bytes:
@@ -141,5 +141,5 @@ def payload(size: int) -> bytes:
 
 
 def digest(data: bytes) -> tuple[int, str]:
-    """Short enough to be shown when it differs."""
+    """A digest, short enough to be shown in a failed assert."""
     return len(data), hashlib.blake2b(data, digest_size=8).hexdigest()

@@ -16,7 +16,7 @@ _RING: Final = payload(len(NOISE) + CHUNK)
 
 
 class Stream:
-    """Noise from anywhere: `take` makes the next bytes, or `check` compares them with those that have arrived.
+    """A pseudo-random stream: `take` returns its next bytes, `check` compares them with received ones.
 
     Every byte is compared, so that a stream that differs is told from the first wrong byte on.
     """
@@ -24,7 +24,7 @@ class Stream:
     def __init__(self, start: int = 0) -> None:
         self._start = start
         self.size = 0
-        """Bytes so far."""
+        """Bytes taken or checked so far."""
 
     def take(self, size: int) -> bytes:
         """At most CHUNK bytes."""
@@ -46,14 +46,14 @@ def send_some(sock: socket.socket, stream: Stream, size: int) -> None:
 
 
 def send_stream(sock: socket.socket, size: int, start: int = 0) -> int:
-    """The first `size` bytes of a stream, and its end; as many."""
+    """Send the first `size` bytes of a stream and end it; returns `size`."""
     send_some(sock, Stream(start), size)
     sock.shutdown(socket.SHUT_WR)
     return size
 
 
 def send_paced(sock: socket.socket, rate: int, seconds: float, start: int = 0) -> int:
-    """`rate` bytes a second, a thousandth of them each millisecond, and the end; how many bytes were sent."""
+    """Send `rate` bytes a second, in steps of 1 ms, then the end; returns the bytes sent."""
     stream = Stream(start)
     began = time.monotonic()
     while (elapsed_s := time.monotonic() - began) < seconds:
@@ -65,7 +65,7 @@ def send_paced(sock: socket.socket, rate: int, seconds: float, start: int = 0) -
 
 
 def send_single_bytes(sock: socket.socket, count: int, start: int = 0) -> int:
-    """One packet each, and the end; as many."""
+    """Send bytes in one packet each, then the end; returns their number."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream = Stream(start)
     for _ in range(count):
@@ -75,7 +75,7 @@ def send_single_bytes(sock: socket.socket, count: int, start: int = 0) -> int:
 
 
 def check_some(sock: socket.socket, stream: Stream, size: int) -> None:
-    """The next `size` bytes arrive, and are the stream's."""
+    """Receive the next `size` bytes of the stream."""
     end = stream.size + size
     while stream.size < end:
         data = sock.recv(min(CHUNK, end - stream.size))
@@ -84,12 +84,12 @@ def check_some(sock: socket.socket, stream: Stream, size: int) -> None:
 
 
 def check_stream(sock: socket.socket, start: int = 0) -> int:
-    """How many bytes arrive until the end of the stream; all of them right. Raises `ConnectionResetError`."""
+    """Receive and compare to the end of the stream; returns the bytes. Raises `ConnectionResetError`."""
     return check_rest(sock, Stream(start))
 
 
 def check_rest(sock: socket.socket, stream: Stream) -> int:
-    """As `check_stream`, the bytes that the stream has already seen included."""
+    """As `check_stream`; the result includes the bytes checked before."""
     while data := sock.recv(CHUNK):
         stream.check(data)
     return stream.size
@@ -105,7 +105,7 @@ def check_until_reset(sock: socket.socket, stream: Stream) -> int:
 
 
 def check_all(streams: Mapping[socket.socket, Stream]) -> None:
-    """Read from all at once, in turns, each to its end, which must come; all bytes right."""
+    """Read and compare all streams concurrently, each to its end."""
     poller = select.poll()
     left = {sock.fileno(): (sock, stream) for sock, stream in streams.items()}
     for descriptor in left:
@@ -138,7 +138,7 @@ def flood(streams: Mapping[socket.socket, Stream], quiet_s: float = 0.3, most: i
 
 
 def _send_now(sock: socket.socket, stream: Stream) -> bool:
-    """Send what is taken now; whether anything was."""
+    """Send as much as is accepted now. Returns whether anything was."""
     chunk = stream.take(CHUNK)
     stream.size -= len(chunk)
     try:

@@ -103,7 +103,7 @@ def test_a_key_file_that_cannot_be_used_is_named(tmp_path: Path, certificate: Ce
 
 @pytest.fixture(params=[socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["TCP", "UDP"])
 def taken(request: pytest.FixtureRequest) -> Iterator[tuple[str, socket.SocketKind]]:
-    """A port that somebody else listens on."""
+    """A port on which another process listens."""
     with socket.socket(type=request.param) as other:
         other.bind((LOOPBACK, 0))
         if request.param == socket.SOCK_STREAM:
@@ -250,7 +250,7 @@ def _agent_port(proxy: Proxy) -> int:
 
 
 def heard(port: int, listen_s: float) -> bytes:
-    """The first datagram that arrives at a port that nobody else uses any more."""
+    """The first datagram that arrives at a port that is free now."""
     with socket.socket(type=socket.SOCK_DGRAM) as listener:
         listener.bind((LOOPBACK, port))
         listener.settimeout(listen_s)

@@ -53,7 +53,7 @@ def test_a_back_end_that_drops_syns_is_replaced_after_the_connect_timeout(pool: 
 
 @pytest.fixture
 def impatient_pool(variant: Variant, start: Starter) -> Pool:
-    """Where nobody waits for a back-end to come."""
+    """A proxy whose clients do not wait for a back-end."""
     pool = Pool(start.proxy(*variant.options, "--wait-for-backend", "0", reactor=variant.reactor))
     start.closing(pool.abandon)
     return pool

@@ -311,7 +311,7 @@ def test_with_nothing_open_a_daemon_starts_and_its_files_are_its_own(daemons: Da
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port for UDP and TCP that somebody else has."""
+    """A UDP and TCP port in use by another process."""
     while True:
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
             tcp.bind((LOOPBACK, 0))

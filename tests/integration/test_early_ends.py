@@ -127,7 +127,7 @@ def test_a_half_closed_client_whose_back_end_resets_is_given_to_another(pool: Po
 
 
 def test_an_end_is_an_answer_to_a_client_that_has_ended(own_pool: Pool) -> None:
-    """A port check, and a request that asks for no answer: nobody else gets it, and nobody is blamed."""
+    """A port check, or a request without an answer: neither is redispatched, nor counted against the back-end."""
     got: list[bytes] = []
 
     def swallow(connection: socket.socket) -> None:

@@ -90,7 +90,7 @@ def test_a_service_that_hangs_while_another_answers_goes_down(start: Starter, ca
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_none_goes_down_where_nobody_is_asked_or_nobody_answers_or_it_is_off(start: Starter, carrier: str) -> None:
-    """Connections in stock, of which nobody has said a word; services that take their time; and the default."""
+    """Idle pre-opened connections; slow services; and the default."""
     limit = ("--first-byte", f"{LIMIT_S}")
     cases = [(limit, b"", False), (limit, b"?", True), ((), b"?", False)]
     pools = []

@@ -1,4 +1,4 @@
-"""Whoever can send a datagram to a proxy or to an agent: nothing comes of it that the protocol does not say."""
+"""Hostile datagrams to a proxy or an agent have no effect beyond what the protocol allows."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_only_the_instance_that_is_registered_is_unregistered_and_only_from_its_
 
 
 def test_back_ends_that_answer_are_no_more_than_the_option_says(start: Starter, make: Make) -> None:
-    """Somebody who has a whole network can register and answer: those that were there before stay."""
+    """An attacker with a whole network can register and answer: existing back-ends stay."""
     most, more = 5, 10
     pool = Pool(start.proxy(*PATIENT, "--max-backends", str(most)))
     start.closing(pool.abandon)
@@ -326,7 +326,7 @@ def extremes() -> Iterator[tuple[Register, ProbeResponse]]:
 
 
 def test_no_datagram_of_a_stranger_earns_more_than_one_or_a_larger_one(mode: Mode, start: Starter, make: Make) -> None:
-    """Every one comes from an address of its own, which has the right key where there are any."""
+    """Each comes from an address of its own, with the right key if there are keys."""
     proxy = start.proxy(*HASTY, *mode.options)
     strangers = (make(mode, proxy.monitor, f"127.1.{high}.{low}") for high in count() for low in range(1, 255))
     letters = list(each_from_another(mode, strangers))

@@ -26,7 +26,7 @@ from tests.integration.twistd import Twistd, run_twistd
 FLOOD: Final = 5000
 AGENT: Final = ["--proxy", LOOPBACK, "--port", "0"]
 LIVELY_S: Final = 10.0
-"""Far longer than a request takes; who waits for a key file waits for ever."""
+"""Much longer than a request takes: blocking on a key file would never end."""
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ both_reactors = pytest.mark.parametrize("reactor", REACTORS)
 
 @pytest.fixture
 def keys(start: Starter) -> Keys:
-    """Whatever the test is: when all its processes have ended, none may have told a key."""
+    """After every test: no process may have logged or printed a key."""
     keys = Keys(start.folder)
     start.closing(keys.assert_secret)
     return keys

@@ -45,7 +45,7 @@ def limited(start: Starter, variant: Variant, descriptors: int, *options: str) -
 
 
 def crowd(pool: Pool, number: int) -> list[socket.socket]:
-    """So many clients, each of which sends its own word to an echo server. Returns when no more of them fit."""
+    """Connect clients that each send their own word to an echo server. Returns once no more fit."""
     clients = [pool.connect() for _ in range(number)]
     for place, client in enumerate(clients):
         client.sendall(_word(place))
@@ -84,7 +84,7 @@ def test_when_descriptors_run_short_clients_wait_for_their_turn(variant: Variant
 
 
 def test_after_a_shortage_the_proxy_is_as_before(variant: Variant, start: Starter) -> None:
-    """Also when all leave at once, and nobody waits any more."""
+    """Also when all leave at once and no client waits."""
     pool = limited(start, variant, 80)
     pool.serve(echo)
     for _ in range(3):
@@ -158,7 +158,7 @@ def answer(address: str, dial: Dial, certificate: Certificate) -> bytes:
 
 
 def sockets(*words: str) -> list[str]:
-    """What `ss` tells, a line each."""
+    """The lines of `ss`."""
     need("ss")
     return subprocess.run(["ss", "-tnH", *words], capture_output=True, text=True, check=True).stdout.splitlines()
 
@@ -176,7 +176,7 @@ def socket_name(listener: str) -> tuple[str, str]:
 
 
 def test_both_legs_are_kept_alive(pool: Pool) -> None:
-    """A peer whose host has vanished without a word is found out in the end."""
+    """A peer whose host has vanished is detected eventually."""
     _, server = pool.link()
     for leg in (f"sport = :{pool.proxy.address[1]}", f"dport = :{server.getsockname()[1]}"):
         poll(lambda of=leg: is_kept_alive(of), PROMPT_S, f"keepalive of {leg}")  # type: ignore[misc]

@@ -114,7 +114,7 @@ def test_a_full_proxy_of_idle_clients_from_its_back_ends_host_loses_one_at_most(
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_a_connect_that_meets_itself_is_a_refused_one(carrier: str, host: Host, tmp_path: Path) -> None:
-    """Nobody listens at the back-end's port, and it is the only one that the kernel has to connect from."""
+    """Nothing listens at the back-end's port, and it is the only ephemeral port."""
 
     def run() -> None:
         options = ["--listen", f"unix:{tmp_path / 'socket'}", *carrier_options(carrier)]

@@ -21,7 +21,7 @@ from rproxy.net.addresses import Address
 from rproxy.observe.http_server import CONNECTIONS_MAX
 from rproxy.wire.seal import Unsealed
 from tests.benchmarks.operators import ATTACKS, GET
-from tests.benchmarks.simulator import Simulator, introduce
+from tests.benchmarks.simulator import Simulator, register_all
 from tests.conftest import need
 from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Starter, Variant, every_carrier
@@ -193,7 +193,7 @@ def busy(variant: Variant, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         simulator = Simulator(proxy.monitor, Unsealed(), ROWS, random.Random(1), draining=True)
         over = threading.Event()
         try:
-            introduce(simulator, ROWS)
+            register_all(simulator, ROWS)
             answering = in_background(simulator.run, 1e6, over.is_set)
             with pool.connect() as client:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -70,7 +70,7 @@ def close_after_the_client(client: socket.socket, server: socket.socket) -> None
 
 
 def rest(reader: socket.socket) -> int:
-    """How much there is once it goes on, and no longer slowly."""
+    """Read the rest at full speed; returns its size."""
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MB)
     return check_rest(reader, Stream())
 

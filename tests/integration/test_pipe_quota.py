@@ -1,4 +1,4 @@
-"""An ordinary user, who may have but so much memory in pipes: clients that never read do not slow others' bulk."""
+"""An ordinary user with limited pipe memory: clients that never read do not slow others' bulk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.integration.streams import Stream, check_stream, flood, send_stream
 pytestmark = every_carrier
 
 USER: Final = 61234
-"""Nobody else's, so that nothing else counts."""
+"""A user without other processes, so that nothing else counts."""
 STOPPED: Final = 200
 BULK: Final = 150 * MB
 TOLERATED: Final = 4

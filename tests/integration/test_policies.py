@@ -1,4 +1,4 @@
-"""Policies of somebody's own, as installed packages: whatever they do, clients are served and the proxy lives."""
+"""Third-party policies as installed packages: whatever they do, clients are served and the proxy survives."""
 
 from __future__ import annotations
 

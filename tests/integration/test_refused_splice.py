@@ -1,4 +1,4 @@
-"""Where the kernel refuses splice(2), or pipes, bytes are read and written: nothing is lost, and one line tells."""
+"""Where the kernel refuses splice(2), or pipes, bytes are read and written: nothing is lost, and one line is logged."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def again(start: Starter, proxy: Proxy, *options: str, **how: Any) -> Proxy:
 
 
 def served(proxy: Proxy) -> bytes:
-    """What a client is sent, nothing if nobody has time for it."""
+    """What a new client receives; nothing if it is refused."""
     try:
         return greeting(proxy)
     except OSError:

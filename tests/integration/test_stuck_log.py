@@ -1,4 +1,4 @@
-"""A log that nobody reads holds up neither sessions nor the end."""
+"""An unread log delays neither sessions nor the stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy that is kept from running again and again, as by a quota: that kills nobody, and excuses nothing."""
+"""A proxy throttled by a CPU quota: no back-end is falsely ejected, and dead ones are still detected."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def ended(proxy: Proxy, ending: str) -> int:
 
 
 def told(proxy: Proxy, ending: str, timeout_s: float, logged: int, number: int) -> list[int]:
-    """Of how many ends each line of the log tells, from the character `logged` on; there must be `number` in all."""
+    """The counts of ended sessions in the log from offset `logged`, by line; they must add up to `number`."""
     line = rf"(\d+) session\(s\) closed: {ending} and silent for {timeout_s:g} s"
 
     def counts() -> list[int] | None:

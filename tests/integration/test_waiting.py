@@ -42,7 +42,7 @@ def in_place(pool: Pool, clients: int) -> None:
 
 
 def test_clients_wait_for_the_first_back_end_and_are_served_when_it_comes(variant: Variant, start: Starter) -> None:
-    """What they have sent arrives, and their ends; who says nothing is served, too."""
+    """Their data and ends of stream arrive; silent ones are served, too."""
     pool = waiting_pool(start, variant)
     silent = pool.connect()
     sending = pool.connect()
@@ -81,7 +81,7 @@ def test_who_has_waited_long_enough_is_let_go_and_the_log_tells_the_sum(variant:
 
 
 def test_a_client_that_leaves_leaves_its_place(variant: Variant, start: Starter) -> None:
-    """By a reset, with and without data before it, and by closing without a word."""
+    """By a reset, with and without data before it, and by closing without data."""
     pool = waiting_pool(start, variant)
     for leave in ("reset", "reset after data", "close"):
         client = pool.connect()

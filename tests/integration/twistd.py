@@ -19,9 +19,9 @@ from tests.integration.polling import READY_S, STOP_S, poll
 PROJECT: Final = Path(__file__).parents[2]
 REACTORS: Final = ("epoll", "asyncio")
 UVLOOP: Final = "uvloop"
-"""Not Twisted's name: its asyncio reactor, on uvloop's event loop."""
+"""Our name for Twisted's asyncio reactor on uvloop's event loop."""
 RESTING: Final = 0.1
-"""Share of a core that a process may use which only waits."""
+"""Share of a core that an idle process may use."""
 _RUN_TWISTD: Final = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job's is ignored
     "; from twisted.scripts.twistd import run; run()"
@@ -35,7 +35,7 @@ def environment() -> Mapping[str, str]:
 
 
 def twistd(*arguments: str, reactor: str, prefix: Sequence[str] = (), daemon: bool = False) -> list[str]:
-    """The command line of twistd, the one of this Python; `prefix` is one that ends by running it in its own place."""
+    """The command line of this Python's twistd; `prefix` is a command that executes it in its place."""
     code, name = (_INSTALL_UVLOOP + _RUN_TWISTD, "asyncio") if reactor == UVLOOP else (_RUN_TWISTD, reactor)
     options = [f"--reactor={name}"] if daemon else ["-n", f"--reactor={name}"]
     return [*prefix, sys.executable, "-c", code, *options, *arguments]
@@ -49,7 +49,7 @@ def shell(command: str) -> list[str]:
 def run_twistd(
     folder: Path, *arguments: str, reactor: str = "epoll", prefix: Sequence[str] = (), daemon: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run a twistd that is not expected to last."""
+    """Run a twistd that is expected to end by itself."""
     return subprocess.run(
         twistd(*arguments, reactor=reactor, prefix=prefix, daemon=daemon),
         cwd=folder,
@@ -117,7 +117,7 @@ class Twistd:
         return self._errors.read_text(errors="replace")
 
     def logged(self, pattern: str, within_s: float = READY_S) -> str:
-        """The group of the first line of the log that matches."""
+        """Wait for a matching line of the log; returns its group."""
 
         def find() -> re.Match[str] | None:
             ended = not self.running
@@ -131,7 +131,7 @@ class Twistd:
         self._process.send_signal(signum)
 
     def wait(self, within_s: float = STOP_S) -> int:
-        """Its exit status, negative for a signal. Raises `TimeoutExpired`."""
+        """Wait for its exit status, negative for a signal. Raises `TimeoutExpired`."""
         return self._process.wait(within_s)
 
     def stop(self, signum: signal.Signals = signal.SIGTERM, within_s: float = STOP_S) -> int:
@@ -139,7 +139,7 @@ class Twistd:
         return self.wait(within_s)
 
     def close(self) -> None:
-        """End it, however it is."""
+        """End it, running or not."""
         try:
             self.stop()
         except subprocess.TimeoutExpired:
@@ -148,7 +148,7 @@ class Twistd:
         print(f"{self._log.name}:\n{self.log}{self.errors}")
 
     def descriptors(self, kind: str = "") -> int:
-        """How many it has open, of one kind ("socket", "pipe") or of all."""
+        """Open descriptors of one kind ("socket", "pipe"), or all."""
         opened = 0
         for name in os.listdir(f"/proc/{self.pid}/fd"):
             with suppress(FileNotFoundError):  # closed in the meantime
@@ -156,18 +156,18 @@ class Twistd:
         return opened
 
     def resident(self) -> int:
-        """Bytes of memory."""
+        """Resident memory in bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
 
     def cpu(self) -> float:
-        """Seconds of CPU time it has had, its own and the kernel's for it, in steps of 10 ms."""
+        """User and system CPU time in s, in steps of 10 ms."""
         _, _, fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")
         user, system = fields.split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def share_of_a_core(self, seconds: float = 1.0) -> float:
-        """What it uses from now on."""
+        """The share of a core used in the next `seconds`."""
         before = self.cpu()
         time.sleep(seconds)
         return (self.cpu() - before) / seconds

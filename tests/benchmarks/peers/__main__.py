@@ -32,7 +32,7 @@ FAILURES: Final = (ProgramFailed, AssertionError, OSError, ValueError, subproces
 
 
 def names(known: Sequence[str]) -> Any:
-    """The type of an option that takes some of these."""
+    """An argparse type for a comma-separated subset of `known`."""
 
     def parse(text: str) -> list[str]:
         chosen = text.split(",")
@@ -58,7 +58,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def setup() -> dict[str, str]:
-    """What it ran on."""
+    """The machine and the versions of programs."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "CPU": f"{cpu[1] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} cores",
@@ -76,10 +76,10 @@ def tell(what: str) -> None:
 
 @attrs.define
 class Bench:
-    """Everything that runs from the first round to the last."""
+    """Runs the rounds and collects results."""
 
     backends: Mapping[str, Address]
-    """That of every row."""
+    """The back-end of every row."""
     results: Results
     load: rows.Load
 
@@ -95,7 +95,7 @@ class Bench:
         return PEERS[peer](Path(tempfile.mkdtemp(dir=self.load.folder)), backend)
 
     def run_round(self) -> None:
-        """With processes of its own, since those of another round might have been lucky or unlucky in their memory."""
+        """Start new processes for each round: the memory layout of a process would bias all rounds alike."""
         self.results.begin_round()
         number = len(self.results.rounds)
         with ExitStack() as stack:
@@ -138,12 +138,12 @@ def rotated(peers: Sequence[str], by: int) -> list[str]:
 
 
 def stop(signum: int, _: object) -> None:
-    """Leaves through everything that ends what was started."""
+    """Exit by an exception, so that everything started is stopped."""
     sys.exit(128 + signum)
 
 
 def missing() -> list[str]:
-    """What the machine lacks."""
+    """What is missing on this machine."""
     packages = programs.missing()
     lacking = [f"apt-get install {' '.join(packages)}"] if packages else []
     connections = rows.IDLE_BEFORE + rows.IDLE

@@ -1,4 +1,4 @@
-"""What is measured, and what becomes of it: medians, ratios to HAProxy, and the ratios to reach."""
+"""Figures, their medians and ratios to HAProxy, and the ratios to reach."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import attrs
 OURS: Final = "splice"
 HAPROXY: Final = "haproxy"
 HAPROXIES: Final = (HAPROXY, "haproxy-splice")
-"""One program in two configurations: what it is compared by is the better one, figure by figure."""
+"""One program in two configurations; figures are compared to the better one of each."""
 TITLES: Final = {
     OURS: ("rproxy", "splice"),
     "portable": ("rproxy", "portable"),
@@ -30,11 +30,11 @@ class Figure:
     key: str
     label: str
     row: str
-    """The measurement it comes from."""
+    """The measurement that yields it."""
     digits: int = 0
     more_is_better: bool = False
     compared: bool = True
-    """Whether its ratio to HAProxy's says anything."""
+    """Whether its ratio to HAProxy's is meaningful."""
 
 
 FIGURES: Final = (
@@ -90,7 +90,7 @@ GOALS: Final = tuple(
 
 @attrs.define
 class Results:
-    """What every round has measured."""
+    """The figures of all rounds."""
 
     peers: Sequence[str]
     rows: Sequence[str]
@@ -120,7 +120,7 @@ class Results:
         return (max if figure.more_is_better else min)(medians)[1] if medians else None
 
     def ratio(self, peer: str, figure: Figure) -> float | None:
-        """The median of the rounds' ratios: a slow moment hits both figures of a round, and neither of another."""
+        """The median of the rounds' ratios: a slow moment affects both figures of one round only."""
         best = self.best(figure)
         return None if best is None else _median(self._ratios(peer, best, figure))
 

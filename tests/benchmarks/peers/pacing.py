@@ -26,7 +26,7 @@ CONNECTIONS: Final = 64
 WARM_UP_S: Final = 0.3
 """Requests due in it do not count."""
 PATIENCE_S: Final = 1.0
-"""For the last answers. What is missing then counts with what it has taken so far."""
+"""Wait for the last answers; missing ones count with the time elapsed so far."""
 TIMER_SLACK_NS: Final = 1000
 ANSWER_MAX: Final = 4096
 
@@ -36,7 +36,7 @@ def request(path: str) -> bytes:
 
 
 def answer_size(client: socket.socket, asked: bytes) -> int:
-    """Ask once, of a server that answers in one piece."""
+    """The size of the answer to one request, sent in one piece."""
     client.sendall(asked)
     answer = client.recv(ANSWER_MAX)
     if not answer.startswith(b"HTTP/1.1 200 "):
@@ -45,7 +45,7 @@ def answer_size(client: socket.socket, asked: bytes) -> int:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest of the sorted values that at least this share of them does not exceed."""
+    """The nearest-rank percentile of sorted values; `share` is 0..1."""
     return values[max(math.ceil(share * len(values)), 1) - 1]
 
 
@@ -54,7 +54,7 @@ class Schedule:
     """When each request is due, and from when its latency counts. Times are in seconds, of one clock."""
 
     due: float
-    """The next one."""
+    """When the next request is due."""
     interval_s: float
     _full: bool = False
     """No connection is free, or none was and what has become due since then has not been sent yet."""
@@ -62,7 +62,7 @@ class Schedule:
     """Until when nothing was sent although a connection was free."""
 
     def resume(self, now: float) -> None:
-        """The client begins to send what is due."""
+        """The client starts to send due requests."""
         if not self._full:
             self._back = now
 
@@ -77,7 +77,7 @@ class Schedule:
 
 
 class Pacer:
-    """Sends what is due on the connections that are free, in turns. Times are those of `time.perf_counter`."""
+    """Sends due requests on free connections, round robin. Times are from `time.perf_counter`."""
 
     def __init__(self, clients: Sequence[socket.socket], asked: bytes, rate: float, seconds: float) -> None:
         self.latencies: list[float] = []
@@ -107,7 +107,7 @@ class Pacer:
         self._give_up()
 
     def _send(self) -> float:
-        """Returns how long there is nothing to send."""
+        """Send due requests; returns the seconds until the next one is due."""
         schedule, now = self._schedule, time.perf_counter()
         schedule.resume(now)
         while schedule.due <= now and schedule.due < self._end and self._free:

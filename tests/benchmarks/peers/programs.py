@@ -1,4 +1,4 @@
-"""The programs that are measured and those around them: their configurations, and their lives."""
+"""The measured programs and their helpers: configuration, start and stop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.integration.twistd import environment
 NEEDED: Final = ("haproxy", "nginx", "wrk")
 STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 DESCRIPTORS_MAX: Final = 20_000
-"""No program here gets more, so that tables made for all descriptors do not differ between machines."""
+"""The limit for all programs, so that tables sized by it do not differ between machines."""
 CONNECTIONS_MAX: Final = 9000
 PIPES_MAX: Final = 256
 """Twice the connections of any load: both directions of each may be spliced."""
@@ -103,25 +103,25 @@ http {{
 
 
 class ProgramFailed(Exception):
-    """A program that does not run, or a measurement that went wrong."""
+    """A program did not run, or a measurement failed."""
 
 
 @attrs.frozen
 class Running:
-    """What clients connect to."""
+    """A running peer."""
 
     address: Address
     pid: int | None = None
-    """The proxy's; None without one."""
+    """The proxy's process id; None without a proxy."""
 
     @property
     def pids(self) -> list[int]:
-        """Of the proxy and its workers."""
+        """Process ids of the proxy and its workers."""
         return [] if self.pid is None else [self.pid, *_children(self.pid)]
 
 
 def end_children() -> None:
-    """What was started the very moment a signal came."""
+    """End processes that were started while a signal arrived."""
     for pid in _children(os.getpid()):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -142,7 +142,7 @@ def missing() -> list[str]:
 
 
 def _path(program: str) -> str | None:
-    """Debian keeps servers where only root's PATH leads."""
+    """The program's path: Debian has servers in sbin, which is only in root's PATH."""
     return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
 
 
@@ -154,14 +154,14 @@ def path(program: str) -> str:
 
 
 def version(program: str) -> str:
-    """As the program itself gives it."""
+    """The version as the program prints it."""
     said = subprocess.run([path(program), "-v"], capture_output=True, text=True, check=False, timeout=READY_S)
     found = re.search(r"\d+\.\d[\w.+/:~-]*", said.stdout + said.stderr)
     return found[0] if found else "unknown"
 
 
 def raise_descriptor_limit() -> None:
-    """For this process and all it starts."""
+    """Raise the limit for this process and its children."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -185,7 +185,7 @@ def http_backend(folder: Path) -> Iterator[Address]:
 
 
 def _read(path: Path) -> None:
-    """So that no measurement waits for the disk."""
+    """Read a file into the page cache."""
     with path.open("rb", buffering=0) as file:
         while file.read(1 << 20):
             pass
@@ -250,7 +250,7 @@ def _direct(_: Path, backend: Address) -> Iterator[Running]:
 
 
 class _QuietProxy(Proxy):
-    """Does not print its log, which is for tests."""
+    """A proxy that does not print its log on closing."""
 
     def close(self) -> None:
         with redirect_stdout(io.StringIO()):
@@ -281,7 +281,7 @@ PEERS: Final[Mapping[str, Callable[[Path, Address], AbstractContextManager[Runni
     "portforward": _portforward,
     "direct": _direct,
 }
-"""How each is started for one back-end, with its files in a folder; it is ended on the way out."""
+"""Context managers that run a peer for a back-end, with its files in a folder."""
 
 
 def _free_port() -> int:
@@ -293,7 +293,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _program(folder: Path, command: list[str], port: int) -> Iterator[Running]:
-    """A program from when it accepts at the port."""
+    """Run a program; entered once it accepts connections at `port`."""
     said = folder / f"{port}.err"
     with said.open("wb") as output:
         process = subprocess.Popen(
@@ -316,7 +316,7 @@ def _accepts(process: subprocess.Popen[bytes], address: Address, said: Path) -> 
 
 
 def _end(process: subprocess.Popen[bytes], running: Running) -> None:
-    """With its workers, which end with it unless it has to be killed."""
+    """End a program and its workers, which end with it unless it is killed."""
     workers = running.pids[1:]
     process.terminate()
     try:

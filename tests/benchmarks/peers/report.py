@@ -19,7 +19,7 @@ GOALS_EXPLAINED: Final = f"To reach, {' '.join(TITLES[OURS])} by HAProxy's bette
 
 
 def text(results: Results, setup: Mapping[str, str], rate: float | None) -> str:
-    """All there is to read."""
+    """The whole report."""
     parts = [
         "\n".join(f"{name}: {value}" for name, value in setup.items()),
         _explanation(len(results.rounds), rate),
@@ -84,7 +84,7 @@ def _goal_row(goal: Goal, ratio: float | None) -> list[str]:
 
 
 def _full_label(figure: Figure) -> str:
-    """Without the table's rows above it, "… CPU s/GB" must say of what."""
+    """The label with the name of its group instead of "…"."""
     return figure.label.replace("…", figure.row)
 
 
@@ -98,7 +98,7 @@ def _table(titles: list[list[str]], rows: list[list[str]]) -> str:
 
 
 def as_json(results: Results, setup: Mapping[str, str], rate: float | None) -> dict[str, Any]:
-    """Every value of every round, and what the text says of them."""
+    """Every value of every round, and the medians and ratios of the text."""
     return {
         "setup": dict(setup),
         "rate": rate,

@@ -1,4 +1,4 @@
-"""The measurements. Each loads one peer for some seconds and returns its figures, by their keys."""
+"""The measurements. Each loads one peer for some seconds and returns its figures by key."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tests.integration.twistd import environment
 CONNECTIONS: Final = 64
 IDLE: Final = 3000
 IDLE_BEFORE: Final = 200
-"""Connections that are open before the others, so that what only the first ones cost does not count."""
+"""Connections opened first, so that one-time costs do not count."""
 SETTLED_LOOKS: Final = 4
 SETTLED_S: Final = 5.0
 WARM_UP_S: Final = 0.3
-"""Streams grow their windows in it, and proxies their pipes."""
+"""Time for TCP windows and the proxies' pipes to grow."""
 CHUNK: Final = 1 << 20
 PIPELINED: Final = 200
-"""Requests for the large file that a stream has in advance: more than it can get."""
+"""Requests pipelined by each stream: more than can be answered in the time."""
 GB: Final = 1e9
 _MICRO: Final = 1e6
 
@@ -43,7 +43,7 @@ Figures = dict[str, float]
 @attrs.frozen
 class Load:
     folder: Path
-    """Of the back-end's files."""
+    """Folder of the back-end's files."""
     seconds: float
     rate: float = 0.0
     """Requests/s at which latency is measured."""
@@ -51,7 +51,7 @@ class Load:
 
 @attrs.define
 class Usage:
-    """Seconds that pass, and the CPU time of a proxy in them, in steps of 10 ms."""
+    """Elapsed seconds, and a proxy's CPU time in steps of 10 ms."""
 
     wall_s: float = 0.0
     user_s: float = 0.0
@@ -77,7 +77,7 @@ def _cpu(pid: int) -> tuple[float, float]:
 
 @contextmanager
 def _using(peer: Running) -> Iterator[Usage]:
-    """What the block takes, known at its end."""
+    """Usage during the block; filled in at its end."""
     usage, pids = Usage(), peer.pids
     before, started = [_cpu(pid) for pid in pids], time.perf_counter()
     yield usage
@@ -90,14 +90,14 @@ def _using(peer: Running) -> Iterator[Usage]:
 
 @attrs.frozen
 class Wrk:
-    """What wrk says at its end."""
+    """Results printed by wrk."""
 
     requests: int
     per_s: float
 
     @classmethod
     def parse(cls, said: str) -> Wrk:
-        """Raises `ProgramFailed` when not all went well."""
+        """Raises `ProgramFailed` if wrk reported errors."""
         errors = re.search(r"Socket errors: .*|Non-2xx.*", said)
         requests = re.search(r"(\d+) requests in", said)
         rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
@@ -107,7 +107,7 @@ class Wrk:
 
 
 def _wrk(peer: Running, seconds: float, *options: str) -> Wrk:
-    """It knows whole seconds only."""
+    """Run wrk, which takes whole seconds only."""
     host, port = peer.address
     duration = math.ceil(seconds)
     command = [path("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{duration}s", "--timeout", "10s", *options]
@@ -166,7 +166,7 @@ def download(peer: Running, load: Load) -> Figures:
 
 
 def upload(peer: Running, load: Load) -> Figures:
-    """From the page cache, for the same reason."""
+    """Sent from the page cache, for the same reason."""
     with (load.folder / LARGE).open("rb", buffering=0) as file, connect(peer.address) as client:
 
         def send() -> int:
@@ -205,7 +205,7 @@ def _move(move: Callable[[], int], seconds: float) -> int:
 
 
 def memory(peer: Running, _: Load) -> Figures:
-    """Of connections that have served a request, as proof that they lead to the back-end, and then nothing."""
+    """Memory per idle connection that has served one request, to prove that it reaches the back-end."""
     if peer.pid is None:
         return {}
     descriptors = _descriptors(peer)
@@ -224,7 +224,7 @@ def _open_idle(peer: Running, number: int, stack: ExitStack) -> None:
 
 
 def _settled_private_kb(peer: Running) -> int:
-    """Once it has stopped changing."""
+    """The private memory in kB once it is stable."""
     seen: list[int] = []
 
     def look() -> bool:
@@ -253,4 +253,4 @@ ROWS: Final[Mapping[str, Callable[[Running, Load], Figures]]] = {
     "download": download,
     "upload": upload,
 }
-"""Memory comes first: it is that of a process which has not done anything else yet."""
+"""Memory comes first, while the process has not done anything else."""
