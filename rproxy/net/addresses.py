@@ -22,6 +22,12 @@ def written(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def written_unix(name: str | bytes | None) -> str:
+    """The path of a Unix socket's address, @name in Linux' abstract namespace, ``UNIX`` if it is unnamed."""
+    text = name.decode(errors="replace") if isinstance(name, bytes) else name or ""
+    return text.replace("\0", "@", 1) if text.startswith("\0") else text or "UNIX"
+
+
 def unmapped(host: str) -> str:
     """`host`, or plain IPv4 for an IPv4-mapped address, which is how a socket of both families shows IPv4 peers."""
     return host.removeprefix(MAPPED) if "." in host else host

@@ -15,7 +15,7 @@ class Link(Protocol):
     """
 
     def client_address(self) -> str:
-        """host:port of the client; the path, or ``UNIX``, for a Unix socket.
+        """host:port of the client; for a Unix socket its path, @name if that is abstract, or ``UNIX`` if it has none.
 
         Costs about a microsecond, so ask only where the answer is used. Right also after the connection has ended.
         """

@@ -61,7 +61,7 @@ class Moving:
         self.told: list[tuple[str, Leg]] = []
         service = Service(pool_with(1), Clock())
         sock, self.client_end = self._connection(stack, SMALL if "client" in small else None)
-        self.client = ClientLeg(sock, leg_table(self.pipes), self.client_end.getsockname())
+        self.client = ClientLeg(sock, self.client_end.getsockname(), leg_table(self.pipes).cut)
         self.client.session = self.session = Session(service, self.client)
         sock, self.backend_end = self._connection(stack, SMALL if "backend" in small else None)
         self.backend = Leg(sock, self.session, 0, self.client)

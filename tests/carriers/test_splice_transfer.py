@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from rproxy.carriers.splice.leg import ClientLeg, Leg
+from rproxy.carriers.splice.leg import ClientLeg, Leg, PeerAddress
 from rproxy.carriers.splice.states import (
     CONNECTING,
     DEAD,
@@ -306,11 +306,11 @@ def test_what_was_to_be_written_can_be_forgotten(stack: ExitStack) -> None:
         (("2001:db8::1", 1234, 0, 0), "[2001:db8::1]:1234"),
         ("", "UNIX"),
         ("/run/client", "/run/client"),
-        (b"\0abstract", "\0abstract"),
+        (b"\0abstract", "@abstract"),
     ],
 )
-def test_a_client_leg_names_who_is_at_its_other_end(moving: Moving, address: object, expected: str) -> None:
-    leg = ClientLeg(moving.client.sock, leg_table(moving.pipes), address)
+def test_a_client_leg_names_who_is_at_its_other_end(moving: Moving, address: PeerAddress, expected: str) -> None:
+    leg = ClientLeg(moving.client.sock, address, leg_table(moving.pipes).cut)
     assert [leg.client_address() for _ in range(2)] == [expected] * 2
 
 

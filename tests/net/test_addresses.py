@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from rproxy.net.addresses import is_loopback, plain, reachable, written
+from rproxy.net.addresses import is_loopback, plain, reachable, written, written_unix
 from rproxy.net.own_addresses import local_address
 from rproxy.net.udp_port import speaks_ipv6
 from tests.fakes import Datagrams
@@ -102,3 +102,19 @@ def test_where_nothing_can_be_sent_to_there_is_no_address_of_ours() -> None:
     """Datagrams to everybody need an option that this socket has not."""
     with pytest.raises(OSError, match=r"denied|unreachable"):
         local_address(("255.255.255.255", 5555))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (None, "UNIX"),
+        ("", "UNIX"),
+        (b"", "UNIX"),
+        ("/run/client", "/run/client"),
+        (b"/run/client", "/run/client"),
+        (b"\0abstract", "@abstract"),
+        (b"/run/\xff", "/run/\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_a_unix_sockets_name_is_written_as_a_path_or_with_an_at_sign(name: str | bytes | None, text: str) -> None:
+    assert written_unix(name) == text

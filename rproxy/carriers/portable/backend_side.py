@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.error import ConnectBindError, ConnectionDone
 from twisted.internet.interfaces import IAddress, IConnector
 from twisted.internet.protocol import ClientFactory, connectionDone
 from twisted.python.failure import Failure
 
+from rproxy.carriers.portable.client_side import ClientSide
 from rproxy.carriers.portable.side import Side
 from rproxy.net.tcp_options import keep_alive, keep_urgent_in_line
 from rproxy.net.tcp_state import is_self_connected, socket_of
 from rproxy.sessions.session import LOCAL_ERRORS
 
-if TYPE_CHECKING:
-    from rproxy.carriers.portable.client_side import ClientSide
-
 
 class BackendSide(Side):
-    """The connection to the chosen back-end."""
+    """The connection to the chosen back-end. `established` is called with it once it is connected to that."""
 
-    def __init__(self, client: ClientSide) -> None:
+    def __init__(self, client: ClientSide, established: Callable[[BackendSide], None]) -> None:
         self._client = client
+        self._established = established
         self.deadlines = client.deadlines
         self.session = client.session
 
@@ -37,7 +37,7 @@ class BackendSide(Side):
                 return
             with suppress(OSError):  # the peer may be gone already
                 handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._client.enable_keepalive_later(self)
+            self._established(self)
         self._client.connect_succeeded(self)
 
     def _is_self_connected(self, handle: socket.socket) -> bool:
@@ -73,8 +73,9 @@ class BackendFactory(ClientFactory):
 
     noisy = False
 
-    def __init__(self, client: ClientSide) -> None:
+    def __init__(self, client: ClientSide, established: Callable[[BackendSide], None]) -> None:
         self._client = client
+        self._established = established
 
     def startedConnecting(self, connector: IConnector) -> None:
         """Twisted has made the socket; it connects in the next turn of the reactor."""
@@ -83,7 +84,7 @@ class BackendFactory(ClientFactory):
             keep_urgent_in_line(handle)
 
     def buildProtocol(self, addr: IAddress | None) -> BackendSide:
-        return BackendSide(self._client)
+        return BackendSide(self._client, self._established)
 
     def clientConnectionLost(self, connector: Any, reason: Failure) -> None:
         connector.transport = None  # breaks a reference cycle

@@ -84,10 +84,10 @@ class PortableCarrier:
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
         """Start to connect to `backend`. The timeout is the client side's, so Twisted's own is off."""
-        factory = BackendFactory(client)
+        factory = BackendFactory(client, self._enable_keepalive_later)
         return self._reactor.connectTCP(backend.address, backend.port, factory, timeout=None)  # type: ignore[arg-type]
 
-    def enable_keepalive_later(self, side: BackendSide) -> None:
+    def _enable_keepalive_later(self, side: BackendSide) -> None:
         """Enable keepalive on a back-end's connection if it lasts, for many sides from one timer."""
         if not self._without_keepalive:
             self.deadlines.arm(self, _KEEPALIVE_DELAY_S, self._enable_keepalive)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IConnector, IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import connectionDone
@@ -14,21 +15,35 @@ from zope.interface import implementer
 
 from rproxy.carriers.portable.side import Side
 from rproxy.carriers.portable.wrappers import pass_on
-from rproxy.net.addresses import unmapped, written
+from rproxy.net.addresses import unmapped, written, written_unix
 from rproxy.net.tcp_options import has_urgent_in_line, prepare_listener, probe_soon
 from rproxy.net.tcp_state import has_acknowledged, has_vanished, socket_of, unacknowledged, waits_for_reader, was_reset
+from rproxy.pool.backend import Backend
+from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_DATA_MAX, EARLY_END_S
 from rproxy.sessions.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S, Session
-
-if TYPE_CHECKING:
-    from rproxy.carriers.portable.backend_side import BackendSide
-    from rproxy.carriers.portable.carrier import PortableCarrier
+from rproxy.timing.wheel import Wheel
 
 HANDSHAKE_S: Final = 10.0
 """For a client's whole TLS handshake, and for its close_notify when it is turned away."""
 _PAUSED_POLL_S: Final = 0.2
 """Between looks whether a client that is not read has reset its connection."""
+
+
+class Clients(Protocol):
+    """What a client's connection uses of its carrier."""
+
+    deadlines: Wheel
+    capacity: Capacity
+    clients: set[ClientSide]
+    """Those with a connection left, to the client or to its back-end."""
+
+    def connect(self, client: ClientSide, backend: Backend) -> IConnector:
+        """Start to connect to `backend`. Calls `connect_succeeded` or `connect_failed` of `client`, not before the
+        reactor's next turn.
+        """
+        ...
 
 
 @implementer(IHandshakeListener)
@@ -40,7 +55,7 @@ class ClientSide(Side):
 
     session: Session
 
-    def __init__(self, carrier: PortableCarrier) -> None:
+    def __init__(self, carrier: Clients) -> None:
         self._carrier = carrier
         self.deadlines = carrier.deadlines
         self._keeps_early_data = False
@@ -63,9 +78,6 @@ class ClientSide(Side):
         self.deadlines.disarm(self)
         self.session.handshake_completed()
         self._connect()
-
-    def enable_keepalive_later(self, side: BackendSide) -> None:
-        self._carrier.enable_keepalive_later(side)
 
     def _connect(self) -> None:
         """Connect to the session's next back-end, or let the client wait for one, or turn it away."""
@@ -105,7 +117,7 @@ class ClientSide(Side):
         self.session.ended(Ending.CLIENT_GONE)
         self._release()
 
-    def connect_succeeded(self, backend_side: BackendSide) -> None:
+    def connect_succeeded(self, backend_side: Side) -> None:
         """The back-end is connected: send it the early data, then carry both ways."""
         session = self.session
         self._connector = None
@@ -128,7 +140,7 @@ class ClientSide(Side):
             session.half_close()
             backend_side.end_writing()
 
-    def _deliver(self, backend_side: BackendSide) -> None:
+    def _deliver(self, backend_side: Side) -> None:
         """The client has reset meanwhile: send the back-end what came before, then the reset."""
         self.deadlines.disarm(self)
         session = self.session
@@ -253,8 +265,7 @@ class ClientSide(Side):
         peer: Any = self.transport.getPeer()
         if hasattr(peer, "host"):
             return written((unmapped(peer.host), peer.port))
-        name = peer.name or "UNIX"
-        return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+        return written_unix(peer.name) if isinstance(peer, UNIXAddress) else str(peer)
 
     def carried(self) -> tuple[int, int]:
         return self.session.up, self.session.down

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from rproxy.carriers.splice.endings import LegTable
-from rproxy.carriers.splice.leg import EVENTS, ClientLeg, Listener
+from rproxy.carriers.splice.leg import EVENTS, ClientLeg, Listener, PeerAddress
 from rproxy.net.tcp_options import prepare_listener
 from rproxy.net.tcp_state import protocol_of
 from rproxy.pool.backend import Backend
@@ -86,10 +86,11 @@ class Listeners:
             self._open(listener, descriptor, address)
         listener.batch = min(2 * listener.batch, ACCEPTS_MAX)
 
-    def _open(self, listener: Listener, descriptor: int, address: object) -> None:
+    def _open(self, listener: Listener, descriptor: int, address: PeerAddress) -> None:
         """Open the session of an accepted client."""
         table, capacity = self._table, self._capacity
-        client = ClientLeg(socket.SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor), table, address)
+        sock = socket.SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor)
+        client = ClientLeg(sock, address, table.cut)
         client.session = session = Session(listener.service, client, listener.name)
         capacity.sessions += 1
         if capacity.sessions >= capacity.sessions_max:

@@ -5,26 +5,27 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import attrs
 
 from rproxy.carriers.splice.pipes import Pipe, Pipes
 from rproxy.carriers.splice.states import CLIENT, CLOSED, LISTENING, STALLED, describe
-from rproxy.net.addresses import unmapped, written
+from rproxy.net.addresses import unmapped, written, written_unix
 from rproxy.net.tcp_options import probe_soon
 from rproxy.net.tcp_state import has_acknowledged, has_vanished, unsent, waits_for_reader
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 
-if TYPE_CHECKING:
-    from rproxy.carriers.splice.endings import LegTable
-
 EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 """Every leg is registered once, for all events."""
 _RESET: Final = struct.pack("ii", 1, 0)
 """struct linger: close(2) sends a reset."""
+
+PeerAddress = tuple[Any, ...] | str | bytes
+"""What accept(2) returns: host, port and, for IPv6, two numbers; or the name of a Unix socket, bytes if abstract."""
 
 
 class Leg:
@@ -63,28 +64,30 @@ class Leg:
 class ClientLeg(Leg):
     """The leg that was accepted. It is its session's `Link`; `session` is set by whoever makes it.
 
-    `address` is the client's, as accept(2) gave it: the kernel forgets it when the connection ends.
+    `address` is the client's, as accept(2) gave it: the kernel forgets it when the connection ends. `end` ends its
+    session at once, with resets.
     """
 
-    __slots__ = ("_address", "_table")
+    __slots__ = ("_address", "_end")
 
-    def __init__(self, sock: socket.SocketType, table: LegTable, address: object) -> None:
+    def __init__(self, sock: socket.SocketType, address: PeerAddress, end: Callable[[Leg, Ending], None]) -> None:
         self.sock = sock
         self.peer = None
         self.count = 0
         self.backlog = None
         self.pipe = None
         self.state = CLIENT
-        self._table = table
-        self._address = address
+        self._address: PeerAddress = address
+        self._end = end
 
     def client_address(self) -> str:
         if isinstance(self._address, tuple):
             host, port, *_ = self._address
-            self._address = written((unmapped(host), port))
-        elif isinstance(self._address, bytes):  # in Linux' abstract namespace
-            self._address = self._address.decode(errors="replace")
-        return str(self._address or "UNIX")
+            text = written((unmapped(host), port))
+        else:
+            text = written_unix(self._address)
+        self._address = text  # may be asked for again
+        return text
 
     def carried(self) -> tuple[int, int]:
         return self.count, 0 if self.peer is None else self.peer.count
@@ -106,7 +109,7 @@ class ClientLeg(Leg):
         return self.peer is not None and has_acknowledged(self.peer.sock, within_s)
 
     def cut(self, ending: Ending) -> None:
-        self._table.cut(self, ending)
+        self._end(self, ending)
 
 
 class Listener:
