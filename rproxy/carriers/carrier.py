@@ -59,7 +59,7 @@ class Carrier(Protocol):
         ...
 
     def slices(self) -> Iterator[list[Session]]:
-        """The connected sessions, in slices each of which can be looked at in one turn of the reactor.
+        """The connected sessions of all services, in slices each of which can be looked at in one turn of the reactor.
 
         A slice holds the sessions that are connected when it is asked for; others may begin and end meanwhile.
         """

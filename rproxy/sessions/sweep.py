@@ -6,10 +6,21 @@ from collections.abc import Callable, Iterator
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 
 Slices = Callable[[], Iterator[list[Session]]]
 """Lists the connected sessions in slices, each short enough to be looked at in one turn of the reactor."""
+
+
+def of_service(slices: Slices, service: Service) -> Slices:
+    """Lists the connected sessions of one service; `slices` those of all services, as a carrier does."""
+
+    def own() -> Iterator[list[Session]]:
+        for sessions in slices():
+            yield [session for session in sessions if session.service is service]
+
+    return own
 
 
 class Sweep:

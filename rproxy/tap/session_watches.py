@@ -15,7 +15,7 @@ from rproxy.sessions.dead_peers import DeadPeers
 from rproxy.sessions.down_timeout import DownTimeout
 from rproxy.sessions.idle_timeout import IdleTimeout
 from rproxy.sessions.loop_detector import LoopDetector
-from rproxy.sessions.sweep import Slices
+from rproxy.sessions.sweep import Slices, of_service
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.tap.parts import Part
 from rproxy.tap.service import ServedPool
@@ -39,9 +39,10 @@ class SessionWatches(Part):
         self._carrier = carrier
         self._monitor = monitor
         self._own = own
-        self._periodic = _periodic(reactor, config, carrier.slices)
-        self._loop_detector = LoopDetector(reactor, carrier.slices, capacity, self._exclude_loop)
-        self._down_timeout = DownTimeout(reactor, carrier.slices, lambda: served.service.pool.panicking)
+        slices = of_service(carrier.slices, served.service)
+        self._periodic = _periodic(reactor, config, slices)
+        self._loop_detector = LoopDetector(reactor, slices, capacity, self._exclude_loop)
+        self._down_timeout = DownTimeout(reactor, slices, lambda: served.service.pool.panicking)
         if config.end_on_down:
             publisher.subscribe({Transitioned: self._down_timeout.transitioned})
         publisher.subscribe({EligibilityChanged: served.service.wait_queue.eligibility_changed})
