@@ -318,7 +318,7 @@ class Connector:
         self.fail(UserError())
 
     def connect(self) -> None:
-        raise AssertionError("nobody connects again")
+        raise AssertionError("no attempt is repeated")
 
     def disconnect(self) -> None:
         raise AssertionError("sessions end their own connections")
@@ -427,7 +427,7 @@ class StubSampler:
 
 
 class CountingPolicy:
-    """Chooses the first eligible back-end, and counts what it is told of each."""
+    """Chooses the first eligible back-end, and counts the calls about each."""
 
     def __init__(self) -> None:
         self.told: dict[str, Counter[Backend]] = {

@@ -66,7 +66,8 @@ class Carrier(Protocol):
         ...
 
     def abort(self) -> None:
-        """End all sessions as `STOPPED`, with resets, and release everything. Called last, when all ports are stopped;
-        may be called again.
+        """End all sessions as `STOPPED`, with resets, and release everything.
+
+        Called last, when all ports are stopped; may be called again.
         """
         ...

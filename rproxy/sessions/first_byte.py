@@ -129,7 +129,7 @@ class FirstByte:
         return False
 
     def _judge(self, backend: Backend, watch: _Watch, now: float) -> None:
-        """It is mute if there was no byte for the whole limit, and several sessions waited for at least half of it."""
+        """Call `mute` if there was no byte for the whole limit, and several sessions waited for at least half of it."""
         asked = [
             _connected_at(session)
             for session in watch.unanswered

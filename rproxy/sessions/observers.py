@@ -1,7 +1,7 @@
-"""The seams for those who are told what becomes of sessions: counters, logs, traces, metrics.
+"""The seams for what observes sessions: counters, logs, traces, metrics.
 
-All of them are called synchronously, in the order in which they were passed to `Observers`, so they must be quick. An
-exception of one is logged, at most every `LOG_EVERY_S` seconds, and reaches neither the session nor other observers.
+Observers are called synchronously, in the order in which they were passed to `Observers`, so they must be quick. An
+exception of one is logged, at most every `LOG_EVERY_S` seconds; the session and the other observers go on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOG_EVERY_S: Final = 10.0
 
 
 class SessionObserver(Protocol):
-    """Is told of every session that ends."""
+    """Observes how sessions end."""
 
     def session_ended(self, record: SessionRecord) -> None:
         """Called once for each session, after its lease has been returned, whatever its ending."""
@@ -28,18 +28,18 @@ class SessionObserver(Protocol):
 
 
 class ChoiceObserver(Protocol):
-    """Is told of every choice. Where there is none, choosing costs nothing more."""
+    """Observes every choice of a back-end. A service without such observers pays nothing for them."""
 
     def chosen(self, link: Link, backend: Backend | None) -> None:
-        """Called when a back-end has been chosen for the client of `link`, and its lease taken; None: there is none.
+        """Called when `backend` has been chosen for the client of `link`, and its lease taken.
 
-        Called again for each further choice of the same session.
+        None: no back-end could be chosen. Called again for each further choice of the same session.
         """
         ...
 
 
 class RedispatchObserver(Protocol):
-    """Is told of sessions that are given to another back-end."""
+    """Observes sessions that are given to another back-end."""
 
     def redispatched(self, failed: Backend, backend: Backend) -> None:
         """Called when `backend` has been chosen for a session, after the connect to `failed` failed."""
@@ -47,10 +47,7 @@ class RedispatchObserver(Protocol):
 
 
 class Observers:
-    """Calls the observers of a service, and confines their exceptions.
-
-    `seconds` is the clock by which failures are logged.
-    """
+    """Calls the observers of a service, and logs their exceptions. `seconds` is a monotonic clock."""
 
     log = Logger()
 
@@ -64,10 +61,10 @@ class Observers:
     ) -> None:
         self._sessions = tuple(sessions)
         self.choices = tuple(choices)
-        """To be looked at before `chosen` is called: mostly there are none."""
+        """Empty in most services: then skip the call of `chosen`."""
         self._redispatches = tuple(redispatches)
         self._seconds = seconds
-        self._failures = RateLimit(1 / LOG_EVERY_S)
+        self._failures = RateLimit.once_in(LOG_EVERY_S)
 
     def session_ended(self, record: SessionRecord) -> None:
         for observer in self._sessions:

@@ -1,4 +1,4 @@
-"""What the clients of a listener get: a pool to be served from, and the terms on which they are served."""
+"""A service: the pool that serves the clients of its listeners, and the terms on which it does."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ DEFAULT_TERMS: Final = ServiceTerms()
 
 
 class Service:
-    """A pool, the terms for its clients, and those who wait for a back-end of it.
+    """A pool, the terms for its clients, and the queue of clients that wait for a back-end.
 
-    `clock` is monotonic. `publish` gets the pool's events that sessions cause. `may_self_connect` says of a back-end's
-    address whether a connect to it could be connected to itself, as a TCP simultaneous open: its port is one of this
-    host's ephemeral ports, and nobody listens on it.
+    `clock` is monotonic. `publish` gets the pool's events that sessions cause. `may_self_connect` returns whether a
+    connect to the given address could end up connected to itself (a TCP simultaneous open): the port is one of this
+    host's ephemeral ports, and nothing listens on it.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Service:
             self.first_byte.start()
 
     def stop_waiting(self) -> None:
-        """The proxy stops accepting: clients that wait for a back-end are called back now, and no others may wait."""
+        """To be called when the listeners are closed: call back all waiting clients now; no others may wait."""
         self.wait_queue.stop()
 
     def stop(self) -> None:

@@ -10,7 +10,7 @@ went::
        |      v                   v                         v
        +--- WAITING               ACCEPTED                  ACCEPTED
 
-A session may end in any state. Everything here works on memory: no Deferred, no timer of its own, no text.
+A session may end in any phase. It works in memory alone: no Deferred, no timer of its own, no text.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class Session:
     def choose_backend(self) -> Backend | None:
         """Take a lease on the back-end to connect to until `connect_deadline`.
 
-        None: there is none to be tried, or no attempt or no time is left. Ask `wait_for_backend` then, and `give_up`
-        if that says no.
+        None: there is none to be tried, or no attempt or no time is left. Call `wait_for_backend` then, and `give_up`
+        if that returns False.
         """
         service, failed = self.service, self._failed
         if not failed:
@@ -216,7 +216,8 @@ class Session:
     def try_redispatch(self, sent: int, *, reset: bool) -> bool:
         """The back-end has ended the connection before it sent a byte; `sent` bytes have come from the client.
 
-        Whether that counts as a failed connect and another back-end is to be chosen. If not, the client gets the end.
+        Returns whether that counts as a failed connect and another back-end is to be chosen. If not, pass the end on to
+        the client.
         """
         service, backend = self.service, self.backend
         if self.connected_at is None or backend is None:
@@ -248,7 +249,7 @@ class Session:
         self.idle_sweeps = 0
 
     def give_up(self) -> Ending:
-        """No back-end can be chosen, and the client may not wait: end the session; returns how."""
+        """End the session, as no back-end can be chosen and the client may not wait; returns the ending."""
         ending = Ending.UNREACHABLE if self._failed else Ending.NO_BACKEND
         self.ended(ending)
         return ending
@@ -288,7 +289,7 @@ class Session:
         )
 
     def _judge_service(self, backend: Backend) -> None:
-        """What the session, which is over, shows of its back-end's service."""
+        """Judge the back-end's service by the session, which is over."""
         service = self.service
         if self.connected_at is None:
             return

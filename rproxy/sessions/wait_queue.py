@@ -31,7 +31,7 @@ class WaitQueue:
         self._pool = pool
         self._limit_s = limit_s
         self.queue: OrderedDict[Hashable, tuple[float, Callable[[], None]]] = OrderedDict()
-        """By client: when its time is over, and what is called then; the earliest first."""
+        """By client: its deadline and its callback, in order of arrival, which is that of the deadlines, too."""
         self._timer: IDelayedCall | None = None
 
     def add(self, client: Hashable, call: Callable[[], None]) -> bool:
@@ -54,7 +54,7 @@ class WaitQueue:
             self._timer = None
 
     def eligibility_changed(self, event: EligibilityChanged) -> None:
-        """A back-end may get clients from now on: they are served in the reactor's next turn."""
+        """Once a back-end has become eligible, clients are served in the reactor's next turn."""
         if event.eligible and self.queue and self._timer is not None:
             self._timer.reset(0)
 
@@ -64,9 +64,9 @@ class WaitQueue:
         for _ in range(AT_ONCE):
             if not self.queue:
                 return
-            by, call = next(iter(self.queue.values()))
-            if by > now and not self._pool.eligible:
-                self._timer = self._clock.callLater(by - now, self._turn)
+            deadline, call = next(iter(self.queue.values()))
+            if deadline > now and not self._pool.eligible:
+                self._timer = self._clock.callLater(deadline - now, self._turn)
                 return
             self.queue.popitem(last=False)
             try:

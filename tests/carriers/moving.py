@@ -41,7 +41,7 @@ def leg_table(pipes: Pipes) -> LegTable:
 
 
 class Moving:
-    """Two legs, `client` and `backend`, and the other ends of their connections; `told` has the callbacks made.
+    """Two legs, `client` and `backend`, and the other ends of their connections; `reported` has the callbacks made.
 
     A side named in `small` has small buffers.
     """
@@ -58,7 +58,7 @@ class Moving:
             undelivered=self._undelivered,
             redispatched=lambda leg: False,
         )
-        self.told: list[tuple[str, Leg]] = []
+        self.reported: list[tuple[str, Leg]] = []
         service = Service(pool_with(1), Clock())
         sock, self.client_end = self._connection(stack, SMALL if "client" in small else None)
         self.client = ClientLeg(sock, self.client_end.getsockname(), leg_table(self.pipes).cut)
@@ -81,17 +81,17 @@ class Moving:
             leg.discard_unsent(self.pipes)
 
     def _finished(self, leg: Leg) -> None:
-        self.told.append(("finished", leg))
+        self.reported.append(("finished", leg))
         self._close(self.client, self.backend)
 
     def _dead(self, leg: Leg) -> None:
-        self.told.append(("dead", leg))
+        self.reported.append(("dead", leg))
         if leg.peer is not None:
             leg.peer.peer = None
         self._close(leg)
 
     def _undelivered(self, leg: Leg) -> None:
-        self.told.append(("undelivered", leg))
+        self.reported.append(("undelivered", leg))
 
     def _close(self, *legs: Leg) -> None:
         for leg in legs:

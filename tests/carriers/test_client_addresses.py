@@ -98,7 +98,7 @@ class OtherAddress:
 
 
 def test_an_address_of_another_kind_is_shown_as_it_is(stack: ExitStack) -> None:
-    """As of a listener of somebody's own, which a plugin of Twisted's adds."""
+    """A plugin of Twisted may add listeners of any kind."""
     side = ClientSide(Splicing(stack).portable)
     stream = Stream(Reactor(), side)
     stream.peerAddr = OtherAddress()

@@ -88,7 +88,7 @@ class Bench:
         return [connector.address[0] for connector in self.reactor.connects]
 
     @property
-    def blamed(self) -> list[str]:
+    def counted_failures(self) -> list[str]:
         return [backend.address for backend in self.policy.told["failed"].elements()]
 
     def assert_over(self, *endings: Ending) -> None:
@@ -163,7 +163,7 @@ def test_a_tls_client_gets_its_backend_after_the_handshake_and_all_the_time_to_c
     assert client.connected
 
 
-def test_a_tls_client_that_does_not_shake_hands_in_time_is_let_go(bench: Bench) -> None:
+def test_a_tls_client_that_does_not_complete_its_handshake_in_time_is_reset(bench: Bench) -> None:
     client = bench.accept(TlsStream)
     bench.settle(HANDSHAKE_S - 0.1)
     assert client.connected
@@ -172,13 +172,13 @@ def test_a_tls_client_that_does_not_shake_hands_in_time_is_let_go(bench: Bench) 
     bench.assert_over(Ending.CLIENT_GONE)
 
 
-def test_one_that_goes_before_leaves_nothing(bench: Bench) -> None:
+def test_a_tls_client_that_leaves_before_its_handshake_leaves_nothing(bench: Bench) -> None:
     close(bench.accept(TlsStream))
     assert bench.tried == []
     bench.assert_over(Ending.CLIENT_GONE)
 
 
-def test_one_that_is_turned_away_and_does_not_answer_the_farewell_is_let_go() -> None:
+def test_a_tls_client_that_is_turned_away_and_sends_no_close_notify_is_reset() -> None:
     bench = Bench(up=0)
     client = bench.accept(TlsStream)
     client.loseConnection = lambda: None  # waits for the client's close_notify
@@ -191,7 +191,7 @@ def test_one_that_is_turned_away_and_does_not_answer_the_farewell_is_let_go() ->
 
 
 @pytest.mark.parametrize(("sent", "ended"), [(b"", ConnectionDone), (b"upload", ConnectionAborted)])
-def test_one_that_no_back_end_is_there_for_is_reset_if_its_bytes_are_lost(
+def test_a_client_that_is_turned_away_is_reset_if_its_data_is_lost(
     bench: Bench, sent: bytes, ended: type[Exception]
 ) -> None:
     client = bench.accept()
@@ -254,7 +254,7 @@ def test_a_last_reader_that_never_reads_can_be_cut(
     bench.assert_over(Ending.HALF_CLOSED)
 
 
-def test_a_last_reader_is_let_go_when_the_proxy_stops(bench: Bench) -> None:
+def test_a_last_reader_is_reset_when_the_proxy_stops(bench: Bench) -> None:
     _, backend = closed_by_the_client(bench)
     bench.carrier.abort()
     bench.settle()
@@ -269,7 +269,7 @@ def test_a_last_reader_that_resets_has_not_been_closed_in_good_order(bench: Benc
     bench.assert_over(Ending.BACKEND_RESET)
 
 
-def test_what_is_flushed_before_a_reset_is_let_go_when_the_proxy_stops(bench: Bench) -> None:
+def test_a_flush_before_a_reset_ends_when_the_proxy_stops(bench: Bench) -> None:
     client, backend = bench.joined()
     client.stalled = True
     backend.receive(b"last words")
@@ -384,7 +384,7 @@ def test_a_client_that_was_reset_while_it_waits_to_be_connected_is_noticed(
 
 
 @pytest.mark.parametrize(
-    ("failure", "blamed"),
+    ("failure", "is_fault"),
     [
         (REFUSED, True),
         (error.TCPTimedOutError(errno.ETIMEDOUT, "timed out"), True),
@@ -399,12 +399,12 @@ def test_a_client_that_was_reset_while_it_waits_to_be_connected_is_noticed(
     ],
     ids=str,
 )
-def test_a_failed_connect_leads_to_another_backend_and_is_blamed_where_it_belongs(
-    bench: Bench, failure: Exception, blamed: bool
+def test_a_failed_connect_leads_to_another_back_end_and_counts_only_if_it_is_the_back_ends_fault(
+    bench: Bench, failure: Exception, is_fault: bool
 ) -> None:
     bench.accept()
     bench.connecting.fail(failure)
-    assert (bench.tried, bench.blamed) == (["10.0.0.1", "10.0.0.2"], ["10.0.0.1"] if blamed else [])
+    assert (bench.tried, bench.counted_failures) == (["10.0.0.1", "10.0.0.2"], ["10.0.0.1"] if is_fault else [])
 
 
 def test_early_bytes_reach_the_backend_that_is_connected_at_last(bench: Bench) -> None:
@@ -417,7 +417,7 @@ def test_early_bytes_reach_the_backend_that_is_connected_at_last(bench: Bench) -
     assert backend.value() == b"one two"
 
 
-def test_a_client_that_no_backend_answers_is_let_go_within_five_seconds() -> None:
+def test_a_client_that_no_back_end_answers_is_turned_away_within_five_seconds() -> None:
     bench = Bench(up=5)
     client = bench.accept()
     with logged() as events:
@@ -425,7 +425,7 @@ def test_a_client_that_no_backend_answers_is_let_go_within_five_seconds() -> Non
         assert client.connected
         bench.settle(1)
     assert client.ended is ConnectionDone
-    assert bench.tried == bench.blamed == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert bench.tried == bench.counted_failures == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert "no back-end could be connected to" in texts(events)[0]
     bench.served.stop()
     bench.assert_over(Ending.UNREACHABLE)

@@ -179,13 +179,13 @@ def test_a_connect_that_takes_too_long_goes_to_another_backend() -> None:
     assert proxy.connector().state == "connecting"
 
 
-@pytest.mark.parametrize(("error", "blamed"), [(errno.ECONNREFUSED, True), (errno.EADDRNOTAVAIL, False)])
-def test_only_the_backends_own_failures_are_held_against_it(error: int, blamed: bool) -> None:
+@pytest.mark.parametrize(("error", "is_fault"), [(errno.ECONNREFUSED, True), (errno.EADDRNOTAVAIL, False)])
+def test_only_the_backends_own_failures_are_held_against_it(error: int, is_fault: bool) -> None:
     policy = CountingPolicy()
     proxy = Proxy(up=2, policy=policy)
     proxy.client()
     proxy.connector().fail(ConnectError(error))
-    assert bool(policy.told["failed"]) is blamed
+    assert bool(policy.told["failed"]) is is_fault
 
 
 def test_a_client_that_goes_while_connecting_cancels_the_connect() -> None:
@@ -218,7 +218,7 @@ def test_a_stop_ends_the_connect_for_a_client_that_has_reset() -> None:
     proxy.assert_over(Ending.STOPPED)
 
 
-def test_a_client_is_let_go_when_there_is_no_backend() -> None:
+def test_a_client_is_turned_away_when_there_is_no_back_end() -> None:
     proxy = Proxy(up=0)
     client = proxy.client()
     proxy.turn()
@@ -260,7 +260,7 @@ def test_a_reset_that_the_reactor_takes_for_an_end_of_stream_is_passed_on_as_a_r
     proxy.assert_over(Ending.BACKEND_RESET)
 
 
-def test_a_full_room_stops_the_ports_until_a_session_has_left() -> None:
+def test_full_capacity_pauses_the_ports_until_a_session_has_ended() -> None:
     proxy = Proxy()
     endpoint = LoopbackEndpoint(proxy.reactor)
     for _ in range(3):
@@ -301,7 +301,7 @@ def test_a_session_is_known_by_what_it_carries_and_can_be_cut() -> None:
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_a_half_close_is_told_to_the_session(early: bool) -> None:
+def test_a_half_close_is_noted_by_the_session(early: bool) -> None:
     proxy = Proxy()
     client = proxy.client()
     if early:

@@ -19,19 +19,19 @@ class Innermost(Protocol):
     """Ours."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.called: list[str] = []
 
     def connectionMade(self) -> None:
         pass_on(self)
 
     def readConnectionLost(self) -> None:
-        self.told.append("read")
+        self.called.append("read")
 
     def writeConnectionLost(self) -> None:
-        self.told.append("write")
+        self.called.append("write")
 
     def handshakeCompleted(self) -> None:
-        self.told.append("handshake")
+        self.called.append("handshake")
 
 
 @implementer(ISSLTransport)
@@ -57,14 +57,14 @@ def test_half_closes_pass_through_any_number_of_wrappers(layers: int) -> None:
     nearest = IHalfCloseableProtocol(protocols[-1])
     nearest.readConnectionLost()
     nearest.writeConnectionLost()
-    assert ours.told == ["read", "write"]
+    assert ours.called == ["read", "write"]
 
 
-def test_tls_has_none_and_tells_of_its_handshake_through_what_is_within() -> None:
+def test_tls_has_no_half_close_and_its_handshake_is_passed_on_through_wrappers() -> None:
     ours, (within, tls) = wrapped(ProtocolWrapper, Tls)
     assert not IHalfCloseableProtocol.providedBy(tls)
     IHandshakeListener(within).handshakeCompleted()
-    assert ours.told == ["handshake"]
+    assert ours.called == ["handshake"]
 
 
 def test_a_wrapper_that_knows_half_closes_is_left_as_it_is() -> None:
@@ -72,17 +72,17 @@ def test_a_wrapper_that_knows_half_closes_is_left_as_it_is() -> None:
     class Knowing(ProtocolWrapper):
         def readConnectionLost(self) -> None:
             within: Any = self.wrappedProtocol
-            within.told.append("its own way")
+            within.called.append("its own way")
 
         def writeConnectionLost(self) -> None:
             pass
 
     ours, (knowing,) = wrapped(Knowing)
     IHalfCloseableProtocol(knowing).readConnectionLost()
-    assert ours.told == ["its own way"]
+    assert ours.called == ["its own way"]
 
 
-def test_nothing_is_to_be_done_without_a_wrapper() -> None:
+def test_without_a_wrapper_nothing_is_passed_on() -> None:
     ours = Innermost()
     ours.makeConnection(StringTransport())
-    assert ours.told == []
+    assert ours.called == []

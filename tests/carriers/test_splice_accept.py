@@ -116,7 +116,7 @@ def test_clients_inherit_what_every_connection_needs(stack: ExitStack) -> None:
         assert all(client.getsockopt(*option) for option in options)
 
 
-def test_a_full_room_pauses_a_listener_until_a_session_leaves(stack: ExitStack) -> None:
+def test_full_capacity_pauses_a_listener_until_a_session_ends(stack: ExitStack) -> None:
     bench = Bench(stack, sessions_max=2)
     listener = bench.listener()
     bench.clients(listener, 4)
@@ -131,7 +131,7 @@ def test_a_full_room_pauses_a_listener_until_a_session_leaves(stack: ExitStack) 
     assert bench.woken == 0
 
 
-def test_listeners_share_the_room(stack: ExitStack) -> None:
+def test_listeners_share_the_capacity(stack: ExitStack) -> None:
     bench = Bench(stack, sessions_max=1)
     one, two = bench.listener(), bench.listener()
     for listener in (one, two):
@@ -159,7 +159,7 @@ class FailingAccept:
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_an_error_that_time_mends_pauses_until_the_next_tick(bench: Bench, error: int) -> None:
+def test_without_descriptors_or_memory_accepting_pauses_until_the_next_tick(bench: Bench, error: int) -> None:
     listener = bench.listener()
     bench.clients(listener, 1)
     listener.accept = FailingAccept(listener, error)
@@ -183,7 +183,7 @@ def test_an_error_of_one_client_costs_no_other_its_turn(bench: Bench, error: int
     assert len(bench.opened) == 1
 
 
-def test_a_listener_that_is_closed_while_paused_is_let_go(stack: ExitStack) -> None:
+def test_a_listener_that_is_closed_while_paused_is_not_resumed(stack: ExitStack) -> None:
     bench = Bench(stack, sessions_max=0)
     listener = bench.listener()
     bench.clients(listener, 1)

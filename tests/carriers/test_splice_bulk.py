@@ -145,7 +145,7 @@ def test_bytes_in_the_pipe_come_before_the_end_of_stream(stack: ExitStack) -> No
     for _ in range(3):
         moving.transfer.pump(moving.client)
         assert not moving.backend.state & SHUT
-    assert moving.told == []
+    assert moving.reported == []
     received_first = moving.carry(moving.client, lambda _: bool(moving.backend.state & SHUT))
     assert received_first + received(moving.backend_end, len(BULKY)) == BULKY
     assert_no_pipe_in_use(moving)
@@ -155,10 +155,10 @@ def test_bytes_in_the_pipe_keep_a_session_from_being_finished(stack: ExitStack) 
     moving = stalled(stack)
     moving.backend_end.shutdown(socket.SHUT_WR)
     moving.arrived(moving.backend, HUNG_UP)
-    assert moving.told == []
-    received_first = moving.carry(moving.client, lambda _: bool(moving.told))
+    assert moving.reported == []
+    received_first = moving.carry(moving.client, lambda _: bool(moving.reported))
     assert received_first + received(moving.backend_end, len(BULKY)) == BULKY
-    assert [event for event, _ in moving.told] == ["finished"]
+    assert [event for event, _ in moving.reported] == ["finished"]
     assert_no_pipe_in_use(moving)
 
 
@@ -167,7 +167,7 @@ def test_an_empty_source_gives_its_pipe_back_and_waits_for_an_event(moving: Movi
     moving.client.state |= READABLE
     moving.transfer.pump(moving.client)
     assert (splices.reads, moving.client.state & (READABLE | BULK | EOF)) == (1, 0)
-    assert moving.told == []
+    assert moving.reported == []
     assert_no_pipe_in_use(moving)
 
 
@@ -191,7 +191,7 @@ def test_a_source_that_has_moved_little_is_read_again(moving: Moving, splices: S
     assert received(moving.backend_end, 10_004) == stream(10_000) + b"more"
 
 
-def test_a_source_that_has_moved_much_stays_the_kernels(moving: Moving, splices: Splices) -> None:
+def test_a_source_that_has_moved_much_is_spliced_on(moving: Moving, splices: Splices) -> None:
     send(moving, BULKY)
     assert carried(moving, BULKY) == BULKY
     reads = splices.reads
@@ -201,7 +201,7 @@ def test_a_source_that_has_moved_much_stays_the_kernels(moving: Moving, splices:
     assert received(moving.backend_end, 4) == b"more"
 
 
-def test_a_long_transfer_gives_way_to_others_and_is_told_of_again(moving: Moving, splices: Splices) -> None:
+def test_a_long_transfer_gives_way_to_others_and_causes_another_event(moving: Moving, splices: Splices) -> None:
     splices.at_most = 10
     data = stream(10 * ROUNDS + 5)
     send(moving, data)
@@ -298,7 +298,7 @@ def test_an_error_of_a_dead_connection_is_no_refusal(
     (splices.results if dead == "source" else splices.write_errors).append(OSError(error, os.strerror(error)))
     send(moving, BULKY)
     moving.arrived(moving.client)
-    assert (moving.told[0][1], moving.told[0][0] in ("dead", "undelivered")) == (leg, True)
+    assert (moving.reported[0][1], moving.reported[0][0] in ("dead", "undelivered")) == (leg, True)
     assert not moving.client.state & EOF
     assert moving.pipes.used == 0
     pipe = moving.pipes.take()
@@ -336,7 +336,7 @@ def test_when_all_pipes_are_taken_bytes_are_read(stack: ExitStack, splices: Spli
 def reset_of_the_source(moving: Moving) -> None:
     reset(moving.client_end)
     moving.client.state |= DEAD
-    moving.carry(moving.client, lambda _: bool(moving.told))
+    moving.carry(moving.client, lambda _: bool(moving.reported))
 
 
 def reset_of_the_target(moving: Moving) -> None:
@@ -374,22 +374,22 @@ def test_an_error_of_a_splice_loses_its_leg_and_gives_the_pipe_back(
     send(moving, BULKY)
     moving.arrived(moving.client)
     leg: Leg = moving.client if dead == "source" else moving.backend
-    assert (moving.told[0][1], moving.told[0][0] in ("dead", "undelivered")) == (leg, True)
+    assert (moving.reported[0][1], moving.reported[0][0] in ("dead", "undelivered")) == (leg, True)
     assert moving.pipes.used == 0
 
 
 def test_an_error_beats_the_end_of_a_spliced_stream(moving: Moving, splices: Splices) -> None:
     send(moving, BULKY, end=True)
     moving.arrived(moving.client, HUNG_UP | DEAD)
-    received_first = moving.carry(moving.client, lambda _: bool(moving.told))
-    assert moving.told == [("dead", moving.client)]
+    received_first = moving.carry(moving.client, lambda _: bool(moving.reported))
+    assert moving.reported == [("dead", moving.client)]
     assert received_first + received(moving.backend_end, len(BULKY) - len(received_first)) == BULKY
     assert not moving.session.half_closed
     assert splices.reads > 0
     assert_no_pipe_in_use(moving)
 
 
-def test_both_directions_stalled_at_once_use_two_pipes_and_wake_nobody(stack: ExitStack) -> None:
+def test_both_directions_stalled_at_once_use_two_pipes_and_cause_no_events(stack: ExitStack) -> None:
     moving = Moving(stack, small="client, backend")
     for near in (moving.metered(moving.client), moving.metered(moving.backend)):
         fill(near)

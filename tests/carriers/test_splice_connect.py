@@ -107,7 +107,7 @@ def test_a_client_that_has_ended_ends_there_too(bench: Splicing) -> None:
 
 
 @pytest.mark.parametrize("how", ["late", "answered", "too much", "asked for"])
-def test_else_the_client_sees_the_end_as_it_is(bench: Splicing, how: str) -> None:
+def test_otherwise_the_client_gets_the_end_as_it_is(bench: Splicing, how: str) -> None:
     client, first = bench.joined()
     request = stream(EARLY_DATA_MAX + 1 if how == "too much" else 5)
     bench.send(client, request)
@@ -131,7 +131,7 @@ def test_else_the_client_sees_the_end_as_it_is(bench: Splicing, how: str) -> Non
 
 
 @pytest.mark.parametrize("how", ["reset", "closed"])
-def test_where_there_is_no_other_the_client_sees_the_end_as_it_is(stack: ExitStack, how: str) -> None:
+def test_without_another_back_end_the_client_gets_the_end_as_it_is(stack: ExitStack, how: str) -> None:
     bench = Splicing(stack, listening())
     client, first = bench.joined()
     end(first, how)
@@ -140,7 +140,7 @@ def test_where_there_is_no_other_the_client_sees_the_end_as_it_is(stack: ExitSta
 
 
 @pytest.mark.parametrize("word", [b"", b"question"])
-def test_what_is_kept_is_let_go_with_the_answer_or_with_time(bench: Splicing, word: bytes) -> None:
+def test_early_data_is_dropped_with_the_answer_or_when_the_session_has_settled(bench: Splicing, word: bytes) -> None:
     client, backend = bench.joined()
     bench.send(client, b"question")
     assert bench.receive(backend, 8) == b"question"
@@ -175,7 +175,7 @@ def come(bench: Splicing) -> socket.socket:
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_one_that_has_waited_is_carried_as_if_it_had_come_now(stack: ExitStack, ended: bool) -> None:
+def test_a_client_that_has_waited_is_carried_as_if_it_had_come_now(stack: ExitStack, ended: bool) -> None:
     bench, client = with_waiting(stack)
     bench.send(client, b"question")
     if ended:
@@ -191,7 +191,7 @@ def test_one_that_has_waited_is_carried_as_if_it_had_come_now(stack: ExitStack, 
 
 
 @pytest.mark.parametrize("how", ["reset", "reset after data", "closed"])
-def test_one_that_leaves_while_it_waits_has_left(stack: ExitStack, how: str) -> None:
+def test_a_client_that_leaves_while_it_waits_is_gone(stack: ExitStack, how: str) -> None:
     bench, client = with_waiting(stack)
     if "data" in how:
         bench.send(client, b"never mind")
@@ -201,7 +201,7 @@ def test_one_that_leaves_while_it_waits_has_left(stack: ExitStack, how: str) -> 
     assert not bench.service.wait_queue.queue
 
 
-def test_one_that_has_waited_long_enough_is_let_go(stack: ExitStack) -> None:
+def test_a_client_that_has_waited_long_enough_is_turned_away(stack: ExitStack) -> None:
     bench, client = with_waiting(stack)
     bench.pass_s(5)
     assert bench.receive(client, 1) == b""
@@ -209,7 +209,7 @@ def test_one_that_has_waited_long_enough_is_let_go(stack: ExitStack) -> None:
     bench.served.stop()
 
 
-def test_the_waiting_are_ended_with_all_others(stack: ExitStack) -> None:
+def test_waiting_clients_are_ended_with_all_others(stack: ExitStack) -> None:
     bench, client = with_waiting(stack)
     bench.carrier.abort()
     with pytest.raises(ConnectionError):
@@ -218,7 +218,7 @@ def test_the_waiting_are_ended_with_all_others(stack: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("early", [b"", b"question"])
-def test_a_reset_while_connecting_is_given_a_moment_to_bring_what_was_sent(stack: ExitStack, early: bytes) -> None:
+def test_a_reset_while_connecting_still_delivers_what_was_sent_before(stack: ExitStack, early: bytes) -> None:
     bench = Splicing(stack, black_hole(stack, "127.0.0.2"))
     client = bench.dial()
     bench.until(lambda: bench.sessions and bench.sessions[0].backend)

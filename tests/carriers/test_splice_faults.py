@@ -154,7 +154,7 @@ def test_a_policy_that_fails_at_the_end_does_not_keep_the_carrier_from_ending_al
             end.recv(1)
 
 
-def test_an_event_of_a_leg_that_was_closed_in_the_same_batch_is_let_go(stack: ExitStack) -> None:
+def test_an_event_of_a_leg_that_was_closed_in_the_same_batch_is_ignored(stack: ExitStack) -> None:
     """Both sides reset at once: two events, of which the first may end the session."""
     bench = with_one_server(stack)
     pairs = [bench.joined() for _ in range(20)]
@@ -222,7 +222,7 @@ def test_when_descriptors_run_out_clients_wait_for_the_next_tick(
     assert bench.receive(backend, 8) == b"question"
 
 
-def test_when_descriptors_run_out_at_a_connect_no_back_end_is_blamed(
+def test_when_descriptors_run_out_at_a_connect_it_counts_against_no_back_end(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = with_one_server(stack)
@@ -241,7 +241,7 @@ def test_when_descriptors_run_out_at_a_connect_no_back_end_is_blamed(
     bench.assert_over(Ending.UNREACHABLE)
 
 
-def test_a_full_room_makes_clients_wait_until_a_session_leaves(stack: ExitStack) -> None:
+def test_full_capacity_makes_clients_wait_until_a_session_ends(stack: ExitStack) -> None:
     bench = with_one_server(stack, sessions_max=2)
     with logged():
         pairs = [bench.joined(), bench.joined()]
@@ -319,7 +319,7 @@ def test_a_client_has_time_to_read_the_answer_of_a_server_that_ended_and_is_gone
     assert bench.reactor.getDelayedCalls() == []
 
 
-def test_a_client_that_never_reads_the_answer_of_a_server_that_is_gone_is_let_go(stack: ExitStack) -> None:
+def test_a_client_that_never_reads_the_answer_of_a_server_that_is_gone_is_reset(stack: ExitStack) -> None:
     bench = with_one_server(stack, terms=ServiceTerms(reader_timeout_s=100.0))
     client = bench.dial(buffer=SMALL)
     backend = bench.accept(bench.servers[0])

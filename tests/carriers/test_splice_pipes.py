@@ -60,7 +60,7 @@ def test_a_pipe_takes_what_a_socket_has_and_gives_it_to_another(
     pipes.release(pipe)
 
 
-def test_an_empty_source_is_told_apart_from_one_that_has_ended(
+def test_an_empty_source_differs_from_one_that_has_ended(
     pipes: Pipes, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     near, far = pair
@@ -85,7 +85,7 @@ def test_a_target_that_takes_nothing_more_leaves_the_rest_in_the_pipe(
     pipes.release(pipe)
 
 
-def test_an_error_of_the_target_is_told(pipes: Pipes, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_an_error_of_the_target_is_raised(pipes: Pipes, pair: tuple[socket.socket, socket.socket]) -> None:
     near, far = pair
     pipe = taken(pipes)
     far.send(b"x")
@@ -200,7 +200,7 @@ def test_a_user_that_may_have_but_one_pipe_gets_no_second(stack: ExitStack, monk
 
 
 @pytest.mark.parametrize("error", [errno.EPERM, errno.EACCES, errno.ENOSYS])
-def test_where_pipes_are_forbidden_nobody_asks_for_one_again(
+def test_where_pipes_are_forbidden_none_is_requested_again(
     pipes: Pipes, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     asked = []
@@ -216,7 +216,7 @@ def test_where_pipes_are_forbidden_nobody_asks_for_one_again(
     assert texts(events) == [f"bytes cannot be spliced ({os.strerror(error)}): they are read and written instead"]
 
 
-def test_a_refusal_is_for_good_and_told_once_and_a_sockets_own_is_not(pipes: Pipes) -> None:
+def test_a_refusal_of_splicing_is_final_and_logged_once_and_one_of_a_socket_is_not_final(pipes: Pipes) -> None:
     used, free = taken(pipes), taken(pipes)
     pipes.release(free)
     with logged() as events:

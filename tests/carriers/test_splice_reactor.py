@@ -95,7 +95,7 @@ def test_a_port_that_opens_only_after_the_end_is_stopped(bench: Splicing) -> Non
     assert results == [port]
 
 
-def test_a_stopped_port_accepts_nobody_and_open_sessions_go_on(bench: Splicing) -> None:
+def test_a_stopped_port_accepts_no_client_and_open_sessions_go_on(bench: Splicing) -> None:
     client, backend = bench.joined()
     address = bench.port.socket.getsockname()
     bench.port.stopListening()
@@ -106,7 +106,7 @@ def test_a_stopped_port_accepts_nobody_and_open_sessions_go_on(bench: Splicing) 
     assert bench.receive(backend, 8) == b"question"
 
 
-def test_a_taken_port_stays_the_carriers_when_the_portable_one_has_filled_the_room(stack: ExitStack) -> None:
+def test_a_port_taken_over_is_not_resumed_by_the_portable_carrier(stack: ExitStack) -> None:
     bench = with_one_server(stack, sessions_max=1)
     endpoint = wrapped(stack, bench)
     (other,) = serve(bench, endpoint)
@@ -122,7 +122,7 @@ def test_a_taken_port_stays_the_carriers_when_the_portable_one_has_filled_the_ro
     bench.carrier.abort()
 
 
-def test_the_room_holds_for_both_carriers_together(stack: ExitStack) -> None:
+def test_both_carriers_share_the_capacity(stack: ExitStack) -> None:
     bench = with_one_server(stack, sessions_max=1)
     endpoint = wrapped(stack, bench)
     (other,) = serve(bench, endpoint)
@@ -150,7 +150,7 @@ def test_when_a_watched_descriptor_is_readable_the_reactor_has_its_turn(bench: S
         assert bench.receive(backend, 8) == b"question"
 
 
-def test_an_unwatched_descriptor_keeps_nobody_busy_until_it_is_watched_again(bench: Splicing) -> None:
+def test_an_unwatched_descriptor_causes_no_events_until_it_is_watched_again(bench: Splicing) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as monitor:
         monitor.bind(("127.0.0.1", 0))
         bench.carrier.watch(monitor.fileno())

@@ -53,7 +53,7 @@ def test_every_bit_has_one_name_and_is_one_bit() -> None:
     assert sum(NAMES) == (1 << len(NAMES)) - 1
 
 
-def test_what_most_legs_are_in_for_long_are_small_integers() -> None:
+def test_the_long_lived_states_are_small_integers() -> None:
     """CPython makes no objects for integers up to 256."""
     assert all(bit < 256 for bit in NAMES if not bit & SLOW_PATH)
 

@@ -38,7 +38,7 @@ def test_bytes_go_to_the_peer_and_are_counted_for_the_leg_they_came_from(moving:
     assert (received(moving.backend_end, 8), received(moving.client_end, 7)) == (b"question", b"answer!")
     assert (moving.client.count, moving.backend.count) == (8, 7)
     assert not (moving.client.state | moving.backend.state) & READABLE
-    assert moving.told == []
+    assert moving.reported == []
 
 
 def test_a_short_read_needs_no_other_to_see_that_nothing_is_left(moving: Moving) -> None:
@@ -61,11 +61,11 @@ def test_an_end_of_stream_is_passed_on_and_half_closes(moving: Moving) -> None:
     assert moving.client.state & EOF
     assert moving.backend.state & SHUT
     assert not moving.client.state & READABLE
-    assert (ends(moving.backend_end), moving.session.half_closed, moving.told) == (True, True, [])
+    assert (ends(moving.backend_end), moving.session.half_closed, moving.reported) == (True, True, [])
     moving.backend_end.send(b"answer")
     moving.backend_end.shutdown(socket.SHUT_WR)
     moving.arrived(moving.backend, HUNG_UP)
-    assert (received(moving.client_end, 9), moving.told) == (b"answer", [("finished", moving.client)])
+    assert (received(moving.client_end, 9), moving.reported) == (b"answer", [("finished", moving.client)])
 
 
 def test_data_and_the_end_that_has_arrived_behind_it_are_one_read(moving: Moving) -> None:
@@ -74,7 +74,7 @@ def test_data_and_the_end_that_has_arrived_behind_it_are_one_read(moving: Moving
     moving.arrived(moving.client, HUNG_UP)
     assert moving.metered(moving.client).reads == 1
     assert moving.client.state & EOF
-    assert (received(moving.backend_end, 9), moving.told) == (b"question", [])
+    assert (received(moving.backend_end, 9), moving.reported) == (b"question", [])
 
 
 def test_a_short_read_without_a_hang_up_is_not_the_end(moving: Moving) -> None:
@@ -113,24 +113,24 @@ def test_a_back_ends_urgent_byte_is_in_line_from_the_first_read_on(moving: Movin
 def test_an_error_beats_the_end_of_stream(moving: Moving) -> None:
     moving.client_end.shutdown(socket.SHUT_WR)
     moving.arrived(moving.client, HUNG_UP | DEAD)
-    assert moving.told == [("dead", moving.client)]
+    assert moving.reported == [("dead", moving.client)]
     assert not moving.session.half_closed
     assert moving.backend.state & SHUT == 0
 
 
-def test_a_reset_is_told_after_what_had_arrived_before_it(moving: Moving) -> None:
+def test_a_reset_is_passed_on_after_what_had_arrived_before_it(moving: Moving) -> None:
     moving.client_end.send(b"last words")
     reset(moving.client_end)
     moving.arrived(moving.client, HUNG_UP | DEAD)
     assert received(moving.backend_end, 10) == b"last words"
-    assert moving.told == [("dead", moving.client)]
+    assert moving.reported == [("dead", moving.client)]
     assert moving.backend.state & SHUT == 0
 
 
-def test_an_error_that_a_read_finds_first_is_told(moving: Moving) -> None:
+def test_an_error_that_a_read_finds_first_is_reported(moving: Moving) -> None:
     reset(moving.client_end)
     moving.arrived(moving.client)
-    assert moving.told == [("dead", moving.client)]
+    assert moving.reported == [("dead", moving.client)]
 
 
 @pytest.mark.parametrize("state", [CONNECTING | NAGLE, STALLED, DEAD])
@@ -212,23 +212,23 @@ def test_a_session_is_finished_only_when_the_backlog_is_out(stack: ExitStack) ->
         end.shutdown(socket.SHUT_WR)
         moving.arrived(leg, HUNG_UP)
     assert moving.backend.state & (EOF | STALLED) == EOF | STALLED
-    assert moving.told == []
-    received_first = moving.carry(moving.client, lambda _: bool(moving.told))
-    assert [event for event, _ in moving.told] == ["finished"]
+    assert moving.reported == []
+    received_first = moving.carry(moving.client, lambda _: bool(moving.reported))
+    assert [event for event, _ in moving.reported] == ["finished"]
     rest = received(moving.backend_end, len(SENT))
     assert received_first + rest == SENT
 
 
-def test_a_dead_reader_is_told_and_what_it_had_said_is_passed_on(moving: Moving) -> None:
+def test_a_dead_reader_is_reported_and_what_it_had_sent_is_passed_on(moving: Moving) -> None:
     moving.backend_end.send(b"last words")
     reset(moving.backend_end)
     moving.client_end.send(b"question")
     moving.arrived(moving.client)
     assert received(moving.client_end, 10) == b"last words"
-    assert moving.told == [("dead", moving.backend)]
+    assert moving.reported == [("dead", moving.backend)]
 
 
-def test_a_dead_reader_whose_last_words_cannot_be_passed_on_yet_is_undelivered(stack: ExitStack) -> None:
+def test_a_dead_reader_whose_last_data_cannot_be_passed_on_yet_is_undelivered(stack: ExitStack) -> None:
     moving = Moving(stack, small="client")
     fill(moving.metered(moving.client))
     moving.client.backlog = b"x"
@@ -237,11 +237,11 @@ def test_a_dead_reader_whose_last_words_cannot_be_passed_on_yet_is_undelivered(s
     reset(moving.backend_end)
     moving.client_end.send(b"question")
     moving.arrived(moving.client)
-    assert moving.told == [("undelivered", moving.backend)]
+    assert moving.reported == [("undelivered", moving.backend)]
     assert moving.backend.state & DEAD
     assert moving.backend.state & READABLE
     assert moving.carry(moving.backend, lambda received: received.endswith(b"xlast words"))
-    assert moving.told[1:] == [("dead", moving.backend)]
+    assert moving.reported[1:] == [("dead", moving.backend)]
 
 
 def test_when_both_are_dead_the_session_is_dead_at_once(moving: Moving) -> None:
@@ -250,10 +250,10 @@ def test_when_both_are_dead_the_session_is_dead_at_once(moving: Moving) -> None:
     reset(moving.backend_end)
     moving.client.state |= DEAD
     moving.arrived(moving.client)
-    assert [event for event, _ in moving.told] == ["dead"]
+    assert [event for event, _ in moving.reported] == ["dead"]
 
 
-def test_a_long_read_gives_way_to_others_and_is_told_of_again(moving: Moving) -> None:
+def test_a_long_read_gives_way_to_others_and_causes_another_event(moving: Moving) -> None:
     moving.client_end.send(stream(10 * ROUNDS + 5))
     client = moving.metered(moving.client)
     client.at_most = 10
@@ -292,7 +292,7 @@ def test_a_first_write_of_several_packets_is_not_held_back(moving: Moving, size:
     assert no_delay(moving.backend) is at_once
 
 
-def test_what_was_to_be_written_can_be_forgotten(stack: ExitStack) -> None:
+def test_what_was_to_be_written_can_be_discarded(stack: ExitStack) -> None:
     moving = stalled(stack)
     moving.backend.discard_unsent(moving.pipes)
     assert (moving.backend.backlog, moving.backend.state & STALLED) == (None, 0)
@@ -309,7 +309,7 @@ def test_what_was_to_be_written_can_be_forgotten(stack: ExitStack) -> None:
         (b"\0abstract", "@abstract"),
     ],
 )
-def test_a_client_leg_names_who_is_at_its_other_end(moving: Moving, address: PeerAddress, expected: str) -> None:
+def test_a_client_leg_has_the_address_of_its_client(moving: Moving, address: PeerAddress, expected: str) -> None:
     leg = ClientLeg(moving.client.sock, address, leg_table(moving.pipes).cut)
     assert [leg.client_address() for _ in range(2)] == [expected] * 2
 
@@ -321,4 +321,4 @@ def test_reads_and_writes_do_not_wait(moving: Moving) -> None:
     moving.client.state |= READABLE | UNSPLICEABLE
     moving.transfer.pump(moving.client)
     assert moving.client.sock.gettimeout() is None
-    assert moving.told == []
+    assert moving.reported == []

@@ -211,7 +211,7 @@ class OnLoopback:
             self.has_ended = True
         except BlockingIOError:
             pass
-        except ConnectionError:  # told once: the next read would give an end of stream
+        except ConnectionError:  # reported once: the next read would give an end of stream
             self._reads = False
 
     def send(self, data: bytes) -> None:

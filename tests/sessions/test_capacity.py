@@ -37,7 +37,7 @@ def test_sessions_and_pipes_share_the_descriptors(descriptors: int, pipes: int, 
 
 
 @given(descriptors=st.integers(0, 10_000_000))
-def test_all_of_them_together_never_need_more_descriptors_than_there_are(descriptors: int) -> None:
+def test_sessions_and_pipes_together_never_need_more_descriptors_than_there_are(descriptors: int) -> None:
     pipes, sessions = pipes_for(descriptors), sessions_for(descriptors)
     assert 0 <= pipes <= PIPES_MAX
     assert 0 <= sessions <= SESSIONS_MAX
@@ -58,7 +58,7 @@ class Bench:
         self.capacity.wait(lambda: self.resumed.append(who))
 
 
-def test_a_room_is_full_with_as_many_sessions_as_fit() -> None:
+def test_capacity_is_full_with_sessions_max_sessions() -> None:
     capacity = Bench(2).capacity
     assert not capacity.full
     capacity.enter()
@@ -69,7 +69,7 @@ def test_a_room_is_full_with_as_many_sessions_as_fit() -> None:
     assert (capacity.full, capacity.sessions) == (False, 1)
 
 
-def test_whoever_waits_is_called_once_when_a_session_has_left() -> None:
+def test_a_waiting_carrier_is_called_once_when_a_session_has_ended() -> None:
     bench = Bench(2)
     bench.fill()
     with logged():
@@ -81,7 +81,7 @@ def test_whoever_waits_is_called_once_when_a_session_has_left() -> None:
     assert bench.resumed == ["one", "two"]
 
 
-def test_there_is_room_already_when_the_waiting_are_called() -> None:
+def test_there_is_capacity_already_when_waiting_carriers_are_called() -> None:
     bench = Bench(1)
     bench.fill()
     seen: list[bool] = []
@@ -91,7 +91,7 @@ def test_there_is_room_already_when_the_waiting_are_called() -> None:
     assert seen == [False]
 
 
-def test_one_that_fills_the_room_again_and_waits_again_is_called_at_the_next_leaving() -> None:
+def test_a_carrier_that_fills_the_capacity_and_waits_again_is_called_at_the_next_end() -> None:
     bench = Bench(1)
 
     def enter_and_wait() -> None:
@@ -107,30 +107,30 @@ def test_one_that_fills_the_room_again_and_waits_again_is_called_at_the_next_lea
     assert bench.resumed == ["again", "again"]
 
 
-def test_whoever_must_not_accept_any_more_is_told_when_the_last_place_is_taken() -> None:
+def test_all_carriers_are_paused_when_the_last_place_is_taken() -> None:
     bench = Bench(2)
-    told: list[str] = []
-    bench.capacity.when_full(lambda: told.append("one"))
-    bench.capacity.when_full(lambda: told.append("two"))
+    called: list[str] = []
+    bench.capacity.when_full(lambda: called.append("one"))
+    bench.capacity.when_full(lambda: called.append("two"))
     bench.capacity.enter()
-    assert told == []
+    assert called == []
     bench.capacity.enter()
-    assert told == ["one", "two"]
+    assert called == ["one", "two"]
     bench.capacity.leave()
     bench.capacity.enter()
-    assert told == ["one", "two"] * 2
+    assert called == ["one", "two"] * 2
 
 
-def test_a_full_room_is_one_warning_in_ten_seconds() -> None:
+def test_full_capacity_is_one_warning_in_ten_seconds() -> None:
     bench = Bench(1)
     bench.fill()
-    told: list[int] = []
+    called: list[int] = []
     with logged() as events:
         for seconds in (0, 0.1, 9.8, 0.2, 9.8, 0.3):
             bench.clock.advance(seconds)
             bench.wait("it")
-            told.append(len(events))
-    assert told == [1, 1, 1, 2, 2, 3]
+            called.append(len(events))
+    assert called == [1, 1, 1, 2, 2, 3]
     assert {event["log_level"] for event in events} == {LogLevel.warn}
     assert texts(events)[0] == (
         "1 sessions, as many as fit (--max-connections, or the limit of open files): further clients wait"

@@ -76,7 +76,7 @@ def test_a_session_that_moves_something_stays_until_it_stops(bench: Bench) -> No
     assert bench.linked.cut == [(session, Ending.BACKEND_DOWN)]
 
 
-def test_what_a_client_sends_into_the_void_is_no_movement(bench: Bench) -> None:
+def test_data_that_no_host_acknowledges_is_no_progress(bench: Bench) -> None:
     session = bench.session()
     bench.becomes(State.DOWN)
     for _ in range(int(WITHIN_S)):
@@ -118,7 +118,7 @@ def test_a_back_end_that_is_forgotten_while_it_is_down_is_still_silent(bench: Be
 
 
 @pytest.mark.parametrize("state", [State.FORGOTTEN, State.SUSPECT])
-def test_an_agents_good_bye_or_a_lost_probe_ends_no_session(bench: Bench, state: State) -> None:
+def test_an_unregister_or_a_lost_probe_ends_no_session(bench: Bench, state: State) -> None:
     bench.session()
     bench.becomes(state)
     assert bench.timers == 0

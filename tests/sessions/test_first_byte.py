@@ -1,4 +1,4 @@
-"""Which back-ends are held mute: by whose silence, for how long, and beside whom."""
+"""Which back-ends are found mute: after which silence, for how long, and compared with which others."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_three_that_asked_and_got_nothing_take_it_down(bench: Bench) -> None:
         {"seconds": LIMIT_S - 2},
         {"other": False},
     ],
-    ids=["too few", "nobody asked", "too soon", "the other says nothing either"],
+    ids=["too few", "no client asked", "too soon", "the other says nothing either"],
 )
 def test_otherwise_it_stays(bench: Bench, how: dict[str, object]) -> None:
     assert mute(bench, **how) is State.UP  # type: ignore[arg-type]
@@ -116,7 +116,7 @@ def test_clients_that_leave_at_once_do_not(bench: Bench) -> None:
     assert first.state is State.UP
 
 
-def test_where_others_speak_first_nobody_need_ask(bench: Bench) -> None:
+def test_where_other_back_ends_speak_first_clients_need_not_have_sent_anything(bench: Bench) -> None:
     first, second = bench.backends
     for _ in range(3):
         bench.open(first)

@@ -23,8 +23,8 @@ class Bench:
         self.clock = Clock()
         self.linked = LinkedSessions(Service(pool_with(1), self.clock))
         self.links = self.linked.links
-        self.silence = IdleTimeout(self.clock, self.linked.slices, limit_s, half_closed=half_closed, reader_s=reader_s)
-        self.silence.start()
+        self.timeout = IdleTimeout(self.clock, self.linked.slices, limit_s, half_closed=half_closed, reader_s=reader_s)
+        self.timeout.start()
 
     def session(self) -> Session:
         return self.linked.open()
@@ -261,12 +261,12 @@ def test_stop_leaves_no_timer_and_may_come_first_or_twice() -> None:
     bench = Bench()
     bench.session()
     bench.pass_s(LIMIT_S / 2)
-    bench.silence.stop()
+    bench.timeout.stop()
     assert bench.clock.getDelayedCalls() == []
-    bench.silence.stop()
+    bench.timeout.stop()
     bench.pass_s(3 * LIMIT_S)
     assert bench.endings == []
     IdleTimeout(bench.clock, bench.linked.slices, LIMIT_S, half_closed=False).stop()
-    bench.silence.start()
+    bench.timeout.start()
     bench.pass_s(2 * LIMIT_S)
     assert bench.endings == [Ending.IDLE]

@@ -57,7 +57,7 @@ class Bench:
         self.sessions = Sessions(self.clock)
         self.capacity = Capacity(PLACES, self.clock.seconds)
         self.found: list[Backend] = []
-        self.watch = LoopDetector(self.clock, self.sessions.slices, self.capacity, self.found.append)
+        self.detector = LoopDetector(self.clock, self.sessions.slices, self.capacity, self.found.append)
         (self.backend,) = self.sessions.service.pool
 
     def fill(self, returning: int) -> None:
@@ -83,7 +83,7 @@ def test_a_loop_ends_with_one_of_its_sessions(bench: Bench) -> None:
     assert bench.clock.getDelayedCalls() == []
 
 
-def test_what_is_left_of_it_is_ended(bench: Bench) -> None:
+def test_the_remaining_sessions_of_a_loop_are_ended(bench: Bench) -> None:
     """Another full proxy holds its end."""
     bench.fill(PLACES)
 
@@ -105,7 +105,7 @@ def test_idle_clients_on_the_host_of_their_back_end_lose_one_a_minute_and_nothin
 
 
 @pytest.mark.parametrize("why", ["few", "busy", "not full"])
-def test_others_lose_none(why: str, bench: Bench) -> None:
+def test_without_a_loop_no_session_is_ended(why: str, bench: Bench) -> None:
     bench.fill(PLACES // 2 - 1 if why == "few" else PLACES)
     if why == "not full":
         bench.capacity.leave()
@@ -118,6 +118,6 @@ def test_others_lose_none(why: str, bench: Bench) -> None:
 
 def test_a_stop_leaves_no_timer(bench: Bench) -> None:
     bench.fill(PLACES)
-    bench.watch.stop()
-    bench.watch.stop()
+    bench.detector.stop()
+    bench.detector.stop()
     assert list(bench.clock.getDelayedCalls()) == []

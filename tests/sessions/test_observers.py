@@ -1,4 +1,4 @@
-"""Who is told of sessions, and what an exception of theirs costs."""
+"""What observers of sessions are called with, and what an exception of one costs."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Failing:
 
 
 def service_with(clock: Clock, *observers: Heard | Failing) -> Service:
-    told = Observers(clock.seconds, sessions=observers, choices=observers, redispatches=observers)
-    return Service(pool_with(2), clock, observers=told)
+    observing = Observers(clock.seconds, sessions=observers, choices=observers, redispatches=observers)
+    return Service(pool_with(2), clock, observers=observing)
 
 
 def serve(service: Service) -> Session:
@@ -59,7 +59,7 @@ def serve(service: Service) -> Session:
     return session
 
 
-def test_every_choice_redispatch_and_end_is_told() -> None:
+def test_every_choice_redispatch_and_end_is_observed() -> None:
     heard = Heard()
     serve(service_with(Clock(), heard))
     assert heard.choices == ["10.0.0.1", "10.0.0.2"]
@@ -67,7 +67,7 @@ def test_every_choice_redispatch_and_end_is_told() -> None:
     assert heard.ended == [Ending.CLOSED]
 
 
-def test_a_choice_of_nobody_is_told_and_is_no_redispatch() -> None:
+def test_a_choice_of_no_back_end_is_observed_and_is_no_redispatch() -> None:
     heard = Heard()
     session = Session(service_with(Clock(), heard), FakeLink())
     for _ in range(2):

@@ -59,7 +59,7 @@ def test_a_session_that_lasts_starts_the_count_anew() -> None:
 @pytest.mark.parametrize(
     "what", ["late", "lost", "an answer", "a port check", "off", "no other", "sent, and only the unsent may"]
 )
-def test_otherwise_the_end_is_the_clients(what: str) -> None:
+def test_otherwise_the_client_gets_the_end(what: str) -> None:
     redispatch = {"off": Redispatch.OFF, "sent, and only the unsent may": Redispatch.UNSENT}.get(what, Redispatch.ALL)
     bench = Bench(1 if what == "no other" else 3, terms=ServiceTerms(redispatch=redispatch))
     session = bench.connected()
@@ -82,7 +82,7 @@ def test_otherwise_the_end_is_the_clients(what: str) -> None:
     assert bench.counters.endings == {Ending.BACKEND_RESET: 1}
 
 
-def test_three_tries_are_all_and_the_third_is_blamed_where_there_is_a_fourth() -> None:
+def test_after_three_attempts_the_client_gets_the_end_which_counts_against_the_third_back_end() -> None:
     bench = Bench(4)
     session = bench.connected()
     for _ in range(2):

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rproxy.pool.states import State
+from rproxy.pool.states import Administration, State
 from rproxy.sessions.endings import Ending
-from rproxy.sessions.session import CONNECT_TIMEOUT_S, TRIES_MAX, Session
+from rproxy.sessions.link import NO_LINK
+from rproxy.sessions.service import ServiceTerms
+from rproxy.sessions.session import CONNECT_TIMEOUT_S, TRIES_MAX, Phase, Session
 from tests.fakes import confirm, logged, registered
 from tests.sessions.opening import Bench, taken
 
@@ -82,12 +84,12 @@ def test_a_backend_that_comes_up_between_the_tries_is_tried() -> None:
     assert session.choose_backend() is newcomer
 
 
-@pytest.mark.parametrize(("blame", "failures"), [(True, 1), (False, 0)])
-def test_a_backend_is_blamed_only_for_its_own_failures(blame: bool, failures: int) -> None:
+@pytest.mark.parametrize(("backend_fault", "failures"), [(True, 1), (False, 0)])
+def test_only_a_back_ends_own_failures_count_against_it(backend_fault: bool, failures: int) -> None:
     bench = Bench()
     session = bench.open()
     backend = taken(session)
-    session.connect_failed(backend_fault=blame)
+    session.connect_failed(backend_fault=backend_fault)
     assert (bench.policy.told["failed"][backend], bench.policy.told["closed"][backend]) == (failures, 1)
     assert bench.counts == [(0, 0, 0)] * 3
     assert session.choose_backend() is not backend
@@ -151,7 +153,7 @@ def test_a_try_that_starts_has_time_and_not_more_than_is_left(elapsed_s: float) 
 
 
 @pytest.mark.parametrize(("up", "ending"), [(0, Ending.NO_BACKEND), (1, Ending.UNREACHABLE)])
-def test_giving_up_says_whether_anybody_could_be_tried(up: int, ending: Ending) -> None:
+def test_giving_up_returns_whether_any_back_end_was_tried(up: int, ending: Ending) -> None:
     bench = Bench(up)
     session = bench.open()
     while session.choose_backend() is not None:
@@ -174,7 +176,7 @@ def test_only_the_first_ending_counts(ending: Ending) -> None:
     assert bench.told("closed") == 1
 
 
-def test_a_client_that_goes_while_connecting_gives_its_backend_back() -> None:
+def test_a_client_that_leaves_while_connecting_returns_its_lease() -> None:
     bench = Bench()
     session = bench.open()
     taken(session)
@@ -210,32 +212,79 @@ def test_a_backend_that_departs_is_forgotten_with_its_last_session() -> None:
     assert [(each.before, each.after) for each in bench.announced] == [(State.DEPARTED, State.FORGOTTEN)]
 
 
+def waiting(bench: Bench) -> Session:
+    (backend,) = bench.pool
+    bench.pool.administer(backend, Administration.DRAIN)
+    session = bench.open()
+    assert session.choose_backend() is None
+    assert session.wait_for_backend(lambda: None)
+    return session
+
+
+def connecting(bench: Bench) -> Session:
+    session = bench.open()
+    taken(session)
+    return session
+
+
+def ended(bench: Bench) -> Session:
+    session = bench.connected()
+    session.ended(Ending.STOPPED)
+    return session
+
+
+BEGIN: dict[Phase, Callable[[Bench], Session]] = {
+    Phase.ACCEPTED: Bench.open,
+    Phase.WAITING: waiting,
+    Phase.CONNECTING: connecting,
+    Phase.CONNECTED: Bench.connected,
+    Phase.ENDED: ended,
+}
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_session_that_ends_in_any_phase_holds_nothing_and_has_one_record(phase: Phase) -> None:
+    bench = Bench(up=1, terms=ServiceTerms(wait_s=5))
+    session = BEGIN[phase](bench)
+    assert session.phase is phase
+    session.ended(Ending.STOPPED)
+    assert (session.phase, session.backend, session.link) == (Phase.ENDED, None, NO_LINK)
+    assert [record.ending for record in bench.records] == [Ending.STOPPED]
+    assert [record.client for record in bench.records] == ["the client"]
+    assert [backend.connections for backend in bench.pool] == [0]
+    assert bench.service.wait_queue.queue == {}
+    bench.stop()
+    assert bench.clock.getDelayedCalls() == []
+
+
 EVENTS: dict[str, Callable[[Session], object]] = {
-    "next": Session.choose_backend,
+    "choose": Session.choose_backend,
     "connected": Session.connected,
     "failed": Session.connect_failed,
-    "failed, not blamed": lambda session: session.connect_failed(backend_fault=False),
+    "failed, by this host": lambda session: session.connect_failed(backend_fault=False),
     "give up": Session.give_up,
     "closed": lambda session: session.ended(Ending.CLOSED),
     "client gone": lambda session: session.ended(Ending.CLIENT_GONE),
     "stopped": lambda session: session.ended(Ending.STOPPED),
-    "ended early": lambda session: session.try_redispatch(0, reset=True),
-    "grown": Session.settled,
+    "early end": lambda session: session.try_redispatch(0, reset=True),
+    "settled": Session.settled,
 }
 
 
 def legal(session: Session) -> set[str]:
-    """What a carrier may tell a session now. It may end in any state, and more than once."""
+    """The calls that a carrier may make now. A session may end in any phase, and more than once."""
     ends = {"closed", "client gone", "stopped"}
     if session.ending is not None:
         return ends
     if session.connected_at is not None:
-        return ends | {"ended early", "grown"}
-    return ends | ({"next", "give up"} if session.backend is None else {"connected", "failed", "failed, not blamed"})
+        return ends | {"early end", "settled"}
+    return ends | (
+        {"choose", "give up"} if session.backend is None else {"connected", "failed", "failed, by this host"}
+    )
 
 
 @given(data=st.data(), up=st.integers(0, 4))
-def test_in_every_order_of_events_what_was_taken_is_given_back_once(data: st.DataObject, up: int) -> None:
+def test_in_every_order_of_events_each_lease_is_returned_once(data: st.DataObject, up: int) -> None:
     bench = Bench(up)
     sessions = [bench.open() for _ in range(data.draw(st.integers(1, 3)))]
     with logged():

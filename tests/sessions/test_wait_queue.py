@@ -34,7 +34,7 @@ class Bench:
         return [client for client, _ in self.called]
 
 
-def test_who_waits_is_called_when_the_time_is_over_and_there_is_one_timer_for_all() -> None:
+def test_waiting_clients_are_called_when_their_time_is_over_by_one_timer() -> None:
     bench = Bench()
     assert all(bench.add(client) for client in range(3))
     bench.clock.advance(1)
@@ -45,7 +45,7 @@ def test_who_waits_is_called_when_the_time_is_over_and_there_is_one_timer_for_al
     assert bench.clock.getDelayedCalls() == []
 
 
-def test_all_are_called_in_their_order_when_a_back_end_comes_but_not_in_the_middle_of_that() -> None:
+def test_all_are_called_in_order_in_the_turn_after_a_back_end_has_become_eligible() -> None:
     bench = Bench()
     for client in range(3):
         bench.add(client)
@@ -69,7 +69,7 @@ def test_many_are_called_in_slices() -> None:
     assert bench.names == list(range(2 * AT_ONCE + 1))
 
 
-def test_those_who_come_while_others_are_being_called_wait_for_their_turn() -> None:
+def test_clients_that_come_while_others_are_being_called_wait_for_their_turn() -> None:
     bench = Bench()
     for client in range(AT_ONCE + 1):
         bench.add(client)
@@ -80,7 +80,7 @@ def test_those_who_come_while_others_are_being_called_wait_for_their_turn() -> N
     assert bench.names[-2:] == [AT_ONCE, 1000]
 
 
-def test_when_the_back_end_goes_again_the_rest_waits_on() -> None:
+def test_when_the_back_end_goes_down_again_the_remaining_clients_wait_on() -> None:
     bench = Bench()
     for client in range(2 * AT_ONCE):
         bench.add(client)
@@ -94,12 +94,12 @@ def test_when_the_back_end_goes_again_the_rest_waits_on() -> None:
     assert len(bench.called) == 2 * AT_ONCE
 
 
-def test_nobody_waits_where_somebody_may_be_had_or_where_it_is_off() -> None:
+def test_no_client_waits_while_a_back_end_is_eligible_or_if_waiting_is_off() -> None:
     assert not Bench(pool=pool_with(1)).add(1)
     assert not Bench(limit_s=0).add(1)
 
 
-def test_who_leaves_is_not_called_and_the_last_one_takes_the_timer_along() -> None:
+def test_a_client_that_leaves_is_not_called_and_the_last_one_cancels_the_timer() -> None:
     bench = Bench()
     for client in range(3):
         bench.add(client)
@@ -115,7 +115,7 @@ def test_who_leaves_is_not_called_and_the_last_one_takes_the_timer_along() -> No
     assert bench.clock.getDelayedCalls() == []
 
 
-def test_an_error_with_one_does_not_keep_the_others_from_being_called() -> None:
+def test_an_exception_of_one_callback_does_not_keep_the_others_from_being_called() -> None:
     bench = Bench()
 
     def fail() -> None:
@@ -130,7 +130,7 @@ def test_an_error_with_one_does_not_keep_the_others_from_being_called() -> None:
     assert len(events) == 1
 
 
-def test_a_stop_calls_all_at_once_and_lets_nobody_wait_any_more() -> None:
+def test_a_stop_calls_all_at_once_and_no_client_waits_afterwards() -> None:
     bench = Bench()
     for client in range(100):
         bench.add(client)

@@ -31,7 +31,7 @@ class Ports:
             descriptor.doRead = partial(self._accept, descriptor, descriptor.doRead)
 
     def remove(self, port: IListeningPort) -> None:
-        """`port` is accepted from, and paused, elsewhere from now on."""
+        """Leave `port` to another carrier, which accepts its clients and pauses it."""
         self._ports.remove(port)
 
     def _accept(self, port: Any, accept: Callable[[], None]) -> None:

@@ -20,7 +20,7 @@ from rproxy.sessions.session import Session
 ACCEPTS_MAX: Final = 64
 """Clients accepted for one event."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""Errors of accept(2) that only time mends: the process or the system lacks descriptors or memory."""
+"""Errors of accept(2) that pass with time: the process or the system has run out of descriptors or memory."""
 _FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
 
 
@@ -40,8 +40,8 @@ def plain_socket(port: object, factory: object) -> socket.socket | None:
 class Listeners:
     """Accepts clients while there is capacity; while there is none, they wait in the kernel's queue.
 
-    `connect` gets the leg of each client, which has a session, and the back-end that was chosen for it. After an error
-    that only time mends, `table.wake` is called, and `resume_if_possible` is expected soon.
+    `connect` gets the leg of each client, which has a session, and the back-end that was chosen for it. When
+    descriptors or memory run out, `table.wake` is called, and `resume_if_possible` is to be called soon.
     """
 
     def __init__(

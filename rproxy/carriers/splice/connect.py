@@ -43,8 +43,8 @@ _PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 class Connector:
     """Connects clients to their back-ends.
 
-    `requeue` adds an event to the present batch, `handle` handles one at once. Connect timeouts are kept with the
-    precision of the ticks that `table.wake` asks for.
+    `requeue` adds an event to the present batch, `handle` handles one at once. Connect timeouts are as precise as the
+    ticks that `table.wake` asks for.
     """
 
     def __init__(

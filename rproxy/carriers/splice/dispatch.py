@@ -51,7 +51,7 @@ _SLOW_EVENTS: Final = _PRI | _ERROR
 
 
 class Dispatcher:
-    """Handles batches of events. `wake` asks for a `tick` soon; deadlines are kept with the precision of the ticks."""
+    """Handles batches of events. `wake` asks for a `tick` soon; deadlines are as precise as the ticks."""
 
     log = Logger()
 

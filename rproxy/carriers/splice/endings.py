@@ -23,7 +23,7 @@ CHECKS_MAX: Final = 512
 
 
 class LegTable:
-    """What each descriptor stands for. Wheel are kept with the precision of the ticks that `wake` asks for."""
+    """What each descriptor stands for. Deadlines are as precise as the ticks that `wake` asks for."""
 
     log = Logger()
 

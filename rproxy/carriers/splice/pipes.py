@@ -23,7 +23,7 @@ that a user beyond pipe-user-pages-soft gets, it takes twice as much.
 KEPT: Final = 16
 """Most empty pipes kept for the next transfers."""
 RETRY_S: Final = 1.0
-"""How long no pipe is made after the kernel has given one that is too small."""
+"""No pipe is made for so long after the kernel has given one that is too small."""
 UNSUPPORTED: Final = frozenset(
     {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV}
 )
@@ -87,7 +87,7 @@ class Pipe:
         self.held = 0
 
     def grow(self, capacity: int) -> int:
-        """Ask for room for `capacity` bytes; returns the room that there is then, 0 if that is unknown."""
+        """Request a capacity in bytes; returns the one that the pipe has then, 0 if that is unknown."""
         with suppress(OSError):  # EPERM: the user's pipes already have all the memory that they may have
             return fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, capacity)
         with suppress(OSError):

@@ -102,7 +102,7 @@ LEGAL: Final = (
     Legal("listener", LISTENING),
     Legal("watched", WATCHED),
 )
-"""The states that there are."""
+"""All states that a descriptor may be in."""
 PERMANENT: Final = CLIENT | WROTE | EOF | SHUT | HUNG_UP | UNSPLICEABLE | DEAD | ORPHANED
 """Bits that stay set until the leg is closed."""
 
