@@ -67,6 +67,7 @@ class Observers:
         self._failures = RateLimit.once_in(LOG_EVERY_S)
 
     def session_ended(self, record: SessionRecord) -> None:
+        """Call all observers of ends."""
         for observer in self._sessions:
             try:
                 observer.session_ended(record)
@@ -74,6 +75,7 @@ class Observers:
                 self._log_failure()
 
     def chosen(self, link: Link, backend: Backend | None) -> None:
+        """Call all observers of choices."""
         for observer in self.choices:
             try:
                 observer.chosen(link, backend)
@@ -81,6 +83,7 @@ class Observers:
                 self._log_failure()
 
     def redispatched(self, failed: Backend, backend: Backend) -> None:
+        """Call all observers of redispatches."""
         for observer in self._redispatches:
             try:
                 observer.redispatched(failed, backend)

@@ -605,3 +605,15 @@ def test_a_client_that_is_gone_before_its_options_are_set_is_still_served(
         monkeypatch.setattr(SocketStream, "handle", handle, raising=False)
         bench.accept(SocketStream)
     assert len(bench.tried) == 1
+
+
+def test_an_observer_that_fails_costs_no_session_anything(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: SessionRecord) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(bench, "session_ended", fail)
+    with logged() as events:
+        client, _ = bench.joined()
+        client.reset()
+        bench.assert_over(Ending.CLIENT_RESET)
+    assert [text.partition(";")[0] for text in texts(events)] == ["an observer of sessions failed"]

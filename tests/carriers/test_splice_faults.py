@@ -17,11 +17,12 @@ from rproxy.carriers.splice.reactor import TICK_S
 from rproxy.carriers.splice.states import EOF, STALLED
 from rproxy.pool.pool import Pool
 from rproxy.sessions.endings import Ending
+from rproxy.sessions.record import SessionRecord
 from rproxy.sessions.service import ServiceTerms
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_CLIENT_S
 from tests.carriers.loopback import SMALL, WAIT_S, listening, refusing, reset, stream
 from tests.carriers.splicing import Splicing, black_hole, with_one_server
-from tests.fakes import RaisingPolicy, connected, logged
+from tests.fakes import RaisingPolicy, connected, logged, texts
 
 
 def assert_served(bench: Splicing, client: socket.socket, server: socket.socket) -> None:
@@ -334,3 +335,19 @@ def test_a_client_that_never_reads_the_answer_of_a_server_that_is_gone_is_reset(
     assert bench.capacity.sessions == 1
     bench.pass_s(2)
     bench.assert_over(Ending.BACKEND_RESET)
+
+
+def test_an_observer_that_fails_costs_no_session_anything(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = with_one_server(stack)
+
+    def fail(_: SessionRecord) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(bench, "session_ended", fail)
+    with logged() as events:
+        for _ in range(2):
+            for end in bench.joined():
+                end.close()
+            bench.until(lambda: bench.capacity.sessions == 0)
+    bench.assert_over(Ending.CLOSED, Ending.CLOSED)
+    assert [text.partition(";")[0] for text in texts(events)] == ["an observer of sessions failed"]

@@ -62,6 +62,7 @@ class Connector:
         self._requeue = requeue
         self._handle = handle
         self._ephemeral_ports = ephemeral_ports()
+        """A connect to any other port cannot be connected to itself: a cheap test before the exact one."""
         self.recent: dict[Leg, float] = {}
         """Connecting or just-connected back-end legs, with their connect deadlines. While there are any, ticks come."""
 
