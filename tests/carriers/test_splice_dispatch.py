@@ -153,7 +153,7 @@ def test_when_neither_side_takes_anything_nothing_is_done(bench: Splicing) -> No
         bench.stall(source)
     bench.quieten()
     assert bench.pipes.used == 2
-    assert sum(bench.turn(0.02) for _ in range(10)) <= 3  # the kernels may try again, now and then
+    bench.until(lambda: sum(bench.turn(0.02) for _ in range(10)) <= 3)  # the kernel may retry a few times
 
 
 def is_reset(sock: socket.socket) -> bool:
