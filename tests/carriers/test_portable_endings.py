@@ -206,7 +206,7 @@ def test_a_client_that_is_turned_away_is_reset_if_its_data_is_lost(
 
 
 def closed_by_the_client(bench: Bench) -> tuple[Stream, Stream]:
-    """A TLS client that has sent something and closed, and a back-end that reads nothing. Who is left comes second."""
+    """A TLS client that has sent something and closed, and a back-end that reads nothing, which comes second."""
     client, backend = bench.joined(TlsStream)
     backend.stalled = True
     client.receive(b"the rest")

@@ -16,7 +16,7 @@ from rproxy.carriers.portable.wrappers import pass_on
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener)
 class Innermost(Protocol):
-    """Ours."""
+    """The protocol within all wrappers; notes the calls that are passed on to it."""
 
     def __init__(self) -> None:
         self.called: list[str] = []
@@ -36,11 +36,11 @@ class Innermost(Protocol):
 
 @implementer(ISSLTransport)
 class Tls(ProtocolWrapper):
-    """As Twisted's: one more wrapper, with the interface of its own."""
+    """A wrapper with TLS's interface, as Twisted's TLS layer is."""
 
 
 def wrapped(*layers: type[ProtocolWrapper]) -> tuple[Innermost, list[ProtocolWrapper]]:
-    """Ours within wrappers, the innermost first, on a socket."""
+    """An `Innermost` within wrappers, the innermost first, on a socket."""
     ours = Innermost()
     protocols: list[ProtocolWrapper] = []
     outer: Protocol = ours

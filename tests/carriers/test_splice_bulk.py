@@ -32,7 +32,7 @@ def moving(stack: ExitStack) -> Moving:
 
 
 def send(moving: Moving, data: bytes, *, end: bool = False) -> None:
-    """Have it all wait at the client's leg, which has moved a lot already."""
+    """Send all of it to the client's leg, which is in bulk transfer already."""
     moving.client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * len(BULKY))
     moving.client_end.settimeout(20)
     moving.client_end.sendall(data)
@@ -42,7 +42,7 @@ def send(moving: Moving, data: bytes, *, end: bool = False) -> None:
 
 
 def carried(moving: Moving, data: bytes) -> bytes:
-    """All that is on its way from the client."""
+    """Pump what the client has sent; returns what the back-end gets."""
     moving.client.state |= READABLE
     return moving.carry(moving.client, lambda received: len(received) >= len(data))
 
@@ -59,7 +59,7 @@ def stalled(stack: ExitStack) -> Moving:
 
 
 def assert_no_pipe_in_use(moving: Moving) -> None:
-    """All are given back; those kept are empty, and there are none where splicing is refused."""
+    """All pipes are released; those kept are empty."""
     assert (moving.pipes.used, moving.client.pipe, moving.backend.pipe) == (0, None, None)
     kept = [pipe for _ in range(4) if (pipe := moving.pipes.take()) is not None]
     for pipe in kept:

@@ -26,7 +26,7 @@ from tests.fakes import RaisingPolicy, connected, logged, texts
 
 
 def assert_served(bench: Splicing, client: socket.socket, server: socket.socket) -> None:
-    """To the end."""
+    """A session of `client` carries data and ends in good order."""
     backend = bench.accept(server)
     client.send(b"question")
     assert bench.receive(backend, 8) == b"question"

@@ -26,7 +26,7 @@ def bench(stack: ExitStack) -> Splicing:
 
 
 def serve(bench: Splicing, endpoint: Any) -> list[Any]:
-    """What listening on `endpoint` has come to."""
+    """Listen on `endpoint`; returns the list that gets the port or the failure."""
     results: list[Any] = []
     bench.carrier.serve(endpoint, bench.service).addBoth(results.append)
     return results
@@ -135,7 +135,7 @@ def test_both_carriers_share_the_capacity(stack: ExitStack) -> None:
 
 
 def test_when_a_watched_descriptor_is_readable_the_reactor_has_its_turn(bench: Splicing) -> None:
-    """Even under load."""
+    """Also while clients keep the carrier busy."""
     client, backend = bench.joined()
     with socket.socket(type=socket.SOCK_DGRAM) as monitor, socket.socket(type=socket.SOCK_DGRAM) as agent:
         monitor.bind(("127.0.0.1", 0))

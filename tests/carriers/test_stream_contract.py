@@ -31,7 +31,7 @@ from tests.fakes import Stream, run
 MUCH = 16 << 20
 """Bytes: more than the kernel holds of a connection."""
 TURNS = 5
-"""Of the reactor: what has not happened by then does not."""
+"""Turns of the reactor after which nothing more is expected to happen."""
 
 
 class Recorder(TwistedProtocol):
@@ -105,7 +105,7 @@ class Connection(Protocol):
 
     @property
     def received(self) -> bytes:
-        """By the peer."""
+        """What the peer has received."""
         ...
 
     @property
@@ -381,7 +381,7 @@ def test_a_connection_both_of_whose_streams_have_ended_stays_until_it_is_closed_
 
 
 def test_a_close_within_the_call_that_tells_of_the_last_end_is_told_within_it(connection: Connection) -> None:
-    """As the carrier does."""
+    """The portable carrier closes connections within that call."""
     recorder = connection.protocol
     recorder.on["write ended"] = lambda: connection.transport.loseConnection()
     connection.end()

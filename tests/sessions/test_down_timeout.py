@@ -36,7 +36,7 @@ class Bench:
         return session
 
     def becomes(self, state: State, *, refusing: bool = False) -> None:
-        """The first back-end does."""
+        """The first back-end goes to `state`."""
         before, self.one.state, self.one.health.refusing = self.one.state, state, refusing
         self.down_timeout.transitioned(Transitioned(self.one, before, state, "for a test"))
 

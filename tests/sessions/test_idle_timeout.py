@@ -111,7 +111,7 @@ def read_every(seconds: float) -> Callable[[Bench, Session], None]:
 
 @pytest.mark.parametrize("every_s", [SWEEP_S / 2, SWEEP_S, 3 * SWEEP_S, LIMIT_S / 2, LIMIT_S - SWEEP_S])
 def test_a_peer_that_takes_what_the_kernel_holds_for_it_is_not_silent(every_s: float) -> None:
-    """However seldom, if it is within the limit: windows open in steps, and not at every sweep."""
+    """Receive windows open in steps: progress within the limit is enough, it need not be seen by every sweep."""
     bench = Bench()
     session = bench.session()
     bench.links[session].held = 1_000_000
@@ -122,7 +122,7 @@ def test_a_peer_that_takes_what_the_kernel_holds_for_it_is_not_silent(every_s: f
 
 
 def test_a_peer_that_has_stopped_to_take_what_is_held_for_it_is_cut_in_time() -> None:
-    """Something unsent is no progress."""
+    """Data that the kernel still holds is no progress."""
     bench = Bench()
     session = bench.session()
     bench.links[session].held = 1000
@@ -140,7 +140,7 @@ def test_a_peer_that_has_taken_all_that_was_held_is_cut_a_limit_later() -> None:
 
 
 def waiting(bench: Bench, *, half_closed: bool = True) -> Session:
-    """One whose reader has stopped, and is there."""
+    """A session one side of which is alive and does not read."""
     session = bench.session()
     if half_closed:
         session.half_close()

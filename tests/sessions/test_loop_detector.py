@@ -20,7 +20,7 @@ PLACES = 20
 
 
 class Sessions:
-    """Sessions that carry what the test says, and end with each other where it is a loop."""
+    """Sessions that carry what the test says, and which in a loop end with each other."""
 
     def __init__(self, clock: Clock) -> None:
         self.service = Service(pool_with(1), clock)
@@ -84,7 +84,7 @@ def test_a_loop_ends_with_one_of_its_sessions(bench: Bench) -> None:
 
 
 def test_the_remaining_sessions_of_a_loop_are_ended(bench: Bench) -> None:
-    """Another full proxy holds its end."""
+    """As when the other proxy is full, too, and holds its connections."""
     bench.fill(PLACES)
 
     def half(_: Session) -> None:
