@@ -31,7 +31,7 @@ _PAUSED_POLL_S: Final = 0.2
 """Between looks whether a client that is not read has reset its connection."""
 
 
-class Clients(Protocol):
+class ClientCarrier(Protocol):
     """What a client's connection uses of its carrier."""
 
     deadlines: Wheel
@@ -55,7 +55,7 @@ class ClientSide(Side):
 
     session: Session
 
-    def __init__(self, carrier: Clients) -> None:
+    def __init__(self, carrier: ClientCarrier) -> None:
         self._carrier = carrier
         self.deadlines = carrier.deadlines
         self._keeps_early_data = False
