@@ -21,10 +21,12 @@ class SessionTrace:
         self._pool = pool
         self._score = score
 
+    def choosing(self, link: Link) -> None:
+        for backend in self._pool:
+            if backend.eligible:
+                self._log_figures(backend)
+
     def chosen(self, link: Link, backend: Backend | None) -> None:
-        for each in self._pool:
-            if each.eligible:
-                self._log_figures(each)
         self.log.debug(
             "client {client} -> {backend}",
             client=link.client_address(),

@@ -30,11 +30,15 @@ class SessionObserver(Protocol):
 class ChoiceObserver(Protocol):
     """Observes every choice of a back-end. A service without such observers pays nothing for them."""
 
-    def chosen(self, link: Link, backend: Backend | None) -> None:
-        """Called when `backend` has been chosen for the client of `link`, and its lease taken.
+    def choosing(self, link: Link) -> None:
+        """Called before a back-end is chosen for the client of `link`: the pool is as the policy will find it.
 
-        None: no back-end could be chosen. Called again for each further choice of the same session.
+        Called again for each further choice of the same session.
         """
+        ...
+
+    def chosen(self, link: Link, backend: Backend | None) -> None:
+        """Called after `choosing`, when the choice has been made and its lease taken; None if there was no back-end."""
         ...
 
 
@@ -61,7 +65,7 @@ class Observers:
     ) -> None:
         self._sessions = tuple(sessions)
         self.choices = tuple(choices)
-        """Empty in most services: then skip the call of `chosen`."""
+        """Empty in most services: then skip the calls of `choosing` and `chosen`."""
         self._redispatches = tuple(redispatches)
         self._seconds = seconds
         self._failures = RateLimit.once_in(LOG_EVERY_S)
@@ -71,6 +75,14 @@ class Observers:
         for observer in self._sessions:
             try:
                 observer.session_ended(record)
+            except Exception:
+                self._log_failure()
+
+    def choosing(self, link: Link) -> None:
+        """Call all observers of choices."""
+        for observer in self.choices:
+            try:
+                observer.choosing(link)
             except Exception:
                 self._log_failure()
 

@@ -142,13 +142,16 @@ class Session:
             deadline = min(service.seconds() + CONNECT_TIMEOUT_S, self._connect_end())
         else:
             return None
+        observers = service.observers
+        if observers.choices:
+            observers.choosing(self.link)
         backend = service.pool.choose(failed)
-        if service.observers.choices:
-            service.observers.chosen(self.link, backend)
+        if observers.choices:
+            observers.chosen(self.link, backend)
         if backend is None:
             return None
         if failed:
-            service.observers.redispatched(failed[-1], backend)
+            observers.redispatched(failed[-1], backend)
         self.backend = backend
         self.connect_deadline = deadline
         self.phase = _CONNECTING

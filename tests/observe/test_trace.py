@@ -46,6 +46,7 @@ def test_a_trace_shows_the_score_and_the_figures_of_every_eligible_backend_at_a_
         taken(Session(service, FakeLink("the client")))
     scored = {event["backend"]: event for event in events if "score" in event}
     assert list(scored) == ["10.0.0.1:80", "10.0.0.2:80"]
+    assert scored["10.0.0.1:80"]["tcp"] == 1  # as the policy found it: without the session that it gets
     second = scored["10.0.0.2:80"]
     assert (second["tcp"], second["cpu"], second["memory"], second["loss"]) == (2, 10, 20, 0)
     assert second["rtt_ms"] == pytest.approx(10)

@@ -20,12 +20,18 @@ class Heard:
     def __init__(self) -> None:
         self.ended: list[Ending] = []
         self.choices: list[str | None] = []
+        self.choosings = 0
         self.redispatches: list[tuple[str, str]] = []
 
     def session_ended(self, record: SessionRecord) -> None:
         self.ended.append(record.ending)
 
+    def choosing(self, link: Link) -> None:
+        assert self.choosings == len(self.choices)
+        self.choosings += 1
+
     def chosen(self, link: Link, backend: Backend | None) -> None:
+        assert self.choosings == len(self.choices) + 1
         self.choices.append(None if backend is None else backend.address)
 
     def redispatched(self, failed: Backend, backend: Backend) -> None:
@@ -34,6 +40,9 @@ class Heard:
 
 class Failing:
     def session_ended(self, record: SessionRecord) -> None:
+        raise OSError("no space left on device")
+
+    def choosing(self, link: Link) -> None:
         raise OSError("no space left on device")
 
     def chosen(self, link: Link, backend: Backend | None) -> None:
