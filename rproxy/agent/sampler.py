@@ -25,8 +25,10 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Load:
-    """One sample. `cpu`, `memory` and `application` are percentages, 0..100; `tcp` is the number of established TCP
-    connections, at most `COUNT_MAX`. None means unknown.
+    """One sample; None means unknown.
+
+    `cpu`, `memory` and `application` are percentages, 0..100; `tcp` is the number of established TCP connections, at
+    most `COUNT_MAX`.
     """
 
     cpu: int | None = None
@@ -114,9 +116,9 @@ class _FigureReader:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._limit = RateLimit(1 / LOG_INTERVAL_S)
+        self._limit = RateLimit.once_in(LOG_INTERVAL_S)
         self._logged_readable = True
-        """The state that the log has last been told of."""
+        """The state according to the last line about it."""
 
     def read(self, read: Callable[[], T], now: float) -> T | None:
         """The result of `read`; None if it raises."""

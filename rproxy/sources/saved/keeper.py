@@ -49,10 +49,12 @@ class Restoring:
         self._stopped = False
 
     def start(self) -> None:
+        """Check the rows that are left, again and again until none is."""
         self._call = None
         self._go_on(self._round())
 
     def stop(self) -> None:
+        """Give up the rows that are left. May be called without `start`, and twice."""
         self._stopped = True
         if self._call is not None:
             self._call.cancel()
@@ -82,9 +84,10 @@ class Restoring:
 
 
 class InBackground(Protocol):
-    """Calls `work`, which may block, in another thread, and then `done` with its result in the reactor's thread."""
+    """Runs what may block, beside the reactor."""
 
-    def __call__(self, work: Callable[[], str], done: Callable[[str], None]) -> object: ...
+    def __call__(self, work: Callable[[], str], done: Callable[[str], None]) -> object:
+        """Call `work` in another thread, and then `done` with its result in the reactor's thread."""
 
 
 def in_thread(reactor: Any) -> InBackground:
