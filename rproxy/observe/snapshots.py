@@ -33,7 +33,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots of one document. `render` yields a new one piece by piece, one in each turn of `turns`."""
+    """The snapshots of one document. `render` yields a new one piece by piece, one in each turn of `work`."""
 
     log = Logger()
 

@@ -58,7 +58,7 @@ from rproxy.timing.work_queue import WorkQueue
 __all__ = ["Options", "ProxyService", "makeService"]
 
 DRAIN_S: Final = 1.0
-"""How long sessions may go on after the proxy was told to stop."""
+"""How long sessions may go on once the proxy stops."""
 _DRAIN_LOOK_S: Final = 0.05
 
 
@@ -135,11 +135,11 @@ class ProxyService(ProcessService, MultiService):
             agents,
             ClientListeners(reactor, only, self.service, self.carrier, self._own, freebind=config.freebind),
             OperatorsListener(reactor, config, self._site(descriptors), self._own),
+            self._demo,
             # after the listeners: ending a waiting client must not make room for another one
             SessionWatches(
                 reactor, only, self._served, self.carrier, self.capacity, self.monitor, self._own, self._publisher
             ),
-            self._demo,
         ]
         if config.state_file is not None:
             self._parts.append(StateKeeper(reactor, self._keeper(config.state_file)))

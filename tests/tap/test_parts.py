@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from rproxy.sources.saved.keeper import STOP_S
+from rproxy.tap.demo import Demo
 from rproxy.tap.listeners import ClientListeners, OperatorsListener
 from rproxy.tap.proxy import DRAIN_S
 from rproxy.tap.session_watches import SessionWatches
@@ -41,7 +42,7 @@ class NotedBench(ProxyBench):
         return [part for done, part in self.done if done == step]
 
 
-IN_ORDER = ["AgentsPort", "ClientListeners", "OperatorsListener", "SessionWatches", "Demo", "StateKeeper"]
+IN_ORDER = ["AgentsPort", "ClientListeners", "OperatorsListener", "Demo", "SessionWatches", "StateKeeper"]
 
 
 def test_all_parts_open_before_any_starts_and_accept_nothing_before_any_is_stopped(
@@ -98,6 +99,15 @@ def test_waiting_clients_are_let_go_only_when_no_other_can_take_their_place(monk
     ended(bench.service.stopService())
     order = bench.parts("stop_accepting")
     assert order.index(SessionWatches.__name__) > order.index(ClientListeners.__name__)
+
+
+def test_a_demos_agents_unregister_when_no_session_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = NotedBench(monkeypatch)
+    bench.start()
+    ended(bench.service.stopService())
+    run(bench.reactor, DRAIN_S)
+    order = bench.parts("stopService")
+    assert order.index(Demo.__name__) > order.index(SessionWatches.__name__)
 
 
 def test_operators_can_watch_the_sessions_end(monkeypatch: pytest.MonkeyPatch) -> None:
