@@ -20,11 +20,11 @@ def parsed(*arguments: str, allow: Sequence[str] = ANYBODY) -> ProxyOptions:
     return options
 
 
-def settings(*arguments: str, allow: Sequence[str] = ANYBODY) -> ProxyConfig:
+def config_of(*arguments: str, allow: Sequence[str] = ANYBODY) -> ProxyConfig:
     return parsed(*arguments, allow=allow).config
 
 
-def told(config: ProxyConfig, name: str) -> Any:
+def field(config: ProxyConfig, name: str) -> Any:
     """A field of the process or of its one service."""
     (service,) = config.services
     return getattr(service if hasattr(service, name) else config, name)
@@ -33,7 +33,7 @@ def told(config: ProxyConfig, name: str) -> Any:
 def complaint(*arguments: str, allow: Sequence[str] = ANYBODY) -> str:
     """The one line that the command ends with."""
     with pytest.raises(SystemExit) as ended:
-        settings(*arguments, allow=allow)
+        config_of(*arguments, allow=allow)
     return one_line(ended.value)
 
 

@@ -55,7 +55,7 @@ def _text(text: str) -> Callable[[Path], None]:
 
 
 BROKEN: Final = pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "reason"),
     [
         pytest.param(_missing, "No such file or directory", id="missing"),
         pytest.param(_folder, "Is a directory", id="a folder"),

@@ -12,7 +12,7 @@ from rproxy.config.options import AgentOptions
 PROXY = ("10.1.1.10", 5555)
 
 
-def settings(*arguments: str) -> AgentConfig:
+def config_of(*arguments: str) -> AgentConfig:
     options = AgentOptions()
     options.parseOptions(list(arguments))
     return options.config
@@ -21,7 +21,7 @@ def settings(*arguments: str) -> AgentConfig:
 def complaint(*arguments: str) -> str:
     """The one line that the command ends with."""
     with pytest.raises(SystemExit) as ended:
-        settings(*arguments)
+        config_of(*arguments)
     text = str(ended.value.code)
     assert text.startswith("twistd rproxy-agent: ")
     assert "\n" not in text
@@ -29,7 +29,7 @@ def complaint(*arguments: str) -> str:
 
 
 def test_with_a_proxy_alone_it_is_the_reports_agent() -> None:
-    assert settings("--proxy", "10.1.1.10") == AgentConfig(
+    assert config_of("--proxy", "10.1.1.10") == AgentConfig(
         proxies=(PROXY,), interval_s=20, port=None, service_port=0, weight=100, report={}, trace=False
     )
 
@@ -50,7 +50,7 @@ def test_with_a_proxy_alone_it_is_the_reports_agent() -> None:
 def test_a_proxy_is_a_host_with_or_without_a_port_and_there_may_be_several(
     given: list[str], proxies: list[tuple[str, int]]
 ) -> None:
-    assert settings(*(f"--proxy={proxy}" for proxy in given)).proxies == tuple(proxies)
+    assert config_of(*(f"--proxy={proxy}" for proxy in given)).proxies == tuple(proxies)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_proxy_is_a_host_with_or_without_a_port_and_there_may_be_several(
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_each_option_is_taken(arguments: list[str], name: str, value: object) -> None:
-    assert getattr(settings("--proxy", "10.1.1.10", *arguments), name) == value
+    assert getattr(config_of("--proxy", "10.1.1.10", *arguments), name) == value
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_what_is_missing_or_no_option_is_one_line_that_names_it(arguments: list[
 
 def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        settings("--help")
+        config_of("--help")
     assert not ended.value.code
     text = capsys.readouterr().out
     assert "[default: ]" not in text
@@ -159,8 +159,8 @@ def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_an_interval_the_wire_cannot_tell_is_no_interval() -> None:
     assert "--interval" in complaint("--proxy", "10.1.1.10", "--interval", "1e-9")
-    assert settings("--proxy", "10.1.1.10", "--interval", "0.001").interval_s == 0.001
+    assert config_of("--proxy", "10.1.1.10", "--interval", "0.001").interval_s == 0.001
 
 
 def test_an_ipv4_mapped_proxy_is_the_ipv4_one_its_probes_come_from() -> None:
-    assert settings("--proxy", "[::ffff:10.1.1.10]").proxies == (("10.1.1.10", 5555),)
+    assert config_of("--proxy", "[::ffff:10.1.1.10]").proxies == (("10.1.1.10", 5555),)

@@ -10,7 +10,7 @@ import pytest
 
 from rproxy.config.keyfile import Keyring
 from rproxy.pool.limits import Limits
-from tests.config.commands import complaint, settings
+from tests.config.commands import complaint, config_of
 from tests.config.keyfiles import (
     BROKEN,
     FIRST,
@@ -21,7 +21,7 @@ from tests.config.keyfiles import (
     shows_a_key,
 )
 from tests.config.test_agent_options import complaint as agents_complaint
-from tests.config.test_agent_options import settings as agents_settings
+from tests.config.test_agent_options import config_of as agent_config_of
 
 NUMBERS = ["0", "-1", "100001", "1e3", "1.5", "nan", "inf", "abc", "", "0x10", "9" * 400]
 
@@ -48,9 +48,9 @@ def ids(keyring: Keyring | None) -> list[int]:
     ids=" ".join,
 )
 def test_off_loopback_it_must_be_said_who_may_register(arguments: list[str]) -> None:
-    told = complaint(*arguments, allow=())
+    message = complaint(*arguments, allow=())
     for way in ("--keyring FILE", "rproxy keygen", "--allow NETWORK", "0.0.0.0/0", "::/0"):
-        assert way in told
+        assert way in message
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_off_loopback_it_must_be_said_who_may_register(arguments: list[str]) -> 
     ids=" ".join,
 )
 def test_on_loopback_only_this_host_can_register_and_nothing_need_be_said(arguments: list[str]) -> None:
-    told = settings(*arguments, allow=())
-    assert (told.allow, told.keyring) == ((), None)
+    config = config_of(*arguments, allow=())
+    assert (config.allow, config.keyring) == ((), None)
 
 
 @pytest.mark.parametrize(("address", "said"), [("127.0.0.1", False), ("10.1.1.10", True)])
@@ -77,28 +77,28 @@ def test_a_name_is_on_loopback_if_its_address_is(monkeypatch: pytest.MonkeyPatch
     if said:
         assert "who may register?" in complaint("--monitor", "name:5555", allow=())
     else:
-        assert settings("--monitor", "name:5555", allow=()).monitor == ("127.0.0.1", 5555)
+        assert config_of("--monitor", "name:5555", allow=()).monitor == ("127.0.0.1", 5555)
 
 
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "10.0.0.0/8", "10.1.1.1", "2001:db8::/32"])
 def test_a_network_that_may_register_is_enough(network: str) -> None:
-    told = settings("--allow", network, allow=())
-    assert [str(each).removesuffix("/32") for each in told.allow] == [network.removesuffix("/32")]
-    assert told.keyring is None
+    config = config_of("--allow", network, allow=())
+    assert [str(each).removesuffix("/32") for each in config.allow] == [network.removesuffix("/32")]
+    assert config.keyring is None
 
 
 def test_keys_are_enough_and_go_with_networks(tmp_path: Path) -> None:
     path = str(key_file(tmp_path, FIRST, SECOND))
     for allow in ((), ("--allow", "10.0.0.0/8")):
-        told = settings("--keyring", path, allow=allow)
-        assert ids(told.keyring) == [FIRST.id, SECOND.id]
-        assert len(told.allow) == len(allow) / 2
+        config = config_of("--keyring", path, allow=allow)
+        assert ids(config.keyring) == [FIRST.id, SECOND.id]
+        assert len(config.allow) == len(allow) / 2
 
 
 def test_both_commands_have_a_short_form_and_read_a_file_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = key_file(tmp_path, FIRST)
-    for keyring in (settings("-k", "keys").keyring, agents_settings("--proxy", "10.1.1.10", "-k", "keys").keyring):
+    for keyring in (config_of("-k", "keys").keyring, agent_config_of("--proxy", "10.1.1.10", "-k", "keys").keyring):
         assert ids(keyring) == [FIRST.id]
         assert keyring is not None
         assert keyring.path == str(path)
@@ -107,13 +107,13 @@ def test_both_commands_have_a_short_form_and_read_a_file_here(tmp_path: Path, mo
 @pytest.mark.parametrize("command", ["rproxy", "rproxy-agent"])
 @BROKEN
 def test_a_broken_file_is_one_line_that_names_it_and_shows_no_key(
-    tmp_path: Path, damage: Damage, told: str, command: str
+    tmp_path: Path, damage: Damage, reason: str, command: str
 ) -> None:
     path = key_file(tmp_path, FIRST)
     damage(path)
     arguments = ["--keyring", str(path)]
     line = complaint(*arguments) if command == "rproxy" else agents_complaint("--proxy", "10.1.1.10", *arguments)
-    assert line.startswith(f"twistd {command}: --keyring {path}: {told}")
+    assert line.startswith(f"twistd {command}: --keyring {path}: {reason}")
     assert line.endswith(f"(twistd {command} --help lists the options)")
     assert not shows_a_key(line)
 
@@ -121,16 +121,16 @@ def test_a_broken_file_is_one_line_that_names_it_and_shows_no_key(
 def test_a_proxy_needs_a_master_key_and_an_agent_does_not(tmp_path: Path) -> None:
     path = str(key_file(tmp_path, OWN))
     assert f"--keyring {path}: it has an agent's key" in complaint("--keyring", path)
-    assert ids(agents_settings("--proxy", "10.1.1.10", "--keyring", path).keyring) == [OWN.id]
+    assert ids(agent_config_of("--proxy", "10.1.1.10", "--keyring", path).keyring) == [OWN.id]
 
 
 @pytest.mark.parametrize(("text", "backends"), [("1", 1), ("1024", 1024), ("5000", 5000), ("100000", 100_000)])
 def test_a_pool_has_the_limits_of_its_size(text: str, backends: int) -> None:
-    assert settings("--max-backends", text).limits == Limits.for_pool(backends)
+    assert config_of("--max-backends", text).limits == Limits.for_pool(backends)
 
 
 def test_a_pool_is_of_1024_unless_told_otherwise() -> None:
-    assert settings().limits == Limits()
+    assert config_of().limits == Limits()
 
 
 @pytest.mark.parametrize("value", NUMBERS)
@@ -140,9 +140,9 @@ def test_a_size_that_no_pool_can_have_is_one_line_that_names_the_option(value: s
 
 def test_settings_show_no_key(tmp_path: Path) -> None:
     path = str(key_file(tmp_path, FIRST, SECOND))
-    for told in (settings("--keyring", path), agents_settings("--proxy", "10.1.1.10", "--keyring", path)):
-        assert "Key(id=7" in repr(told)
-        assert not shows_a_key(repr(told))
+    for config in (config_of("--keyring", path), agent_config_of("--proxy", "10.1.1.10", "--keyring", path)):
+        assert "Key(id=7" in repr(config)
+        assert not shows_a_key(repr(config))
 
 
 @pytest.mark.parametrize(
@@ -150,28 +150,29 @@ def test_settings_show_no_key(tmp_path: Path) -> None:
 )
 def test_an_agent_may_be_told_its_address(tmp_path: Path, given: str, address: str) -> None:
     path = str(key_file(tmp_path, OWN))
-    told = agents_settings("--proxy", "10.1.1.10", "--keyring", path, "--advertise", given)
-    assert told.advertise == address
+    config = agent_config_of("--proxy", "10.1.1.10", "--keyring", path, "--advertise", given)
+    assert config.advertise == address
 
 
 @pytest.mark.parametrize("value", ["", "abc", "nat.example", "10.1.1.256", "10.1.1.1:5555", "[::1]", "10.0.0.0/8"])
 def test_what_is_no_address_is_one_line_that_names_the_option(tmp_path: Path, value: str) -> None:
     path = str(key_file(tmp_path, OWN))
-    told = agents_complaint("--proxy", "10.1.1.10", "--keyring", path, "--advertise", value)
-    assert f"--advertise {value}: not an IP address" in told
+    message = agents_complaint("--proxy", "10.1.1.10", "--keyring", path, "--advertise", value)
+    assert f"--advertise {value}: not an IP address" in message
 
 
 def test_without_keys_nobody_needs_an_agents_address() -> None:
-    told = agents_complaint("--proxy", "10.1.1.10", "--advertise", "192.0.2.7")
-    assert "--advertise is of use only with --keyring" in told
+    message = agents_complaint("--proxy", "10.1.1.10", "--advertise", "192.0.2.7")
+    assert "--advertise is of use only with --keyring" in message
 
 
 @pytest.mark.parametrize(
-    ("told", "options"), [(settings, ("keyring", "max-backends", "allow")), (agents_settings, ("keyring", "advertise"))]
+    ("parse", "options"),
+    [(config_of, ("keyring", "max-backends", "allow")), (agent_config_of, ("keyring", "advertise"))],
 )
-def test_the_help_names_the_options(told: Any, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_names_the_options(parse: Any, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        told("--help")
+        parse("--help")
     assert not ended.value.code
     text = capsys.readouterr().out
     for option in options:

@@ -50,8 +50,8 @@ def test_a_file_for_its_owner_alone_is_read(tmp_path: Path, mode: int) -> None:
 
 @pytest.mark.parametrize("mode", [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o644, 0o660, 0o666, 0o777, 0o004])
 def test_a_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
-    told = complaint(key_file(tmp_path, FIRST, mode=mode))
-    assert told == "others than its owner may use it (chmod 600 mends that)"
+    message = complaint(key_file(tmp_path, FIRST, mode=mode))
+    assert message == "others than its owner may use it (chmod 600 mends that)"
 
 
 @pytest.mark.parametrize(("mode", "refused"), [(0o600, False), (0o644, True)])
@@ -66,10 +66,10 @@ def test_a_link_is_as_good_as_the_file_that_it_leads_to(tmp_path: Path, mode: in
 
 @pytest.mark.parametrize("derived", [False, True])
 @BROKEN
-def test_a_broken_file_is_refused_and_why_is_told(tmp_path: Path, damage: Damage, told: str, derived: bool) -> None:
+def test_a_broken_file_is_refused_and_says_why(tmp_path: Path, damage: Damage, reason: str, derived: bool) -> None:
     path = key_file(tmp_path, FIRST)
     damage(path)
-    assert complaint(path, derived=derived).startswith(told)
+    assert complaint(path, derived=derived).startswith(reason)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "socket"])

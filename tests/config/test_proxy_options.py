@@ -15,7 +15,7 @@ from rproxy.net import binding
 from rproxy.policies.registry import POLICIES
 from rproxy.sessions.capacity import SESSIONS_MAX
 from rproxy.sources.agents.prober import Timing
-from tests.config.commands import ANYBODY, complaint, settings, told
+from tests.config.commands import ANYBODY, complaint, config_of, field
 
 
 def test_without_options_it_is_the_reports_proxy() -> None:
@@ -28,7 +28,7 @@ def test_without_options_it_is_the_reports_proxy() -> None:
         idle_timeout_s=3600,
         half_close_timeout_s=30,
     )
-    assert settings() == ProxyConfig(
+    assert config_of() == ProxyConfig(
         services=(service,),
         monitor=("", 5555),
         timing=Timing(5, 0.5, 10),
@@ -88,14 +88,14 @@ def test_without_options_it_is_the_reports_proxy() -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_each_option_is_taken(arguments: list[str], name: str, value: object) -> None:
-    assert told(settings(*arguments), name) == value
+    assert field(config_of(*arguments), name) == value
 
 
 @pytest.mark.parametrize(
     ("arguments", "host"), [([], "127.0.0.1"), (["--monitor", "6666"], "127.0.0.1"), (["--monitor", "[::1]:1"], "::1")]
 )
 def test_a_demos_agents_register_on_loopback_unless_told_otherwise(arguments: list[str], host: str) -> None:
-    assert settings("--demo", "2", *arguments).monitor[0] == host
+    assert config_of("--demo", "2", *arguments).monitor[0] == host
 
 
 NUMBERS = ["-1", "nan", "inf", "-inf", "abc", "", "1e999", "0x10", "1,5"]
@@ -174,14 +174,14 @@ def test_a_liveness_check_that_would_fire_between_two_probes_is_refused(argument
     ],
 )
 def test_the_least_liveness_that_fits_the_probes_is_accepted(arguments: list[str], timing: Timing) -> None:
-    assert settings(*arguments).timing == timing
+    assert config_of(*arguments).timing == timing
 
 
 @pytest.mark.parametrize(("option", "form"), [("--monitor", "name:5555"), ("--admin", "name:8081")])
 def test_a_host_of_ours_may_be_a_name(monkeypatch: pytest.MonkeyPatch, option: str, form: str) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.1.1.10", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: found)
-    config = settings(option, form)
+    config = config_of(option, form)
     assert (config.admin or config.monitor)[0] == "10.1.1.10"
 
 
@@ -198,7 +198,7 @@ def test_a_name_of_ours_that_is_not_found_is_one_line(monkeypatch: pytest.Monkey
 
 def test_the_help_names_every_option_and_policy(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        settings("--help")
+        config_of("--help")
     assert not ended.value.code
     text = capsys.readouterr().out
     options = ("listen", "monitor", "backend-port", "probe-interval", "probe-timeout", "liveness", "policy")
@@ -229,7 +229,7 @@ def test_a_mapped_network_is_an_ipv4_one(text: str, network: Any) -> None:
     if network is None:
         assert "has host bits set" in complaint("--allow", text)
     else:
-        assert settings("--allow", text).allow == (network,)
+        assert config_of("--allow", text).allow == (network,)
 
 
 @pytest.mark.parametrize("text", ["10.0.0.5/24", "::ffff:10.0.0.5/104"])
@@ -239,7 +239,7 @@ def test_host_bits_are_told(text: str) -> None:
 
 
 def test_free_binding_is_linuxs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings("--freebind").freebind is binding.CAN_FREEBIND is True
+    assert config_of("--freebind").freebind is binding.CAN_FREEBIND is True
     monkeypatch.setattr(schema, "CAN_FREEBIND", False)
     assert complaint("--freebind").startswith("twistd rproxy: --freebind: needs Linux")
 
@@ -252,4 +252,4 @@ def test_where_nothing_splices_only_the_splice_carrier_is_refused(monkeypatch: p
     monkeypatch.setattr(registry, "CAN_SPLICE", False)
     text = complaint("--carrier", "splice")
     assert "--carrier splice: needs Linux; auto takes what there is" in text
-    assert [settings("--carrier", carrier).carrier for carrier in ("auto", "portable")] == ["auto", "portable"]
+    assert [config_of("--carrier", carrier).carrier for carrier in ("auto", "portable")] == ["auto", "portable"]

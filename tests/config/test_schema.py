@@ -37,7 +37,7 @@ def test_keys_that_are_not_given_keep_the_models_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "name", "value", "told"),
+    ("keys", "name", "value", "message"),
     [
         (SERVICE, "saturation", 900, "service[1].saturation 900: must be from 0.001 to 1"),
         (SERVICE, "on-down", "reset", "service[1].on-down reset: must be end or keep"),
@@ -46,10 +46,10 @@ def test_keys_that_are_not_given_keep_the_models_defaults() -> None:
         (AGENT, "report", "cpu=101", "service[1].report cpu 101: must be from 0 to 100"),
     ],
 )
-def test_an_error_names_the_key_with_its_prefix(keys: dict[str, Key], name: str, value: object, told: str) -> None:
+def test_an_error_names_the_key_with_its_prefix(keys: dict[str, Key], name: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         fields(keys, {name: value}, "service[1].")
-    assert str(raised.value) == told
+    assert str(raised.value) == message
 
 
 def test_a_service_knows_its_keys_as_they_were_written_and_is_the_same_wherever_that_is() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from rproxy.sessions.redispatch import Redispatch
-from tests.config.commands import complaint, settings, told
+from tests.config.commands import complaint, config_of, field
 
 
 def test_clients_wait_five_seconds_and_are_redispatched_and_no_silence_is_evidence_by_default() -> None:
-    (service,) = settings().services
+    (service,) = config_of().services
     assert (service.wait_s, service.redispatch, service.first_byte_s) == (5, Redispatch.ALL, 0)
 
 
@@ -26,7 +26,7 @@ def test_clients_wait_five_seconds_and_are_redispatched_and_no_silence_is_eviden
     ],
 )
 def test_an_option_is_a_setting(arguments: list[str], name: str, value: object) -> None:
-    assert told(settings(*arguments), name) == value
+    assert field(config_of(*arguments), name) == value
 
 
 @pytest.mark.parametrize("option", ["--wait-for-backend", "--first-byte", "--redispatch-early"])

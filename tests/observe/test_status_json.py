@@ -27,7 +27,7 @@ FIELDS = {
 }
 
 
-ROOM = Capacity(10, lambda: 0.0)
+CAPACITY = Capacity(10, lambda: 0.0)
 
 
 def view_with(up: int) -> ServiceView:
@@ -43,7 +43,7 @@ def status(view: ServiceView, datagrams: Counters, capacity: Capacity) -> dict[s
 
 
 def test_each_backend_has_the_documented_fields() -> None:
-    shown = status(view_with(2), Counters(), ROOM)["backends"]
+    shown = status(view_with(2), Counters(), CAPACITY)["backends"]
     assert [set(each) for each in shown] == [FIELDS, FIELDS]
 
 
@@ -52,7 +52,7 @@ def test_what_a_backend_told_is_shown() -> None:
     backend = registered(view.service.pool, "10.0.0.9")
     confirm(view.service.pool, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
     assert view.service.pool.choose() is backend
-    (shown,) = status(view, Counters(), ROOM)["backends"]
+    (shown,) = status(view, Counters(), CAPACITY)["backends"]
     assert shown | {"score": 0, "srtt_ms": 0} == {
         "address": "10.0.0.9",
         "port": 80,
@@ -75,13 +75,13 @@ def test_what_a_backend_told_is_shown() -> None:
     assert shown["srtt_ms"] is None
     for _ in range(7):
         backend.rtt.add(12.0)
-    assert 10.0 < status(view, Counters(), ROOM)["backends"][0]["srtt_ms"] < 12.0
+    assert 10.0 < status(view, Counters(), CAPACITY)["backends"][0]["srtt_ms"] < 12.0
 
 
 def test_what_is_not_known_yet_is_null() -> None:
     view = view_with(0)
     registered(view.service.pool, "10.0.0.9")
-    (shown,) = status(view, Counters(), ROOM)["backends"]
+    (shown,) = status(view, Counters(), CAPACITY)["backends"]
     assert shown["state"] == "registered"
     assert {name for name, value in shown.items() if value is None} == {
         *("score", "rtt_ms", "srtt_ms", "tcp", "cpu", "memory", "last_seen_s"),
@@ -96,21 +96,21 @@ def test_a_count_that_its_agent_cannot_tell_is_null() -> None:
         token=7,
         load=Load(cpu=10, memory=20, tcp=None),
     )
-    (shown,) = status(view, Counters(), ROOM)["backends"]
+    (shown,) = status(view, Counters(), CAPACITY)["backends"]
     assert (shown["tcp"], shown["cpu"]) == (None, 10)
 
 
 def test_a_backend_that_is_up_and_drains_is_draining() -> None:
     view = view_with(0)
     confirm(view.service.pool, registered(view.service.pool, "10.0.0.9"), token=7, draining=True)
-    assert status(view, Counters(), ROOM)["backends"][0]["state"] == "draining"
+    assert status(view, Counters(), CAPACITY)["backends"][0]["state"] == "draining"
 
 
 def test_counters_are_those_of_the_datagrams() -> None:
     counters = Counters()
     counters.accepted["register"] += 2
     counters.dropped["length"] += 3
-    shown = status(view_with(0), counters, ROOM)["counters"]
+    shown = status(view_with(0), counters, CAPACITY)["counters"]
     assert (shown["accepted"], shown["dropped"]) == ({"register": 2}, {"length": 3})
 
 
@@ -131,9 +131,9 @@ def test_sessions_are_counted_against_their_limit_and_their_bytes_once_they_are_
 @pytest.mark.parametrize("backends", [0, 1, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS])
 def test_it_is_rendered_a_backend_a_line_and_few_at_once(backends: int) -> None:
     view = view_with(backends)
-    pieces = list(Status([view], Counters(), ROOM).rendered())
+    pieces = list(Status([view], Counters(), CAPACITY).rendered())
     text = b"".join(pieces).decode()
-    assert json.loads(text) == status(view, Counters(), ROOM)
+    assert json.loads(text) == status(view, Counters(), CAPACITY)
     assert sum(line.startswith('{"address"') for line in text.splitlines()) == backends
     assert len(pieces) == max(1, -(-backends // ROWS))
     assert all(pieces)
@@ -141,7 +141,7 @@ def test_it_is_rendered_a_backend_a_line_and_few_at_once(backends: int) -> None:
 
 def test_what_is_forgotten_while_it_is_rendered_is_not_listed() -> None:
     view = view_with(4 * ROWS)
-    pieces = Status([view], Counters(), ROOM).rendered()
+    pieces = Status([view], Counters(), CAPACITY).rendered()
     text = next(pieces)
     for backend in list(view.service.pool)[ROWS:-1]:
         view.service.pool.unregister(backend.registration.agent, Unregister(backend.port, 1), 0.0)
@@ -151,7 +151,7 @@ def test_what_is_forgotten_while_it_is_rendered_is_not_listed() -> None:
 
 def test_the_table_may_grow_while_it_is_rendered() -> None:
     view = view_with(2 * ROWS)
-    pieces = Status([view], Counters(), ROOM).rendered()
+    pieces = Status([view], Counters(), CAPACITY).rendered()
     text = next(pieces)
     registered(view.service.pool, "10.9.9.9")
     assert len(json.loads(text + b"".join(pieces))["backends"]) == 2 * ROWS
@@ -165,7 +165,7 @@ def test_all_services_are_shown_together() -> None:
         session.connected()
         session.up, session.down = 3, 5
         session.ended(ending)
-    status = Status(views, Counters(), ROOM)
+    status = Status(views, Counters(), CAPACITY)
     pieces = list(status.rendered())
     shown = json.loads(b"".join(pieces))
     assert shown == status.document()

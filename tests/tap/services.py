@@ -60,8 +60,8 @@ class AgentBench:
     def __init__(self, reactor: Reactor | None = None, *, start: bool = True, **settings: Any) -> None:
         self.reactor = reactor or Reactor()
         self.sampler = StubSampler(Load(1, 2, 3))
-        told = AgentConfig(**{"proxies": (MONITOR,), **settings})
-        self.service = AgentService(self.reactor, told, sampler=self.sampler)
+        agent_config = AgentConfig(**{"proxies": (MONITOR,), **settings})
+        self.service = AgentService(self.reactor, agent_config, sampler=self.sampler)
         if start:
             self.service.privilegedStartService()
             self.service.startService()

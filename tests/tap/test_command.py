@@ -89,8 +89,8 @@ def test_a_new_key_can_be_added_to_the_file_and_the_old_one_goes_on(capfd: Captu
 
 def test_where_every_id_is_taken_there_is_no_new_key(capfd: Captured, tmp_path: Path) -> None:
     path = key_file(tmp_path, *(Key(each, FIRST.secret) for each in range(256)))
-    told = complaint(capfd, "keygen", "--keyring", str(path))
-    assert told == f"rproxy keygen: error: --keyring {path}: there is no key id left"
+    message = complaint(capfd, "keygen", "--keyring", str(path))
+    assert message == f"rproxy keygen: error: --keyring {path}: there is no key id left"
 
 
 def test_the_last_id_that_is_free_is_found() -> None:
@@ -187,12 +187,12 @@ def test_what_cannot_be_is_told_with_status_2_and_nothing_is_printed(
 @pytest.mark.parametrize("arguments", [[], ["--agent", AGENT]], ids=["new", "agent"])
 @BROKEN
 def test_a_broken_file_is_told_and_nothing_is_printed(
-    capfd: Captured, tmp_path: Path, damage: Damage, told: str, arguments: list[str]
+    capfd: Captured, tmp_path: Path, damage: Damage, reason: str, arguments: list[str]
 ) -> None:
     path = key_file(tmp_path, FIRST)
     damage(path)
     line = complaint(capfd, "keygen", "--keyring", str(path), *arguments)
-    assert line.startswith(f"rproxy keygen: error: --keyring {path}: {told}")
+    assert line.startswith(f"rproxy keygen: error: --keyring {path}: {reason}")
 
 
 def test_an_agents_key_does_not_come_from_another_agents(capfd: Captured, tmp_path: Path) -> None:

@@ -81,14 +81,14 @@ def test_the_topics_are_listed_with_their_titles(capfd: Captured) -> None:
     ],
 )
 def test_an_unknown_topic_is_one_line_with_the_nearest(capfd: Captured, asked: str, meant: str) -> None:
-    told = f"rproxy docs: error: there is no topic {asked!r}; do you mean {meant}?"
-    assert complaint(capfd, asked) == told
+    message = f"rproxy docs: error: there is no topic {asked!r}; do you mean {meant}?"
+    assert complaint(capfd, asked) == message
 
 
 @pytest.mark.parametrize("asked", ["xyz", "", " ", ".rst", "../../README", "two\nlines", "\udcff", "a" * 1000])
 def test_a_topic_that_is_near_none_is_one_line_with_all(capfd: Captured, asked: str) -> None:
-    told = f"rproxy docs: error: there is no topic {asked!r}; there are {', '.join(TOPICS)}"
-    assert complaint(capfd, asked) == told
+    message = f"rproxy docs: error: there is no topic {asked!r}; there are {', '.join(TOPICS)}"
+    assert complaint(capfd, asked) == message
 
 
 def test_on_a_terminal_it_goes_through_the_pager() -> None:

@@ -46,12 +46,12 @@ def test_a_rotation_takes_the_keys_that_the_file_holds_now(tmp_path: Path) -> No
             rotate(keyring, owner)
         assert seals_with(owner.envelope) == keys[0].id
         assert [opens(owner.envelope, key) for key in (FIRST, SECOND)] == [key in keys for key in (FIRST, SECOND)]
-        (told,) = lines(events, LogLevel.info)
-        assert told == f"keys read again: {', '.join(str(key.id) for key in keys)}; the first one seals"
+        (message,) = lines(events, LogLevel.info)
+        assert message == f"keys read again: {', '.join(str(key.id) for key in keys)}; the first one seals"
 
 
 @BROKEN
-def test_a_broken_file_keeps_the_keys_and_logs_one_error(tmp_path: Path, damage: Damage, told: str) -> None:
+def test_a_broken_file_keeps_the_keys_and_logs_one_error(tmp_path: Path, damage: Damage, reason: str) -> None:
     path = key_file(tmp_path, FIRST)
     keyring = Keyring.read(str(path), derived=False)
     before = envelope(keyring)
@@ -61,7 +61,7 @@ def test_a_broken_file_keeps_the_keys_and_logs_one_error(tmp_path: Path, damage:
         rotate(keyring, owner)
     assert owner.envelope is before
     (line,) = lines(events, LogLevel.error)
-    assert line.startswith(f"--keyring {path}: {told}")
+    assert line.startswith(f"--keyring {path}: {reason}")
     assert line.endswith("; the keys stay as they were")
 
 
@@ -107,7 +107,7 @@ def _signals() -> Iterator[None]:
         signal.signal(each, handler)
 
 
-class WorkQueue(Clock):
+class ReactorTurns(Clock):
     """A reactor's queue of calls from elsewhere, and its time."""
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class WorkQueue(Clock):
 @pytest.mark.usefixtures("_signals")
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_at_a_signal_the_call_comes_in_the_reactors_own_time(signum: signal.Signals) -> None:
-    turns, called = WorkQueue(), []
+    turns, called = ReactorTurns(), []
     at_signal(turns, lambda: called.append(1))
     signal.raise_signal(signum)
     assert called == []
@@ -136,7 +136,7 @@ def test_at_a_signal_the_call_comes_in_the_reactors_own_time(signum: signal.Sign
 
 @pytest.mark.usefixtures("_signals")
 def test_many_signals_are_one_call_at_once_and_one_after_the_last() -> None:
-    turns = WorkQueue()
+    turns = ReactorTurns()
     called: list[float] = []
     at_signal(turns, lambda: called.append(turns.seconds()))
     for _ in range(25):
@@ -172,7 +172,7 @@ def made_agent(path: Path) -> Owner:
 def test_both_commands_read_their_keys_again_at_the_signal(
     tmp_path: Path, reactor: Reactor, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Owner]
 ) -> None:
-    turns = WorkQueue()
+    turns = ReactorTurns()
     monkeypatch.setattr(reactor, "callFromThread", turns.callFromThread, raising=False)
     owner = make(key_file(tmp_path, FIRST))
     assert seals_with(owner.envelope) == FIRST.id

@@ -37,11 +37,11 @@ LONG = "x" * 64
 
 @pytest.mark.parametrize("host", ["a..b", ".a", "..", LONG, "ß" * 60])
 def test_a_name_that_no_host_can_have_is_one_line(host: str) -> None:
-    told = f"{host}:80: {host} is not a host name"
-    assert of_listener(f"{host}:80").startswith(f"--listen {told} (")
+    message = f"{host}:80: {host} is not a host name"
+    assert of_listener(f"{host}:80").startswith(f"--listen {message} (")
     for option in ("--monitor", "--admin"):
-        assert of_proxy(option, f"{host}:80").startswith(f"twistd rproxy: {option} {told} (")
-    assert of_agent("--proxy", f"{host}:80").startswith(f"twistd rproxy-agent: --proxy {told} (")
+        assert of_proxy(option, f"{host}:80").startswith(f"twistd rproxy: {option} {message} (")
+    assert of_agent("--proxy", f"{host}:80").startswith(f"twistd rproxy-agent: --proxy {message} (")
     assert of_agent("--proxy", host).startswith(f"twistd rproxy-agent: --proxy {host}: {host} is not a host name (")
 
 
@@ -86,15 +86,15 @@ RANGES: list[tuple[str, str, list[str]]] = [
 
 
 @pytest.mark.parametrize(
-    ("option", "told", "text"), [(option, told, text) for option, told, texts in RANGES for text in texts]
+    ("option", "message", "text"), [(option, message, text) for option, message, texts in RANGES for text in texts]
 )
-def test_a_number_that_cannot_be_is_told_with_those_that_can(option: str, told: str, text: str) -> None:
-    assert of_proxy(f"--{option}={text}") == f"twistd rproxy: --{option} {text}: must be {told}"
+def test_a_number_that_cannot_be_is_told_with_those_that_can(option: str, message: str, text: str) -> None:
+    assert of_proxy(f"--{option}={text}") == f"twistd rproxy: --{option} {text}: must be {message}"
 
 
 @pytest.mark.parametrize("text", ["0.01", ".5", "5.", "1e1", "+3", "0.5E1"])
 def test_a_number_may_be_written_in_the_usual_ways(text: str) -> None:
-    timing = commands.settings("--probe-interval", text, "--liveness", "60").timing
+    timing = commands.config_of("--probe-interval", text, "--liveness", "60").timing
     assert timing.probe_interval_s == float(text)
 
 
@@ -113,9 +113,9 @@ TIMES: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), TIMES)
-def test_times_that_do_not_go_together_are_told_by_the_option_that_was_given(arguments: list[str], told: str) -> None:
-    assert of_proxy(*arguments).startswith(f"twistd rproxy: {told}")
+@pytest.mark.parametrize(("arguments", "message"), TIMES)
+def test_times_that_do_not_go_together_name_the_option_that_was_given(arguments: list[str], message: str) -> None:
+    assert of_proxy(*arguments).startswith(f"twistd rproxy: {message}")
 
 
 TYPOS = [
@@ -126,9 +126,9 @@ TYPOS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), TYPOS)
-def test_for_a_mistyped_option_the_nearest_is_named(arguments: list[str], told: str) -> None:
-    assert of_proxy(*arguments) == f"twistd rproxy: {told}"
+@pytest.mark.parametrize(("arguments", "message"), TYPOS)
+def test_for_a_mistyped_option_the_nearest_is_named(arguments: list[str], message: str) -> None:
+    assert of_proxy(*arguments) == f"twistd rproxy: {message}"
 
 
 def by_twistd(*arguments: str) -> str:
@@ -158,8 +158,8 @@ MISTYPED = {
 
 @pytest.mark.parametrize("asked", MISTYPED)
 def test_for_a_mistyped_command_the_nearest_is_named(asked: str) -> None:
-    told = f"twistd: there is no command {asked}; do you mean {MISTYPED[asked]}? (twistd --help lists all)"
-    assert by_twistd("-n", asked, "--listen", "80") == told
+    message = f"twistd: there is no command {asked}; do you mean {MISTYPED[asked]}? (twistd --help lists all)"
+    assert by_twistd("-n", asked, "--listen", "80") == message
 
 
 @pytest.mark.parametrize("other", ["portforward", "procmon", "socks", "ftp"])
@@ -196,25 +196,25 @@ ENDPOINTS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "told"), ENDPOINTS)
-def test_an_endpoint_that_cannot_be_is_told_without_pythons_names(text: str, told: str) -> None:
-    assert of_listener(text) == f"--listen {text}: {told}"
+@pytest.mark.parametrize(("text", "message"), ENDPOINTS)
+def test_an_endpoint_that_cannot_be_is_told_without_pythons_names(text: str, message: str) -> None:
+    assert of_listener(text) == f"--listen {text}: {message}"
 
 
 @pytest.mark.parametrize("text", ["https:443", "TLS:443", "udp:53", "SSL:443:privateKey=x", "TCP:80", "fd:3"])
 def test_what_is_meant_as_a_type_of_endpoint_is_not_looked_up_as_a_host(text: str) -> None:
-    told = of_listener(text)
-    assert told.startswith(
+    message = of_listener(text)
+    assert message.startswith(
         f"--listen {text}: {text.partition(':')[0]} is taken for a type of endpoint, and these there"
     )
-    assert "systemd, tcp, tcp4, tcp6" in told
+    assert "systemd, tcp, tcp4, tcp6" in message
 
 
 @pytest.mark.parametrize("text", ["tls:443", "tls:/nowhere:443", "tls:"])
 def test_a_folder_of_keys_that_is_not_there_is_told_at_the_start(text: str) -> None:
-    told = of_listener(text)
-    assert told.startswith(f"--listen {text}: ")
-    assert "ssl:443:privateKey=FILE:certKey=FILE" in told
+    message = of_listener(text)
+    assert message.startswith(f"--listen {text}: ")
+    assert "ssl:443:privateKey=FILE:certKey=FILE" in message
 
 
 def test_a_host_that_has_an_ordinary_name_is_looked_up() -> None:

@@ -33,8 +33,8 @@ class Ids:
 
 def process(folder: Path, monkeypatch: pytest.MonkeyPatch, **config: Any) -> tuple[Process, dict[str, Any]]:
     monkeypatch.chdir(folder)
-    told = {"nodaemon": True, "logfile": "log", "pidfile": "", **config}
-    return Process(told, "rproxy"), told
+    options = {"nodaemon": True, "logfile": "log", "pidfile": "", **config}
+    return Process(options, "rproxy"), options
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def process(folder: Path, monkeypatch: pytest.MonkeyPatch, **config: Any) -> tup
 def test_the_groups_go_first_and_the_user_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], calls: list[tuple[str, Any]]
 ) -> None:
-    own, told = process(tmp_path, monkeypatch, **config)
+    own, options = process(tmp_path, monkeypatch, **config)
     monkeypatch.setattr(os, "fchown", lambda *_: None)
     ids = Ids(monkeypatch)
     own.shed_privileges()
     assert ids.calls == calls
-    assert (told.get("uid"), told.get("gid")) == (None, None)
+    assert (options.get("uid"), options.get("gid")) == (None, None)
 
 
 def test_a_user_with_a_name_has_all_its_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

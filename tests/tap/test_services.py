@@ -302,14 +302,14 @@ def test_without_timeouts_there_is_no_timer_for_them() -> None:
 def test_the_carrier_watches_the_socket_for_agents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Port, "fileno", lambda port: 77, raising=False)
     bench = ProxyBench(listen=("8080",))
-    told: list[tuple[str, int]] = []
+    calls: list[tuple[str, int]] = []
     for name in ("watch", "unwatch"):
-        monkeypatch.setattr(bench.service.carrier, name, lambda descriptor, name=name: told.append((name, descriptor)))
+        monkeypatch.setattr(bench.service.carrier, name, lambda descriptor, name=name: calls.append((name, descriptor)))
     bench.start()
     port: Any = bench.reactor.open_ports[0]
     port.watch(False)
     port.watch(True)
-    assert told == [("watch", 77), ("unwatch", 77), ("watch", 77)]
+    assert calls == [("watch", 77), ("unwatch", 77), ("watch", 77)]
 
 
 @pytest.mark.parametrize("carrier", ["portable", "auto"])
@@ -328,8 +328,8 @@ def test_a_listener_that_the_splice_carrier_cannot_take_is_one_line_and_every_po
     bench = ProxyBench(listen=("8080",), carrier="splice")
     with pytest.raises(StartupError) as raised:
         bench.start()
-    told = "the splice carrier takes plain sockets only; --carrier auto takes this one, too"
-    assert str(raised.value) == f"cannot listen on --listen 8080: {told}"
+    reason = "the splice carrier takes plain sockets only; --carrier auto takes this one, too"
+    assert str(raised.value) == f"cannot listen on --listen 8080: {reason}"
     assert bench.opened() == []
 
 

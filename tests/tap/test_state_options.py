@@ -6,7 +6,7 @@ import pytest
 
 from rproxy.pool.backend import Registration
 from rproxy.sources.saved.rows import encoded
-from tests.config.commands import settings
+from tests.config.commands import config_of
 from tests.fakes import Reactor, logged, texts
 from tests.tap.services import AGENT, ProxyBench, ended
 
@@ -16,26 +16,26 @@ def test_back_ends_are_kept_where_it_is_told_or_where_systemd_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
-    assert settings().state_file is None
-    assert settings("--state-file", "x/y").state_file == str(tmp_path / "x" / "y")
+    assert config_of().state_file is None
+    assert config_of("--state-file", "x/y").state_file == str(tmp_path / "x" / "y")
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/rproxy:/var/lib/other")
-    assert settings().state_file == "/var/lib/rproxy/rproxy.state"
-    assert settings("--state-file", "/elsewhere").state_file == "/elsewhere"
-    assert settings("--state-file", "").state_file is None
+    assert config_of().state_file == "/var/lib/rproxy/rproxy.state"
+    assert config_of("--state-file", "/elsewhere").state_file == "/elsewhere"
+    assert config_of("--state-file", "").state_file is None
     monkeypatch.setenv("STATE_DIRECTORY", "")
-    assert settings().state_file is None
+    assert config_of().state_file is None
 
 
 def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "state")
-    assert settings("--state-file", str(link)).state_file == str(tmp_path / "state")
+    assert config_of("--state-file", str(link)).state_file == str(tmp_path / "state")
 
 
 def test_operators_may_call_it_by_the_name_that_it_was_given() -> None:
-    assert settings("--admin", "localhost:8081").admin_names == ("localhost",)
-    assert settings("--admin", "[::1]:8081").admin_names == ("::1",)
-    assert settings().admin_names == ()
+    assert config_of("--admin", "localhost:8081").admin_names == ("localhost",)
+    assert config_of("--admin", "[::1]:8081").admin_names == ("::1",)
+    assert config_of().admin_names == ()
 
 
 def test_rows_of_the_file_are_probed_when_the_reactor_runs(tmp_path: Path) -> None:
