@@ -1,1 +1,1 @@
-"""What a proxy and an agent are told: one frozen model, and the command lines that fill it in."""
+"""The configuration of a proxy and an agent: a frozen model, and the command lines that fill it in."""

@@ -1,4 +1,4 @@
-"""What is wrong with an endpoint string, in terms of the string: Twisted's errors speak of Python functions."""
+"""Errors of endpoint strings, in terms of the string: Twisted's name the Python functions that parse it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from rproxy.config.validators import ConfigError
 
 _WORDS: Final = frozenset({"fd", "http", "https", "le", "onion", "quic", "sctp", "tls", "txsni", "udp", "ws", "wss"})
-"""Taken for types of endpoints, not for hosts: other versions of Twisted have them, or plugins."""
+"""Read as types of endpoints, not as hosts: other versions of Twisted, or plugins, have them."""
 _CALL_ERRORS: Final = (
     (r"unexpected keyword argument '(.+)'", "{0}: takes no {1}="),
     (r"missing .* argument: '(.+)'", "{0}: lacks its {1}"),
@@ -23,7 +23,7 @@ _FILES: Final = "ssl:443:privateKey=FILE:certKey=FILE"
 
 
 def explained(prefix: str, error: Exception) -> str:
-    """What was raised by the parser of strings that begin with `prefix`, without the names of its functions."""
+    """The message for what the parser of strings with this `prefix` raised, without the names of its functions."""
     if isinstance(error, IndexError):
         return "so many sockets were not inherited (LISTEN_FDS, and a name for each in LISTEN_FDNAMES)"
     if isinstance(error, KeyError):
@@ -32,14 +32,14 @@ def explained(prefix: str, error: Exception) -> str:
         return "there is no usable certificate or key in its files; they are of the PEM format, without a passphrase"
     if isinstance(error, OSError):
         return f"{error.filename or 'cannot be used'}: {error.strerror}"
-    for pattern, told in _CALL_ERRORS:
+    for pattern, message in _CALL_ERRORS:
         if found := re.search(pattern, str(error)):
-            return told.format(prefix, *found.groups())
+            return message.format(prefix, *found.groups())
     return str(error) or error.__class__.__name__
 
 
 def check_no_type(key: str, text: str, prefix: str, types: Set[str]) -> None:
-    """Raises `ConfigError` if `prefix`, which would be a host, is meant as a type of endpoint that is not known."""
+    """Raises `ConfigError` if `prefix`, which would be a host, is probably meant as an unknown type of endpoint."""
     if prefix.lower() in types | _WORDS:
         raise ConfigError(
             f"{prefix} is taken for a type of endpoint, and these there are: {', '.join(sorted(types))}; TLS is "

@@ -26,7 +26,7 @@ Value = str | float
 PORT_MAX: Final = 65535
 _HOST: Final = r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]\s]+))"
 _DIGITS_MAX: Final = 20
-"""Longer texts are no numbers of ours, and Python refuses to read some of them."""
+"""Longer texts are out of every range, and Python refuses to convert very long ones."""
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 

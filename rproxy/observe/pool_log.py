@@ -169,7 +169,7 @@ class PoolLog:
             self.log.info("at least half of the back-ends are up again")
 
     def administered(self, event: Administered) -> None:
-        """An operator has spoken."""
+        """An operator has made a back-end ready, or drains it."""
         self.log.info(
             "back-end {backend}: {administration}",
             backend=event.backend.name,

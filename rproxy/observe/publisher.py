@@ -19,8 +19,9 @@ class Publisher:
         self._observers: dict[type[PoolEvent], tuple[Callable[[Any], None], ...]] = {}
 
     def subscribe(self, observers: Observers) -> None:
-        """Have each of `observers` called with every event of its kind. What one raises is logged; the others still
-        see the event.
+        """Have each of `observers` called with every event of its kind.
+
+        If one raises, that is logged, and the others are called all the same.
         """
         for kind, observe in observers.items():
             self._observers[kind] = (*self._observers.get(kind, ()), observe)
@@ -32,4 +33,4 @@ class Publisher:
                 try:
                     observe(event)
                 except Exception:
-                    self.log.failure("an observer of {event}", event=event)
+                    self.log.failure("an observer of {event} failed", event=event)

@@ -1,4 +1,4 @@
-"""What the sessions of a service add up to."""
+"""Totals over the sessions of a service that have ended."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _REASONS: Final = {
 class TurnedAway:
     """A `SessionObserver` that logs the first client of an episode at once, then the sum at most every `LOG_EVERY_S`.
 
-    An episode ends once nobody has been turned away for `LOG_EVERY_S`, so its last line has the sum of all.
+    An episode ends once no client has been turned away for `LOG_EVERY_S`, so its last line has the total.
     """
 
     log = Logger()

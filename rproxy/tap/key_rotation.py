@@ -22,7 +22,7 @@ class HasEnvelope(Protocol):
 
 
 def rotate(keyring: Keyring | None, *owners: HasEnvelope) -> None:
-    """Read the key file again and give its keys to all `owners`. If it cannot be used, they keep those they have."""
+    """Read the key file again and give its keys to all `owners`. If it cannot be used, they keep their keys."""
     if keyring is None:
         _log.warn("told to read the keys again, but there is no --keyring")
         return

@@ -24,7 +24,7 @@ from rproxy.tap.startup import cannot_listen
 
 
 class Listeners(Part):
-    """Open TCP and Unix ports. `own` is told of them, so that no back-end is one of them."""
+    """Open TCP and Unix ports. They are added to `own`, so that no back-end can be one of them."""
 
     log = Logger()
 
