@@ -5,13 +5,13 @@ Options fill the model in; so can a file. Times are in seconds, unless a name en
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
 
 from rproxy.config.keyfile import Keyring
-from rproxy.config.validators import Network
-from rproxy.net.addresses import Address, is_loopback
+from rproxy.net.addresses import Address, Network, is_loopback
 from rproxy.policies.formula import SATURATION
 from rproxy.pool.limits import Limits
 from rproxy.sessions.redispatch import Redispatch
@@ -116,7 +116,7 @@ class AgentConfig:
     service_port: int = 0
     """The service's TCP port; 0 for the one that the proxy assumes."""
     weight: int = WEIGHT_NORMAL
-    report: dict[str, int] = attrs.Factory(dict)
+    report: Mapping[str, int] = attrs.Factory(dict)
     """Figures to report instead of the measured ones, by name: cpu and memory in percent, tcp in connections."""
     keyring: Keyring | None = None
     """None for unsealed PDUs."""

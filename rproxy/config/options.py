@@ -21,13 +21,12 @@ from rproxy.config.schema import AGENT, PROXY, SERVICE, TIMING, fields, service_
 from rproxy.config.validators import (
     PORT_MAX,
     ConfigError,
-    Network,
     host_and_port,
     keyring,
     local_address,
     network,
 )
-from rproxy.net.addresses import Address
+from rproxy.net.addresses import Address, Network
 from rproxy.policies.registry import POLICIES
 from rproxy.sources.agents.prober import Timing
 

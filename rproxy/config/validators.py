@@ -16,10 +16,9 @@ from typing import Final
 import attrs
 
 from rproxy.config.keyfile import Keyring
-from rproxy.net.addresses import Address
+from rproxy.net.addresses import Address, Network
 from rproxy.wire.keyfile import KeyringError
 
-Network = IPv4Network | IPv6Network
 Value = str | float
 """As text, or as a number."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 Address = tuple[str, int]
 """An IP address in text, and a port."""
+Network = IPv4Network | IPv6Network
 
 MAPPED: Final = "::ffff:"
 """Prefix of an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2)."""

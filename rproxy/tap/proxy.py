@@ -80,7 +80,7 @@ class ProxyService(ProcessService, MultiService):
         MultiService.__init__(self)
         self._reactor = reactor
         self._config = config
-        (only,) = config.services
+        (only,) = config.services  # options describe one; with several, what is made of `only` is made for each
         self._own = OwnListeners(reactor.seconds)
         self._deadlines = Wheel(reactor)
         self._work = WorkQueue(reactor)

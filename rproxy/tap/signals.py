@@ -1,4 +1,4 @@
-"""Signals: their handlers only wake the reactor, which calls at most once a second however many arrive."""
+"""Signals: handlers only wake the reactor, which acts at most once a second, however many signals arrive."""
 
 from __future__ import annotations
 

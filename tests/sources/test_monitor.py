@@ -19,7 +19,7 @@ from twisted.internet.error import MessageLengthError
 from twisted.internet.task import Clock
 from twisted.internet.testing import EventLoggingObserver
 
-from rproxy.net.addresses import Address
+from rproxy.net.addresses import Address, Network
 from rproxy.observe.pool_log import PoolLog
 from rproxy.observe.publisher import Publisher
 from rproxy.pool.backend import Backend, Registration
@@ -27,7 +27,7 @@ from rproxy.pool.limits import Limits
 from rproxy.pool.policy import Policy
 from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
-from rproxy.sources.agents.monitor import Monitor, Network, Settings
+from rproxy.sources.agents.monitor import Monitor, Settings
 from rproxy.sources.agents.prober import Timing
 from rproxy.sources.slow_start import SlowStart
 from rproxy.tap.policies import Complaints

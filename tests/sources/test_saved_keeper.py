@@ -6,10 +6,9 @@ from typing import cast
 
 import attrs
 
-from rproxy.net.addresses import Address
+from rproxy.net.addresses import Address, Network
 from rproxy.pool.backend import Registration
 from rproxy.pool.states import State
-from rproxy.sources.agents.monitor import Network
 from rproxy.sources.saved.keeper import KEEP_S, RETRY_S, STOP_S, TRIES, TRY_S, Keeper
 from rproxy.sources.saved.rows import Rows, decoded
 from rproxy.sources.saved.state_file import StateFile, StateFileError

@@ -1,4 +1,4 @@
-"""The two twistd commands. Nothing of ours is imported here: an import error would hide both."""
+"""The two twistd commands. Imports nothing of rproxy: an import error would hide both commands."""
 
 from difflib import get_close_matches
 
@@ -7,14 +7,14 @@ from twisted.plugin import getPlugins
 
 NAMES = ("rproxy", "rproxy-agent")
 LIKE = 0.55
-"""How much of a name must be right for it to be meant, from 0 to 1."""
+"""The least similarity, 0..1, of a misspelling to the name (`difflib`)."""
 
 
 class Name(str):
-    """A command's name, which also equals its misspellings, unless another command is called so.
+    """A command's name, which also equals its misspellings, unless they are another command's name.
 
-    For an unknown command twistd prints its whole help, and not the name that was meant. So it takes it for ours, which
-    then says so; `asked` is the spelling.
+    For an unknown command twistd prints its whole help, without a suggestion. This way it runs the command that was
+    meant, which fails with the suggestion; `asked` is the misspelling.
     """
 
     asked = ""

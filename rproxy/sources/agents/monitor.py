@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import Final
 
 import attrs
@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
-from rproxy.net.addresses import Address, plain
+from rproxy.net.addresses import Address, Network, plain
 from rproxy.net.udp_port import SOURCE_GONE, send
 from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Backend, Registration
@@ -42,8 +42,6 @@ _NAMES: Final[dict[type[Pdu], str]] = {
     ProbeResponse: "probe-response",
     Unregister: "unregister",
 }
-
-Network = IPv4Network | IPv6Network
 
 
 @attrs.frozen
