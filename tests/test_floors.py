@@ -118,6 +118,10 @@ def test_upward_is_the_same_floor_or_above(room: str, module: str, expected: boo
     assert upward(room, module) is expected
 
 
+INTERNAL: Final = {"carriers/portable/client_side"}
+"""Modules whose Protocol only avoids an import circle within a package."""
+
+
 def seams() -> Iterator[str]:
     """Every module with a `typing.Protocol` that has methods, as pyproject.toml names it."""
     for path in sorted(ROOT.rglob("*.py")):
@@ -138,5 +142,5 @@ def test_ruff_demands_docstrings_of_every_seam() -> None:
     (listed,) = [glob for glob, rules in config["tool"]["ruff"]["lint"]["per-file-ignores"].items() if rules == ["D"]]
     match = re.fullmatch(r"!rproxy/\{(.*)\}\.py", listed)
     assert match is not None
-    assert set(seams()) <= set(match[1].split(","))
+    assert set(seams()) - INTERNAL <= set(match[1].split(","))
     assert all((ROOT / f"{module}.py").is_file() for module in match[1].split(","))
