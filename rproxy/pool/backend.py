@@ -84,6 +84,8 @@ class Probing:
     """Tokens of the probes that are neither answered nor lost."""
     waiting: int = 0
     """Registrations that wait for their first probe, see `Candidates`."""
+    candidate_probed: bool = False
+    """Whether one of them was probed since the agent last answered."""
 
 
 @attrs.define(eq=False)

@@ -93,11 +93,13 @@ class Candidates:
                 registration = waiting[backend][agent]
                 self._probed(agent, now)
                 self._take(backend, agent)
+                backend.probing.candidate_probed = True
                 return backend, registration
         return None
 
     def confirmed(self, backend: Backend, registration: Registration) -> None:
         """It has answered a probe, or another of its instance has."""
+        backend.probing.candidate_probed = False
         if self._unanswered:
             agent = _agent(backend.port, registration)
             self._unanswered.pop(agent, None)

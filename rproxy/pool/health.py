@@ -24,6 +24,8 @@ FORGET_MAX_S: Final = 3600.0
 STALE_INTERVALS: Final = 10
 """Registration intervals without a registration after which even one that is up is forgotten: another agent answers."""
 SLOW_START_S: Final = 10.0
+SLOW_START_STEP_S: Final = 1.0
+"""How often slow start raises the share of a back-end, counted from when it came up."""
 
 LastedS = Callable[[float], float]
 """How many seconds have passed since a moment, without those in which this process was stalled."""

@@ -77,9 +77,9 @@ class Pool:
         return self._eligibility.panicking
 
     @property
-    def is_ramping(self) -> bool:
-        """Whether slow start limits any back-end, so that `tick` is to be called."""
-        return bool(self._rows.ramping)
+    def tick_due(self) -> float | None:
+        """When `tick` is to be called next; None while no back-end starts slowly. Any `Transitioned` may change it."""
+        return next(iter(self._rows.ramping.values()), None)
 
     def get(self, address: str, port: int) -> Backend | None:
         """The back-end of that address and service port, if there is one."""
@@ -184,9 +184,8 @@ class Pool:
         return self._follow((Administered(backend, administration), *events))
 
     def tick(self, now: float) -> None:
-        """Slow start goes on: every ramping back-end gets the share of its weight that it may have by now."""
-        for backend in list(self._rows.ramping.values()):
-            self._rows.ramp(backend, now)
+        """Slow start goes on: every back-end whose next share of its weight is due by now gets it."""
+        while (backend := self._rows.next_ramped(now)) is not None:
             self._report(backend)
 
     # What sessions report.
