@@ -48,20 +48,20 @@ class Registration:
 class Health:
     """What probes and connects say: the counts in a row behind each state, and the hold-down (times in s)."""
 
-    misses: int = 0
+    misses: int = attrs.field(init=False, default=0)
     """Probes lost in a row."""
-    answers: int = 0
+    answers: int = attrs.field(init=False, default=0)
     """Probes answered in a row."""
-    refusals: int = 0
+    refusals: int = attrs.field(init=False, default=0)
     """Connects failed in a row."""
-    refusing: bool = False
+    refusing: bool = attrs.field(init=False, default=False)
     """Whether failed connects took it down: then not even a panic uses it before its hold-down is over."""
-    hold_s: float = 0.0
+    hold_s: float = attrs.field(init=False, default=0.0)
     """How long the last hold-down was."""
-    held_until: float = 0.0
-    connects_then: int = 0
+    held_until: float = attrs.field(init=False, default=0.0)
+    connects_then: int = attrs.field(init=False, default=0)
     """Connects that had succeeded, to any back-end, when the hold-down began."""
-    up_since: float = 0.0
+    up_since: float = attrs.field(init=False, default=0.0)
 
 
 @attrs.define
@@ -84,8 +84,6 @@ class Probing:
     """Tokens of the probes that are neither answered nor lost."""
     waiting: int = 0
     """Registrations that wait for their first probe, see `Candidates`."""
-    candidate_probed: bool = False
-    """Whether one of them was probed since the agent last answered."""
 
 
 @attrs.define(eq=False)
@@ -97,25 +95,25 @@ class Backend:
     registration: Registration
     means: PoolMeans = attrs.field(factory=PoolMeans, repr=False)
     """What the pool's agents report on average: stands in for figures that this one does not know."""
-    state: State = State.REGISTERED
-    administration: Administration = Administration.READY
-    draining: bool = False
+    state: State = attrs.field(init=False, default=State.REGISTERED)
+    administration: Administration = attrs.field(init=False, default=Administration.READY)
+    draining: bool = attrs.field(init=False, default=False)
     """The D bit of its agent's last answer."""
-    report: Report = attrs.Factory(Report)
-    rtt: SmoothedRtt = attrs.Factory(SmoothedRtt)
-    losses: LossWindow = attrs.Factory(LossWindow)
-    health: Health = attrs.Factory(Health)
-    counts: Counts = attrs.Factory(Counts)
-    probing: Probing = attrs.Factory(Probing)
-    answered_at: float | None = None
+    report: Report = attrs.field(init=False, factory=Report)
+    rtt: SmoothedRtt = attrs.field(init=False, factory=SmoothedRtt)
+    losses: LossWindow = attrs.field(init=False, factory=LossWindow)
+    health: Health = attrs.field(init=False, factory=Health)
+    counts: Counts = attrs.field(init=False, factory=Counts)
+    probing: Probing = attrs.field(init=False, factory=Probing)
+    answered_at: float | None = attrs.field(init=False, default=None)
     """When a probe was last answered: the only sign of life, since anybody can repeat a REGISTER."""
-    registered_at: float = 0.0
+    registered_at: float = attrs.field(init=False, default=0.0)
     """When its present instance last registered."""
-    share: float = 1.0
+    share: float = attrs.field(init=False, default=1.0)
     """The fraction of its weight that slow start grants, 0..1."""
-    slot: int = -1
+    slot: int = attrs.field(init=False, default=-1)
     """Index in `Pool.eligible`; -1 while not eligible."""
-    standing: Standing = Standing.ASIDE
+    standing: Standing = attrs.field(init=False, default=Standing.ASIDE)
     name: str = attrs.field(init=False)
     """address:port, for people."""
 

@@ -52,6 +52,8 @@ class Candidates:
     _hosts: OrderedDict[str, dict[Backend, dict[_Agent, Registration]]] = attrs.field(init=False, factory=OrderedDict)
     _unanswered: OrderedDict[_Instance | _Agent, _Unanswered] = attrs.field(init=False, factory=OrderedDict)
     """Those that were probed and have not answered, the most recent last."""
+    probed: set[str] = attrs.field(init=False, factory=set)
+    """The names of the back-ends of which a candidate was probed since the agent last answered."""
 
     def __bool__(self) -> bool:
         """Whether any registration waits."""
@@ -91,15 +93,15 @@ class Candidates:
             if ready:
                 _, agent, backend = min(ready, key=lambda each: each[0])
                 registration = waiting[backend][agent]
-                self._probed(agent, now)
+                self._note_probed(agent, now)
                 self._take(backend, agent)
-                backend.probing.candidate_probed = True
+                self.probed.add(backend.name)
                 return backend, registration
         return None
 
     def confirmed(self, backend: Backend, registration: Registration) -> None:
         """It has answered a probe, or another of its instance has."""
-        backend.probing.candidate_probed = False
+        self.probed.discard(backend.name)
         if self._unanswered:
             agent = _agent(backend.port, registration)
             self._unanswered.pop(agent, None)
@@ -111,6 +113,8 @@ class Candidates:
 
     def drop(self, backend: Backend, instance: int | None = None) -> None:
         """Remove a back-end's candidates, or only those of one instance."""
+        if instance is None:
+            self.probed.discard(backend.name)
         for agent, registration in list(self._of(backend).items()):
             if instance is None or registration.instance == instance:
                 self._take(backend, agent)
@@ -128,7 +132,7 @@ class Candidates:
         if not host:
             del self._hosts[backend.address]
 
-    def _probed(self, agent: _Agent, now: float) -> None:
+    def _note_probed(self, agent: _Agent, now: float) -> None:
         keys: tuple[_Instance | _Agent, ...] = (agent, _instance(agent))
         for key in keys:
             last = self._unanswered.pop(key, None)

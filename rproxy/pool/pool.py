@@ -79,7 +79,9 @@ class Pool:
     @property
     def tick_due(self) -> float | None:
         """When `tick` is to be called next; None while no back-end starts slowly. Any `Transitioned` may change it."""
-        return next(iter(self._rows.ramping.values()), None)
+        for _, due in self._rows.ramping.values():
+            return due
+        return None
 
     def get(self, address: str, port: int) -> Backend | None:
         """The back-end of that address and service port, if there is one."""

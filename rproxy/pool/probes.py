@@ -120,7 +120,7 @@ class Probes:
     def _adopt(self, probe: Probe, now: float) -> bool:
         """Whoever has answered is the agent from now on. Whether that is a new instance of one that answered before."""
         backend, registration, present = probe.backend, probe.registration, probe.backend.registration
-        if registration is present and backend.state is State.UP and not backend.probing.candidate_probed:
+        if registration is present and backend.state is State.UP and backend.name not in self._candidates.probed:
             return False  # the steady case: nothing waits for a confirmation
         self._candidates.confirmed(backend, registration)
         if backend.answered_at is None:

@@ -29,8 +29,8 @@ class Rows:
     slow_start_s: float
     connects: int = attrs.field(init=False, default=0)
     """Connects that have succeeded, to any back-end."""
-    ramping: OrderedDict[Backend, float] = attrs.field(init=False, factory=OrderedDict)
-    """The back-ends whose share slow start still limits, and when each gets its next one; the earliest first."""
+    ramping: OrderedDict[str, tuple[Backend, float]] = attrs.field(init=False, factory=OrderedDict)
+    """By name, the back-ends whose share slow start limits, and when each gets its next one; the earliest first."""
     _by_key: dict[Address, Backend] = attrs.field(init=False, factory=dict)
     _means: PoolMeans = attrs.field(init=False, factory=PoolMeans)
 
@@ -66,13 +66,13 @@ class Rows:
         match backend.state:
             case State.FORGOTTEN:
                 del self._by_key[backend.address, backend.port]
-                self.ramping.pop(backend, None)
+                self.ramping.pop(backend.name, None)
             case State.DEPARTED:
                 reset(backend)
-                self.ramping.pop(backend, None)
+                self.ramping.pop(backend.name, None)
             case State.DOWN:
                 hold_down(backend, self.connects, now)
-                self.ramping.pop(backend, None)
+                self.ramping.pop(backend.name, None)
             case State.UP if before is not State.SUSPECT:
                 backend.health.refusing = False
                 backend.health.up_since = now
@@ -82,10 +82,10 @@ class Rows:
         """Set the share of a back-end that is due for its next one by now; None once none is."""
         if not self.ramping:
             return None
-        backend, due = next(iter(self.ramping.items()))
+        backend, due = next(iter(self.ramping.values()))
         if due - now > _TOLERANCE_S:
             return None
-        del self.ramping[backend]
+        del self.ramping[backend.name]
         self._ramp(backend, now, due + SLOW_START_STEP_S)
         return backend
 
@@ -93,7 +93,7 @@ class Rows:
         """Set the share that slow start grants by now to a back-end that is up; the next one is `due` then."""
         backend.share = share_after(now - backend.health.up_since, self.slow_start_s)
         if backend.share < 1:
-            self.ramping[backend] = due
+            self.ramping[backend.name] = backend, due
 
     def update(self, backend: Backend) -> Events:
         """The back-end's state, figures or draining have changed."""

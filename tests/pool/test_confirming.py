@@ -206,7 +206,8 @@ class TestInstanceOfACandidate:
         found = driver.pool.next_candidate(driver.now)
         assert found is not None
         driver.answer(driver.probe(*found))
-        driver.fail_connects(backend, REFUSALS)
-        assert backend.state is State.DOWN
+        transition = driver.fail_connects(backend, REFUSALS)
+        assert transition is not None
+        assert transition.after is State.DOWN
         driver.pool.register(AGENT, REGISTER, driver.now)
         assert driver.pool.has_candidates

@@ -129,8 +129,8 @@ class Bench:
     @property
     def timers(self) -> int:
         """Those of back-ends: the stall detector goes on, and the timers that serve all of them may be set."""
-        shared = [self.monitor.timeouts._timer, self.monitor.wheel._timer]
-        return len(self.clock.calls) - 1 - sum(timer is not None for timer in shared) - self.slow_start.is_running
+        shared = [self.monitor.timeouts._timer, self.monitor.wheel._timer, self.slow_start._timer]
+        return len(self.clock.calls) - 1 - sum(timer is not None for timer in shared)
 
     @property
     def counters(self) -> tuple[dict[str, int], dict[str, int]]:
