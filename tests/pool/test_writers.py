@@ -21,7 +21,7 @@ from rproxy.sessions.endings import Ending
 from rproxy.tap.service import serve_pool
 from rproxy.wire.pdu import Unregister
 from tests.fakes import LinkedSessions, run
-from tests.sources.test_monitor import Bench
+from tests.sources.monitoring import Bench
 
 ROOT: Final = Path(__file__).parents[2] / "rproxy"
 RECORDS: Final = (Backend, Counts, Health, Probing, Report, SmoothedRtt, LossWindow, PoolMeans)

@@ -23,6 +23,7 @@ from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.events import Events, Observers, Registered
 from rproxy.pool.pool import Pool
 from rproxy.pool.probes import Probe
+from rproxy.pool.states import State
 from rproxy.sources.agents.drop_log import DropLog
 from rproxy.sources.agents.first_probes import FirstProbes
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
@@ -223,6 +224,8 @@ class Monitor(DatagramProtocol):
     def exclude(self, backend: Backend) -> None:
         """See `Source`."""
         self._publish(self._pool.exclude(backend, "leads back to this proxy", self.clock.seconds()))
+        if backend.state is State.DEPARTED:  # for some time perhaps: no event tells of the candidates it had
+            self._probers.end(backend)
 
     def restore(self, rows: Iterable[tuple[Registration, int]]) -> None:
         """See `Source`. The probes do not count toward the rate of strangers'."""

@@ -193,14 +193,15 @@ class Probers:
         if event.first:
             self.of(backend).reprobe()
         elif backend.state is State.DEPARTED and not backend.outstanding:
-            self._end(backend)
+            self.end(backend)
 
     def transitioned(self, event: Transitioned) -> None:
         """A back-end's state has changed: one that has gone is not probed until somebody registers it again."""
         if event.after is State.DEPARTED or event.after is State.FORGOTTEN:
-            self._end(event.backend)
+            self.end(event.backend)
 
-    def _end(self, backend: Backend) -> None:
+    def end(self, backend: Backend) -> None:
+        """Stop probing a back-end, until it is registered again. It may be one that is not probed."""
         prober = self._probers.pop(backend, None)
         if prober is not None:
             prober.stop()
