@@ -1,11 +1,12 @@
-"""A back-end: who it is, what it registered, how it is, and how much of ours is on it.
+"""A back-end: its identity, registration, health, and our sessions on it.
 
-The pool alone writes to a `Backend` and its records; everybody else reads (tests/pool/test_writers.py).
+The pool alone writes to a `Backend` and its records; all others only read (tests/pool/test_writers.py).
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 import attrs
 
@@ -13,7 +14,8 @@ from rproxy.net.addresses import Address, written
 from rproxy.pool.estimators import CPU, MEMORY, OTHERS, LossWindow, PoolMeans, Report, SmoothedRtt
 from rproxy.pool.states import Administration, State
 
-FORGET_MIN_S = 60.0
+FORGET_MIN_S: Final = 60.0
+"""The shortest time after which a silent back-end is removed, however short its registration interval."""
 
 
 class Standing(IntEnum):
@@ -29,8 +31,8 @@ class Standing(IntEnum):
 class Registration:
     """What a REGISTER said, the agent's address that it came from, and the address of ours that it was sent to.
 
-    `interval_s` is when the agent means to register again. `local` is where the agent is probed from, empty where
-    routing decides. Agents do not seal it, so a new one counts only once a probe from there is answered.
+    The agent registers again after `interval_s` seconds. It is probed from our address `local`; empty where routing
+    decides. Agents do not seal that address, so a new one counts only once a probe from there is answered.
     """
 
     agent: Address
@@ -46,7 +48,7 @@ class Registration:
 
 @attrs.define
 class Health:
-    """What probes and connects say: the counts in a row behind each state, and the hold-down (times in s)."""
+    """Results of probes and connects in a row, and the hold-down that they cause; times in seconds."""
 
     misses: int = attrs.field(init=False, default=0)
     """Probes lost in a row."""
@@ -77,7 +79,7 @@ class Counts:
 
 @attrs.define
 class Probing:
-    """The agent's probes."""
+    """Probes of its agent."""
 
     next_sequence: int = 0
     outstanding: set[int] = attrs.Factory(set)
@@ -94,7 +96,7 @@ class Backend:
     port: int
     registration: Registration
     means: PoolMeans = attrs.field(factory=PoolMeans, repr=False)
-    """What the pool's agents report on average: stands in for figures that this one does not know."""
+    """Averages over the pool's agents, used for figures that its agent does not know."""
     state: State = attrs.field(init=False, default=State.REGISTERED)
     administration: Administration = attrs.field(init=False, default=Administration.READY)
     draining: bool = attrs.field(init=False, default=False)
@@ -106,7 +108,7 @@ class Backend:
     counts: Counts = attrs.field(init=False, factory=Counts)
     probing: Probing = attrs.field(init=False, factory=Probing)
     answered_at: float | None = attrs.field(init=False, default=None)
-    """When a probe was last answered: the only sign of life, since anybody can repeat a REGISTER."""
+    """When a probe was last answered. A REGISTER is no sign of life: any host can replay one."""
     registered_at: float = attrs.field(init=False, default=0.0)
     """When its present instance last registered."""
     share: float = attrs.field(init=False, default=1.0)
@@ -115,7 +117,7 @@ class Backend:
     """Index in `Pool.eligible`; -1 while not eligible."""
     standing: Standing = attrs.field(init=False, default=Standing.ASIDE)
     name: str = attrs.field(init=False)
-    """address:port, for people."""
+    """address:port, for logs and operators."""
 
     def __attrs_post_init__(self) -> None:
         self.name = written((self.address, self.port))
@@ -228,5 +230,5 @@ class Backend:
         return self.slot >= 0
 
     def intervals_s(self, intervals: int) -> float:
-        """So many of its registration intervals, but no less than a minute."""
+        """Seconds of so many of its registration intervals, but at least `FORGET_MIN_S`."""
         return max(intervals * self.registration.interval_s, FORGET_MIN_S)

@@ -179,14 +179,14 @@ class Monitor(DatagramProtocol):
         """A REGISTER counts: its agent may have to be probed at once."""
         backend = event.backend
         self._probers.of(backend)
-        if event.asks:  # its agent has answered before, and is up: this is no stranger, whose probes are limited
+        if event.probe_now:  # its agent has answered before, and is up: this is no stranger, whose probes are limited
             self._probe_once(backend, backend.registration)
         self._first_probes.proceed()
 
     # Out.
 
     def probe(self, backend: Backend) -> None:
-        """Ask its agent, and count the request lost unless it is answered in time."""
+        """Probe its agent. The probe is lost unless it is answered in time."""
         self._send_probe(backend, backend.registration)
 
     def _probe_once(self, backend: Backend, registration: Registration) -> None:
