@@ -107,7 +107,7 @@ class Admission:
             raise Rejected(Refusal.RATE_LIMITED)
 
     def moved(self, host: str, before: State | None, after: State) -> None:
-        """A back-end has gone from one state to another; None before it was in the table."""
+        """A back-end has gone from one state to another; None before it was in the pool."""
         left, entered = _kind(before), _kind(after)
         if left is entered:
             return

@@ -22,6 +22,6 @@ class Limits:
 
     @classmethod
     def for_pool(cls, backends: int) -> Self:
-        """Limits for a pool of so many back-ends. Above the default size they grow with it, so that it fills as fast."""
+        """Limits for a pool of so many back-ends. They grow with it above the default size: it fills as fast."""
         scale = max(1.0, backends / 1024)
         return cls(backends, round(256 * scale), round(64 * scale), first_probes_s=50 * scale)

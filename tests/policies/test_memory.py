@@ -13,7 +13,7 @@ from tests.pool.driving import agent
 
 
 class TestMemory:
-    """A policy holds on to what the table holds, and little more."""
+    """A policy keeps no more back-ends than the pool has, and a few."""
 
     def test_backends_that_come_and_go_are_not_kept(self, balance: Balance) -> None:
         balance.all_up(2)
@@ -43,7 +43,7 @@ class TestMemory:
         assert len(gone) < 100
 
     def test_backends_that_never_answer_are_not_kept(self, balance: Balance) -> None:
-        """Anybody can register as many of these as the table lets in."""
+        """Any host can register as many of these as the pool admits."""
         balance.all_up(2)
         gone: WeakSet[Backend] = WeakSet()
         for number in range(100, 600):
@@ -57,7 +57,7 @@ class TestMemory:
         assert len(gone) < 100
 
     def test_while_nobody_comes_to_choose_they_are_not_kept_either(self, balance: Balance) -> None:
-        """At a proxy in reserve, agents come and go, and those that stay tell their load."""
+        """At a standby proxy without clients, agents come and go, and those that stay report their load."""
         stay = balance.all_up(2)
         gone: WeakSet[Backend] = WeakSet()
         for instance in range(500):
@@ -77,7 +77,7 @@ class TestMemory:
         assert {balance.open() for _ in range(20)} == set(stay)
 
     def test_an_order_that_was_made_small_is_one_still(self, balance: Balance) -> None:
-        """What has been left behind stood between what stays."""
+        """Dead entries were between those that stay."""
         backends = balance.all_up(200)
         ranked = balance.policy
         assert isinstance(ranked, Ranked)

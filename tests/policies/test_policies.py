@@ -167,7 +167,7 @@ class TestContract:
 
 
 class PolicyMachine(RuleBasedStateMachine):
-    """Any sequence of events leaves the choice where a search of the whole table finds the lowest rank."""
+    """Any sequence of events leaves the choice where a search of the whole pool finds the lowest rank."""
 
     policy_name: ClassVar[str]
 

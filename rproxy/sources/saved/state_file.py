@@ -13,7 +13,7 @@ import attrs
 from rproxy.sources.saved.rows import Rows, RowsError, decoded
 
 BYTES_MAX: Final = 64 << 20
-"""More than the largest table takes."""
+"""Largest file that is read: more than the rows of any pool take."""
 
 
 class StateFileError(Exception):
