@@ -1,1 +1,1 @@
-"""Addresses, sockets and names: what the system is asked and told about the network."""
+"""IP addresses, sockets and host names."""

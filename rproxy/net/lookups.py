@@ -24,7 +24,7 @@ class Lookups:
         self._asking: dict[str, list[Deferred[Sequence[str]]]] = {}
 
     def resolve(self, host: str) -> Deferred[Sequence[str]]:
-        """The IP addresses of a host in the resolver's order; an address stands for itself.
+        """The IP addresses of a host in the resolver's order; an IP address is returned as it is.
 
         Fails with what `socket.getaddrinfo` raises. May be cancelled; the thread then ends by itself.
         """

@@ -104,7 +104,7 @@ def is_closed(sock: SocketType) -> bool:
 def is_self_connected(sock: SocketType, host: str, port: int) -> bool:
     """Whether a socket that has connected to this address is its own peer (TCP's simultaneous open).
 
-    It happens where nobody listens at a port of this host, and the kernel chose that very port for the socket.
+    It happens where no process listens on a port of this host, and the kernel chose that very port for the socket.
     """
     return bool(sock.getsockname()[:2] == (host, port))
 

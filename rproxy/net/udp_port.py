@@ -33,7 +33,7 @@ DATAGRAM_MAX: Final = 64
 WAKE_UPS_MAX: Final = 4
 WAKE_UPS_S: Final = 0.002
 """After `WAKE_UPS_MAX` wake-ups in this time the port is paused for the rest of it: in a flood, waking up for every few
-datagrams costs more than reading them. A round trip may take so much longer then.
+datagrams costs more than reading them. A round trip may then take that much longer.
 """
 BUFFER: Final = 4 * 1024 * 1024
 """Bytes of the kernel's receive buffer, of which it charges about 768 for a PDU."""

@@ -15,7 +15,7 @@ from rproxy.pool.policy import Policy
 ENTRY_POINTS: Final = "rproxy.policies"
 """The group of entry points in which other packages offer theirs."""
 METHODS: Final = ("choose", "opened", "closed", "failed", "reported")
-"""Those of `Policy`, which whatever is loaded must have."""
+"""The methods of `Policy`: a policy that is loaded must have all of them."""
 
 
 class PolicyError(Exception):

@@ -1,4 +1,4 @@
-"""Limits on what registrations may cause: anybody can send one, or replay somebody else's."""
+"""Limits on registrations, which any host can send or replay."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class _Kind(Enum):
     UNCONFIRMED = auto()
     CONFIRMED = auto()
     DEPARTED = auto()
-    """None: sessions bound these, since each has at least one."""
+    """No limit: each has at least one session, and sessions are limited."""
 
 
 @attrs.define(eq=False)
 class Admission:
     """Enforces `limits`. Each `demand_…` raises `Rejected` where one is reached.
 
-    Loopback addresses are exempt from the limits of a host: nobody elsewhere can send from them.
+    Loopback addresses are exempt from the limits of a host: no other host can send from them.
     """
 
     limits: Limits
@@ -79,13 +79,13 @@ class Admission:
         return self._count[_Kind.CONFIRMED]
 
     def demand_capacity(self, host: str) -> None:
-        """For one more, unconfirmed back-end on that host."""
+        """Check the limits for one more unconfirmed back-end on that host."""
         if self.unconfirmed >= self.limits.unconfirmed:
             raise Rejected(Refusal.TABLE_FULL)
         self._demand_host(host)
 
     def demand_confirmed_capacity(self, backend: Backend) -> None:
-        """For a new or departed back-end that has answered a probe."""
+        """Check the limits for an unconfirmed or departed back-end that has answered a probe."""
         if self.confirmed >= self.limits.confirmed:
             raise Rejected(Refusal.TABLE_FULL)
         if backend.state is State.DEPARTED:
@@ -96,9 +96,9 @@ class Admission:
             raise Rejected(Refusal.HOST_FULL)
 
     def demand_rate(self, registration: Registration, port: int, now: float) -> None:
-        """For a registration for this service port that may change something; it is counted if nothing is raised.
+        """Count a registration for this service port that may change something, if its instance's rate allows it.
 
-        Each instance has a rate of its own: replays of an old one, from whichever port, use up none of the present's.
+        Each instance has a rate of its own: replays of an old one, from any port, use up none of the current one's.
         """
         host, _ = registration.agent
         if not is_loopback(host) and not self._registrations.admit(
@@ -107,7 +107,7 @@ class Admission:
             raise Rejected(Refusal.RATE_LIMITED)
 
     def moved(self, host: str, before: State | None, after: State) -> None:
-        """A back-end has gone from one state to another; None before it was in the table."""
+        """A back-end has gone from one state to another; None before it was in the pool."""
         left, entered = _kind(before), _kind(after)
         if left is entered:
             return

@@ -1,11 +1,12 @@
-"""A back-end: who it is, what it registered, how it is, and how much of ours is on it.
+"""A back-end: its identity, registration, health, and our sessions on it.
 
-The pool alone writes to a `Backend` and its records; everybody else reads (tests/pool/test_writers.py).
+The pool alone writes to a `Backend` and its records; all others only read (tests/pool/test_writers.py).
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 import attrs
 
@@ -13,7 +14,8 @@ from rproxy.net.addresses import Address, written
 from rproxy.pool.estimators import CPU, MEMORY, OTHERS, LossWindow, PoolMeans, Report, SmoothedRtt
 from rproxy.pool.states import Administration, State
 
-FORGET_MIN_S = 60.0
+FORGET_MIN_S: Final = 60.0
+"""The shortest time after which a silent back-end is removed, however short its registration interval."""
 
 
 class Standing(IntEnum):
@@ -29,8 +31,8 @@ class Standing(IntEnum):
 class Registration:
     """What a REGISTER said, the agent's address that it came from, and the address of ours that it was sent to.
 
-    `interval_s` is when the agent means to register again. `local` is where the agent is probed from, empty where
-    routing decides. Agents do not seal it, so a new one counts only once a probe from there is answered.
+    The agent registers again after `interval_s` seconds. It is probed from our address `local`; empty where routing
+    decides. Agents do not seal that address, so a new one counts only once a probe from there is answered.
     """
 
     agent: Address
@@ -46,22 +48,22 @@ class Registration:
 
 @attrs.define
 class Health:
-    """What probes and connects say: the counts in a row behind each state, and the hold-down (times in s)."""
+    """Results of probes and connects in a row, and the hold-down that they cause; times in seconds."""
 
-    misses: int = 0
+    misses: int = attrs.field(init=False, default=0)
     """Probes lost in a row."""
-    answers: int = 0
+    answers: int = attrs.field(init=False, default=0)
     """Probes answered in a row."""
-    refusals: int = 0
+    refusals: int = attrs.field(init=False, default=0)
     """Connects failed in a row."""
-    refusing: bool = False
+    refusing: bool = attrs.field(init=False, default=False)
     """Whether failed connects took it down: then not even a panic uses it before its hold-down is over."""
-    hold_s: float = 0.0
+    hold_s: float = attrs.field(init=False, default=0.0)
     """How long the last hold-down was."""
-    held_until: float = 0.0
-    connects_then: int = 0
+    held_until: float = attrs.field(init=False, default=0.0)
+    connects_then: int = attrs.field(init=False, default=0)
     """Connects that had succeeded, to any back-end, when the hold-down began."""
-    up_since: float = 0.0
+    up_since: float = attrs.field(init=False, default=0.0)
 
 
 @attrs.define
@@ -77,7 +79,7 @@ class Counts:
 
 @attrs.define
 class Probing:
-    """The agent's probes."""
+    """Probes of its agent."""
 
     next_sequence: int = 0
     outstanding: set[int] = attrs.Factory(set)
@@ -94,28 +96,28 @@ class Backend:
     port: int
     registration: Registration
     means: PoolMeans = attrs.field(factory=PoolMeans, repr=False)
-    """What the pool's agents report on average: stands in for figures that this one does not know."""
-    state: State = State.REGISTERED
-    administration: Administration = Administration.READY
-    draining: bool = False
+    """Averages over the pool's agents, used for figures that its agent does not know."""
+    state: State = attrs.field(init=False, default=State.REGISTERED)
+    administration: Administration = attrs.field(init=False, default=Administration.READY)
+    draining: bool = attrs.field(init=False, default=False)
     """The D bit of its agent's last answer."""
-    report: Report = attrs.Factory(Report)
-    rtt: SmoothedRtt = attrs.Factory(SmoothedRtt)
-    losses: LossWindow = attrs.Factory(LossWindow)
-    health: Health = attrs.Factory(Health)
-    counts: Counts = attrs.Factory(Counts)
-    probing: Probing = attrs.Factory(Probing)
-    answered_at: float | None = None
-    """When a probe was last answered: the only sign of life, since anybody can repeat a REGISTER."""
-    registered_at: float = 0.0
+    report: Report = attrs.field(init=False, factory=Report)
+    rtt: SmoothedRtt = attrs.field(init=False, factory=SmoothedRtt)
+    losses: LossWindow = attrs.field(init=False, factory=LossWindow)
+    health: Health = attrs.field(init=False, factory=Health)
+    counts: Counts = attrs.field(init=False, factory=Counts)
+    probing: Probing = attrs.field(init=False, factory=Probing)
+    answered_at: float | None = attrs.field(init=False, default=None)
+    """When a probe was last answered. A REGISTER is no sign of life: any host can replay one."""
+    registered_at: float = attrs.field(init=False, default=0.0)
     """When its present instance last registered."""
-    share: float = 1.0
+    share: float = attrs.field(init=False, default=1.0)
     """The fraction of its weight that slow start grants, 0..1."""
-    slot: int = -1
+    slot: int = attrs.field(init=False, default=-1)
     """Index in `Pool.eligible`; -1 while not eligible."""
-    standing: Standing = Standing.ASIDE
+    standing: Standing = attrs.field(init=False, default=Standing.ASIDE)
     name: str = attrs.field(init=False)
-    """address:port, for people."""
+    """address:port, for logs and operators."""
 
     def __attrs_post_init__(self) -> None:
         self.name = written((self.address, self.port))
@@ -228,5 +230,5 @@ class Backend:
         return self.slot >= 0
 
     def intervals_s(self, intervals: int) -> float:
-        """So many of its registration intervals, but no less than a minute."""
+        """Seconds of so many of its registration intervals, but at least `FORGET_MIN_S`."""
         return max(intervals * self.registration.interval_s, FORGET_MIN_S)

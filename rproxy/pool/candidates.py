@@ -1,5 +1,6 @@
-"""Registrations that no answered probe has confirmed, and the order in which they are probed. Anybody can send these,
-and replay an agent's old ones.
+"""Registrations that no answered probe has confirmed, and the order in which they are probed.
+
+Any host can send these, or replay an agent's old ones.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from rproxy.pool.backend import Backend, Registration
 from rproxy.timing.rate_limit import trim
 
 WAITING_MAX: Final = 8
-"""Registrations that wait for their first probe, of one back-end."""
+"""Most registrations of one back-end that wait for their first probe."""
 OUTSTANDING_MAX: Final = 8
-"""While so many of a back-end's probes are on their way, its candidates wait."""
+"""Probes of one back-end on their way at which its candidates wait."""
 RETRY_MIN_S: Final = 0.75
 RETRY_MAX_S: Final = 12.0
-"""A registration gets no probe for so long after one that was not answered, twice as long each time. An agent waits a
-little longer before it registers again.
+"""Seconds after an unanswered first probe until the same registration is probed again: doubled each time, up to the
+maximum. An agent waits a little longer before it registers again.
 """
 UNANSWERED_MAX: Final = 8192
 USUAL_AGENT_PORT: Final = 5555
@@ -42,16 +43,17 @@ class _Unanswered:
 
 @attrs.define(eq=False)
 class Candidates:
-    """Hosts take turns, whatever is sent in their names.
+    """Hosts take turns, so that a flood of registrations in the name of one host delays no other.
 
-    Of a host's registrations, that one is next whose instance has been asked least recently; so an instance that has
-    not been asked yet goes before all those that exist no more, however often somebody repeats them. `Probing.waiting`
-    counts those of a back-end.
+    Of a host's registrations, the one whose instance was probed least recently is next: a new instance goes before old
+    ones, however often those are replayed. `Probing.waiting` counts those of a back-end.
     """
 
     _hosts: OrderedDict[str, dict[Backend, dict[_Agent, Registration]]] = attrs.field(init=False, factory=OrderedDict)
     _unanswered: OrderedDict[_Instance | _Agent, _Unanswered] = attrs.field(init=False, factory=OrderedDict)
     """Those that were probed and have not answered, the most recent last."""
+    probed: set[str] = attrs.field(init=False, factory=set)
+    """The names of the back-ends of which a candidate was probed since the agent last answered."""
 
     def __bool__(self) -> bool:
         """Whether any registration waits."""
@@ -68,7 +70,7 @@ class Candidates:
         return self._urgency(agent) < max(map(self._urgency, self._of(backend)))
 
     def add(self, backend: Backend, registration: Registration) -> None:
-        """Let one wait that `admits` has admitted; the least urgent one gives way if there are too many."""
+        """Queue a registration that `admits` has admitted; if there are too many, the least urgent one is dropped."""
         waiting = self._hosts.setdefault(backend.address, {}).setdefault(backend, {})
         agent = _agent(backend.port, registration)
         if agent not in waiting and len(waiting) >= WAITING_MAX:
@@ -91,13 +93,15 @@ class Candidates:
             if ready:
                 _, agent, backend = min(ready, key=lambda each: each[0])
                 registration = waiting[backend][agent]
-                self._probed(agent, now)
+                self._note_probed(agent, now)
                 self._take(backend, agent)
+                self.probed.add(backend.name)
                 return backend, registration
         return None
 
     def confirmed(self, backend: Backend, registration: Registration) -> None:
-        """It has answered a probe, or another of its instance has."""
+        """The agent of this registration has answered a probe: earlier ones without an answer count no more."""
+        self.probed.discard(backend.name)
         if self._unanswered:
             agent = _agent(backend.port, registration)
             self._unanswered.pop(agent, None)
@@ -109,6 +113,8 @@ class Candidates:
 
     def drop(self, backend: Backend, instance: int | None = None) -> None:
         """Remove a back-end's candidates, or only those of one instance."""
+        if instance is None:
+            self.probed.discard(backend.name)
         for agent, registration in list(self._of(backend).items()):
             if instance is None or registration.instance == instance:
                 self._take(backend, agent)
@@ -126,7 +132,7 @@ class Candidates:
         if not host:
             del self._hosts[backend.address]
 
-    def _probed(self, agent: _Agent, now: float) -> None:
+    def _note_probed(self, agent: _Agent, now: float) -> None:
         keys: tuple[_Instance | _Agent, ...] = (agent, _instance(agent))
         for key in keys:
             last = self._unanswered.pop(key, None)

@@ -15,8 +15,8 @@ from rproxy.pool.states import State
 class Eligibility:
     """Keeps `eligible`, in no order, and whether the pool panics.
 
-    While less than `panic_below` (a fraction) of the pool is up, the path of the probes is a likelier fault than so
-    many back-ends: those that are down are eligible as well, unless they refuse connections.
+    While less than `panic_below` (a fraction) of the pool is up, the fault is likelier in the path of the probes
+    than in so many back-ends: those that are down are eligible as well, unless they refuse connections.
     """
 
     panic_below: float

@@ -1,4 +1,4 @@
-"""What probes tell: round-trip time and loss of a path, the agent's figures, and their means over the pool."""
+"""What probes measure: round-trip time and loss of a path, the agent's figures, and their means over the pool."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 INITIAL_RTT_MS = 200.0
 RTT_GAIN = 1 / 8
 RTT_SAMPLES = 8
-"""An average is made of at least so many samples."""
+"""The fewest samples that make an average."""
 LOSS_WINDOW = 100
 _FULL = (1 << LOSS_WINDOW) - 1
 UNKNOWN_PERCENT: Final = 50
@@ -53,7 +53,7 @@ class SmoothedRtt:
 class LossWindow:
     """The fraction (0..1) of lost probes among the last 100 that ended, 0 while none has.
 
-    The report counted over a lifetime; a window lets a path that recovers show it.
+    The report counted over a lifetime; with a window, losses of the past cease to count.
     """
 
     _lost: int = 0

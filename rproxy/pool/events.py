@@ -16,9 +16,9 @@ class Registered:
     """A REGISTER counts."""
 
     backend: Backend
-    news: bool
+    changed: bool
     """Whether something of the back-end itself has changed by it."""
-    asks: bool
+    probe_now: bool
     """Whether its agent, which is up, is to be probed at once: it begins or ceases to drain."""
 
 
@@ -87,7 +87,7 @@ class PanicChanged:
 
 @attrs.frozen
 class Administered:
-    """An operator has spoken."""
+    """An operator has drained a back-end, or made it ready again."""
 
     backend: Backend
     administration: Administration
@@ -105,8 +105,8 @@ PoolEvent = (
     | Administered
 )
 Events = tuple[PoolEvent, ...]
-"""In the order in which it happened."""
+"""In the order in which they happened."""
 NOTHING: Final[Events] = ()
 
 Observers = Mapping[type[PoolEvent], Callable[[Any], None]]
-"""What observes events, by their kind."""
+"""Callbacks by the kind of event that they observe."""

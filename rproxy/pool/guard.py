@@ -1,4 +1,4 @@
-"""Keeps a policy, which may be somebody's own, from harming clients and the process."""
+"""Keeps the faults of a policy, which may be a user's own, from clients and from the process."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class NotEligible(Exception):
 
 @attrs.define(eq=False)
 class Guard:
-    """Has a policy choose, which may raise anything at all, SystemExit included, and choose anything.
+    """Asks a policy that may raise anything, SystemExit included, and return anything.
 
-    `complain` is called while the exception is being handled. Then any eligible back-end is chosen, each in its turn.
-    (Ctrl-C raises nothing here: it is a signal that the reactor handles.)
+    `complain` is called while the exception is being handled. Then the eligible back-ends are chosen in turn.
+    (Ctrl-C raises nothing here: the reactor handles the signal.)
     """
 
     complain: Callable[[], None]

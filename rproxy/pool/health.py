@@ -1,4 +1,4 @@
-"""How many lost probes, failed connects and how long a silence move a back-end, and for how long it is held down."""
+"""How many lost probes or failed connects, and how long a silence, change a back-end's state; and its hold-down."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ FORGET_MAX_S: Final = 3600.0
 STALE_INTERVALS: Final = 10
 """Registration intervals without a registration after which even one that is up is forgotten: another agent answers."""
 SLOW_START_S: Final = 10.0
+SLOW_START_STEP_S: Final = 1.0
+"""How often slow start raises the share of a back-end, counted from when it came up."""
 
 LastedS = Callable[[float], float]
 """How many seconds have passed since a moment, without those in which this process was stalled."""
@@ -55,15 +57,16 @@ def reset(backend: Backend) -> None:
 
 
 def share_after(lasted_s: float, slow_start_s: float) -> float:
-    """The fraction of its weight, so long after it came up: in tenths, so that back-ends that start together have
-    equal shares and take turns.
+    """The fraction of its weight, `lasted_s` seconds after it came up.
+
+    In tenths, so that back-ends that start together have equal shares and take turns.
     """
     tenths = round(10 * lasted_s / slow_start_s) if lasted_s < slow_start_s else 10
     return max(tenths, 1) / 10
 
 
 def overdue(backend: Backend, liveness_s: float, lasted_s: LastedS, now: float) -> tuple[Event, str] | None:
-    """What a back-end's silence amounts to by now, and the reason in words; None if nothing."""
+    """The event that a back-end's silence causes by now, and the reason for the log; None if there is none."""
     if backend.state is State.FORGOTTEN or backend.state is State.DEPARTED:
         return None
     if backend.state is State.REGISTERED:

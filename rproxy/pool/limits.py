@@ -1,4 +1,4 @@
-"""Limits on what anybody who can send a datagram may cause."""
+"""Limits on what datagrams may cause, whoever sends them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import attrs
 
 @attrs.frozen
 class Limits:
-    """Back-ends that have answered a probe, that have not, and on one host; and per second, registrations of one
-    instance that may change something, and first probes.
+    """Back-ends that have answered a probe (`confirmed`), that have not, and of either kind on one host.
+
+    Per second: registrations of one instance that may change something, and first probes of all.
     """
 
     confirmed: int = 1024
@@ -21,6 +22,6 @@ class Limits:
 
     @classmethod
     def for_pool(cls, backends: int) -> Self:
-        """Limits for so many back-ends. A pool above the default size fills in the same time."""
+        """Limits for a pool of so many back-ends. They grow with it above the default size: it fills as fast."""
         scale = max(1.0, backends / 1024)
         return cls(backends, round(256 * scale), round(64 * scale), first_probes_s=50 * scale)

@@ -1,7 +1,7 @@
 """The pool: back-ends, and the policy that chooses among them. Nothing else writes to either.
 
-Every method takes the time as a number of seconds from any monotonic origin. Whatever a call changes comes back as
-frozen events, for the caller to publish; a datagram that may not count raises `Rejected` and changes nothing.
+Times are seconds from any monotonic origin. What a call has changed is returned as frozen events, for the caller to
+publish; a datagram that may not count raises `Rejected` and changes nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Pool:
         self._probes = Probes(self.timeout_s, self._rows, self._candidates)
         self._registrations = Registrations(self.default_port, self._rows, self._candidates, self._probes)
 
-    # What there is.
+    # Reading.
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._rows)
@@ -77,15 +77,17 @@ class Pool:
         return self._eligibility.panicking
 
     @property
-    def is_ramping(self) -> bool:
-        """Whether slow start limits any back-end, so that `tick` is to be called."""
-        return bool(self._rows.ramping)
+    def tick_due(self) -> float | None:
+        """When `tick` is to be called next; None while no back-end starts slowly. Any `Transitioned` may change it."""
+        for _, due in self._rows.ramping.values():
+            return due
+        return None
 
     def get(self, address: str, port: int) -> Backend | None:
         """The back-end of that address and service port, if there is one."""
         return self._rows.get((address, port))
 
-    # What sources report.
+    # For sources.
 
     def register(self, source: Address, pdu: Register, now: float, local: str = "") -> tuple[Registered]:
         """Take in a REGISTER: at once from the agent of a back-end that is up, else to wait as a candidate for the
@@ -95,14 +97,14 @@ class Pool:
         is left to the probe that the REGISTER causes. Raises `Rejected`.
         """
         registered = self._registrations.register(source, pdu, now, local)
-        if registered.news:
+        if registered.changed:
             self._report(registered.backend)
         return (registered,)
 
     def restore(self, registration: Registration, port: int) -> Backend | None:
-        """The row of a back-end that was up in an earlier life of this proxy: service `port` of that agent's host.
+        """The row of a back-end that was up in an earlier run of this proxy: service `port` of that agent's host.
 
-        It gets no client before its agent has answered a probe. It may be one that somebody has registered
+        It gets no client before its agent has answered a probe. It may have been registered again
         meanwhile. None if an agent has answered already, or the pool is full.
         """
         return self._registrations.restore(registration, port)
@@ -173,7 +175,7 @@ class Pool:
         return self._follow(self._registrations.unregister(source, pdu, now))
 
     def exclude(self, backend: Backend, reason: str, now: float) -> Events:
-        """Remove a back-end, whatever its agent and the candidates for it say."""
+        """Remove a back-end with its candidates, even if its agent answers."""
         return self._follow(self._registrations.exclude(backend, reason, now))
 
     def administer(self, backend: Backend, administration: Administration) -> Events:
@@ -184,12 +186,11 @@ class Pool:
         return self._follow((Administered(backend, administration), *events))
 
     def tick(self, now: float) -> None:
-        """Slow start goes on: every ramping back-end gets the share of its weight that it may have by now."""
-        for backend in list(self._rows.ramping.values()):
-            self._rows.ramp(backend, now)
+        """Slow start goes on: every back-end whose next share of its weight is due by now gets it."""
+        while (backend := self._rows.next_ramped(now)) is not None:
             self._report(backend)
 
-    # What sessions report.
+    # For sessions.
 
     def choose(self, exclude: Collection[Backend] = (), client: Address | None = None) -> Backend | None:
         """Take a lease on the back-end for the next client, none of `exclude`; None where there is none.
@@ -242,7 +243,7 @@ class Pool:
         return self._transition(backend, Event.REFUSED, now, f"{health.refusals} connects in a row failed")
 
     def mute(self, backend: Backend, sessions: int, silent_s: float, now: float) -> Events:
-        """None of its new sessions got a byte for so long, and those of others did: as if connects had failed."""
+        """None of its new sessions got a byte for `silent_s` seconds, while others' did: counts as failed connects."""
         self._fail(backend)
         if backend.health.refusing or not backend.is_up:
             return NOTHING
@@ -267,7 +268,7 @@ class Pool:
             self.complain()
         return self._follow(events) if events else NOTHING
 
-    # What follows from it.
+    # What follows from a change.
 
     def _transition(self, backend: Backend, event: Event, now: float, reason: str) -> Events:
         return self._follow(self._rows.transition(backend, event, now, reason))

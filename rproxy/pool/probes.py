@@ -24,7 +24,7 @@ PROMPT_S: Final = 0.25
 RETIRED_MAX: Final = 4096
 ENDED_MIN: Final = 64
 ENDED_EACH: Final = 4
-"""Ended probes that are remembered: so many, and so many more for each back-end."""
+"""Ended probes that are remembered, to tell a late answer from a duplicate: the former, and so many a back-end."""
 
 
 @attrs.frozen
@@ -79,7 +79,7 @@ class Probes:
     def respond(
         self, source: Address, pdu: ProbeResponse, now: float, lasted_s: LastedS | None
     ) -> tuple[Backend, Events]:
-        """Take in a PROBE RESPONSE, see `Pool.respond`; whose it is."""
+        """Take in a PROBE RESPONSE, see `Pool.respond`; returns its back-end as well."""
         probe, waited_s = self._match(source, pdu, now, lasted_s)
         backend = probe.backend
         sample_ms = waited_s * 1000
@@ -118,9 +118,9 @@ class Probes:
         return probe, waited_s
 
     def _adopt(self, probe: Probe, now: float) -> bool:
-        """Whoever has answered is the agent from now on. Whether that is a new instance of one that answered before."""
+        """The agent that has answered is the back-end's. Returns whether it is a new instance of one that answered."""
         backend, registration, present = probe.backend, probe.registration, probe.backend.registration
-        if registration is present and backend.state is State.UP:
+        if registration is present and backend.state is State.UP and backend.name not in self._candidates.probed:
             return False  # the steady case: nothing waits for a confirmation
         self._candidates.confirmed(backend, registration)
         if backend.answered_at is None:
@@ -132,7 +132,7 @@ class Probes:
         return backend.answered_at is not None and registration.instance != present.instance
 
     def _record(self, probe: Probe, pdu: ProbeResponse, sample_ms: float, now: float) -> bool:
-        """Write what the answer says to the back-end. Whether it brings one up that was down."""
+        """Write the answer's figures to the back-end. Returns whether that brings it up after it was down."""
         backend, report, health = probe.backend, probe.backend.report, probe.backend.health
         backend.answered_at = now
         backend.draining = pdu.draining

@@ -1,4 +1,4 @@
-"""Which back-ends there are: REGISTER, UNREGISTER, and rows of an earlier run (rules 1, 2 and 4 of the protocol)."""
+"""Adds and removes back-ends: REGISTER, UNREGISTER, and rows of an earlier run (rules 1, 2 and 4 of the protocol)."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ class Registrations:
         if not may_wait and not own:
             raise Rejected(Refusal.RATE_LIMITED)
         admission.demand_rate(registration, key[1], now)
-        news = backend is None or (own and registration != backend.registration)
+        changed = backend is None or (own and registration != backend.registration)
         if backend is None:
             backend = self._rows.add(key, registration)
         if own:
             backend.registration, backend.registered_at = registration, now
         if may_wait:
             self._candidates.add(backend, registration)
-        return Registered(backend, news, asks=False)
+        return Registered(backend, changed, probe_now=False)
 
     def _renew(self, backend: Backend, registration: Registration, now: float, draining: bool) -> Registered:
         """The agent of one that is up registers again."""
-        news, asks = registration != backend.registration, draining is not backend.draining
-        if news or asks:
+        changed, probe_now = registration != backend.registration, draining is not backend.draining
+        if changed or probe_now:
             self._rows.admission.demand_rate(registration, backend.port, now)
-        if news:
+        if changed:
             backend.registration = registration
         backend.registered_at = now
-        return Registered(backend, news, asks)
+        return Registered(backend, changed, probe_now)
 
     def restore(self, registration: Registration, port: int) -> Backend | None:
-        """The row of an earlier life, see `Pool.restore`."""
+        """Add the row of an earlier run, see `Pool.restore`."""
         key = (registration.agent[0], port)
         backend = self._rows.get(key)
         if backend is None and len(self._rows) < self._rows.admission.limits.confirmed:
@@ -96,7 +96,7 @@ class Registrations:
         return instances or {backend.registration.instance}
 
     def exclude(self, backend: Backend, reason: str, now: float) -> Events:
-        """Remove a back-end whatever its agent says, see `Pool.exclude`."""
+        """Remove a back-end with its candidates, see `Pool.exclude`."""
         self._candidates.drop(backend)
         if backend.state is State.DEPARTED:
             self._probes.forget(backend)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Final
 
 import attrs
 
@@ -12,8 +14,10 @@ from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.eligibility import Eligibility
 from rproxy.pool.estimators import PoolMeans
 from rproxy.pool.events import Events, Transitioned
-from rproxy.pool.health import hold_down, reset, share_after
+from rproxy.pool.health import SLOW_START_STEP_S, hold_down, reset, share_after
 from rproxy.pool.states import Event, State, after
+
+_TOLERANCE_S: Final = 1e-9
 
 
 @attrs.define(eq=False)
@@ -25,8 +29,8 @@ class Rows:
     slow_start_s: float
     connects: int = attrs.field(init=False, default=0)
     """Connects that have succeeded, to any back-end."""
-    ramping: dict[str, Backend] = attrs.field(init=False, factory=dict)
-    """By name, the back-ends whose share slow start still limits."""
+    ramping: OrderedDict[str, tuple[Backend, float]] = attrs.field(init=False, factory=OrderedDict)
+    """By name, the back-ends whose share slow start limits, and when each gets its next one; the earliest first."""
     _by_key: dict[Address, Backend] = attrs.field(init=False, factory=dict)
     _means: PoolMeans = attrs.field(init=False, factory=PoolMeans)
 
@@ -72,15 +76,24 @@ class Rows:
             case State.UP if before is not State.SUSPECT:
                 backend.health.refusing = False
                 backend.health.up_since = now
-                self.ramp(backend, now)
+                self._ramp(backend, now, now + SLOW_START_STEP_S)
 
-    def ramp(self, backend: Backend, now: float) -> None:
-        """Set the share that slow start grants by now to a back-end that is up."""
+    def next_ramped(self, now: float) -> Backend | None:
+        """Set the share of a back-end that is due for its next one by now; None once none is."""
+        if not self.ramping:
+            return None
+        backend, due = next(iter(self.ramping.values()))
+        if due - now > _TOLERANCE_S:
+            return None
+        del self.ramping[backend.name]
+        self._ramp(backend, now, due + SLOW_START_STEP_S)
+        return backend
+
+    def _ramp(self, backend: Backend, now: float, due: float) -> None:
+        """Set the share that slow start grants by now to a back-end that is up; the next one is `due` then."""
         backend.share = share_after(now - backend.health.up_since, self.slow_start_s)
         if backend.share < 1:
-            self.ramping[backend.name] = backend
-        else:
-            self.ramping.pop(backend.name, None)
+            self.ramping[backend.name] = backend, due
 
     def update(self, backend: Backend) -> Events:
         """The back-end's state, figures or draining have changed."""

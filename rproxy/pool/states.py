@@ -53,7 +53,7 @@ class Event(StrEnum):
 
 
 class Administration(StrEnum):
-    """What operators want of a back-end, whatever its state."""
+    """An operator's setting for a back-end, independent of its state."""
 
     READY = "ready"
     DRAIN = "drain"

@@ -4,64 +4,66 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from rproxy.pool.events import Observers, Transitioned
-from rproxy.timing.loops import keep_looping
 
-EVERY_S: Final = 1.0
+RETRY_S: Final = 1.0
+"""Until the next `tick` after one that raised."""
 
 
 class Ramping(Protocol):
     """The part of the pool that slow start needs."""
 
     @property
-    def is_ramping(self) -> bool:
-        """Whether slow start limits any back-end."""
+    def tick_due(self) -> float | None:
+        """When `tick` is to be called next; None for never."""
 
     def tick(self, now: float) -> None:
-        """Give every such back-end the share that it may have by now."""
+        """Give every back-end that is due by now its next share."""
 
 
 class SlowStart:
-    """Calls `pool.tick` every second while any back-end of the pool starts slowly."""
+    """Calls `pool.tick` whenever it is due. There is one timer, and none while no back-end starts slowly."""
 
     log = Logger()
 
     def __init__(self, clock: IReactorTime, pool: Ramping) -> None:
         self._clock = clock
         self._pool = pool
-        self._loop = LoopingCall(self._tick)
-        self._loop.clock = clock
+        self._timer: IDelayedCall | None = None
+        self._timer_due: float | None = None
 
     def observers(self) -> Observers:
-        """The events by which slow start begins and ends."""
+        """The events by which the next `tick` changes."""
         return {Transitioned: self.transitioned}
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the timer is set."""
-        return self._loop.running
 
     def transitioned(self, event: Transitioned) -> None:
         """A back-end's state has changed."""
-        if not self._pool.is_ramping:
-            self.stop()
-        elif not self._loop.running:
-            keep_looping(self._loop, EVERY_S, now=False, failed=self._failed)
+        self._await(self._pool.tick_due)
 
     def stop(self) -> None:
-        """Cancel the timer, until another back-end comes up."""
-        if self._loop.running:
-            self._loop.stop()
+        """Cancel the timer. May come twice."""
+        self._await(None)
+
+    def _await(self, due: float | None) -> None:
+        if due == self._timer_due:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_due = due
+        if due is not None:
+            self._timer = self._clock.callLater(max(due - self._clock.seconds(), 0.0), self._tick)
 
     def _tick(self) -> None:
-        self._pool.tick(self._clock.seconds())
-        if not self._pool.is_ramping:
-            self.stop()
-
-    def _failed(self, failure: Failure) -> None:
-        self.log.failure("slow start", failure)
+        self._timer = self._timer_due = None
+        now = self._clock.seconds()
+        try:
+            self._pool.tick(now)
+        except Exception:
+            self.log.failure("slow start")
+            self._await(now + RETRY_S)
+        else:
+            self._await(self._pool.tick_due)

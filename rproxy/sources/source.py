@@ -12,7 +12,7 @@ class Source(Protocol):
     """Adds back-ends to the pool, removes them, and reports on them, by calling `Pool` and publishing its events."""
 
     def restore(self, rows: Iterable[tuple[Registration, int]]) -> None:
-        """Take rows of an earlier life of this proxy: what was registered, and for which service port.
+        """Take rows of an earlier run of this proxy: what was registered, and for which service port.
 
         Called once or several times after the source's port is open, with a few rows at a time. Those that are
         still allowed are checked at once, and forgotten if that fails. Raises nothing for rows it cannot use.

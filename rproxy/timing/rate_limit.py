@@ -27,7 +27,7 @@ class RateLimit:
 
     @classmethod
     def once_in(cls, seconds: float, burst: int = 1) -> Self:
-        """One in so many seconds on average, after `burst` at once: for lines of the log."""
+        """One in `seconds` on average, after `burst` at once: for lines of the log."""
         return cls(1 / seconds, burst)
 
     def admit(self, now: float, key: Hashable = None) -> bool:
@@ -45,6 +45,6 @@ class RateLimit:
 
 
 def trim(table: OrderedDict[Any, Any], size: int) -> None:
-    """Drop the oldest entries beyond `size`. OrderedDict: to find a dict's first key rescans its deleted slots."""
+    """Drop the oldest entries beyond `size`. OrderedDict: popping a dict's first key rescans deleted slots."""
     while len(table) > size:
         table.popitem(last=False)

@@ -36,7 +36,7 @@ class StallDetector:
         """When each ended, and its seconds."""
         self._throttle = Throttle(clock, RateLimit.once_in(LOG_EVERY_S))
         self._unlogged_s = 0.0
-        """Stalls that no line has told of, in all."""
+        """Seconds of all stalls that have not been logged yet."""
         self._loop = LoopingCall(self._check)
         self._loop.clock = clock
 

@@ -1,4 +1,4 @@
-"""At most one line of the log in a while about what anybody could repeat; the last line says how things stand."""
+"""Limits the rate of log lines about what any host can repeat; the last line of each subject is written in any case."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Throttle:
         return subject not in self._waiting and not self._wait_s(subject)
 
     def flush(self) -> None:
-        """Write all lines that wait, whatever the limits."""
+        """Write all lines that wait, regardless of the limits."""
         for subject in list(self._waiting):
             self._speak(subject, self._waiting.pop(subject))
 

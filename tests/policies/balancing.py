@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 from rproxy.policies.formula import SATURATION
 from rproxy.policies.registry import POLICIES
@@ -56,3 +56,28 @@ class Balance(Driver):
 def shares(served: Iterable[Backend], backends: Collection[Backend]) -> list[int]:
     served = list(served)
     return [served.count(backend) for backend in backends]
+
+
+def balance_by(name: str, **options: Any) -> Balance:
+    return Balance(policy(name, **options))
+
+
+ABSENCES: Final = ("down", "draining", "failed")
+"""How a back-end may get no client for a while; its next report ends each of them."""
+
+
+def leave(balance: Balance, backend: Backend, way: str) -> None:
+    match way:
+        case "down":
+            balance.down(backend)
+        case "draining":
+            balance.report(backend, draining=True)
+        case _:
+            balance.refuse(backend)
+
+
+def come_back(balance: Balance, backend: Backend, way: str) -> None:
+    if way == "down":
+        balance.recover(backend)
+    else:
+        balance.report(backend)

@@ -8,9 +8,10 @@ import pytest
 from rproxy.net.addresses import Address
 from rproxy.pool.admission import Refusal
 from rproxy.pool.candidates import RETRY_MAX_S, RETRY_MIN_S
+from rproxy.pool.health import REFUSALS
 from rproxy.pool.states import State
 from rproxy.wire.pdu import UINT32_MAX, UINT64_MAX
-from tests.pool.driving import AGENT, Driver, refused, transition_of
+from tests.pool.driving import AGENT, REGISTER, Driver, refused, transition_of
 
 OTHER_PORT: Address = (AGENT[0], 5556)
 
@@ -192,3 +193,21 @@ class TestInstanceOfACandidate:
         driver.register(instance=instance)
         assert driver.probe(backend).request.instance_tag == 7
         assert driver.probe(backend, driver.candidate(backend)).request.instance_tag == instance & UINT32_MAX
+
+    def test_an_answer_while_it_is_up_ends_the_wait_of_a_candidate_that_was_not_answered(self, driver: Driver) -> None:
+        """It came up by another probe than the one that its registration caused."""
+        backend = driver.up()
+        driver.down(backend)
+        driver.now = backend.held_until
+        driver.report(backend)
+        driver.pool.register(AGENT, REGISTER, driver.now)
+        driver.report(backend)
+        assert backend.state is State.UP
+        found = driver.pool.next_candidate(driver.now)
+        assert found is not None
+        driver.answer(driver.probe(*found))
+        transition = driver.fail_connects(backend, REFUSALS)
+        assert transition is not None
+        assert transition.after is State.DOWN
+        driver.pool.register(AGENT, REGISTER, driver.now)
+        assert driver.pool.has_candidates

@@ -10,11 +10,11 @@ class TestDraining:
     def test_one_that_registers_as_draining_is_asked_at_once(self, driver: Driver) -> None:
         """Anybody can send that REGISTER, now or again."""
         backend = driver.up()
-        assert driver.take_in(draining=True).asks
+        assert driver.take_in(draining=True).probe_now
         assert driver.pool.eligible == [backend]
         driver.report(backend, draining=True)
-        assert not driver.take_in(draining=True).asks
-        assert driver.take_in(draining=False).asks
+        assert not driver.take_in(draining=True).probe_now
+        assert driver.take_in(draining=False).probe_now
         assert driver.pool.eligible == []
 
     def test_one_that_answers_as_draining_gets_no_client(self, driver: Driver) -> None:

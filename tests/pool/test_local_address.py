@@ -26,7 +26,7 @@ def test_an_agent_is_probed_from_where_it_registered() -> None:
     driver = Driver()
     backend = up(driver)
     assert backend.registration.local == HERE
-    assert not take_in(driver, HERE).news
+    assert not take_in(driver, HERE).changed
     assert not driver.pool._candidates
 
 

@@ -1,4 +1,4 @@
-"""The table under any sequence of datagrams, timeouts and sessions keeps its own books."""
+"""Invariants of the pool under any sequence of datagrams, timeouts and sessions."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from rproxy.sources.agents.prober import Timing
 from rproxy.wire.pdu import Pdu, ProbeRequest, Register, Unregister
 from tests.fakes import AGENT_PORT, RaisingPolicy, logged, run, texts
 from tests.policies.balancing import policy
-from tests.sources.test_monitor import AGENT, RTT_S, Bench, transitions
+from tests.sources.monitoring import AGENT, RTT_S, Bench, transitions
 
 HOSTS = [f"10.0.0.{number}" for number in range(1, 5)]
 

@@ -1,4 +1,4 @@
-"""The timers of one back-end, over a real table and with an agent that answers at once or not at all."""
+"""The timers of one back-end, over a real pool and with an agent that answers at once or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.fakes import logged, run
 from tests.pool.driving import Driver, response
 
 HOLD_S = 10.0
-"""The first hold-down of the table's."""
+"""The first hold-down."""
 
 
 class Probes:

@@ -15,7 +15,7 @@ from rproxy.sources.saved.state_file import StateFile, StateFileError
 from rproxy.timing.work_queue import WorkQueue
 from rproxy.wire.pdu import ProbeRequest, Unregister
 from tests.fakes import AGENT_PORT, logged, run, texts
-from tests.sources.test_monitor import AGENT, DEFAULTS, RTT_S, Bench
+from tests.sources.monitoring import AGENT, DEFAULTS, RTT_S, Bench
 
 KNOWN = Registration(AGENT, instance=7, interval_s=300.0, weight=300)
 KEY = (AGENT[0], 80)

@@ -1,4 +1,4 @@
-"""The timer of slow start, over a pool of which a back-end ramps for three ticks."""
+"""The timer of slow start, over a pool whose back-ends each have three steps to go."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ STEPS = 3
 
 
 class Ramp:
-    """A pool whose back-end ramps, from every time that it `rose`, for `STEPS` ticks; while `broken`, `tick` raises."""
+    """A pool: whatever `rose` in it is due every second, `STEPS` times; while `broken`, `tick` raises."""
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.slow_start = SlowStart(self.clock, self)
         self.ticks: list[float] = []
-        self.left = 0
+        self.due: list[float] = []
         self.broken = False
 
     @property
-    def is_ramping(self) -> bool:
-        return self.left > 0
+    def tick_due(self) -> float | None:
+        return min(self.due, default=None)
 
     def tick(self, now: float) -> None:
         self.ticks.append(now)
         if self.broken:
             raise ValueError("a bug")
-        self.left -= 1
+        self.due = [due for due in self.due if due > now]
 
     def rose(self) -> None:
-        self.left = STEPS
-        self._tell(State.UP)
+        self.due += [self.clock.seconds() + step for step in range(1, STEPS + 1)]
+        self._publish(State.UP)
 
     def gone(self) -> None:
-        self.left = 0
-        self._tell(State.FORGOTTEN)
+        self.due.clear()
+        self._publish(State.FORGOTTEN)
 
-    def _tell(self, after: State) -> None:
+    def _publish(self, after: State) -> None:
         self.slow_start.transitioned(Transitioned(cast(Backend, None), State.DOWN, after, "so"))
 
 
@@ -56,7 +56,7 @@ def test_the_share_of_one_that_rose_grows_every_second_until_it_is_whole() -> No
     assert ramp.clock.getDelayedCalls() == []
 
 
-def test_one_that_rises_while_its_share_grows_has_no_second_timer() -> None:
+def test_one_that_rises_while_anothers_share_grows_has_steps_of_its_own_but_no_second_timer() -> None:
     ramp = Ramp()
     ramp.rose()
     run(ramp.clock, 1.5)
@@ -64,7 +64,16 @@ def test_one_that_rises_while_its_share_grows_has_no_second_timer() -> None:
     ramp.rose()
     assert len(ramp.clock.getDelayedCalls()) == 1
     run(ramp.clock, 60.0)
-    assert ramp.ticks == [1.0, 2.0, 3.0, 4.0]
+    assert ramp.ticks == [1.0, 2.0, 2.5, 3.0, 3.5, 4.5]
+
+
+def test_one_that_is_due_earlier_than_all_others_brings_the_timer_forward() -> None:
+    ramp = Ramp()
+    ramp.rose()
+    ramp.due.insert(0, 0.25)
+    ramp.slow_start.transitioned(Transitioned(cast(Backend, None), State.DOWN, State.UP, "so"))
+    run(ramp.clock, 0.5)
+    assert ramp.ticks == [0.25]
 
 
 def test_one_that_rises_again_grows_again() -> None:
@@ -84,7 +93,7 @@ def test_an_error_while_a_share_grows_is_logged_and_it_goes_on() -> None:
     assert [event["log_failure"].type for event in events] == [ValueError]
     ramp.broken = False
     run(ramp.clock, 60.0)
-    assert ramp.ticks == [1.0, 2.0, 3.0, 4.0]
+    assert ramp.ticks == [1.0, 2.0, 3.0]
 
 
 def test_with_the_last_one_gone_its_timer_ends() -> None:

@@ -1,4 +1,4 @@
-"""What the monitor logs of datagrams that it drops: a bounded number of lines, whoever sends whatever."""
+"""The log of datagrams that the monitor drops: a bounded number of lines, however many datagrams come."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OWN_LISTENER_LOG_S: Final = 10.0
 _TELLING: Final = frozenset(
     {Flaw.SEALED, Flaw.UNSEALED, Flaw.KEY_ID, Flaw.SEAL, Refusal.NOT_ALLOWED, Refusal.TABLE_FULL, Refusal.RATE_LIMITED}
 )
-"""Reasons that may be a mistake in somebody's options."""
+"""Reasons that may be a mistake in the options of an agent or of this proxy."""
 
 
 class DropLog:

@@ -1,4 +1,4 @@
-"""The rate at which registrations that nothing has confirmed are probed: anybody can send these."""
+"""The rate of probes to registrations that nothing has confirmed, which any host can send."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.events import Events, Observers, Registered
 from rproxy.pool.pool import Pool
 from rproxy.pool.probes import Probe
+from rproxy.pool.states import State
 from rproxy.sources.agents.drop_log import DropLog
 from rproxy.sources.agents.first_probes import FirstProbes
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
@@ -176,14 +177,14 @@ class Monitor(DatagramProtocol):
         """A REGISTER counts: its agent may have to be probed at once."""
         backend = event.backend
         self._probers.of(backend)
-        if event.asks:  # its agent has answered before, and is up: this is no stranger, whose probes are limited
+        if event.probe_now:  # its agent has answered before, and is up: this is no stranger, whose probes are limited
             self._probe_once(backend, backend.registration)
         self._first_probes.proceed()
 
     # Out.
 
     def probe(self, backend: Backend) -> None:
-        """Ask its agent, and count the request lost unless it is answered in time."""
+        """Probe its agent. The probe is lost unless it is answered in time."""
         self._send_probe(backend, backend.registration)
 
     def _probe_once(self, backend: Backend, registration: Registration) -> None:
@@ -221,6 +222,8 @@ class Monitor(DatagramProtocol):
     def exclude(self, backend: Backend) -> None:
         """See `Source`."""
         self._publish(self._pool.exclude(backend, "leads back to this proxy", self.clock.seconds()))
+        if backend.state is State.DEPARTED:  # for some time perhaps: no event tells of the candidates it had
+            self._probers.end(backend)
 
     def restore(self, rows: Iterable[tuple[Registration, int]]) -> None:
         """See `Source`. The probes do not count toward the rate of strangers'."""

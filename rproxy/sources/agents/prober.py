@@ -1,4 +1,4 @@
-"""The timers of one back-end: when its agent is probed, and when it is checked for life."""
+"""The timers of one back-end: its probes, and its liveness check."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Probing(Protocol):
 
 
 class Prober:
-    """Checks a back-end for life from the start, and probes it periodically once it has answered."""
+    """Makes the liveness check of a back-end from the start, and periodic probes once it has answered."""
 
     log = Logger()
 
@@ -116,7 +116,7 @@ class Prober:
             self._next_s = self._probing.wheel.arm(self, wait_s, self._probe_periodically)
 
     def _probe_periodically(self) -> None:
-        """Check it for life as well: a timer of its own would cost as much again."""
+        """The liveness check comes with the probe: a timer of its own would cost as much again."""
         self._next_s = self._probing.wheel.arm(self, self._interval_s(), self._probe_periodically)
         self._check()
         if self._next_s is not None:
@@ -193,14 +193,15 @@ class Probers:
         if event.first:
             self.of(backend).reprobe()
         elif backend.state is State.DEPARTED and not backend.outstanding:
-            self._end(backend)
+            self.end(backend)
 
     def transitioned(self, event: Transitioned) -> None:
-        """A back-end's state has changed: one that has gone is not probed until somebody registers it again."""
+        """A back-end's state has changed: one that has gone is not probed until it is registered again."""
         if event.after is State.DEPARTED or event.after is State.FORGOTTEN:
-            self._end(event.backend)
+            self.end(event.backend)
 
-    def _end(self, backend: Backend) -> None:
+    def end(self, backend: Backend) -> None:
+        """Stop probing a back-end, until it is registered again. It may be one that is not probed."""
         prober = self._probers.pop(backend, None)
         if prober is not None:
             prober.stop()

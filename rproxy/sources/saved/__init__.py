@@ -1,1 +1,1 @@
-"""Back-ends of this proxy's last life, kept in a file."""
+"""Back-ends of this proxy's last run, kept in a file."""

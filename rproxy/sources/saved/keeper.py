@@ -131,13 +131,13 @@ class Keeper:
         self._seen: Mapping[Backend, Registration] = {}
         """The rows of the pool that were kept then."""
         self._left = 0
-        """How many of the last life's rows had been neither confirmed nor given up at the last look."""
+        """How many of the last run's rows had been neither confirmed nor given up at the last look."""
         self._unread = self._failure = ""
         """Why it could not be read, and why the last write failed."""
         self._call: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
         self._is_last = False
-        """Whether the pool has been looked at since it was told to stop."""
+        """Whether the pool has been looked at since `stop` was called."""
 
     def load(self) -> None:
         """Read the file, which takes its time: before the reactor runs."""

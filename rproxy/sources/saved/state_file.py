@@ -1,4 +1,4 @@
-"""The file in which a proxy keeps its back-ends for its next life. Everything here blocks."""
+"""The file in which a proxy keeps its back-ends for its next run. Everything here blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import attrs
 from rproxy.sources.saved.rows import Rows, RowsError, decoded
 
 BYTES_MAX: Final = 64 << 20
-"""More than the largest table takes."""
+"""Largest file that is read: more than the rows of any pool take."""
 
 
 class StateFileError(Exception):
@@ -27,7 +27,7 @@ class StateFile:
     path: str
 
     def read(self) -> Rows:
-        """What is in it; nothing if there is none. Raises `StateFileError`."""
+        """The rows in it; none if there is no file. Raises `StateFileError`."""
         try:
             about = os.stat(self.path)
             _demand_regular(about)
@@ -69,11 +69,11 @@ class StateFile:
 
 
 def _opened(path: str, flags: int) -> int:
-    """For `open`: what has become a FIFO meanwhile keeps nobody waiting."""
+    """The opener of `open`: does not block, even if the file has become a FIFO meanwhile."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _demand_regular(about: os.stat_result) -> None:
-    """Whatever else has that name is not to be read, and not to be replaced."""
+    """Raises `StateFileError` for anything but a regular file, which must be neither read nor replaced."""
     if not stat.S_ISREG(about.st_mode):
         raise StateFileError("it is no regular file")
