@@ -8,6 +8,7 @@ from twisted.logger import Logger
 
 from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Pool
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import Link
 from rproxy.sessions.record import SessionRecord
 
@@ -46,13 +47,14 @@ class SessionTrace:
         )
 
     def session_ended(self, record: SessionRecord) -> None:
+        left_while_waiting = not record.tries and record.ending is not Ending.NO_BACKEND
         self.log.debug(
             "session {client} -> {backend}: {ending} after {seconds:.3f} s, {up} bytes up, {down} bytes down, "
             "{tries} tries",
             client=record.client,
             backend="nobody" if record.backend is None else record.backend.name,
             ending=record.ending,
-            seconds=record.duration_s - (record.queue_s if record.tries else 0.0),
+            seconds=record.duration_s - (0.0 if left_while_waiting else record.queue_s),
             up=record.up,
             down=record.down,
             tries=record.tries,

@@ -56,6 +56,14 @@ def reset(backend: Backend) -> None:
     health.refusing = backend.draining = False
 
 
+def is_silent(backend: Backend) -> bool:
+    """Whether a back-end that is down does not answer probes either.
+
+    If failed connects took it down, it may still answer them. Where its host has vanished, connects may fail first.
+    """
+    return not backend.health.refusing or backend.health.misses >= FALL
+
+
 def share_after(lasted_s: float, slow_start_s: float) -> float:
     """The fraction of its weight, `lasted_s` seconds after it came up.
 

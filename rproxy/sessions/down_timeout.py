@@ -1,23 +1,22 @@
-"""Ends the sessions of back-ends that went down by silence, as those do whose host has vanished."""
+"""Ends the sessions of back-ends that are down by silence, as they are when their host has vanished."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rproxy.pool.backend import Backend
-from rproxy.pool.events import Transitioned
-from rproxy.pool.health import FALL
+from rproxy.pool.events import PanicChanged, Transitioned
+from rproxy.pool.health import is_silent
 from rproxy.pool.states import State
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
 
 LIMIT_S: Final = 25.0
-"""A session without progress for so long is cut."""
+"""A session without progress for this long is cut."""
 EVERY_S: Final = 2.0
 """Between two sweeps, so that sessions end within 30 s."""
 
@@ -26,17 +25,17 @@ class DownTimeout:
     """Cuts sessions without progress for `LIMIT_S` seconds while their back-end is down by silence.
 
     A back-end that is down because it refuses connections, but whose agent answers, may still serve the sessions that
-    it has: they stay. If `panicking` has been true since it went down, the probes' network is the likelier cause: then
+    it has: they stay. If the pool has panicked since it went down, the probes' network is the likelier cause: then
     sessions stay as long as the back-end's host acknowledges TCP keepalive probes.
     """
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, slices: Slices, panicking: Callable[[], bool]) -> None:
+    def __init__(self, clock: IReactorTime, slices: Slices) -> None:
         self._clock = clock
-        self._panicking = panicking
+        self._panicking = False
         self._down: dict[Backend, bool] = {}
-        """Back-ends that are down and have sessions; whether there has been a panic since they went down."""
+        """Back-ends that are down and have sessions, and whether the pool has panicked since they went down."""
         self._seen: dict[Session, tuple[int, float]] = {}
         """By session: the byte count at the last progress, and when that was noticed."""
         self._seen_now: dict[Session, tuple[int, float]] = {}
@@ -49,12 +48,18 @@ class DownTimeout:
         """A back-end went from one state to another."""
         backend = transition.backend
         if transition.after is State.DOWN and backend.connections:
-            self._down[backend] = False
+            self._down[backend] = self._panicking
             if not self._sweeping:
                 self._sweeping = True
                 self._sweep.repeat(EVERY_S)
         elif backend.is_up:
             self._down.pop(backend, None)
+
+    def panic_changed(self, event: PanicChanged) -> None:
+        """A panic has begun or ended."""
+        self._panicking = event.panicking
+        if event.panicking:
+            self._down = dict.fromkeys(self._down, True)
 
     def stop(self) -> None:
         self._sweep.stop()
@@ -65,7 +70,7 @@ class DownTimeout:
 
     def _look(self, session: Session) -> None:
         backend = session.backend
-        if backend is None or (had_panic := self._down.get(backend)) is None or not _is_silent(backend):
+        if backend is None or (had_panic := self._down.get(backend)) is None or not is_silent(backend):
             return
         now = self._clock.seconds()
         moved = sum(session.link.carried()) - session.link.unsent()
@@ -90,14 +95,6 @@ class DownTimeout:
                 seconds=LIMIT_S,
             )
             self._cut = 0
-        panicking = self._panicking()
-        self._down = {
-            backend: had_panic or panicking for backend, had_panic in self._down.items() if backend.connections
-        }
+        self._down = {backend: had_panic for backend, had_panic in self._down.items() if backend.connections}
         if not self._down:
             self.stop()
-
-
-def _is_silent(backend: Backend) -> bool:
-    """Whether a back-end that is down is silent. Connects to a vanished host fail, too, perhaps before probes."""
-    return not backend.refusing or backend.misses >= FALL

@@ -9,7 +9,7 @@ from rproxy.config.model import ServiceConfig
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.publisher import Publisher
 from rproxy.pool.backend import Backend
-from rproxy.pool.events import EligibilityChanged, Transitioned
+from rproxy.pool.events import EligibilityChanged, PanicChanged, Transitioned
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.dead_peers import DeadPeers
 from rproxy.sessions.down_timeout import DownTimeout
@@ -42,9 +42,10 @@ class SessionWatches(Part):
         slices = of_service(carrier.slices, served.service)
         self._periodic = _periodic(reactor, config, slices)
         self._loop_detector = LoopDetector(reactor, slices, capacity, self._exclude_loop)
-        self._down_timeout = DownTimeout(reactor, slices, lambda: served.service.pool.panicking)
+        self._down_timeout = DownTimeout(reactor, slices)
         if config.end_on_down:
-            publisher.subscribe({Transitioned: self._down_timeout.transitioned})
+            down = self._down_timeout
+            publisher.subscribe({Transitioned: down.transitioned, PanicChanged: down.panic_changed})
         publisher.subscribe({EligibilityChanged: served.service.wait_queue.eligibility_changed})
 
     def _exclude_loop(self, backend: Backend) -> None:

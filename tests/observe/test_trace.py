@@ -11,7 +11,7 @@ from rproxy.observe.scores import ReportScore
 from rproxy.observe.trace import SessionTrace
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.observers import Observers
-from rproxy.sessions.service import Service
+from rproxy.sessions.service import Service, ServiceTerms
 from rproxy.sessions.session import Session
 from tests.fakes import FakeLink, confirm, logged, pool_of, registered, texts
 from tests.sessions.opening import Bench, taken
@@ -80,6 +80,30 @@ def test_a_trace_shows_how_a_session_ended_and_what_it_carried() -> None:
     assert event["log_level"] is LogLevel.debug
     assert (event["backend"], event["ending"], event["tries"]) == ("10.0.0.2:80", Ending.CLOSED, 2)
     assert (event["seconds"], event["up"], event["down"]) == (1.25, 10, 2000)
+
+
+def waiting(bench: Bench) -> Session:
+    """A client that gives up when the wait queue calls it back."""
+    session = bench.open()
+    assert session.choose_backend() is None
+
+    def give_up() -> None:
+        session.give_up()
+
+    assert session.wait_for_backend(give_up)
+    return session
+
+
+def test_the_traced_time_begins_after_the_wait_unless_the_client_leaves_the_queue() -> None:
+    bench = Bench(up=0, trace=True, terms=ServiceTerms(wait_s=5))
+    waiting(bench)
+    bench.clock.advance(1)
+    leaving = waiting(bench)
+    with logged() as events:
+        bench.clock.advance(4)
+        leaving.ended(Ending.CLIENT_GONE)
+    ends = [(event["ending"], event["seconds"]) for event in events if "seconds" in event]
+    assert ends == [(Ending.NO_BACKEND, 0), (Ending.CLIENT_GONE, 4)]
 
 
 def test_what_a_trace_logs_is_at_debug_level() -> None:

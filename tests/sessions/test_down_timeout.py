@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.pool.events import Transitioned
+from rproxy.pool.events import PanicChanged, Transitioned
 from rproxy.pool.health import FALL
 from rproxy.pool.states import State
 from rproxy.sessions.down_timeout import EVERY_S, LIMIT_S, DownTimeout
@@ -24,8 +26,7 @@ class Bench:
         self.one, self.other = self.pool
         self.service = Service(self.pool, self.clock)
         self.linked = LinkedSessions(self.service)
-        self.panicking = False
-        self.down_timeout = DownTimeout(self.clock, self.linked.slices, lambda: self.panicking)
+        self.down_timeout = DownTimeout(self.clock, self.linked.slices)
 
     def session(self, *, of_other: bool = False) -> Session:
         session = self.linked.open()
@@ -39,6 +40,9 @@ class Bench:
         """The first back-end goes to `state`."""
         before, self.one.state, self.one.health.refusing = self.one.state, state, refusing
         self.down_timeout.transitioned(Transitioned(self.one, before, state, "for a test"))
+
+    def panics(self, *, panicking: bool = True) -> None:
+        self.down_timeout.panic_changed(PanicChanged(panicking))
 
     def pass_s(self, seconds: float) -> None:
         run(self.clock, seconds)
@@ -150,22 +154,39 @@ def test_a_back_end_whose_agent_speaks_again_keeps_its_sessions(bench: Bench) ->
     assert bench.linked.cut == []
 
 
-def test_in_a_panic_sessions_stay_whose_host_answers(bench: Bench) -> None:
-    bench.panicking = True
+@pytest.mark.parametrize(
+    "order",
+    [
+        [Bench.panics, lambda bench: bench.becomes(State.DOWN)],
+        [lambda bench: bench.becomes(State.DOWN), Bench.panics],
+    ],
+    ids=["panic-first", "down-first"],
+)
+def test_in_a_panic_sessions_stay_whose_host_answers(bench: Bench, order: list[Callable[[Bench], None]]) -> None:
     alive, dead = bench.session(), bench.session()
-    bench.becomes(State.DOWN)
+    for change in order:
+        change(bench)
     bench.pass_s(2 * EVERY_S)
     assert [bench.linked.links[session].probes for session in (alive, dead)] == [1, 1]
     bench.linked.links[dead].unheard_s = 1000
     bench.pass_s(10 * WITHIN_S)
     assert bench.linked.cut == [(dead, Ending.BACKEND_DOWN)]
-    bench.panicking = False  # as when all have been forgotten
+    bench.panics(panicking=False)  # as when all have been forgotten
     bench.pass_s(10 * WITHIN_S)
     assert bench.linked.cut[1:] == []
     bench.becomes(State.UP)
     bench.becomes(State.DOWN)
     bench.pass_s(WITHIN_S)
     assert bench.linked.cut[1:] == [(alive, Ending.BACKEND_DOWN)]
+
+
+def test_a_panic_counts_even_if_it_ends_before_the_next_sweep(bench: Bench) -> None:
+    bench.session()
+    bench.becomes(State.DOWN)
+    bench.panics()
+    bench.panics(panicking=False)
+    bench.pass_s(10 * WITHIN_S)
+    assert bench.linked.cut == []
 
 
 def test_nothing_is_kept_of_sessions_that_have_ended(bench: Bench) -> None:
