@@ -15,17 +15,17 @@ PIPES_MAX: Final = 128
 """Most pipes; each has 1 MiB and takes two descriptors."""
 _SESSIONS_PER_PIPE: Final = 8
 SESSIONS_MAX: Final = 1_000_000
-"""Most sessions, also where there is no limit of descriptors."""
+"""Most sessions, even without a limit of open files."""
 LOG_EVERY_S: Final = 10.0
 
 
 def pipes_for(descriptors: int) -> int:
-    """How many pipes a process of so many descriptors may have."""
+    """The most pipes of a process that may have `descriptors` open files."""
     return min(PIPES_MAX, max(descriptors - RESERVED, 0) // 2 // _SESSIONS_PER_PIPE)
 
 
 def sessions_for(descriptors: int) -> int:
-    """How many sessions a process of so many descriptors may have beside its pipes."""
+    """The most sessions of a process that may have `descriptors` open files, pipes included."""
     return min(SESSIONS_MAX, max(descriptors - RESERVED, 0) // 2 - pipes_for(descriptors))
 
 
@@ -50,22 +50,22 @@ class Capacity:
         return self.sessions >= self.sessions_max
 
     def enter(self) -> None:
-        """A session has begun."""
+        """Count a session that has begun."""
         self.sessions += 1
         if self.sessions >= self.sessions_max:
             self.filled()
 
     def filled(self) -> None:
-        """The last place has been taken. Called by `enter`, and by a carrier that counts its sessions itself."""
+        """Run the callbacks of `when_full`. Called by `enter`, or by a carrier that increments `sessions` inline."""
         for pause in self._pausing:
             pause()
 
     def when_full(self, pause: Callable[[], None]) -> None:
-        """Have `pause` called each time a session takes the last place."""
+        """Have `pause` called each time a session makes it full."""
         self._pausing.append(pause)
 
     def leave(self, sessions: int = 1) -> None:
-        """So many sessions have ended, and their sockets are closed."""
+        """Discount `sessions` that have ended, once their sockets are closed."""
         self.sessions -= sessions
         if self._waiting:
             waiting, self._waiting = self._waiting, []
@@ -73,7 +73,7 @@ class Capacity:
                 resume()
 
     def wait(self, resume: Callable[[], None]) -> None:
-        """Have `resume` called once, when a session has ended. Logs that clients wait, at most every 10 s."""
+        """Have `resume` called once, when a session has ended. Logs that clients wait, at most every `LOG_EVERY_S`."""
         self._waiting.append(resume)
         if self._lines.admit(self._seconds()):
             self.log.warn(

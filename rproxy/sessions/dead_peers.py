@@ -1,8 +1,8 @@
-"""Sessions whose client or back-end runs on a host that has vanished, and so neither ends nor refuses anything.
+"""Ends sessions whose client or back-end is on a host that has vanished without closing its connections.
 
-On a connection with nothing in flight, TCP keepalive notices that. With data in flight, the kernel retransmits for a
+On a connection with nothing in flight, TCP keepalive detects that. With data in flight, the kernel retransmits for a
 quarter of an hour. TCP_USER_TIMEOUT would shorten that, but it also ends connections to live hosts that do not read for
-as long; so acknowledgements are watched here.
+as long; so the acknowledgements are checked here.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
 
 VANISHED_S: Final = KEEPALIVE_S + KEEPALIVE_PROBES * KEEPALIVE_EVERY_S
-"""As long as keepalive takes."""
+"""As long as keepalive takes to detect it."""
 EVERY_S: Final = 30.0
 """Between two sweeps."""
 
 
 class DeadPeers:
-    """Cuts sessions one side of which was sent data, and has acknowledged nothing for `VANISHED_S` seconds."""
+    """Cuts sessions in which either side was sent data and has acknowledged nothing for `VANISHED_S` seconds."""
 
     log = Logger()
 
     def __init__(self, clock: IReactorTime, slices: Slices) -> None:
         self._sweep = Sweep(clock, slices, self._look, self._log_cut)
         self._cut = 0
-        """Sessions that the present sweep has cut."""
+        """Sessions cut by the present sweep."""
 
     def start(self) -> None:
         self._sweep.repeat(EVERY_S)

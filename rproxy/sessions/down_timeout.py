@@ -39,7 +39,7 @@ class DownTimeout:
         self._seen: dict[Session, tuple[int, float]] = {}
         """By session: the byte count at the last progress, and when that was noticed."""
         self._seen_now: dict[Session, tuple[int, float]] = {}
-        """The same, of the sessions that the present sweep has reached."""
+        """The same, for the sessions that the present sweep has reached."""
         self._cut = 0
         self._sweep = Sweep(clock, slices, self._look, self._swept)
         self._sweeping = False

@@ -22,9 +22,9 @@ class Ending(StrEnum):
     HALF_CLOSED = "half-closed"
     """One side had ended its stream, and the other was idle for too long."""
     VANISHED = "vanished"
-    """One side acknowledged nothing any more, although data was sent to it."""
+    """One side stopped acknowledging the data sent to it."""
     BACKEND_DOWN = "backend-down"
-    """The back-end stopped answering, and the session carried nothing any more."""
+    """The back-end went down by silence, and the session made no progress."""
     STOPPED = "stopped"
     """The proxy itself ended the session."""
 

@@ -13,13 +13,13 @@ from rproxy.pool.health import REFUSALS
 from rproxy.sessions.link import Link
 
 CHECKS: Final = 10
-"""Checks in one limit, so that a back-end is found at most a tenth of it late."""
+"""Checks in one limit, so that a back-end is reported at most a tenth of it late."""
 UNANSWERED_MAX: Final = 256
-"""Most sessions without a byte that are watched of one back-end; the first byte on any clears them all."""
+"""Most sessions without a byte that are watched for each back-end; the first byte on any clears them all."""
 
 
 class WatchedSession(Protocol):
-    """What is read of a `Session`."""
+    """The part of a `Session` that `FirstByte` reads."""
 
     link: Link
     backend: Backend | None
@@ -31,14 +31,14 @@ class WatchedSession(Protocol):
 
 @attrs.define
 class _Watch:
-    """One back-end's sessions since the last one that got its first byte."""
+    """A back-end's sessions since it last sent any of them a first byte."""
 
     unanswered: dict[WatchedSession, None] = attrs.Factory(dict)
-    """Those connected that have got no byte."""
+    """Connected sessions without a byte from the back-end."""
     abandoned: int = 0
-    """Sessions that have ended: their clients had asked for something, waited, and got nothing."""
+    """Sessions that ended without a byte, after their clients had sent a request and waited."""
     abandoned_since: float = float("inf")
-    """When the first of them connected."""
+    """When the first of them was connected."""
     answered_at: float = float("-inf")
     """When a byte from the back-end was last noticed."""
 
@@ -49,7 +49,7 @@ class _Watch:
 
 
 class FirstByte:
-    """Calls `mute` with a back-end of which no session got a byte for `limit_s` seconds, though several asked for one.
+    """Calls `mute` with a back-end whose sessions got no byte for `limit_s` seconds, although several asked for one.
 
     `mute` also gets how many those are, and for how many seconds there was no byte. A client has asked once it has sent
     a byte; where the service speaks first, as SMTP's does, once it is connected. The silence counts only while other

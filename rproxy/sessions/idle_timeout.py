@@ -1,4 +1,4 @@
-"""Idle timeouts: a sweep over all sessions now and then, instead of a timer for each."""
+"""Idle timeouts: a periodic sweep over all sessions instead of a timer for each."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _SWEEP_MIN_S: Final = 0.02
 
 
 class IdleTimeout:
-    """Cuts sessions that made no progress for `limit_s` seconds: the half-closed ones, or those that are not.
+    """Cuts sessions that made no progress for `limit_s` seconds: only half-closed ones if `half_closed`, else only the
+    others.
 
-    Data that the kernel still holds for a peer becomes progress as the peer acknowledges it. A half-closed session has
-    another limit, `reader_s` seconds, as long as one side is alive but does not read; 0 for none.
+    Data that the kernel still holds for a peer counts as progress when the peer acknowledges it. For a half-closed
+    session, the limit is `reader_s` seconds while one side is alive but does not read; 0 for no limit.
     """
 
     log = Logger()
@@ -38,7 +39,7 @@ class IdleTimeout:
             self._limits[Ending.IDLE] = reader_s
             self._reader_sweeps = reader_s / self._interval_s if reader_s else math.inf
         self._cut: Counter[Ending] = Counter()
-        """Sessions that the present sweep has cut."""
+        """Sessions cut by the present sweep."""
         self._sweep = Sweep(clock, slices, self._look, self._log_cut)
 
     def start(self) -> None:
@@ -60,7 +61,7 @@ class IdleTimeout:
             session.link.cut(ending)
 
     def _ending(self, session: Session) -> Ending | None:
-        """How a session that has been idle for `limit_s` is to end; None while it is not to end yet."""
+        """How to end a session that has been idle for `limit_s`; None if it may stay for now."""
         if not self._half_closed:
             return Ending.IDLE
         if session.idle_sweeps <= self._reader_sweeps and session.link.waits_for_reader():

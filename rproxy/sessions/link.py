@@ -17,7 +17,7 @@ class Link(Protocol):
     def client_address(self) -> str:
         """host:port of the client; for a Unix socket its path, @name if that is abstract, or ``UNIX`` if it has none.
 
-        Costs about a microsecond, so ask only where the answer is used. Right also after the connection has ended.
+        Costs about a microsecond, so call it only where the text is used. Still correct after the connection has ended.
         """
         ...
 

@@ -1,8 +1,8 @@
 """Detects loops through another proxy: a back-end of this proxy whose own back-end is this proxy.
 
-Each client of such a loop takes one place after another, until idle connections have taken all. So the detector runs
-when no place is left. Among the sessions whose client comes from the host of their back-end, and that carry nothing, it
-ends the newest. In a loop, and only there, many of the others end with it.
+Each client of such a loop occupies one session after another, until the capacity is exhausted; so the detector runs
+when the capacity is full. Among the idle sessions whose client comes from the host of their back-end, it ends the
+newest. In a loop, and only there, many of the others end with it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
 
 SILENT_S: Final = 2.0
-"""For so long, the sessions of a loop carry nothing."""
+"""The sessions of a loop carry nothing for this long."""
 COLLAPSE_S: Final = 1.0
-"""Time for the rest of a loop to end."""
+"""Time for the other sessions of a loop to end."""
 AGAIN_S: Final = 60.0
 """From a check that found no loop to the next one."""
 SHARE: Final = 0.5
-"""The least fraction of all sessions that makes a loop: fewer leave places for other clients."""
+"""Least fraction of all sessions that counts as a loop: fewer leave capacity for other clients."""
 COLLAPSED: Final = 0.1
-"""The least fraction of the suspected sessions that ends with one of them: each client has a chain of its own."""
+"""Least fraction of the suspected sessions that must end with one of them: each client has a chain of its own."""
 SESSIONS_MIN: Final = 8
 
 
@@ -48,11 +48,11 @@ class LoopDetector:
         """Whether a check is due or under way."""
         self._call: IDelayedCall | None = None
         self._carried: dict[Session, int] = {}
-        """Bytes that each session whose client comes from its back-end's host had carried."""
+        """Bytes carried at the first look, by session whose client comes from its back-end's host."""
         self._barred: Backend | None = None
         self._ended = 0
-        """Sessions of its loop."""
-        self._listing = Sweep(clock, slices, self._note, self._noted)
+        """Sessions of its loop that have ended."""
+        self._listing = Sweep(clock, slices, self._record_bytes, self._recorded)
         self._ending = Sweep(clock, slices, self._end_if_barred, self._log_barred)
         capacity.when_full(self._full)
 
@@ -67,7 +67,7 @@ class LoopDetector:
     def _full(self) -> None:
         if not self._is_active:
             self._is_active = True
-            self._after(SILENT_S, self._look)
+            self._after(SILENT_S, self._begin_check)
 
     def _after(self, delay_s: float, call: Callable[..., None], *arguments: Any) -> None:
         self._call = self._clock.callLater(delay_s, self._proceed, call, *arguments)
@@ -76,35 +76,35 @@ class LoopDetector:
         self._call = None
         call(*arguments)
 
-    def _look(self) -> None:
+    def _begin_check(self) -> None:
         self._carried = {}
         if self._capacity.full:
             self._listing.begin()
         else:
             self._is_active = False
 
-    def _note(self, session: Session) -> None:
+    def _record_bytes(self, session: Session) -> None:
         if _comes_from_backend(session):
             self._carried[session] = sum(session.link.carried())
 
-    def _noted(self) -> None:
+    def _recorded(self) -> None:
         if self._are_many(len(self._carried)):
-            self._after(SILENT_S, self._try)
+            self._after(SILENT_S, self._end_newest)
         else:
-            self._after(AGAIN_S, self._look)
+            self._after(AGAIN_S, self._begin_check)
 
     def _are_many(self, sessions: int) -> bool:
         return sessions >= max(SHARE * self._capacity.sessions, SESSIONS_MIN)
 
-    def _try(self) -> None:
-        """End one of those that have carried nothing since."""
+    def _end_newest(self) -> None:
+        """End the newest of those that have carried nothing since."""
         silent: defaultdict[Backend, list[Session]] = defaultdict(list)
         for session, before in self._carried.items():
             if session.is_connected and session.backend is not None and sum(session.link.carried()) == before:
                 silent[session.backend].append(session)
         backend, sessions = max(silent.items(), key=lambda each: len(each[1]), default=(None, []))
         if backend is None or not self._capacity.full or not self._are_many(len(sessions)):
-            self._after(AGAIN_S, self._look)
+            self._after(AGAIN_S, self._begin_check)
             return
         newest = max(sessions, key=lambda session: session.connected_at or 0.0)
         newest.link.cut(Ending.STOPPED)
@@ -112,10 +112,10 @@ class LoopDetector:
         self._after(COLLAPSE_S, self._judge, backend, sessions)
 
     def _judge(self, backend: Backend, sessions: list[Session]) -> None:
-        """Whether so many of the suspected sessions have ended that they are a loop."""
+        """Report the back-end if enough of the suspected `sessions` have ended with the newest: they are a loop."""
         ended = sum(session.ending is not None for session in sessions)
         if ended < max(COLLAPSED * len(sessions), SESSIONS_MIN - 1):
-            self._after(AGAIN_S, self._look)
+            self._after(AGAIN_S, self._begin_check)
             return
         self._found(backend)
         self._barred, self._ended = backend, ended
@@ -138,7 +138,7 @@ class LoopDetector:
 
 
 def _comes_from_backend(session: Session) -> bool:
-    """Whether its client's address is that of its back-end's host."""
+    """Whether the client's address is that of the back-end's host."""
     if session.backend is None:
         return False
     host, _, _ = session.link.client_address().rpartition(":")

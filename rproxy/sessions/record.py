@@ -1,4 +1,4 @@
-"""What is known of a session once it has ended."""
+"""The record of a session that has ended, for observers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class SessionRecord(NamedTuple):
     backend: Backend | None
     """The one that was chosen last; None if none was, or the connects to all failed."""
     tries: int
-    """Back-ends chosen, those included to which the connect failed."""
+    """Back-ends chosen, including those to which the connect failed."""
     started_at: float
     """When the client was accepted, or its TLS handshake was complete."""
     queue_s: float
     """Spent waiting for a back-end to become eligible."""
     connect_s: float | None
-    """From the end of that to the established connection, failed attempts included; None if there was none."""
+    """From the end of that wait to the established connection, failed attempts included; None without a connection."""
     duration_s: float
     """From `started_at` to the end."""
     up: int
@@ -41,5 +41,5 @@ class SessionRecord(NamedTuple):
 
     @property
     def client(self) -> str:
-        """The client's address as `Link.client_address` has it, written out only when it is asked for."""
+        """The client's address, see `Link.client_address`. Formatted only when read."""
         return self.link.client_address()

@@ -1,7 +1,7 @@
 """When an end of the back-end's connection counts as a failed connect, so that another back-end is tried.
 
 A port forwarder or load balancer with nothing behind it, a process that dies at start, or a full queue accepts a
-connection and closes it at once. A service that read a request and decided to close takes as long only by intention.
+connection and closes it at once. A later end is deliberate: the service has usually read a request and decided to close.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 EARLY_END_S: Final = 0.1
 """An end later than this after the connect is an answer of the service."""
 EARLY_DATA_MAX: Final = 65536
-"""Most bytes of a client kept in memory: before its back-end is connected, and until that has shown it took them."""
+"""Most bytes of a client kept in memory: until its back-end is connected and has taken them."""
 
 
 class Redispatch(StrEnum):
@@ -28,7 +28,7 @@ class Redispatch(StrEnum):
 
 
 class Verdict(Enum):
-    """What an end of the back-end's connection means."""
+    """What an early end of the back-end's connection means."""
 
     END = auto()
     """Says nothing about the back-end: the client gets the end as it was."""
@@ -53,11 +53,11 @@ class EarlyEnd:
     sent: int
     """Bytes that the client has sent in all."""
     kept: int
-    """Bytes that could be sent to another back-end; must be all of them."""
+    """Bytes that are kept and could be sent to another back-end: a redispatch needs all of `sent`."""
 
     def verdict(self, redispatch: Redispatch, *, has_other: Callable[[], bool], may_retry: bool) -> Verdict:
-        """`has_other`: whether there is another back-end; asked only if it matters. `may_retry`: whether attempts and
-        time are left.
+        """`has_other` returns whether there is another back-end; called only if that matters. `may_retry` is whether
+        attempts and time are left.
 
         To a client that has half-closed, an end of stream is an answer; to one that has half-closed without sending,
         as port checks do, so is a reset. Where there is no other back-end to compare with, it is no evidence against

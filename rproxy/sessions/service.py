@@ -30,7 +30,7 @@ class ServiceTerms:
     """How long a client waits for a back-end to become eligible; 0 for not at all."""
     redispatch: Redispatch = Redispatch.ALL
     first_byte_s: float = 0.0
-    """A back-end goes down if no new session on it gets a byte for so long; 0 for never."""
+    """A back-end goes down if no new session on it gets a byte for this long; 0 for never."""
     reader_timeout_s: float = math.inf
     """How long a client that does not read may keep a connection whose back-end has sent everything and is gone."""
 
@@ -85,7 +85,7 @@ class Service:
             self.first_byte.start()
 
     def stop_waiting(self) -> None:
-        """To be called when the listeners are closed: call back all waiting clients now; no others may wait."""
+        """To be called when the listeners are closed: resume all waiting clients now, and refuse to queue others."""
         self.wait_queue.stop()
 
     def stop(self) -> None:

@@ -1,7 +1,7 @@
 """One client's session, whatever carries its bytes.
 
-A carrier opens a session for each client that it accepts, asks it which back-end to connect to, and reports how that
-went::
+A carrier opens a session for each client that it accepts, has it choose back-ends to connect to, and reports the
+outcome::
 
     ACCEPTED --choose_backend--> CONNECTING --connected--> CONNECTED --ended--> ENDED
        ^   \\                      |                         |
@@ -28,6 +28,7 @@ from rproxy.sessions.redispatch import EARLY_END_S, EarlyEnd, Verdict
 from rproxy.sessions.service import Service
 
 TRIES_MAX: Final = 3
+"""Most back-ends tried for one client."""
 CONNECT_TIMEOUT_S: Final = 2.0
 """For each attempt."""
 CONNECT_TOTAL_S: Final = 4.8
@@ -43,10 +44,10 @@ LOCAL_ERRORS: Final = frozenset(
 
 
 class Phase(Enum):
-    """Where a session is in its life."""
+    """A session's phase, see the diagram above."""
 
     ACCEPTED = auto()
-    """It has no back-end: not yet, or not any more after a failed connect."""
+    """Without a back-end: accepted, called back by the wait queue, or after a failed connect."""
     WAITING = auto()
     """In the service's wait queue, as no back-end is eligible."""
     CONNECTING = auto()
@@ -89,7 +90,7 @@ class Session:
     def __init__(self, service: Service, link: Link, listener: str = "") -> None:
         self.service = service
         self.link = link
-        """Its connections, until it has ended."""
+        """Its connections; `NO_LINK` once it has ended."""
         self.listener = listener
         self.phase = _ACCEPTED
         self._failed: tuple[Backend, ...] = ()
@@ -98,7 +99,7 @@ class Session:
         self.started_at = service.seconds()
         """When the client was accepted, or had completed its TLS handshake."""
         self.waited = False
-        """Whether it is or was in the wait queue."""
+        """Whether the client is or was in the wait queue."""
         self._queued_at = 0.0
         self.queue_s = 0.0
         """Time spent in the wait queue."""
@@ -110,13 +111,13 @@ class Session:
         """Whether one side, and only one, has ended its stream."""
         self.idle_sweeps = 0
         self.progress = 0
-        """Kept by `IdleTimeout`: idle sweeps in a row, and the byte count at the last progress."""
+        """Idle sweeps in a row, and the byte count at the last progress. Kept by `IdleTimeout`."""
         self.up = 0
         """Bytes carried from client to back-end; final when `ended` is called."""
         self.down = 0
         """Bytes carried from back-end to client."""
         self.early_data = b""
-        """What the client has sent to a back-end that has not answered yet, while it may have to be sent again."""
+        """What the client has sent, kept while it may have to be sent to another back-end."""
         self.backend_spoke_first = False
 
     @property
@@ -130,8 +131,8 @@ class Session:
     def choose_backend(self) -> Backend | None:
         """Take a lease on the back-end to connect to until `connect_deadline`.
 
-        None: there is none to be tried, or no attempt or no time is left. Call `wait_for_backend` then, and `give_up`
-        if that returns False.
+        Returns None if no back-end is eligible, or attempts or time have run out. The carrier then calls
+        `wait_for_backend`, and `give_up` if that returns False.
         """
         service, failed = self.service, self._failed
         if not failed:
@@ -161,7 +162,7 @@ class Session:
         return self.started_at + self.queue_s + CONNECT_TOTAL_S
 
     def _may_retry(self, tries: int) -> bool:
-        """After so many tries."""
+        """Whether another attempt is allowed after `tries` attempts."""
         return tries < TRIES_MAX and self.service.seconds() < self._connect_end()
 
     def connect_timeout_s(self) -> float:
@@ -169,19 +170,20 @@ class Session:
         return self.connect_deadline - self.service.seconds()
 
     def wait_for_backend(self, call: Callable[[], None]) -> bool:
-        """Have `call` called when there is a back-end to choose, or the client has waited for as long as it may.
+        """Have `call` called once a back-end is eligible, or the client has waited for `ServiceTerms.wait_s`.
 
-        False where it may not wait: each client waits at most once. Waiting does not use up its time for connecting.
+        Returns False if the client may not wait: each waits at most once. The wait does not count towards its time
+        for connecting.
         """
         if self.waited:
             return False
         service = self.service
 
-        def served() -> None:
+        def resume() -> None:
             self._stop_waiting()
             call()
 
-        self.waited = service.wait_queue.add(self, served)
+        self.waited = service.wait_queue.add(self, resume)
         if self.waited:
             self._queued_at = service.seconds()
             self.phase = _WAITING
@@ -202,7 +204,7 @@ class Session:
             service.first_byte.connected(self)
 
     def connect_failed(self, *, backend_fault: bool = True) -> None:
-        """The connect failed, by a fault of the back-end or of this host. The lease is returned."""
+        """The connect failed, through the back-end's fault or this host's. Returns the lease."""
         assert self.backend is not None
         if backend_fault:
             self.service.connect_failed(self.backend)
@@ -211,7 +213,7 @@ class Session:
         self.phase = _ACCEPTED
 
     def settled(self) -> None:
-        """`EARLY_END_S` have passed since the connect: an end is no failed connect any more."""
+        """`EARLY_END_S` have passed since the connect: from now on an end does not count as a failed connect."""
         self.early_data = b""
         if self.backend is not None:
             self.service.served(self.backend)
@@ -219,8 +221,8 @@ class Session:
     def try_redispatch(self, sent: int, *, reset: bool) -> bool:
         """The back-end has ended the connection before it sent a byte; `sent` bytes have come from the client.
 
-        Returns whether that counts as a failed connect and another back-end is to be chosen. If not, pass the end on to
-        the client.
+        Returns whether that counts as a failed connect and another back-end is to be chosen; if not, the client gets
+        the end.
         """
         service, backend = self.service, self.backend
         if self.connected_at is None or backend is None:
@@ -252,7 +254,7 @@ class Session:
         self.idle_sweeps = 0
 
     def give_up(self) -> Ending:
-        """End the session, as no back-end can be chosen and the client may not wait; returns the ending."""
+        """End the session, because no back-end can be chosen and the client may not wait; returns the ending."""
         ending = Ending.UNREACHABLE if self._failed else Ending.NO_BACKEND
         self.ended(ending)
         return ending
@@ -269,7 +271,7 @@ class Session:
         self.phase = _ENDED
         if backend is not None:
             if backend.refusals or service.first_byte is not None:
-                self._judge_service(backend)
+                self._report_service(backend)
             self._return_lease(backend)
         service.observers.session_ended(self._record(backend, ending))
         self.link = NO_LINK  # session and link refer to each other: break the cycle
@@ -291,8 +293,8 @@ class Session:
             ending,
         )
 
-    def _judge_service(self, backend: Backend) -> None:
-        """Judge the back-end's service by the session, which is over."""
+    def _report_service(self, backend: Backend) -> None:
+        """Report what the ended session shows about its back-end's service."""
         service = self.service
         if self.connected_at is None:
             return

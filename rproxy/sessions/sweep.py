@@ -1,4 +1,4 @@
-"""Looking at all sessions without delaying any of them."""
+"""Visits all sessions in slices, without blocking the reactor."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 
 Slices = Callable[[], Iterator[list[Session]]]
-"""Lists the connected sessions in slices, each short enough to be looked at in one turn of the reactor."""
+"""Lists the connected sessions in slices, each short enough to be visited in one turn of the reactor."""
 
 
 def of_service(slices: Slices, service: Service) -> Slices:
-    """Lists the connected sessions of one service; `slices` those of all services, as a carrier does."""
+    """Lists the connected sessions of `service` alone; `slices` lists those of all services, as a carrier does."""
 
     def own() -> Iterator[list[Session]]:
         for sessions in slices():
@@ -38,7 +38,7 @@ class Sweep:
         self._look = look
         self._done = done
         self._slices: Iterator[list[Session]] | None = None
-        """Those still to be looked at in the present sweep; None between sweeps."""
+        """Those still to be visited in the present sweep; None between sweeps."""
         self._next_slice: IDelayedCall | None = None
         self._next_sweep: IDelayedCall | None = None
 

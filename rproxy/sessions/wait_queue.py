@@ -13,7 +13,7 @@ from rproxy.pool.events import EligibilityChanged
 from rproxy.pool.pool import Pool
 
 AT_ONCE: Final = 32
-"""Clients called in one turn of the reactor: a millisecond or two of work."""
+"""Most clients called back in one turn of the reactor: a millisecond or two of work."""
 PAUSE_S: Final = 0.005
 """Between two such turns: thousands are served within a second, and meanwhile more back-ends may become eligible."""
 
@@ -21,7 +21,7 @@ PAUSE_S: Final = 0.005
 class WaitQueue:
     """Calls clients back once a back-end of `pool` is eligible, or they have waited for `limit_s` seconds.
 
-    With a limit of 0 none may wait. Waiting and leaving take O(1), and one timer serves all.
+    With a limit of 0 no client may wait. Joining and leaving take O(1), and one timer serves all.
     """
 
     log = Logger()
@@ -31,13 +31,13 @@ class WaitQueue:
         self._pool = pool
         self._limit_s = limit_s
         self.queue: OrderedDict[Hashable, tuple[float, Callable[[], None]]] = OrderedDict()
-        """By client: its deadline and its callback, in order of arrival, which is that of the deadlines, too."""
+        """By client: its deadline and its callback. The order of arrival is also that of the deadlines."""
         self._timer: IDelayedCall | None = None
 
     def add(self, client: Hashable, call: Callable[[], None]) -> bool:
-        """Have `call` called when `client` may get a back-end or has waited long enough.
+        """Have `call` called once a back-end is eligible or `client` has waited for `limit_s` seconds.
 
-        False if it may not wait: where back-ends are eligible, and the policy chose none, waiting would not help.
+        Returns False if it may not wait: while back-ends are eligible and the policy chooses none, a wait is pointless.
         """
         if not self._limit_s or (self._pool.eligible and not self.queue):
             return False
@@ -47,14 +47,14 @@ class WaitQueue:
         return True
 
     def leave(self, client: Hashable) -> None:
-        """The client has gone; it may have been called already."""
+        """Remove a client that has gone; it may have been called back already."""
         self.queue.pop(client, None)
         if not self.queue and self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def eligibility_changed(self, event: EligibilityChanged) -> None:
-        """Once a back-end has become eligible, clients are served in the reactor's next turn."""
+        """If a back-end has become eligible, call clients back in the reactor's next turn."""
         if event.eligible and self.queue and self._timer is not None:
             self._timer.reset(0)
 
@@ -77,7 +77,7 @@ class WaitQueue:
             self._timer = self._clock.callLater(PAUSE_S, self._turn)
 
     def stop(self) -> None:
-        """Call all clients back now; no others may wait."""
+        """Call all clients back now, and refuse to queue others."""
         self._limit_s = 0.0
         while self.queue:
             _, (_, call) = self.queue.popitem(last=False)
