@@ -15,7 +15,7 @@ from rproxy.sessions.session import Session
 from rproxy.timing.wheel import Wheel
 
 SLICE: Final = 128
-"""Entries of a carrier's table of sessions, in use or not, that make up a slice."""
+"""Entries of a carrier's table of sessions, in use or not, in one slice."""
 
 
 @attrs.frozen
@@ -25,7 +25,7 @@ class Resources:
     reactor: Any
     deadlines: Wheel
     capacity: Capacity
-    """Each session counts from accept until its descriptors are closed. At its limit the carrier stops accepting."""
+    """Each session counts from accept until its descriptors are closed. At the limit the carrier stops accepting."""
     pipes_max: int
     """Most pipes that may be open at once."""
 
@@ -33,8 +33,8 @@ class Resources:
 class Carrier(Protocol):
     """Accepts clients on any number of listeners, and carries their sessions.
 
-    For each client it makes a `Session` with a `Link`, asks that for back-ends, connects to them, moves the bytes both
-    ways, and reports how it ended.
+    For each client it makes a `Session` with a `Link`, has it choose back-ends, connects to them, moves the bytes both
+    ways, and reports the ending.
     """
 
     def serve(self, endpoint: IStreamServerEndpoint, service: Service, name: str = "") -> Deferred[IListeningPort]:
@@ -49,19 +49,19 @@ class Carrier(Protocol):
     def watch(self, descriptor: int) -> None:
         """Return to the reactor as soon as `descriptor`, which the reactor reads, is readable.
 
-        Clients could otherwise keep it waiting for some milliseconds. The descriptor stays open until `unwatch`, or
-        for good.
+        Clients could otherwise delay it by some milliseconds. The caller keeps the descriptor open at least until
+        `unwatch`.
         """
         ...
 
     def unwatch(self, descriptor: int) -> None:
-        """Ignore a watched descriptor, which is not read for now: `watch` follows when it is to be read again."""
+        """Stop watching a descriptor because it is not read for now; `watch` follows when it is read again."""
         ...
 
     def slices(self) -> Iterator[list[Session]]:
-        """The connected sessions of all services, in slices each of which can be looked at in one turn of the reactor.
+        """The connected sessions of all services, in slices short enough to be visited in one turn of the reactor.
 
-        A slice holds the sessions that are connected when it is asked for; others may begin and end meanwhile.
+        A slice holds the sessions that are connected when it is produced. Between slices, sessions may begin and end.
         """
         ...
 

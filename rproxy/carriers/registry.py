@@ -1,4 +1,4 @@
-"""The carriers by their names on the command line. Adding one touches no other file."""
+"""The carriers by their names on the command line. A new one is added here only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CAN_SPLICE: Final = hasattr(os, "splice") and hasattr(select, "epoll")
 
 
 class UnusableCarrier(Exception):
-    """No carrier has that name, or it does not work here; the text says so to an operator."""
+    """No carrier has that name, or it does not work on this system; the text is for an operator."""
 
 
 def _portable(resources: Resources) -> Carrier:

@@ -1,7 +1,7 @@
 """When an end of the back-end's connection counts as a failed connect, so that another back-end is tried.
 
 A port forwarder or load balancer with nothing behind it, a process that dies at start, or a full queue accepts a
-connection and closes it at once. A later end is deliberate: the service has usually read a request and decided to close.
+connection and closes it at once. A later end is deliberate: the service has usually read a request and chosen to close.
 """
 
 from __future__ import annotations

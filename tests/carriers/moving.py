@@ -54,7 +54,7 @@ class Moving:
             self.epoll,
             self.pipes,
             finished=self._finished,
-            dead=self._dead,
+            failed=self._failed,
             undelivered=self._undelivered,
             redispatched=lambda leg: False,
         )
@@ -84,8 +84,8 @@ class Moving:
         self.reported.append(("finished", leg))
         self._close(self.client, self.backend)
 
-    def _dead(self, leg: Leg) -> None:
-        self.reported.append(("dead", leg))
+    def _failed(self, leg: Leg) -> None:
+        self.reported.append(("failed", leg))
         if leg.peer is not None:
             leg.peer.peer = None
         self._close(leg)

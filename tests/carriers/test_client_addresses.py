@@ -104,3 +104,13 @@ def test_an_address_of_another_kind_is_shown_as_it_is(stack: ExitStack) -> None:
     stream.peerAddr = OtherAddress()
     side.transport = stream  # type: ignore[assignment]
     assert side.client_address() == "a serial line"
+
+
+def test_the_address_is_formatted_once(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several observers of a session may read it."""
+    side = ClientSide(Splicing(stack).portable)
+    stream = Stream(Reactor(), side)
+    side.transport = stream  # type: ignore[assignment]
+    address = side.client_address()
+    monkeypatch.setattr(stream, "getPeer", None)
+    assert side.client_address() == address

@@ -298,7 +298,7 @@ def test_an_error_of_a_dead_connection_is_no_refusal(
     (splices.results if dead == "source" else splices.write_errors).append(OSError(error, os.strerror(error)))
     send(moving, BULKY)
     moving.arrived(moving.client)
-    assert (moving.reported[0][1], moving.reported[0][0] in ("dead", "undelivered")) == (leg, True)
+    assert (moving.reported[0][1], moving.reported[0][0] in ("failed", "undelivered")) == (leg, True)
     assert not moving.client.state & EOF
     assert moving.pipes.used == 0
     pipe = moving.pipes.take()
@@ -374,7 +374,7 @@ def test_an_error_of_a_splice_loses_its_leg_and_gives_the_pipe_back(
     send(moving, BULKY)
     moving.arrived(moving.client)
     leg: Leg = moving.client if dead == "source" else moving.backend
-    assert (moving.reported[0][1], moving.reported[0][0] in ("dead", "undelivered")) == (leg, True)
+    assert (moving.reported[0][1], moving.reported[0][0] in ("failed", "undelivered")) == (leg, True)
     assert moving.pipes.used == 0
 
 
@@ -382,7 +382,7 @@ def test_an_error_beats_the_end_of_a_spliced_stream(moving: Moving, splices: Spl
     send(moving, BULKY, end=True)
     moving.arrived(moving.client, HUNG_UP | DEAD)
     received_first = moving.carry(moving.client, lambda _: bool(moving.reported))
-    assert moving.reported == [("dead", moving.client)]
+    assert moving.reported == [("failed", moving.client)]
     assert received_first + received(moving.backend_end, len(BULKY) - len(received_first)) == BULKY
     assert not moving.session.half_closed
     assert splices.reads > 0

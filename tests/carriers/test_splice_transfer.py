@@ -113,7 +113,7 @@ def test_a_back_ends_urgent_byte_is_in_line_from_the_first_read_on(moving: Movin
 def test_an_error_beats_the_end_of_stream(moving: Moving) -> None:
     moving.client_end.shutdown(socket.SHUT_WR)
     moving.arrived(moving.client, HUNG_UP | DEAD)
-    assert moving.reported == [("dead", moving.client)]
+    assert moving.reported == [("failed", moving.client)]
     assert not moving.session.half_closed
     assert moving.backend.state & SHUT == 0
 
@@ -123,14 +123,14 @@ def test_a_reset_is_passed_on_after_what_had_arrived_before_it(moving: Moving) -
     reset(moving.client_end)
     moving.arrived(moving.client, HUNG_UP | DEAD)
     assert received(moving.backend_end, 10) == b"last words"
-    assert moving.reported == [("dead", moving.client)]
+    assert moving.reported == [("failed", moving.client)]
     assert moving.backend.state & SHUT == 0
 
 
 def test_an_error_that_a_read_finds_first_is_reported(moving: Moving) -> None:
     reset(moving.client_end)
     moving.arrived(moving.client)
-    assert moving.reported == [("dead", moving.client)]
+    assert moving.reported == [("failed", moving.client)]
 
 
 @pytest.mark.parametrize("state", [CONNECTING | NAGLE, STALLED, DEAD])
@@ -225,7 +225,7 @@ def test_a_dead_reader_is_reported_and_what_it_had_sent_is_passed_on(moving: Mov
     moving.client_end.send(b"question")
     moving.arrived(moving.client)
     assert received(moving.client_end, 10) == b"last words"
-    assert moving.reported == [("dead", moving.backend)]
+    assert moving.reported == [("failed", moving.backend)]
 
 
 def test_a_dead_reader_whose_last_data_cannot_be_passed_on_yet_is_undelivered(stack: ExitStack) -> None:
@@ -241,7 +241,7 @@ def test_a_dead_reader_whose_last_data_cannot_be_passed_on_yet_is_undelivered(st
     assert moving.backend.state & DEAD
     assert moving.backend.state & READABLE
     assert moving.carry(moving.backend, lambda received: received.endswith(b"xlast words"))
-    assert moving.reported[1:] == [("dead", moving.backend)]
+    assert moving.reported[1:] == [("failed", moving.backend)]
 
 
 def test_when_both_are_dead_the_session_is_dead_at_once(moving: Moving) -> None:
@@ -250,7 +250,7 @@ def test_when_both_are_dead_the_session_is_dead_at_once(moving: Moving) -> None:
     reset(moving.backend_end)
     moving.client.state |= DEAD
     moving.arrived(moving.client)
-    assert [event for event, _ in moving.reported] == ["dead"]
+    assert [event for event, _ in moving.reported] == ["failed"]
 
 
 def test_a_long_read_gives_way_to_others_and_causes_another_event(moving: Moving) -> None:

@@ -1,9 +1,9 @@
 """The portable carrier: Twisted's own transports, for any endpoint and any reactor.
 
 Chapter 4.2 of the report: a Factory (`ClientFactory`) makes a Protocol for each client (`ClientSide`), paired with one
-of a client Factory (`BackendSide`) for the chosen back-end. Bytes go from one transport straight to the other, each
-being the other's producer, so a slow reader pauses the reading for it and nothing piles up. An end of stream is passed
-on as such, a reset as a reset.
+of a client Factory (`BackendSide`) for the chosen back-end. Bytes go from one transport straight to the other. Each is
+the other's producer, so a slow reader pauses the reading for it and no data piles up. An end of stream is passed on as
+such, a reset as a reset.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PortableCarrier:
         self.deadlines = deadlines
         self.capacity = capacity
         self.clients: set[ClientSide] = set()
-        """Those with a connection left."""
+        """Those with a connection left, to the client or to its back-end."""
         self.ports = Ports(capacity)
         self._reactor = reactor
         self._without_keepalive: list[BackendSide] = []
@@ -102,7 +102,7 @@ class PortableCarrier:
         """Nothing to do: this carrier's sockets are all the reactor's."""
 
     def unwatch(self, descriptor: int) -> None:
-        """As `watch`."""
+        """Nothing to do, as for `watch`."""
 
     def slices(self) -> Iterator[list[Session]]:
         clients = list(self.clients)

@@ -26,9 +26,9 @@ from rproxy.sessions.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S, Session
 from rproxy.timing.wheel import Wheel
 
 HANDSHAKE_S: Final = 10.0
-"""For a client's whole TLS handshake, and for its close_notify when it is turned away."""
+"""For a client's whole TLS handshake, and for its close_notify when it is refused."""
 _PAUSED_POLL_S: Final = 0.2
-"""Between looks whether a client that is not read has reset its connection."""
+"""Between checks whether a client that is not read has reset its connection."""
 
 
 class ClientCarrier(Protocol):
@@ -48,7 +48,7 @@ class ClientCarrier(Protocol):
 
 @implementer(IHandshakeListener)
 class ClientSide(Side):
-    """The accepted connection, and its session's `Link`. `session` is set by whoever makes it.
+    """The accepted connection, which is its session's `Link`. The caller of the constructor sets `session`.
 
     Until there is a back-end, at most `EARLY_DATA_MAX` bytes are read from the client.
     """
@@ -59,8 +59,9 @@ class ClientSide(Side):
         self._carrier = carrier
         self.deadlines = carrier.deadlines
         self._keeps_early_data = False
-        """Whether what is sent to the back-end is kept for another one."""
+        """Whether data sent to the back-end is kept for another one."""
         self._connector: IConnector | None = None
+        self._address: str | None = None
 
     def connectionMade(self) -> None:
         handle = socket_of(self.transport)
@@ -80,17 +81,17 @@ class ClientSide(Side):
         self._connect()
 
     def _connect(self) -> None:
-        """Connect to the session's next back-end, or let the client wait for one, or turn it away."""
+        """Connect to the session's next back-end. Without one, the client waits if it may, or is refused."""
         backend = self.session.choose_backend()
         if backend is None:
             if not self.session.wait_for_backend(self._connect):
-                self._turn_away()
+                self._refuse()
             return
         self.deadlines.arm(self, self.session.connect_timeout_s(), self._stop_connecting)
         self._connector = self._carrier.connect(self, backend)
 
-    def _turn_away(self) -> None:
-        """No back-end serves it. A clean end would claim that what it has sent was taken."""
+    def _refuse(self) -> None:
+        """Close the connection without a back-end: by a reset if data is lost, which a clean end would hide."""
         self.session.give_up()
         if self.session.up:
             self.transport.abortConnection()
@@ -103,7 +104,7 @@ class ClientSide(Side):
             self._connector.stopConnecting()
 
     def connect_failed(self, *, backend_fault: bool) -> None:
-        """The connect that was started last failed, or was stopped."""
+        """The present attempt to connect failed, or was stopped."""
         self.deadlines.disarm(self)
         self._connector = None
         if self.lost:
@@ -141,7 +142,7 @@ class ClientSide(Side):
             backend_side.end_writing()
 
     def _deliver(self, backend_side: Side) -> None:
-        """The client has reset meanwhile: send the back-end what came before, then the reset."""
+        """The client has reset meanwhile: deliver what came before the reset, then the reset, to the back-end."""
         self.deadlines.disarm(self)
         session = self.session
         session.connected()
@@ -151,7 +152,7 @@ class ClientSide(Side):
         backend_side.reset_flushed(FLUSH_BACKEND_S)
 
     def _settle(self) -> None:
-        """`EARLY_END_S` after the connect."""
+        """`EARLY_END_S` have passed since the connect."""
         self._keeps_early_data = False
         self.session.settled()
 
@@ -231,13 +232,13 @@ class ClientSide(Side):
     def _lost_unconnected(self, *, clean: bool) -> None:
         if self._connector is None:
             self._end_unconnected()
-        elif not clean and self.session.ending is None:  # the back-end is to get what came before the reset, and it
+        elif not clean and self.session.ending is None:  # deliver what came before the reset, then the reset
             self.deadlines.arm(self, FLUSH_BACKEND_S, self._stop_connecting)
         else:
             self._stop_connecting()
 
     def side_lost(self, side: Side, other: Side, reason: Failure) -> None:
-        """One of the two connections is over. The session goes on until the other has got what was read for it."""
+        """One of the two connections is over. The session lasts until the other has received what was read for it."""
         clean = side.is_done or reason.check(ConnectionDone) is not None
         if side is self:
             ending, flush_s = Ending.CLIENT_RESET, FLUSH_BACKEND_S
@@ -254,7 +255,7 @@ class ClientSide(Side):
             other.reset_flushed(flush_s)
 
     def _release(self) -> None:
-        """No connection is left. Break the reference cycles, because the garbage collector runs seldom."""
+        """No connection is left. Breaks the reference cycles, because the garbage collector runs seldom."""
         self._carrier.clients.discard(self)
         if self.peer is not None:
             self.peer.peer = None
@@ -262,10 +263,9 @@ class ClientSide(Side):
         self._carrier.capacity.leave()
 
     def client_address(self) -> str:
-        peer: Any = self.transport.getPeer()
-        if hasattr(peer, "host"):
-            return written((unmapped(peer.host), peer.port))
-        return written_unix(peer.name) if isinstance(peer, UNIXAddress) else str(peer)
+        if self._address is None:
+            self._address = _written(self.transport.getPeer())
+        return self._address
 
     def carried(self) -> tuple[int, int]:
         return self.session.up, self.session.down
@@ -305,3 +305,9 @@ class ClientSide(Side):
 
     def _backend_socket(self) -> socket.socket | None:
         return None if self.peer is None or self.peer.lost else socket_of(self.peer.transport)
+
+
+def _written(peer: Any) -> str:
+    if hasattr(peer, "host"):
+        return written((unmapped(peer.host), peer.port))
+    return written_unix(peer.name) if isinstance(peer, UNIXAddress) else str(peer)

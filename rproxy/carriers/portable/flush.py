@@ -12,7 +12,7 @@ from rproxy.net.tcp_state import unacknowledged
 from rproxy.timing.wheel import Wheel
 
 _FLUSH_POLL_S: Final = 0.1
-"""Between looks at what the kernel still holds."""
+"""Between checks of what the kernel still holds."""
 
 
 class Flushable(Hashable, Protocol):
@@ -32,7 +32,7 @@ class Flush:
     def __init__(self, side: Flushable, within_s: float) -> None:
         self._side = side
         self._until = side.deadlines.seconds() + within_s
-        self._asked = 0
+        self._resumes = 0
 
     def start(self) -> None:
         self._side.deadlines.arm(self._side, _FLUSH_POLL_S, self._poll)
@@ -42,8 +42,8 @@ class Flush:
             descriptor.startWriting()
 
     def resumeProducing(self) -> None:
-        """The transport's buffer is empty. Not so at the first call, which comes with the registration."""
-        self._asked += 1
+        """The transport's buffer is empty, except at the first call, which comes with the registration."""
+        self._resumes += 1
         self._reset_if_flushed()
 
     def stopProducing(self) -> None:
@@ -56,7 +56,7 @@ class Flush:
             self._side.deadlines.arm(self._side, _FLUSH_POLL_S, self._poll)
 
     def _reset_if_flushed(self) -> bool:
-        if self._asked < 2 or unacknowledged(self._side.transport):
+        if self._resumes < 2 or unacknowledged(self._side.transport):
             return False
         self._reset()
         return True

@@ -1,4 +1,4 @@
-"""Twisted's listening ports, which accept no more clients than there is capacity for."""
+"""Makes Twisted's listening ports accept no more clients than there is capacity for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What protocol wrappers around a transport, such as for TLS or the PROXY header, do not pass on by themselves."""
+"""Calls that protocol wrappers around a transport, such as for TLS or the PROXY header, do not forward."""
 
 from __future__ import annotations
 

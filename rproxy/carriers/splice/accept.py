@@ -25,7 +25,7 @@ _FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
 
 
 def plain_socket(port: object, factory: object) -> socket.socket | None:
-    """The socket of a port of Twisted's if it is plain TCP or a Unix stream, and passes clients directly to `factory`.
+    """The socket of a Twisted port if it is plain TCP or a Unix stream, and passes its clients directly to `factory`.
 
     None for others: UDP, MPTCP, or a port whose clients go through a layer such as TLS.
     """
@@ -40,8 +40,8 @@ def plain_socket(port: object, factory: object) -> socket.socket | None:
 class Listeners:
     """Accepts clients while there is capacity; while there is none, they wait in the kernel's queue.
 
-    `connect` gets the leg of each client, which has a session, and the back-end that was chosen for it. When
-    descriptors or memory run out, `table.wake` is called, and `resume_if_possible` is to be called soon.
+    `connect` gets the leg of each client, which has a session, and the back-end chosen for it. When descriptors or
+    memory run out, `table.wake` is called: the next tick calls `resume_if_possible`.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Listeners:
         self.paused: list[Listener] = []
 
     def add(self, sock: socket.socket, service: Service, name: str) -> Listener:
+        """Set the socket's options and return its `Listener`."""
         prepare_listener(sock)
         if sock.family != socket.AF_UNIX:
             # Inherited by accepted sockets: the first data is acknowledged with the answer.
@@ -92,6 +93,7 @@ class Listeners:
         sock = socket.SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor)
         client = ClientLeg(sock, address, table.cut)
         client.session = session = Session(listener.service, client, listener.name)
+        # `Capacity.enter` and `LegTable.put` are inlined: fewer calls for each client.
         capacity.sessions += 1
         if capacity.sessions >= capacity.sessions_max:
             capacity.filled()

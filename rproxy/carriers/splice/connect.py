@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from errno import ECONNREFUSED, EINPROGRESS, ETIMEDOUT
 from functools import partial
+from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from typing import Final
 
 from rproxy.carriers.splice.endings import LegTable
@@ -33,9 +34,6 @@ from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_END_S
 from rproxy.sessions.session import LOCAL_ERRORS
 
-_IN: Final = select.EPOLLIN
-_ERROR: Final = select.EPOLLERR
-_RDHUP: Final = select.EPOLLRDHUP
 _NONBLOCKING: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 _PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
@@ -44,7 +42,7 @@ class Connector:
     """Connects clients to their back-ends.
 
     `requeue` adds an event to the present batch, `handle` handles one at once. Connect timeouts are as precise as the
-    ticks that `table.wake` asks for.
+    ticks that `table.wake` schedules.
     """
 
     def __init__(
@@ -62,14 +60,14 @@ class Connector:
         self._requeue = requeue
         self._handle = handle
         self._ephemeral_ports = ephemeral_ports()
-        """A connect to any other port cannot be connected to itself: a cheap test before the exact one."""
+        """Ports of this end of a connect. Only a connect to one of them can be connected to itself."""
         self.recent: dict[Leg, float] = {}
-        """Connecting or just-connected back-end legs, with their connect deadlines. While there are any, ticks come."""
+        """Connecting or just-connected back-end legs, with their connect deadlines. Ticks go on until it is empty."""
 
     def connect(self, client: Leg, backend: Backend | None) -> None:
         """Start to connect to `backend`, or to others in turn if that fails at once.
 
-        Without a back-end the client waits in the queue, if it may, or is turned away.
+        Without a back-end, the client waits in the queue if it may, or is refused.
         """
         session, table = client.session, self._table
         while backend is not None:
@@ -93,7 +91,7 @@ class Connector:
                 leg.backlog = session.early_data
                 leg.state |= STALLED
             descriptor = sock.fileno()
-            try:
+            try:  # `LegTable.put` is inlined: one call fewer for each client
                 table.legs[descriptor] = leg
             except IndexError:
                 table.put(descriptor, leg)
@@ -102,14 +100,14 @@ class Connector:
                 table.wake()
             self.recent[leg] = session.connect_deadline
             return
-        if session.wait_for_backend(partial(self._served, client)):
+        if session.wait_for_backend(partial(self._resume, client)):
             client.state |= WAITING
             return
         session.give_up()
         table.close_last(client, reset=client.count > 0)  # a clean end would claim that its data was taken
 
-    def _served(self, client: Leg) -> None:
-        """A client has waited in the queue, for a back-end or for as long as it may."""
+    def _resume(self, client: Leg) -> None:
+        """Called back by the wait queue: a back-end is eligible, or the client's wait is over."""
         client.state &= ~WAITING
         try:
             self.connect(client, client.session.choose_backend())
@@ -119,13 +117,13 @@ class Connector:
 
     def waiting_event(self, client: Leg, event: int) -> None:
         """An event of a client in the wait queue. Its data stays in the kernel."""
-        if event & (_ERROR | select.EPOLLHUP) or (event & _RDHUP and not self._has_sent(client)):
+        if event & (EPOLLERR | EPOLLHUP) or (event & EPOLLRDHUP and not self._has_sent(client)):
             self._table.end(client, Ending.CLIENT_GONE, reset=False)
-        elif event & _IN:
-            client.state |= READABLE | HUNG_UP if event & _RDHUP else READABLE
+        elif event & EPOLLIN:
+            client.state |= READABLE | HUNG_UP if event & EPOLLRDHUP else READABLE
 
     def _has_sent(self, client: Leg) -> bool:
-        """Whether there is data of the client to be passed on."""
+        """Whether the client has sent data that is to be passed on."""
         if client.session.early_data:
             return True
         try:
@@ -135,9 +133,9 @@ class Connector:
 
     def connect_event(self, leg: Leg, event: int) -> None:
         """An event of a connecting leg."""
-        if event & (_ERROR | select.EPOLLHUP):
+        if event & (EPOLLERR | EPOLLHUP):
             self._connect_failed(leg, leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        elif event & select.EPOLLOUT:
+        elif event & EPOLLOUT:
             session = leg.session
             backend = session.backend
             assert backend is not None
@@ -154,10 +152,10 @@ class Connector:
                 self._resend(leg)
             elif client.state & READABLE:  # as if its data came only now
                 client.state &= ~READABLE
-                self._requeue(client.sock.fileno(), _IN | _RDHUP if client.state & HUNG_UP else _IN)
+                self._requeue(client.sock.fileno(), EPOLLIN | EPOLLRDHUP if client.state & HUNG_UP else EPOLLIN)
             else:  # a server that speaks first must not wait for the last ACK of the handshake
                 leg.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            if event & _IN:
+            if event & EPOLLIN:
                 self._handle(leg, event)
 
     def _is_self_connected(self, leg: Leg, backend: Backend) -> bool:
@@ -165,7 +163,7 @@ class Connector:
         return leg.session.service.may_self_connect(address) and is_self_connected(leg.sock, *address)
 
     def _resend(self, leg: Leg) -> None:
-        """Send what the last back-end did not take, the end of stream included, then what has come since."""
+        """Send what the last back-end did not take, including the end of stream, then what has come since."""
         self._transfer.set_no_delay(leg, len(leg.backlog or b""))
         leg.state |= STALLED
         self._transfer.flush(leg)
@@ -181,14 +179,14 @@ class Connector:
         try:
             session.connect_failed(backend_fault=error not in LOCAL_ERRORS)
             if client.state & DEAD:
-                self._table.dead(client)
+                self._table.connection_failed(client)
             else:
                 self.connect(client, session.choose_backend())
         except Exception:
             self._table.fail(client)
 
     def redispatch(self, leg: Leg, *, reset: bool) -> bool:
-        """A leg has ended before it sent a byte; returns whether its client is being given to another back-end."""
+        """A leg ended before it sent a byte; returns whether its client is being redispatched to another back-end."""
         client = leg.peer
         if leg.state & (CLIENT | CONNECTING) or client is None or client.state & DEAD:
             return False
@@ -203,20 +201,20 @@ class Connector:
             self._table.fail(client)
         return True
 
-    def dead(self, leg: Leg) -> None:
-        """A connection is dead, and all that arrived from it has been passed on, or is to be discarded."""
+    def connection_failed(self, leg: Leg) -> None:
+        """A connection has failed, and all that arrived from it has been passed on, or is to be discarded."""
         if leg.count or not self.redispatch(leg, reset=True):
-            self._table.dead(leg)
+            self._table.connection_failed(leg)
 
     def client_reset(self, client: Leg) -> None:
-        """While its back-end is being connected, which gets what the client sent before, and then the reset."""
+        """The client reset while its back-end was connecting: deliver what it sent before, then the reset."""
         if client.peer is not None and self._has_sent(client):
-            self._table.dead_undelivered(client)
+            self._table.connection_failed_undelivered(client)
         else:
             self._table.end(client, Ending.CLIENT_GONE, reset=True)
 
     def tick(self, now: float) -> bool:
-        """Expire deadlines; return whether another tick is needed."""
+        """Handle expired deadlines; returns whether another tick is needed."""
         recent, self.recent = self.recent, {}
         for leg, deadline in recent.items():
             if not leg.state & CLOSED:
@@ -224,7 +222,7 @@ class Connector:
         return bool(self.recent)
 
     def _check_recent(self, leg: Leg, deadline: float, now: float) -> None:
-        """After a tick: enable keepalive, or time out the connect. Most sessions end before either."""
+        """In a tick: enable keepalive, or time out the connect. Most sessions end before either."""
         session = leg.session
         if not leg.state & CONNECTING:
             if session.connected_at is not None and now - session.connected_at <= EARLY_END_S:

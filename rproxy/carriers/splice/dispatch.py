@@ -10,6 +10,7 @@ import operator
 import select
 import socket
 from collections.abc import Callable, Iterator
+from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import Any, Final
 
 from twisted.logger import Logger
@@ -41,17 +42,13 @@ from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
 
-_IN: Final = select.EPOLLIN
-_PRI: Final = select.EPOLLPRI
-_ERROR: Final = select.EPOLLERR
-_RDHUP: Final = select.EPOLLRDHUP
-_READ_WRITE: Final = _IN | select.EPOLLOUT
-_ARRIVED: Final = _IN | _PRI | _RDHUP | select.EPOLLHUP | _ERROR
-_SLOW_EVENTS: Final = _PRI | _ERROR
+_READ_WRITE: Final = EPOLLIN | EPOLLOUT
+_ARRIVED: Final = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR
+_SLOW_EVENTS: Final = EPOLLPRI | EPOLLERR
 
 
 class Dispatcher:
-    """Handles batches of events. `wake` asks for a `tick` soon; deadlines are as precise as the ticks."""
+    """Handles batches of events. `wake` schedules a `tick`; deadlines are as precise as the ticks."""
 
     log = Logger()
 
@@ -70,15 +67,15 @@ class Dispatcher:
             epoll,
             pipes,
             finished=table.finished,
-            dead=self._dead,
-            undelivered=table.dead_undelivered,
+            failed=self._connection_failed,
+            undelivered=table.connection_failed_undelivered,
             redispatched=self._redispatched,
         )
         self.connector = Connector(epoll, table, self.transfer, requeue=self._requeue, handle=self._handle)
         self._listeners = Listeners(epoll, capacity, table, self.connector.connect)
         self._events: list[tuple[int, int]] = []
         self.watch_fired = False
-        """A watched descriptor has become readable."""
+        """Whether a watched descriptor has become readable."""
 
     def listen(self, sock: socket.socket, service: Service, name: str) -> None:
         """Accept clients of `service` on `sock`."""
@@ -88,7 +85,7 @@ class Dispatcher:
 
     def watch(self, descriptor: int) -> None:
         self.table.put(descriptor, Other(WATCHED))
-        self._register(descriptor, select.EPOLLIN)
+        self._register(descriptor, EPOLLIN)
 
     def unwatch(self, descriptor: int) -> None:
         self._unregister(descriptor)
@@ -113,8 +110,8 @@ class Dispatcher:
     def _serve(self, remaining: Iterator[tuple[int, int]]) -> None:
         """Handle events.
 
-        What nearly all events ask for, to move a little data and perhaps the end of stream behind it, is inlined here
-        for speed. Everything else, and the same in every other state, is done by `Transfer`.
+        The common case, to move a little data that may be followed by the end of stream, is inlined here for speed.
+        `Transfer` handles everything else, and this case in all other states.
         """
         table, transfer, handle = self.table, self.transfer, self._handle
         legs: list[Any] = table.legs
@@ -127,8 +124,8 @@ class Dispatcher:
                 continue
             peer = leg.peer
             if peer.state & UNWRITABLE:
-                if event & _IN:
-                    leg.state = state | (READABLE | HUNG_UP if event & _RDHUP else READABLE)
+                if event & EPOLLIN:
+                    leg.state = state | (READABLE | HUNG_UP if event & EPOLLRDHUP else READABLE)
                 continue
             if event == _READ_WRITE and not peer.state & FIRST_WRITES:
                 size = 0
@@ -144,7 +141,7 @@ class Dispatcher:
                 if sent != size or size == SIZE:
                     self._continue(leg, event, sent, size)
                 continue
-            if not event & _IN:
+            if not event & EPOLLIN:
                 continue
             try:
                 size = leg.sock.recv_into(buffer, SIZE, DONTWAIT)
@@ -155,7 +152,7 @@ class Dispatcher:
                 leg.count += size
                 if peer.state & FIRST_WRITES:
                     transfer.before_write(peer, size)
-                last = event & _RDHUP and size < SIZE
+                last = event & EPOLLRDHUP and size < SIZE
                 try:
                     sent = peer.sock.send(view[:size], DONTWAIT_MORE if last else DONTWAIT)
                 except OSError:
@@ -210,35 +207,35 @@ class Dispatcher:
             elif state & WATCHED:
                 self.watch_fired = True
             return
-        if event & _ARRIVED and not (state & EOF and not event & _ERROR):
+        if event & _ARRIVED and not (state & EOF and not event & EPOLLERR):
             state |= READABLE
-            if event & _RDHUP:
+            if event & EPOLLRDHUP:
                 state |= HUNG_UP
-            if event & _PRI:
+            if event & EPOLLPRI:
                 state |= UNSPLICEABLE
-            if event & _ERROR:
+            if event & EPOLLERR:
                 state |= DEAD
             leg.state = state
-        if state & STALLED and event & select.EPOLLOUT and not state & DEAD:
+        if state & STALLED and event & EPOLLOUT and not state & DEAD:
             self.transfer.flush(leg)
         if leg.state & READABLE:
             self.transfer.pump(leg)
-        if event & _ERROR and not leg.state & CLOSED:  # callbacks may close the leg: check CLOSED again
+        if event & EPOLLERR and not leg.state & CLOSED:  # callbacks may close the leg: check CLOSED again
             if leg.peer is None:
-                self.table.dead(leg)
+                self.table.connection_failed(leg)
             elif leg.peer.state & CONNECTING:
                 self.connector.client_reset(leg)
             else:
-                self.table.dead_undelivered(leg)
+                self.table.connection_failed_undelivered(leg)
 
-    def _dead(self, leg: Leg) -> None:
-        self.connector.dead(leg)
+    def _connection_failed(self, leg: Leg) -> None:
+        self.connector.connection_failed(leg)
 
     def _redispatched(self, leg: Leg) -> bool:
         return self.connector.redispatch(leg, reset=False)
 
     def tick(self, now: float) -> bool:
-        """Expire deadlines; return whether another tick is needed."""
+        """Handle expired deadlines; returns whether another tick is needed."""
         recent = self.connector.tick(now)
         self.table.tick(now)
         self._listeners.resume_if_possible()

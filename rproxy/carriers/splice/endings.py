@@ -23,7 +23,7 @@ CHECKS_MAX: Final = 512
 
 
 class LegTable:
-    """What each descriptor stands for. Deadlines are as precise as the ticks that `wake` asks for."""
+    """What each descriptor stands for. Deadlines are as precise as the ticks that `wake` schedules."""
 
     log = Logger()
 
@@ -41,7 +41,7 @@ class LegTable:
         self._ended = 0
         """Ended sessions whose capacity is released once their sockets close."""
         self.flushing: dict[Leg, float] = {}
-        """Legs to be reset once they have acknowledged what was read for them, and by when at the latest."""
+        """Legs to be reset once they have acknowledged what was read for them, with the latest time for it."""
 
     def put(self, descriptor: int, entry: Leg | Listener | Other) -> None:
         """Pass the events of `descriptor` to `entry` from now on."""
@@ -52,7 +52,7 @@ class LegTable:
             self.legs[descriptor] = entry
 
     def slices(self) -> Iterator[list[Leg]]:
-        """One leg of each session, the client's if there is one, in slices; anything may change between two slices."""
+        """One leg of each session, the client's unless it is closed, in slices. Anything may change between slices."""
         start = 0
         while start < len(self.legs):
             legs = self.legs[start : start + SLICE]
@@ -60,7 +60,7 @@ class LegTable:
             start += SLICE
 
     def finished(self, leg: Leg) -> None:
-        """Both streams have ended, and everything is written: close the session in good order."""
+        """Both streams have ended, and everything is written: close both sockets."""
         session = leg.session
         peer: Any = leg.peer
         if leg.state & CLIENT:
@@ -81,7 +81,7 @@ class LegTable:
         self.end(leg, Ending.STOPPED, reset=True)
 
     def cut(self, leg: Leg, ending: Ending) -> None:
-        """End a leg's session at once, from outside of a batch of events: both sides get a reset."""
+        """End a leg's session at once, with resets. To be called outside of a batch of events."""
         self.end(leg, ending, reset=True)
         self.close_sockets()
 
@@ -128,16 +128,16 @@ class LegTable:
             ended, self._ended = self._ended, 0
             self._capacity.leave(ended)
 
-    def dead_undelivered(self, leg: Leg) -> None:
-        """A connection is dead, and its peer has not accepted all that arrived from it before."""
+    def connection_failed_undelivered(self, leg: Leg) -> None:
+        """A connection has failed, and its peer has not accepted all that arrived from it before."""
         assert leg.peer is not None
         self._flush(leg.peer, leg.state)
 
     def _flush(self, leg: Leg, peer_state: int) -> None:
-        """Give a leg time to acknowledge what was read for it, then reset it: its peer, in `peer_state`, is dead.
+        """Give a leg time to acknowledge what was read for it, then reset it. Its peer, in `peer_state`, has failed.
 
-        A client whose back-end had ended its stream before has the whole answer on its way, and gets as long as any
-        slow reader: the same as with a server that has closed.
+        If the back-end had ended its stream, the whole answer is on its way: the client gets as long as any slow reader
+        (`ServiceTerms.reader_timeout_s`).
         """
         if not leg.state & CLIENT:
             timeout_s = FLUSH_BACKEND_S
@@ -146,8 +146,8 @@ class LegTable:
         self.flushing.setdefault(leg, self._seconds() + timeout_s)
         self.wake()
 
-    def dead(self, leg: Leg) -> None:
-        """A connection is dead, and all that arrived from it has been passed on, or is to be discarded."""
+    def connection_failed(self, leg: Leg) -> None:
+        """A connection has failed, and all that arrived from it has been passed on, or is to be discarded."""
         session, peer, state = leg.session, leg.peer, leg.state
         if peer is None:
             if session.ending is None:
@@ -174,7 +174,7 @@ class LegTable:
             self._reset_both(leg)
 
     def _reset_both(self, leg: Leg) -> None:
-        """End the session of a flushing leg whose dead peer is still there."""
+        """End the session of a flushing leg whose failed peer is still in the table."""
         self.end(leg, Ending.BACKEND_RESET if leg.state & CLIENT else Ending.CLIENT_RESET, reset=True)
 
     def _check_flushing(self, leg: Leg, *, overdue: bool) -> None:
@@ -186,7 +186,7 @@ class LegTable:
             self._reset_both(leg)
 
     def tick(self, now: float) -> None:
-        """Check the flushing legs, round robin."""
+        """Check the flushing legs, at most `CHECKS_MAX` in turn."""
         for leg, deadline in list(islice(self.flushing.items(), CHECKS_MAX)):
             if not leg.state & CLOSED:
                 self._check_flushing(leg, overdue=deadline <= now)

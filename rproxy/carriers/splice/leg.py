@@ -20,7 +20,7 @@ from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 
 EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
-"""Every leg is registered once, for all events."""
+"""Every leg is registered once, for all events, edge-triggered."""
 _RESET: Final = struct.pack("ii", 1, 0)
 """struct linger: close(2) sends a reset."""
 
@@ -38,11 +38,11 @@ class Leg:
         self.session = session
         self.peer = peer
         self.count = 0
-        """Bytes read from it."""
+        """Bytes read from its socket."""
         self.backlog: bytes | None = None
-        """Read for it, and not accepted by its socket yet."""
+        """Data read for it that its socket has not accepted yet."""
         self.pipe: Pipe | None = None
-        """Holds what was spliced for it, which follows the backlog."""
+        """Holds the data spliced for it, which follows the backlog."""
         self.state = state
 
     def __repr__(self) -> str:
@@ -62,9 +62,9 @@ class Leg:
 
 
 class ClientLeg(Leg):
-    """The leg that was accepted. It is its session's `Link`; `session` is set by whoever makes it.
+    """The accepted leg, which is its session's `Link`. The caller of the constructor sets `session`.
 
-    `address` is the client's, as accept(2) gave it: the kernel forgets it when the connection ends. `end` ends its
+    `address` is the client's, as accept(2) returned it: the kernel forgets it when the connection ends. `end` ends the
     session at once, with resets.
     """
 
@@ -86,7 +86,7 @@ class ClientLeg(Leg):
             text = written((unmapped(host), port))
         else:
             text = written_unix(self._address)
-        self._address = text  # may be asked for again
+        self._address = text  # format it once
         return text
 
     def carried(self) -> tuple[int, int]:
@@ -113,7 +113,7 @@ class ClientLeg(Leg):
 
 
 class Listener:
-    """A listening socket, the service that its clients are for, and its name."""
+    """A listening socket with its service and name."""
 
     state = LISTENING
     events = select.EPOLLIN
@@ -125,7 +125,7 @@ class Listener:
         self.family = int(sock.family)
         self.accept = sock._accept  # type: ignore[attr-defined]  # returns the descriptor, without a socket object
         self.batch = 1
-        """Clients accepted for the next event. Grows while clients queue: a lone client costs no second accept(2)."""
+        """Most clients accepted for the next event. Grows while clients queue; a lone one costs no second accept(2)."""
 
 
 @attrs.frozen
@@ -136,4 +136,4 @@ class Other:
 
 
 CLOSED_SLOT: Final = Other(CLOSED)
-"""In the table of descriptors where there is nothing. The batch may hold further events of a socket just closed."""
+"""Entry of unused descriptors in the table. The batch may hold further events of a socket just closed."""

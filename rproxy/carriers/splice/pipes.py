@@ -23,11 +23,11 @@ that a user beyond pipe-user-pages-soft gets, it takes twice as much.
 KEPT: Final = 16
 """Most empty pipes kept for the next transfers."""
 RETRY_S: Final = 1.0
-"""No pipe is made for so long after the kernel has given one that is too small."""
+"""No pipe is made for this long after the kernel has given one that is too small."""
 UNSUPPORTED: Final = frozenset(
     {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV}
 )
-"""Errors of splice(2) which say that it cannot be used here: data is to be read and written instead."""
+"""Errors of splice(2) that mean it cannot be used here: data is read and written instead."""
 _FORBIDDEN: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.EACCES})
 """Those of them that hold for every socket: a seccomp filter, a kernel without splice(2)."""
 _FLAGS: Final = 0x01 | 0x02  # SPLICE_F_MOVE, SPLICE_F_NONBLOCK
@@ -87,7 +87,7 @@ class Pipe:
         self.held = 0
 
     def grow(self, capacity: int) -> int:
-        """Request a capacity in bytes; returns the one that the pipe has then, 0 if that is unknown."""
+        """Request a capacity of `capacity` bytes; returns the actual capacity, 0 if unknown."""
         with suppress(OSError):  # EPERM: the user's pipes already have all the memory that they may have
             return fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, capacity)
         with suppress(OSError):
@@ -141,7 +141,7 @@ class Pipes:
         self.used = 0
 
     def take(self) -> Pipe | None:
-        """An empty pipe, to be given back with `release`; None if there can be none now."""
+        """An empty pipe, to be given back with `release`; None if no pipe is available now."""
         if self._free:
             self.used += 1
             return self._free.pop()

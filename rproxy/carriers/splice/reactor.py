@@ -35,16 +35,16 @@ ROUNDS: Final = 8
 """Most batches before the reactor gets its turn; earlier when there are no events, or a watched descriptor is ready."""
 LINGER_S: Final = 0.001
 """How long to wait for the next batch, because a return through the reactor costs more than a wait here."""
-FEW: Final = 2
-"""Events in a batch: up to so many, there is little to do but bulk transfers."""
-NAP_S: Final = 0.0003
-"""A pause in which more bulk data arrives, so that it comes in larger pieces and with fewer wake-ups."""
+BULK_BATCH_MAX: Final = 2
+"""Batches of at most this many events are mostly bulk transfers."""
+BULK_PAUSE_S: Final = 0.0003
+"""A pause after such a batch, in which more bulk data arrives: larger pieces, fewer wake-ups."""
 TICK_S: Final = 0.1
 
 
 @implementer(IReadDescriptor)
 class SpliceCarrier:
-    """A `Carrier` for plain sockets on Linux. `portable` serves the other listeners; `strict`: they are refused."""
+    """A `Carrier` for plain sockets on Linux. `portable` serves other listeners; if `strict`, those are refused."""
 
     def __init__(self, reactor: Any, portable: PortableCarrier, pipes: Pipes, *, strict: bool = False) -> None:
         self._reactor = reactor
@@ -101,7 +101,7 @@ class SpliceCarrier:
         return "splice"
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor does not poll the epoll any more; `abort` closes it."""
+        """The reactor has stopped polling the epoll; `abort` closes it."""
 
     def doRead(self) -> None:
         poll, dispatcher, transfer = self._epoll.poll, self._dispatcher, self._transfer
@@ -116,8 +116,8 @@ class SpliceCarrier:
                 return
             if transfer.spliced:
                 transfer.spliced = False
-                if len(events) <= FEW:
-                    sleep(NAP_S)
+                if len(events) <= BULK_BATCH_MAX:
+                    sleep(BULK_PAUSE_S)
             wait_s = LINGER_S
 
     def _wake(self) -> None:

@@ -36,7 +36,7 @@ DEAD: Final = 1 << 12
 LISTENING: Final = 1 << 13
 """A listening socket."""
 CLOSED: Final = 1 << 14
-"""Not a leg any more; its socket is closed after the batch of events."""
+"""Its session or connection is over; the socket is closed after the batch of events."""
 ORPHANED: Final = 1 << 15
 """Its peer is gone: to be reset once it has acknowledged what was read for it."""
 WATCHED: Final = 1 << 16
@@ -81,8 +81,8 @@ def describe(state: int) -> str:
 
 
 @attrs.frozen
-class Legal:
-    """One kind of descriptor: the bits that it has, and those that it may have."""
+class LegalStates:
+    """The legal states of one kind of descriptor: the bits that are set, and those that may be."""
 
     kind: str
     required: int
@@ -94,15 +94,15 @@ class Legal:
 
 _TRANSFER: Final = EOF | SHUT | HUNG_UP | READABLE | STALLED | BULK | UNSPLICEABLE | DEAD | ORPHANED
 LEGAL: Final = (
-    Legal("client", CLIENT, _TRANSFER),
-    Legal("waiting client", CLIENT | WAITING, EOF | SHUT | HUNG_UP | READABLE | BULK | UNSPLICEABLE),
-    Legal("connecting back-end", CONNECTING | NAGLE, STALLED),
-    Legal("back-end", 0, NAGLE | WROTE | EARLY | _TRANSFER),
-    Legal("closed", CLOSED),
-    Legal("listener", LISTENING),
-    Legal("watched", WATCHED),
+    LegalStates("client", CLIENT, _TRANSFER),
+    LegalStates("waiting client", CLIENT | WAITING, EOF | SHUT | HUNG_UP | READABLE | BULK | UNSPLICEABLE),
+    LegalStates("connecting back-end", CONNECTING | NAGLE, STALLED),
+    LegalStates("back-end", 0, NAGLE | WROTE | EARLY | _TRANSFER),
+    LegalStates("closed", CLOSED),
+    LegalStates("listener", LISTENING),
+    LegalStates("watched", WATCHED),
 )
-"""All states that a descriptor may be in."""
+"""All legal states, by kind of descriptor."""
 PERMANENT: Final = CLIENT | WROTE | EOF | SHUT | HUNG_UP | UNSPLICEABLE | DEAD | ORPHANED
 """Bits that stay set until the leg is closed."""
 

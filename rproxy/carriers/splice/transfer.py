@@ -36,28 +36,28 @@ from rproxy.sessions.redispatch import EARLY_DATA_MAX
 SIZE: Final = 65536
 """Bytes read at once, and the most kept outside of a pipe for a slow reader."""
 ROUNDS: Final = 16
-"""Reads of one leg in a row; then the others have their turn."""
+"""Most reads of one leg in a row; then others get their turn."""
 DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 DONTWAIT_MORE: Final = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_MORE", 0))
 """The end of stream follows: it leaves in the packet of the data."""
 BULK_READS: Final = 2
 """Full reads in a row after which a pipe is used."""
 _BULK_MIN: Final = 16384
-"""Bytes: a transfer that brings less before the socket is empty is no bulk transfer any more."""
+"""Bytes: a transfer that brings less before the socket is empty ceases to be a bulk transfer."""
 _SMALL: Final = 1024
 """Bytes of a first write to a back-end for which TCP_NODELAY need not be set."""
 _LAST: Final = HUNG_UP | UNSPLICEABLE | DEAD
-"""If HUNG_UP alone of these is set, a short read has brought all that there is before the end of stream."""
+"""If HUNG_UP alone of these is set, a short read has read everything before the end of stream."""
 
 
 class Transfer:
     """Moves bytes from leg to leg, and reports what becomes of the legs. Each callback may close the leg.
 
     - `finished(leg)`: both streams of the session have ended, and everything is written.
-    - `dead(leg)`: its connection has failed, and nothing is left to be read from it.
+    - `failed(leg)`: its connection has failed, and nothing is left to be read from it.
     - `undelivered(leg)`: its connection has failed, and its peer has not accepted all that was read from it.
-    - `redispatched(leg)`: it has ended its stream without having sent a byte; returns True if its client is being given
-      to another back-end, and the end is not to be passed on.
+    - `redispatched(leg)`: it has ended its stream without having sent a byte; returns True if its client is being
+      redispatched to another back-end, and the end is not to be passed on.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class Transfer:
         pipes: Pipes,
         *,
         finished: Callable[[Leg], None],
-        dead: Callable[[Leg], None],
+        failed: Callable[[Leg], None],
         undelivered: Callable[[Leg], None],
         redispatched: Callable[[Leg], bool],
     ) -> None:
         self._epoll = epoll
         self._pipes = pipes
         self._finished = finished
-        self._dead = dead
+        self._failed = failed
         self._undelivered = undelivered
         self._redispatched = redispatched
         self.spliced = False
@@ -97,7 +97,7 @@ class Transfer:
                 self._read_all(source)
                 return
             except OSError:
-                self._dead(source)
+                self._failed(source)
                 return
             if not size:
                 self.end_of_stream(source)
@@ -178,7 +178,7 @@ class Transfer:
 
     def _read_all(self, source: Leg) -> None:
         if source.state & DEAD:
-            self._dead(source)
+            self._failed(source)
         else:
             source.state &= ~READABLE
 
@@ -204,7 +204,7 @@ class Transfer:
                 if self._is_unsupported(error, source):
                     self._read_instead(source)
                 else:
-                    self._dead(source)
+                    self._failed(source)
                 return
             if not size:  # the end of stream, or urgent data: recv(2) distinguishes them
                 self._release_pipe(target)
@@ -297,16 +297,16 @@ class Transfer:
         target.state |= DEAD | READABLE
         source = target.peer
         if source is None or source.state & DEAD:
-            self._dead(target)
+            self._failed(target)
             return
         self.pump(target)
         if not target.state & CLOSED:  # callbacks may close the leg: check CLOSED again
             self._undelivered(target)
 
     def end_of_stream(self, source: Leg) -> None:
-        """`source` has been read to its end."""
+        """`source` has been read to the end of its stream."""
         if source.state & DEAD:
-            self._dead(source)
+            self._failed(source)
             return
         if not source.count and self._redispatched(source):
             return
@@ -316,7 +316,7 @@ class Transfer:
             self._pass_end(source, target)
 
     def _pass_end(self, source: Leg, target: Leg) -> None:
-        """`target` has been sent all that `source` will ever send."""
+        """Everything from `source` has been sent to `target`: shut it down for writing, or finish the session."""
         if target.state & EOF and not source.state & STALLED:
             self._finished(target)
             return
@@ -326,5 +326,5 @@ class Transfer:
         target.session.half_close()
 
     def _rearm(self, source: Leg) -> None:
-        """There is more to read, but the others have their turn: have epoll report it again."""
+        """There may be more to read, but others get their turn: have epoll report `source` again."""
         self._epoll.modify(source.sock.fileno(), EVENTS)
