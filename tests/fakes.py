@@ -55,7 +55,7 @@ from rproxy.wire.pdu import Pdu, ProbeResponse, Register, decode
 AGENT_PORT = 5555
 IDLE = Load(cpu=10, memory=20, tcp=0)
 UNLIMITED = Limits(host=10**9, registrations_each_s=math.inf, first_probes_s=1e9)
-"""For tests that are not about how much may come at once."""
+"""For tests that are not about the limits."""
 
 
 def run(clock: Clock, seconds: float) -> None:
@@ -68,7 +68,7 @@ def run(clock: Clock, seconds: float) -> None:
 
 
 def turn(clock: Clock) -> None:
-    """One turn of the reactor: unlike in `advance`, what is put off meanwhile waits for the next one."""
+    """One turn of the reactor: unlike in `advance`, calls scheduled meanwhile wait for the next turn."""
     due = [call for call in clock.calls if call.getTime() <= clock.seconds()]
     for call in due:
         if call.active():
@@ -79,7 +79,7 @@ def turn(clock: Clock) -> None:
 
 @contextmanager
 def logged() -> Iterator[EventLoggingObserver]:
-    """The events that twisted.logger publishes meanwhile."""
+    """Collects the events that twisted.logger publishes meanwhile."""
     events = EventLoggingObserver()
     globalLogPublisher.addObserver(events)
     try:
@@ -277,7 +277,7 @@ class TlsStream(Stream):
         self._protocol.handshakeCompleted()
 
 
-# Unseen by mypy: the fakes have the part that the code under test uses, not every method.
+# Hidden from mypy: the fakes have the methods that the code under test uses, not all of the interface.
 _declare: Any = classImplements
 _declare(Stream, ITCPTransport, IReadWriteDescriptor)
 _declare(TlsStream, ISSLTransport)
@@ -296,7 +296,7 @@ class Connector:
         factory.startedConnecting(self)
 
     def succeed(self, handle: socket.socket | None = None) -> Stream:
-        """`handle` is the connection's socket, if it is to have one."""
+        """`handle` is the connection's socket, None for a transport without one."""
         assert self.state == "connecting"
         self.state = "connected"
         protocol = self._factory.buildProtocol(self.getDestination())
@@ -360,7 +360,7 @@ class Reactor(proto_helpers.MemoryReactorClock):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hasStopped = False  # up to 25.5 Twisted's says that it has, until it runs
+        self.hasStopped = False  # True in Twisted up to 25.5 until it runs
         self.taken: set[int] = set()
         self.listen_error = OSError(98, "Address already in use")
         self.ports: list[Port] = []
@@ -413,7 +413,7 @@ class Reactor(proto_helpers.MemoryReactorClock):
 
 @attrs.define
 class StubSampler:
-    """Gives out `load`, or raises `error` while it is set."""
+    """Returns `load`, or raises `error` while it is set."""
 
     load: Load = Load(cpu=17, memory=89, tcp=5)
     error: Exception | None = None
@@ -456,7 +456,7 @@ class CountingPolicy:
 
 
 class RaisingPolicy(CountingPolicy):
-    """Raises where it is `broken`, by the names of the methods, so many `times`."""
+    """Raises in the methods named in `broken`, `times` times in all."""
 
     def __init__(self, *broken: str) -> None:
         super().__init__()
@@ -492,7 +492,7 @@ class RaisingPolicy(CountingPolicy):
 
 
 def connected(carrier: Carrier) -> list[Session]:
-    """All its sessions that have their back-end, and are not over."""
+    """All connected sessions of a carrier."""
     return [session for sessions in carrier.slices() for session in sessions]
 
 
@@ -507,7 +507,7 @@ class FakeLink:
         """Bytes unsent."""
         self.has_waiting_reader = False
         self.unheard_s = 0.0
-        """How long both sides have not been heard."""
+        """Seconds since either side was last heard."""
         self.probes = 0
         self.cuts: list[Ending] = []
         self.on_cut: Callable[[Ending], object] = self.cuts.append
@@ -538,7 +538,7 @@ class FakeLink:
 
 
 class LinkedSessions:
-    """Sessions of a service on fake links, listed in slices of two; `cut` has those that were cut, and as what."""
+    """Sessions of a service on fake links, listed in slices of two; `cut` has those that were cut, and how."""
 
     def __init__(self, service: Service) -> None:
         self.links: dict[Session, FakeLink] = {}
@@ -566,7 +566,7 @@ class LinkedSessions:
 
 
 def pool_of(policy: Policy | None = None, **options: Any) -> Pool:
-    """A pool as a proxy has it: what its policy raises is logged, once as long as no time passes."""
+    """A pool as a proxy has it: exceptions of its policy are logged, once as long as no time passes."""
     return Pool(CountingPolicy() if policy is None else policy, Complaints(lambda: 0.0), **options)
 
 

@@ -59,7 +59,7 @@ CARRIERS: Final[dict[str, Entry]] = {
 
 
 def check_carrier(name: str) -> None:
-    """Raises `UnusableCarrier` unless `make_carrier` can make one of that name here."""
+    """Raises `UnusableCarrier` if `make_carrier` would for that name."""
     entry = CARRIERS.get(name)
     if entry is None:
         *names, last = CARRIERS

@@ -25,7 +25,7 @@ def pipes_for(descriptors: int) -> int:
 
 
 def sessions_for(descriptors: int) -> int:
-    """The most sessions of a process that may have `descriptors` open files, pipes included."""
+    """The most sessions of a process that may have `descriptors` open files, in addition to its pipes."""
     return min(SESSIONS_MAX, max(descriptors - RESERVED, 0) // 2 - pipes_for(descriptors))
 
 

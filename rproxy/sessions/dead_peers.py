@@ -29,7 +29,7 @@ class DeadPeers:
     log = Logger()
 
     def __init__(self, clock: IReactorTime, slices: Slices) -> None:
-        self._sweep = Sweep(clock, slices, self._look, self._log_cut)
+        self._sweep = Sweep(clock, slices, self._check, self._log_cut)
         self._cut = 0
         """Sessions cut by the present sweep."""
 
@@ -39,7 +39,7 @@ class DeadPeers:
     def stop(self) -> None:
         self._sweep.stop()
 
-    def _look(self, session: Session) -> None:
+    def _check(self, session: Session) -> None:
         if session.link.has_vanished(VANISHED_S):
             self._cut += 1
             session.link.cut(Ending.VANISHED)

@@ -41,7 +41,7 @@ class DownTimeout:
         self._seen_now: dict[Session, tuple[int, float]] = {}
         """The same, for the sessions that the present sweep has reached."""
         self._cut = 0
-        self._sweep = Sweep(clock, slices, self._look, self._swept)
+        self._sweep = Sweep(clock, slices, self._check, self._swept)
         self._sweeping = False
 
     def transitioned(self, transition: Transitioned) -> None:
@@ -68,7 +68,7 @@ class DownTimeout:
         self._seen.clear()
         self._seen_now.clear()
 
-    def _look(self, session: Session) -> None:
+    def _check(self, session: Session) -> None:
         backend = session.backend
         if backend is None or (had_panic := self._down.get(backend)) is None or not is_silent(backend):
             return

@@ -51,9 +51,9 @@ class _Watch:
 class FirstByte:
     """Calls `mute` with a back-end whose sessions got no byte for `limit_s` seconds, although several asked for one.
 
-    `mute` also gets how many those are, and for how many seconds there was no byte. A client has asked once it has sent
-    a byte; where the service speaks first, as SMTP's does, once it is connected. The silence counts only while other
-    eligible back-ends answer.
+    `mute` also gets the number of those sessions, and the seconds without a byte. A client has asked once it has sent a
+    byte; where the service speaks first, as in SMTP, once it is connected. The silence counts only while other eligible
+    back-ends answer.
     """
 
     def __init__(self, clock: IReactorTime, limit_s: float, mute: Callable[[Backend, int, float], None]) -> None:
@@ -145,7 +145,7 @@ class FirstByte:
             self._mute(backend, waited, now - since)
 
     def _has_asked(self, up: int, session: WatchedSession) -> bool:
-        """Whether its client, who has sent `up` bytes, may expect an answer."""
+        """Whether the client, which has sent `up` bytes, may expect an answer."""
         return up > 0 or self._spoke_first_at > _connected_at(session)
 
 

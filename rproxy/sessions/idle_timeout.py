@@ -40,7 +40,7 @@ class IdleTimeout:
             self._reader_sweeps = reader_s / self._interval_s if reader_s else math.inf
         self._cut: Counter[Ending] = Counter()
         """Sessions cut by the present sweep."""
-        self._sweep = Sweep(clock, slices, self._look, self._log_cut)
+        self._sweep = Sweep(clock, slices, self._check, self._log_cut)
 
     def start(self) -> None:
         self._sweep.repeat(self._interval_s)
@@ -48,7 +48,7 @@ class IdleTimeout:
     def stop(self) -> None:
         self._sweep.stop()
 
-    def _look(self, session: Session) -> None:
+    def _check(self, session: Session) -> None:
         if session.half_closed is not self._half_closed:
             return
         acknowledged = sum(session.link.carried()) - session.link.unsent()

@@ -1,4 +1,4 @@
-"""The seam between a session and what carries its bytes."""
+"""The seam between a session and the carrier of its bytes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rproxy.sessions.endings import Ending
 class Link(Protocol):
     """The connections of one session: the client's, and the back-end's while there is one.
 
-    The carrier passes it to `Session`; the session drops it when it has ended. Every method may be called at any
-    time in between, also before there is a back-end, and raises nothing.
+    The carrier passes it to `Session`; the session drops it when it has ended. Every method may be called at any time
+    in between, even before there is a back-end, and raises nothing.
     """
 
     def client_address(self) -> str:

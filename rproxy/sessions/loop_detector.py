@@ -48,7 +48,7 @@ class LoopDetector:
         """Whether a check is due or under way."""
         self._call: IDelayedCall | None = None
         self._carried: dict[Session, int] = {}
-        """Bytes carried at the first look, by session whose client comes from its back-end's host."""
+        """Bytes carried when the check began, by session whose client comes from its back-end's host."""
         self._barred: Backend | None = None
         self._ended = 0
         """Sessions of its loop that have ended."""

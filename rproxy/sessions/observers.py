@@ -1,4 +1,4 @@
-"""The seams for what observes sessions: counters, logs, traces, metrics.
+"""Seams for observers of sessions: counters, logs, traces, metrics.
 
 Observers are called synchronously, in the order in which they were passed to `Observers`, so they must be quick. An
 exception of one is logged, at most every `LOG_EVERY_S` seconds; the session and the other observers go on.
@@ -38,12 +38,12 @@ class ChoiceObserver(Protocol):
         ...
 
     def chosen(self, link: Link, backend: Backend | None) -> None:
-        """Called after `choosing`, when the choice has been made and its lease taken; None if there was no back-end."""
+        """Called after `choosing`, once the lease is taken; `backend` is None if no back-end could be chosen."""
         ...
 
 
 class RedispatchObserver(Protocol):
-    """Observes sessions that are given to another back-end."""
+    """Observes redispatches of sessions to another back-end."""
 
     def redispatched(self, failed: Backend, backend: Backend) -> None:
         """Called when `backend` has been chosen for a session, after the connect to `failed` failed."""

@@ -24,7 +24,7 @@ DEFAULT: Final = "default"
 
 @attrs.frozen
 class ServiceTerms:
-    """What a service promises its clients; times in seconds."""
+    """How a service treats its clients; times in seconds."""
 
     wait_s: float = 0.0
     """How long a client waits for a back-end to become eligible; 0 for not at all."""
@@ -32,7 +32,7 @@ class ServiceTerms:
     first_byte_s: float = 0.0
     """A back-end goes down if no new session on it gets a byte for this long; 0 for never."""
     reader_timeout_s: float = math.inf
-    """How long a client that does not read may keep a connection whose back-end has sent everything and is gone."""
+    """How long a client that does not read may keep a connection whose back-end has sent everything and has failed."""
 
 
 DEFAULT_TERMS: Final = ServiceTerms()
@@ -69,11 +69,11 @@ class Service:
         self.first_byte = FirstByte(clock, limit_s, self._mute) if limit_s else None
 
     def connect_failed(self, backend: Backend) -> None:
-        """A connect to it failed, and not by this host's fault."""
+        """A connect to `backend` failed, and not through this host's fault."""
         self.publish(self.pool.refused(backend, self.seconds()))
 
     def served(self, backend: Backend) -> None:
-        """A session on it got a byte, or outlived `EARLY_END_S`."""
+        """A session on `backend` got a byte, or outlived `EARLY_END_S`."""
         self.publish(self.pool.served(backend))
 
     def _mute(self, backend: Backend, sessions: int, silent_s: float) -> None:

@@ -10,7 +10,7 @@ outcome::
        |      v                   v                         v
        +--- WAITING               ACCEPTED                  ACCEPTED
 
-A session may end in any phase. It works in memory alone: no Deferred, no timer of its own, no text.
+A session may end in any phase. It works in memory alone: no Deferred, no timer of its own, no string formatting.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TRIES_MAX: Final = 3
 CONNECT_TIMEOUT_S: Final = 2.0
 """For each attempt."""
 CONNECT_TOTAL_S: Final = 4.8
-"""For all attempts of a client: 5 s with the ticks by which a deadline may be late."""
+"""For all attempts of a client together: at most 5 s, as a deadline may be late by a tick."""
 FLUSH_CLIENT_S: Final = 30.0
 """How long data already read may take to reach the client after the back-end was reset; then it is reset, too."""
 FLUSH_BACKEND_S: Final = 0.2
@@ -49,7 +49,7 @@ class Phase(Enum):
     ACCEPTED = auto()
     """Without a back-end: accepted, called back by the wait queue, or after a failed connect."""
     WAITING = auto()
-    """In the service's wait queue, as no back-end is eligible."""
+    """In the service's wait queue, because no back-end was eligible."""
     CONNECTING = auto()
     CONNECTED = auto()
     ENDED = auto()
@@ -104,11 +104,11 @@ class Session:
         self.queue_s = 0.0
         """Time spent in the wait queue."""
         self.connect_deadline = 0.0
-        """When the present attempt to connect is to be given up, on the service's clock."""
+        """When to give up the present attempt to connect, on the service's clock."""
         self.connected_at: float | None = None
         self.ending: Ending | None = None
         self.half_closed = False
-        """Whether one side, and only one, has ended its stream."""
+        """Whether exactly one side has ended its stream."""
         self.idle_sweeps = 0
         self.progress = 0
         """Idle sweeps in a row, and the byte count at the last progress. Kept by `IdleTimeout`."""
@@ -249,7 +249,7 @@ class Session:
         return False
 
     def half_close(self) -> None:
-        """One side, and only one, has ended its stream."""
+        """Exactly one side has ended its stream."""
         self.half_closed = True
         self.idle_sweeps = 0
 

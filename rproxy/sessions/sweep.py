@@ -24,18 +24,18 @@ def of_service(slices: Slices, service: Service) -> Slices:
 
 
 class Sweep:
-    """Calls `look` with every connected session, one slice a turn of the reactor, and then `done`.
+    """Calls `visit` with every connected session, one slice a turn of the reactor, and then `done`.
 
-    Sessions may begin and end meanwhile, and `look` may cut the one that it is called with. An exception of `look` ends
-    the slice, not the sweep.
+    Sessions may begin and end meanwhile, and `visit` may cut the one that it is called with. An exception of `visit`
+    ends the slice, not the sweep.
     """
 
     def __init__(
-        self, clock: IReactorTime, slices: Slices, look: Callable[[Session], None], done: Callable[[], None]
+        self, clock: IReactorTime, slices: Slices, visit: Callable[[Session], None], done: Callable[[], None]
     ) -> None:
         self._clock = clock
         self._list = slices
-        self._look = look
+        self._visit = visit
         self._done = done
         self._slices: Iterator[list[Session]] | None = None
         """Those still to be visited in the present sweep; None between sweeps."""
@@ -78,4 +78,4 @@ class Sweep:
             self._done()
             return
         for session in sessions:
-            self._look(session)
+            self._visit(session)

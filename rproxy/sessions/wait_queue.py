@@ -15,7 +15,7 @@ from rproxy.pool.pool import Pool
 AT_ONCE: Final = 32
 """Most clients called back in one turn of the reactor: a millisecond or two of work."""
 PAUSE_S: Final = 0.005
-"""Between two such turns: thousands are served within a second, and meanwhile more back-ends may become eligible."""
+"""Pause between two such turns. Thousands are served within a second; meanwhile more back-ends may become eligible."""
 
 
 class WaitQueue:

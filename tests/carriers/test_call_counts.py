@@ -1,4 +1,4 @@
-"""What the splice carrier makes of one client from accept to the connected back-end, counted over the real objects.
+"""Calls that the splice carrier makes for one client from accept to the connected back-end, with the real objects.
 
 Counted are calls of Python functions, and how often a call is to another file than the one before. Such counts are the
 same on every machine, so a change that adds to the cost of a connection fails here.

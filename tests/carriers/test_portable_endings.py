@@ -178,7 +178,7 @@ def test_a_tls_client_that_leaves_before_its_handshake_leaves_nothing(bench: Ben
     bench.assert_over(Ending.CLIENT_GONE)
 
 
-def test_a_tls_client_that_is_turned_away_and_sends_no_close_notify_is_reset() -> None:
+def test_a_tls_client_that_is_refused_and_sends_no_close_notify_is_reset() -> None:
     bench = Bench(up=0)
     client = bench.accept(TlsStream)
     client.loseConnection = lambda: None  # waits for the client's close_notify
@@ -191,7 +191,7 @@ def test_a_tls_client_that_is_turned_away_and_sends_no_close_notify_is_reset() -
 
 
 @pytest.mark.parametrize(("sent", "ended"), [(b"", ConnectionDone), (b"upload", ConnectionAborted)])
-def test_a_client_that_is_turned_away_is_reset_if_its_data_is_lost(
+def test_a_client_that_is_refused_is_reset_if_its_data_is_lost(
     bench: Bench, sent: bytes, ended: type[Exception]
 ) -> None:
     client = bench.accept()
@@ -417,7 +417,7 @@ def test_early_bytes_reach_the_backend_that_is_connected_at_last(bench: Bench) -
     assert backend.value() == b"one two"
 
 
-def test_a_client_that_no_back_end_answers_is_turned_away_within_five_seconds() -> None:
+def test_a_client_that_no_back_end_answers_is_refused_within_five_seconds() -> None:
     bench = Bench(up=5)
     client = bench.accept()
     with logged() as events:

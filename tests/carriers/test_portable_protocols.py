@@ -218,7 +218,7 @@ def test_a_stop_ends_the_connect_for_a_client_that_has_reset() -> None:
     proxy.assert_over(Ending.STOPPED)
 
 
-def test_a_client_is_turned_away_when_there_is_no_back_end() -> None:
+def test_a_client_is_refused_when_there_is_no_back_end() -> None:
     proxy = Proxy(up=0)
     client = proxy.client()
     proxy.turn()

@@ -1,4 +1,4 @@
-"""The carriers by name: what is made, what is refused, and that one carrier serves several services."""
+"""The carriers by name: which are made, which are refused, and that one carrier serves several services."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ def test_a_client_that_leaves_while_it_waits_is_gone(stack: ExitStack, how: str)
     assert not bench.service.wait_queue.queue
 
 
-def test_a_client_that_has_waited_long_enough_is_turned_away(stack: ExitStack) -> None:
+def test_a_client_that_has_waited_long_enough_is_refused(stack: ExitStack) -> None:
     bench, client = with_waiting(stack)
     bench.pass_s(5)
     assert bench.receive(client, 1) == b""

@@ -117,7 +117,7 @@ def test_a_client_that_does_not_read_is_reset_when_its_time_after_the_back_ends_
     bench.assert_over(Ending.BACKEND_RESET)
 
 
-def test_of_many_such_clients_only_some_are_looked_at_in_one_tick_and_each_in_its_turn(
+def test_of_many_such_clients_only_some_are_checked_in_one_tick_and_each_in_its_turn(
     bench: Splicing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endings, "CHECKS_MAX", 1)
@@ -237,7 +237,7 @@ def test_a_connect_that_is_not_answered_goes_to_another_back_end_in_time(stack: 
     assert [each.address for each in bench.policy.told["failed"]] == ["127.0.0.2"]
 
 
-def test_a_client_that_no_back_end_answers_is_turned_away_within_five_seconds(stack: ExitStack) -> None:
+def test_a_client_that_no_back_end_answers_is_refused_within_five_seconds(stack: ExitStack) -> None:
     bench = Splicing(stack, *[black_hole(stack, f"127.0.0.{number}") for number in (2, 3, 4, 5)])
     client = bench.dial()
     bench.until(lambda: bench.sessions)
@@ -259,7 +259,7 @@ def test_a_client_that_resets_while_its_connect_is_on_the_way_is_gone(stack: Exi
     assert bench.reactor.getDelayedCalls() == []
 
 
-def test_without_a_back_end_the_client_is_turned_away(stack: ExitStack) -> None:
+def test_without_a_back_end_the_client_is_refused(stack: ExitStack) -> None:
     bench = Splicing(stack)
     client = bench.dial()
     with logged():

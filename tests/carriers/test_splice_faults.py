@@ -96,7 +96,7 @@ def test_a_policy_that_fails_at_a_timeout_costs_no_session(stack: ExitStack, bro
 
 
 def fail_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Have the pool raise an exception, as a bug of ours would."""
+    """Have the pool raise an exception, as a bug would."""
     method = getattr(Pool, name)
     calls = iter([True])
 
@@ -122,7 +122,7 @@ def test_a_bug_at_one_client_costs_that_client_only(
         assert is_let_go(bench, client)
         bench.until(lambda: bench.capacity.sessions == 0)
     assert_logged_once(events)
-    while select.select([bench.servers[0]], [], [], 0)[0]:  # a connect that was given up may be there, or not
+    while select.select([bench.servers[0]], [], [], 0)[0]:  # the connect that timed out may have been accepted, or not
         bench.servers[0].accept()[0].close()
     assert_served(bench, bench.dial(), bench.servers[0])
     assert (bench.capacity.sessions, bench.pipes.used, connected(bench.carrier)) == (0, 0, [])

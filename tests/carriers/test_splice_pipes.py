@@ -109,7 +109,7 @@ def test_a_pipe_is_as_large_as_may_be_and_closed_when_a_program_is_started(pipes
 
 
 def give(monkeypatch: pytest.MonkeyPatch, sizes: Iterator[int]) -> None:
-    """Pipes are as large as the kernel says at first, and then of these sizes; 0 where it does not even tell."""
+    """Pipes have the kernel's default size at first, then each of these sizes; 0: the size cannot be read."""
     real = fcntl.fcntl
 
     def answer(descriptor: int, command: int, argument: int = 0) -> int:

@@ -256,7 +256,7 @@ def stalled(bench: Splicing) -> None:
 
 
 def dying(bench: Splicing) -> None:
-    """The back-end has reset; the client has yet to read what it had sent."""
+    """The back-end has reset; the client has not read its data yet."""
     _, backend = bench.joined()
     bench.stall(backend)
     reset(backend)

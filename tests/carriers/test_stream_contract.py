@@ -1,4 +1,4 @@
-"""What the carriers rely on in a stream transport: the same of the one in memory and of the reactor's TCP transports.
+"""What the carriers rely on in stream transports, for the fake one and for the TCP transports of each reactor.
 
 The unit tests of the portable carrier run on `tests.fakes.Stream`. Every test here runs on that, on the transport of an
 accepted connection, and on that of a connect.
@@ -29,7 +29,7 @@ from tests.carriers.loopback import RESET, WAIT_S, listening, stream
 from tests.fakes import Stream, run
 
 MUCH = 16 << 20
-"""Bytes: more than the kernel holds of a connection."""
+"""Bytes: more than the kernel buffers for a connection."""
 TURNS = 5
 """Turns of the reactor after which nothing more is expected to happen."""
 
@@ -380,7 +380,7 @@ def test_a_connection_both_of_whose_streams_have_ended_stays_until_it_is_closed_
     assert connection.protocol.calls == ["read ended", "write ended", ConnectionDone]
 
 
-def test_a_close_within_the_call_that_tells_of_the_last_end_is_told_within_it(connection: Connection) -> None:
+def test_a_close_within_the_call_for_the_last_end_is_reported_within_it(connection: Connection) -> None:
     """The portable carrier closes connections within that call."""
     recorder = connection.protocol
     recorder.on["write ended"] = lambda: connection.transport.loseConnection()
@@ -390,7 +390,7 @@ def test_a_close_within_the_call_that_tells_of_the_last_end_is_told_within_it(co
     assert calls_after(connection, 3) == ["read ended", "write ended", ConnectionDone]
 
 
-def test_a_close_waits_for_what_is_buffered_and_is_told_in_a_later_turn(connection: Connection) -> None:
+def test_a_close_waits_for_what_is_buffered_and_is_reported_in_a_later_turn(connection: Connection) -> None:
     connection.transport.write(b"answer")
     connection.transport.loseConnection()
     connection.transport.loseConnection()
@@ -400,7 +400,7 @@ def test_a_close_waits_for_what_is_buffered_and_is_told_in_a_later_turn(connecti
     assert calls_after(connection, 1) == [ConnectionDone]
 
 
-def test_a_connection_that_closes_is_not_read_any_more(connection: Connection) -> None:
+def test_a_connection_that_closes_is_not_read(connection: Connection) -> None:
     connection.stop_reading()
     connection.transport.write(b"x" * MUCH)
     connection.transport.loseConnection()
@@ -412,7 +412,7 @@ def test_a_connection_that_closes_is_not_read_any_more(connection: Connection) -
     assert calls_after(connection, 1) == [ConnectionDone]
 
 
-def test_an_abort_discards_what_is_buffered_and_is_told_in_a_later_turn(connection: Connection) -> None:
+def test_an_abort_discards_what_is_buffered_and_is_reported_in_a_later_turn(connection: Connection) -> None:
     connection.stop_reading()
     connection.transport.write(b"x" * MUCH)
     some_turns(connection)
@@ -463,7 +463,7 @@ def test_a_streaming_producer_is_paused_within_a_write_that_buffers_much_and_res
     until(connection, lambda: len(connection.received) == MUCH)
 
 
-def test_a_pull_producer_is_asked_at_once_and_again_whenever_all_is_written(connection: Connection) -> None:
+def test_a_pull_producer_is_resumed_at_once_and_again_whenever_all_is_written(connection: Connection) -> None:
     connection.transport.registerProducer(Producer(connection.protocol), False)
     assert connection.protocol.calls == ["resume"]
     some_turns(connection)

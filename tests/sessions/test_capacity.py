@@ -1,4 +1,4 @@
-"""How many sessions fit, and who waits for one of them to leave."""
+"""How many sessions a process may have, and which carriers wait for one to end."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_carrier_that_fills_the_capacity_and_waits_again_is_called_at_the_next
     assert bench.resumed == ["again", "again"]
 
 
-def test_all_carriers_are_paused_when_the_last_place_is_taken() -> None:
+def test_all_carriers_are_paused_when_the_capacity_becomes_full() -> None:
     bench = Bench(2)
     called: list[str] = []
     bench.capacity.when_full(lambda: called.append("one"))

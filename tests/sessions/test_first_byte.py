@@ -50,7 +50,7 @@ def bench() -> Bench:
 
 
 def mute(bench: Bench, clients: int = 3, *, up: int = 1, seconds: float = LIMIT_S + 1, other: bool = True) -> State:
-    """The state of the first back-end once its clients have waited, while the other one answers."""
+    """The state of the first back-end after its clients have waited, while the other one answers."""
     first, second = bench.backends
     for _ in range(clients):
         bench.open(first, up=up)
@@ -81,7 +81,7 @@ def test_otherwise_it_stays(bench: Bench, how: dict[str, object]) -> None:
     assert mute(bench, **how) is State.UP  # type: ignore[arg-type]
 
 
-def test_one_byte_to_anybody_is_enough_of_an_answer(bench: Bench) -> None:
+def test_one_byte_to_any_client_is_an_answer(bench: Bench) -> None:
     first, second = bench.backends
     for _ in range(5):
         bench.open(first, up=1)

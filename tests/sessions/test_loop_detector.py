@@ -1,4 +1,4 @@
-"""When a full proxy is held to be in a loop: on sessions in memory, in virtual time."""
+"""When a full proxy is taken to be in a loop: on sessions in memory, in virtual time."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_loop_ends_with_one_of_its_sessions(bench: Bench) -> None:
 
 
 def test_the_remaining_sessions_of_a_loop_are_ended(bench: Bench) -> None:
-    """As when the other proxy is full, too, and holds its connections."""
+    """As when the other proxy is full, too, and keeps its connections open."""
     bench.fill(PLACES)
 
     def half(_: Session) -> None:

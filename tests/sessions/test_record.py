@@ -1,4 +1,4 @@
-"""What is handed to observers when a session ends."""
+"""The record that observers get when a session ends."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_early_end_counts_as_an_attempt_and_its_connect_does_not_count() -> N
     assert (record.backend, record.tries, record.connect_s, record.duration_s) == (None, 1, None, 1)
 
 
-def test_the_record_of_a_client_that_was_turned_away_has_no_back_end() -> None:
+def test_the_record_of_a_client_that_was_refused_has_no_back_end() -> None:
     bench = Bench(up=0)
     session = bench.open()
     assert session.choose_backend() is None

@@ -17,7 +17,7 @@ from tests.fakes import confirm, logged, registered
 from tests.sessions.opening import Bench, taken
 
 TOTAL_S = 5.0
-"""What a client waits at most."""
+"""The longest that a client waits."""
 
 
 def test_a_choice_is_the_policys_and_counts_as_pending_until_connected() -> None:

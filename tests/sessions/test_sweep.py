@@ -1,4 +1,4 @@
-"""Looking at all sessions in slices, on a clock that the test moves."""
+"""Sweeps over all sessions in slices, on a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Bench:
         self.clock = Clock()
         linked = LinkedSessions(Service(pool_with(1), self.clock))
         self.sessions = [linked.open() for _ in range(sessions)]
-        self.looked: list[Session] = []
+        self.visited: list[Session] = []
         self.done = 0
         self.broken: Session | None = None
-        self.sweep = Sweep(self.clock, linked.slices, self._look, self._done)
+        self.sweep = Sweep(self.clock, linked.slices, self._visit, self._done)
 
-    def _look(self, session: Session) -> None:
-        self.looked.append(session)
+    def _visit(self, session: Session) -> None:
+        self.visited.append(session)
         if session is self.broken:
             raise ValueError("a bug")
 
@@ -35,31 +35,31 @@ class Bench:
         self.done += 1
 
     def turn(self) -> int:
-        """How many sessions are looked at in one turn: only what was due before it runs."""
-        before = len(self.looked)
+        """Sessions visited in one turn of the reactor, which runs only what is due when it begins."""
+        before = len(self.visited)
         call: Any
         (call,) = [call for call in self.clock.getDelayedCalls() if call.getTime() <= self.clock.seconds()]
         run = call.func
         call.cancel()
         run()
-        return len(self.looked) - before
+        return len(self.visited) - before
 
 
-def test_every_session_is_looked_at_once_and_few_in_one_turn() -> None:
+def test_every_session_is_visited_once_and_few_in_one_turn() -> None:
     bench = Bench(5)
     bench.sweep.begin()
-    turns = [len(bench.looked)] + [bench.turn() for _ in range(3)]
-    assert (turns, bench.looked, bench.done) == ([2, 2, 1, 0], bench.sessions, 1)
+    turns = [len(bench.visited)] + [bench.turn() for _ in range(3)]
+    assert (turns, bench.visited, bench.done) == ([2, 2, 1, 0], bench.sessions, 1)
     assert bench.clock.getDelayedCalls() == []
 
 
-def test_sessions_that_end_during_a_sweep_are_not_looked_at_any_more() -> None:
+def test_sessions_that_end_during_a_sweep_are_not_visited() -> None:
     bench = Bench(6)
     bench.sweep.begin()
     for session in bench.sessions[2:5]:
         session.link.cut(Ending.IDLE)
     bench.clock.advance(0)
-    assert bench.looked == [*bench.sessions[:2], bench.sessions[5]]
+    assert bench.visited == [*bench.sessions[:2], bench.sessions[5]]
 
 
 def test_an_error_costs_one_slice_and_the_sweep_goes_on() -> None:
@@ -69,7 +69,7 @@ def test_an_error_costs_one_slice_and_the_sweep_goes_on() -> None:
     with pytest.raises(ValueError, match="a bug"):
         bench.clock.advance(0)
     bench.clock.advance(0)
-    assert bench.looked == [session for session in bench.sessions if session is not bench.sessions[3]]
+    assert bench.visited == [session for session in bench.sessions if session is not bench.sessions[3]]
     assert bench.done == 1
 
 
@@ -78,14 +78,14 @@ def test_a_sweep_that_is_under_way_is_not_begun_again() -> None:
     bench.sweep.begin()
     bench.sweep.begin()
     bench.clock.advance(0)
-    assert (bench.looked, bench.done) == (bench.sessions, 1)
+    assert (bench.visited, bench.done) == (bench.sessions, 1)
 
 
 def test_sweeps_come_as_often_as_is_asked_for_and_not_at_once() -> None:
     bench = Bench(1)
     bench.sweep.repeat(10)
     bench.clock.pump([9.9, 0.1, 9.9, 0.1])
-    assert (len(bench.looked), bench.done) == (2, 2)
+    assert (len(bench.visited), bench.done) == (2, 2)
 
 
 def test_no_sessions_at_all_are_swept_too() -> None:
@@ -102,7 +102,7 @@ def test_stop_ends_a_sweep_under_way_and_those_to_come() -> None:
     bench.sweep.stop()
     assert bench.clock.getDelayedCalls() == []
     bench.clock.advance(60)
-    assert (len(bench.looked), bench.done) == (2, 0)
+    assert (len(bench.visited), bench.done) == (2, 0)
     bench.sweep.begin()
     bench.clock.advance(0)
-    assert bench.looked[2:] == bench.sessions
+    assert bench.visited[2:] == bench.sessions

@@ -1,4 +1,4 @@
-"""Who waits for a back-end, for how long, and in which order they are called."""
+"""Which clients wait for a back-end, for how long, and in which order they are called back."""
 
 from __future__ import annotations
 

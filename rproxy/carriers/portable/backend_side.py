@@ -20,7 +20,7 @@ from rproxy.sessions.session import LOCAL_ERRORS
 
 
 class BackendSide(Side):
-    """The connection to the chosen back-end. `established` is called with it once it is connected to that."""
+    """The connection to the chosen back-end. Calls `established` with itself once it is connected."""
 
     def __init__(self, client: ClientSide, established: Callable[[BackendSide], None]) -> None:
         self._client = client

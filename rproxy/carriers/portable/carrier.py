@@ -75,7 +75,7 @@ class PortableCarrier:
         return self.listen(endpoint, self.factory(service, name))
 
     def listen(self, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Accept clients on `endpoint` for `factory`, which is one of this carrier's."""
+        """Accept clients on `endpoint` for a factory that `factory` returned."""
         return endpoint.listen(factory).addCallback(self._opened)
 
     def _opened(self, port: IListeningPort) -> IListeningPort:
@@ -83,12 +83,12 @@ class PortableCarrier:
         return port
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
-        """Start to connect to `backend`. The timeout is the client side's, so Twisted's own is off."""
+        """Start to connect to `backend`. `ClientSide` limits the time, so Twisted's own timeout is off."""
         factory = BackendFactory(client, self._enable_keepalive_later)
         return self._reactor.connectTCP(backend.address, backend.port, factory, timeout=None)  # type: ignore[arg-type]
 
     def _enable_keepalive_later(self, side: BackendSide) -> None:
-        """Enable keepalive on a back-end's connection if it lasts, for many sides from one timer."""
+        """Enable keepalive on a back-end's connection if it lasts. One timer serves many connections."""
         if not self._without_keepalive:
             self.deadlines.arm(self, _KEEPALIVE_DELAY_S, self._enable_keepalive)
         self._without_keepalive.append(side)

@@ -16,7 +16,7 @@ _FLUSH_POLL_S: Final = 0.1
 
 
 class Flushable(Hashable, Protocol):
-    """What is reset: a protocol with its transport."""
+    """A protocol whose transport is to be flushed and reset."""
 
     deadlines: Wheel
     transport: Any

@@ -1,4 +1,4 @@
-"""What the two connections of a session on Twisted's transports have in common: flow control, and how they end."""
+"""Flow control and endings, for both connections of a session on Twisted's transports."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 
 ACCEPTS_MAX: Final = 64
-"""Clients accepted for one event."""
+"""Most clients accepted for one event."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors of accept(2) that pass with time: the process or the system has run out of descriptors or memory."""
 _FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})

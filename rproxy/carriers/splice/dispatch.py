@@ -1,7 +1,7 @@
 """Passes the events of the splice carrier's descriptors to accepting, connecting and transfer.
 
 A connection takes about as many system calls as in a proxy in C: both sockets are registered once, for all events; a
-short read needs no second one to see that nothing is left; data and the end of stream behind it leave in one packet.
+short read needs no second read to find the socket empty; data and the end of stream behind it leave in one packet.
 """
 
 from __future__ import annotations
