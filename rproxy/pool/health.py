@@ -48,20 +48,20 @@ def hold_down(backend: Backend, connects: int, now: float) -> None:
     health.answers = 0
 
 
-def reset(backend: Backend) -> None:
-    """It has departed: an agent that takes it over starts from nothing but its sessions, counts and hold-down."""
-    backend.losses = LossWindow()
-    health = backend.health
-    health.misses = health.answers = health.refusals = 0
-    health.refusing = backend.draining = False
-
-
 def is_silent(backend: Backend) -> bool:
     """Whether a back-end that is down does not answer probes either.
 
     If failed connects took it down, it may still answer them. Where its host has vanished, connects may fail first.
     """
     return not backend.health.refusing or backend.health.misses >= FALL
+
+
+def reset(backend: Backend) -> None:
+    """It has departed: an agent that takes it over starts from nothing but its sessions, counts and hold-down."""
+    backend.losses = LossWindow()
+    health = backend.health
+    health.misses = health.answers = health.refusals = 0
+    health.refusing = backend.draining = False
 
 
 def share_after(lasted_s: float, slow_start_s: float) -> float:

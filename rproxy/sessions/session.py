@@ -131,8 +131,8 @@ class Session:
     def choose_backend(self) -> Backend | None:
         """Take a lease on the back-end to connect to until `connect_deadline`.
 
-        Returns None if no back-end is eligible, or attempts or time have run out. The carrier then calls
-        `wait_for_backend`, and `give_up` if that returns False.
+        Returns None if no back-end can be chosen, others come first in the wait queue, or attempts or time have run
+        out. The carrier then calls `wait_for_backend`, and `give_up` if that returns False.
         """
         service, failed = self.service, self._failed
         if not failed:
