@@ -1,4 +1,4 @@
-"""The watches of a service's sessions, on a carrier that serves two services."""
+"""The watches of a service's sessions: which sessions they see, and which events of the pool."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
+import pytest
 from twisted.internet.task import Clock
 
 from rproxy.config.model import ServiceConfig
 from rproxy.observe.publisher import Publisher
+from rproxy.pool.states import State
 from rproxy.sessions.capacity import Capacity
+from rproxy.sessions.down_timeout import LIMIT_S
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.session import Session
-from rproxy.tap.service import serve_pool
+from rproxy.tap.service import ServedPool, serve_pool
 from rproxy.tap.session_watches import SessionWatches
 from tests.fakes import LinkedSessions, pool_with, run
 
 IDLE_S = 16.0
+
+
+def watch(clock: Clock, served: ServedPool, carrier: Any, publisher: Publisher, config: ServiceConfig) -> None:
+    """Start the watches of a service's sessions."""
+    unused: Any = None
+    capacity = Capacity(100, clock.seconds)
+    SessionWatches(clock, config, served, carrier, capacity, unused, unused, publisher).startService()
 
 
 def test_a_services_timeouts_end_no_session_of_another_service() -> None:
@@ -30,23 +40,32 @@ def test_a_services_timeouts_end_no_session_of_another_service() -> None:
             for listed in zip_longest(own.slices(), others.slices(), fillvalue=()):
                 yield [session for sessions in listed for session in sessions]
 
-    unused: Any = None
-    carrier: Any = Carrier()
-    watches = SessionWatches(
-        clock,
-        ServiceConfig(idle_timeout_s=IDLE_S, half_close_timeout_s=IDLE_S),
-        served[0],
-        carrier,
-        Capacity(100, clock.seconds),
-        unused,
-        unused,
-        Publisher(),
-    )
+    config = ServiceConfig(idle_timeout_s=IDLE_S, half_close_timeout_s=IDLE_S)
+    watch(clock, served[0], Carrier(), Publisher(), config)
     sessions = [own.open(), own.open()]
     sessions[1].half_close()
     for _ in sessions:
         others.open().half_close()
-    watches.startService()
     run(clock, 2 * IDLE_S)
     assert own.cut == [(sessions[0], Ending.IDLE), (sessions[1], Ending.HALF_CLOSED)]
     assert others.cut == []
+
+
+@pytest.mark.parametrize("end_on_down", [True, False])
+def test_when_the_only_back_end_falls_silent_sessions_end_unless_its_host_answers(*, end_on_down: bool) -> None:
+    """The only back-end that goes down causes a panic: its host may still be there."""
+    clock, publisher = Clock(), Publisher()
+    served = serve_pool(pool_with(1), clock)
+    pool, linked = served.service.pool, LinkedSessions(served.service)
+    config = ServiceConfig(idle_timeout_s=0, half_close_timeout_s=0, end_on_down=end_on_down)
+    watch(clock, served, linked, publisher, config)
+    alive, gone = linked.open(), linked.open()
+    for session in (alive, gone):
+        assert session.choose_backend() is not None
+        session.connected()
+    linked.links[gone].unheard_s = LIMIT_S + 1
+    (backend,) = pool
+    publisher(pool.check(backend, 10, lambda moment: 11.0, now=11.0))
+    assert (backend.state, pool.panicking) == (State.DOWN, True)
+    run(clock, 2 * LIMIT_S)
+    assert linked.cut == ([(gone, Ending.BACKEND_DOWN)] if end_on_down else [])
