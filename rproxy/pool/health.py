@@ -49,9 +49,9 @@ def hold_down(backend: Backend, connects: int, now: float) -> None:
 
 
 def is_silent(backend: Backend) -> bool:
-    """Whether a back-end that is down does not answer probes either.
+    """Whether a back-end that is down leaves probes unanswered.
 
-    If failed connects took it down, it may still answer them. Where its host has vanished, connects may fail first.
+    If failed connects took it down, it may still answer them. If its host has vanished, connects may fail first.
     """
     return not backend.health.refusing or backend.health.misses >= FALL
 

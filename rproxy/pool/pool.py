@@ -242,7 +242,7 @@ class Pool:
             hold_down(backend, self._rows.connects, now)
         return self._transition(backend, Event.REFUSED, now, f"{health.refusals} connects in a row failed")
 
-    def mute(self, backend: Backend, sessions: int, silent_s: float, now: float) -> Events:
+    def unresponsive(self, backend: Backend, sessions: int, silent_s: float, now: float) -> Events:
         """None of its new sessions got a byte for `silent_s` seconds, while others' did: counts as failed connects."""
         self._fail(backend)
         if backend.health.refusing or not backend.is_up:

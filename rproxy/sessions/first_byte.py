@@ -49,17 +49,19 @@ class _Watch:
 
 
 class FirstByte:
-    """Calls `mute` with a back-end whose sessions got no byte for `limit_s` seconds, although several asked for one.
+    """Calls `unresponsive` with a back-end whose sessions got no byte for `limit_s` seconds.
 
-    `mute` also gets the number of those sessions, and the seconds without a byte. A client has asked once it has sent a
-    byte; where the service speaks first, as in SMTP, once it is connected. The silence counts only while other eligible
-    back-ends answer.
+    At least `REFUSALS` of them must have asked for one; `unresponsive` also gets their number, and the seconds without
+    a byte. A client has asked once it has sent a byte; where the service speaks first, as in SMTP, once it is
+    connected. The silence counts only while other eligible back-ends answer.
     """
 
-    def __init__(self, clock: IReactorTime, limit_s: float, mute: Callable[[Backend, int, float], None]) -> None:
+    def __init__(
+        self, clock: IReactorTime, limit_s: float, unresponsive: Callable[[Backend, int, float], None]
+    ) -> None:
         self._clock = clock
         self._limit_s = limit_s
-        self._mute = mute
+        self._unresponsive = unresponsive
         self._watches: dict[Backend, _Watch] = {}
         self._spoke_first_at = float("-inf")
         """When any back-end last spoke to a client that had sent nothing."""
@@ -129,7 +131,7 @@ class FirstByte:
         return False
 
     def _judge(self, backend: Backend, watch: _Watch, now: float) -> None:
-        """Call `mute` if there was no byte for the whole limit, and several sessions waited for at least half of it."""
+        """Report it if no byte came for the whole limit, and several sessions waited for at least half of it."""
         asked = [
             _connected_at(session)
             for session in watch.unanswered
@@ -142,7 +144,7 @@ class FirstByte:
         others = [(each, other) for each, other in self._watches.items() if other is not watch]
         if any(each.eligible and other.answered_at > since for each, other in others):
             watch.clear()
-            self._mute(backend, waited, now - since)
+            self._unresponsive(backend, waited, now - since)
 
     def _has_asked(self, up: int, session: WatchedSession) -> bool:
         """Whether the client, which has sent `up` bytes, may expect an answer."""

@@ -66,7 +66,7 @@ class Service:
         self.may_self_connect = may_self_connect
         self.wait_queue = WaitQueue(clock, pool, self.terms.wait_s)
         limit_s = self.terms.first_byte_s
-        self.first_byte = FirstByte(clock, limit_s, self._mute) if limit_s else None
+        self.first_byte = FirstByte(clock, limit_s, self._unresponsive) if limit_s else None
 
     def connect_failed(self, backend: Backend) -> None:
         """A connect to `backend` failed, and not through this host's fault."""
@@ -76,8 +76,8 @@ class Service:
         """A session on `backend` got a byte, or outlived `EARLY_END_S`."""
         self.publish(self.pool.served(backend))
 
-    def _mute(self, backend: Backend, sessions: int, silent_s: float) -> None:
-        self.publish(self.pool.mute(backend, sessions, silent_s, self.seconds()))
+    def _unresponsive(self, backend: Backend, sessions: int, silent_s: float) -> None:
+        self.publish(self.pool.unresponsive(backend, sessions, silent_s, self.seconds()))
 
     def start(self) -> None:
         """Start the timers. To be called once, before the first client is accepted or soon after."""

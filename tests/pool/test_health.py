@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rproxy.pool.backend import Backend
-from rproxy.pool.health import HOLD_MAX_S, HOLD_MIN_S, REFUSALS
+from rproxy.pool.health import FALL, HOLD_MAX_S, HOLD_MIN_S, REFUSALS, is_silent
 from rproxy.pool.states import State
 from tests.pool.driving import Driver, agent, transition_of
 
@@ -286,11 +286,11 @@ class TestRefusedConnects:
         self, driver: Driver
     ) -> None:
         backend, other = driver.up(), driver.up(agent(2))
-        transition = transition_of(driver.pool.mute(backend, 5, 10.4, driver.now))
+        transition = transition_of(driver.pool.unresponsive(backend, 5, 10.4, driver.now))
         assert transition is not None
         assert (transition.after, transition.reason) == (State.DOWN, "5 new sessions got no byte for 10 s")
         assert driver.pool.eligible == [other]
-        assert transition_of(driver.pool.mute(backend, 5, 10.4, driver.now)) is None
+        assert transition_of(driver.pool.unresponsive(backend, 5, 10.4, driver.now)) is None
         driver.recover(backend)
         assert set(driver.pool.eligible) == {backend, other}
 
@@ -314,6 +314,22 @@ class TestRefusedConnects:
         driver.recover(backend)
         driver.opened(backend)
         assert driver.fail_connects(backend, REFUSALS - 1) is None
+
+    def test_it_is_silent_only_if_probes_are_lost_as_well(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.fail_connects(backend, REFUSALS)
+        silent = [is_silent(backend)]
+        for _ in range(FALL):
+            driver.lose(driver.probe(backend))
+            silent.append(is_silent(backend))
+        driver.answer(driver.probe(backend))
+        silent.append(is_silent(backend))
+        assert silent == [False, False, False, True, False]
+
+    def test_one_that_lost_probes_is_silent(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.down(backend)
+        assert is_silent(backend)
 
     @pytest.mark.parametrize("state", [State.REGISTERED, State.FORGOTTEN])
     def test_one_that_gets_no_client_is_left_alone(self, driver: Driver, state: State) -> None:

@@ -1,4 +1,4 @@
-"""Which back-ends are found mute: after which silence, for how long, and compared with which others."""
+"""Which back-ends are found unresponsive: after which silence, for how long, and compared with which others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def bench() -> Bench:
     return Bench()
 
 
-def mute(bench: Bench, clients: int = 3, *, up: int = 1, seconds: float = LIMIT_S + 1, other: bool = True) -> State:
+def state_after_silence(
+    bench: Bench, clients: int = 3, *, up: int = 1, seconds: float = LIMIT_S + 1, other: bool = True
+) -> State:
     """The state of the first back-end after its clients have waited, while the other one answers."""
     first, second = bench.backends
     for _ in range(clients):
@@ -63,7 +65,7 @@ def mute(bench: Bench, clients: int = 3, *, up: int = 1, seconds: float = LIMIT_
 
 
 def test_three_that_asked_and_got_nothing_take_it_down(bench: Bench) -> None:
-    assert mute(bench) is State.DOWN
+    assert state_after_silence(bench) is State.DOWN
     assert bench.backends[1].state is State.UP
 
 
@@ -78,7 +80,7 @@ def test_three_that_asked_and_got_nothing_take_it_down(bench: Bench) -> None:
     ids=["too few", "no client asked", "too soon", "the other says nothing either"],
 )
 def test_otherwise_it_stays(bench: Bench, how: dict[str, object]) -> None:
-    assert mute(bench, **how) is State.UP  # type: ignore[arg-type]
+    assert state_after_silence(bench, **how) is State.UP  # type: ignore[arg-type]
 
 
 def test_one_byte_to_any_client_is_an_answer(bench: Bench) -> None:
@@ -155,7 +157,7 @@ def test_an_early_end_is_no_silence_and_another_back_ends_bytes_are_no_answer(be
 
 
 def test_what_has_ended_leaves_nothing_behind(bench: Bench) -> None:
-    mute(bench)
+    state_after_silence(bench)
     for session in bench.sessions:
         session.ended(Ending.CLOSED)
     run(bench.clock, 2)
