@@ -49,7 +49,7 @@ from rproxy.pool.pool import Pool
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
-from rproxy.tap.policies import Complaints
+from rproxy.tap.policies import PolicyFailureLog
 from rproxy.wire.pdu import Pdu, ProbeResponse, Register, decode
 
 AGENT_PORT = 5555
@@ -567,7 +567,7 @@ class LinkedSessions:
 
 def pool_of(policy: Policy | None = None, **options: Any) -> Pool:
     """A pool as a proxy has it: exceptions of its policy are logged, once as long as no time passes."""
-    return Pool(CountingPolicy() if policy is None else policy, Complaints(lambda: 0.0), **options)
+    return Pool(CountingPolicy() if policy is None else policy, PolicyFailureLog(lambda: 0.0), **options)
 
 
 def registered(pool: Pool, address: str, now: float = 0.0, *, service_port: int = 80) -> Backend:

@@ -1,6 +1,7 @@
 """The configuration of a proxy and of an agent, as values. All defaults are here, and nowhere else.
 
-Options fill the model in; so can a file. Times are in seconds, unless a name ends otherwise.
+Only the command line fills the model in so far; nothing in it depends on that. Times are in seconds, unless a name
+ends otherwise.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _OPTION: Final = "--"
 
 @attrs.frozen
 class ServiceConfig:
-    """One service: where its clients are accepted, and how they are shared out. One process may have several."""
+    """One service: where its clients are accepted, and how they are distributed over its back-ends."""
 
     name: str = "default"
     listen: tuple[str, ...] = ("80",)
@@ -43,8 +44,6 @@ class ServiceConfig:
     policy: str = "report"
     saturation: float | None = SATURATION
     """The share of CPU, memory or lost probes, 0..1, from which a back-end gets no clients; None turns this off."""
-    max_connections: int | None = None
-    """Sessions at once; None for as many as open files allow."""
     idle_timeout_s: float = 3600.0
     """Ends a session in which no byte moves; 0 for never."""
     half_close_timeout_s: float = 30.0
@@ -57,7 +56,7 @@ class ServiceConfig:
     first_byte_s: float = 0.0
     """A back-end goes down if none of its new sessions gets a byte for so long; 0 turns this off."""
     prefix: str = attrs.field(default=_OPTION, eq=False)
-    """What its keys begin with in messages to the user: `--`, or `service[1].` in a file."""
+    """What its keys begin with in messages to the user: `--`, or, for example, `service[1].`."""
 
     def key(self, name: str) -> str:
         """A key of this service as its user wrote it."""
@@ -66,7 +65,7 @@ class ServiceConfig:
 
 @attrs.frozen
 class ProxyConfig:
-    """A proxy process: what it has once, and its services."""
+    """A proxy process: its services, and what they share."""
 
     services: tuple[ServiceConfig, ...] = (ServiceConfig(),)
     monitor: Address = ("", MONITOR_PORT)
@@ -77,6 +76,8 @@ class ProxyConfig:
     keyring: Keyring | None = None
     """None for unsealed PDUs."""
     limits: Limits = Limits()
+    max_connections: int | None = None
+    """Sessions of all services at once; None for as many as open files allow."""
     state_file: str | None = None
     """An absolute path; keeps the registered back-ends over a restart."""
     demo: int = 0
@@ -92,7 +93,7 @@ class ProxyConfig:
     carrier: str = "auto"
     """`splice`, `portable`, or `auto`."""
     prefix: str = attrs.field(default=_OPTION, eq=False)
-    """As for a service: `--`, or `proxy.` in a file."""
+    """As for a service: `--`, or, for example, `proxy.`."""
 
     @property
     def is_open(self) -> bool:

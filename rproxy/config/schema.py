@@ -1,6 +1,6 @@
 """Every key of the configuration that takes a single value: its name, the model's field that it fills, its range.
 
-Options have these names after two dashes; a file has them as they are. Both are read with `fields`.
+Options have these names after two dashes. `fields` reads them from any mapping of names to values.
 """
 
 from __future__ import annotations
@@ -112,7 +112,6 @@ SERVICE: Final = {
     "backend-port": Key("backend_port", _whole(1, PORT_MAX)),
     "policy": Key("policy", lambda _, value: value),
     "saturation": Key("saturation", _saturation),
-    "max-connections": Key("max_connections", _whole(1, SESSIONS_MAX)),
     "idle-timeout": Key("idle_timeout_s", _number(_PERIOD_MIN_S, _TIMEOUT_MAX_S, zero=True)),
     "half-close-timeout": Key("half_close_timeout_s", _number(_PERIOD_MIN_S, _TIMEOUT_MAX_S, zero=True)),
     "on-down": Key("end_on_down", lambda key, value: choice(key, value, ("end", "keep")) == "end"),
@@ -134,6 +133,7 @@ TIMING: Final = {
 PROXY: Final = {
     "demo": Key("demo", _whole(0, _DEMO_MAX)),
     "max-backends": Key("limits", _limits),
+    "max-connections": Key("max_connections", _whole(1, SESSIONS_MAX)),
     "state-file": Key("state_file", _state_file),
     "freebind": Key("freebind", _freebind),
     "trace": Key("trace", lambda _, value: bool(value)),

@@ -15,7 +15,7 @@ from rproxy.net.addresses import Address, written
 from rproxy.net.binding import ANY_IPV4, ANY_IPV6
 from rproxy.net.udp_port import listen_udp, udp_ports
 from rproxy.sources.agents.monitor import Monitor
-from rproxy.tap.parts import Part, closed, where
+from rproxy.tap.parts import Part, address_of, closed
 from rproxy.tap.startup import cannot_listen
 
 
@@ -41,7 +41,7 @@ class AgentsPort(Part):
         for each in udp_ports(self._port):
             if hasattr(each, "fileno"):
                 self._watch(each)
-            self.log.info("listening for agents on UDP {address}", address=where(each))
+            self.log.info("listening for agents on UDP {address}", address=address_of(each))
 
     def _watch(self, port: Any) -> None:
         """Have the carrier yield to the reactor while datagrams wait, except while the port does not read."""

@@ -19,7 +19,7 @@ from rproxy.net.tcp_port import TcpPort, listen_tcp
 from rproxy.net.unix_socket import remove_abandoned
 from rproxy.observe.http_server import BACKLOG, AdminSite
 from rproxy.sessions.service import Service
-from rproxy.tap.parts import Part, closed, where
+from rproxy.tap.parts import Part, address_of, closed
 from rproxy.tap.startup import cannot_listen
 
 
@@ -86,7 +86,7 @@ class ClientListeners(Listeners):
             port.stopListening()
             return
         self._add(port)
-        self.log.info("listening for clients on {address}", address=where(port))
+        self.log.info("listening for clients on {address}", address=address_of(port))
 
     def _stop_if_failed(self, text: str, failures: list[Failure]) -> None:
         """An endpoint may fail after the start. The proxy ends then: it would run without one of its listeners."""
@@ -117,7 +117,7 @@ class OperatorsListener(Listeners):
         except Exception as error:
             raise cannot_listen(f"{self._config.key('admin')} {written((host, port))}", error) from error
         self._add(listening)
-        self.log.info("status at http://{address}/status.json", address=where(listening))
+        self.log.info("status at http://{address}/status.json", address=address_of(listening))
 
     def stopService(self) -> None:
         super().stopService()

@@ -1,8 +1,8 @@
-"""What a proxy consists of, seen as services of twistd's."""
+"""The base class of the proxy's parts, which are twistd services."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -24,12 +24,32 @@ class Part(Service):
         return None
 
 
+class Stoppable(Protocol):
+    """Has timers only while it needs them."""
+
+    def stop(self) -> None:
+        """Cancel all timers. Called once, last; may come without a start."""
+
+
+class Timers(Part):
+    """Objects that start their timers themselves, and have only to be stopped: in the order given."""
+
+    def __init__(self, *stoppables: Stoppable) -> None:
+        self._stoppables = stoppables
+
+    def stopService(self) -> None:
+        """As `Part`: the second step of a stop."""
+        super().stopService()
+        for each in self._stoppables:
+            each.stop()
+
+
 def closed(*ports: IListeningPort | None) -> Deferred[Any]:
-    """Close these ports, None being no port. Fires when all are closed; never fails."""
+    """Close these ports, ignoring None. Fires when all are closed; never fails."""
     return DeferredList([maybeDeferred(port.stopListening) for port in ports if port is not None])
 
 
-def where(port: IListeningPort) -> str:
+def address_of(port: IListeningPort) -> str:
     """A port's address as logs have it."""
     address: Any = port.getHost()
     if hasattr(address, "port"):

@@ -1,4 +1,4 @@
-"""The policy that a service is configured with, and the log of what it raises later."""
+"""The policy that a service is configured with, and a throttled log of its exceptions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rproxy.timing.rate_limit import RateLimit
 LOG_EVERY_S: Final = 10.0
 
 
-class Complaints:
-    """Logs the exception being handled, one in `LOG_EVERY_S` seconds."""
+class PolicyFailureLog:
+    """Logs the exception that is being handled, at most one in `LOG_EVERY_S` seconds."""
 
     log = Logger()
 
@@ -32,7 +32,7 @@ class Complaints:
 
 
 def policy_of(service: ServiceConfig, rng: Rng) -> Policy:
-    """The service's policy. Raises `ConfigError`, whatever is wrong with it."""
+    """The service's policy. Raises `ConfigError` if it cannot be made."""
     try:
         return make_policy(service.policy, service.saturation, rng)
     except PolicyError as error:

@@ -55,7 +55,7 @@ class Process:
     def go_to_background(self) -> None:
         """Become a daemon, unless twistd stays in the foreground. The parent waits until it has started.
 
-        Until then errors go to the parent's stderr, and its exit status tells of them.
+        Until then errors go to the parent's stderr, and its exit status reports them.
         """
         if not self._is_daemon:
             return
@@ -78,7 +78,7 @@ class Process:
             self._config["umask"] = DAEMON_UMASK
 
     def run_on(self, reactor: Any) -> None:
-        """Have `reactor` tell the waiting parent of the start, remove the pid file at the end, and rotate the log."""
+        """Have `reactor` report the start to the waiting parent, remove the pid file at the end, and rotate the log."""
         reactor.callWhenRunning(self._started)
         reactor.addSystemEventTrigger("after", "shutdown", self._remove_pid_file)
         rotate_at_signal(reactor, self._out if isinstance(self._out, RotatingFile) else None)

@@ -34,21 +34,22 @@ from rproxy.sources.saved.keeper import Keeper, in_thread
 from rproxy.sources.saved.state_file import StateFile
 from rproxy.sources.slow_start import SlowStart
 from rproxy.tap.agents_port import AgentsPort
+from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
 from rproxy.tap.key_rotation import at_signal, rotate
 from rproxy.tap.listeners import ClientListeners, OperatorsListener
-from rproxy.tap.parts import Part
+from rproxy.tap.parts import Part, Timers
 from rproxy.tap.pidfile import own_pidfile
-from rproxy.tap.policies import Complaints, policy_of
+from rproxy.tap.policies import PolicyFailureLog, policy_of
 from rproxy.tap.process import ProcessService, process_of
 from rproxy.tap.service import serve_pool, terms_of
-from rproxy.tap.session_watches import SessionWatches
+from rproxy.tap.session_timeouts import SessionTimeouts
 from rproxy.tap.startup import (
     StartupError,
     operators_max,
     raise_descriptor_limit,
     sessions_max,
-    spare_collector,
+    tune_garbage_collector,
     use_monotonic_time,
 )
 from rproxy.tap.state_keeper import StateKeeper
@@ -58,7 +59,7 @@ from rproxy.timing.work_queue import WorkQueue
 __all__ = ["Options", "ProxyService", "makeService"]
 
 DRAIN_S: Final = 1.0
-"""How long sessions may go on once the proxy stops."""
+"""How long sessions may go on after the proxy has begun to stop."""
 _DRAIN_LOOK_S: Final = 0.05
 
 
@@ -68,6 +69,38 @@ class Options(ProxyOptions):
     def postOptions(self) -> None:
         super().postOptions()
         own_pidfile(self)
+
+
+class ServiceWiring:
+    """What the proxy has once for each service: a pool, the publisher and the log of its events, and its sessions."""
+
+    def __init__(self, reactor: Any, config: ServiceConfig, process: ProxyConfig, own: OwnListeners) -> None:
+        """Raises `ConfigError`."""
+        self.config = config
+        self.pool = Pool(
+            policy_of(config, Random()),
+            PolicyFailureLog(reactor.seconds),
+            config.backend_port,
+            process.timing.probe_timeout_s,
+            process.limits,
+        )
+        self.publisher = Publisher()
+        self.slow_start = SlowStart(reactor, self.pool)
+        self.pool_log = PoolLog(reactor, process.limits.confirmed, trace=process.trace)
+        self.served = serve_pool(
+            self.pool,
+            reactor,
+            terms_of(config),
+            saturation=config.saturation,
+            trace=process.trace,
+            publish=self.publisher,
+            may_self_connect=own.may_self_connect,
+        )
+
+    def subscribe(self, source: Monitor) -> None:
+        """Have the pool's events observed: by `source`, which fills the pool, before all others."""
+        for observing in (source, self.slow_start, self.pool_log):
+            self.publisher.subscribe(observing.observers())
 
 
 class ProxyService(ProcessService, MultiService):
@@ -80,66 +113,57 @@ class ProxyService(ProcessService, MultiService):
         MultiService.__init__(self)
         self._reactor = reactor
         self._config = config
-        (only,) = config.services  # options describe one; with several, what is made of `only` is made for each
         self._own = OwnListeners(reactor.seconds)
         self._deadlines = Wheel(reactor)
         self._work = WorkQueue(reactor)
-        pool = Pool(
-            policy_of(only, Random()),
-            Complaints(reactor.seconds),
-            only.backend_port,
-            config.timing.probe_timeout_s,
-            config.limits,
-        )
-        self._publisher = Publisher()
+        self._services = [ServiceWiring(reactor, each, config, self._own) for each in config.services]
+        self.capacity = Capacity(sessions_max(config, descriptors), reactor.seconds)
+        resources = Resources(reactor, self._deadlines, self.capacity, pipes_for(descriptors))
+        self.carrier = make_carrier(config.carrier, resources)
+        agents_service = self._agents_service()
+        self.service = agents_service.served.service
         self.monitor = Monitor(
-            pool,
+            agents_service.pool,
             reactor,
-            self._publisher,
+            agents_service.publisher,
             lambda: secrets.randbits(64),
             random,
             envelope(config.keyring),
             MonitorSettings(config.timing, tuple(config.allow), self._own.leads_here, config.trace),
         )
-        self._slow_start = SlowStart(reactor, pool)
-        self._pool_log = PoolLog(reactor, config.limits.confirmed, trace=config.trace)
-        self._publisher.subscribe(self.monitor.observers())
-        self._publisher.subscribe(self._slow_start.observers())
-        self._publisher.subscribe(self._pool_log.observers())
-        self._served = serve_pool(
-            pool,
-            reactor,
-            terms_of(only),
-            saturation=only.saturation,
-            trace=config.trace,
-            publish=self._publisher,
-            may_self_connect=self._own.may_self_connect,
-        )
-        self.service = self._served.service
-        most = sessions_max(only, descriptors, has_operators=config.admin is not None)
-        self.capacity = Capacity(most, reactor.seconds)
-        self._status = Status([self._served.view], self.monitor.counters, self.capacity)
-        resources = Resources(reactor, self._deadlines, self.capacity, pipes_for(descriptors))
-        self.carrier = make_carrier(config.carrier, resources)
+        agents_service.subscribe(self.monitor)
+        views = [each.served.view for each in self._services]
+        self._status = Status(views, self.monitor.counters, self.capacity)
         self._bound = False
-        self.hurried = False
+        self.stop_at_once = False
         """Whether a stop ends the sessions at once."""
-        self._add_parts(only, descriptors)
+        self._add_parts(descriptors)
 
-    def _add_parts(self, only: ServiceConfig, descriptors: int) -> None:
-        """In the order in which they start, and open their ports."""
-        reactor, config = self._reactor, self._config
-        agents = AgentsPort(reactor, config, self.monitor, self.carrier)
+    def _agents_service(self) -> ServiceWiring:
+        """The service that agents register for, which they cannot name: more than one needs more than one source."""
+        first, *others = self._services
+        if others:
+            raise ConfigError("agents register for one service only", others[0].config.key("listen"))
+        return first
+
+    def _add_parts(self, descriptors: int) -> None:
+        """In the order in which they start, and open their ports. They stop in the opposite order."""
+        reactor, config, carrier = self._reactor, self._config, self.carrier
+        agents = AgentsPort(reactor, config, self.monitor, carrier)
         self._demo = Demo(reactor, config, agents)
+        timers = [timer for each in self._services for timer in (each.slow_start, each.pool_log)]
         self._parts: list[Part] = [
+            Timers(*timers, self._work, self._deadlines),
             agents,
-            ClientListeners(reactor, only, self.service, self.carrier, self._own, freebind=config.freebind),
+            *(
+                ClientListeners(reactor, each.config, each.served.service, carrier, self._own, freebind=config.freebind)
+                for each in self._services
+            ),
             OperatorsListener(reactor, config, self._site(descriptors), self._own),
             self._demo,
-            # after the listeners: ending a waiting client must not make room for another one
-            SessionWatches(
-                reactor, only, self._served, self.carrier, self.capacity, self.monitor, self._own, self._publisher
-            ),
+            # after the listeners: ending a waiting client must not admit another one
+            *(SessionTimeouts(reactor, each.config, each.served, carrier, each.publisher) for each in self._services),
+            CarrierPart(reactor, carrier, self.capacity, self.monitor, self._own),
         ]
         if config.state_file is not None:
             self._parts.append(StateKeeper(reactor, self._keeper(config.state_file)))
@@ -206,26 +230,22 @@ class ProxyService(ProcessService, MultiService):
         return loop.start(_DRAIN_LOOK_S)
 
     def _stop_draining(self, loop: LoopingCall, deadline: float) -> None:
-        if not self.capacity.sessions or self.hurried or self._reactor.seconds() >= deadline:
+        if not self.capacity.sessions or self.stop_at_once or self._reactor.seconds() >= deadline:
             loop.stop()
 
     def _stop_parts(self) -> Deferred[Any]:
         stopped: Deferred[Any] = MultiService.stopService(self)
-        self._slow_start.stop()
-        self._pool_log.stop()
-        self._work.stop()
-        self._deadlines.stop()
         return stopped
 
 
-def _hurry_at_second_signal(service: ProxyService) -> None:
-    """A second SIGINT or SIGTERM ends the sessions at once. Twisted would log an error, and go on waiting."""
+def _stop_at_once_at_second_signal(service: ProxyService) -> None:
+    """Have a second SIGINT or SIGTERM end the sessions at once. Twisted would log an error, and go on waiting."""
 
-    def hurry(*_: object) -> None:
-        service.hurried = True
+    def stop_at_once(*_: object) -> None:
+        service.stop_at_once = True
 
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, hurry)
+        signal.signal(signum, stop_at_once)
 
 
 def makeService(options: ProxyOptions) -> ProxyService:
@@ -241,7 +261,7 @@ def makeService(options: ProxyOptions) -> ProxyService:
     service.process = process
     if process is not None:
         process.run_on(reactor)
-    spare_collector()
+    tune_garbage_collector()
     at_signal(reactor, service.rotate_keys)
-    reactor.addSystemEventTrigger("before", "shutdown", _hurry_at_second_signal, service)
+    reactor.addSystemEventTrigger("before", "shutdown", _stop_at_once_at_second_signal, service)
     return service

@@ -1,4 +1,4 @@
-"""Wires one service with its observers."""
+"""Wires one service: its pool, the observers of its pool and sessions, and its parts of the proxy."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class ServedPool:
     turned_away: TurnedAway
 
     def stop(self) -> None:
-        """To be called when all sessions have ended."""
+        """Called when all sessions have ended."""
         self.service.stop()
         self.turned_away.stop()
 
 
 def terms_of(config: ServiceConfig) -> ServiceTerms:
-    """What the configuration says of the service's sessions."""
+    """The terms that a configuration gives."""
     return ServiceTerms(
         wait_s=config.wait_s,
         redispatch=config.redispatch,

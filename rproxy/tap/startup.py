@@ -1,4 +1,4 @@
-"""What a command does to its process before anything is served: clock, open files, collector, errors in one line."""
+"""Preparing the process before anything is served: clock, limits, garbage collector, errors in one line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, Final
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
-from rproxy.config.model import ServiceConfig
+from rproxy.config.model import ProxyConfig
 from rproxy.config.validators import ConfigError
 from rproxy.observe.http_server import CONNECTIONS_MAX
 from rproxy.sessions.capacity import SESSIONS_MAX, sessions_for
 
 _OPERATORS_SHARE: Final = 32
-"""One in so many descriptors may be an operator's connection."""
+"""One descriptor in this many may be an operator's connection."""
 _OPERATORS_MIN: Final = 4
 _OPERATORS_RESERVED: Final = 16
 """Operators' connections within those descriptors that `sessions_for` never gives to sessions."""
@@ -59,7 +59,7 @@ def report_startup_errors_in_one_line() -> None:
 def use_monotonic_time(reactor: Any) -> None:
     """Run the reactor's timers on monotonic time. Twisted uses the wall clock, which NTP and users set.
 
-    Call it before the reactor has any timer, and only on a reactor of our own.
+    Call it before the reactor has any timer, and only on a reactor that this process owns.
     """
     reactor.seconds = time.monotonic
 
@@ -75,26 +75,26 @@ def raise_descriptor_limit() -> int:
 
 
 def operators_max(descriptors: int) -> int:
-    """How many connections of operators a process with so many descriptors may have."""
+    """The limit of operators' connections for a process that may have `descriptors` open files."""
     return min(max(descriptors // _OPERATORS_SHARE, _OPERATORS_MIN), CONNECTIONS_MAX)
 
 
-def sessions_max(service: ServiceConfig, descriptors: int, *, has_operators: bool) -> int:
-    """How many sessions a process with so many descriptors may have. Raises `ConfigError` if they are too few."""
-    operators = max(operators_max(descriptors) - _OPERATORS_RESERVED, 0) if has_operators else 0
+def sessions_max(config: ProxyConfig, descriptors: int) -> int:
+    """The limit of sessions for a process that may have `descriptors` open files. Raises `ConfigError` if it is 0."""
+    operators = 0 if config.admin is None else max(operators_max(descriptors) - _OPERATORS_RESERVED, 0)
     fit = sessions_for(descriptors - operators)
     if fit < 1:
         raise ConfigError(f"{descriptors} open files are too few for any session (ulimit -n)")
-    asked = service.max_connections
+    asked = config.max_connections
     if asked is None:
         return fit
     if asked > fit:
         reason = f"{descriptors} open files are enough for {fit} (ulimit -n)"
-        raise ConfigError(reason, service.key("max-connections"), asked)
+        raise ConfigError(reason, config.key("max-connections"), asked)
     return asked
 
 
-def spare_collector() -> None:
+def tune_garbage_collector() -> None:
     """Freeze start-up objects and raise the thresholds: only portable sessions form cycles."""
     gc.collect()
     gc.freeze()

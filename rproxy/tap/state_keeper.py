@@ -1,4 +1,4 @@
-"""The state file as a part of the proxy: back-ends are known again after a restart."""
+"""The state file as a part of the proxy: keeps the back-ends over a restart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rproxy.tap.parts import Part
 
 
 class StateKeeper(Part):
-    """Loads the file at the start, before the reactor runs; keeps it then, and writes it once more on stopping."""
+    """Loads the file before the reactor runs, then keeps it up to date, and writes it once more on stopping."""
 
     def __init__(self, reactor: Any, keeper: Keeper) -> None:
         self._reactor = reactor

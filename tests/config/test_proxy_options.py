@@ -24,7 +24,6 @@ def test_without_options_it_is_the_reports_proxy() -> None:
         backend_port=80,
         policy="report",
         saturation=0.7,
-        max_connections=None,
         idle_timeout_s=3600,
         half_close_timeout_s=30,
     )
@@ -33,6 +32,7 @@ def test_without_options_it_is_the_reports_proxy() -> None:
         monitor=("", 5555),
         timing=Timing(5, 0.5, 10),
         allow=(ip_network(ANYBODY[1]),),
+        max_connections=None,
         demo=0,
         admin=None,
         trace=False,

@@ -25,15 +25,15 @@ def test_every_key_fills_a_field_of_its_own(keys: dict[str, Key], model: type[An
 
 
 def test_values_of_a_file_are_read_as_those_of_options_are() -> None:
-    given = {"idle-timeout": 60, "saturation": 0.9, "max-connections": 1000, "on-down": "keep", "policy": "random"}
+    given = {"idle-timeout": 60, "saturation": 0.9, "backend-port": 8000, "on-down": "keep", "policy": "random"}
     service = ServiceConfig(**fields(SERVICE, given, "service[1]."))
     assert service == ServiceConfig(
-        idle_timeout_s=60, saturation=0.9, max_connections=1000, end_on_down=False, policy="random"
+        idle_timeout_s=60, saturation=0.9, backend_port=8000, end_on_down=False, policy="random"
     )
 
 
 def test_keys_that_are_not_given_keep_the_models_defaults() -> None:
-    assert fields(SERVICE, {"max-connections": None}) == {}
+    assert fields(PROXY, {"max-connections": None}) == {}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from rproxy.pool.states import State
 from rproxy.sources.agents.monitor import Monitor, Settings
 from rproxy.sources.agents.prober import Timing
 from rproxy.sources.slow_start import SlowStart
-from rproxy.tap.policies import Complaints
+from rproxy.tap.policies import PolicyFailureLog
 from rproxy.wire.pdu import (
     Pdu,
     ProbeRequest,
@@ -55,7 +55,7 @@ class Bench:
     ) -> None:
         self.clock = Clock()
         self.policy = CountingPolicy()
-        complaints = Complaints(self.clock.seconds)
+        complaints = PolicyFailureLog(self.clock.seconds)
         self.pool = Pool(policy or self.policy, complaints, timeout_s=timing.probe_timeout_s, panic_below=panic_below)
         self.tokens: Iterator[int] = count(1000)
         self.publish = Publisher()

@@ -85,8 +85,12 @@ def test_a_policy_that_does_not_exist_is_one_line_that_names_it() -> None:
 def test_a_proxy_is_made_of_its_settings_and_opens_nothing_yet(reactor: Reactor) -> None:
     options = parsed("--saturation", "off", "--backend-port", "8000", "--probe-timeout", "0.2")
     service = makeService(options)
-    table = service.service.pool
-    assert (service._served.view.score, table.default_port, table.timeout_s) == (ReportScore(None), 8000, 0.2)
+    table, (wiring,) = service.service.pool, service._services
+    assert (wiring.served.view.score, table.default_port, table.timeout_s) == (
+        ReportScore(None),
+        8000,
+        0.2,
+    )
     assert reactor.ports == []
 
 

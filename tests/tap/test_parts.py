@@ -8,10 +8,11 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from rproxy.sources.saved.keeper import STOP_S
+from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
 from rproxy.tap.listeners import ClientListeners, OperatorsListener
 from rproxy.tap.proxy import DRAIN_S
-from rproxy.tap.session_watches import SessionWatches
+from rproxy.tap.session_timeouts import SessionTimeouts
 from rproxy.tap.startup import StartupError
 from tests.fakes import run
 from tests.tap.services import ProxyBench, ended
@@ -42,7 +43,16 @@ class NotedBench(ProxyBench):
         return [part for done, part in self.done if done == step]
 
 
-IN_ORDER = ["AgentsPort", "ClientListeners", "OperatorsListener", "Demo", "SessionWatches", "StateKeeper"]
+WITHOUT_STATE = [
+    "Timers",
+    "AgentsPort",
+    "ClientListeners",
+    "OperatorsListener",
+    "Demo",
+    "SessionTimeouts",
+    "CarrierPart",
+]
+IN_ORDER = [*WITHOUT_STATE, "StateKeeper"]
 
 
 def test_all_parts_open_before_any_starts_and_accept_nothing_before_any_is_stopped(
@@ -67,7 +77,7 @@ def test_no_part_is_stopped_while_a_session_may_still_end(monkeypatch: pytest.Mo
     run(bench.reactor, DRAIN_S / 2)
     assert (bench.parts("stopService"), stopped) == ([], [])
     run(bench.reactor, DRAIN_S)
-    assert bench.parts("stopService") == IN_ORDER[4::-1]
+    assert bench.parts("stopService") == WITHOUT_STATE[::-1]
     assert len(stopped) == 1
 
 
@@ -77,7 +87,7 @@ def test_a_second_signal_ends_the_sessions_at_once(monkeypatch: pytest.MonkeyPat
     bench.backend_up()
     bench.session()
     stopped = ended(bench.service.stopService())
-    bench.service.hurried = True
+    bench.service.stop_at_once = True
     run(bench.reactor, 0.1)
     assert (bench.service.capacity.sessions, len(stopped)) == (0, 1)
 
@@ -87,9 +97,9 @@ def test_a_part_that_cannot_open_stops_those_that_did(monkeypatch: pytest.Monkey
     bench.reactor.taken.add(8082)
     with pytest.raises(StartupError):
         bench.start()
-    assert bench.parts("privilegedStartService") == IN_ORDER[:3]
+    assert bench.parts("privilegedStartService") == IN_ORDER[:4]
     assert bench.parts("startService") == []
-    assert bench.parts("stopService") == IN_ORDER[4::-1]
+    assert bench.parts("stopService") == WITHOUT_STATE[::-1]
     assert (bench.opened(), bench.reactor.getDelayedCalls()) == ([], [])
 
 
@@ -98,7 +108,7 @@ def test_waiting_clients_are_let_go_only_when_no_other_can_take_their_place(monk
     bench.start()
     ended(bench.service.stopService())
     order = bench.parts("stop_accepting")
-    assert order.index(SessionWatches.__name__) > order.index(ClientListeners.__name__)
+    assert order.index(SessionTimeouts.__name__) > order.index(ClientListeners.__name__)
 
 
 def test_a_demos_agents_unregister_when_no_session_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +117,7 @@ def test_a_demos_agents_unregister_when_no_session_is_left(monkeypatch: pytest.M
     ended(bench.service.stopService())
     run(bench.reactor, DRAIN_S)
     order = bench.parts("stopService")
-    assert order.index(Demo.__name__) > order.index(SessionWatches.__name__)
+    assert order.index(Demo.__name__) > order.index(CarrierPart.__name__)
 
 
 def test_operators_can_watch_the_sessions_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from rproxy.config.validators import ConfigError
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.pool import Pool
 from rproxy.pool.states import Administration
-from rproxy.tap.policies import Complaints, policy_of
+from rproxy.tap.policies import PolicyFailureLog, policy_of
 from tests.fakes import RaisingPolicy, logged, registered
 
 
@@ -25,7 +25,7 @@ def test_a_policy_that_is_none_is_told_by_the_key_that_names_it(prefix: str) -> 
 
 def test_what_a_policy_raises_is_logged_once_in_ten_seconds_with_its_traceback() -> None:
     clock = Clock()
-    pool = Pool(RaisingPolicy("choose", "reported"), Complaints(clock.seconds))
+    pool = Pool(RaisingPolicy("choose", "reported"), PolicyFailureLog(clock.seconds))
     with logged():
         backend = registered(pool, "10.0.0.1")
     clock.advance(10)

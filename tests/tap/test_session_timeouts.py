@@ -1,4 +1,4 @@
-"""The watches of a service's sessions: which sessions they see, and which events of the pool."""
+"""The timeouts of a service's sessions: which sessions they see, and which events of the pool."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ from twisted.internet.task import Clock
 from rproxy.config.model import ServiceConfig
 from rproxy.observe.publisher import Publisher
 from rproxy.pool.states import State
-from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.down_timeout import LIMIT_S
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.session import Session
 from rproxy.tap.service import ServedPool, serve_pool
-from rproxy.tap.session_watches import SessionWatches
+from rproxy.tap.session_timeouts import SessionTimeouts
 from tests.fakes import LinkedSessions, pool_with, run
 
 IDLE_S = 16.0
 
 
 def watch(clock: Clock, served: ServedPool, carrier: Any, publisher: Publisher, config: ServiceConfig) -> None:
-    """Start the watches of a service's sessions."""
-    unused: Any = None
-    capacity = Capacity(100, clock.seconds)
-    SessionWatches(clock, config, served, carrier, capacity, unused, unused, publisher).startService()
+    """Start the timeouts of a service's sessions."""
+    SessionTimeouts(clock, config, served, carrier, publisher).startService()
 
 
 def test_a_services_timeouts_end_no_session_of_another_service() -> None:
