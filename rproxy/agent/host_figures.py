@@ -15,6 +15,8 @@ from typing import Final
 
 import attrs
 
+from rproxy.net.files import open_nonblocking
+
 _PROC: Final = sys.platform == "linux"
 _STAT: Final = "/proc/stat"
 _MEMINFO: Final = "/proc/meminfo"
@@ -102,17 +104,12 @@ def _psutil_cpu_times() -> CpuTimes:
 def _read(path: str) -> str:
     """The text of a file, opened anew: it may have been replaced. Raises `UnreadableFigure`."""
     try:
-        with open(path, "rb", buffering=0, opener=_open_nonblocking) as file:
+        with open(path, "rb", buffering=0, opener=open_nonblocking) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UnreadableFigure(f"{path}: not a regular file")
             return _read_head(file).decode("ascii", "replace")
     except OSError as error:
         raise UnreadableFigure(f"{path}: {error.strerror or error}") from None
-
-
-def _open_nonblocking(path: str, flags: int) -> int:
-    """Opening a FIFO in the file's place does not block."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _read_head(file: FileIO) -> bytes:

@@ -1,4 +1,4 @@
-"""Where clients are accepted: TCP ports of our own, and whatever Twisted's endpoint strings describe."""
+"""Endpoints that accept clients: this program's TCP ports, and those that Twisted's endpoint strings describe."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rproxy.config.endpoint_errors import check_folder, check_no_type, explained
 from rproxy.config.validators import ConfigError, host_and_port, local_address
 from rproxy.net.addresses import Address
 from rproxy.net.binding import ANY_IPV4, ANY_IPV6, Binding, bindings
+from rproxy.net.endpoints import innermost
 from rproxy.net.tcp_port import BACKLOG, FreeBinding, TcpEndpoint
 from rproxy.net.tls import ignore_offered_protocols
 
@@ -113,8 +114,7 @@ def _described(reactor: Any, text: str) -> IStreamServerEndpoint:
 
 def _demand_listening(endpoint: Any) -> None:
     """Check an inherited socket's kind and state, which Twisted does not. Raises `ValueError`, `OSError`."""
-    while hasattr(endpoint, "_wrappedEndpoint"):
-        endpoint = endpoint._wrappedEndpoint
+    endpoint = innermost(endpoint)
     if not isinstance(endpoint, AdoptedStreamServerEndpoint):
         return
     with socket.socket(fileno=os.dup(endpoint.fileno)) as sock:

@@ -1,4 +1,4 @@
-"""Key files: what may hold keys, and reading it. A file that others can read, or could have written, is refused."""
+"""Reads key files. A file that others can read, or could have written, is refused."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Final
 
 import attrs
 
+from rproxy.net.files import open_nonblocking
 from rproxy.wire.keyfile import KeyringError, parse_keys
 from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
 
@@ -36,7 +37,7 @@ def read_keys(path: str, *, derived: bool, owner: int | None = None) -> tuple[Ke
 def _text(path: str, owners: Set[int | None]) -> str:
     """The contents of a regular file. Reading a FIFO or a device could block the reactor, and every session with it."""
     _check_kind(os.stat(path))  # before opening it: opening a device may have effects
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), encoding="ascii") as file:
+    with open(path, encoding="ascii", opener=open_nonblocking) as file:
         status = os.fstat(file.fileno())
         _check_kind(status)
         if status.st_uid not in owners:
@@ -80,5 +81,5 @@ class Keyring:
 
 
 def envelope(keyring: Keyring | None) -> Envelope:
-    """What seals and opens PDUs: with these keys, or, for None, neither."""
+    """The envelope for a keyring; `Unsealed` for None."""
     return Unsealed() if keyring is None else Sealed(keyring.keys)

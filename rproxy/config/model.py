@@ -17,11 +17,11 @@ from rproxy.policies.formula import SATURATION
 from rproxy.pool.limits import Limits
 from rproxy.sessions.redispatch import Redispatch
 from rproxy.sources.agents.prober import JITTER, Timing
-from rproxy.wire.pdu import WEIGHT_NORMAL
+from rproxy.wire.pdu import UDP_PORT, WEIGHT_NORMAL
 
-MONITOR_PORT: Final = 5555
-"""The proxy's UDP port for agents (the report, chapter 4)."""
-AGENT_PORT: Final = 5555
+MONITOR_PORT: Final = UDP_PORT
+"""The proxy's UDP port for agents."""
+AGENT_PORT: Final = UDP_PORT
 """The agent's UDP port, which it leaves while no proxy probes it there."""
 NO_CHECK: Final = "none"
 CONNECT_CHECK: Final = "connect"

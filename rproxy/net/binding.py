@@ -37,8 +37,16 @@ class Binding:
         """Whether one socket accepts both families."""
         return self.host == ANY_IPV6 and not self.ipv6_only
 
-    def prepare(self, sock: socket.socket) -> None:
-        """Set a new socket's options, before it is bound. Raises `OSError`."""
+    def prepared(self, sock: socket.socket) -> socket.socket:
+        """A new socket with the options set that it needs before it is bound. Closes it if it raises `OSError`."""
+        try:
+            self._prepare(sock)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _prepare(self, sock: socket.socket) -> None:
         if sock.family == socket.AF_INET6 and self.host == ANY_IPV6:
             with suppress(OSError):  # a system without sockets of both families: they are IPv6-only anyhow
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self.ipv6_only)

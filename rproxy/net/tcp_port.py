@@ -1,4 +1,4 @@
-"""TCP ports of our own: bound to addresses of either family or both, also to those that this host does not have yet."""
+"""TCP ports, bound to addresses of either family or both, also to those that this host does not have yet."""
 
 from __future__ import annotations
 
@@ -25,13 +25,7 @@ class TcpPort(tcp.Port):
         self.binding = binding
 
     def createInternetSocket(self) -> socket.socket:
-        sock: socket.socket = super().createInternetSocket()
-        try:
-            self.binding.prepare(sock)
-        except OSError:
-            sock.close()
-            raise
-        return sock
+        return self.binding.prepared(super().createInternetSocket())
 
 
 def listen_tcp(
@@ -49,7 +43,7 @@ def listen_tcp(
 @implementer(IStreamServerEndpoint)
 @attrs.frozen
 class TcpEndpoint:
-    """One TCP port of our own."""
+    """A `TcpPort` as an endpoint."""
 
     reactor: Any
     port: int
@@ -60,7 +54,7 @@ class TcpEndpoint:
 
 
 class FreeBinding:
-    """The reactor as an endpoint sees it whose TCP ports may have addresses that this host has not yet."""
+    """A reactor for endpoints, whose TCP ports may be bound to addresses that this host does not have yet."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor

@@ -67,13 +67,7 @@ class BoundedPort(udp.Port):
         self._resumption: IDelayedCall | None = None
 
     def createInternetSocket(self) -> socket.socket:
-        sock: socket.socket = super().createInternetSocket()
-        try:
-            self.binding.prepare(sock)
-        except OSError:
-            sock.close()
-            raise
-        return sock
+        return self.binding.prepared(super().createInternetSocket())
 
     def bind(self) -> None:
         """Open the socket, which is read from `begin` on. Raises `CannotListenError`."""

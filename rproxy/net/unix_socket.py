@@ -10,6 +10,8 @@ from typing import Any
 
 from twisted.internet import endpoints
 
+from rproxy.net.endpoints import innermost
+
 
 def remove_abandoned(endpoint: Any) -> None:
     """Remove the socket of a Unix endpoint, and its lock file, if no process listens on it.
@@ -17,8 +19,7 @@ def remove_abandoned(endpoint: Any) -> None:
     Twisted goes by the process id in the lock file. Another process may have that id by now; in a container it is
     often our own.
     """
-    while hasattr(endpoint, "_wrappedEndpoint"):
-        endpoint = endpoint._wrappedEndpoint
+    endpoint = innermost(endpoint)
     if not isinstance(endpoint, endpoints.UNIXServerEndpoint):
         return
     path = endpoint._address

@@ -12,6 +12,7 @@ import attrs
 
 from rproxy.pool.backend import Backend, Registration
 from rproxy.timing.rate_limit import trim
+from rproxy.wire.pdu import UDP_PORT
 
 WAITING_MAX: Final = 8
 """Most registrations of one back-end that wait for their first probe."""
@@ -23,7 +24,7 @@ RETRY_MAX_S: Final = 12.0
 maximum. An agent waits a little longer before it registers again.
 """
 UNANSWERED_MAX: Final = 8192
-USUAL_AGENT_PORT: Final = 5555
+USUAL_AGENT_PORT: Final = UDP_PORT
 """The agent's default port: preferred where nothing else tells two registrations apart."""
 
 _Instance = tuple[str, int, int]

@@ -13,6 +13,7 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, textFileLogObser
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
+from rproxy.net.files import open_nonblocking
 from rproxy.tap.signals import at_signals
 
 ROTATE_BYTES: Final = 1_000_000
@@ -29,7 +30,7 @@ class Stream:
     encoding = "utf-8"
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = _without_waiting(descriptor)
+        self._descriptor = _reopened_nonblocking(descriptor)
         self._poller = select.poll()
         self._poller.register(self._descriptor, select.POLLOUT)
         self._lost = 0
@@ -59,10 +60,10 @@ class Stream:
         return True
 
 
-def _without_waiting(descriptor: int) -> int:
+def _reopened_nonblocking(descriptor: int) -> int:
     """The same pipe or terminal, opened again: O_NONBLOCK on the shared one would affect other processes."""
     try:
-        return os.open(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        return open_nonblocking(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:  # a socket, or another user's
         return descriptor
 
@@ -99,7 +100,7 @@ class RotatingFile(LogFile):
 def open_file(path: str) -> RotatingFile | Stream:
     """A log file, or, if there is a pipe or a device of that name, a stream. Raises `OSError`."""
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-        return Stream(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
+        return Stream(open_nonblocking(path, os.O_WRONLY | os.O_CLOEXEC))
     file: RotatingFile = RotatingFile.fromFullPath(path, rotateLength=ROTATE_BYTES)
     return file
 

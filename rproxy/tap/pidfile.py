@@ -16,6 +16,7 @@ from typing import Any, Final
 from twisted.python import usage
 
 from rproxy.config.command_options import CommandOptions
+from rproxy.net.files import open_nonblocking
 
 _TWISTD_DEFAULT: Final = "twistd.pid"
 
@@ -78,11 +79,10 @@ def hold(path: str) -> int:
 
 
 def _open(path: str) -> int:
-    flags = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
     try:
-        return os.open(path, flags | os.O_RDWR)
+        return open_nonblocking(path, os.O_RDWR | os.O_CLOEXEC)
     except PermissionError:
-        return os.open(path, flags | os.O_RDONLY)
+        return open_nonblocking(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _lock(descriptor: int, path: str) -> None:

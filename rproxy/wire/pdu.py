@@ -15,6 +15,8 @@ import attrs
 SIZE = 24
 """Bytes in a PDU of any type."""
 VERSION = 0
+UDP_PORT = 5555
+"""The default port of the proxy and of agents (the report, chapter 4)."""
 WEIGHT_NORMAL = 100
 WEIGHT_MAX = 65535
 UINT16_MAX = 2**16 - 1

@@ -10,6 +10,7 @@ from typing import Final
 
 import attrs
 
+from rproxy.net.files import open_nonblocking
 from rproxy.sources.saved.rows import Rows, RowsError, decoded
 
 BYTES_MAX: Final = 64 << 20
@@ -33,7 +34,7 @@ class StateFile:
             _demand_regular(about)
             if about.st_size > BYTES_MAX:
                 raise StateFileError("it is too large to be ours")
-            with open(self.path, "rb", opener=_opened) as file:
+            with open(self.path, "rb", opener=open_nonblocking) as file:
                 return decoded(file.read(BYTES_MAX))
         except FileNotFoundError:
             return {}
@@ -66,11 +67,6 @@ class StateFile:
                 raise
         except OSError as error:
             raise StateFileError(error.strerror or str(error)) from None
-
-
-def _opened(path: str, flags: int) -> int:
-    """The opener of `open`: does not block, even if the file has become a FIFO meanwhile."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _demand_regular(about: os.stat_result) -> None:
