@@ -36,7 +36,7 @@ class Listener:
 
 
 def listeners(port: int) -> list[Listener]:
-    """The sockets that listen on a TCP port of this host; empty where /proc does not tell."""
+    """The sockets that listen on a TCP port of this host; empty if /proc does not show them."""
     found: list[Listener] = []
     for path in _FILES:
         try:
@@ -79,5 +79,5 @@ def service_addresses(found: Collection[Listener], own: Collection[str]) -> list
 
 
 def queued(port: int) -> int:
-    """The number of connections to a TCP port that are not yet accepted; 0 where /proc does not tell."""
+    """The number of connections to a TCP port that are not yet accepted; 0 if /proc does not show it."""
     return sum(listener.queued for listener in listeners(port))

@@ -47,11 +47,11 @@ class Agent(DatagramProtocol):
         self.envelope: Envelope = envelope or Unsealed()
         """May be replaced at any time."""
         self.draining = False
-        """Whether the host asks for no new clients. `drain` also tells the proxies."""
+        """Whether the host asks for no new clients. `drain` also notifies the proxies."""
         self.held_back = False
         """Whether nothing is registered until `release` is called. To be set before the port opens."""
         self.counters: Counter[str] = Counter()
-        self.stranger: Address | None = None
+        self.unknown_prober: Address | None = None
         """The host that last sent a probe without being one of the proxies."""
         self._sampler = sampler
         self._trace = trace
@@ -94,7 +94,7 @@ class Agent(DatagramProtocol):
             registrar.stop()
 
     def unregister(self) -> None:
-        """Tell every proxy that this agent stops. To be called before the port closes, when stopping cleanly."""
+        """Unregister with every proxy. To be called before the port closes, when stopping cleanly."""
         for registrar in self._registrars:
             registrar.stop()
             registrar.send(Unregister(self.registration.port, self.registration.instance))
@@ -116,7 +116,7 @@ class Agent(DatagramProtocol):
         if not registrars:
             self.counters["wrong-source"] += 1
             if _looks_like_probe(datagram):
-                self.stranger = source
+                self.unknown_prober = source
             return
         probe = self._open_probe(datagram, registrars[0].own_address(source, local))
         if probe is None:

@@ -90,7 +90,7 @@ class CheckLoop:
         keep_looping(self._loop, INTERVAL_S, now=True, failed=self._failed)
 
     def stop(self) -> None:
-        """Cancel a running check. `changed` is not called any more."""
+        """Cancel a running check. `changed` is not called after that."""
         if self._loop.running:
             self._loop.stop()
         if self._running is not None:

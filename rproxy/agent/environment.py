@@ -1,4 +1,4 @@
-"""What an agent uses of its process and its host, so that tests can replace it."""
+"""An agent's dependencies on its process and host, which tests replace."""
 
 from __future__ import annotations
 

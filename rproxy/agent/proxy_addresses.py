@@ -40,19 +40,19 @@ class ProxyAddresses:
         return source == self.current or (source in self.resolved and not self._is_confirmed)
 
     def probed(self, source: Address) -> bool:
-        """The proxy probes from `source`, which is kept. Returns whether that is news."""
+        """The proxy probes from `source`, which is kept. Returns whether that is a change."""
         if self.is_probing and source == self.current:
             return False
         self.is_probing = True
         self.current = source
         return True
 
-    def fell_silent(self) -> None:
-        """The proxy no longer probes: other addresses get their turn, after the current one."""
+    def probing_stopped(self) -> None:
+        """The proxy no longer probes: other addresses are tried in turn, after the current one."""
         self.is_probing = False
 
     def advance(self) -> None:
-        """Let the next address have its turn, in the order of the look-up."""
+        """Try the next address, in the order of the look-up."""
         if self.current in self.resolved:
             self.current = self.resolved[(self.resolved.index(self.current) + 1) % len(self.resolved)]
         elif self.resolved:

@@ -62,8 +62,8 @@ class RegisteringAgent(Protocol):
     draining: bool
     """Whether the host asks for no new clients."""
     counters: Counter[str]
-    stranger: Address | None
-    """A host that has probed, but is no proxy of this agent's; set to None when a proxy falls silent."""
+    unknown_prober: Address | None
+    """The host that last probed without being one of the proxies; set to None when a proxy stops probing."""
 
     @property
     def is_keyed(self) -> bool:
@@ -101,7 +101,7 @@ class Registrar:
         self._looking_up = LoopingCall(self._look_up)
         self._registering.clock = self._looking_up.clock = agent.environment.clock
         self._timeout: IDelayedCall | None = None
-        """While the proxy probes, for its silence; else for the next retry."""
+        """While the proxy probes, runs out after `SILENCE_S`; otherwise at the next retry."""
         self._retry_s = RETRY_S
         self._retries = 0
         """Since the proxy last probed."""
@@ -179,16 +179,16 @@ class Registrar:
     def _timed_out(self) -> None:
         self._timeout = None
         if self._addresses.is_probing:
-            self._fall_silent()
+            self._probing_stopped()
         else:
             self._retry()
         self._restart_timeout(self._retry_s)
         self.register()
 
-    def _fall_silent(self) -> None:
-        self._addresses.fell_silent()
+    def _probing_stopped(self) -> None:
+        self._addresses.probing_stopped()
         self._hint.restart(self._agent.environment.clock.seconds())
-        self._agent.stranger = None
+        self._agent.unknown_prober = None
         if self._replay_guard is not None:
             self._replay_guard.forget_sequence()
         self.log.info("{proxy} has stopped probing; registering again", proxy=written(self._proxy))
@@ -198,7 +198,7 @@ class Registrar:
         if self._retries % max(len(self._addresses.resolved), 1) == 0:
             self._retry_s = min(self._retry_s * 2, RETRY_MAX_S, self._agent.registration.interval_s)
         if self.address is not None:
-            self._hint.maybe_log(self._agent.environment.clock.seconds(), self._agent.stranger)
+            self._hint.maybe_log(self._agent.environment.clock.seconds(), self._agent.unknown_prober)
         self._addresses.advance()
 
     def register(self) -> None:

@@ -1,4 +1,4 @@
-"""Detects replayed probes: whoever repeats an old one must not make an agent believe that its proxy is alive."""
+"""Detects replayed probes: a replayed probe must not make an agent believe that its proxy is alive."""
 
 from __future__ import annotations
 

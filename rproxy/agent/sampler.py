@@ -118,7 +118,7 @@ class _FigureReader:
         self._name = name
         self._limit = RateLimit.once_in(LOG_INTERVAL_S)
         self._logged_readable = True
-        """The state according to the last line about it."""
+        """The state last logged."""
 
     def read(self, read: Callable[[], T], now: float) -> T | None:
         """The result of `read`; None if it raises."""

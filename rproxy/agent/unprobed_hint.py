@@ -25,18 +25,21 @@ class UnprobedHint:
         """The proxy has stopped probing: the time without a probe starts now, and the hint may be logged again."""
         self._unprobed_since = now
         self._has_logged = False
-        self._has_named_stranger = False
+        self._has_named_prober = False
 
-    def maybe_log(self, now: float, stranger: Address | None) -> None:
-        """The proxy has not probed; `stranger` is a host that has, but is no proxy of this agent's, if there is one."""
+    def maybe_log(self, now: float, unknown_prober: Address | None) -> None:
+        """The proxy has not probed; `unknown_prober` is a host that has without being one of the proxies."""
         if now - self._unprobed_since < HINT_AFTER_S:
             return
-        if self._has_logged and (self._has_named_stranger or stranger is None):
+        if self._has_logged and (self._has_named_prober or unknown_prober is None):
             return
-        self._has_logged, self._has_named_stranger = True, stranger is not None
+        self._has_logged, self._has_named_prober = True, unknown_prober is not None
+        others = (
+            "" if unknown_prober is None else f"; probes come from {written(unknown_prober)}, which no --proxy names"
+        )
         self.log.warn(
             "{proxy} does not probe this agent: is it running, does UDP pass both ways, do its --allow and --keyring "
-            "fit this host? trying on{stranger}",
+            "fit this host? trying on{others}",
             proxy=written(self._proxy),
-            stranger="" if stranger is None else f"; probes come from {written(stranger)}, which no --proxy names",
+            others=others,
         )

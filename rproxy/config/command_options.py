@@ -1,4 +1,4 @@
-"""What the command lines of both twistd commands share: every mistake is one line on stderr, and exit status 1."""
+"""The base class of both twistd commands' options: every mistake is one line on stderr, and exit status 1."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CommandOptions(usage.Options):
     command = ""
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Parse and fill in the model. Raises `SystemExit` with one line that tells a mistake."""
+        """Parse and fill in the model. Raises `SystemExit` with one line about a mistake."""
         asked = getattr(getattr(self.parent, "subCommand", None), "asked", "")
         if asked:
             fail(f"twistd: there is no command {asked}; do you mean {self.command}? (twistd --help lists all)")
@@ -52,12 +52,12 @@ class CommandOptions(usage.Options):
 
     @property
     def name(self) -> str:
-        """What the log file and the pid file are called, without the ending."""
+        """Base name of the log file and the pid file."""
         return self.command
 
     @property
     def uid(self) -> int | None:
-        """The user that twistd is to become, None if it stays who it is."""
+        """The id of the user that twistd changes to; None if it does not change."""
         return None if self.parent is None else self.parent.get("uid")
 
 

@@ -1,4 +1,4 @@
-"""The options of `twistd rproxy` and `twistd rproxy-agent`. They declare themselves, and fill in the model."""
+"""The options of `twistd rproxy` and `twistd rproxy-agent`. They fill in the model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _default(value: float | str | None) -> str | None:
 
 
 class ProxyOptions(CommandOptions):
-    """The command line of `twistd rproxy`. Once it is parsed, `config` has what it says."""
+    """The command line of `twistd rproxy`. After parsing, `config` has the result."""
 
     command = "rproxy"
     synopsis = "[options]"
@@ -194,7 +194,7 @@ class ProxyOptions(CommandOptions):
         return timing
 
     def _too_short(self, timing: Timing, least_s: float) -> str:
-        """Blames --liveness if it was given, and otherwise the options that made its default too short."""
+        """The message names --liveness if it was given, and otherwise the options that make its default too short."""
         why = "--probe-interval with its jitter and --probe-timeout together, or back-ends go down between two probes"
         defaults = {name: default for name, _, default, _ in self.optParameters}
         if self["liveness"] != defaults["liveness"]:
@@ -208,7 +208,7 @@ class ProxyOptions(CommandOptions):
 
 
 class AgentOptions(CommandOptions):
-    """The command line of `twistd rproxy-agent`. Once it is parsed, `config` has what it says."""
+    """The command line of `twistd rproxy-agent`. After parsing, `config` has the result."""
 
     command = "rproxy-agent"
     synopsis = "--proxy HOST[:PORT] [options]"

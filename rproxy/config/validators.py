@@ -1,7 +1,7 @@
-"""Checks of single values. Each takes the key as its user wrote it, so that options and files share them.
+"""Checks of single values. Each takes the key as its user wrote it, so that errors name it.
 
-A key is ``--probe-interval`` or ``service[1].probe-interval``; a value is the text of an option, or the number that a
-file has in its place. All raise `ConfigError`.
+A key is ``--probe-interval`` or ``service[1].probe-interval``; a value is a text or a
+number. All raise `ConfigError`.
 """
 
 from __future__ import annotations
@@ -176,5 +176,5 @@ def local_address(key: str, host: str) -> str:
         return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
     except OSError as error:
         raise ConfigError(str(error.strerror), key, host) from None
-    except ValueError:  # the resolver asks no server about such a name
+    except ValueError:  # the resolver rejects the name
         raise ConfigError("not a host name", key, host) from None

@@ -1,1 +1,1 @@
-"""What operators see of the proxy: status, counters, logs. Reads, and changes nothing."""
+"""Status, counters and logs for operators. Read-only."""

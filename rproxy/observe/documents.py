@@ -38,7 +38,7 @@ class Document(Folder):
         if request.method not in METHODS:
             request.setHeader(b"allow", b", ".join(METHODS))
             return _refuse(request, HTTPStatus.METHOD_NOT_ALLOWED)
-        self._snapshots.ask(lambda snapshot: self._answer(request, snapshot))
+        self._snapshots.request(lambda snapshot: self._answer(request, snapshot))
         return NOT_DONE_YET
 
     def _answer(self, request: Request, snapshot: Snapshot | None) -> None:

@@ -19,7 +19,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.pages import forbidden
 from twisted.web.resource import IResource
 
-from rproxy.observe.access import permitted
+from rproxy.observe.request_filter import is_permitted
 from rproxy.timing.work_queue import WorkQueue
 
 CONNECTIONS_MAX: Final = 64
@@ -236,7 +236,7 @@ class AdminSite(server.Site):
         request.responseHeaders.removeHeader("server")  # would reveal Twisted's version
         request.setHeader("cache-control", "no-store")
         request.setHeader("x-content-type-options", "nosniff")
-        if not permitted(request.requestHeaders, self._names):
+        if not is_permitted(request.requestHeaders, self._names):
             return forbidden()
         return super().getResourceFor(request)
 

@@ -1,4 +1,4 @@
-"""The pool's events in the log: a bounded number of lines, whatever strangers and agents send."""
+"""Logs the pool's events at a bounded rate, whatever is received."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from rproxy.pool.states import State
 from rproxy.timing.rate_limit import RateLimit
 from rproxy.timing.throttle import Throttle
 
-SELDOM_S: Final = 10.0
-"""At most one line in this time about each subject that anybody can cause."""
+LOG_EVERY_S: Final = 10.0
+"""At most one line in this time about a subject that any host can trigger."""
 HOST_BURST: Final = 100
-"""Changes of state of one host's back-ends that have a line each before `SELDOM_S` applies to that host."""
+"""Changes of state of one host's back-ends that are logged one by one before `LOG_EVERY_S` applies to that host."""
 LINES_S: Final = 1.0
 """Lines a second about all hosts, after a burst of twice as many lines as there may be back-ends."""
 NAMED_MAX: Final = 8
 """Back-ends that one line names."""
-UNSAID_MAX: Final = 64
+PENDING_MAX: Final = 64
 """Back-ends of one host whose changes are remembered for its next line."""
-_LOST_AND_BACK: Final = {State.UP, State.SUSPECT}
+_UP_OR_SUSPECT: Final = {State.UP, State.SUSPECT}
 
 
 class PoolLog:
@@ -46,9 +46,9 @@ class PoolLog:
     def __init__(self, clock: IReactorTime, backends: int, *, trace: bool) -> None:
         in_all = RateLimit(LINES_S, 2 * backends)
         self._trace = trace
-        self._changes = Throttle(clock, RateLimit.once_in(SELDOM_S, HOST_BURST), in_all)
-        self._others = Throttle(clock, RateLimit.once_in(SELDOM_S), in_all)
-        self._unsaid: dict[str, dict[str, State]] = {}
+        self._changes = Throttle(clock, RateLimit.once_in(LOG_EVERY_S, HOST_BURST), in_all)
+        self._others = Throttle(clock, RateLimit.once_in(LOG_EVERY_S), in_all)
+        self._pending: dict[str, dict[str, State]] = {}
         """By host, the present states of the back-ends whose changes wait for a line."""
         self._draining: set[Backend] = set()
         """The back-ends that are draining according to the last lines about them."""
@@ -69,33 +69,36 @@ class PoolLog:
         return observers
 
     def stop(self) -> None:
-        """Cancel the timers; what waits for its line is not logged."""
+        """Cancel the timers; pending changes are not logged."""
         for throttle in (self._changes, self._others):
             throttle.stop()
 
     def changed(self, transition: Transitioned) -> None:
-        """A back-end's state. Not the first lost probe of one that is up; unconfirmed ones that go share a line."""
+        """A back-end's state has changed. UP to SUSPECT and back (one lost probe) is logged with `trace` only.
+
+        Removals of unconfirmed back-ends share one throttled line.
+        """
         backend, before, after = transition.backend, transition.before, transition.after
         if after in (State.DEPARTED, State.FORGOTTEN):
             self._draining.discard(backend)
         if before is State.DOWN and after is State.UP and not self._is_logged(backend):
-            self._say_draining(backend)
-        if {before, after} == _LOST_AND_BACK and not self._trace:
+            self._log_draining_later(backend)
+        if {before, after} == _UP_OR_SUSPECT and not self._trace:
             return
         if (before, after) == (State.REGISTERED, State.FORGOTTEN):
             self._others.say("unanswered", lambda times: self._log_change(transition, times))
             return
         host = backend.address
-        unsaid = self._unsaid.setdefault(host, {})
-        if len(unsaid) < UNSAID_MAX or backend.name in unsaid:
-            unsaid[backend.name] = after
+        pending = self._pending.setdefault(host, {})
+        if len(pending) < PENDING_MAX or backend.name in pending:
+            pending[backend.name] = after
         if not self._changes.say(host, lambda times: self._log_changes(transition, times)):
-            del self._unsaid[host]
+            del self._pending[host]
 
     def _log_changes(self, transition: Transitioned, times: int) -> None:
-        """Of one host."""
+        """Log the changes of one host's back-ends in one line."""
         host = transition.backend.address
-        states = self._unsaid.pop(host)
+        states = self._pending.pop(host)
         if times == 1:
             self._log_change(transition, times)
             return
@@ -121,7 +124,7 @@ class PoolLog:
         )
 
     def restarted(self, event: AgentRestarted) -> None:
-        """Its agent is another instance than before."""
+        """A back-end's agent is another instance than before."""
         name = event.backend.name
         self._others.say(
             (name, "restarted"),
@@ -131,30 +134,33 @@ class PoolLog:
         )
 
     def draining_changed(self, event: DrainingChanged) -> None:
-        """Its agent begins or ceases to drain."""
-        self._say_draining(event.backend)
+        """A back-end's agent has begun or ceased to drain."""
+        self._log_draining_later(event.backend)
 
-    def _say_draining(self, backend: Backend) -> None:
+    def _log_draining_later(self, backend: Backend) -> None:
         self._others.say((backend.name, "drains"), lambda times: self._log_draining(backend, times))
 
     def _is_logged(self, backend: Backend) -> bool:
         return backend.draining is (backend in self._draining)
 
     def _log_draining(self, backend: Backend, times: int) -> None:
-        """Unless the log says so already, or it is not up and gets no client in any case."""
+        """Log whether it drains, unless that was logged already, or it is not up and gets no clients anyway."""
         if not backend.is_up or self._is_logged(backend):
             return
         if backend.draining:
             self._draining.add(backend)
         else:
             self._draining.discard(backend)
-        wish = "no new clients: it drains, or its service fails its check" if backend.draining else "clients again"
+        request = "no new clients: it drains, or its service fails its check" if backend.draining else "clients again"
         self.log.info(
-            "back-end {backend}: its agent asks for {wish}{sum}", backend=backend.name, wish=wish, sum=_times(times)
+            "back-end {backend}: its agent asks for {request}{sum}",
+            backend=backend.name,
+            request=request,
+            sum=_times(times),
         )
 
     def panic(self, event: PanicChanged) -> None:
-        """A panic begins or ends."""
+        """A panic has begun or ended."""
         self._changes.say("panic", lambda times: self._log_panic(event.panicking))
 
     def _log_panic(self, panicking: bool) -> None:

@@ -1,4 +1,4 @@
-"""Passes the pool's events on to those that observe them."""
+"""Delivers the pool's events to observers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rproxy.pool.events import Events, Observers, PoolEvent
 
 
 class Publisher:
-    """Calls observers, in the order in which they subscribed, with every event of the kinds that they asked for."""
+    """Calls observers, in the order of subscription, with every event of the kinds that they subscribed to."""
 
     log = Logger()
 
@@ -27,7 +27,7 @@ class Publisher:
             self._observers[kind] = (*self._observers.get(kind, ()), observe)
 
     def __call__(self, events: Events) -> None:
-        """Publish what one call of the pool's has returned."""
+        """Publish the events that one call of the pool has returned."""
         for event in events:
             for observe in self._observers.get(type(event), ()):
                 try:

@@ -1,4 +1,4 @@
-"""Log lines about clients that could not be served."""
+"""Logs clients that could not be served."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _REASONS: Final = {
 }
 
 
-class TurnedAway:
+class RefusedClientsLog:
     """A `SessionObserver` that logs the first client of an episode at once, then the sum at most every `LOG_EVERY_S`.
 
-    An episode ends once no client has been turned away for `LOG_EVERY_S`, so its last line has the total.
+    An episode ends once no client has been refused for `LOG_EVERY_S`, so its last line has the total.
     """
 
     log = Logger()
@@ -47,7 +47,7 @@ class TurnedAway:
         self._throttle.say(None, self._log)
 
     def stop(self) -> None:
-        """Log the sum of those not logged yet. May be called twice."""
+        """Log the total if there are clients since the last line. May be called twice."""
         self._throttle.flush()
         self._throttle.stop()
 

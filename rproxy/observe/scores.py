@@ -1,4 +1,4 @@
-"""Scores of back-ends, to be shown."""
+"""The score shown for a back-end."""
 
 from __future__ import annotations
 

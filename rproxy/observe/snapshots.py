@@ -1,4 +1,4 @@
-"""Documents rendered piece by piece, and once for all clients that ask at about the same time."""
+"""Documents rendered piece by piece, and once for all requests of about the same time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots of one document. `render` yields a new one piece by piece, one in each turn of `work`."""
+    """The snapshots of one document. `render` yields a new one piece by piece, one in each turn of the reactor."""
 
     log = Logger()
 
@@ -47,16 +47,16 @@ class Snapshots:
         self._reused_until = float("-inf")
         self._rendering: Iterator[bytes] = iter(())
         self._rendered: list[bytes] = []
-        self._asking: list[Callable[[Snapshot | None], None]] = []
+        self._ready: list[Callable[[Snapshot | None], None]] = []
         self._failures = RateLimit.once_in(LOG_EVERY_S)
 
-    def ask(self, ready: Callable[[Snapshot | None], None]) -> None:
+    def request(self, ready: Callable[[Snapshot | None], None]) -> None:
         """Call `ready` with a snapshot, now or later; with None if rendering failed."""
         if self._last is not None and self._seconds() < self._reused_until:
             ready(self._last)
             return
-        self._asking.append(ready)
-        if len(self._asking) == 1:
+        self._ready.append(ready)
+        if len(self._ready) == 1:
             self._last = None
             self._rendered = []
             self._rendering = self._render()
@@ -87,6 +87,6 @@ class Snapshots:
         return made[-1]
 
     def _answer(self, snapshot: Snapshot | None) -> None:
-        asking, self._asking = self._asking, []
-        for ready in asking:
+        waiting, self._ready = self._ready, []
+        for ready in waiting:
             ready(snapshot)

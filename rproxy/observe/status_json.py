@@ -24,14 +24,14 @@ ROWS: Final = 25
 
 @attrs.frozen
 class ServiceView:
-    """A service, and what is shown of it; `score` is the one displayed for a back-end."""
+    """A service and what is shown with it; `score` computes the score shown for a back-end."""
 
     service: Service
     counters: SessionCounters
     score: Callable[[Backend], float]
 
     def rows(self, backends: Iterable[Backend]) -> list[dict[str, Any]]:
-        """What `/status.json` shows of these back-ends, which are the service's."""
+        """The rows of these back-ends of the service."""
         now = self.service.seconds()
         return [backend_status(backend, self.score(backend), now) for backend in backends]
 
@@ -45,7 +45,7 @@ class Status:
         self._capacity = capacity
 
     def document(self) -> dict[str, Any]:
-        """The whole of it."""
+        """The whole document."""
         return {"backends": [row for view in self._views for row in view.rows(view.service.pool)]} | self._totals()
 
     def rendered(self) -> Iterator[bytes]:

@@ -62,5 +62,5 @@ class SessionTrace:
 
 
 def _figure(used: float, reported: int | None) -> object:
-    """A figure; if the agent cannot tell it, what stands in for it."""
+    """A figure, or the default used where the agent does not report it."""
     return used if reported is not None else f"unknown, taken for {used:.1f},"

@@ -10,11 +10,11 @@ from twisted.internet.interfaces import IReactorTime
 
 from rproxy.config.model import ServiceConfig
 from rproxy.net.addresses import Address
+from rproxy.observe.refused_clients import RefusedClientsLog
 from rproxy.observe.scores import ReportScore
 from rproxy.observe.session_counters import SessionCounters
 from rproxy.observe.status_json import ServiceView
 from rproxy.observe.trace import SessionTrace
-from rproxy.observe.turned_away import TurnedAway
 from rproxy.pool.events import Events
 from rproxy.pool.pool import Pool
 from rproxy.sessions.observers import Observers, SessionObserver
@@ -28,12 +28,12 @@ class ServedPool:
     service: Service
     counters: SessionCounters
     view: ServiceView
-    turned_away: TurnedAway
+    refused: RefusedClientsLog
 
     def stop(self) -> None:
         """Called when all sessions have ended."""
         self.service.stop()
-        self.turned_away.stop()
+        self.refused.stop()
 
 
 def terms_of(config: ServiceConfig) -> ServiceTerms:
@@ -58,7 +58,7 @@ def serve_pool(
     may_self_connect: Callable[[Address], bool] = lambda address: False,
 ) -> ServedPool:
     """A service of `pool`; `saturation` is that of the score displayed, `observers` are further ones of sessions."""
-    counters, turned_away, score = SessionCounters(), TurnedAway(clock, pool), ReportScore(saturation)
+    counters, refused, score = SessionCounters(), RefusedClientsLog(clock, pool), ReportScore(saturation)
     traces = [SessionTrace(pool, score)] if trace else []
     service = Service(
         pool,
@@ -66,11 +66,11 @@ def serve_pool(
         terms,
         observers=Observers(
             clock.seconds,
-            sessions=[counters, turned_away, *traces, *observers],
+            sessions=[counters, refused, *traces, *observers],
             choices=traces,
             redispatches=[counters],
         ),
         publish=publish,
         may_self_connect=may_self_connect,
     )
-    return ServedPool(service, counters, ServiceView(service, counters, score), turned_away)
+    return ServedPool(service, counters, ServiceView(service, counters, score), refused)

@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from rproxy.observe.pool_log import HOST_BURST, SELDOM_S
+from rproxy.observe.pool_log import HOST_BURST, LOG_EVERY_S
 from rproxy.wire.pdu import Unregister
 from tests.integration.conftest import Starter
 from tests.integration.datagrams import PLAIN, REGISTER, Peer, answer
@@ -36,11 +36,11 @@ def test_the_log_has_few_lines_of_what_is_repeated_and_ends_with_the_truth(start
     def told() -> int:
         return sum(int(line[1] or 1) for line in CHANGE.finditer(proxy.log))
 
-    poll(lambda: told() == 1 + 2 * TIMES, 2 * SELDOM_S, "all are told", every_s=0.1)
+    poll(lambda: told() == 1 + 2 * TIMES, 2 * LOG_EVERY_S, "all are told", every_s=0.1)
     lines = list(CHANGE.finditer(proxy.log))
     assert len(lines) <= HOST_BURST + 3
     assert lines[-1][2] == f"127.0.0.1:{REGISTER.service_port} forgotten"
-    proxy.logged("asks for (clients again)", SELDOM_S)
+    proxy.logged("asks for (clients again)", LOG_EVERY_S)
     assert proxy.log.count("asks for") == 2
     assert failures(proxy.log) == []
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 from twisted.web.http_headers import Headers
 
-from rproxy.observe.access import permitted
+from rproxy.observe.request_filter import is_permitted
 
 NAMES = {"front.example"}
 
 
 def asked(host: bytes | None, *origins: bytes) -> bool:
-    return permitted(Headers({b"host": [] if host is None else [host], b"origin": origins}), NAMES)
+    return is_permitted(Headers({b"host": [] if host is None else [host], b"origin": origins}), NAMES)
 
 
 @pytest.mark.parametrize(

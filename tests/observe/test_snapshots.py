@@ -28,7 +28,7 @@ class Bench:
             yield b"%d" % number
 
     def ask(self) -> None:
-        self.snapshots.ask(self.answers.append)
+        self.snapshots.request(self.answers.append)
 
     def turns(self, number: int) -> None:
         for _ in range(number):

@@ -6,10 +6,10 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
+from rproxy.observe.refused_clients import RefusedClientsLog
 from rproxy.observe.scores import ReportScore
 from rproxy.observe.session_counters import SessionCounters
 from rproxy.observe.trace import SessionTrace
-from rproxy.observe.turned_away import TurnedAway
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import EligibilityChanged, Events, Transitioned
 from rproxy.sessions.observers import Observers
@@ -33,9 +33,9 @@ class Bench:
         self.pool = pool = pool_with(up, self.policy)
         self.announced: list[Transitioned] = []
         self.counters = SessionCounters()
-        self.turned_away = TurnedAway(self.clock, pool)
+        self.refused = RefusedClientsLog(self.clock, pool)
         self.records: list[SessionRecord] = []
-        observers: list[Any] = [self.counters, self.turned_away, self]
+        observers: list[Any] = [self.counters, self.refused, self]
         traces = [SessionTrace(pool, ReportScore())] if trace else []
         self.service = Service(
             pool,
@@ -59,7 +59,7 @@ class Bench:
 
     def stop(self) -> None:
         self.service.stop()
-        self.turned_away.stop()
+        self.refused.stop()
 
     def open(self) -> Session:
         return Session(self.service, FakeLink("the client"))
