@@ -177,7 +177,7 @@ class Agent(DatagramProtocol):
 
 
 def _looks_like_probe(datagram: bytes) -> bool:
-    """Whether it starts as a probe does, plain or keyed. The seal, if there is one, is not checked."""
+    """Whether it begins like a probe, plain or keyed. The seal, if any, is not checked."""
     try:
         return isinstance(decode(datagram[:SIZE]), ProbeRequest)
     except MalformedPdu:

@@ -86,7 +86,7 @@ class AgentPort:
             self._reopen()
 
     def _reopen(self) -> None:
-        """Open the port whose turn it is; if that is in use, an ephemeral one; if that fails, try again later."""
+        """Open the next port in turn; if that is in use, an ephemeral one; if that fails, try again later."""
         if self._stopped:
             return
         try:

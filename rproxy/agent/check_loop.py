@@ -17,9 +17,9 @@ INTERVAL_S: Final = 2.0
 TIMEOUT_S: Final = 1.0
 """A check that takes longer is cancelled and has failed."""
 FALL: Final = 3
-"""A healthy service is unhealthy after so many failures in a row."""
+"""A healthy service is unhealthy after this many failures in a row."""
 RISE: Final = 2
-"""An unhealthy service is healthy after so many successes in a row."""
+"""An unhealthy service is healthy after this many successes in a row."""
 
 T = TypeVar("T")
 

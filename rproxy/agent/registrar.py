@@ -22,7 +22,7 @@ from rproxy.timing.loops import keep_looping
 from rproxy.wire.pdu import WEIGHT_NORMAL, Pdu, ProbeRequest, Register
 
 SILENCE_S: Final = 12.0
-"""Without a probe for so long, the proxy is assumed to have restarted and forgotten the agent."""
+"""Without a probe for this long, the proxy is assumed to have restarted and forgotten the agent."""
 RETRY_S: Final = 1.0
 """The first wait between registrations while no probe comes; doubled when every address has been tried."""
 RETRY_MAX_S: Final = 10.0

@@ -16,7 +16,7 @@ from rproxy.wire.pdu import COUNT_MAX
 SAMPLE_INTERVAL_S: Final = 0.5
 """A sample younger than this is reused: CPU use over less time is noise, and probes may come in bursts."""
 CPU_STALL_S: Final = 10.0
-"""CPU times that have not grown for so long are wrong."""
+"""CPU times that have not grown for this long are wrong."""
 LOG_INTERVAL_S: Final = 5.0
 """At most one line per figure in this time says whether it can be read."""
 
@@ -81,7 +81,7 @@ class HostSampler:
 
 
 class _CpuUse:
-    """CPU use, averaged over at least `SAMPLE_INTERVAL_S` by our clock and by the kernel's: either may stall."""
+    """CPU use, averaged over at least `SAMPLE_INTERVAL_S` by both the agent's and the kernel's clock: either may stall."""
 
     def __init__(self) -> None:
         self._since: tuple[float, CpuTimes] | None = None

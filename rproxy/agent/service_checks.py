@@ -23,7 +23,7 @@ from rproxy.agent.check_loop import TIMEOUT_S, CheckFailed
 from rproxy.net.addresses import written
 
 QUEUE_POLL_S: Final = 0.005
-"""Time from our connection to the first look at the accept queue; doubled for each further one."""
+"""Time from the check's connection to the first look at the accept queue; doubled for each further one."""
 QUEUE_POLL_MAX_S: Final = 0.1
 HEAD_MAX: Final = 1 << 16
 """Bytes of a response within which its status line must be found."""
@@ -92,8 +92,8 @@ class ConnectCheck:
     """A `Check` that connects to the service's port, and waits until the service accepts the connection.
 
     The kernel completes connections for a program that hangs, often hundreds, until the accept queue is full. So the
-    queue must become shorter than it is with our connection. Where it is not visible (other systems than Linux; sockets
-    with TCP_DEFER_ACCEPT, which queue a connection only when data arrive), the connection is enough.
+    queue must become shorter than it is with this connection. Where it is not visible (systems other than Linux;
+    sockets with TCP_DEFER_ACCEPT, which queue a connection only when data arrive), the connection is enough.
     """
 
     def __init__(self, reactor: Any, port: int, own_addresses: OwnAddresses) -> None:

@@ -1,4 +1,4 @@
-"""Errors of endpoint strings, in terms of the string: Twisted's name the Python functions that parse it."""
+"""Errors in endpoint strings, in terms of the string: Twisted's messages name the Python functions that parse it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from rproxy.config.validators import ConfigError
 
 _WORDS: Final = frozenset({"fd", "http", "https", "le", "onion", "quic", "sctp", "tls", "txsni", "udp", "ws", "wss"})
-"""Read as types of endpoints, not as hosts: other versions of Twisted, or plugins, have them."""
+"""Taken for types of endpoints, not for hosts: other versions of Twisted, or plugins, have them."""
 _CALL_ERRORS: Final = (
     (r"unexpected keyword argument '(.+)'", "{0}: takes no {1}="),
     (r"missing .* argument: '(.+)'", "{0}: lacks its {1}"),
@@ -50,7 +50,7 @@ def check_no_type(key: str, text: str, prefix: str, types: Set[str]) -> None:
 
 
 def check_folder(text: str) -> None:
-    """Raises `ValueError` if the folder of a tls: endpoint is missing. Twisted looks for it only on a connection."""
+    """Raises `ValueError` if a tls: endpoint's folder is missing. Twisted looks for it only when a client connects."""
     prefix, folder, *_ = [*text.split(":"), ""]
     if prefix == "tls" and "=" not in folder and not os.path.isdir(folder):
         raise ValueError(

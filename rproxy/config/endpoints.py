@@ -23,7 +23,7 @@ from rproxy.net.tcp_port import BACKLOG, FreeBinding, TcpEndpoint
 from rproxy.net.tls import ignore_offered_protocols
 
 _FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
-"""Those from which Twisted can accept."""
+"""The families of sockets that Twisted can accept from."""
 _BUILT_IN: Final = frozenset({"tcp", "tcp4", "tcp6", "ssl", "unix"})
 _WITH_BACKLOG: Final = re.compile(r"(haproxy:)*(tcp|tcp4|tcp6|ssl|tls|unix):")
 _BACKLOG: Final = re.compile(r"(?<!\\):backlog=")
@@ -54,7 +54,7 @@ def listen_endpoints(
 
 
 def _bindings(address: Address, named: Counter[Address], freebind: bool) -> Iterator[Binding]:
-    """The sockets of one port, as far as no other of the `named` ones accepts their clients."""
+    """The sockets of one port, without those whose clients another of the `named` addresses accepts."""
     host, port = address
     if port and any((wider, port) in named for wider in _wider(host)):
         return
@@ -65,7 +65,7 @@ def _bindings(address: Address, named: Counter[Address], freebind: bool) -> Iter
 
 
 def _wider(host: str) -> tuple[str, ...]:
-    """The hosts whose sockets accept all clients of `host`: binding both would fail."""
+    """The hosts whose sockets accept all clients of `host`, so that binding both would fail."""
     if not host:
         return ()
     if host in (ANY_IPV4, ANY_IPV6):
@@ -76,7 +76,7 @@ def _wider(host: str) -> tuple[str, ...]:
 def _is_string(key: str, text: str) -> bool:
     """Whether `text` begins with a type of Twisted's endpoint strings, plugins' included.
 
-    Raises `ConfigError` if it begins with what is meant as a type, but is not known.
+    Raises `ConfigError` if it begins with an unknown type.
     """
     prefix = _prefix(text)
     types = {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)} | _BUILT_IN
@@ -95,15 +95,15 @@ def _from_string(reactor: Any, key: str, text: str) -> IStreamServerEndpoint:
     ignore_offered_protocols()
     try:
         check_folder(text)
-        endpoint = _described(reactor, text)
-        _demand_listening(endpoint)
+        endpoint = _parsed(reactor, text)
+        _check_listening(endpoint)
         return endpoint
     except Exception as error:
         raise ConfigError(explained(_prefix(text), error), key, text) from None
 
 
-def _described(reactor: Any, text: str) -> IStreamServerEndpoint:
-    """The endpoint, with our backlog unless `text` has one. Raises what Twisted's parser raises."""
+def _parsed(reactor: Any, text: str) -> IStreamServerEndpoint:
+    """The endpoint, with a backlog of `BACKLOG` unless `text` has one. Raises what Twisted's parser raises."""
     if _WITH_BACKLOG.match(text) and not _BACKLOG.search(text):
         with suppress(TypeError):  # the backlog is given by position, or the text is wrong
             long: IStreamServerEndpoint = serverFromString(reactor, f"{text}:backlog={BACKLOG}")
@@ -112,7 +112,7 @@ def _described(reactor: Any, text: str) -> IStreamServerEndpoint:
     return as_is
 
 
-def _demand_listening(endpoint: Any) -> None:
+def _check_listening(endpoint: Any) -> None:
     """Check an inherited socket's kind and state, which Twisted does not. Raises `ValueError`, `OSError`."""
     endpoint = innermost(endpoint)
     if not isinstance(endpoint, AdoptedStreamServerEndpoint):

@@ -1,4 +1,4 @@
-"""Reads key files. A file that others can read, or could have written, is refused."""
+"""Reads key files. A file that other users can read, or could have written, is refused."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Keyring:
         path = os.path.abspath(path)
         return cls(path, read_keys(path, derived=derived, owner=owner), derived, owner)
 
-    def again(self) -> Keyring:
-        """The file as it is now. Raises `KeyringError`."""
+    def reread(self) -> Keyring:
+        """The file, read again. Raises `KeyringError`."""
         return self.read(self.path, derived=self.derived, owner=self.owner)
 
 

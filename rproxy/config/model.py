@@ -1,4 +1,4 @@
-"""The configuration of a proxy and of an agent, as values. All defaults are here, and nowhere else.
+"""The configuration of a proxy and of an agent, as values. All defaults are here.
 
 Only the command line fills the model in so far; nothing in it depends on that. Times are in seconds, unless a name
 ends otherwise.
@@ -22,7 +22,7 @@ from rproxy.wire.pdu import UDP_PORT, WEIGHT_NORMAL
 MONITOR_PORT: Final = UDP_PORT
 """The proxy's UDP port for agents."""
 AGENT_PORT: Final = UDP_PORT
-"""The agent's UDP port, which it leaves while no proxy probes it there."""
+"""The agent's UDP port; it changes to another one while no proxy probes."""
 NO_CHECK: Final = "none"
 CONNECT_CHECK: Final = "connect"
 HTTP_CHECK: Final = "http:"
@@ -45,21 +45,21 @@ class ServiceConfig:
     saturation: float | None = SATURATION
     """The share of CPU, memory or lost probes, 0..1, from which a back-end gets no clients; None turns this off."""
     idle_timeout_s: float = 3600.0
-    """Ends a session in which no byte moves; 0 for never."""
+    """Time without a byte after which a session ends; 0 for never."""
     half_close_timeout_s: float = 30.0
-    """The same once one side has ended its stream; 0 for never."""
+    """The same, of a session of which one side has ended its stream; 0 for never."""
     end_on_down: bool = True
     """Whether stalled sessions end when their back-end goes down because it no longer answers probes."""
     wait_s: float = 5.0
     """How long a client waits while no back-end is eligible; 0 for not at all."""
     redispatch: Redispatch = Redispatch.ALL
     first_byte_s: float = 0.0
-    """A back-end goes down if none of its new sessions gets a byte for so long; 0 turns this off."""
+    """A back-end goes down if none of its new sessions gets a byte for this long; 0 turns this off."""
     prefix: str = attrs.field(default=_OPTION, eq=False)
     """What its keys begin with in messages to the user: `--`, or, for example, `service[1].`."""
 
     def key(self, name: str) -> str:
-        """A key of this service as its user wrote it."""
+        """A key of this service as the user wrote it."""
         return self.prefix + name
 
 
@@ -72,7 +72,7 @@ class ProxyConfig:
     """Where agents register, over UDP. An empty host is every address of both families."""
     timing: Timing = Timing()
     allow: tuple[Network, ...] = ()
-    """From where agents may register; none stands for any."""
+    """Networks that agents may register from; empty for any."""
     keyring: Keyring | None = None
     """None for unsealed PDUs."""
     limits: Limits = Limits()
@@ -83,7 +83,7 @@ class ProxyConfig:
     demo: int = 0
     """How many embedded back-ends to start."""
     admin: Address | None = None
-    """Where operators' HTTP requests are answered."""
+    """Address of the operators' HTTP listener; None for none."""
     admin_names: tuple[str, ...] = ()
     """Host names that operators' requests may carry, besides addresses and localhost."""
     freebind: bool = False
@@ -97,11 +97,11 @@ class ProxyConfig:
 
     @property
     def is_open(self) -> bool:
-        """Whether other hosts than this one can register, and need no key for it."""
+        """Whether other hosts can register without a key."""
         return self.keyring is None and not (self.monitor[0] and is_loopback(self.monitor[0]))
 
     def key(self, name: str) -> str:
-        """A key of the process as its user wrote it."""
+        """A key of the process as the user wrote it."""
         return self.prefix + name
 
 
@@ -111,7 +111,7 @@ class AgentConfig:
 
     proxies: tuple[Address, ...]
     interval_s: float = 20.0
-    """Between two registrations."""
+    """Time between two registrations."""
     port: int | None = None
     """The UDP port to answer probes on; None for `AGENT_PORT`, or any while no probes arrive there."""
     service_port: int = 0
@@ -132,5 +132,5 @@ class AgentConfig:
 
 
 def liveness_least_s(timing: Timing) -> float:
-    """The shortest liveness timeout that a probe and its answer always fit in."""
+    """The shortest liveness timeout within which there is always a probe and its answer."""
     return round(timing.probe_interval_s * (1 + JITTER) + timing.probe_timeout_s, 6)

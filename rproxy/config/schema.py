@@ -30,7 +30,7 @@ from rproxy.sessions.redispatch import Redispatch
 from rproxy.wire.pdu import COUNT_MAX, UINT32_MAX, WEIGHT_MAX
 
 Parser = Callable[[str, Any], Any]
-"""Gets a key as its user wrote it, and a value; returns the field's. Raises `ConfigError`."""
+"""Gets a key as the user wrote it, and a value; returns the field's. Raises `ConfigError`."""
 
 _PERIOD_MIN_S: Final = 0.01
 _PERIOD_MAX_S: Final = 3600
@@ -56,7 +56,7 @@ class Key:
 def fields(keys: Mapping[str, Key], values: Mapping[str, Any], prefix: str = "--") -> dict[str, Any]:
     """The model's fields for those `values` that `keys` knows and that are not None. Raises `ConfigError`.
 
-    `prefix` and a key's name together are the key as its user wrote it.
+    `prefix` and a key's name together are the key as the user wrote it.
     """
     given = ((name, key, values.get(name)) for name, key in keys.items())
     return {key.field: key.parse(prefix + name, value) for name, key, value in given if value is not None}

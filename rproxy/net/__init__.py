@@ -1,1 +1,1 @@
-"""IP addresses, sockets and host names."""
+"""IP addresses, sockets, host names and files."""

@@ -6,5 +6,5 @@ import os
 
 
 def open_nonblocking(path: str, flags: int) -> int:
-    """As `os.open`, also as an opener for `open`: a FIFO does not block, a terminal does not become the controlling one."""
+    """As `os.open`, and an `opener` for `open`: FIFOs do not block, and terminals do not take control."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)

@@ -1,4 +1,4 @@
-"""HTTP resources whose documents are long: each is written piece by piece, as fast as the client reads."""
+"""HTTP resources for long documents, written piece by piece, as fast as the client reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METHODS: Final = (b"GET", b"HEAD")
 
 
 class Folder(Resource):
-    """Has the children that were added with `putChild`; every other path below it is not found."""
+    """Serves the children that were added with `putChild`; any other path below it is not found."""
 
     def getChild(self, path: bytes, request: Request) -> IResource:
         return notFound()

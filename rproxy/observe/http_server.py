@@ -1,4 +1,4 @@
-"""The operators' HTTP server: Twisted's, with bounds on the work in one turn of the reactor, on memory and on time.
+"""The operators' HTTP server: Twisted's, with limits on work in one turn of the reactor, on memory and on time.
 
 Requests are read, and answers rendered and written, piece by piece in a `WorkQueue` that all connections share. A
 connection has one request at a time; the next one is read when the kernel has taken the whole answer.
@@ -35,7 +35,7 @@ LINGER_S: Final = 10.0
 LINGER_BYTES: Final = 1 << 20
 """Most bytes that it may still send meanwhile."""
 READ_BYTES: Final = 2048
-"""Bytes read and parsed in one go."""
+"""Bytes read and parsed at once."""
 TARGET_MAX: Final = 1024
 """Most bytes of a request target."""
 BODY_MAX: Final = 0
@@ -60,10 +60,10 @@ class Request(server.Request):
         self.channel.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
     def parseCookies(self) -> None:
-        """Not needed, and slow for thousands of them."""
+        """Does nothing: cookies are not used, and parsing thousands of them is slow."""
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        if len(path) > TARGET_MAX:  # slow to parse, too
+        if len(path) > TARGET_MAX:  # slow to parse as well
             self.channel.refuse(HTTPStatus.REQUEST_URI_TOO_LONG)
         else:
             super().requestReceived(command, path, version)
@@ -118,7 +118,7 @@ class Channel(HTTPChannel):
         self.site.awaited.pop(self, None)
 
     def resetTimeout(self) -> None:
-        """Called for all data: a request that trickles in gets no more time."""
+        """Does nothing, although called for all data: a request that arrives slowly gets no more time."""
 
     def timeoutConnection(self) -> None:
         if self._idle:

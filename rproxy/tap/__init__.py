@@ -1,1 +1,1 @@
-"""The two twistd commands: options in, wired services out."""
+"""The two twistd commands: make services of their options."""

@@ -100,7 +100,7 @@ def _new_instance() -> int:
 
 
 def _own_address(config: AgentConfig) -> OwnAddress | None:
-    """None without keys, which alone depend on it."""
+    """How this host's address is found; None without keys, which alone need it."""
     advertised = config.advertise
     if config.keyring is None:
         return None
@@ -125,7 +125,7 @@ def _list(proxies: Sequence[Address]) -> str:
 def makeService(options: AgentOptions) -> AgentService:
     """twistd's entry point."""
     process = process_of(options)
-    from twisted.internet import reactor  # not before: a daemon's parent would have it, too
+    from twisted.internet import reactor  # only now: else a daemon's parent would install it, too
 
     use_monotonic_time(reactor)
     service = AgentService(reactor, options.config)

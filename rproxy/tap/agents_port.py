@@ -20,7 +20,7 @@ from rproxy.tap.startup import cannot_listen
 
 
 class AgentsPort(Part):
-    """Opens the monitor's port. It is the last one to be closed: agents are answered until all sessions are over."""
+    """Opens the monitor's port. It is closed last: agents are answered until all sessions have ended."""
 
     log = Logger()
 

@@ -1,4 +1,4 @@
-"""`--demo`: back-ends in the proxy's process, small web servers that say their name, each with a real agent."""
+"""`--demo`: back-ends in the proxy's process, small web servers that answer with their name, each with a real agent."""
 
 from __future__ import annotations
 

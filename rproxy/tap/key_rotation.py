@@ -16,7 +16,7 @@ _log = Logger()
 
 
 class HasEnvelope(Protocol):
-    """An end of the monitoring protocol, whose envelope may be replaced at any time."""
+    """A side of the monitoring protocol whose envelope may be replaced at any time."""
 
     envelope: Envelope
 
@@ -27,7 +27,7 @@ def rotate(keyring: Keyring | None, *owners: HasEnvelope) -> None:
         _log.warn("told to read the keys again, but there is no --keyring")
         return
     try:
-        keyring = keyring.again()
+        keyring = keyring.reread()
     except KeyringError as error:
         _log.error("--keyring {path}: {error}; the keys stay as they were", path=keyring.path, error=error)
         return

@@ -100,7 +100,7 @@ class ClientListeners(Listeners):
 
 
 class OperatorsListener(Listeners):
-    """The operators' HTTP port. Their connections stay until the sessions are over."""
+    """The operators' HTTP port. Their connections stay until the sessions have ended."""
 
     def __init__(self, reactor: Any, config: ProxyConfig, site: AdminSite, own: OwnListeners) -> None:
         super().__init__(reactor, own)

@@ -1,4 +1,4 @@
-"""Where the log goes: a rotated file, or standard output, on which writing never blocks."""
+"""Log outputs: a rotated file, or a stream such as standard output, to which writing never blocks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PIECE_BYTES: Final = select.PIPE_BUF
 """Written atomically to a pipe, and without blocking once poll says that the pipe is writable (POSIX)."""
 _LEGACY: Final = "log_legacy"
 _NOISE: Final = re.compile(r".* starting on \S+", re.DOTALL)
-"""Twisted's line on each port that it opens, with a class's name. Ours say what a port is for."""
+"""Twisted's line for each port that it opens, with a class's name. The proxy's own lines say what a port is for."""
 
 
 class Stream:
-    """A pipe, a terminal or a socket. What it does not take at once is dropped; the next line says how much was."""
+    """A pipe, a terminal or a socket. What it does not take at once is dropped; the next line says how much."""
 
     encoding = "utf-8"
 
@@ -69,7 +69,7 @@ def _reopened_nonblocking(descriptor: int) -> int:
 
 
 class RotatingFile(LogFile):
-    """Twisted's log file, which also reopens a file that logrotate has replaced, and goes on if it cannot rename it."""
+    """Twisted's log file, which also reopens a file that logrotate has replaced, and survives a failed rename."""
 
     def rotate(self) -> None:
         """Rename the file and begin a new one, or open the one that has replaced it."""
@@ -117,7 +117,7 @@ def standard_output() -> IO[str] | Stream:
 
 @implementer(ILogObserver)
 class Observer:
-    """Writes events to a file or stream, all but Twisted's lines on its ports."""
+    """Writes events to a file or stream, except Twisted's lines about its ports."""
 
     def __init__(self, out: Any) -> None:
         self._write = textFileLogObserver(out)
@@ -128,5 +128,5 @@ class Observer:
 
 
 def rotate_at_signal(reactor: Any, file: RotatingFile | None) -> None:
-    """Rotate on SIGUSR1, at most once a second. Without a file the signal is ignored: by default it would kill us."""
+    """Rotate on SIGUSR1, at most once a second. Ignore the signal without a file: by default it kills a process."""
     at_signals(reactor, file.rotate if file is not None else lambda: None, "SIGUSR1")

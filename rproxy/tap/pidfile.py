@@ -1,7 +1,7 @@
-"""Pid files: a running proxy or agent keeps another one from starting with the same file, by a lock on it.
+"""Pid files: a lock on the file keeps a second proxy or agent from starting with it.
 
-The process id in the file does not count. After a crash another program may have it, and in a container it is often
-one's own.
+The process id in the file is not used. After a crash another program may have it; in a container it is often that of
+the new process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TWISTD_DEFAULT: Final = "twistd.pid"
 
 
 def own_pidfile(options: CommandOptions) -> None:
-    """Make sure that twistd's pid file can be written, once the options are parsed. Raises `UsageError`.
+    """Choose twistd's pid file, after the options are parsed, and check that it can be written. Raises `UsageError`.
 
     Unless it was chosen, it is the command's own, so that a proxy and an agent can start in one folder, or none if
     twistd stays in the foreground.

@@ -1,4 +1,4 @@
-"""The process, whatever it serves: daemon, user and group, log and pid file."""
+"""The process of either command: daemon, user and group, log and pid file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = Logger()
 
 
 class Process:
-    """twistd's process. `config` has twistd's options; those that are dealt with here are cleared in it."""
+    """twistd's process. `config` has twistd's options; those that are applied here are cleared in it."""
 
     def __init__(self, config: MutableMapping[str, Any], name: str) -> None:
         """Opens the log, `name`.log unless another was asked for. Raises `UsageError`."""
@@ -132,11 +132,11 @@ class Process:
             files.append((self._out.path, self._out.descriptor))
         for path, descriptor in files:
             if path and descriptor is not None and _is_at(path, descriptor):
-                with suppress(PermissionError):  # it is another user's, and writable for all
+                with suppress(PermissionError):  # another user's file that all may write
                     os.fchown(descriptor, -1 if uid is None else uid, gid)
 
     def _remove_pid_file(self) -> None:
-        """Empty the pid file if its folder is root's and this process is no longer: else twistd removes it."""
+        """Empty the pid file if its folder is not writable since privileges were shed; otherwise twistd removes it."""
         path = self._config.get("pidfile")
         if not path or self._pid_file is None:
             return
@@ -158,7 +158,7 @@ def _groups(uid: int | None, gid: int | None) -> tuple[list[int], int]:
 
 
 def _is_at(path: str, descriptor: int) -> bool:
-    """Whether `path` is that file, and the only link to it: only then is it safe for root to give it away."""
+    """Whether `path` is the open file and its only link: only then may root safely change its owner."""
     with suppress(OSError):
         there = os.lstat(path)
         return stat.S_ISREG(there.st_mode) and there.st_nlink == 1 and os.path.samestat(there, os.fstat(descriptor))
@@ -166,7 +166,7 @@ def _is_at(path: str, descriptor: int) -> bool:
 
 
 class ProcessService(Service):
-    """A service that twistd runs, or that is part of another one and has no process."""
+    """A service that twistd runs, or, without a `process`, a part of another one."""
 
     process: Process | None = None
 

@@ -1,4 +1,4 @@
-"""`twistd rproxy`: the one place that wires the proxy."""
+"""`twistd rproxy`: wires the proxy."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ __all__ = ["Options", "ProxyService", "makeService"]
 
 DRAIN_S: Final = 1.0
 """How long sessions may go on after the proxy has begun to stop."""
-_DRAIN_LOOK_S: Final = 0.05
+_DRAIN_POLL_S: Final = 0.05
 
 
 class Options(ProxyOptions):
@@ -188,7 +188,7 @@ class ProxyService(ProcessService, MultiService):
         )
 
     def status(self) -> dict[str, Any]:
-        """What `/status.json` shows."""
+        """The content of `/status.json`."""
         return self._status.document()
 
     def rotate_keys(self) -> None:
@@ -227,7 +227,7 @@ class ProxyService(ProcessService, MultiService):
         deadline = self._reactor.seconds() + DRAIN_S
         loop = LoopingCall(lambda: self._stop_draining(loop, deadline))
         loop.clock = self._reactor
-        return loop.start(_DRAIN_LOOK_S)
+        return loop.start(_DRAIN_POLL_S)
 
     def _stop_draining(self, loop: LoopingCall, deadline: float) -> None:
         if not self.capacity.sessions or self.stop_at_once or self._reactor.seconds() >= deadline:
@@ -251,7 +251,7 @@ def _stop_at_once_at_second_signal(service: ProxyService) -> None:
 def makeService(options: ProxyOptions) -> ProxyService:
     """twistd's entry point."""
     process = process_of(options)
-    from twisted.internet import reactor  # not earlier: a daemon's parent would have it, too
+    from twisted.internet import reactor  # only now: else a daemon's parent would install it, too
 
     use_monotonic_time(reactor)
     try:

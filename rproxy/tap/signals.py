@@ -12,7 +12,7 @@ EVERY_S: Final = 1.0
 
 
 class Coalescer:
-    """Calls at once when asked, but at least `EVERY_S` apart: requests in between share the next call."""
+    """Calls on request, at once but at least `EVERY_S` apart: requests in between share the next call."""
 
     def __init__(self, clock: Any, call: Callable[[], None]) -> None:
         self._clock = clock

@@ -110,7 +110,7 @@ def test_the_file_belongs_to_root_or_to_whom_it_is_for(
         assert str(caught.value) == "it belongs to user 1234, who is neither root nor the one that uses it"
     else:
         assert len(read_keys(str(path), derived=False, owner=4321)) == 1
-        assert len(Keyring.read(str(path), derived=False, owner=4321).again().keys) == 1
+        assert len(Keyring.read(str(path), derived=False, owner=4321).reread().keys) == 1
 
 
 def test_ones_own_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_a_keyring_is_found_again_from_another_folder(tmp_path: Path, monkeypatc
     monkeypatch.chdir("/")
     key_file(tmp_path, SECOND)
     assert [key.id for key in keyring.keys] == [FIRST.id]
-    assert [key.id for key in keyring.again().keys] == [SECOND.id]
+    assert [key.id for key in keyring.reread().keys] == [SECOND.id]
 
 
 def test_a_keyring_shows_no_key(tmp_path: Path) -> None:
