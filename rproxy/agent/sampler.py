@@ -81,7 +81,7 @@ class HostSampler:
 
 
 class _CpuUse:
-    """CPU use, averaged over at least `SAMPLE_INTERVAL_S` by both the agent's and the kernel's clock: either may stall."""
+    """CPU use, averaged over at least `SAMPLE_INTERVAL_S` of the agent's clock and the kernel's; either may stall."""
 
     def __init__(self) -> None:
         self._since: tuple[float, CpuTimes] | None = None

@@ -67,7 +67,7 @@ def test_no_line_is_read_beyond_the_listening_ones(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("content", [None, "", HEAD, HEAD + "garbage\n", HEAD + "0: zz:1F90 x 0A 0:0\n", "\xff" * 100])
-def test_what_cannot_be_read_tells_nothing(
+def test_an_unreadable_file_yields_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
     path = tmp_path / "tcp"

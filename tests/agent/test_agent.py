@@ -71,8 +71,8 @@ def test_any_other_pdu_from_the_proxy_is_counted_and_not_answered(pdu: Pdu) -> N
 
 
 @pytest.mark.parametrize("tag", [2, UINT32_MAX, 1 << 31])
-def test_a_probe_for_another_instance_is_counted_not_answered_and_no_sign_of_life(tag: int) -> None:
-    """Somebody repeats the registration of an earlier start, and a proxy that was restarted asks for that."""
+def test_a_probe_for_another_instance_is_counted_but_not_answered_and_does_not_count_as_a_probe(tag: int) -> None:
+    """As when a registration of an earlier start is replayed, and a restarted proxy probes that instance."""
     bench = Bench()
     bench.transport.take()
     with logged() as events:
@@ -153,7 +153,7 @@ def test_a_send_that_fails_is_counted_and_registering_goes_on(error: Exception) 
     assert bench.registered() == [10]
 
 
-def test_unregister_tells_each_proxy_whose_address_is_known_and_stops_every_timer() -> None:
+def test_unregister_is_sent_to_each_proxy_whose_address_is_known_and_stops_every_timer() -> None:
     names = Names(proxy="10.1.1.10", other="10.1.1.11")
     bench = Bench(("proxy", 5555), ("other", 5556), ("nowhere", 5555), resolve=names.resolve)
     bench.probe()

@@ -38,7 +38,7 @@ class PortBench:
         self.agent.datagramReceived(encode(ProbeRequest(0, 1)), PROXY)
 
 
-def test_an_agent_that_nobody_probes_changes_its_port_every_minute_and_says_so_once() -> None:
+def test_an_unprobed_agent_changes_its_port_every_minute_and_logs_it_once() -> None:
     with logged() as events:
         bench = PortBench()
         run(bench.reactor, 4 * 60 + 30)

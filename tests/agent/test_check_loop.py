@@ -50,9 +50,9 @@ class Scripted:
         self.times: list[float] = []
         self.stopped = 0
         self.clock = Clock()
-        self.told: list[tuple[float, bool, str]] = []
+        self.changes: list[tuple[float, bool, str]] = []
         self.service = CheckLoop(
-            self, self.clock, lambda well, why: self.told.append((self.clock.seconds(), well, why))
+            self, self.clock, lambda well, why: self.changes.append((self.clock.seconds(), well, why))
         )
         self.service.start()
 
@@ -75,7 +75,7 @@ def test_a_service_is_checked_at_once_and_every_2_seconds_and_only_changes_are_t
     run(check.clock, 10)
     check.outcome = None
     run(check.clock, 10)
-    assert check.told == [(0, True, ""), (14, False, "refused"), (22, True, "")]
+    assert check.changes == [(0, True, ""), (14, False, "refused"), (22, True, "")]
 
 
 def test_a_check_that_takes_longer_than_a_second_is_ended_and_has_failed() -> None:
@@ -83,9 +83,9 @@ def test_a_check_that_takes_longer_than_a_second_is_ended_and_has_failed() -> No
     check.hangs = True
     run(check.clock, 3 * INTERVAL_S - 0.5)
     assert [each.called for each in check.begun] == [True, True]
-    assert check.told == [(0, True, ""), (INTERVAL_S + 2 * INTERVAL_S + TIMEOUT_S, False, "")][:1]
+    assert check.changes == [(0, True, ""), (INTERVAL_S + 2 * INTERVAL_S + TIMEOUT_S, False, "")][:1]
     run(check.clock, 2)
-    assert check.told[-1] == (3 * INTERVAL_S + TIMEOUT_S, False, "no answer (within 1 s)")
+    assert check.changes[-1] == (3 * INTERVAL_S + TIMEOUT_S, False, "no answer (within 1 s)")
 
 
 def test_an_answer_in_the_last_moment_counts_and_leaves_no_timer() -> None:
@@ -95,14 +95,14 @@ def test_an_answer_in_the_last_moment_counts_and_leaves_no_timer() -> None:
     check.begun[0].callback(None)
     assert len(check.clock.getDelayedCalls()) == 1
     run(check.clock, 0.5)
-    assert [well for _, well, _ in check.told] == [True]
+    assert [well for _, well, _ in check.changes] == [True]
 
 
 def test_a_check_that_raises_has_failed() -> None:
     check = Scripted()
     check.outcome = RuntimeError()
     run(check.clock, 3 * INTERVAL_S)
-    assert check.told[-1] == (3 * INTERVAL_S, False, "RuntimeError")
+    assert check.changes[-1] == (3 * INTERVAL_S, False, "RuntimeError")
 
 
 @pytest.mark.parametrize("hangs", [False, True])
@@ -115,5 +115,5 @@ def test_a_stop_ends_what_runs_and_leaves_no_timer(hangs: bool) -> None:
         run(check.clock, 10)
     assert check.clock.getDelayedCalls() == []
     assert check.stopped == 1
-    assert [well for _, well, _ in check.told] == [True]
+    assert [well for _, well, _ in check.changes] == [True]
     assert list(events) == []

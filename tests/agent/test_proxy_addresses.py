@@ -159,7 +159,7 @@ def test_a_proxy_that_has_moved_is_followed_once_it_probes_from_its_new_address(
     assert {host for _, host in tried(bench)} == {FURTHER[0]}
 
 
-def test_a_name_that_is_not_found_any_more_costs_a_proxy_that_probes_nothing() -> None:
+def test_a_name_that_no_longer_resolves_does_not_affect_a_proxy_that_probes() -> None:
     names = named(FOUR)
     bench = bench_of(names)
     run_probed(bench, LOOKUP_S - 1, FOUR)

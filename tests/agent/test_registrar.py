@@ -115,7 +115,7 @@ def test_the_interval_on_the_wire_is_in_milliseconds_and_never_zero(interval_s: 
     assert Registration(interval_s, INSTANCE).interval_ms == interval_ms
 
 
-def test_what_goes_to_each_address_is_sealed_for_the_one_of_ours_that_it_sees() -> None:
+def test_what_is_sent_to_each_address_is_sealed_for_the_local_address_that_it_sees() -> None:
     bench = KeyedBench(named(FOUR, SIX))
     run(bench.clock, 1.5)
     assert [address for _, address in bench.take()] == [FOUR, SIX]

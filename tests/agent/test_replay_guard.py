@@ -18,7 +18,7 @@ def rng() -> random.Random:
     return random.Random(24)
 
 
-def life(rng: random.Random, length: int, first: int = 0) -> list[tuple[int, int]]:
+def run_of_probes(rng: random.Random, length: int, first: int = 0) -> list[tuple[int, int]]:
     """The probes of a proxy, from its start or later."""
     return [((first + number) % NUMBERS, rng.getrandbits(64)) for number in range(length)]
 
@@ -28,53 +28,53 @@ def taken(guard: ReplayGuard, probes: list[tuple[int, int]]) -> Iterator[bool]:
 
 
 def test_every_probe_of_a_proxy_is_fresh_once(rng: random.Random) -> None:
-    guard, probes = ReplayGuard(), life(rng, 1000)
+    guard, probes = ReplayGuard(), run_of_probes(rng, 1000)
     assert all(taken(guard, probes))
     assert not any(taken(guard, probes))
 
 
 def test_numbers_that_wrap_around_go_on(rng: random.Random) -> None:
-    assert all(taken(ReplayGuard(), life(rng, 1000, NUMBERS - 500)))
+    assert all(taken(ReplayGuard(), run_of_probes(rng, 1000, NUMBERS - 500)))
 
 
 def test_a_restarted_proxy_is_fresh_at_once_also_where_its_first_probes_are_lost(rng: random.Random) -> None:
     guard = ReplayGuard()
     for missed in range(RESTART_NUMBERS):
-        assert all(taken(guard, life(rng, 100)))
-        assert all(taken(guard, life(rng, 100)[missed:]))
+        assert all(taken(guard, run_of_probes(rng, 100)))
+        assert all(taken(guard, run_of_probes(rng, 100)[missed:]))
 
 
 def test_a_restarted_proxy_whose_beginning_was_missed_is_fresh_after_the_silence(rng: random.Random) -> None:
     guard = ReplayGuard()
-    assert all(taken(guard, life(rng, 5000)))
-    later = life(rng, 300)[RESTART_NUMBERS:]
+    assert all(taken(guard, run_of_probes(rng, 5000)))
+    later = run_of_probes(rng, 300)[RESTART_NUMBERS:]
     assert not any(taken(guard, later[:10]))
     guard.forget_sequence()
     assert all(taken(guard, later[10:]))
 
 
 def test_a_whole_life_replayed_in_order_is_not_fresh_in_a_later_one_however_short_that_is(rng: random.Random) -> None:
-    guard, former = ReplayGuard(), life(rng, 5000)
+    guard, former = ReplayGuard(), run_of_probes(rng, 5000)
     assert all(taken(guard, former))
-    assert all(taken(guard, life(rng, 3)))
+    assert all(taken(guard, run_of_probes(rng, 3)))
     assert not any(taken(guard, former))
     guard.forget_sequence()
     assert not any(taken(guard, former))
-    assert all(taken(guard, life(rng, 3)))
+    assert all(taken(guard, run_of_probes(rng, 3)))
 
 
 def test_numbers_of_the_present_life_are_old_however_long_ago_they_were_recorded(
     rng: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replay_guard, "TOKENS", 100)
-    guard, probes = ReplayGuard(), life(rng, 1000)
+    guard, probes = ReplayGuard(), run_of_probes(rng, 1000)
     assert all(taken(guard, probes))
     forgotten = probes[RESTART_NUMBERS:500]
     assert not any(taken(guard, forgotten))
 
 
 def test_probes_that_overtake_each_other_are_fresh(rng: random.Random) -> None:
-    probes = life(rng, 200, 1000)
+    probes = run_of_probes(rng, 200, 1000)
     for at in range(0, len(probes), REORDER_MAX):
         probes[at : at + REORDER_MAX] = reversed(probes[at : at + REORDER_MAX])
     assert all(taken(ReplayGuard(), probes))

@@ -175,7 +175,7 @@ def test_all_figures_may_be_unreadable_from_the_start(host: Host) -> None:
     assert sampler.sample() == Load(None, 89, 5)
 
 
-def test_what_cannot_be_read_is_told_once_and_once_when_it_can_be_again(host: Host) -> None:
+def test_an_unreadable_figure_is_logged_once_and_once_more_when_it_is_readable(host: Host) -> None:
     sampler = HostSampler(host.clock.seconds)
     with logged() as events:
         for _ in range(20):
@@ -192,7 +192,7 @@ def test_what_cannot_be_read_is_told_once_and_once_when_it_can_be_again(host: Ho
     ]
 
 
-def test_one_that_comes_and_goes_is_told_seldom_and_at_last_as_it_is(host: Host) -> None:
+def test_a_figure_that_is_readable_now_and_then_is_logged_seldom_and_correctly_in_the_end(host: Host) -> None:
     sampler = HostSampler(host.clock.seconds)
     with logged() as events:
         for _ in range(100):

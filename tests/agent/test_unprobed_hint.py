@@ -1,4 +1,4 @@
-"""What an agent that nobody probes logs, once."""
+"""What an unprobed agent logs, once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.agent.bench import HINT, OTHER, PROXY, Bench
 from tests.fakes import logged, run, texts
 
 
-def test_an_agent_that_nobody_probes_says_once_what_may_be_wrong() -> None:
+def test_an_unprobed_agent_logs_once_what_may_be_wrong() -> None:
     bench = Bench()
     with logged() as events:
         run(bench.clock, 9)
@@ -19,7 +19,7 @@ def test_an_agent_that_nobody_probes_says_once_what_may_be_wrong() -> None:
     assert texts(events) == [HINT]
 
 
-def test_the_hint_tells_who_probes_instead_and_once_more_where_that_is_seen_late() -> None:
+def test_the_hint_names_the_host_that_probes_instead_and_is_repeated_if_that_is_seen_late() -> None:
     with logged() as events:
         bench = Bench()
         run(bench.clock, 20)
@@ -31,7 +31,7 @@ def test_the_hint_tells_who_probes_instead_and_once_more_where_that_is_seen_late
 
 
 @pytest.mark.parametrize("seal", [Sealed((Key(9, bytes(32), is_derived=False),)), None])
-def test_the_hint_tells_of_a_strangers_probe_whatever_its_seal(seal: Sealed | None) -> None:
+def test_the_hint_names_an_unknown_prober_whatever_its_seal(seal: Sealed | None) -> None:
     probe = encode(ProbeRequest(0, 1))
     with logged() as events:
         bench = Bench()
@@ -42,7 +42,7 @@ def test_the_hint_tells_of_a_strangers_probe_whatever_its_seal(seal: Sealed | No
     assert texts(events) == [f"{HINT}; probes come from 10.1.1.11:5556, which no --proxy names"]
 
 
-def test_strangers_fill_no_log() -> None:
+def test_unknown_probers_do_not_fill_the_log() -> None:
     with logged() as events:
         bench = Bench()
         for number in range(20_000):
@@ -51,7 +51,7 @@ def test_strangers_fill_no_log() -> None:
     assert len(texts(events)) == 1
 
 
-def test_a_proxy_that_probes_makes_the_stranger_forgotten() -> None:
+def test_the_unknown_prober_is_forgotten_when_a_proxy_probes() -> None:
     bench = Bench()
     bench.probe(OTHER)
     bench.probe()

@@ -10,17 +10,17 @@ import pytest
 from rproxy.config.model import ProxyConfig
 from rproxy.config.options import ProxyOptions
 
-ANYBODY = ("--allow", "0.0.0.0/0")
+ANY_HOST = ("--allow", "0.0.0.0/0")
 """Somebody must be allowed to register."""
 
 
-def parsed(*arguments: str, allow: Sequence[str] = ANYBODY) -> ProxyOptions:
+def parsed(*arguments: str, allow: Sequence[str] = ANY_HOST) -> ProxyOptions:
     options = ProxyOptions()
     options.parseOptions([*(() if "--allow" in arguments else allow), *arguments])
     return options
 
 
-def config_of(*arguments: str, allow: Sequence[str] = ANYBODY) -> ProxyConfig:
+def config_of(*arguments: str, allow: Sequence[str] = ANY_HOST) -> ProxyConfig:
     return parsed(*arguments, allow=allow).config
 
 
@@ -30,7 +30,7 @@ def field(config: ProxyConfig, name: str) -> Any:
     return getattr(service if hasattr(service, name) else config, name)
 
 
-def complaint(*arguments: str, allow: Sequence[str] = ANYBODY) -> str:
+def message_of(*arguments: str, allow: Sequence[str] = ANY_HOST) -> str:
     """The one line that the command ends with."""
     with pytest.raises(SystemExit) as ended:
         config_of(*arguments, allow=allow)

@@ -18,7 +18,7 @@ def config_of(*arguments: str) -> AgentConfig:
     return options.config
 
 
-def complaint(*arguments: str) -> str:
+def message_of(*arguments: str) -> str:
     """The one line that the command ends with."""
     with pytest.raises(SystemExit) as ended:
         config_of(*arguments)
@@ -111,7 +111,7 @@ def test_each_option_is_taken(arguments: list[str], name: str, value: object) ->
     ],
 )
 def test_a_value_that_cannot_be_is_one_line_that_names_the_option(option: str, value: str) -> None:
-    text = complaint("--proxy", "10.1.1.10", option, value)
+    text = message_of("--proxy", "10.1.1.10", option, value)
     assert option in text
     assert "twistd rproxy-agent --help" in text
 
@@ -144,7 +144,7 @@ def test_a_value_that_cannot_be_is_one_line_that_names_the_option(option: str, v
     ],
 )
 def test_what_is_missing_or_no_option_is_one_line_that_names_it(arguments: list[str], named: str) -> None:
-    assert named in complaint(*arguments)
+    assert named in message_of(*arguments)
 
 
 def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,8 +157,8 @@ def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None
         assert f"--{option}" in text
 
 
-def test_an_interval_the_wire_cannot_tell_is_no_interval() -> None:
-    assert "--interval" in complaint("--proxy", "10.1.1.10", "--interval", "1e-9")
+def test_an_interval_below_the_wires_resolution_is_refused() -> None:
+    assert "--interval" in message_of("--proxy", "10.1.1.10", "--interval", "1e-9")
     assert config_of("--proxy", "10.1.1.10", "--interval", "0.001").interval_s == 0.001
 
 

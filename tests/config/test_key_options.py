@@ -10,7 +10,7 @@ import pytest
 
 from rproxy.config.keyfile import Keyring
 from rproxy.pool.limits import Limits
-from tests.config.commands import complaint, config_of
+from tests.config.commands import config_of, message_of
 from tests.config.keyfiles import (
     BROKEN,
     FIRST,
@@ -20,8 +20,8 @@ from tests.config.keyfiles import (
     key_file,
     shows_a_key,
 )
-from tests.config.test_agent_options import complaint as agents_complaint
 from tests.config.test_agent_options import config_of as agent_config_of
+from tests.config.test_agent_options import message_of as agents_message
 
 NUMBERS = ["0", "-1", "100001", "1e3", "1.5", "nan", "inf", "abc", "", "0x10", "9" * 400]
 
@@ -48,7 +48,7 @@ def ids(keyring: Keyring | None) -> list[int]:
     ids=" ".join,
 )
 def test_off_loopback_it_must_be_said_who_may_register(arguments: list[str]) -> None:
-    message = complaint(*arguments, allow=())
+    message = message_of(*arguments, allow=())
     for way in ("--keyring FILE", "rproxy keygen", "--allow NETWORK", "0.0.0.0/0", "::/0"):
         assert way in message
 
@@ -75,7 +75,7 @@ def test_a_name_is_on_loopback_if_its_address_is(monkeypatch: pytest.MonkeyPatch
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: found)
     if said:
-        assert "who may register?" in complaint("--monitor", "name:5555", allow=())
+        assert "who may register?" in message_of("--monitor", "name:5555", allow=())
     else:
         assert config_of("--monitor", "name:5555", allow=()).monitor == ("127.0.0.1", 5555)
 
@@ -112,7 +112,7 @@ def test_a_broken_file_is_one_line_that_names_it_and_shows_no_key(
     path = key_file(tmp_path, FIRST)
     damage(path)
     arguments = ["--keyring", str(path)]
-    line = complaint(*arguments) if command == "rproxy" else agents_complaint("--proxy", "10.1.1.10", *arguments)
+    line = message_of(*arguments) if command == "rproxy" else agents_message("--proxy", "10.1.1.10", *arguments)
     assert line.startswith(f"twistd {command}: --keyring {path}: {reason}")
     assert line.endswith(f"(twistd {command} --help lists the options)")
     assert not shows_a_key(line)
@@ -120,7 +120,7 @@ def test_a_broken_file_is_one_line_that_names_it_and_shows_no_key(
 
 def test_a_proxy_needs_a_master_key_and_an_agent_does_not(tmp_path: Path) -> None:
     path = str(key_file(tmp_path, OWN))
-    assert f"--keyring {path}: it has an agent's key" in complaint("--keyring", path)
+    assert f"--keyring {path}: it has an agent's key" in message_of("--keyring", path)
     assert ids(agent_config_of("--proxy", "10.1.1.10", "--keyring", path).keyring) == [OWN.id]
 
 
@@ -129,13 +129,13 @@ def test_a_pool_has_the_limits_of_its_size(text: str, backends: int) -> None:
     assert config_of("--max-backends", text).limits == Limits.for_pool(backends)
 
 
-def test_a_pool_is_of_1024_unless_told_otherwise() -> None:
+def test_a_pool_has_1024_back_ends_by_default() -> None:
     assert config_of().limits == Limits()
 
 
 @pytest.mark.parametrize("value", NUMBERS)
 def test_a_size_that_no_pool_can_have_is_one_line_that_names_the_option(value: str) -> None:
-    assert f"--max-backends {value}: " in complaint("--max-backends", value)
+    assert f"--max-backends {value}: " in message_of("--max-backends", value)
 
 
 def test_settings_show_no_key(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_settings_show_no_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "address"), [("192.0.2.7", "192.0.2.7"), ("2001:DB8:0::5", "2001:db8::5"), ("::1", "::1")]
 )
-def test_an_agent_may_be_told_its_address(tmp_path: Path, given: str, address: str) -> None:
+def test_an_agents_address_can_be_configured(tmp_path: Path, given: str, address: str) -> None:
     path = str(key_file(tmp_path, OWN))
     config = agent_config_of("--proxy", "10.1.1.10", "--keyring", path, "--advertise", given)
     assert config.advertise == address
@@ -157,12 +157,12 @@ def test_an_agent_may_be_told_its_address(tmp_path: Path, given: str, address: s
 @pytest.mark.parametrize("value", ["", "abc", "nat.example", "10.1.1.256", "10.1.1.1:5555", "[::1]", "10.0.0.0/8"])
 def test_what_is_no_address_is_one_line_that_names_the_option(tmp_path: Path, value: str) -> None:
     path = str(key_file(tmp_path, OWN))
-    message = agents_complaint("--proxy", "10.1.1.10", "--keyring", path, "--advertise", value)
+    message = agents_message("--proxy", "10.1.1.10", "--keyring", path, "--advertise", value)
     assert f"--advertise {value}: not an IP address" in message
 
 
-def test_without_keys_nobody_needs_an_agents_address() -> None:
-    message = agents_complaint("--proxy", "10.1.1.10", "--advertise", "192.0.2.7")
+def test_advertise_needs_keys() -> None:
+    message = agents_message("--proxy", "10.1.1.10", "--advertise", "192.0.2.7")
     assert "--advertise is of use only with --keyring" in message
 
 

@@ -29,7 +29,7 @@ from tests.config.keyfiles import (
 from tests.conftest import need
 
 
-def complaint(path: Path, *, derived: bool = False) -> str:
+def message_of(path: Path, *, derived: bool = False) -> str:
     with pytest.raises(KeyringError) as caught:
         read_keys(str(path), derived=derived)
     assert not shows_a_key("".join(traceback.format_exception(caught.value)))
@@ -50,7 +50,7 @@ def test_a_file_for_its_owner_alone_is_read(tmp_path: Path, mode: int) -> None:
 
 @pytest.mark.parametrize("mode", [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o644, 0o660, 0o666, 0o777, 0o004])
 def test_a_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
-    message = complaint(key_file(tmp_path, FIRST, mode=mode))
+    message = message_of(key_file(tmp_path, FIRST, mode=mode))
     assert message == "others than its owner may use it (chmod 600 mends that)"
 
 
@@ -59,7 +59,7 @@ def test_a_link_is_as_good_as_the_file_that_it_leads_to(tmp_path: Path, mode: in
     link = tmp_path / "link"
     link.symlink_to(key_file(tmp_path, FIRST, mode=mode))
     if refused:
-        complaint(link)
+        message_of(link)
     else:
         assert len(read_keys(str(link), derived=False)) == 1
 
@@ -69,7 +69,7 @@ def test_a_link_is_as_good_as_the_file_that_it_leads_to(tmp_path: Path, mode: in
 def test_a_broken_file_is_refused_and_says_why(tmp_path: Path, damage: Damage, reason: str, derived: bool) -> None:
     path = key_file(tmp_path, FIRST)
     damage(path)
-    assert complaint(path, derived=derived).startswith(reason)
+    assert message_of(path, derived=derived).startswith(reason)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "socket"])
@@ -82,7 +82,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     else:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(path))
-    assert complaint(path) == "it is no regular file"
+    assert message_of(path) == "it is no regular file"
 
 
 def test_what_becomes_a_fifo_before_it_is_opened_is_not_waited_for(
@@ -92,7 +92,7 @@ def test_what_becomes_a_fifo_before_it_is_opened_is_not_waited_for(
     os.mkfifo(path, 0o600)
     as_it_was = os.stat(file)
     monkeypatch.setattr(os, "stat", lambda _: as_it_was)
-    assert complaint(path) == "it is no regular file"
+    assert message_of(path) == "it is no regular file"
 
 
 @pytest.mark.parametrize(("owner", "refused"), [(0, False), (1234, True), (4321, False)])
@@ -117,7 +117,7 @@ def test_ones_own_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     need(root=True)
     path = key_file(tmp_path, FIRST)
     os.chown(path, 1000, 0)
-    complaint(path)
+    message_of(path)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert len(read_keys(str(path), derived=False)) == 1
 
@@ -126,7 +126,7 @@ def test_ones_own_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_file_of_other_than_ascii_is_refused(tmp_path: Path, data: bytes) -> None:
     path = text_file(tmp_path, "")
     path.write_bytes(data + FIRST.secret.hex().encode())
-    assert complaint(path) == "it is not a text of ASCII characters"
+    assert message_of(path) == "it is not a text of ASCII characters"
 
 
 @pytest.mark.parametrize("keys", [(OWN,), (OWN, FIRST), (FIRST, OWN)])
@@ -134,7 +134,7 @@ def test_an_agents_key_is_refused_where_a_master_is_needed_and_read_where_it_is_
     tmp_path: Path, keys: tuple[object, ...]
 ) -> None:
     path = key_file(tmp_path, *keys)  # type: ignore[arg-type]
-    assert complaint(path) == "it has an agent's key: a proxy needs the master key that it was derived from"
+    assert message_of(path) == "it has an agent's key: a proxy needs the master key that it was derived from"
     assert [key.is_derived for key in read_keys(str(path), derived=True)] == [key is OWN for key in keys]
 
 

@@ -15,7 +15,7 @@ from rproxy.net import binding
 from rproxy.policies.registry import POLICIES
 from rproxy.sessions.capacity import SESSIONS_MAX
 from rproxy.sources.agents.prober import Timing
-from tests.config.commands import ANYBODY, complaint, config_of, field
+from tests.config.commands import ANY_HOST, config_of, field, message_of
 
 
 def test_without_options_it_is_the_reports_proxy() -> None:
@@ -31,7 +31,7 @@ def test_without_options_it_is_the_reports_proxy() -> None:
         services=(service,),
         monitor=("", 5555),
         timing=Timing(5, 0.5, 10),
-        allow=(ip_network(ANYBODY[1]),),
+        allow=(ip_network(ANY_HOST[1]),),
         max_connections=None,
         demo=0,
         admin=None,
@@ -94,7 +94,7 @@ def test_each_option_is_taken(arguments: list[str], name: str, value: object) ->
 @pytest.mark.parametrize(
     ("arguments", "host"), [([], "127.0.0.1"), (["--monitor", "6666"], "127.0.0.1"), (["--monitor", "[::1]:1"], "::1")]
 )
-def test_a_demos_agents_register_on_loopback_unless_told_otherwise(arguments: list[str], host: str) -> None:
+def test_a_demos_agents_register_on_loopback_by_default(arguments: list[str], host: str) -> None:
     assert config_of("--demo", "2", *arguments).monitor[0] == host
 
 
@@ -137,7 +137,7 @@ NUMBERS = ["-1", "nan", "inf", "-inf", "abc", "", "1e999", "0x10", "1,5"]
     ],
 )
 def test_a_value_that_cannot_be_is_one_line_that_names_the_option(option: str, value: str) -> None:
-    text = complaint(option, value)
+    text = message_of(option, value)
     assert option in text
     assert "twistd rproxy --help" in text
 
@@ -154,7 +154,7 @@ def test_a_value_that_cannot_be_is_one_line_that_names_the_option(option: str, v
     ],
 )
 def test_what_is_no_option_is_one_line_that_names_it(arguments: list[str], named: str) -> None:
-    assert named in complaint(*arguments)
+    assert named in message_of(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_what_is_no_option_is_one_line_that_names_it(arguments: list[str], named
     [["--liveness", "5.9"], ["--probe-interval", "9"], ["--probe-timeout", "4.6"], ["--probe-interval", "60"]],
 )
 def test_a_liveness_check_that_would_fire_between_two_probes_is_refused(arguments: list[str]) -> None:
-    assert "--liveness" in complaint(*arguments)
+    assert "--liveness" in message_of(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_the_least_liveness_that_fits_the_probes_is_accepted(arguments: list[str
 
 
 @pytest.mark.parametrize(("option", "form"), [("--monitor", "name:5555"), ("--admin", "name:8081")])
-def test_a_host_of_ours_may_be_a_name(monkeypatch: pytest.MonkeyPatch, option: str, form: str) -> None:
+def test_a_local_host_may_be_a_name(monkeypatch: pytest.MonkeyPatch, option: str, form: str) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.1.1.10", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: found)
     config = config_of(option, form)
@@ -186,12 +186,12 @@ def test_a_host_of_ours_may_be_a_name(monkeypatch: pytest.MonkeyPatch, option: s
 
 
 @pytest.mark.parametrize(("option", "form"), [("--monitor", "name:5555"), ("--admin", "name:8081")])
-def test_a_name_of_ours_that_is_not_found_is_one_line(monkeypatch: pytest.MonkeyPatch, option: str, form: str) -> None:
+def test_a_local_name_that_is_not_found_is_one_line(monkeypatch: pytest.MonkeyPatch, option: str, form: str) -> None:
     def not_found(*_: object) -> object:
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", not_found)
-    text = complaint(option, form)
+    text = message_of(option, form)
     assert option in text
     assert "Name or service not known" in text
 
@@ -210,7 +210,7 @@ def test_the_help_names_every_option_and_policy(capsys: pytest.CaptureFixture[st
 
 
 def test_an_empty_monitor_is_a_typo_not_the_default() -> None:
-    assert "--monitor" in complaint("--monitor", "")
+    assert "--monitor" in message_of("--monitor", "")
 
 
 @pytest.mark.parametrize(
@@ -227,29 +227,29 @@ def test_an_empty_monitor_is_a_typo_not_the_default() -> None:
 )
 def test_a_mapped_network_is_an_ipv4_one(text: str, network: Any) -> None:
     if network is None:
-        assert "has host bits set" in complaint("--allow", text)
+        assert "has host bits set" in message_of("--allow", text)
     else:
         assert config_of("--allow", text).allow == (network,)
 
 
 @pytest.mark.parametrize("text", ["10.0.0.5/24", "::ffff:10.0.0.5/104"])
 def test_host_bits_are_told(text: str) -> None:
-    assert f"--allow {text}: " in complaint("--allow", text)
-    assert "has host bits set" in complaint("--allow", text)
+    assert f"--allow {text}: " in message_of("--allow", text)
+    assert "has host bits set" in message_of("--allow", text)
 
 
 def test_free_binding_is_linuxs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config_of("--freebind").freebind is binding.CAN_FREEBIND is True
     monkeypatch.setattr(schema, "CAN_FREEBIND", False)
-    assert complaint("--freebind").startswith("twistd rproxy: --freebind: needs Linux")
+    assert message_of("--freebind").startswith("twistd rproxy: --freebind: needs Linux")
 
 
 def test_the_carriers_there_are_are_named_where_one_is_not_known() -> None:
-    assert "must be auto, splice or portable" in complaint("--carrier", "fast")
+    assert "must be auto, splice or portable" in message_of("--carrier", "fast")
 
 
 def test_where_nothing_splices_only_the_splice_carrier_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "CAN_SPLICE", False)
-    text = complaint("--carrier", "splice")
+    text = message_of("--carrier", "splice")
     assert "--carrier splice: needs Linux; auto takes what there is" in text
     assert [config_of("--carrier", carrier).carrier for carrier in ("auto", "portable")] == ["auto", "portable"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rproxy.sessions.redispatch import Redispatch
-from tests.config.commands import complaint, config_of, field
+from tests.config.commands import config_of, field, message_of
 
 
 def test_clients_wait_five_seconds_and_are_redispatched_and_no_silence_is_evidence_by_default() -> None:
@@ -32,8 +32,8 @@ def test_an_option_is_a_setting(arguments: list[str], name: str, value: object) 
 @pytest.mark.parametrize("option", ["--wait-for-backend", "--first-byte", "--redispatch-early"])
 @pytest.mark.parametrize("value", ["", "abc", "-1", "nan", "inf", "1e300", "3601", "All", "0x5"])
 def test_what_cannot_be_is_one_line_that_names_the_option(option: str, value: str) -> None:
-    assert option in complaint(f"{option}={value}")
+    assert option in message_of(f"{option}={value}")
 
 
 def test_a_first_byte_must_be_given_time() -> None:
-    assert "--first-byte 0.01" in complaint("--first-byte", "0.01")
+    assert "--first-byte 0.01" in message_of("--first-byte", "0.01")

@@ -84,7 +84,7 @@ def test_a_path_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert path("drain-file", "drain") == str(tmp_path / "drain")
 
 
-def test_a_keyring_that_cannot_be_read_is_told_by_its_key(tmp_path: Path) -> None:
+def test_an_unreadable_keyring_is_reported_with_its_key(tmp_path: Path) -> None:
     file = key_file(tmp_path, FIRST, mode=0o644)
     with pytest.raises(ConfigError) as raised:
         keyring("proxy.keyring", str(file), derived=False)

@@ -1,4 +1,4 @@
-"""The operators' server: whatever its clients do, it does little at once, keeps little, and waits for nobody long."""
+"""The operators' server: whatever its clients do, its work at once, its memory and its waits are bounded."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_of_pipelined_requests_for_anything_one_is_answered_until_that_is_read(a
     assert len(answers(client.take())) == 40
 
 
-def test_of_an_answer_that_nobody_reads_one_piece_is_written() -> None:
+def test_one_piece_of_an_unread_answer_is_written() -> None:
     piece = bytes(1000)
     client = ServerBench(lambda: iter([piece] * 50)).client()
     client.stalled = True
@@ -124,7 +124,7 @@ def test_only_little_is_done_in_each_turn_however_many_connections_ask() -> None
     assert rendered == [0, 1, 2, 3, 4]
 
 
-def test_head_tells_the_length_alone() -> None:
+def test_head_gets_only_the_length() -> None:
     client = ServerBench().client()
     answer = client.ask(GET.replace(b"GET", b"HEAD", 1))
     assert b"Content-Length: %d\r\n" % len(DOCUMENT) in answer
@@ -276,7 +276,7 @@ def test_who_reads_the_last_answer_slowly_gets_the_rest_from_the_kernel() -> Non
     assert not bench.clock.getDelayedCalls()
 
 
-def test_answers_tell_no_versions_and_are_not_to_be_kept() -> None:
+def test_answers_have_no_versions_and_are_not_to_be_cached() -> None:
     answer = ServerBench().client().ask(GET)
     assert b"Cache-Control: no-store\r\n" in answer
     assert b"Server:" not in answer

@@ -1,4 +1,4 @@
-"""What anybody can bring about has a bounded number of lines, with sums, and the last one is true."""
+"""What any host can cause has a bounded number of lines, with totals, and the last one is up to date."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def change(log: PoolLog, changed: Backend, after: State) -> None:
 
 
 def sums(lines: list[str]) -> int:
-    """Changes that the lines tell of."""
+    """Changes that the lines report."""
     return sum(int(found[1]) if (found := re.search(r": (\d+) changes of state", line)) else 1 for line in lines)
 
 
-def test_a_host_that_registers_and_goes_all_day_costs_few_lines_which_tell_all() -> None:
+def test_a_host_that_registers_and_leaves_all_day_has_few_lines_with_the_totals() -> None:
     clock = Clock()
     log = PoolLog(clock, 1024, trace=False)
     with logged() as events:
@@ -71,7 +71,7 @@ def test_a_pool_that_comes_up_has_a_line_for_each() -> None:
     assert len(texts(events)) == 1024
 
 
-def test_the_line_that_tells_a_sum_names_some_back_ends() -> None:
+def test_a_line_with_a_total_names_some_back_ends() -> None:
     clock = Clock()
     log = PoolLog(clock, 1024, trace=False)
     with logged() as events:
@@ -99,7 +99,7 @@ def test_a_panic_that_comes_and_goes_ends_with_the_truth() -> None:
     assert lines[-1].startswith("less than half")
 
 
-def test_a_back_end_that_was_forgotten_meanwhile_asks_for_nothing() -> None:
+def test_no_request_is_logged_of_a_back_end_that_was_forgotten_meanwhile() -> None:
     clock = Clock()
     log = PoolLog(clock, 1024, trace=False)
     one = backend()
@@ -113,7 +113,7 @@ def test_a_back_end_that_was_forgotten_meanwhile_asks_for_nothing() -> None:
     assert len(texts(events)) == 1
 
 
-def test_what_an_agent_asked_for_just_before_it_fell_silent_is_told_when_it_is_back() -> None:
+def test_a_request_just_before_an_agent_stopped_answering_is_logged_when_it_is_back() -> None:
     clock = Clock()
     log = PoolLog(clock, 1024, trace=False)
     one = backend()

@@ -17,7 +17,7 @@ def turn_away(bench: Bench, clients: int) -> None:
         session.give_up()
 
 
-def test_clients_turned_away_are_one_warning_in_ten_seconds_and_the_last_tells_the_sum() -> None:
+def test_refused_clients_are_one_warning_in_ten_seconds_and_the_last_has_the_total() -> None:
     bench = Bench(up=0)
     with logged() as events:
         turn_away(bench, 50)

@@ -48,7 +48,7 @@ def test_a_piece_is_rendered_in_each_turn_of_the_reactor() -> None:
     assert (snapshot.pieces, snapshot.size) == ((b"0", b"1", b"2"), 3)
 
 
-def test_all_who_ask_while_it_is_rendered_share_it() -> None:
+def test_all_requests_during_rendering_share_the_snapshot() -> None:
     bench = Bench(3)
     bench.ask()
     bench.turns(2)

@@ -47,7 +47,7 @@ def test_each_backend_has_the_documented_fields() -> None:
     assert [set(each) for each in shown] == [FIELDS, FIELDS]
 
 
-def test_what_a_backend_told_is_shown() -> None:
+def test_what_a_back_end_reports_is_shown() -> None:
     view = view_with(0)
     backend = registered(view.service.pool, "10.0.0.9")
     confirm(view.service.pool, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
@@ -88,7 +88,7 @@ def test_what_is_not_known_yet_is_null() -> None:
     }
 
 
-def test_a_count_that_its_agent_cannot_tell_is_null() -> None:
+def test_a_count_that_is_unknown_to_its_agent_is_null() -> None:
     view = view_with(0)
     confirm(
         view.service.pool,

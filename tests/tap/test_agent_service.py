@@ -71,7 +71,7 @@ def said_of_draining(bench: AgentBench) -> list[bool]:
 
 
 def test_an_agent_drains_while_its_file_is_there(tmp_path: Path) -> None:
-    """It tells at once when that has changed, and as long as it has not only when it would speak anyhow."""
+    """It registers at once when that has changed, and otherwise only at its interval."""
     file = tmp_path / "drain"
     with logged() as events:
         bench = AgentBench(drain_file=str(file))
@@ -117,7 +117,7 @@ def registered_from(bench: AgentBench) -> list[int]:
     return [port.getHost().port for port, wire in opened if wire.sent]
 
 
-def test_an_agent_that_nobody_probes_changes_its_port_every_minute_and_says_so_once() -> None:
+def test_an_unprobed_agent_changes_its_port_every_minute_and_logs_it_once() -> None:
     with logged() as events:
         bench = AgentBench()
         run(bench.reactor, 4 * 60 + 30)

@@ -45,7 +45,7 @@ def printed(capfd: Captured, *arguments: str) -> str:
     return output.out
 
 
-def complaint(capfd: Captured, *arguments: str) -> str:
+def message_of(capfd: Captured, *arguments: str) -> str:
     """The last line of what it says where it does not; it prints no key then."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -89,7 +89,7 @@ def test_a_new_key_can_be_added_to_the_file_and_the_old_one_goes_on(capfd: Captu
 
 def test_where_every_id_is_taken_there_is_no_new_key(capfd: Captured, tmp_path: Path) -> None:
     path = key_file(tmp_path, *(Key(each, FIRST.secret) for each in range(256)))
-    message = complaint(capfd, "keygen", "--keyring", str(path))
+    message = message_of(capfd, "keygen", "--keyring", str(path))
     assert message == f"rproxy keygen: error: --keyring {path}: there is no key id left"
 
 
@@ -146,7 +146,7 @@ def test_an_agents_key_is_derived_from_the_first_key_or_the_one_with_that_id(
 
 def test_an_agents_key_is_not_derived_from_a_key_that_is_not_there(capfd: Captured, tmp_path: Path) -> None:
     path = key_file(tmp_path, SECOND, FIRST)
-    line = complaint(capfd, "keygen", "--agent", AGENT, "--keyring", str(path), "--id", "9")
+    line = message_of(capfd, "keygen", "--agent", AGENT, "--keyring", str(path), "--id", "9")
     assert line == f"rproxy keygen: error: --keyring {path}: there is no key with the id 9 in it"
 
 
@@ -155,7 +155,7 @@ def test_an_agents_key_is_the_same_each_time(capfd: Captured, tmp_path: Path) ->
     assert len({printed(capfd, "--agent", AGENT, "--keyring", str(path)) for _ in range(3)}) == 1
 
 
-def test_an_agents_key_tells_neither_the_masters_nor_anothers(capfd: Captured, tmp_path: Path) -> None:
+def test_an_agents_key_reveals_neither_the_master_key_nor_another_agents(capfd: Captured, tmp_path: Path) -> None:
     path = key_file(tmp_path, FIRST)
     assert not shows_a_key(printed(capfd, "--agent", AGENT, "--keyring", str(path)))
 
@@ -178,32 +178,32 @@ def test_an_agents_key_tells_neither_the_masters_nor_anothers(capfd: Captured, t
         ),
     ],
 )
-def test_what_cannot_be_is_told_with_status_2_and_nothing_is_printed(
+def test_wrong_arguments_end_with_status_2_and_nothing_is_printed(
     capfd: Captured, arguments: list[str], named: str
 ) -> None:
-    assert named in complaint(capfd, *arguments)
+    assert named in message_of(capfd, *arguments)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--agent", AGENT]], ids=["new", "agent"])
 @BROKEN
-def test_a_broken_file_is_told_and_nothing_is_printed(
+def test_a_broken_file_is_reported_and_nothing_is_printed(
     capfd: Captured, tmp_path: Path, damage: Damage, reason: str, arguments: list[str]
 ) -> None:
     path = key_file(tmp_path, FIRST)
     damage(path)
-    line = complaint(capfd, "keygen", "--keyring", str(path), *arguments)
+    line = message_of(capfd, "keygen", "--keyring", str(path), *arguments)
     assert line.startswith(f"rproxy keygen: error: --keyring {path}: {reason}")
 
 
 def test_an_agents_key_does_not_come_from_another_agents(capfd: Captured, tmp_path: Path) -> None:
-    line = complaint(capfd, "keygen", "--agent", AGENT, "--keyring", str(key_file(tmp_path, OWN)))
+    line = message_of(capfd, "keygen", "--agent", AGENT, "--keyring", str(key_file(tmp_path, OWN)))
     assert line.endswith("it has an agent's key: a proxy needs the master key that it was derived from")
 
 
 @pytest.mark.parametrize("arguments", [["--agent", AGENT], []], ids=["agent", "new"])
 def test_a_key_file_without_a_name_is_no_key_file(capfd: Captured, arguments: list[str]) -> None:
     """An unset variable in a shell."""
-    assert "--keyring" in complaint(capfd, "keygen", "--keyring", "", *arguments)
+    assert "--keyring" in message_of(capfd, "keygen", "--keyring", "", *arguments)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["keygen", "--help"]])
@@ -249,7 +249,7 @@ def test_what_is_no_file_keeps_its_rights(monkeypatch: pytest.MonkeyPatch) -> No
     assert (mode_of(null), changed) == (before, [])
 
 
-def test_a_file_of_somebody_elses_gets_the_key_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_users_file_gets_the_key_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def not_ours(*_: object) -> NoReturn:
         raise PermissionError(1, "Operation not permitted")
 
@@ -332,7 +332,7 @@ def test_standard_output_that_is_full_is_one_line() -> None:
         assert failed(stdout=full) == "standard output: No space left on device"
 
 
-def test_standard_output_that_nobody_reads_is_one_line() -> None:
+def test_unread_standard_output_is_one_line() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -342,13 +342,13 @@ def test_standard_output_that_nobody_reads_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--listen", "80"], ["proxy"]])
-def test_who_looks_for_the_proxy_is_told_where_it_is(capfd: Captured, arguments: list[str]) -> None:
-    assert complaint(capfd, *arguments).endswith(
+def test_a_call_for_the_proxy_is_answered_with_its_command(capfd: Captured, arguments: list[str]) -> None:
+    assert message_of(capfd, *arguments).endswith(
         "; the proxy itself is 'twistd rproxy', its agent 'twistd rproxy-agent'"
     )
 
 
-def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert not ended.value.code
@@ -364,7 +364,7 @@ def test_it_is_a_module_that_can_be_run_and_be_redirected(tmp_path: Path) -> Non
     assert len(read_keys(str(path), derived=False)) == 1
 
 
-def test_run_as_a_module_it_ends_with_status_2_where_it_is_told_what_cannot_be() -> None:
+def test_run_as_a_module_it_ends_with_status_2_for_wrong_arguments() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "rproxy", "keygen", "--agent", AGENT],
         capture_output=True,

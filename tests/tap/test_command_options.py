@@ -12,7 +12,7 @@ import twisted.internet
 from rproxy.observe.scores import ReportScore
 from rproxy.tap import agent, pidfile, proxy
 from rproxy.tap.proxy import makeService
-from tests.config.commands import ANYBODY, one_line, parsed
+from tests.config.commands import ANY_HOST, one_line, parsed
 from tests.fakes import Reactor
 
 
@@ -28,7 +28,7 @@ def test_the_pid_file_is_the_commands_own_unless_it_is_chosen(
     parent: Any = {"pidfile": given}
     options = proxy.Options()
     options.parent = parent
-    options.parseOptions(list(ANYBODY))
+    options.parseOptions(list(ANY_HOST))
     assert parent == {"pidfile": used}
 
 
@@ -37,7 +37,7 @@ def test_a_folder_where_no_pid_file_can_be_written_is_one_line() -> None:
     options = proxy.Options()
     options.parent = parent
     with pytest.raises(SystemExit) as ended:
-        options.parseOptions(list(ANYBODY))
+        options.parseOptions(list(ANY_HOST))
     assert "/nonexistent/folder/mine.pid" in one_line(ended.value)
 
 
@@ -47,7 +47,7 @@ def test_a_folder_without_the_right_to_write_is_one_line(monkeypatch: pytest.Mon
     options = proxy.Options()
     options.parent = parent
     with pytest.raises(SystemExit) as ended:
-        options.parseOptions(list(ANYBODY))
+        options.parseOptions(list(ANY_HOST))
     assert "rproxy.pid" in one_line(ended.value)
 
 
@@ -56,7 +56,7 @@ def test_no_pid_file_needs_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     parent: Any = {"pidfile": ""}
     options = proxy.Options()
     options.parent = parent
-    options.parseOptions(list(ANYBODY))
+    options.parseOptions(list(ANY_HOST))
     assert parent == {"pidfile": ""}
 
 

@@ -20,7 +20,7 @@ COMMAND: Final = [sys.executable, "-m", "rproxy", "docs"]
 TOPICS: Final = list(docs.pages())
 
 
-def complaint(capfd: Captured, topic: str) -> str:
+def message_of(capfd: Captured, topic: str) -> str:
     """The one line for a topic that has no page."""
     assert main(["docs", topic]) == 2
     output = capfd.readouterr()
@@ -47,7 +47,7 @@ def on_terminal(pager: str, *arguments: str) -> str:
     try:
         while data := os.read(terminal, 65536):
             written += data
-    except OSError:  # nobody has the other end open any more
+    except OSError:  # the other end is closed
         pass
     finally:
         os.close(terminal)
@@ -82,13 +82,13 @@ def test_the_topics_are_listed_with_their_titles(capfd: Captured) -> None:
 )
 def test_an_unknown_topic_is_one_line_with_the_nearest(capfd: Captured, asked: str, meant: str) -> None:
     message = f"rproxy docs: error: there is no topic {asked!r}; do you mean {meant}?"
-    assert complaint(capfd, asked) == message
+    assert message_of(capfd, asked) == message
 
 
 @pytest.mark.parametrize("asked", ["xyz", "", " ", ".rst", "../../README", "two\nlines", "\udcff", "a" * 1000])
 def test_a_topic_that_is_near_none_is_one_line_with_all(capfd: Captured, asked: str) -> None:
     message = f"rproxy docs: error: there is no topic {asked!r}; there are {', '.join(TOPICS)}"
-    assert complaint(capfd, asked) == message
+    assert message_of(capfd, asked) == message
 
 
 def test_on_a_terminal_it_goes_through_the_pager() -> None:

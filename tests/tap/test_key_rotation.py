@@ -197,7 +197,7 @@ def test_both_services_go_on_with_the_keys_they_had_where_the_file_is_broken(tmp
 
 
 def test_the_demos_agents_follow_a_rotation(tmp_path: Path) -> None:
-    """Else they would be strangers as soon as their key is taken out of the file."""
+    """Otherwise they would be unknown as soon as their key is removed from the file."""
     keyring = Keyring.read(str(key_file(tmp_path, FIRST)), derived=False)
     bench = ProxyBench(listen=("8080",), monitor=("127.0.0.1", 5555), demo=1, keyring=keyring)
     bench.start()

@@ -42,7 +42,7 @@ def sent_by(bench: AgentBench) -> bytes:
 @pytest.mark.parametrize(
     ("advertise", "address"), [(None, "127.0.0.1"), ("192.0.2.7", "192.0.2.7"), ("2001:db8::5", "2001:db8::5")]
 )
-def test_an_agent_seals_for_the_address_that_it_was_told_or_that_of_its_route(
+def test_an_agent_seals_for_its_advertised_address_or_that_of_its_route(
     tmp_path: Path, advertise: str | None, address: str
 ) -> None:
     keyring = Keyring.read(str(key_file(tmp_path, FIRST)), derived=True)

@@ -39,7 +39,7 @@ def drained(descriptor: int) -> str:
     return data.decode()
 
 
-def test_a_pipe_that_nobody_reads_is_not_waited_for_and_what_is_lost_is_counted(pipe: tuple[int, int]) -> None:
+def test_an_unread_pipe_does_not_block_and_lost_lines_are_counted(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     stream = Stream(writer)
     for _ in range(2000):
@@ -58,7 +58,7 @@ def test_others_who_have_the_pipe_go_on_waiting(pipe: tuple[int, int]) -> None:
     assert os.get_blocking(pipe[1])
 
 
-def test_a_pipe_that_cannot_be_opened_anew_is_not_waited_for_either(
+def test_a_pipe_that_cannot_be_reopened_does_not_block_either(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "_reopened_nonblocking", lambda descriptor: descriptor)
@@ -73,7 +73,7 @@ def test_an_entry_longer_than_a_piece_is_written_whole(pipe: tuple[int, int]) ->
     assert drained(pipe[0]) == LINE * 200
 
 
-def test_a_socket_that_nobody_reads_is_not_waited_for() -> None:
+def test_an_unread_socket_does_not_block() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         stream = Stream(ours.fileno())
@@ -169,7 +169,7 @@ def test_a_log_that_cannot_be_renamed_goes_on_and_is_not_tried_at_every_line(
     assert 1 <= len(tried) <= 5
 
 
-def test_a_fifo_that_nobody_reads_is_told_when_it_is_opened(tmp_path: Path) -> None:
+def test_opening_an_unread_fifo_fails(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(OSError, match="No such device"):
         open_file(str(tmp_path / "fifo"))

@@ -23,7 +23,7 @@ def of_agent(*arguments: str) -> str:
 
 
 def of_proxy(*arguments: str) -> str:
-    return commands.complaint(*arguments).removesuffix(PROXY_HELP)
+    return commands.message_of(*arguments).removesuffix(PROXY_HELP)
 
 
 def of_listener(text: str) -> str:
@@ -88,7 +88,7 @@ RANGES: list[tuple[str, str, list[str]]] = [
 @pytest.mark.parametrize(
     ("option", "message", "text"), [(option, message, text) for option, message, texts in RANGES for text in texts]
 )
-def test_a_number_that_cannot_be_is_told_with_those_that_can(option: str, message: str, text: str) -> None:
+def test_a_number_out_of_range_is_reported_with_the_range(option: str, message: str, text: str) -> None:
     assert of_proxy(f"--{option}={text}") == f"twistd rproxy: --{option} {text}: must be {message}"
 
 
@@ -139,7 +139,7 @@ def by_twistd(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("option", ["-n", "--nodaemon", "--pidfile=x", "--uid=0"])
-def test_an_option_of_twistds_after_the_command_is_told_its_place(option: str) -> None:
+def test_an_option_of_twistds_after_the_command_is_reported_with_its_place(option: str) -> None:
     name = option.partition("=")[0]
     assert by_twistd("rproxy", option) == f"twistd rproxy: {name} is an option of twistd itself: it goes before rproxy"
 
@@ -197,7 +197,7 @@ ENDPOINTS = [
 
 
 @pytest.mark.parametrize(("text", "message"), ENDPOINTS)
-def test_an_endpoint_that_cannot_be_is_told_without_pythons_names(text: str, message: str) -> None:
+def test_a_wrong_endpoint_is_reported_without_pythons_names(text: str, message: str) -> None:
     assert of_listener(text) == f"--listen {text}: {message}"
 
 
@@ -211,7 +211,7 @@ def test_what_is_meant_as_a_type_of_endpoint_is_not_looked_up_as_a_host(text: st
 
 
 @pytest.mark.parametrize("text", ["tls:443", "tls:/nowhere:443", "tls:"])
-def test_a_folder_of_keys_that_is_not_there_is_told_at_the_start(text: str) -> None:
+def test_a_missing_folder_of_keys_is_reported_at_the_start(text: str) -> None:
     message = of_listener(text)
     assert message.startswith(f"--listen {text}: ")
     assert "ssl:443:privateKey=FILE:certKey=FILE" in message

@@ -27,7 +27,7 @@ def held(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     "text", ["", "1", "-1", "no number", "9" * 5000, "\0\n", pytest.param(f"{os.getpid()}", id="of this process")]
 )
-def test_a_file_that_nobody_holds_is_removed(tmp_path: Path, text: str) -> None:
+def test_an_unlocked_file_is_removed(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rproxy.pid"
     path.write_text(text)
     pidfile.clear(str(path))
@@ -39,7 +39,7 @@ def test_where_there_is_no_file_none_is_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_somebody_holds_is_left_and_its_number_told(held: Path) -> None:
+def test_a_locked_file_is_left_and_its_process_reported(held: Path) -> None:
     with pytest.raises(usage.UsageError, match=rf"process 1234 runs already with the pid file {held};"):
         pidfile.clear(str(held))
     assert held.read_text() == "1234"
@@ -66,7 +66,7 @@ def test_others_can_see_that_it_is_held(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "device"])
-def test_what_is_no_file_is_told_at_once_and_left(tmp_path: Path, kind: str) -> None:
+def test_what_is_no_regular_file_is_reported_and_left(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "rproxy.pid"
     if kind == "folder":
         path.mkdir()
@@ -88,7 +88,7 @@ def test_a_link_is_removed_and_what_it_leads_to_is_not(tmp_path: Path) -> None:
     assert not path.is_symlink()
 
 
-def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_does_not_prevent_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(*_: object) -> NoReturn:
         raise OSError(37, "No locks available")
 

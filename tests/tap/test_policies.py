@@ -17,7 +17,7 @@ from tests.fakes import RaisingPolicy, logged, registered
 
 
 @pytest.mark.parametrize("prefix", ["--", "service[1]."])
-def test_a_policy_that_is_none_is_told_by_the_key_that_names_it(prefix: str) -> None:
+def test_an_unknown_policy_is_reported_with_its_key(prefix: str) -> None:
     with pytest.raises(ConfigError) as raised:
         policy_of(ServiceConfig(policy="best", prefix=prefix), Random(1))
     assert str(raised.value) == f"{prefix}policy best: no such policy; there are {', '.join(POLICIES)}"

@@ -19,7 +19,7 @@ NAMELESS = 54321
 
 
 class Ids:
-    """The system's calls that make a process somebody else's, which are only noted."""
+    """The system calls that change a process's user, which are only noted."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, now: int = 0) -> None:
         self.calls: list[tuple[str, Any]] = []
@@ -107,7 +107,7 @@ def test_where_the_log_goes(
     "config",
     [{"logfile": "/nowhere/log"}, {"logfile": "-", "nodaemon": False}, {"rundir": "/nowhere"}, {"logfile": "/"}],
 )
-def test_what_cannot_be_is_told_before_anything_starts(
+def test_impossible_options_are_reported_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
 ) -> None:
     with pytest.raises(usage.UsageError):

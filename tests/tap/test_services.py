@@ -157,7 +157,7 @@ def test_a_client_is_taken_to_a_backend_that_registered_and_answered() -> None:
         ({"monitor": ("", 5555), "keyring": Keyring("", (Key(1, bytes(32)),), derived=False)}, False),
     ],
 )
-def test_a_proxy_where_anybody_may_register_says_so_once(settings: dict[str, Any], warned: bool) -> None:
+def test_a_proxy_open_to_any_host_warns_once(settings: dict[str, Any], warned: bool) -> None:
     bench = ProxyBench(**settings)
     with logged() as events:
         bench.start()
@@ -177,7 +177,7 @@ def test_a_stop_without_sessions_closes_every_port_at_once_and_leaves_no_timer()
     assert not bench.service.running
 
 
-def test_a_stop_accepts_nobody_any_more_and_lets_a_session_come_to_its_end() -> None:
+def test_a_stop_accepts_no_more_clients_and_gives_sessions_time_to_end() -> None:
     bench = ProxyBench(listen=("8080",))
     bench.start()
     bench.backend_up()

@@ -11,7 +11,7 @@ from tests.fakes import Reactor, logged, texts
 from tests.tap.services import AGENT, ProxyBench, ended
 
 
-def test_back_ends_are_kept_where_it_is_told_or_where_systemd_says(
+def test_the_state_file_is_the_configured_one_or_in_systemds_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
