@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
-from random import Random, random
+from random import random
 from typing import Any, Final
 
 from twisted.application.service import MultiService, Service
@@ -16,23 +16,19 @@ from rproxy.carriers.carrier import Resources
 from rproxy.carriers.registry import make_carrier
 from rproxy.config.command_options import fail
 from rproxy.config.keyfile import envelope
-from rproxy.config.model import ProxyConfig, ServiceConfig
+from rproxy.config.model import ProxyConfig
 from rproxy.config.options import ProxyOptions
 from rproxy.config.validators import ConfigError
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.documents import Document, Folder
 from rproxy.observe.http_server import AdminSite
-from rproxy.observe.pool_log import PoolLog
-from rproxy.observe.publisher import Publisher
 from rproxy.observe.snapshots import Snapshots
 from rproxy.observe.status_json import CONTENT_TYPE, Status
-from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import Capacity, pipes_for
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.agents.monitor import Settings as MonitorSettings
 from rproxy.sources.saved.keeper import Keeper, in_thread
 from rproxy.sources.saved.state_file import StateFile
-from rproxy.sources.slow_start import SlowStart
 from rproxy.tap.agents_port import AgentsPort
 from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
@@ -40,9 +36,8 @@ from rproxy.tap.key_rotation import at_signal, rotate
 from rproxy.tap.listeners import ClientListeners, OperatorsListener
 from rproxy.tap.parts import Part, Timers
 from rproxy.tap.pidfile import own_pidfile
-from rproxy.tap.policies import PolicyFailureLog, policy_of
 from rproxy.tap.process import ProcessService, process_of
-from rproxy.tap.service import serve_pool, terms_of
+from rproxy.tap.service import ServiceWiring
 from rproxy.tap.session_timeouts import SessionTimeouts
 from rproxy.tap.startup import (
     StartupError,
@@ -71,38 +66,6 @@ class Options(ProxyOptions):
         own_pidfile(self)
 
 
-class ServiceWiring:
-    """What the proxy has once for each service: a pool, the publisher and the log of its events, and its sessions."""
-
-    def __init__(self, reactor: Any, config: ServiceConfig, process: ProxyConfig, own: OwnListeners) -> None:
-        """Raises `ConfigError`."""
-        self.config = config
-        self.pool = Pool(
-            policy_of(config, Random()),
-            PolicyFailureLog(reactor.seconds),
-            config.backend_port,
-            process.timing.probe_timeout_s,
-            process.limits,
-        )
-        self.publisher = Publisher()
-        self.slow_start = SlowStart(reactor, self.pool)
-        self.pool_log = PoolLog(reactor, process.limits.confirmed, trace=process.trace)
-        self.served = serve_pool(
-            self.pool,
-            reactor,
-            terms_of(config),
-            saturation=config.saturation,
-            trace=process.trace,
-            publish=self.publisher,
-            may_self_connect=own.may_self_connect,
-        )
-
-    def subscribe(self, source: Monitor) -> None:
-        """Have the pool's events observed: by `source`, which fills the pool, before all others."""
-        for observing in (source, self.slow_start, self.pool_log):
-            self.publisher.subscribe(observing.observers())
-
-
 class ProxyService(ProcessService, MultiService):
     """A whole proxy: wires its parts, starts them in order, and stops them in two steps (see `Part`)."""
 
@@ -117,10 +80,10 @@ class ProxyService(ProcessService, MultiService):
         self._deadlines = Wheel(reactor)
         self._work = WorkQueue(reactor)
         self._services = [ServiceWiring(reactor, each, config, self._own) for each in config.services]
+        agents_service = self._agents_service()
         self.capacity = Capacity(sessions_max(config, descriptors), reactor.seconds)
         resources = Resources(reactor, self._deadlines, self.capacity, pipes_for(descriptors))
         self.carrier = make_carrier(config.carrier, resources)
-        agents_service = self._agents_service()
         self.service = agents_service.served.service
         self.monitor = Monitor(
             agents_service.pool,
