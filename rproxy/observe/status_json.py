@@ -112,7 +112,7 @@ def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]
         "share": round(backend.share, 2),
         "interval_s": backend.registration.interval_s,
         "connections": backend.connections,
-        "total": backend.total,
+        "total": backend.counts.total,
         "last_seen_s": None if backend.answered_at is None else _rounded(now - backend.answered_at),
     }
 

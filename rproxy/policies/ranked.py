@@ -6,6 +6,7 @@ number of back-ends.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
@@ -23,9 +24,9 @@ _Entry = tuple[_Key, int, Backend]
 
 
 class Place:
-    """What the order keeps of one back-end: its live key, the turn in which it was last chosen, whether it failed.
+    """A back-end's place in the order: its live key, the turn in which it was last chosen, and whether it failed.
 
-    `figures` caches what the policy derives from a report: it is dropped at the next one. `turn` is the policy's own.
+    `figures` caches values derived from a report, and is dropped at the next one. `turn` is for the policy.
     """
 
     __slots__ = ("chosen", "failed", "figures", "key", "turn")
@@ -38,7 +39,7 @@ class Place:
         self.turn: Any = None
 
 
-class Ranked:
+class Ranked(ABC):
     """Chooses the eligible back-end of the lowest rank; one that failed comes after all others until it next reports.
 
     Invariant: every eligible back-end has a live entry in the heap whose key is not above its own. So one whose rank
@@ -56,11 +57,11 @@ class Ranked:
         """The rank of a back-end now: the lowest is chosen."""
         return self._rank(backend, self._place(backend))
 
+    @abstractmethod
     def _rank(self, backend: Backend, place: Place) -> Rank:
-        """To be overridden. What it returns may fall only where one of a `Policy`'s methods is called for the
-        back-end; it may rise at any time.
+        """The rank of a back-end. It may fall only when one of the `Policy` methods is called for the back-end, and
+        rise at any time.
         """
-        raise NotImplementedError
 
     def choose(
         self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend]
@@ -100,13 +101,13 @@ class Ranked:
     def opened(self, backend: Backend) -> None:
         """See `Policy`."""
         if backend.slot >= 0:
-            self._place(backend).chosen = next(self._order)
+            place = self._places.get(backend) or self._place(backend)
+            place.chosen = next(self._order)
 
     def closed(self, backend: Backend) -> None:
         """See `Policy`."""
         if backend.slot >= 0:
-            place = self._places.get(backend)
-            self._enter(backend, self._place(backend) if place is None else place)
+            self._enter(backend, self._places.get(backend) or self._place(backend))
 
     def failed(self, backend: Backend) -> None:
         """See `Policy`."""
@@ -118,12 +119,13 @@ class Ranked:
         if backend.slot < 0:
             self._places.pop(backend, None)
             return
-        place = self._place(backend)
+        place = self._places.get(backend) or self._place(backend)
         place.failed = False
         place.figures = None
         self._enter(backend, place)
 
     def _place(self, backend: Backend) -> Place:
+        """Hot paths look `_places` up themselves first, which saves a call."""
         place = self._places.get(backend)
         if place is None:
             place = self._places[backend] = Place()
@@ -148,7 +150,7 @@ class Ranked:
         place.key = key
 
     def _compact(self) -> None:
-        """Remove dead entries. Also called where no client comes to choose, so that the heap stays bounded."""
+        """Remove dead entries. Also called when nothing is chosen for long, so that the heap stays bounded."""
         for backend in [backend for backend in self._places if backend.slot < 0]:
             del self._places[backend]
         self._heap = [entry for entry in self._heap if self._is_live(entry)]

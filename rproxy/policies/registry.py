@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Final
+from typing import Final, get_args
 
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.policies.report import ReportPolicy
 from rproxy.policies.round_robin import RoundRobinPolicy
 from rproxy.policies.weighted_random import Rng, WeightedRandomPolicy
-from rproxy.pool.policy import Policy
+from rproxy.pool.policy import Notification, Policy
 
 ENTRY_POINTS: Final = "rproxy.policies"
 """The group of entry points in which other packages offer theirs."""
-METHODS: Final = ("choose", "opened", "closed", "failed", "reported")
-"""The methods of `Policy`: a policy that is loaded must have all of them."""
+METHODS: Final = ("choose", *get_args(Notification))
+"""The methods of `Policy`: whatever is loaded must have them."""
 
 
 class PolicyError(Exception):
-    """There is no usable policy of that name. The text is one line."""
+    """No usable policy has that name. The text is one line."""
 
 
 PolicyFactory = Callable[[float | None, Rng], Policy]
@@ -34,7 +34,7 @@ POLICIES: Final[dict[str, PolicyFactory]] = {
 
 
 def make_policy(name: str, saturation: float | None, rng: Rng) -> Policy:
-    """A new policy of that name. Raises `PolicyError`, also for whatever the code of another package raises."""
+    """A new policy of that name. Raises `PolicyError`, also for anything that a third-party package raises."""
     factory = policy_factory(name)
     try:
         policy = factory(saturation, rng)
@@ -47,7 +47,7 @@ def make_policy(name: str, saturation: float | None, rng: Rng) -> Policy:
 
 
 def policy_factory(name: str) -> PolicyFactory:
-    """What makes policies of that name: built in, or an entry point in `ENTRY_POINTS`. Raises `PolicyError`."""
+    """The factory of that name: built in, or an entry point in `ENTRY_POINTS`. Raises `PolicyError`."""
     factory = POLICIES.get(name)
     if factory is not None:
         return factory

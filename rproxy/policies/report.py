@@ -21,8 +21,10 @@ _SATURATED: Final = 1e13
 """Added to the rank of a saturated back-end: more than any sum."""
 
 _Figures = tuple[float, float, float, float, float, bool]
-"""What stays of the score until the next report: the sum without its TCP term, in steps; that term's factor; the
-host's connections that are not our sessions; the weight; slow start's share; whether means replace unknown figures."""
+"""The parts of the score that are constant until the next report: the sum without its TCP term, in steps; that term's
+factor; the host's connections that are not our sessions; the weight; slow start's share; whether means replace unknown
+figures.
+"""
 
 
 class ReportPolicy(Ranked):
@@ -59,7 +61,7 @@ class ReportPolicy(Ranked):
         tcp = report.tcp
         unknown = cpu is None or memory is None or tcp is None
         nominal = backend.registration.weight
-        loss = 0.0 if backend.state is State.DOWN else backend.losses.rate  # in a panic it tells nothing of the host
+        loss = 0.0 if backend.state is State.DOWN else backend.losses.rate  # in a panic it says nothing about the host
         rtt_ms = max(backend.rtt.last_ms or 0.0, RTT_NOISE_MS)
         if cpu is None or memory is None:
             cpu, memory = backend.cpu, backend.memory

@@ -1,6 +1,8 @@
-"""Back-ends in turn, on one virtual time line: what `round_robin` and `weighted_random` share."""
+"""Back-ends in turn, in virtual time: what `round_robin` and `weighted_random` share."""
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 from rproxy.policies.ranked import Place, Rank, Ranked
 from rproxy.pool.backend import Backend
@@ -13,9 +15,9 @@ class TurnOrder(Ranked):
         super().__init__()
         self._time = 0.0
 
+    @abstractmethod
     def _step(self, weight: float) -> float:
         """How long after one turn of a back-end its next one comes, in virtual time; 1 / weight on average."""
-        raise NotImplementedError
 
     def _rank(self, backend: Backend, place: Place) -> Rank:
         if place.turn is None:
@@ -23,12 +25,12 @@ class TurnOrder(Ranked):
         return (place.turn[0], 0.0)
 
     def _next_turn(self, backend: Backend) -> tuple[float, float]:
-        """Its next turn from now, and the weight that this was made for."""
+        """Its next turn from now, and the weight from which that was computed."""
         weight = backend.weight
         return self._time + self._step(weight), weight
 
     def reported(self, backend: Backend) -> None:
-        """See `Policy`. A new weight stretches what is left of the way to its next turn."""
+        """See `Policy`. A new weight scales the time left until its next turn."""
         if backend.slot >= 0:
             place = self._place(backend)
             if place.turn is not None and place.turn[1] != backend.weight:
@@ -39,7 +41,7 @@ class TurnOrder(Ranked):
     def opened(self, backend: Backend) -> None:
         """See `Policy`."""
         if backend.slot >= 0:
-            place = self._place(backend)
+            place = self._places.get(backend) or self._place(backend)
             place.chosen = next(self._order)
             turn, _ = self._rank(backend, place)
             self._time = max(self._time, turn)

@@ -1,1 +1,1 @@
-"""What the proxy knows of its back-ends. Pure: time comes in as a number."""
+"""The back-ends and their state. Pure: every time is an argument."""

@@ -1,4 +1,4 @@
-"""Limits on registrations, which any host can send or replay."""
+"""Limits on the effects of registrations: anyone can send one, or replay a captured one."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class _Kind(Enum):
     UNCONFIRMED = auto()
     CONFIRMED = auto()
     DEPARTED = auto()
-    """No limit: each has at least one session, and sessions are limited."""
+    """Not limited: sessions bound these, since each has at least one."""
 
 
 @attrs.define(eq=False)
 class Admission:
     """Enforces `limits`. Each `demand_…` raises `Rejected` where one is reached.
 
-    Loopback addresses are exempt from the limits of a host: no other host can send from them.
+    Loopback addresses are exempt from the limits of a host: other hosts cannot send from them.
     """
 
     limits: Limits
@@ -70,12 +70,12 @@ class Admission:
 
     @property
     def unconfirmed(self) -> int:
-        """How many back-ends have not answered a probe yet."""
+        """Back-ends that have not answered a probe."""
         return self._count[_Kind.UNCONFIRMED]
 
     @property
     def confirmed(self) -> int:
-        """How many back-ends have answered one, and not departed."""
+        """Back-ends that have answered one, and not departed."""
         return self._count[_Kind.CONFIRMED]
 
     def demand_capacity(self, host: str) -> None:
@@ -98,7 +98,7 @@ class Admission:
     def demand_rate(self, registration: Registration, port: int, now: float) -> None:
         """Count a registration for this service port that may change something, if its instance's rate allows it.
 
-        Each instance has a rate of its own: replays of an old one, from any port, use up none of the current one's.
+        Each instance has a rate of its own, so replays of an old instance do not use up the current one's.
         """
         host, _ = registration.agent
         if not is_loopback(host) and not self._registrations.admit(
@@ -107,7 +107,7 @@ class Admission:
             raise Rejected(Refusal.RATE_LIMITED)
 
     def moved(self, host: str, before: State | None, after: State) -> None:
-        """A back-end has gone from one state to another; None before it was in the pool."""
+        """Count a change of state. `before` is None for a new back-end."""
         left, entered = _kind(before), _kind(after)
         if left is entered:
             return

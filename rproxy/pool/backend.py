@@ -15,13 +15,13 @@ from rproxy.pool.estimators import CPU, MEMORY, OTHERS, LossWindow, PoolMeans, R
 from rproxy.pool.states import Administration, State
 
 FORGET_MIN_S: Final = 60.0
-"""The shortest time after which a silent back-end is removed, however short its registration interval."""
+"""The least that `Backend.intervals_s` returns."""
 
 
 class Standing(IntEnum):
     """How a back-end counts when the pool decides whether to panic."""
 
-    ASIDE = 0
+    UNCOUNTED = 0
     """Not at all: it is unconfirmed, draining or departed."""
     DOWN = 1
     UP = 2
@@ -29,10 +29,10 @@ class Standing(IntEnum):
 
 @attrs.frozen
 class Registration:
-    """What a REGISTER said, the agent's address that it came from, and the address of ours that it was sent to.
+    """The contents of a REGISTER, the agent's address that sent it, and our address that received it.
 
-    The agent registers again after `interval_s` seconds. It is probed from our address `local`; empty where routing
-    decides. Agents do not seal that address, so a new one counts only once a probe from there is answered.
+    `interval_s` is the time until the agent's next REGISTER. `local` is the source address of its probes, empty where
+    routing decides. The seal does not cover it, so a new one counts only once a probe from there is answered.
     """
 
     agent: Address
@@ -48,7 +48,7 @@ class Registration:
 
 @attrs.define
 class Health:
-    """Results of probes and connects in a row, and the hold-down that they cause; times in seconds."""
+    """Results of probes and connects: the counts in a row behind each state, and the hold-down (times in s)."""
 
     misses: int = attrs.field(init=False, default=0)
     """Probes lost in a row."""
@@ -61,20 +61,20 @@ class Health:
     hold_s: float = attrs.field(init=False, default=0.0)
     """How long the last hold-down was."""
     held_until: float = attrs.field(init=False, default=0.0)
+    """When the last hold-down ends, or ended."""
     connects_then: int = attrs.field(init=False, default=0)
     """Connects that had succeeded, to any back-end, when the hold-down began."""
     up_since: float = attrs.field(init=False, default=0.0)
+    """When it last came up, from another state than SUSPECT."""
 
 
 @attrs.define
 class Counts:
-    """Our sessions on a back-end."""
+    """Our sessions on a back-end: connecting, established, and ever established."""
 
     pending: int = 0
-    """Connecting."""
     established: int = 0
     total: int = 0
-    """Ever established."""
 
 
 @attrs.define
@@ -115,7 +115,7 @@ class Backend:
     """The fraction of its weight that slow start grants, 0..1."""
     slot: int = attrs.field(init=False, default=-1)
     """Index in `Pool.eligible`; -1 while not eligible."""
-    standing: Standing = attrs.field(init=False, default=Standing.ASIDE)
+    standing: Standing = attrs.field(init=False, default=Standing.UNCOUNTED)
     name: str = attrs.field(init=False)
     """address:port, for logs and operators."""
 
@@ -123,54 +123,9 @@ class Backend:
         self.name = written((self.address, self.port))
 
     @property
-    def pending(self) -> int:
-        """Our sessions still connecting to it."""
-        return self.counts.pending
-
-    @property
-    def established(self) -> int:
-        """Our sessions connected to it."""
-        return self.counts.established
-
-    @property
-    def total(self) -> int:
-        """Our sessions ever connected to it."""
-        return self.counts.total
-
-    @property
     def connections(self) -> int:
         """Our sessions on it now, the pending ones included."""
         return self.counts.pending + self.counts.established
-
-    @property
-    def misses(self) -> int:
-        """Probes lost in a row."""
-        return self.health.misses
-
-    @property
-    def refusals(self) -> int:
-        """Connects failed in a row."""
-        return self.health.refusals
-
-    @property
-    def refusing(self) -> bool:
-        """Whether failed connects took it down."""
-        return self.health.refusing
-
-    @property
-    def hold_s(self) -> float:
-        """How long its last hold-down was."""
-        return self.health.hold_s
-
-    @property
-    def held_until(self) -> float:
-        """When its last hold-down ends, or ended."""
-        return self.health.held_until
-
-    @property
-    def outstanding(self) -> set[int]:
-        """Tokens of the probes that are neither answered nor lost."""
-        return self.probing.outstanding
 
     @property
     def awaited(self) -> bool:
@@ -189,8 +144,8 @@ class Backend:
     def tcp(self) -> float:
         """The host's TCP connections now: those of `others`, and our sessions.
 
-        Our own openings and closings keep the last report current: its sequence number tells which of our sessions
-        it includes, those established when that probe left.
+        Our own openings and closings keep the last report current: it includes those of our sessions that were
+        established when its probe left.
         """
         now = self.others + self.counts.pending + self.counts.established
         return now if now > 0 else 0
@@ -204,11 +159,6 @@ class Backend:
     def memory(self) -> float:
         """In percent: as last reported, else the pool's mean, see `PoolMeans.percent`."""
         return self.means.percent(self.report.memory, MEMORY)
-
-    @property
-    def nominal_weight(self) -> int:
-        """Its share of clients relative to 100, once slow start is over."""
-        return self.registration.weight
 
     @property
     def weight(self) -> float:
@@ -230,5 +180,5 @@ class Backend:
         return self.slot >= 0
 
     def intervals_s(self, intervals: int) -> float:
-        """Seconds of so many of its registration intervals, but at least `FORGET_MIN_S`."""
+        """`intervals` of its registration intervals in seconds, at least `FORGET_MIN_S`."""
         return max(intervals * self.registration.interval_s, FORGET_MIN_S)

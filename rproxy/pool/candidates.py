@@ -15,22 +15,23 @@ from rproxy.timing.rate_limit import trim
 from rproxy.wire.pdu import UDP_PORT
 
 WAITING_MAX: Final = 8
-"""Most registrations of one back-end that wait for their first probe."""
+"""Registrations of one back-end that may wait for their first probe."""
 OUTSTANDING_MAX: Final = 8
-"""Probes of one back-end on their way at which its candidates wait."""
+"""While this many of a back-end's probes are outstanding, its candidates wait."""
 RETRY_MIN_S: Final = 0.75
 RETRY_MAX_S: Final = 12.0
-"""Seconds after an unanswered first probe until the same registration is probed again: doubled each time, up to the
-maximum. An agent waits a little longer before it registers again.
+"""After a probe that was not answered, a registration gets none for `RETRY_MIN_S`, doubled each time up to
+`RETRY_MAX_S`. An agent waits a little longer before it registers again.
 """
 UNANSWERED_MAX: Final = 8192
+"""Entries of `Candidates._unanswered`; beyond, the oldest is dropped."""
 USUAL_AGENT_PORT: Final = UDP_PORT
 """The agent's default port: preferred where nothing else tells two registrations apart."""
 
 _Instance = tuple[str, int, int]
 """Host, service port, instance."""
 _Agent = tuple[str, int, int, int, str]
-"""The same, the agent's port, and the address of ours that it knows."""
+"""The same, the agent's port, and our address to which it registers."""
 _Urgency = tuple[float, float, bool]
 """When its instance, and it itself, was last probed, and whether its port is unusual: the lowest is next."""
 _NEVER: Final = float("-inf")
@@ -44,10 +45,10 @@ class _Unanswered:
 
 @attrs.define(eq=False)
 class Candidates:
-    """Hosts take turns, so that a flood of registrations in the name of one host delays no other.
+    """Round robin over hosts, so that forged registrations for one do not delay the others.
 
-    Of a host's registrations, the one whose instance was probed least recently is next: a new instance goes before old
-    ones, however often those are replayed. `Probing.waiting` counts those of a back-end.
+    Within a host, the registration whose instance was probed least recently is next, so a new instance precedes
+    replays of old ones, however frequent. `Probing.waiting` counts those of a back-end.
     """
 
     _hosts: OrderedDict[str, dict[Backend, dict[_Agent, Registration]]] = attrs.field(init=False, factory=OrderedDict)
@@ -71,7 +72,7 @@ class Candidates:
         return self._urgency(agent) < max(map(self._urgency, self._of(backend)))
 
     def add(self, backend: Backend, registration: Registration) -> None:
-        """Queue a registration that `admits` has admitted; if there are too many, the least urgent one is dropped."""
+        """Queue a registration that `admits` has accepted; beyond `WAITING_MAX` the least urgent one is dropped."""
         waiting = self._hosts.setdefault(backend.address, {}).setdefault(backend, {})
         agent = _agent(backend.port, registration)
         if agent not in waiting and len(waiting) >= WAITING_MAX:
@@ -80,7 +81,7 @@ class Candidates:
         backend.probing.waiting = len(waiting)
 
     def next(self, now: float) -> tuple[Backend, Registration] | None:
-        """Remove and return the one to probe now; None where none waits whose back-end may be sent one more probe."""
+        """Remove and return the one to probe now; None if no waiting registration may be probed now."""
         for _ in range(len(self._hosts)):
             host = next(iter(self._hosts))
             self._hosts.move_to_end(host)
@@ -88,7 +89,7 @@ class Candidates:
             ready = [
                 (self._urgency(agent), agent, backend)
                 for backend, agents in waiting.items()
-                if len(backend.outstanding) < OUTSTANDING_MAX
+                if len(backend.probing.outstanding) < OUTSTANDING_MAX
                 for agent in agents
             ]
             if ready:

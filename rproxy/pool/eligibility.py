@@ -15,8 +15,8 @@ from rproxy.pool.states import State
 class Eligibility:
     """Keeps `eligible`, in no order, and whether the pool panics.
 
-    While less than `panic_below` (a fraction) of the pool is up, the fault is likelier in the path of the probes
-    than in so many back-ends: those that are down are eligible as well, unless they refuse connections.
+    While less than `panic_below` (a fraction) of the pool is up, a fault on the path of the probes is likelier than
+    that many failed back-ends: those that are down are eligible as well, unless they refuse connections.
     """
 
     panic_below: float
@@ -25,7 +25,7 @@ class Eligibility:
     _counts: dict[Standing, int] = attrs.field(init=False, factory=lambda: dict.fromkeys(Standing, 0))
 
     def update(self, backend: Backend, pool: Iterable[Backend]) -> Events:
-        """A back-end has changed. Where that begins or ends a panic, the whole `pool` is gone through."""
+        """A back-end has changed. If that begins or ends a panic, all of `pool` is updated."""
         standing = _standing(backend)
         if standing is backend.standing:
             return self._place(backend)
@@ -60,7 +60,7 @@ class Eligibility:
 
 def _standing(backend: Backend) -> Standing:
     if not backend.available:
-        return Standing.ASIDE
+        return Standing.UNCOUNTED
     if backend.is_up:
         return Standing.UP
-    return Standing.DOWN if backend.state is State.DOWN else Standing.ASIDE
+    return Standing.DOWN if backend.state is State.DOWN else Standing.UNCOUNTED

@@ -1,4 +1,4 @@
-"""What probes measure: round-trip time and loss of a path, the agent's figures, and their means over the pool."""
+"""Estimates from probes: round-trip time and loss of a path, the agent's figures, and their means over the pool."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import attrs
 INITIAL_RTT_MS = 200.0
 RTT_GAIN = 1 / 8
 RTT_SAMPLES = 8
-"""The fewest samples that make an average."""
+"""The least number of samples for an average."""
 LOSS_WINDOW = 100
 _FULL = (1 << LOSS_WINDOW) - 1
 UNKNOWN_PERCENT: Final = 50
-"""The least that an unknown percentage counts as: not idle."""
+"""The least value assumed for an unknown percentage, so that it never looks idle."""
 CPU, MEMORY, OTHERS = range(3)
 """Indices of `Figures`."""
 
@@ -35,7 +35,7 @@ class SmoothedRtt:
     _samples: int = 0
 
     def add(self, sample_ms: float) -> None:
-        """Take in one sample."""
+        """Add a sample, in ms."""
         self.last_ms = sample_ms
         self.smoothed_ms += (sample_ms - self.smoothed_ms) * RTT_GAIN
         self._samples += 1
@@ -53,7 +53,7 @@ class SmoothedRtt:
 class LossWindow:
     """The fraction (0..1) of lost probes among the last 100 that ended, 0 while none has.
 
-    The report counted over a lifetime; with a window, losses of the past cease to count.
+    The report counted over a lifetime; a window forgets the losses of a path that has recovered.
     """
 
     _lost: int = 0
@@ -61,7 +61,7 @@ class LossWindow:
     rate: float = attrs.field(init=False, default=0.0)
 
     def add(self, *, lost: bool) -> None:
-        """One more probe has ended."""
+        """Add a probe that was answered or lost."""
         self._lost = (self._lost << 1 | lost) & _FULL
         if self._count < LOSS_WINDOW:
             self._count += 1
@@ -104,7 +104,7 @@ class PoolMeans:
 class Report:
     """An agent's last report: percentages 0..100 and the host's established TCP connections, None where unknown.
 
-    `counted` is how many of our own sessions were established when the probe left, and so are part of `tcp`.
+    `counted` is how many of our sessions were established when the probe left, and so are part of `tcp`.
     """
 
     cpu: int | None = None
@@ -115,7 +115,7 @@ class Report:
     _contributed: Figures = attrs.field(init=False, default=NO_FIGURES, repr=False)
 
     def contribute(self, means: PoolMeans, is_up: bool) -> None:
-        """Bring `means` up to date with it; only back-ends that are up contribute."""
+        """Update this report's contribution to `means`; only back-ends that are up contribute."""
         figures = NO_FIGURES
         if is_up:
             figures = (self.cpu, self.memory, None if self.tcp is None else max(self.tcp - self.counted, 0))

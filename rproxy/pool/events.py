@@ -1,4 +1,4 @@
-"""What has changed in the pool by a datagram, a timer, an operator or a session: frozen, for observers to read."""
+"""Events: changes of the pool caused by datagrams, timers, operators and sessions. Frozen."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, Final
 import attrs
 
 from rproxy.pool.backend import Backend
-from rproxy.pool.states import Administration, State
+from rproxy.pool.states import Administration, Event, State
 
 
 @attrs.frozen
 class Registered:
-    """A REGISTER counts."""
+    """A REGISTER was accepted."""
 
     backend: Backend
     changed: bool
-    """Whether something of the back-end itself has changed by it."""
+    """Whether it added the back-end or changed its registration."""
     probe_now: bool
-    """Whether its agent, which is up, is to be probed at once: it begins or ceases to drain."""
+    """Whether to probe the agent of this back-end, which is up, at once: it begins or ceases to drain."""
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ class Reported:
 
 @attrs.frozen
 class AgentRestarted:
-    """The agent that has answered is another instance than the one before."""
+    """A probe was answered by a new instance of the agent."""
 
     backend: Backend
 
@@ -49,8 +49,8 @@ class DrainingChanged:
 class ProbeLost:
     """The timeout of a probe has passed without an answer.
 
-    `misses` is how many in a row were lost. `counted` is whether this one is held against the back-end: not that of
-    an agent which nothing has confirmed. `first` is whether it is the first in a row of a back-end that is up.
+    `misses` is how many in a row were lost. `counted` is whether this loss counts against the back-end; losses of
+    unconfirmed agents do not. `first` is whether it is the first in a row of a back-end that is up.
     """
 
     backend: Backend
@@ -62,17 +62,18 @@ class ProbeLost:
 
 @attrs.frozen
 class Transitioned:
-    """A back-end went from one state to another."""
+    """A back-end's state changed by `event`; `reason` is for the log."""
 
     backend: Backend
     before: State
     after: State
+    event: Event
     reason: str
 
 
 @attrs.frozen
 class EligibilityChanged:
-    """A back-end may get clients from now on, or may not any more."""
+    """A back-end became eligible for clients, or ceased to be."""
 
     backend: Backend
     eligible: bool
@@ -87,7 +88,7 @@ class PanicChanged:
 
 @attrs.frozen
 class Administered:
-    """An operator has drained a back-end, or made it ready again."""
+    """An operator drained a back-end, or returned it to service."""
 
     backend: Backend
     administration: Administration

@@ -1,4 +1,4 @@
-"""How many lost probes or failed connects, and how long a silence, change a back-end's state; and its hold-down."""
+"""Thresholds and timeouts of state changes: lost probes, failed connects, silence, hold-down."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ FORGET_INTERVALS: Final = 3
 """Registration intervals without an answered probe after which a back-end that is down is forgotten."""
 FORGET_MAX_S: Final = 3600.0
 STALE_INTERVALS: Final = 10
-"""Registration intervals without a registration after which even one that is up is forgotten: another agent answers."""
+"""Registration intervals without a registration after which even a back-end that is up is forgotten: another agent
+answers its probes.
+"""
 SLOW_START_S: Final = 10.0
 SLOW_START_STEP_S: Final = 1.0
 """How often slow start raises the share of a back-end, counted from when it came up."""
 
 LastedS = Callable[[float], float]
-"""How many seconds have passed since a moment, without those in which this process was stalled."""
+"""Seconds since a moment, without those in which this process was stalled."""
 
 
 def hold_down(backend: Backend, connects: int, now: float) -> None:
-    """Begin its hold-down: twice as long as the last one, unless it has been up for long since.
+    """Begin its hold-down: twice as long as the last one, unless it has been up for `HOLD_MAX_S` since.
 
     Do not double while no connect to any back-end succeeds: the fault is likely ours. `connects` is how many have
-    succeeded so far.
+    succeeded so far, to any back-end.
     """
     health = backend.health
     steady = now - max(health.up_since, health.held_until) >= HOLD_MAX_S
@@ -57,7 +59,7 @@ def is_silent(backend: Backend) -> bool:
 
 
 def reset(backend: Backend) -> None:
-    """It has departed: an agent that takes it over starts from nothing but its sessions, counts and hold-down."""
+    """Reset a departed back-end: an agent that takes it over inherits only its sessions, counts and hold-down."""
     backend.losses = LossWindow()
     health = backend.health
     health.misses = health.answers = health.refusals = 0
@@ -74,7 +76,7 @@ def share_after(lasted_s: float, slow_start_s: float) -> float:
 
 
 def overdue(backend: Backend, liveness_s: float, lasted_s: LastedS, now: float) -> tuple[Event, str] | None:
-    """The event that a back-end's silence causes by now, and the reason for the log; None if there is none."""
+    """The event that a back-end's silence has caused by now, and the reason for the log; None if none."""
     if backend.state is State.FORGOTTEN or backend.state is State.DEPARTED:
         return None
     if backend.state is State.REGISTERED:

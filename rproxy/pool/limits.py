@@ -1,4 +1,4 @@
-"""Limits on what datagrams may cause, whoever sends them."""
+"""Limits on the effects of datagrams, which anyone may send."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ class Limits:
 
     @classmethod
     def for_pool(cls, backends: int) -> Self:
-        """Limits for a pool of so many back-ends. They grow with it above the default size: it fills as fast."""
+        """Limits for a pool of `backends`. A larger pool than the default fills in the same time."""
         scale = max(1.0, backends / 1024)
         return cls(backends, round(256 * scale), round(64 * scale), first_probes_s=50 * scale)

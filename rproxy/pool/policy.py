@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
 
+Notification = Literal["opened", "closed", "failed", "reported"]
+"""The methods of `Policy` that notify it of a change of one back-end."""
+
 
 class Policy(Protocol):
-    """Chooses a back-end for each client. The pool alone calls it, and tells it what it may want to know.
+    """Chooses a back-end for each client. Only the pool calls it, and notifies it of changes.
 
     A policy reads back-ends and never writes to them. What any method raises is logged, and costs no client its
     back-end: another eligible one is taken.
@@ -27,10 +30,10 @@ class Policy(Protocol):
         """
 
     def opened(self, backend: Backend) -> None:
-        """A session takes the back-end that was chosen, and is connecting: `backend.pending` counts it."""
+        """A session takes the back-end that was chosen, and is connecting: `backend.counts.pending` includes it."""
 
     def closed(self, backend: Backend) -> None:
-        """A session that was `opened` is over, whether it ever connected or not, and is not counted any more."""
+        """A session that was `opened` has ended, whether it ever connected or not, and is no longer counted."""
 
     def failed(self, backend: Backend) -> None:
         """The back-end did not answer: a probe of one that is up, or an `opened` session, before its `closed`.

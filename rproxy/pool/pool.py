@@ -16,10 +16,10 @@ from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.candidates import Candidates
 from rproxy.pool.eligibility import Eligibility
 from rproxy.pool.events import NOTHING, Administered, Events, PanicChanged, ProbeLost, Registered, Transitioned
-from rproxy.pool.guard import Guard
+from rproxy.pool.fallback import Fallback
 from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
 from rproxy.pool.limits import Limits
-from rproxy.pool.policy import Policy
+from rproxy.pool.policy import Notification, Policy
 from rproxy.pool.probes import Probe, Probes
 from rproxy.pool.registrations import Registrations
 from rproxy.pool.rows import Rows
@@ -27,11 +27,15 @@ from rproxy.pool.states import Administration, Event, State
 from rproxy.wire.pdu import ProbeResponse, Register, Unregister
 
 
+class NotEligible(Exception):
+    """A policy chose something that is no back-end, or one that may not get this client."""
+
+
 @attrs.define(eq=False)
 class Pool:
     """Back-ends and their `policy`, as one object.
 
-    `complain` is called where an exception of the policy's is being handled. `default_port` stands in for service
+    `complain` is called while an exception of the policy is being handled. `default_port` stands in for service
     port 0. A probe may be answered for `timeout_s` seconds. A back-end that comes up has its whole weight after
     `slow_start_s` seconds. While less than the fraction `panic_below` of the pool is up, those that are down get
     clients as well.
@@ -49,16 +53,15 @@ class Pool:
     _rows: Rows = attrs.field(init=False)
     _probes: Probes = attrs.field(init=False)
     _registrations: Registrations = attrs.field(init=False)
-    _guard: Guard = attrs.field(init=False)
+    _fallback: Fallback = attrs.field(init=False, factory=Fallback)
 
     def __attrs_post_init__(self) -> None:
-        self._guard = Guard(self.complain)
         self._eligibility = Eligibility(self.panic_below)
         self._rows = Rows(Admission(self.limits), self._eligibility, self.slow_start_s)
         self._probes = Probes(self.timeout_s, self._rows, self._candidates)
         self._registrations = Registrations(self.default_port, self._rows, self._candidates, self._probes)
 
-    # Reading.
+    # Queries.
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._rows)
@@ -87,10 +90,10 @@ class Pool:
         """The back-end of that address and service port, if there is one."""
         return self._rows.get((address, port))
 
-    # For sources.
+    # Called by sources.
 
     def register(self, source: Address, pdu: Register, now: float, local: str = "") -> tuple[Registered]:
-        """Take in a REGISTER: at once from the agent of a back-end that is up, else to wait as a candidate for the
+        """Process a REGISTER: at once from the agent of a back-end that is up, else to wait as a candidate for the
         probe that confirms it.
 
         `local` is the address of ours that it was sent to, empty where that is not known. Whether the agent drains
@@ -98,13 +101,13 @@ class Pool:
         """
         registered = self._registrations.register(source, pdu, now, local)
         if registered.changed:
-            self._report(registered.backend)
+            self._notify("reported", registered.backend)
         return (registered,)
 
     def restore(self, registration: Registration, port: int) -> Backend | None:
         """The row of a back-end that was up in an earlier run of this proxy: service `port` of that agent's host.
 
-        It gets no client before its agent has answered a probe. It may have been registered again
+        It gets no client before its agent has answered a probe. It may have been registered by others
         meanwhile. None if an agent has answered already, or the pool is full.
         """
         return self._registrations.restore(registration, port)
@@ -123,25 +126,22 @@ class Pool:
         return self._probes.send(backend, registration, token, now)
 
     def may_probe(self, backend: Backend, registration: Registration) -> bool:
-        """Whether a REGISTER may cause a probe now: none to its agent is on its way, and few are in all."""
+        """Whether a REGISTER may cause a probe now: none to its agent is outstanding, and few are in all."""
         return self._probes.may_send(backend, registration)
 
     def is_probed(self, backend: Backend, registration: Registration) -> bool:
-        """Whether a probe to that agent is on its way."""
+        """Whether a probe to that agent is outstanding."""
         return self._probes.is_probed(backend, registration)
 
     def respond(self, source: Address, pdu: ProbeResponse, now: float, lasted_s: LastedS | None = None) -> Events:
-        """Take in a PROBE RESPONSE: it counts once, from the agent that was probed, within the timeout (rule 3).
+        """Process a PROBE RESPONSE: it counts once, from the agent that was probed, within the timeout (rule 3).
 
-        `lasted_s` tells how many seconds since a moment this process could have seen an answer; None: all of them.
+        `lasted_s` returns how many seconds since a moment this process could have seen an answer; None: all of them.
         The first event is its `Reported`. Raises `Rejected`.
         """
         backend, events = self._probes.respond(source, pdu, now, lasted_s)
-        try:
-            self._policy.reported(backend)
-        except BaseException:
-            self.complain()
-        return self._follow(events) if len(events) > 1 else events
+        self._notify("reported", backend)
+        return self._propagate(events) if len(events) > 1 else events
 
     def lost(self, token: int, now: float) -> Events:
         """The timeout of a probe has passed. Its loss counts once; an unknown token changes nothing.
@@ -154,61 +154,58 @@ class Pool:
         lost = events[0]
         assert isinstance(lost, ProbeLost)
         if lost.counted and lost.backend.is_up:
-            self._fail(lost.backend)
-        elif lost.backend.eligible:  # in a panic, where no answer will ever say that it may be tried again
-            self._report(lost.backend)
-        return self._follow(events)
+            self._notify("failed", lost.backend)
+        elif lost.backend.eligible:  # in a panic: no answer may come that would end a `failed`
+            self._notify("reported", lost.backend)
+        return self._propagate(events)
 
     def check(self, backend: Backend, liveness_s: float, lasted_s: LastedS, now: float) -> Events:
         """The liveness check: a back-end that is silent for `liveness_s` goes down, and is removed if that lasts.
 
-        `lasted_s` tells how many seconds since a moment this process could have heard anything.
+        `lasted_s` returns how many seconds since a moment this process could have received anything.
         """
         found = overdue(backend, liveness_s, lasted_s, now)
         return NOTHING if found is None else self._transition(backend, found[0], now, found[1])
 
     def unregister(self, source: Address, pdu: Unregister, now: float) -> Events:
-        """Take in an UNREGISTER: the back-end goes, and its instance may not register again (rule 4).
+        """Process an UNREGISTER: the back-end goes, and its instance may not register again (rule 4).
 
         An unconfirmed one stays while another instance may still confirm it. Raises `Rejected`.
         """
-        return self._follow(self._registrations.unregister(source, pdu, now))
+        return self._propagate(self._registrations.unregister(source, pdu, now))
 
     def exclude(self, backend: Backend, reason: str, now: float) -> Events:
         """Remove a back-end with its candidates, even if its agent answers."""
-        return self._follow(self._registrations.exclude(backend, reason, now))
+        return self._propagate(self._registrations.exclude(backend, reason, now))
 
     def administer(self, backend: Backend, administration: Administration) -> Events:
-        """An operator drains a back-end, or takes that back; it holds for as long as the row does."""
+        """An operator drains a back-end, or returns it to service; that lasts as long as the row."""
         backend.administration = administration
         events = self._rows.update(backend)
-        self._report(backend)
-        return self._follow((Administered(backend, administration), *events))
+        self._notify("reported", backend)
+        return self._propagate((Administered(backend, administration), *events))
 
     def tick(self, now: float) -> None:
         """Slow start goes on: every back-end whose next share of its weight is due by now gets it."""
         while (backend := self._rows.next_ramped(now)) is not None:
-            self._report(backend)
+            self._notify("reported", backend)
 
-    # For sessions.
+    # Called by sessions.
 
     def choose(self, exclude: Collection[Backend] = (), client: Address | None = None) -> Backend | None:
         """Take a lease on the back-end for the next client, none of `exclude`; None where there is none.
 
         It counts as connecting until `connected` or `closed`.
         """
-        backend = self._guard.choose(self._policy, self._eligibility.eligible, client, exclude)
+        backend = self._choose(exclude, client)
         if backend is not None:
             backend.counts.pending += 1
-            try:
-                self._policy.opened(backend)
-            except BaseException:
-                self.complain()
+            self._notify("opened", backend)
         return backend
 
     def would_choose(self, exclude: Collection[Backend] = (), client: Address | None = None) -> Backend | None:
         """What `choose` would return now; takes no lease."""
-        return self._guard.choose(self._policy, self._eligibility.eligible, client, exclude)
+        return self._choose(exclude, client)
 
     def connected(self, backend: Backend) -> None:
         """A lease's connection is established."""
@@ -219,20 +216,20 @@ class Pool:
         counts.total += 1
 
     def served(self, backend: Backend) -> Events:
-        """A session on it got a byte, or outlived the time in which its end would have been a failed connect."""
+        """A session on it got a byte, or lasted so long that its end no longer counts as a failed connect."""
         health = backend.health
         if not health.refusals:
             return NOTHING
         health.refusals = 0
         health.refusing = False
-        return self._follow(self._rows.update(backend))
+        return self._propagate(self._rows.update(backend))
 
     def refused(self, backend: Backend, now: float) -> Events:
-        """A connect failed, and not by this host's fault. To be called before `closed`.
+        """A connect failed, and not by this host's fault. Called before `closed`.
 
-        One that went down by that is tried again after its hold-down, and then a single failure takes it down.
+        A back-end that went down by this is tried again after its hold-down; then a single failure takes it down.
         """
-        self._fail(backend)
+        self._notify("failed", backend)
         health = backend.health
         health.refusals += 1
         if health.refusals < REFUSALS or not (backend.is_up or backend.state is State.DOWN) or health.refusing:
@@ -244,7 +241,7 @@ class Pool:
 
     def unresponsive(self, backend: Backend, sessions: int, silent_s: float, now: float) -> Events:
         """None of its new sessions got a byte for `silent_s` seconds, while others' did: counts as failed connects."""
-        self._fail(backend)
+        self._notify("failed", backend)
         if backend.health.refusing or not backend.is_up:
             return NOTHING
         backend.health.refusing = True
@@ -262,38 +259,42 @@ class Pool:
         events = (
             self._rows.transition(backend, Event.EMPTIED, 0.0, "its last session has ended") if emptied else NOTHING
         )
+        self._notify("closed", backend)
+        return self._propagate(events) if events else NOTHING
+
+    # Internal. A policy may be third-party code: it may raise anything, SystemExit included, and return anything.
+    # (Ctrl-C raises nothing here: it is a signal that the reactor handles.)
+
+    def _choose(self, exclude: Collection[Backend], client: Address | None) -> Backend | None:
+        """The policy's choice if it is valid, else the fallback's."""
+        eligible = self._eligibility.eligible
         try:
-            self._policy.closed(backend)
+            chosen = self._policy.choose(eligible, client, exclude)
+            if chosen is None or (eligible[chosen.slot] is chosen and chosen not in exclude):
+                return chosen
+            raise NotEligible(f"the policy chose {chosen.name}, which may not get this client")
         except BaseException:
             self.complain()
-        return self._follow(events) if events else NOTHING
+            return self._fallback.choose(eligible, exclude)
 
-    # What follows from a change.
+    def _notify(self, notification: Notification, backend: Backend) -> None:
+        try:
+            getattr(self._policy, notification)(backend)
+        except BaseException:
+            self.complain()
 
     def _transition(self, backend: Backend, event: Event, now: float, reason: str) -> Events:
-        return self._follow(self._rows.transition(backend, event, now, reason))
+        return self._propagate(self._rows.transition(backend, event, now, reason))
 
-    def _follow(self, events: Events) -> Events:
-        """Bring everything else up to date with `events`, and pass them on."""
+    def _propagate(self, events: Events) -> Events:
+        """Update probes, candidates and the policy for `events`, and return them."""
         for event in events:
             if isinstance(event, Transitioned) and event.after in (State.DEPARTED, State.FORGOTTEN):
                 self._probes.forget(event.backend)
                 if event.after is State.FORGOTTEN:
                     self._candidates.drop(event.backend)
-                self._report(event.backend)
+                self._notify("reported", event.backend)
             elif isinstance(event, PanicChanged):
                 for backend in self.eligible:
-                    self._report(backend)
+                    self._notify("reported", backend)
         return events
-
-    def _report(self, backend: Backend) -> None:
-        try:
-            self._policy.reported(backend)
-        except BaseException:
-            self.complain()
-
-    def _fail(self, backend: Backend) -> None:
-        try:
-            self._policy.failed(backend)
-        except BaseException:
-            self.complain()

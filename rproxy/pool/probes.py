@@ -1,4 +1,4 @@
-"""Probes on their way, and what their answers and losses make of a back-end (rules 3 and 6 of the protocol)."""
+"""Outstanding probes, and the effect of answers and losses on a back-end (rules 3 and 6 of the protocol)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from rproxy.timing.rate_limit import trim
 from rproxy.wire.pdu import UINT32_MAX, ProbeRequest, ProbeResponse, tag_of
 
 PROMPT_S: Final = 0.25
-"""An answer within this time cannot have been delayed by a stall of this process worth counting."""
+"""Answers within this time are measured without asking for stalls of this process: none can have mattered."""
 RETIRED_MAX: Final = 4096
+"""Entries of `Probes.retired`; beyond, the oldest is dropped."""
 ENDED_MIN: Final = 64
 ENDED_EACH: Final = 4
-"""Ended probes that are remembered, to tell a late answer from a duplicate: the former, and so many a back-end."""
+"""Ended probes that are remembered: `ENDED_MIN`, and `ENDED_EACH` more for each back-end."""
 
 
 @attrs.frozen
 class Probe:
-    """A request that has left. `counted` is how many of our sessions were established then."""
+    """A request that was sent. `counted` is how many of our sessions on the back-end were established then."""
 
     backend: Backend
     request: ProbeRequest
@@ -40,7 +41,7 @@ class Probe:
 
 @attrs.define(eq=False)
 class Probes:
-    """Every probe is in `_open`, and its token in its back-end's `outstanding`, from when it leaves until it ends.
+    """From when a probe is sent until it ends, it is in `_open`, and its token in its back-end's `outstanding`.
 
     A probe may be answered for `timeout_s` seconds.
     """
@@ -50,12 +51,12 @@ class Probes:
     _candidates: Candidates
     _open: dict[int, Probe] = attrs.field(init=False, factory=dict)
     _ended: OrderedDict[int, Refusal] = attrs.field(init=False, factory=OrderedDict)
-    """Why one more answer to it would not count."""
+    """By token: why a further answer is rejected."""
     retired: OrderedDict[tuple[Address, int], None] = attrs.field(init=False, factory=OrderedDict)
-    """Service and instance of those that have unregistered (rule 4)."""
+    """Services and instances that have unregistered (rule 4), the latest last."""
 
     def send(self, backend: Backend, registration: Registration, token: int, now: float) -> Probe:
-        """Note a probe of `registration`'s agent. It bears that instance's tag, so that no other one answers it."""
+        """Note a probe of `registration`'s agent. It bears that instance's tag, so that no other one answers."""
         probing = backend.probing
         request = ProbeRequest(probing.next_sequence, token, instance_tag=tag_of(registration.instance))
         probing.next_sequence = (probing.next_sequence + 1) & UINT32_MAX
@@ -65,36 +66,36 @@ class Probes:
         return probe
 
     def may_send(self, backend: Backend, registration: Registration) -> bool:
-        """Whether a REGISTER may cause one more: none to this agent is on its way, and few are in all."""
-        return len(backend.outstanding) < OUTSTANDING_MAX and not self.is_probed(backend, registration)
+        """Whether a REGISTER may cause one more: none to this agent is outstanding, and few are in all."""
+        return len(backend.probing.outstanding) < OUTSTANDING_MAX and not self.is_probed(backend, registration)
 
     def is_probed(self, backend: Backend, registration: Registration) -> bool:
-        """Whether a probe to this agent is on its way."""
-        return any(self._open[token].registration.same_agent(registration) for token in backend.outstanding)
+        """Whether a probe to this agent is outstanding."""
+        return any(self._open[token].registration.same_agent(registration) for token in backend.probing.outstanding)
 
     def instances(self, backend: Backend) -> set[int]:
-        """The instances to which probes are on their way."""
-        return {self._open[token].registration.instance for token in backend.outstanding}
+        """The instances that have outstanding probes."""
+        return {self._open[token].registration.instance for token in backend.probing.outstanding}
 
     def respond(
         self, source: Address, pdu: ProbeResponse, now: float, lasted_s: LastedS | None
     ) -> tuple[Backend, Events]:
-        """Take in a PROBE RESPONSE, see `Pool.respond`; returns its back-end as well."""
+        """Process a PROBE RESPONSE, see `Pool.respond`. Returns its back-end as well."""
         probe, waited_s = self._match(source, pdu, now, lasted_s)
         backend = probe.backend
         sample_ms = waited_s * 1000
         self._end(probe, Refusal.DUPLICATE)
-        restarted = self._adopt(probe, now)
-        redrained = backend.draining is not pdu.draining
+        restarted = self._confirm_agent(probe, now)
+        draining_changed = backend.draining is not pdu.draining
         rises = self._record(probe, pdu, sample_ms, now)
         events: Events = (Reported(backend, pdu.token, sample_ms),)
         if rises:
             events += self._rows.transition(backend, Event.RISEN, now, f"answered {RISE} probes in a row")
-        elif redrained or backend.state is not State.UP:  # else nothing but its figures has changed
+        elif draining_changed or backend.state is not State.UP:  # else nothing but its figures has changed
             events += self._rows.transition(backend, Event.ANSWERED, now, "answered a probe")
         if restarted:
             events += (AgentRestarted(backend),)
-        if redrained:
+        if draining_changed:
             events += (DrainingChanged(backend),)
         return backend, events
 
@@ -117,8 +118,8 @@ class Probes:
             self._rows.admission.demand_confirmed_capacity(backend)
         return probe, waited_s
 
-    def _adopt(self, probe: Probe, now: float) -> bool:
-        """The agent that has answered is the back-end's. Returns whether it is a new instance of one that answered."""
+    def _confirm_agent(self, probe: Probe, now: float) -> bool:
+        """Make the agent that answered the back-end's agent. Returns whether a confirmed agent has restarted."""
         backend, registration, present = probe.backend, probe.registration, probe.backend.registration
         if registration is present and backend.state is State.UP and backend.name not in self._candidates.probed:
             return False  # the steady case: nothing waits for a confirmation
@@ -132,7 +133,7 @@ class Probes:
         return backend.answered_at is not None and registration.instance != present.instance
 
     def _record(self, probe: Probe, pdu: ProbeResponse, sample_ms: float, now: float) -> bool:
-        """Write the answer's figures to the back-end. Returns whether that brings it up after it was down."""
+        """Copy the answer's figures to the back-end. Returns whether it brings a back-end up that was down."""
         backend, report, health = probe.backend, probe.backend.report, probe.backend.health
         backend.answered_at = now
         backend.draining = pdu.draining
@@ -176,25 +177,25 @@ class Probes:
         return (ProbeLost(backend, token, health.misses, counted=True, first=first), *changed)
 
     def retire(self, key: Address, instance: int) -> None:
-        """That instance may not register again, nor answer (rule 4)."""
+        """Reject later registrations and answers of this instance (rule 4)."""
         self.retired[key, instance] = None
         trim(self.retired, RETIRED_MAX)
 
     def forget(self, backend: Backend) -> None:
         """End all of a back-end's probes; their answers will be unknown."""
-        for token in backend.outstanding:
+        for token in backend.probing.outstanding:
             del self._open[token]
-        backend.outstanding.clear()
+        backend.probing.outstanding.clear()
 
     def _supersede(self, probe: Probe) -> None:
-        """Its answer tells who the agent is: earlier probes of other agents do not count any more."""
-        for token in list(probe.backend.outstanding):
+        """Its answer identifies the agent: earlier probes of other agents no longer count."""
+        for token in list(probe.backend.probing.outstanding):
             other = self._open[token]
             if other.sent_at <= probe.sent_at and not other.registration.same_agent(probe.registration):
                 self._end(other, Refusal.UNKNOWN)
 
     def _end(self, probe: Probe, afterwards: Refusal) -> None:
-        """It is answered or lost. Four ended probes a back-end are remembered, to tell later answers apart."""
+        """A probe was answered or lost. It is remembered for a while, so that later answers are counted by reason."""
         token = probe.request.token
         del self._open[token]
         probe.backend.probing.outstanding.discard(token)

@@ -17,7 +17,7 @@ from rproxy.wire.pdu import Register, Unregister
 
 @attrs.define(eq=False)
 class Registrations:
-    """Adds and removes rows. `default_port` stands in for service port 0."""
+    """Adds and removes rows. `default_port` replaces service port 0."""
 
     default_port: int
     _rows: Rows
@@ -29,33 +29,33 @@ class Registrations:
         return source[0], service_port or self.default_port
 
     def register(self, source: Address, pdu: Register, now: float, local: str) -> Registered:
-        """Take in a REGISTER, see `Pool.register`."""
+        """Process a REGISTER, see `Pool.register`."""
         key = self.key(source, pdu.service_port)
         registration = Registration(source, pdu.instance, pdu.interval_ms / 1000, pdu.weight, local)
         backend = self._rows.get(key)
         if (key, pdu.instance) in self._probes.retired:
             raise Rejected(Refusal.RETIRED)
-        own = backend is None or registration.same_agent(backend.registration)
-        if backend is not None and own and backend.is_up:
+        same_agent = backend is None or registration.same_agent(backend.registration)
+        if backend is not None and same_agent and backend.is_up:
             return self._renew(backend, registration, now, pdu.draining)
         admission = self._rows.admission
         if backend is None:
             admission.demand_capacity(source[0])
         may_wait = self._candidates.admits(backend, key[1], registration, now)
-        if not may_wait and not own:
+        if not may_wait and not same_agent:
             raise Rejected(Refusal.RATE_LIMITED)
         admission.demand_rate(registration, key[1], now)
-        changed = backend is None or (own and registration != backend.registration)
+        changed = backend is None or (same_agent and registration != backend.registration)
         if backend is None:
             backend = self._rows.add(key, registration)
-        if own:
+        if same_agent:
             backend.registration, backend.registered_at = registration, now
         if may_wait:
             self._candidates.add(backend, registration)
         return Registered(backend, changed, probe_now=False)
 
     def _renew(self, backend: Backend, registration: Registration, now: float, draining: bool) -> Registered:
-        """The agent of one that is up registers again."""
+        """Renew the registration of a back-end that is up."""
         changed, probe_now = registration != backend.registration, draining is not backend.draining
         if changed or probe_now:
             self._rows.admission.demand_rate(registration, backend.port, now)
@@ -65,7 +65,7 @@ class Registrations:
         return Registered(backend, changed, probe_now)
 
     def restore(self, registration: Registration, port: int) -> Backend | None:
-        """Add the row of an earlier run, see `Pool.restore`."""
+        """The row of an earlier run, see `Pool.restore`."""
         key = (registration.agent[0], port)
         backend = self._rows.get(key)
         if backend is None and len(self._rows) < self._rows.admission.limits.confirmed:
@@ -73,7 +73,7 @@ class Registrations:
         return backend if backend is not None and backend.state is State.REGISTERED else None
 
     def unregister(self, source: Address, pdu: Unregister, now: float) -> Events:
-        """Take in an UNREGISTER, see `Pool.unregister`."""
+        """Process an UNREGISTER, see `Pool.unregister`."""
         key = self.key(source, pdu.service_port)
         backend = self._rows.get(key)
         if backend is None or backend.state is State.DEPARTED:

@@ -22,7 +22,7 @@ _TOLERANCE_S: Final = 1e-9
 
 @attrs.define(eq=False)
 class Rows:
-    """All back-ends by (address, service port), with what is kept about all of them together."""
+    """All back-ends by (address, service port), and the totals over all of them."""
 
     admission: Admission
     eligibility: Eligibility
@@ -45,13 +45,13 @@ class Rows:
         return self._by_key.get(key)
 
     def add(self, key: Address, registration: Registration) -> Backend:
-        """A row that nothing has confirmed yet."""
+        """Add an unconfirmed back-end."""
         backend = self._by_key[key] = Backend(*key, registration, means=self._means)
         self.admission.moved(backend.address, None, backend.state)
         return backend
 
     def transition(self, backend: Backend, event: Event, now: float, reason: str) -> Events:
-        """Take a back-end where the transition table says, with everything that follows for its row."""
+        """Apply `event` to a back-end's state, and update everything derived from it."""
         if event in (Event.UNREGISTERED, Event.EXPIRED) and backend.connections:
             event = Event.LEFT
         before = backend.state
@@ -60,7 +60,7 @@ class Rows:
             return self.update(backend)
         self.admission.moved(backend.address, before, backend.state)
         self._entered(backend, before, now)
-        return (Transitioned(backend, before, backend.state, reason), *self.update(backend))
+        return (Transitioned(backend, before, backend.state, event, reason), *self.update(backend))
 
     def _entered(self, backend: Backend, before: State, now: float) -> None:
         match backend.state:

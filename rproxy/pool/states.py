@@ -40,10 +40,10 @@ class Event(StrEnum):
     SILENT = "silent"
     """The liveness check found no answered probe for too long."""
     REFUSED = "refused"
-    """`REFUSALS` connects in a row failed, or new sessions got no byte."""
+    """`REFUSALS` connects in a row failed, or no new session got a byte."""
     UNREGISTERED = "unregistered"
     EXPIRED = "expired"
-    """No probe was answered, or no registration came, for so long that the row is removed."""
+    """No probe was answered, or no registration came, for longer than the row is kept."""
     LEFT = "left"
     """UNREGISTERED or EXPIRED, while sessions are on it."""
     EMPTIED = "emptied"
@@ -53,11 +53,11 @@ class Event(StrEnum):
 
 
 class Administration(StrEnum):
-    """An operator's setting for a back-end, independent of its state."""
+    """Set by operators, independent of the state."""
 
     READY = "ready"
     DRAIN = "drain"
-    """No new sessions; those there are end by themselves."""
+    """No new sessions; existing ones continue until they end."""
 
 
 _REGISTERED, _UP, _SUSPECT, _DOWN, _DEPARTED, _FORGOTTEN = State

@@ -270,7 +270,7 @@ class Session:
         self.ending = ending
         self.phase = _ENDED
         if backend is not None:
-            if backend.refusals or service.first_byte is not None:
+            if backend.health.refusals or service.first_byte is not None:
                 self._report_service(backend)
             self._return_lease(backend)
         service.observers.session_ended(self._record(backend, ending))
@@ -298,7 +298,7 @@ class Session:
         service = self.service
         if self.connected_at is None:
             return
-        if backend.refusals and (self.down or service.seconds() - self.connected_at > EARLY_END_S):
+        if backend.health.refusals and (self.down or service.seconds() - self.connected_at > EARLY_END_S):
             service.served(backend)
         if service.first_byte is not None:
             service.first_byte.ended(self, backend)

@@ -1,1 +1,1 @@
-"""What fills the pool with back-ends."""
+"""Sources of back-ends: they fill the pool."""

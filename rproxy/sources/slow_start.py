@@ -14,14 +14,14 @@ RETRY_S: Final = 1.0
 
 
 class Ramping(Protocol):
-    """The part of the pool that slow start needs."""
+    """The part of the pool that slow start uses."""
 
     @property
     def tick_due(self) -> float | None:
         """When `tick` is to be called next; None for never."""
 
     def tick(self, now: float) -> None:
-        """Give every back-end that is due by now its next share."""
+        """Raise the share of every such back-end to its value at `now`."""
 
 
 class SlowStart:
@@ -36,7 +36,7 @@ class SlowStart:
         self._timer_due: float | None = None
 
     def observers(self) -> Observers:
-        """The events by which the next `tick` changes."""
+        """The events that start and stop the timer."""
         return {Transitioned: self.transitioned}
 
     def transitioned(self, event: Transitioned) -> None:

@@ -1,4 +1,4 @@
-"""The seam for what fills the pool with back-ends."""
+"""The seam for sources of back-ends."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class Source(Protocol):
     """Adds back-ends to the pool, removes them, and reports on them, by calling `Pool` and publishing its events."""
 
     def restore(self, rows: Iterable[tuple[Registration, int]]) -> None:
-        """Take rows of an earlier run of this proxy: what was registered, and for which service port.
+        """Take rows of an earlier run of this proxy: registrations, and their service ports.
 
         Called once or several times after the source's port is open, with a few rows at a time. Those that are
         still allowed are checked at once, and forgotten if that fails. Raises nothing for rows it cannot use.
         """
 
     def is_restoring(self, backend: Backend, registration: Registration) -> bool:
-        """Whether a row that was given to `restore` is being checked, or is to be."""
+        """Whether a row that was given to `restore` is being checked, or will be."""
 
     def exclude(self, backend: Backend) -> None:
         """Remove a back-end that turned out to lead back to this proxy. Called at any time."""

@@ -1,1 +1,1 @@
-"""Timers, rates and bounded work, on a clock that they are given."""
+"""Timers, rate limits and bounded work, on an injected clock."""

@@ -1,4 +1,4 @@
-"""How often something may happen, with a bounded memory. Pure: the time is a number."""
+"""Rate limits by key, in bounded memory. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class RateLimit:
     rate: float
     burst: int = 1
     _due: OrderedDict[Hashable, float] = attrs.field(init=False, factory=OrderedDict)
-    """By key, when all that it has been granted is used up."""
+    """By key: the theoretical arrival time."""
 
     @classmethod
     def once_in(cls, seconds: float, burst: int = 1) -> Self:
-        """One in `seconds` on average, after `burst` at once: for lines of the log."""
+        """One in `seconds` on average, after `burst` at once: for log lines."""
         return cls(1 / seconds, burst)
 
     def admit(self, now: float, key: Hashable = None) -> bool:
-        """Whether it may happen now; True counts it as having happened."""
+        """Whether it may happen now; if True, it is counted."""
         if self.wait_s(now, key):
             return False
         self._due[key] = max(self._due.pop(key, now), now) + 1 / self.rate

@@ -15,17 +15,17 @@ from rproxy.timing.rate_limit import RateLimit
 from rproxy.timing.throttle import Throttle
 
 INTERVAL_S: Final = 0.25
-"""Between two checks."""
+"""Between checks."""
 STALL_MIN_S: Final = 0.25
 """A check that is later than this shows a stall."""
 STALLS_MAX: Final = 64
-"""Stalls that are remembered, the latest ones."""
+"""Stalls remembered; the oldest is dropped."""
 LOG_EVERY_S: Final = 60.0
-"""At most one line in this time: a process that gets too little of a processor stalls again and again."""
+"""At most one line in this time: a process short of CPU time stalls repeatedly."""
 
 
 class StallDetector:
-    """Checks every `INTERVAL_S` seconds how late it is itself. `clock` must be monotonic."""
+    """Checks every `INTERVAL_S` seconds how late its own timer is. `clock` must be monotonic."""
 
     log = Logger()
 
@@ -33,10 +33,10 @@ class StallDetector:
         self._clock = clock
         self._checked_at = clock.seconds()
         self._stalls: deque[tuple[float, float]] = deque(maxlen=STALLS_MAX)
-        """When each ended, and its seconds."""
+        """When each ended, and its length in seconds."""
         self._throttle = Throttle(clock, RateLimit.once_in(LOG_EVERY_S))
         self._unlogged_s = 0.0
-        """Seconds of all stalls that have not been logged yet."""
+        """Seconds of stalls not logged yet."""
         self._loop = LoopingCall(self._check)
         self._loop.clock = clock
 
@@ -46,7 +46,7 @@ class StallDetector:
         keep_looping(self._loop, INTERVAL_S, now=False, failed=self._failed)
 
     def stop(self) -> None:
-        """End the timers. May come twice, and before `start`."""
+        """Cancel the timers. May be called twice, and before `start`."""
         self._throttle.stop()
         if self._loop.running:
             self._loop.stop()
@@ -54,7 +54,7 @@ class StallDetector:
     def lasted_s(self, since: float) -> float:
         """Seconds since `since`, a time of the clock, without stalls.
 
-        After a stall other timers may run before the check that notices it, so one that is late is made here.
+        After a stall other timers may run before the check that notices it, so a late check is made here.
         """
         if self._loop.running and self._late_s() > STALL_MIN_S:
             self._check()
@@ -76,9 +76,9 @@ class StallDetector:
         if stall_s > STALL_MIN_S:
             self._stalls.append((self._checked_at, stall_s))
             self._unlogged_s += stall_s
-            self._throttle.say(None, self._tell)
+            self._throttle.say(None, self._log)
 
-    def _tell(self, times: int) -> None:
+    def _log(self, times: int) -> None:
         stall_s, self._unlogged_s = self._unlogged_s, 0.0
         if times == 1:
             self.log.warn("this process was away for {away_s:.1f} s; probes have so much longer", away_s=stall_s)

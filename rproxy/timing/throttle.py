@@ -1,4 +1,4 @@
-"""Limits the rate of log lines about what any host can repeat; the last line of each subject is written in any case."""
+"""Throttled log lines: at most one in a given time for each subject; the newest held-back line is written later."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from twisted.logger import Logger
 from rproxy.timing.rate_limit import RateLimit
 
 WAITING_MAX: Final = 4096
-"""Subjects with a line that waits; those beyond get none."""
+"""Subjects with a held-back line; further ones get none."""
 
-Speak = Callable[[int], None]
+Write = Callable[[int], None]
 """Writes the line. Its argument: how many times `say` was called since the last line, this time included."""
 
 
 @attrs.define
 class _Waiting:
-    speak: Speak
+    """A held-back line, and how many times `say` was called for it."""
+
+    write: Write
     times: int = 1
 
 
 class Throttle:
-    """Writes a line at once where the limits allow it; later, of those held back, the newest of each subject.
+    """Writes a line at once if the limits allow it; else later, and then only the newest of its subject.
 
-    `each` limits the lines about one subject, `in_all` those about all, and may be shared with other throttles. Where
-    held-back lines are to be dropped, `RateLimit.once_in` is enough. There is one timer, and none while nothing waits.
+    `each` limits the lines of one subject, `in_all` those of all, and may be shared with other throttles. To drop
+    held-back lines, `RateLimit.once_in` is enough. There is one timer, and none while nothing waits.
     """
 
     log = Logger()
@@ -40,34 +42,34 @@ class Throttle:
         self._waiting: dict[Hashable, _Waiting] = {}
         self._timer: IDelayedCall | None = None
 
-    def say(self, subject: Hashable, speak: Speak) -> bool:
-        """Call `speak` now, or later, instead of what waits for the same subject. False if neither."""
+    def say(self, subject: Hashable, write: Write) -> bool:
+        """Call `write` now, or later in place of the subject's held-back line. False if neither."""
         waiting = self._waiting.get(subject)
         if waiting is not None:
-            waiting.speak = speak
+            waiting.write = write
             waiting.times += 1
             return True
         wait_s = self._wait_s(subject)
         if not wait_s:
-            self._speak(subject, _Waiting(speak))
+            self._write(subject, _Waiting(write))
             return True
         if len(self._waiting) >= WAITING_MAX:
             return False
-        self._waiting[subject] = _Waiting(speak)
+        self._waiting[subject] = _Waiting(write)
         self._wake_in(wait_s)
         return True
 
     def is_quiet(self, subject: Hashable) -> bool:
-        """Whether `say` would write at once, there having been no line for long enough, and none waiting."""
+        """Whether `say` would write at once: the limits allow it, and no line is held back."""
         return subject not in self._waiting and not self._wait_s(subject)
 
     def flush(self) -> None:
-        """Write all lines that wait, regardless of the limits."""
+        """Write all held-back lines, regardless of the limits."""
         for subject in list(self._waiting):
-            self._speak(subject, self._waiting.pop(subject))
+            self._write(subject, self._waiting.pop(subject))
 
     def stop(self) -> None:
-        """Drop the lines that wait, and the timer. May come twice."""
+        """Drop held-back lines, and cancel the timer. May be called twice."""
         self._waiting.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -77,13 +79,13 @@ class Throttle:
         now = self._clock.seconds()
         return max(self._each.wait_s(now, subject), self._in_all.wait_s(now) if self._in_all is not None else 0.0)
 
-    def _speak(self, subject: Hashable, waiting: _Waiting) -> None:
+    def _write(self, subject: Hashable, waiting: _Waiting) -> None:
         now = self._clock.seconds()
         self._each.admit(now, subject)
         if self._in_all is not None:
             self._in_all.admit(now)
         try:
-            waiting.speak(waiting.times)
+            waiting.write(waiting.times)
         except Exception:
             self.log.failure("a line for the log")
 
@@ -101,6 +103,6 @@ class Throttle:
             if wait_s:
                 waits_s.append(wait_s)
             else:
-                self._speak(subject, self._waiting.pop(subject))
+                self._write(subject, self._waiting.pop(subject))
         if self._waiting:
             self._wake_in(min(waits_s))

@@ -1,4 +1,7 @@
-"""Very many calls from one reactor timer, at whole ticks: waking the process up costs more than a call."""
+"""Timer wheel: many delayed calls from one reactor timer, at whole ticks.
+
+Waking the process up costs more than a call.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from twisted.logger import Logger
 TICK_S: Final = 0.1
 """Fine enough for the timeouts of sessions."""
 _TOLERANCE: Final = 1e-6
-"""Of a tick: a call due at one, but for rounding, does not wait for the next."""
+"""Fraction of a tick: a call that is due at a tick, but for rounding, does not wait for the next."""
 
 _Bucket = dict[Hashable, Callable[[], None]]
 
@@ -37,7 +40,7 @@ class Wheel:
         self._ticks: list[int] = []
         """A heap of the keys of `_buckets`."""
         self._bucket_of: dict[Hashable, _Bucket] = {}
-        """Each owner's."""
+        """By owner."""
         self._due: list[_Bucket] = []
         """Buckets whose calls are being made."""
         self._timer: IDelayedCall | None = None
@@ -50,11 +53,11 @@ class Wheel:
         return self._clock.seconds()
 
     def __len__(self) -> int:
-        """How many calls are to be made."""
+        """The number of armed calls."""
         return len(self._bucket_of)
 
     def arm(self, owner: Hashable, delay_s: float, call: Callable[[], None]) -> float:
-        """Call `call` once, `delay_s` seconds from now; return when that is, on the clock.
+        """Call `call` once, `delay_s` seconds from now; returns the time of that on the clock.
 
         An owner has one call: a later `arm` replaces it. A call may arm and disarm anything; what it raises is logged.
         It is never made before `arm` returns, even where the delay is 0 or less.
@@ -72,15 +75,15 @@ class Wheel:
         return tick * self._tick_s
 
     def disarm(self, owner: Hashable) -> None:
-        """Do not make the owner's call, if one is to be made."""
+        """Cancel the owner's call, if it has one."""
         bucket = self._bucket_of.pop(owner, None)
         if bucket is not None:
             del bucket[owner]
             if not bucket and bucket is self._awaited:
-                self._look_soon()
+                self._wake_soon()
 
     def stop(self) -> None:
-        """Drop all calls. May come twice, and `arm` afterwards starts again."""
+        """Drop all calls. May be called twice; `arm` works again afterwards."""
         for bucket in (*self._buckets.values(), *self._due):
             bucket.clear()
         self._buckets.clear()
@@ -100,8 +103,8 @@ class Wheel:
         self._awaited, self._timer_tick = self._buckets[first], first
         self._timer = self._clock.callLater(max(first * self._tick_s - self._clock.seconds(), 0.0), self._turn)
 
-    def _look_soon(self) -> None:
-        """The awaited bucket has become empty: have the timer come at the next tick to see what is left.
+    def _wake_soon(self) -> None:
+        """The awaited bucket has become empty: reset the timer to the next tick, which then finds the first bucket.
 
         That costs less than a new reactor timer for each of many calls that are armed and disarmed one by one.
         """

@@ -1,4 +1,4 @@
-"""Work that can wait, split into pieces, so that no session is held up for longer than one piece takes."""
+"""Deferrable work in small pieces: no session is delayed by more than one piece."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WorkQueue:
             self._call = self._clock.callLater(0, self._next)
 
     def stop(self) -> None:
-        """Drop what waits. May come twice."""
+        """Drop all pieces. May be called twice."""
         self._waiting.clear()
         if self._call is not None:
             self._call.cancel()

@@ -72,7 +72,7 @@ class Bench:
             after_s=rng.random() * 0.002,
             cpu=rng.randrange(100),
             memory=rng.randrange(60),
-            tcp=self._others[number] + backend.established,
+            tcp=self._others[number] + backend.counts.established,
         )
 
     def _open(self) -> None:

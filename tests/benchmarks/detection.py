@@ -13,6 +13,7 @@ import argparse
 import math
 import sys
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
@@ -29,7 +30,7 @@ from rproxy.observe.pool_log import PoolLog
 from rproxy.observe.publisher import Publisher
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Transitioned
-from rproxy.pool.states import State
+from rproxy.pool.states import Event, State
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import NO_LINK
 from rproxy.sessions.service import Service
@@ -230,9 +231,9 @@ class Ejections:
 def false_ejections(rng: Random, days: float, loss: float) -> Ejections:
     world = World(rng, loss=loss)
     world.clock.run_until(SETTLED_S + days * DAY_S)
-    reasons = [transition.reason for _, transition in world.ejections]
-    by_silence = sum("silent" in reason for reason in reasons)
-    return Ejections(days, len(reasons) - by_silence, by_silence)
+    causes = Counter(transition.event for _, transition in world.ejections)
+    by_silence = causes[Event.SILENT]
+    return Ejections(days, causes.total() - by_silence, by_silence)
 
 
 SILENT: Final = Death(silent=True, refuses=False)

@@ -213,7 +213,7 @@ class Splicing:
 
     @property
     def connections(self) -> list[tuple[int, int]]:
-        return [(backend.pending, backend.established) for backend in self.pool]
+        return [(backend.counts.pending, backend.counts.established) for backend in self.pool]
 
     def assert_over(self, *endings: Ending) -> None:
         """The sessions have ended like this, in order, and left nothing behind."""

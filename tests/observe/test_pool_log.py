@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from rproxy.observe.pool_log import HOST_BURST, NAMED_MAX, PoolLog
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.events import DrainingChanged, PanicChanged, Transitioned
-from rproxy.pool.states import State
+from rproxy.pool.states import Event, State
 from tests.fakes import logged, run, texts
 from tests.pool.driving import agent
 
@@ -20,7 +20,7 @@ def backend(host: int = 1, port: int = 80) -> Backend:
 
 def change(log: PoolLog, changed: Backend, after: State) -> None:
     before, changed.state = changed.state, after
-    log.changed(Transitioned(changed, before, after, "so"))
+    log.changed(Transitioned(changed, before, after, Event.ANSWERED, "so"))
 
 
 def sums(lines: list[str]) -> int:

@@ -6,7 +6,7 @@ from functools import partial
 
 from rproxy.observe.publisher import Publisher
 from rproxy.pool.events import NOTHING, EligibilityChanged, PanicChanged, PoolEvent, Transitioned
-from rproxy.pool.states import State
+from rproxy.pool.states import Event, State
 from tests.fakes import logged, pool_with
 
 BEGINS, ENDS = PanicChanged(True), PanicChanged(False)
@@ -14,7 +14,7 @@ BEGINS, ENDS = PanicChanged(True), PanicChanged(False)
 
 def test_every_observer_is_called_for_every_event_of_its_kinds() -> None:
     (backend,) = pool_with(1)
-    up, eligible = Transitioned(backend, State.DOWN, State.UP, "so"), EligibilityChanged(backend, True)
+    up, eligible = Transitioned(backend, State.DOWN, State.UP, Event.RISEN, "so"), EligibilityChanged(backend, True)
     publish = Publisher()
     first: list[PoolEvent] = []
     second: list[PoolEvent] = []

@@ -134,7 +134,7 @@ class TestProbesEarned:
             with suppress(Rejected):
                 if self.may_probe(driver, instance=instance):
                     driver.probe(backend, driver.candidate(backend))
-        assert len(backend.outstanding) == OUTSTANDING_MAX
+        assert len(backend.probing.outstanding) == OUTSTANDING_MAX
 
     def test_a_flood_that_is_over_leaves_room_again(self, driver: Driver) -> None:
         backend = driver.up()

@@ -159,11 +159,11 @@ def test_one_with_too_many_probes_on_their_way_waits_and_the_others_do_not() -> 
     bench.add(registration(1))
     bench.add(registration(2))
     busy = bench.backend(registration(1))
-    busy.outstanding.update(range(OUTSTANDING_MAX))
+    busy.probing.outstanding.update(range(OUTSTANDING_MAX))
     assert bench.next() == registration(2)
     assert bench.next() is None
     assert bench.candidates
-    busy.outstanding.pop()
+    busy.probing.outstanding.pop()
     assert bench.next() == registration(1)
 
 

@@ -49,7 +49,7 @@ class TestCandidate:
             driver.now += RETRY_MAX_S
             driver.register(source, instance=instance)
             assert driver.lose(driver.probe(backend, driver.candidate(backend))) is None
-        assert (backend.state, backend.misses, backend.losses.rate) == (State.UP, 0, 0.0)
+        assert (backend.state, backend.health.misses, backend.losses.rate) == (State.UP, 0, 0.0)
 
     def test_it_is_dropped_when_its_probe_is_lost(self, driver: Driver, source: Address, instance: int) -> None:
         backend = driver.up()
@@ -76,7 +76,7 @@ class TestCandidate:
         driver.answer(driver.probe(backend, driver.candidate(backend)))
         for probe in to_predecessor:
             driver.lose(probe)
-        assert (backend.state, backend.misses, backend.losses.rate) == (State.UP, 0, 0.0)
+        assert (backend.state, backend.health.misses, backend.losses.rate) == (State.UP, 0, 0.0)
 
     def test_an_answer_to_an_older_probe_does_not_bring_its_predecessor_back(
         self, driver: Driver, source: Address, instance: int
@@ -107,7 +107,7 @@ class TestCandidate:
         backend = driver.up()
         driver.down(backend)
         driver.register(source, instance=instance)
-        driver.now = backend.held_until
+        driver.now = backend.health.held_until
         driver.answer(driver.probe(backend, driver.candidate(backend)))
         assert driver.pool.eligible == []
         driver.report(backend)
@@ -198,7 +198,7 @@ class TestInstanceOfACandidate:
         """It came up by another probe than the one that its registration caused."""
         backend = driver.up()
         driver.down(backend)
-        driver.now = backend.held_until
+        driver.now = backend.health.held_until
         driver.report(backend)
         driver.pool.register(AGENT, REGISTER, driver.now)
         driver.report(backend)

@@ -71,7 +71,17 @@ class TestLiveConnections:
         backend = driver.up()
         driver.opened(backend, 3)
         driver.opened(backend, 2, connected=False)
-        assert (backend.pending, backend.established, backend.connections, backend.total) == (2, 3, 5, 3)
+        assert (backend.counts.pending, backend.counts.established, backend.connections, backend.counts.total) == (
+            2,
+            3,
+            5,
+            3,
+        )
         driver.close(backend)
         driver.close(backend, was_connected=False)
-        assert (backend.pending, backend.established, backend.connections, backend.total) == (1, 2, 3, 3)
+        assert (backend.counts.pending, backend.counts.established, backend.connections, backend.counts.total) == (
+            1,
+            2,
+            3,
+            3,
+        )

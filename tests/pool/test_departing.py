@@ -59,7 +59,7 @@ def test_an_agent_that_returns_takes_it_over_with_its_counts(driver: Driver) -> 
     confirmed = driver.answer(driver.probe(backend, driver.candidate(backend)))
     assert confirmed.transition is not None
     assert (confirmed.transition.before, confirmed.transition.after) == (State.DEPARTED, State.UP)
-    assert (backend.connections, backend.total, backend.registration.instance) == (3, 3, 2)
+    assert (backend.connections, backend.counts.total, backend.registration.instance) == (3, 3, 2)
     assert driver.pool.eligible == [backend]
     assert [close(driver, backend) for _ in range(3)] == [None] * 3
 
@@ -100,10 +100,10 @@ def test_nothing_of_its_former_life_is_held_against_it(driver: Driver) -> None:
     driver.lose(driver.probe(backend))
     driver.probe(backend)
     driver.unregister()
-    assert backend.outstanding == set()
+    assert backend.probing.outstanding == set()
     driver.register(instance=2)
     driver.answer(driver.probe(backend, driver.candidate(backend)))
-    assert (backend.misses, backend.losses.rate, backend.draining) == (0, 0, False)
+    assert (backend.health.misses, backend.losses.rate, backend.draining) == (0, 0, False)
 
 
 def test_an_operators_drain_outlives_its_reboot(driver: Driver) -> None:

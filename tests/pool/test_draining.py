@@ -42,7 +42,7 @@ class TestAdministration:
         backend = driver.up()
         driver.opened(backend, 3)
         driver.pool.administer(backend, Administration.DRAIN)
-        assert (driver.pool.eligible, backend.state, backend.established) == ([], State.UP, 3)
+        assert (driver.pool.eligible, backend.state, backend.counts.established) == ([], State.UP, 3)
         driver.report(backend)
         assert driver.pool.eligible == []
         driver.pool.administer(backend, Administration.READY)

@@ -55,7 +55,7 @@ class TestGoingDown:
     def test_the_second_answer_in_a_row_brings_it_up(self, driver: Driver) -> None:
         backend = driver.up()
         driver.down(backend)
-        driver.now = backend.held_until
+        driver.now = backend.health.held_until
         assert driver.report(backend).transition is None
         assert driver.pool.eligible == []
         transition = driver.report(backend).transition
@@ -66,7 +66,7 @@ class TestGoingDown:
     def test_a_loss_in_between_starts_the_count_of_answers_anew(self, driver: Driver) -> None:
         backend = driver.up()
         driver.down(backend)
-        driver.now = backend.held_until
+        driver.now = backend.health.held_until
         driver.report(backend)
         driver.lose(driver.probe(backend))
         driver.report(backend)
@@ -79,7 +79,7 @@ class TestGoingDown:
         for _ in range(50):
             driver.lose(driver.probe(backend))
         driver.recover(backend)
-        assert (backend.losses.rate, backend.misses) == (0.0, 0)
+        assert (backend.losses.rate, backend.health.misses) == (0.0, 0)
 
     def test_losses_that_did_not_take_it_down_stay_in_the_window(self, driver: Driver) -> None:
         backend = driver.up()
@@ -187,9 +187,9 @@ class TestHoldDown:
         driver.down(backend)
         for _ in range(5):
             driver.report(backend)
-        assert backend.held_until - driver.now == pytest.approx(HOLD_MIN_S, abs=0.1)
+        assert backend.health.held_until - driver.now == pytest.approx(HOLD_MIN_S, abs=0.1)
         assert driver.pool.eligible == []
-        driver.now = backend.held_until
+        driver.now = backend.health.held_until
         assert driver.report(backend).transition is not None
 
     def test_it_doubles_up_to_five_minutes(self, driver: Driver) -> None:
@@ -197,19 +197,19 @@ class TestHoldDown:
         holds = []
         for _ in range(7):
             driver.down(backend)
-            holds.append(backend.hold_s)
-            driver.now = backend.held_until
+            holds.append(backend.health.hold_s)
+            driver.now = backend.health.held_until
             driver.report(backend)
             driver.report(backend)
         assert holds == [10, 20, 40, 80, 160, 300, 300]
 
     def refuse(self, driver: Driver, backend: Backend) -> float:
         """It comes up when its hold-down is over, and all connects to it fail: its next hold-down."""
-        driver.now = max(driver.now, backend.held_until)
+        driver.now = max(driver.now, backend.health.held_until)
         driver.report(backend)
         driver.report(backend)
         driver.fail_connects(backend, REFUSALS)
-        return backend.hold_s
+        return backend.health.hold_s
 
     def test_of_one_that_refuses_it_doubles_while_others_serve(self, driver: Driver) -> None:
         dead, well = driver.up(agent(2)), driver.up(agent(3))
@@ -230,11 +230,11 @@ class TestHoldDown:
     def test_of_one_that_is_silent_it_doubles_whoever_serves(self, driver: Driver) -> None:
         backend = driver.up()
         driver.down(backend)
-        driver.now = backend.held_until
+        driver.now = backend.health.held_until
         driver.report(backend)
         driver.report(backend)
         driver.down(backend)
-        assert backend.hold_s == 20
+        assert backend.health.hold_s == 20
 
     def test_it_is_short_again_after_five_minutes_without_trouble(self, driver: Driver) -> None:
         backend = driver.up()
@@ -242,7 +242,7 @@ class TestHoldDown:
         for up_s in (0, HOLD_MAX_S, HOLD_MAX_S - 10):
             driver.now += up_s
             driver.down(backend)
-            holds.append(backend.hold_s)
+            holds.append(backend.health.hold_s)
             driver.recover(backend)
         assert holds == [HOLD_MIN_S, HOLD_MIN_S, 2 * HOLD_MIN_S]
 
@@ -302,11 +302,11 @@ class TestRefusedConnects:
         driver.report(backend)
         assert driver.pool.eligible == [other]
         driver.opened(other)
-        driver.now = backend.held_until
+        driver.now = backend.health.held_until
         driver.report(backend)
         assert driver.pool.eligible == [other, backend]
         assert driver.fail_connects(backend) is not None
-        assert (backend.state, backend.hold_s) == (State.DOWN, 20)
+        assert (backend.state, backend.health.hold_s) == (State.DOWN, 20)
 
     def test_after_a_connect_that_succeeds_it_takes_three_again(self, driver: Driver) -> None:
         backend = driver.up()

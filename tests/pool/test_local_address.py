@@ -48,7 +48,7 @@ def test_one_from_where_no_probe_is_answered_changes_nothing() -> None:
     backend = up(driver)
     take_in(driver, THERE)
     driver.lose(driver.probe(backend, driver.candidate(backend)))
-    assert [backend.registration.local, backend.misses] == [HERE, 0]
+    assert [backend.registration.local, backend.health.misses] == [HERE, 0]
     driver.report(backend)
     assert backend.is_up
 

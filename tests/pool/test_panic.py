@@ -47,7 +47,7 @@ class TestPanic:
         assert (driver.pool.eligible, backend.state) == ([], State.DOWN)
         driver.lose(driver.probe(backend))
         assert driver.pool.eligible == []
-        driver.now = backend.held_until
+        driver.now = backend.health.held_until
         driver.lose(driver.probe(backend))
         assert driver.pool.eligible == [backend]
         driver.fail_connects(backend)

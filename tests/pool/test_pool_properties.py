@@ -144,7 +144,7 @@ class PoolMachine(RuleBasedStateMachine):
         up = [backend for backend in ready if backend.state in (State.UP, State.SUSPECT)]
         down = [backend for backend in ready if backend.state is State.DOWN]
         assert self.pool.panicking is (2 * len(up) < len(up) + len(down))
-        others = [backend for backend in down if not backend.refusing] if self.pool.panicking else []
+        others = [backend for backend in down if not backend.health.refusing] if self.pool.panicking else []
         assert set(eligible) == {*up, *others} == {backend for backend in self.pool if backend.eligible}
         assert [backend.slot for backend in eligible] == list(range(len(eligible)))
         assert all(backend.slot == -1 for backend in self.pool if not backend.eligible)
@@ -161,7 +161,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def probes_outstanding_are_those_of_known_backends(self) -> None:
         noted = {token: probe.backend for token, probe in self.pool._probes._open.items()}
-        assert noted == {token: backend for backend in self.pool for token in backend.outstanding}
+        assert noted == {token: backend for backend in self.pool for token in backend.probing.outstanding}
         assert not noted.keys() & self.pool._probes._ended.keys()
 
     @invariant()
@@ -169,9 +169,9 @@ class PoolMachine(RuleBasedStateMachine):
         pending = Counter(session.backend for session in self.sessions if not session.connected)
         established = Counter(session.backend for session in self.sessions if session.connected)
         for backend in {*self.pool, *pending, *established}:
-            assert backend.pending == pending[backend]
-            assert backend.established == established[backend]
-            assert backend.total == self.established_ever[backend]
+            assert backend.counts.pending == pending[backend]
+            assert backend.counts.established == established[backend]
+            assert backend.counts.total == self.established_ever[backend]
             assert backend.tcp >= 0
 
     @invariant()

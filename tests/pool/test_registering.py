@@ -86,7 +86,7 @@ class TestUnregistering:
         transition = driver.unregister()
         assert transition is not None
         assert (transition.before, transition.after) == (State.UP, State.FORGOTTEN)
-        assert (len(driver.pool), driver.pool.eligible, backend.outstanding) == (0, [], set())
+        assert (len(driver.pool), driver.pool.eligible, backend.probing.outstanding) == (0, [], set())
 
     def test_another_instance_changes_nothing(self, driver: Driver) -> None:
         driver.up(instance=1)

@@ -121,7 +121,7 @@ class TestWhichResponseCounts:
         driver.answer(second, cpu=2)
         driver.answer(first, cpu=1)
         assert backend.losses.rate == 0
-        assert backend.outstanding == set()
+        assert backend.probing.outstanding == set()
 
     def test_a_refused_response_leaves_the_valid_one_its_effect(self, driver: Driver) -> None:
         backend = driver.register()
@@ -137,21 +137,21 @@ class TestWhichResponseCounts:
         driver.lose(probe)
         with refused(driver.pool, Refusal.LATE):
             driver.answer(probe)
-        assert (backend.misses, backend.losses.rate) == (1, 0.5)
+        assert (backend.health.misses, backend.losses.rate) == (1, 0.5)
 
     def test_a_probe_is_lost_once(self, driver: Driver) -> None:
         backend = driver.up()
         probe = driver.probe(backend)
         driver.lose(probe)
         driver.lose(probe)
-        assert (backend.misses, backend.losses.rate) == (1, 0.5)
+        assert (backend.health.misses, backend.losses.rate) == (1, 0.5)
 
     def test_an_answered_probe_cannot_be_lost(self, driver: Driver) -> None:
         backend = driver.up()
         probe = driver.probe(backend)
         driver.answer(probe)
         driver.lose(probe)
-        assert (backend.misses, backend.losses.rate) == (0, 0.0)
+        assert (backend.health.misses, backend.losses.rate) == (0, 0.0)
 
 
 class TestSequenceNumbers:

@@ -75,7 +75,7 @@ class Bench:
 
     @property
     def counts(self) -> list[tuple[int, int, int]]:
-        return [(each.pending, each.established, each.total) for each in self.pool]
+        return [(each.counts.pending, each.counts.established, each.counts.total) for each in self.pool]
 
 
 def taken(session: Session) -> Backend:

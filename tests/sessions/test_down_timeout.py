@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from rproxy.pool.events import PanicChanged, Transitioned
 from rproxy.pool.health import FALL
-from rproxy.pool.states import State
+from rproxy.pool.states import Event, State
 from rproxy.sessions.down_timeout import EVERY_S, LIMIT_S, DownTimeout
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
@@ -39,7 +39,7 @@ class Bench:
     def becomes(self, state: State, *, refusing: bool = False) -> None:
         """The first back-end goes to `state`."""
         before, self.one.state, self.one.health.refusing = self.one.state, state, refusing
-        self.down_timeout.transitioned(Transitioned(self.one, before, state, "for a test"))
+        self.down_timeout.transitioned(Transitioned(self.one, before, state, Event.SILENT, "for a test"))
 
     def panics(self, *, panicking: bool = True) -> None:
         self.down_timeout.panic_changed(PanicChanged(panicking))

@@ -296,7 +296,7 @@ def test_in_every_order_of_events_each_lease_is_returned_once(data: st.DataObjec
                 assert backend.connections == held.count(backend)
         for session in sessions:
             session.ended(Ending.STOPPED)
-    assert all((each.pending, each.established) == (0, 0) for each in bench.pool)
+    assert all((each.counts.pending, each.counts.established) == (0, 0) for each in bench.pool)
     assert bench.policy.told["opened"] == bench.policy.told["closed"]
     assert bench.counters.endings.total() == len(sessions)
 

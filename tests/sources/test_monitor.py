@@ -74,11 +74,11 @@ def test_an_unanswered_probe_is_lost_once_when_its_timeout_has_passed() -> None:
     backend = bench.up()
     bench.silent.add(AGENT[0])
     run(bench.clock, 5.4)
-    assert backend.misses == 0
+    assert backend.health.misses == 0
     run(bench.clock, 0.2)
-    assert (backend.misses, backend.losses.rate) == (1, 1 / 2)
+    assert (backend.health.misses, backend.losses.rate) == (1, 1 / 2)
     run(bench.clock, 0.8)
-    assert (backend.misses, backend.losses.rate) == (1, 1 / 2)
+    assert (backend.health.misses, backend.losses.rate) == (1, 1 / 2)
 
 
 def test_an_answer_after_the_timeout_is_dropped_counted_late_and_lost_only_once() -> None:
@@ -91,7 +91,7 @@ def test_an_answer_after_the_timeout_is_dropped_counted_late_and_lost_only_once(
     with unchanged(bench):
         bench.receive(ProbeResponse(pdu.sequence, pdu.token, 1, 2, None, 3))
     assert bench.counters[1] == {"late": 1}
-    assert backend.misses == 1
+    assert backend.health.misses == 1
     assert backend.rtt.last_ms == pytest.approx(10)
 
 
@@ -127,7 +127,7 @@ def test_an_answer_ends_the_row_of_misses_and_the_fast_probes() -> None:
     bench.silent.clear()
     run(bench.clock, 8)
     assert bench.probed_at == pytest.approx([0, 5, 6.5, 10], abs=2 * RTT_S)
-    assert (backend.state, backend.misses) == (State.UP, 0)
+    assert (backend.state, backend.health.misses) == (State.UP, 0)
 
 
 def test_a_backend_that_is_down_is_probed_on_at_the_interval_and_comes_back_with_its_second_answer() -> None:
@@ -149,11 +149,11 @@ def test_one_that_answers_again_is_probed_as_soon_as_its_hold_down_is_over() -> 
     backend = bench.up()
     bench.silent.add(AGENT[0])
     run(bench.clock, 8.2)
-    assert backend.held_until == pytest.approx(18, abs=3 * RTT_S)
+    assert backend.health.held_until == pytest.approx(18, abs=3 * RTT_S)
     assert bench.pool.eligible == []
     bench.silent.clear()
     bench.register()
-    run(bench.clock, backend.held_until - 8.2 + 2 * RTT_S)
+    run(bench.clock, backend.health.held_until - 8.2 + 2 * RTT_S)
     assert backend.state is State.UP
 
 
@@ -166,7 +166,7 @@ def test_the_liveness_check_takes_a_backend_down_that_has_answered_nothing_since
         run(bench.clock, 29.8)
         assert backend.state is State.SUSPECT
         run(bench.clock, 0.2)
-    assert (backend.state, backend.misses) == (State.DOWN, 2)
+    assert (backend.state, backend.health.misses) == (State.DOWN, 2)
     assert transitions(events) == [("suspect", "down")]
     assert "silent for 30.0 s" in texts(events)[0]
 

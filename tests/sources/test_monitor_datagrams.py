@@ -119,7 +119,7 @@ def test_a_send_that_fails_is_counted_and_the_probing_goes_on(error: Exception) 
     assert list(events) == []
     bench.transport.error = None
     run(bench.clock, 1)
-    assert (backend.state, backend.misses) == (State.UP, 0)
+    assert (backend.state, backend.health.misses) == (State.UP, 0)
 
 
 def test_an_exception_in_the_probing_loop_is_logged_and_does_not_end_it() -> None:

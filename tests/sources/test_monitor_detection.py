@@ -73,9 +73,9 @@ def test_a_probe_on_its_way_through_a_time_away_has_so_much_longer() -> None:
     bench.silent.add(AGENT[0])
     run(bench.clock, 5.1)
     bench.clock.advance(2)
-    assert backend.misses == 0
+    assert backend.health.misses == 0
     run(bench.clock, 0.5)
-    assert backend.misses == 1
+    assert backend.health.misses == 1
 
 
 def test_a_registration_that_is_not_answered_in_a_time_away_earns_no_second_probe() -> None:
@@ -134,7 +134,7 @@ def test_one_that_refuses_in_a_panic_is_told_of_when_its_hold_down_is_over() -> 
         bench.pool.refused(backend, bench.clock.seconds())
     assert bench.pool.eligible == []
     told = bench.policy.told["reported"][backend]
-    run(bench.clock, backend.hold_s - 1)
+    run(bench.clock, backend.health.hold_s - 1)
     assert (bench.pool.eligible, bench.policy.told["reported"][backend]) == ([], told)
     run(bench.clock, 6.6)
     assert bench.pool.eligible == [backend]

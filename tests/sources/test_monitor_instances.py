@@ -52,7 +52,7 @@ def test_a_false_restart_that_cannot_answer_changes_nothing() -> None:
     bench.transport.on_write = bench._answer
     run(bench.clock, 5)
     assert (backend.registration.agent, backend.registration.instance) == (AGENT, 1)
-    assert (backend.state, backend.misses, backend.losses.rate) == (State.UP, 0, 0)
+    assert (backend.state, backend.health.misses, backend.losses.rate) == (State.UP, 0, 0)
 
 
 def test_a_false_restart_does_not_keep_a_backend_that_was_down_from_being_probed_at_once() -> None:

@@ -224,7 +224,7 @@ def test_a_miss_of_one_that_is_down_is_not_followed_soon() -> None:
     probes = Probes().down()
     probes.answering = True
     probes.run(2.0)
-    assert (probes.backend.state, probes.backend.misses) == (State.DOWN, 0)
+    assert (probes.backend.state, probes.backend.health.misses) == (State.DOWN, 0)
     probes.answering = False
     probes.run(11.0)
     assert probes.times[-3:] == [10.0, 15.0, 20.0]

@@ -9,7 +9,7 @@ import attrs
 from rproxy.net.addresses import Address, Network
 from rproxy.pool.backend import Registration
 from rproxy.pool.states import State
-from rproxy.sources.saved.keeper import KEEP_S, RETRY_S, STOP_S, TRIES, TRY_S, Keeper
+from rproxy.sources.saved.keeper import RETRY_S, STOP_S, TRIES, TRY_AGAIN_S, WRITE_EVERY_S, Keeper
 from rproxy.sources.saved.rows import Rows, decoded
 from rproxy.sources.saved.state_file import StateFile, StateFileError
 from rproxy.timing.work_queue import WorkQueue
@@ -19,7 +19,7 @@ from tests.sources.monitoring import AGENT, DEFAULTS, RTT_S, Bench
 
 KNOWN = Registration(AGENT, instance=7, interval_s=300.0, weight=300)
 KEY = (AGENT[0], 80)
-PATIENCE_S = TRIES * (DEFAULTS.probe_timeout_s + TRY_S) + 0.1
+GIVEN_UP_S = TRIES * (DEFAULTS.probe_timeout_s + TRY_AGAIN_S) + 0.1
 LATER = attrs.evolve(KNOWN, agent=("10.0.0.2", AGENT_PORT))
 
 
@@ -52,7 +52,7 @@ class Keeping:
         self.bench = Bench(allow=allow)
         self.clock = self.bench.clock
         self.file = File(rows or {})
-        self.strangers: list[Address] = []
+        self.unsaved: list[Address] = []
         self.hangs = False
         self.hanging: list[Callable[[], None]] = []
         self.keeper = Keeper(
@@ -62,7 +62,7 @@ class Keeping:
             self.clock,
             WorkQueue(self.clock),
             self._in_background,
-            lambda: self.strangers,
+            lambda: self.unsaved,
         )
 
     def _in_background(self, work: Callable[[], str], done: Callable[[str], None]) -> None:
@@ -96,23 +96,23 @@ def test_a_back_end_is_written_once_its_agent_has_answered_and_not_before() -> N
     keeping.start()
     backend = keeping.bench.up()
     keeping.bench.register(("10.0.0.2", AGENT_PORT))
-    keeping.run(KEEP_S)
+    keeping.run(WRITE_EVERY_S)
     assert keeping.file.rows == {KEY: backend.registration}
 
 
 def test_only_what_has_changed_is_written_and_at_most_once_a_second() -> None:
     keeping = Keeping()
     keeping.start()
-    keeping.run(10 * KEEP_S)
+    keeping.run(10 * WRITE_EVERY_S)
     assert keeping.file.writes == 0
     keeping.bench.up()
-    keeping.run(10 * KEEP_S)
+    keeping.run(10 * WRITE_EVERY_S)
     assert keeping.file.writes == 1
     began = keeping.clock.seconds()
     for number in range(2, 200):
         keeping.bench.up((f"10.0.0.{number}", AGENT_PORT))
-    assert 2 < keeping.file.writes <= 1 + (keeping.clock.seconds() - began) / KEEP_S + 1
-    keeping.run(KEEP_S)
+    assert 2 < keeping.file.writes <= 1 + (keeping.clock.seconds() - began) / WRITE_EVERY_S + 1
+    keeping.run(WRITE_EVERY_S)
     assert len(keeping.file.rows) == 199
 
 
@@ -120,16 +120,16 @@ def test_what_an_agent_registers_anew_and_what_has_gone_is_written() -> None:
     keeping = Keeping()
     keeping.start()
     backend = keeping.bench.up()
-    keeping.run(KEEP_S)
+    keeping.run(WRITE_EVERY_S)
     keeping.bench.register(interval_ms=30_000)
-    keeping.run(KEEP_S)
+    keeping.run(WRITE_EVERY_S)
     assert keeping.file.rows[KEY].interval_s == backend.registration.interval_s == 30.0
     keeping.bench.register()
     keeping.bench.register(interval_ms=30_000)
-    keeping.run(KEEP_S)
+    keeping.run(WRITE_EVERY_S)
     assert keeping.file.writes == 2
     keeping.bench.receive(Unregister(80, 1))
-    keeping.run(KEEP_S)
+    keeping.run(WRITE_EVERY_S)
     assert keeping.file.rows == {}
 
 
@@ -145,11 +145,11 @@ def test_what_is_down_is_kept() -> None:
 
 def test_strangers_are_left_out() -> None:
     keeping = Keeping()
-    keeping.strangers.append(KEY)
+    keeping.unsaved.append(KEY)
     keeping.start()
     keeping.bench.up()
     keeping.bench.up(("10.0.0.2", AGENT_PORT))
-    keeping.run(KEEP_S)
+    keeping.run(WRITE_EVERY_S)
     assert list(keeping.file.rows) == [("10.0.0.2", 80)]
 
 
@@ -173,7 +173,7 @@ def test_a_lost_probe_is_sent_again_twice() -> None:
     assert len(keeping.bench.probed_at) == TRIES == 3
     assert len(keeping.bench.pool) == 0
     keeping.bench.silent.clear()
-    keeping.run(PATIENCE_S + KEEP_S)
+    keeping.run(GIVEN_UP_S + WRITE_EVERY_S)
     assert len(keeping.bench.probed_at) == TRIES
     assert len(keeping.bench.pool) == 0
     assert keeping.file.rows == {}
@@ -183,10 +183,10 @@ def test_an_answer_to_the_last_one_is_enough() -> None:
     keeping = Keeping({KEY: KNOWN})
     keeping.bench.silent.add(AGENT[0])
     keeping.start()
-    keeping.run(DEFAULTS.probe_timeout_s + TRY_S + 0.2)
+    keeping.run(DEFAULTS.probe_timeout_s + TRY_AGAIN_S + 0.2)
     assert len(keeping.bench.probed_at) == 2
     keeping.bench.silent.clear()
-    keeping.run(DEFAULTS.probe_timeout_s + TRY_S)
+    keeping.run(DEFAULTS.probe_timeout_s + TRY_AGAIN_S)
     assert len(keeping.bench.pool.eligible) == 1
     assert keeping.file.rows == {KEY: KNOWN}
 
@@ -197,7 +197,7 @@ def test_those_that_have_not_answered_yet_stay_in_the_file_until_they_are_given_
     keeping.start()
     keeping.run(0.6)
     keeping.bench.up(("10.0.0.2", AGENT_PORT))
-    keeping.run(KEEP_S)
+    keeping.run(WRITE_EVERY_S)
     assert len(keeping.file.rows) == 2
     assert len(keeping.stop()) == 1
     assert len(keeping.file.rows) == 2
@@ -216,7 +216,7 @@ def test_all_rows_are_probed_within_a_second() -> None:
 def test_a_row_from_outside_the_allowed_networks_is_not_asked() -> None:
     keeping = Keeping({KEY: KNOWN, ("10.0.0.2", 80): LATER}, allow=(ip_network("10.0.0.2/32"),))
     keeping.start()
-    keeping.run(PATIENCE_S + KEEP_S)
+    keeping.run(GIVEN_UP_S + WRITE_EVERY_S)
     assert [backend.address for backend in keeping.bench.pool] == ["10.0.0.2"]
     assert list(keeping.file.rows) == [("10.0.0.2", 80)]
 
@@ -227,9 +227,9 @@ def test_an_agent_that_registers_meanwhile_is_what_it_says() -> None:
     keeping.start()
     keeping.bench.silent.clear()
     keeping.bench.register(instance=8)
-    keeping.run(PATIENCE_S)
+    keeping.run(GIVEN_UP_S)
     assert keeping.bench.backend().registration.instance == 8
-    keeping.run(KEEP_S)
+    keeping.run(WRITE_EVERY_S)
     assert keeping.file.rows[KEY].instance == 8
 
 
@@ -245,7 +245,7 @@ def test_a_row_is_probed_whatever_was_registered_in_its_name_before() -> None:
         bench.register(instance=101 + start)
     asked = [pdu.instance_tag for pdu, _ in bench.transport.sent if isinstance(pdu, ProbeRequest)]
     assert (asked[:2], asked.count(KNOWN.instance)) == ([100, KNOWN.instance], TRIES)
-    keeping.run(2 * KEEP_S)
+    keeping.run(2 * WRITE_EVERY_S)
     assert keeping.file.rows == {}
 
 
@@ -255,7 +255,7 @@ def test_a_file_that_cannot_be_read_is_one_line_and_is_replaced() -> None:
     with logged() as events:
         keeping.start()
         keeping.file.error = ""
-        keeping.run(KEEP_S)
+        keeping.run(WRITE_EVERY_S)
     assert texts(events) == ["--state-file /state: it is broken; it is not used"]
     assert keeping.file.rows == {}
 
@@ -285,7 +285,7 @@ def test_while_a_write_hangs_no_other_begins() -> None:
     keeping.hangs = False
     keeping.hanging.pop()()
     assert len(keeping.file.rows) == 1
-    keeping.run(KEEP_S)
+    keeping.run(WRITE_EVERY_S)
     assert len(keeping.file.rows) == 2
 
 
@@ -304,7 +304,7 @@ def test_on_stopping_what_has_come_during_a_write_is_written_too() -> None:
     keeping.hangs = True
     keeping.start()
     keeping.bench.up()
-    keeping.run(KEEP_S)
+    keeping.run(WRITE_EVERY_S)
     keeping.bench.up(("10.0.0.2", AGENT_PORT))
     ended = keeping.stop()
     assert ended == []
@@ -354,7 +354,7 @@ def test_that_rows_were_given_up_is_written_as_soon_as_it_can_be() -> None:
     keeping.bench.silent.add(AGENT[0])
     keeping.start()
     keeping.file.error = "No space left on device"
-    keeping.run(PATIENCE_S + 2 * KEEP_S)
+    keeping.run(GIVEN_UP_S + 2 * WRITE_EVERY_S)
     assert keeping.file.rows == {KEY: KNOWN}
     keeping.file.error = ""
     keeping.run(RETRY_S)

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Transitioned
-from rproxy.pool.states import State
+from rproxy.pool.states import Event, State
 from rproxy.sources.slow_start import SlowStart
 from tests.fakes import logged, run
 
@@ -44,7 +44,7 @@ class Ramp:
         self._publish(State.FORGOTTEN)
 
     def _publish(self, after: State) -> None:
-        self.slow_start.transitioned(Transitioned(cast(Backend, None), State.DOWN, after, "so"))
+        self.slow_start.transitioned(Transitioned(cast(Backend, None), State.DOWN, after, Event.RISEN, "so"))
 
 
 def test_the_share_of_one_that_rose_grows_every_second_until_it_is_whole() -> None:
@@ -71,7 +71,7 @@ def test_one_that_is_due_earlier_than_all_others_brings_the_timer_forward() -> N
     ramp = Ramp()
     ramp.rose()
     ramp.due.insert(0, 0.25)
-    ramp.slow_start.transitioned(Transitioned(cast(Backend, None), State.DOWN, State.UP, "so"))
+    ramp.slow_start.transitioned(Transitioned(cast(Backend, None), State.DOWN, State.UP, Event.RISEN, "so"))
     run(ramp.clock, 0.5)
     assert ramp.ticks == [0.25]
 

@@ -1,4 +1,4 @@
-"""The log of datagrams that the monitor drops: a bounded number of lines, however many datagrams come."""
+"""Log lines about dropped datagrams, at a bounded rate."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rproxy.wire.pdu import Flaw
 DROPPED_LOG_S: Final = 60.0
 OWN_LISTENER_LOG_S: Final = 10.0
 """At most one line in this time, about datagrams dropped, and about services that are this proxy itself."""
-_TELLING: Final = frozenset(
+_LOGGED: Final = frozenset(
     {Flaw.SEALED, Flaw.UNSEALED, Flaw.KEY_ID, Flaw.SEAL, Refusal.NOT_ALLOWED, Refusal.TABLE_FULL, Refusal.RATE_LIMITED}
 )
-"""Reasons that may be a mistake in the options of an agent or of this proxy."""
+"""Reasons that suggest a configuration error."""
 
 
 class DropLog:
-    """Logs datagrams dropped for a reason that operators may want to know of."""
+    """Logs datagrams dropped for reasons that concern operators."""
 
     log = Logger()
 
@@ -34,13 +34,13 @@ class DropLog:
         self._dropped: Counter[str] = Counter()
 
     def stop(self) -> None:
-        """Cancel the timers; what waits for its line is not logged."""
+        """Cancel the timers; held-back lines are dropped."""
         self._drops.stop()
         self._own.stop()
 
     def dropped(self, source: Address, reason: Flaw | Refusal) -> None:
         """A datagram from `source` was dropped."""
-        if reason in _TELLING:
+        if reason in _LOGGED:
             self._dropped[reason.value] += 1
             self._drops.say("dropped", lambda times: self._log_dropped(source))
 

@@ -1,4 +1,4 @@
-"""The rate of probes to registrations that nothing has confirmed, which any host can send."""
+"""Limits the rate at which unconfirmed registrations are probed: anyone can send these."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rproxy.timing.rate_limit import RateLimit
 TICK_S: Final = 0.02
 """The shortest timer worth setting: at more than one probe in this time, several are sent together."""
 RESTORED_S: Final = 2000.0
-"""Probes a second of restored rows. No stranger can cause these, so the limit only leaves others their turn."""
+"""Probes of restored rows a second. Other hosts cannot cause these; the limit only keeps bursts short."""
 
 
 class HasCandidates(Protocol):
@@ -26,7 +26,7 @@ class HasCandidates(Protocol):
         """Whether any registration waits."""
 
     def next_candidate(self, now: float) -> tuple[Backend, Registration] | None:
-        """Take the one that is next; None where none may be probed now."""
+        """Remove and return the one to probe now; None if there is none."""
 
 
 class FirstProbes:
@@ -51,7 +51,7 @@ class FirstProbes:
         self._call: IDelayedCall | None = None
 
     def proceed(self) -> None:
-        """There may be a new candidate."""
+        """Called when there may be a new candidate."""
         if self._call is None:
             self._take()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
@@ -36,7 +37,9 @@ from rproxy.wire.seal import Envelope
 TICK_S: Final = 0.01
 """Probes due in the same tick are sent in one turn of the reactor; short enough for probes to stay spread."""
 TICKS_MIN: Final = 20
-"""The wheel has at least so many ticks in a probe interval, however short that is."""
+"""Ticks of the wheel in a probe interval, at least."""
+SOURCES_MAX: Final = 16384
+"""Size of the cache of source addresses, in agents: each sends from the same address again and again."""
 _NAMES: Final[dict[type[Pdu], str]] = {
     Register: "register",
     ProbeRequest: "probe-request",
@@ -58,7 +61,7 @@ class Counters:
 class Settings:
     """How agents are probed, and which services may be back-ends.
 
-    `allow` lists the networks that may register, all when empty. `leads_here` tells of a service whether it is this
+    `allow` lists the networks that may register, all when empty. `leads_here` returns whether a service is this
     proxy itself. With `trace` every PDU is logged.
     """
 
@@ -71,11 +74,11 @@ class Settings:
 class Monitor(DatagramProtocol):
     """A `Source`: the agents on one UDP port.
 
-    A datagram goes one way down, through the envelope and `decode` to the pool; what the pool answers is published.
+    A datagram passes through the envelope and `decode` to the pool, and the pool's events are published.
     The monitor's own timers follow the published events, so it must be subscribed before anything else.
 
-    `clock` must be monotonic. `token` draws unpredictable 64-bit numbers, `jitter` from 0..1. `envelope` is how PDUs
-    are sealed, and may be replaced at any time.
+    `clock` must be monotonic. `token` draws unpredictable 64-bit numbers, `jitter` from 0..1. `envelope`
+    may be replaced at any time.
     """
 
     noisy = False
@@ -100,6 +103,7 @@ class Monitor(DatagramProtocol):
         self._publish = publish
         self._token = token
         self._settings = settings
+        self._source = lru_cache(SOURCES_MAX)(plain)
         self._probers = Probers(self)
         self._first_probes = FirstProbes(clock, pool.limits.first_probes_s, pool, self._probe_once)
         self._stall_detector = StallDetector(clock)
@@ -118,11 +122,11 @@ class Monitor(DatagramProtocol):
         self.timeouts.stop()
         self.wheel.stop()
 
-    # In.
+    # Receiving.
 
     def datagramReceived(self, datagram: bytes, addr: Sequence[object], local: str = "") -> None:
-        """Take in a datagram, sent to our address `local`, if that is known."""
-        source = plain(addr)
+        """Process a datagram, sent to our address `local`, if that is known."""
+        source = self._source(addr)
         try:
             pdu = decode(self.envelope.open(datagram, source[0]))
             if self._settings.trace:
@@ -174,17 +178,17 @@ class Monitor(DatagramProtocol):
         return {Registered: self.registered, **self._probers.observers()}
 
     def registered(self, event: Registered) -> None:
-        """A REGISTER counts: its agent may have to be probed at once."""
+        """A REGISTER was accepted: its agent may have to be probed at once."""
         backend = event.backend
         self._probers.of(backend)
-        if event.probe_now:  # its agent has answered before, and is up: this is no stranger, whose probes are limited
+        if event.probe_now:  # a confirmed agent: not subject to the limits of unknown hosts
             self._probe_once(backend, backend.registration)
         self._first_probes.proceed()
 
-    # Out.
+    # Sending.
 
     def probe(self, backend: Backend) -> None:
-        """Probe its agent. The probe is lost unless it is answered in time."""
+        """Probe its agent; the probe counts as lost unless it is answered in time."""
         self._send_probe(backend, backend.registration)
 
     def _probe_once(self, backend: Backend, registration: Registration) -> None:
@@ -206,11 +210,11 @@ class Monitor(DatagramProtocol):
             self.log.debug("<< [{backend}] {pdu}", backend=backend.name, pdu=probe.request)
 
     def timed_out(self, probe: Probe) -> None:
-        """A probe's timeout has passed without an answer; times when this process was stalled do not count."""
+        """A probe's timeout has passed without an answer; times in which this process was stalled do not count."""
         self._publish(self._pool.lost(probe.request.token, self.clock.seconds()))
 
     def check(self, backend: Backend) -> None:
-        """The liveness check of one back-end; times when this process was stalled do not count."""
+        """The liveness check of one back-end; times in which this process was stalled do not count."""
         if self._settings.leads_here((backend.address, backend.port)):
             self.exclude(backend)
             return
@@ -226,7 +230,7 @@ class Monitor(DatagramProtocol):
             self._probers.end(backend)
 
     def restore(self, rows: Iterable[tuple[Registration, int]]) -> None:
-        """See `Source`. The probes do not count toward the rate of strangers'."""
+        """See `Source`. The probes do not count toward the rate of first probes."""
         for registration, port in rows:
             host = registration.agent[0]
             if not self._is_allowed(host) or self._settings.leads_here((host, port)):

@@ -1,4 +1,4 @@
-"""The timers of one back-end: its probes, and its liveness check."""
+"""The timers of one back-end: probes of its agent, and its liveness checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rproxy.timing.wheel import Wheel
 REPROBE_S: Final = (1.0, 2.0)
 """How soon after a first lost probe the next two follow."""
 JITTER: Final = 0.1
-"""Probes come up to this fraction of the interval earlier or later, so that those of many back-ends spread."""
+"""Each interval is up to this fraction shorter or longer, so that probes of many back-ends spread."""
 
 
 @attrs.frozen
@@ -32,7 +32,7 @@ class Timing:
 
 
 class Probing(Protocol):
-    """What a prober shares with all others, and what its timers call. The monitor is one."""
+    """Shared by all probers, and called by their timers. The monitor implements it."""
 
     clock: IReactorTime
     timing: Timing
@@ -42,7 +42,7 @@ class Probing(Protocol):
     """Draws from 0..1."""
 
     def probe(self, backend: Backend) -> None:
-        """Send a probe, and call the prober's `sent`. May raise: that is logged, and the next probe still comes."""
+        """Send a probe, and call the prober's `sent`. May raise: that is logged, and probing continues."""
 
     def timed_out(self, probe: Probe) -> None:
         """A probe's timeout has passed without an answer."""
@@ -52,7 +52,7 @@ class Probing(Protocol):
 
 
 class Prober:
-    """Makes the liveness check of a back-end from the start, and periodic probes once it has answered."""
+    """Makes liveness checks of a back-end from the start, and probes it periodically once it has answered."""
 
     log = Logger()
 
@@ -62,14 +62,14 @@ class Prober:
         self._next_s: float | None = None
         """When the next periodic probe is due; None before the first answer."""
         self._open: set[int] = set()
-        """Tokens of the probes on their way."""
+        """Tokens of outstanding probes."""
         self._reprobes: list[IDelayedCall] = []
         self._liveness: IDelayedCall | None = None
         """The next check, while there are no periodic probes."""
         self._await_check()
 
     def stop(self) -> None:
-        """Cancel all timers, and await no answer any more."""
+        """Cancel all timers, and end the timeouts of outstanding probes."""
         for token in self._open:
             self._probing.timeouts.end(token)
         self._open.clear()
@@ -81,7 +81,7 @@ class Prober:
             self._liveness = None
 
     def sent(self, probe: Probe) -> None:
-        """A probe leaves."""
+        """A probe was sent."""
         self._open.add(probe.request.token)
         self._probing.timeouts.add(probe, self._timed_out)
 
@@ -109,14 +109,14 @@ class Prober:
         return self._probing.timing.probe_interval_s * (1 + JITTER * (2 * self._probing.jitter() - 1))
 
     def _probe_after_hold_down(self, next_s: float) -> None:
-        """One that answers again is probed as soon as its hold-down is over, not only an interval later."""
+        """Probe a back-end that answers again as soon as its hold-down is over, not an interval later."""
         now = self._probing.clock.seconds()
-        wait_s = max(self._backend.held_until - now, REPROBE_S[0])
+        wait_s = max(self._backend.health.held_until - now, REPROBE_S[0])
         if now + wait_s < next_s:
             self._next_s = self._probing.wheel.arm(self, wait_s, self._probe_periodically)
 
     def _probe_periodically(self) -> None:
-        """The liveness check comes with the probe: a timer of its own would cost as much again."""
+        """Includes the liveness check, which spares a second timer."""
         self._next_s = self._probing.wheel.arm(self, self._interval_s(), self._probe_periodically)
         self._check()
         if self._next_s is not None:
@@ -167,11 +167,11 @@ class Probers:
         self._probers: dict[Backend, Prober] = {}
 
     def observers(self) -> Observers:
-        """The events that move timers."""
+        """The events that set and cancel timers."""
         return {Reported: self.reported, ProbeLost: self.lost, Transitioned: self.transitioned}
 
     def of(self, backend: Backend) -> Prober:
-        """The prober of a back-end, from now on if it has none yet."""
+        """The prober of a back-end; a new one if it has none."""
         prober = self._probers.get(backend)
         if prober is None:
             prober = self._probers[backend] = Prober(self._probing, backend)
@@ -192,7 +192,7 @@ class Probers:
         backend = event.backend
         if event.first:
             self.of(backend).reprobe()
-        elif backend.state is State.DEPARTED and not backend.outstanding:
+        elif backend.state is State.DEPARTED and not backend.probing.outstanding:
             self.end(backend)
 
     def transitioned(self, event: Transitioned) -> None:

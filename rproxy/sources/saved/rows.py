@@ -1,4 +1,4 @@
-"""The rows that are kept for the proxy's next run, as JSON: a back-end a line."""
+"""The rows that are kept for the proxy's next run, as JSON: one line per back-end."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _CONFIRMED: Final = frozenset({State.UP, State.SUSPECT, State.DOWN})
 _INTERVAL_MAX_S: Final = UINT32_MAX / 1000
 
 Rows = dict[Address, Registration]
-"""What is registered for each back-end."""
+"""Registrations by back-end."""
 
 
 class RowsError(ValueError):
-    """What was read is not what was written. The text says why."""
+    """The text is not a valid state file; the message says why."""
 
 
 def is_kept(backend: Backend) -> bool:
-    """Whether its agent has answered, and has not gone."""
+    """Whether its agent has answered, and the back-end has not departed."""
     return backend.state in _CONFIRMED
 
 
 def encoded(rows: Rows, at_once: int) -> Iterator[bytes]:
-    """The text for all rows, in pieces of so many."""
+    """The text for all rows, in pieces of `at_once` rows."""
     text = f'{{"kind": "{_KIND}", "version": {VERSION}, "backends": [\n'
     separator = ""
     for number, (address, registration) in enumerate(rows.items()):
@@ -44,7 +44,7 @@ def encoded(rows: Rows, at_once: int) -> Iterator[bytes]:
 
 
 def _row(address: Address, registration: Registration) -> dict[str, Any]:
-    """The agent's host is that of the back-end."""
+    """Without the agent's host, which is the back-end's."""
     return {
         "address": address[0],
         "port": address[1],
@@ -57,7 +57,7 @@ def _row(address: Address, registration: Registration) -> dict[str, Any]:
 
 
 def decoded(text: bytes) -> Rows:
-    """Raises `RowsError`."""
+    """The rows in a text of `encoded`. Raises `RowsError`."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):

@@ -14,11 +14,11 @@ from rproxy.net.files import open_nonblocking
 from rproxy.sources.saved.rows import Rows, RowsError, decoded
 
 BYTES_MAX: Final = 64 << 20
-"""Largest file that is read: more than the rows of any pool take."""
+"""More than the largest pool needs."""
 
 
 class StateFileError(Exception):
-    """It cannot be used. The text says why."""
+    """The file cannot be used; the message says why."""
 
 
 @attrs.frozen
@@ -28,7 +28,7 @@ class StateFile:
     path: str
 
     def read(self) -> Rows:
-        """The rows in it; none if there is no file. Raises `StateFileError`."""
+        """Its rows; none if it does not exist. Raises `StateFileError`."""
         try:
             about = os.stat(self.path)
             _demand_regular(about)
@@ -44,9 +44,9 @@ class StateFile:
             raise StateFileError(error.strerror or str(error)) from None
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        """Replace it by these, or leave it as it is. Raises `StateFileError`.
+        """Replace its contents, or leave it as it is. Raises `StateFileError`.
 
-        What is new is on the disk before it takes the old one's name, so that there is always one of the two whole.
+        The new file is on the disk before it is renamed over the old one, so that either is always complete.
         """
         new = f"{self.path}.new"
         try:
@@ -70,6 +70,6 @@ class StateFile:
 
 
 def _demand_regular(about: os.stat_result) -> None:
-    """Raises `StateFileError` for anything but a regular file, which must be neither read nor replaced."""
+    """Raises `StateFileError` unless it is a regular file: nothing else is read or replaced."""
     if not stat.S_ISREG(about.st_mode):
         raise StateFileError("it is no regular file")
