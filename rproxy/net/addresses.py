@@ -1,4 +1,4 @@
-"""IP addresses as text: as sockets show and take them, as the pool keeps them, and as people write them. Pure."""
+"""IP addresses as text: conversions between sockets, the pool and messages. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Network = IPv4Network | IPv6Network
 MAPPED: Final = "::ffff:"
 """Prefix of an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2)."""
 _HOSTS_MAX: Final = 1024
-"""Hosts of which it is remembered whether they are loopback addresses."""
+"""Size of the cache of `is_loopback`, in hosts."""
 
 
 def written(address: Address) -> str:

@@ -14,31 +14,31 @@ from twisted.python.failure import Failure
 
 
 class Lookups:
-    """Looks names up, in one thread a name at most, whose result all callers that wait for the name share.
+    """Resolves host names in threads, at most one a name; concurrent requests for a name share its result.
 
     The reactor's own thread pool would delay its stop for as long as a name server is silent.
     """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._asking: dict[str, list[Deferred[Sequence[str]]]] = {}
+        self._pending: dict[str, list[Deferred[Sequence[str]]]] = {}
 
     def resolve(self, host: str) -> Deferred[Sequence[str]]:
         """The IP addresses of a host in the resolver's order; an IP address is returned as it is.
 
-        Fails with what `socket.getaddrinfo` raises. May be cancelled; the thread then ends by itself.
+        Fails with what `socket.getaddrinfo` raises. May be cancelled; the thread still runs to its end.
         """
         with suppress(ValueError):
             return succeed([str(ip_address(host))])
-        asking: Deferred[Sequence[str]] = Deferred(lambda cancelled: self._forget(host, cancelled))
-        if host not in self._asking:
-            self._asking[host] = []
+        waiting: Deferred[Sequence[str]] = Deferred(lambda cancelled: self._forget(host, cancelled))
+        if host not in self._pending:
+            self._pending[host] = []
             Thread(target=self._look_up, args=(host,), daemon=True).start()
-        self._asking[host].append(asking)
-        return asking
+        self._pending[host].append(waiting)
+        return waiting
 
     def _forget(self, host: str, cancelled: Deferred[Sequence[str]]) -> None:
-        self._asking[host].remove(cancelled)
+        self._pending[host].remove(cancelled)
 
     def _look_up(self, host: str) -> None:
         """Runs in a thread."""
@@ -52,5 +52,5 @@ class Lookups:
             self._reactor.callFromThread(self._found, host, found)
 
     def _found(self, host: str, found: list[str] | Failure) -> None:
-        for asking in self._asking.pop(host):
-            asking.callback(found)
+        for waiting in self._pending.pop(host):
+            waiting.callback(found)

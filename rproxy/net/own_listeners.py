@@ -1,4 +1,4 @@
-"""Which service addresses lead back to this proxy: as a back-end, each would be an endless loop."""
+"""Detects services that lead back to this proxy: as a back-end, each would be an endless loop."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rproxy.net.addresses import Address, is_loopback, unmapped
 from rproxy.net.binding import ANY_IPV4, ANY_IPV6
 from rproxy.net.own_addresses import ephemeral_ports, local_addresses
 
-LOOK_S: Final = 5.0
-"""How long this host's addresses are taken as unchanged: they come and go, but each look costs a system call."""
+ADDRESSES_MAX_AGE_S: Final = 5.0
+"""How long this host's addresses are cached: they change, but reading them takes system calls."""
 BARRED_S: Final = 600.0
-"""How long a back-end is refused that was seen to lead back here."""
+"""How long a back-end that led back here is refused."""
 BARRED_MAX: Final = 1024
 """Back-ends that are barred at once; beyond, the oldest bar is lifted."""
 
@@ -26,26 +26,26 @@ class OwnListeners:
 
     def __init__(self, seconds: Callable[[], float], addresses: Callable[[], Iterable[str]] = local_addresses) -> None:
         self._seconds = seconds
-        self._look = addresses
-        self._ours: frozenset[str] = frozenset()
-        """This host's addresses as of `_looked_at`."""
-        self._looked_at = float("-inf")
-        self._places: set[Address] = set()
-        """Listeners on one address."""
-        self._everywhere: set[tuple[int, bool]] = set()
+        self._read_addresses = addresses
+        self._own_addresses: frozenset[str] = frozenset()
+        """This host's addresses as of `_read_at`."""
+        self._read_at = float("-inf")
+        self._addresses: set[Address] = set()
+        """Listeners on a single address."""
+        self._wildcard_ports: set[tuple[int, bool]] = set()
         """Listeners on all addresses of a family: their port, and whether the family is IPv6."""
         self._barred: OrderedDict[Address, float] = OrderedDict()
-        """Until when."""
+        """By service: when the bar is lifted."""
         self._ephemeral = ephemeral_ports()
 
     def add(self, host: str, port: int, *, ipv6_only: bool = False) -> None:
-        """The proxy listens there. `host` may be an address of all (``0.0.0.0``, ``::``), or have a link's index."""
+        """Add a listener of the proxy. `host` may be ``0.0.0.0`` or ``::``, or have a link's index."""
         if host == ANY_IPV6:
-            self._everywhere.add((port, True))
+            self._wildcard_ports.add((port, True))
         if host == ANY_IPV4 or (host == ANY_IPV6 and not ipv6_only):
-            self._everywhere.add((port, False))
+            self._wildcard_ports.add((port, False))
         elif host != ANY_IPV6:
-            self._places.add((unmapped(host.partition("%")[0]), port))
+            self._addresses.add((unmapped(host.partition("%")[0]), port))
 
     def bar(self, service: Address) -> None:
         """The service leads here by way of another proxy: refuse it for `BARRED_S`."""
@@ -56,7 +56,7 @@ class OwnListeners:
     def leads_here(self, service: Address) -> bool:
         """Whether a connection to the service would come back to this proxy."""
         host, port = service[0].partition("%")[0], service[1]
-        if (host, port) in self._places or ((port, ":" in host) in self._everywhere and self.is_local(host)):
+        if (host, port) in self._addresses or ((port, ":" in host) in self._wildcard_ports and self.is_local(host)):
             return True
         return bool(self._barred) and self._barred.get(service, float("-inf")) > self._seconds()
 
@@ -68,14 +68,14 @@ class OwnListeners:
         return service[1] in self._ephemeral and self.is_local(service[0])
 
     def is_local(self, host: str) -> bool:
-        """Whether it is an address of this host, as of `LOOK_S` ago at most."""
+        """Whether it is an address of this host, as of `ADDRESSES_MAX_AGE_S` ago at most."""
         if is_loopback(host):
             return True
         now = self._seconds()
-        if now - self._looked_at >= LOOK_S:
-            self._looked_at = now
+        if now - self._read_at >= ADDRESSES_MAX_AGE_S:
+            self._read_at = now
             try:
-                self._ours = frozenset(self._look())
+                self._own_addresses = frozenset(self._read_addresses())
             except OSError:  # no descriptor is left, say: the last known ones stand
-                return host in self._ours
-        return host in self._ours
+                return host in self._own_addresses
+        return host in self._own_addresses

@@ -28,7 +28,7 @@ _ADDRESSES_MAX: Final = 1024
 
 
 def request_pktinfo(sock: socket.socket) -> int:
-    """Have the kernel tell where each datagram arrived; returns the ancillary buffer size for it. Raises `OSError`."""
+    """Ask the kernel for each datagram's local address. Returns the size of the ancillary buffer. Raises `OSError`."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         return socket.CMSG_SPACE(_PKTINFO6.size)

@@ -1,4 +1,4 @@
-"""TCP options that are set on sockets, and that Twisted has no method for."""
+"""TCP options of sockets that Twisted has no method for."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def has_urgent_in_line(sock: SocketType) -> bool:
 
 
 def keep_alive(sock: SocketType) -> None:
-    """Probe a peer of which nothing is heard for `KEEPALIVE_S`."""
+    """Send keepalive probes to a peer that has been silent for `KEEPALIVE_S`."""
     _set(sock, *_KEEPALIVE)
 
 

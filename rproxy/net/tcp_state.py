@@ -1,4 +1,4 @@
-"""What the kernel tells of a connection, and Twisted has no method for."""
+"""State of TCP connections from the kernel (TCP_INFO, SIOCOUTQ), which Twisted does not offer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _TCP_INFO: Final = struct.Struct("=3xB4x I 12x I 28x I")
 
 
 @attrs.frozen
-class Delivery:
-    """How the peer takes what is sent to it, from TCP_INFO. Linux."""
+class TcpInfo:
+    """How the peer acknowledges data, from TCP_INFO. Linux."""
 
     probes: int
     """Window probes to a peer with a closed window that it has not answered."""
@@ -35,8 +35,8 @@ class Delivery:
     """Since the last acknowledgement of anything, even one that says that the window is closed."""
 
     @classmethod
-    def of(cls, sock: SocketType) -> Delivery | None:
-        """None where the system or the kind of socket does not tell."""
+    def of(cls, sock: SocketType) -> TcpInfo | None:
+        """None where the system or the kind of socket does not provide TCP_INFO."""
         if sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
             return None
         try:
@@ -57,34 +57,34 @@ def unsent(sock: SocketType) -> int:
 
 
 def waits_for_reader(sock: SocketType) -> bool:
-    """Whether the peer is alive and does not read, so that its receive window is what holds up bytes of ours.
+    """Whether the peer is alive and does not read, and its receive window holds up our bytes.
 
-    True as well where there are such bytes and `Delivery` is unknown.
+    True as well if there are such bytes and `TcpInfo` is unknown.
     """
     if not unsent(sock):
         return False
-    delivery = Delivery.of(sock)
-    if delivery is None:
+    tcp_info = TcpInfo.of(sock)
+    if tcp_info is None:
         return True
-    if delivery.unacked:  # a peer short of memory may drop packets, but acknowledges
-        return delivery.quiet_ms <= _RTO_FACTOR * delivery.rto_ms
-    return delivery.probes <= 1
+    if tcp_info.unacked:  # a peer short of memory may drop packets, but acknowledges
+        return tcp_info.quiet_ms <= _RTO_FACTOR * tcp_info.rto_ms
+    return tcp_info.probes <= 1
 
 
 def has_vanished(sock: SocketType, after_s: float) -> bool:
     """Whether the peer has acknowledged nothing for `after_s` seconds, although packets or window probes were sent."""
     if not unsent(sock):
         return False
-    delivery = Delivery.of(sock)
-    if delivery is None or delivery.quiet_ms < 1000 * after_s:
+    tcp_info = TcpInfo.of(sock)
+    if tcp_info is None or tcp_info.quiet_ms < 1000 * after_s:
         return False
-    return delivery.unacked > 0 or delivery.probes > 1
+    return tcp_info.unacked > 0 or tcp_info.probes > 1
 
 
 def has_acknowledged(sock: SocketType, within_s: float) -> bool:
     """Whether the peer has acknowledged anything, keepalive probes included, in the last `within_s` seconds."""
-    delivery = Delivery.of(sock)
-    return delivery is not None and delivery.quiet_ms <= 1000 * within_s
+    tcp_info = TcpInfo.of(sock)
+    return tcp_info is not None and tcp_info.quiet_ms <= 1000 * within_s
 
 
 def is_closed(sock: SocketType) -> bool:

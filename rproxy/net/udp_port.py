@@ -1,6 +1,6 @@
 """UDP port with bounded work per reactor turn.
 
-It is bound to one address or to all, and knows to which of them a datagram was sent.
+It is bound to one address or to all, and reports to which of them a datagram was sent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rproxy.net.pktinfo import HAS_PKTINFO, NOT_LOCAL, arrival_address, request_
 READ_MAX: Final = 256
 """Datagrams read in one wake-up. Twisted bounds their bytes, at 256 KiB, which empty ones never reach."""
 DATAGRAM_MAX: Final = 64
-"""Bytes read of a datagram: more than any PDU has, so that one that is too long shows."""
+"""Bytes read of a datagram: more than any PDU has, so that longer datagrams are noticed."""
 WAKE_UPS_MAX: Final = 4
 WAKE_UPS_S: Final = 0.002
 """After `WAKE_UPS_MAX` wake-ups in this time the port is paused for the rest of it: in a flood, waking up for every few
@@ -47,7 +47,7 @@ class BoundedPort(udp.Port):
     """A UDP port of one socket. It reads at most `READ_MAX` datagrams in one wake-up, and goes on after read errors.
 
     The protocol's `datagramReceived` gets a third argument: the local address to which the datagram was sent. It is
-    empty where the port is bound to a single address, and where the system does not tell.
+    empty where the port is bound to a single address, and where the system does not report it.
 
     `watch(False)` is called on pause, `watch(True)` on resume.
     """
@@ -101,7 +101,7 @@ class BoundedPort(udp.Port):
                 continue
 
     def doRead(self) -> None:
-        """Hand over what has come; what `datagramReceived` raises is logged."""
+        """Pass received datagrams to the protocol; exceptions of `datagramReceived` are logged."""
         self._pace()
         if self._control_size:
             self._read_with_local_address()
@@ -154,7 +154,7 @@ class BoundedPort(udp.Port):
         super().connectionLost(reason)
 
     def _pace(self) -> None:
-        """Count a wake-up, and pause if it is one too many."""
+        """Count a wake-up, and pause if there were too many."""
         now = self._clock.seconds()
         if now >= self._counted_until:
             self._wake_ups, self._counted_until = 0, now + WAKE_UPS_S

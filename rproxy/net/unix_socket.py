@@ -1,4 +1,4 @@
-"""Unix sockets that a killed process has left behind."""
+"""Unix sockets left behind by a killed process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of key files: a line for each key, `ID HEX` or, for the key of a single agent, `ID agent:HEX`.
+"""The text of key files: one key a line, `ID HEX` or, for the key of a single agent, `ID agent:HEX`.
 
 Blank lines, and everything after a `#`, are ignored. The first key seals, all of them open.
 """

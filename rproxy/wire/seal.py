@@ -27,7 +27,7 @@ KEY_ID_MAX: Final = 255
 KEY_BYTES_MIN: Final = 32
 """The shortest secret that a key file may hold."""
 MAC_BYTES: Final = 16
-"""SHA-256's MAC is truncated to so many bytes."""
+"""Bytes to which the MAC of HMAC-SHA256 is truncated."""
 DERIVED_MAX: Final = 16384
 """Size of the cache of derived keys, in agents."""
 

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.net.own_addresses import ephemeral_ports, local_addresses
-from rproxy.net.own_listeners import BARRED_MAX, BARRED_S, LOOK_S, OwnListeners
+from rproxy.net.own_listeners import ADDRESSES_MAX_AGE_S, BARRED_MAX, BARRED_S, OwnListeners
 from rproxy.pool.backend import Backend, Registration
 
 
@@ -65,14 +65,14 @@ def test_addresses_come_and_go_and_are_looked_at_now_and_then(bench: Bench) -> N
         assert not bench.own.leads_here(("192.0.2.9", 80))
     assert bench.looks == 1
     bench.ours.append("192.0.2.9")
-    bench.clock.advance(LOOK_S)
+    bench.clock.advance(ADDRESSES_MAX_AGE_S)
     assert bench.own.leads_here(("192.0.2.9", 80))
     bench.error = OSError(24, "Too many open files")
-    bench.clock.advance(LOOK_S)
+    bench.clock.advance(ADDRESSES_MAX_AGE_S)
     assert bench.own.leads_here(("192.0.2.9", 80))
     bench.error = None
     bench.ours.remove("192.0.2.9")
-    bench.clock.advance(LOOK_S)
+    bench.clock.advance(ADDRESSES_MAX_AGE_S)
     assert not bench.own.leads_here(("192.0.2.9", 80))
 
 

@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from rproxy.net.tcp_state import (
-    Delivery,
+    TcpInfo,
     has_acknowledged,
     has_vanished,
     is_closed,
@@ -59,16 +59,16 @@ def test_a_reader_of_a_unix_socket_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("delivery", "waits", "vanished"),
+    ("tcp_info", "waits", "vanished"),
     [
-        (Delivery(probes=0, rto_ms=200, unacked=0, quiet_ms=90_000), True, False),
-        (Delivery(probes=1, rto_ms=200, unacked=0, quiet_ms=119_000), True, False),
-        (Delivery(probes=2, rto_ms=200, unacked=0, quiet_ms=90_000), False, False),
-        (Delivery(probes=2, rto_ms=200, unacked=0, quiet_ms=121_000), False, True),
-        (Delivery(probes=0, rto_ms=200, unacked=3, quiet_ms=150), True, False),
-        (Delivery(probes=0, rto_ms=26_000, unacked=3, quiet_ms=20_000), True, False),
-        (Delivery(probes=0, rto_ms=26_000, unacked=3, quiet_ms=40_000), False, False),
-        (Delivery(probes=0, rto_ms=104_000, unacked=3, quiet_ms=160_000), False, True),
+        (TcpInfo(probes=0, rto_ms=200, unacked=0, quiet_ms=90_000), True, False),
+        (TcpInfo(probes=1, rto_ms=200, unacked=0, quiet_ms=119_000), True, False),
+        (TcpInfo(probes=2, rto_ms=200, unacked=0, quiet_ms=90_000), False, False),
+        (TcpInfo(probes=2, rto_ms=200, unacked=0, quiet_ms=121_000), False, True),
+        (TcpInfo(probes=0, rto_ms=200, unacked=3, quiet_ms=150), True, False),
+        (TcpInfo(probes=0, rto_ms=26_000, unacked=3, quiet_ms=20_000), True, False),
+        (TcpInfo(probes=0, rto_ms=26_000, unacked=3, quiet_ms=40_000), False, False),
+        (TcpInfo(probes=0, rto_ms=104_000, unacked=3, quiet_ms=160_000), False, True),
     ],
     ids=[
         "closed window",
@@ -82,9 +82,9 @@ def test_a_reader_of_a_unix_socket_is_waited_for() -> None:
     ],
 )
 def test_a_peer_that_is_slow_is_told_from_one_that_has_vanished(
-    monkeypatch: pytest.MonkeyPatch, delivery: Delivery, waits: bool, vanished: bool
+    monkeypatch: pytest.MonkeyPatch, tcp_info: TcpInfo, waits: bool, vanished: bool
 ) -> None:
-    monkeypatch.setattr(Delivery, "of", lambda sock: delivery)
+    monkeypatch.setattr(TcpInfo, "of", lambda sock: tcp_info)
     with small_pair() as (near, _):
         fill(near)
         assert (waits_for_reader(near), has_vanished(near, 120.0)) == (waits, vanished)
@@ -96,13 +96,13 @@ def test_how_a_peer_takes_what_it_is_sent_is_read_from_the_kernels_own_structure
     """Against the offsets in linux/tcp.h, by another way of reading it."""
     with small_pair() as (near, _):
         fill(near)
-        delivery = Delivery.of(near)
+        tcp_info = TcpInfo.of(near)
         info = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     fields = struct.unpack("=8B24I", info)
-    assert delivery is not None
-    assert (delivery.rto_ms, delivery.unacked) == (fields[8] / 1000, fields[12])
-    assert 0 <= fields[20] - delivery.quiet_ms < 1000
-    assert attrs.astuple(delivery)[0] in (0, 1, fields[3])
+    assert tcp_info is not None
+    assert (tcp_info.rto_ms, tcp_info.unacked) == (fields[8] / 1000, fields[12])
+    assert 0 <= fields[20] - tcp_info.quiet_ms < 1000
+    assert attrs.astuple(tcp_info)[0] in (0, 1, fields[3])
 
 
 def test_a_kernel_that_tells_less_is_not_misread(stack: ExitStack) -> None:
@@ -110,7 +110,7 @@ def test_a_kernel_that_tells_less_is_not_misread(stack: ExitStack) -> None:
         def getsockopt(self, level: int, option: int, size: int = 0) -> bytes:  # type: ignore[override]
             return b"\1" * 8
 
-    assert Delivery.of(stack.enter_context(Terse())) is None
+    assert TcpInfo.of(stack.enter_context(Terse())) is None
 
 
 def test_a_connection_is_over_for_both_after_a_reset_and_not_after_an_end() -> None:
@@ -149,7 +149,7 @@ def test_a_kind_of_socket_that_does_not_tell_is_not_over(stack: ExitStack) -> No
 
     strange = stack.enter_context(Strange())
     assert not is_closed(strange)
-    assert Delivery.of(strange) is None
+    assert TcpInfo.of(strange) is None
     closed = socket.socket()
     closed.close()
     assert is_closed(closed)
