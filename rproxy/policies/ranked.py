@@ -70,7 +70,7 @@ class Ranked(ABC):
         if len(self._heap) > self._most or not self._heap:
             self._rebuild(eligible)
         heap, places = self._heap, self._places
-        held: list[_Entry] = []
+        held: list[_Entry] | None = None
         found = None
         while heap:
             old, order, backend = heap[0]
@@ -90,12 +90,14 @@ class Ranked(ABC):
                 if heap[0][0] is not key:
                     continue
             if exclude and backend in exclude:
+                held = held or []
                 held.append(heappop(heap))
                 continue
             found = backend
             break
-        for kept in held:
-            heappush(heap, kept)
+        if held is not None:
+            for kept in held:
+                heappush(heap, kept)
         return found
 
     def opened(self, backend: Backend) -> None:
@@ -103,11 +105,6 @@ class Ranked(ABC):
         if backend.slot >= 0:
             place = self._places.get(backend) or self._place(backend)
             place.chosen = next(self._order)
-
-    def closed(self, backend: Backend) -> None:
-        """See `Policy`."""
-        if backend.slot >= 0:
-            self._enter(backend, self._places.get(backend) or self._place(backend))
 
     def failed(self, backend: Backend) -> None:
         """See `Policy`."""
@@ -122,7 +119,7 @@ class Ranked(ABC):
         place = self._places.get(backend) or self._place(backend)
         place.failed = False
         place.figures = None
-        self._enter(backend, place)
+        self._enter(backend)
 
     def _place(self, backend: Backend) -> Place:
         """Hot paths look `_places` up themselves first, which saves a call."""
@@ -131,8 +128,11 @@ class Ranked(ABC):
             place = self._places[backend] = Place()
         return place
 
-    def _enter(self, backend: Backend, place: Place) -> None:
-        """Push it if its key has fallen."""
+    def _enter(self, backend: Backend) -> None:
+        """Push a back-end whose key has fallen; nothing if it is not eligible."""
+        if backend.slot < 0:
+            return
+        place = self._places.get(backend) or self._place(backend)
         first, second = self._rank(backend, place)
         key = (place.failed, first, second, place.chosen)
         old = place.key
@@ -148,6 +148,8 @@ class Ranked(ABC):
             self._compact()
         heappush(self._heap, (key, next(self._order), backend))
         place.key = key
+
+    closed = _enter
 
     def _compact(self) -> None:
         """Remove dead entries. Also called when nothing is chosen for long, so that the heap stays bounded."""
@@ -165,4 +167,4 @@ class Ranked(ABC):
     def _rebuild(self, eligible: Sequence[Backend]) -> None:
         self._compact()
         for backend in eligible:
-            self._enter(backend, self._place(backend))
+            self._enter(backend)

@@ -44,10 +44,9 @@ class ReportPolicy(Ranked):
     def _rank(self, backend: Backend, place: Place) -> Rank:
         figures = place.figures
         if figures is None:
-            figures = self._figures(backend)
+            figures = place.figures = self._figures(backend)
         elif figures[5]:
-            figures = self._raised(backend, figures)
-        place.figures = figures
+            figures = place.figures = self._raised(backend, figures)
         steps, term, others, weight, share, _ = figures
         counts = backend.counts
         ours = counts.pending + counts.established
