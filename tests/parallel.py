@@ -1,4 +1,4 @@
-"""How the tests share the machine when several run at once (`pytest -n 4`); without -n they run one after the other.
+"""How the tests share the machine when several run at once (`pytest -n 6`); without -n they run one after the other.
 
 What is run by one worker, one after the other, is a module, or the part of it that is for one variant: it shares the
 fixtures. Tests that are marked `alone` come to their turn last, and no other test runs beside them.

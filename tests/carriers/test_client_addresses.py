@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 from twisted.internet import tcp, unix
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IListeningPort
 from zope.interface import implementer
 
 from rproxy.carriers.portable.client_side import ClientSide
+from rproxy.sessions.endings import Ending
 from rproxy.sessions.record import SessionRecord
+from rproxy.sessions.session import Session
 from tests.carriers.splicing import Splicing
 from tests.fakes import Reactor, Stream, run
 
@@ -99,18 +102,34 @@ class OtherAddress:
 
 def test_an_address_of_another_kind_is_shown_as_it_is(stack: ExitStack) -> None:
     """A plugin of Twisted may add listeners of any kind."""
-    side = ClientSide(Splicing(stack).portable)
-    stream = Stream(Reactor(), side)
+    side, stream = accepted(stack)
     stream.peerAddr = OtherAddress()
-    side.transport = stream  # type: ignore[assignment]
     assert side.client_address() == "a serial line"
 
 
-def test_the_address_is_formatted_once(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_of_an_ended_session_is_formatted_once(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several observers of a session may read it."""
-    side = ClientSide(Splicing(stack).portable)
-    stream = Stream(Reactor(), side)
-    side.transport = stream  # type: ignore[assignment]
+    side, stream = accepted(stack)
+    side.session.ended(Ending.CLIENT_GONE)
     address = side.client_address()
     monkeypatch.setattr(stream, "getPeer", None)
     assert side.client_address() == address
+
+
+def test_a_header_changes_the_address_of_a_client_that_was_asked_for_it_before(stack: ExitStack) -> None:
+    """A trace reads it when a back-end is chosen, and the header of a PROXY listener comes later."""
+    side, stream = accepted(stack)
+    before = side.client_address()
+    stream.peerAddr = IPv4Address("TCP", "192.0.2.1", 1234)
+    assert before != "192.0.2.1:1234"
+    assert side.client_address() == "192.0.2.1:1234"
+
+
+def accepted(stack: ExitStack) -> tuple[ClientSide, Stream]:
+    """A client's side in memory."""
+    bench = Splicing(stack)
+    side = ClientSide(bench.portable)
+    side.session = Session(bench.service, side)
+    stream = Stream(Reactor(), side)
+    side.transport = stream  # type: ignore[assignment]
+    return side, stream

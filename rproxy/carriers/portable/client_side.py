@@ -263,9 +263,12 @@ class ClientSide(Side):
         self._carrier.capacity.leave()
 
     def client_address(self) -> str:
-        if self._address is None:
-            self._address = _written(self.transport.getPeer())
-        return self._address
+        if self._address is not None:
+            return self._address
+        address = _written(self.transport.getPeer())
+        if self.session.ending is not None:  # until then, the header of a PROXY listener may change it
+            self._address = address
+        return address
 
     def carried(self) -> tuple[int, int]:
         return self.session.up, self.session.down
