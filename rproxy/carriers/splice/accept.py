@@ -55,6 +55,7 @@ class Listeners:
         self._register = epoll.register
         self._capacity = capacity
         self._table = table
+        self._cut = table.cut  # one bound method for all clients
         self._connect = connect
         self.paused: list[Listener] = []
 
@@ -91,7 +92,7 @@ class Listeners:
         """Open the session of an accepted client."""
         table, capacity = self._table, self._capacity
         sock = socket.SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor)
-        client = ClientLeg(sock, address, table.cut)
+        client = ClientLeg(sock, address, self._cut)
         client.session = session = Session(listener.service, client, listener.name)
         # `Capacity.enter` and `LegTable.put` are inlined: fewer calls for each client.
         capacity.sessions += 1
