@@ -214,7 +214,7 @@ class Connector:
             self._table.end(client, Ending.CLIENT_GONE, reset=True)
 
     def tick(self, now: float) -> bool:
-        """Handle expired deadlines; returns whether another tick is needed."""
+        """Expire deadlines; return whether another tick is needed."""
         recent, self.recent = self.recent, {}
         for leg, deadline in recent.items():
             if not leg.state & CLOSED:

@@ -235,7 +235,7 @@ class Dispatcher:
         return self.connector.redispatch(leg, reset=False)
 
     def tick(self, now: float) -> bool:
-        """Handle expired deadlines; returns whether another tick is needed."""
+        """Expire deadlines; return whether another tick is needed."""
         recent = self.connector.tick(now)
         self.table.tick(now)
         self._listeners.resume_if_possible()
