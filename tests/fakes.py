@@ -42,9 +42,9 @@ from rproxy.agent.sampler import Load
 from rproxy.carriers.carrier import Carrier
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
-from rproxy.pool.events import Events
+from rproxy.pool.events import Events, Registered
 from rproxy.pool.limits import Limits
-from rproxy.pool.policy import Policy
+from rproxy.pool.policy import Explanation, Policy
 from rproxy.pool.pool import Pool
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
@@ -434,25 +434,30 @@ class CountingPolicy:
             event: Counter() for event in ("opened", "closed", "failed", "reported")
         }
         self.error: Exception | None = None
+        self.reason = ""
 
     def choose(
-        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend]
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float
     ) -> Backend | None:
         return next((each for each in eligible if each not in exclude), None)
 
-    def opened(self, backend: Backend) -> None:
+    def opened(self, backend: Backend, now: float) -> None:
         self.told["opened"][backend] += 1
 
-    def closed(self, backend: Backend) -> None:
+    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
         self.told["closed"][backend] += 1
 
-    def failed(self, backend: Backend) -> None:
+    def failed(self, backend: Backend, now: float) -> None:
         self.told["failed"][backend] += 1
 
-    def reported(self, backend: Backend) -> None:
+    def reported(self, backend: Backend, now: float) -> str | None:
         if self.error is not None:
             raise self.error
         self.told["reported"][backend] += 1
+        return self.reason
+
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        return Explanation(float(backend.slot), {"slot": float(backend.slot)})
 
 
 class RaisingPolicy(CountingPolicy):
@@ -469,26 +474,31 @@ class RaisingPolicy(CountingPolicy):
             raise ValueError(f"a bug in {where}")
 
     def choose(
-        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend]
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float
     ) -> Backend | None:
         self._fail("choose")
-        return super().choose(eligible, client, exclude)
+        return super().choose(eligible, client, exclude, now)
 
-    def opened(self, backend: Backend) -> None:
-        super().opened(backend)
+    def opened(self, backend: Backend, now: float) -> None:
+        super().opened(backend, now)
         self._fail("opened")
 
-    def closed(self, backend: Backend) -> None:
-        super().closed(backend)
+    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
+        super().closed(backend, now, served_s)
         self._fail("closed")
 
-    def failed(self, backend: Backend) -> None:
-        super().failed(backend)
+    def failed(self, backend: Backend, now: float) -> None:
+        super().failed(backend, now)
         self._fail("failed")
 
-    def reported(self, backend: Backend) -> None:
-        super().reported(backend)
+    def reported(self, backend: Backend, now: float) -> str | None:
+        reason = super().reported(backend, now)
         self._fail("reported")
+        return reason
+
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        self._fail("explain")
+        return super().explain(backend, now)
 
 
 def connected(carrier: Carrier) -> list[Session]:
@@ -572,7 +582,8 @@ def pool_of(policy: Policy | None = None, **options: Any) -> Pool:
 
 def registered(pool: Pool, address: str, now: float = 0.0, *, service_port: int = 80) -> Backend:
     """A back-end that has registered, and not been probed yet."""
-    (event,) = pool.register((address, AGENT_PORT), Register(service_port, 20_000, instance=1), now)
+    event, *_ = pool.register((address, AGENT_PORT), Register(service_port, 20_000, instance=1), now)
+    assert isinstance(event, Registered)
     return event.backend
 
 

@@ -163,9 +163,9 @@ def test_the_policy_that_is_shown_chooses() -> None:
     (example,) = [block.astext() for block in tree.findall(nodes.literal_block) if "class " in block.astext()]
     names: dict[str, Any] = {}
     exec(example, names)
-    driver = Driver(names["make"](None, None))
+    driver = Driver(names["make"]({}, None))
     far, near = driver.up(agent_at(1)), driver.up(agent_at(2))
     for backend, rtt_s in ((far, 0.02), (near, 0.01)):
         driver.report(backend, after_s=rtt_s)
-    assert driver.pool.would_choose() is near
-    assert driver.pool.would_choose((near,)) is far
+    assert driver.pool.would_choose(driver.now) is near
+    assert driver.pool.would_choose(driver.now, (near,)) is far

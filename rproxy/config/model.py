@@ -42,8 +42,12 @@ class ServiceConfig:
     backend_port: int = 80
     """The TCP port of back-ends that register service port 0."""
     policy: str = "report"
+    policy_options: Mapping[str, str] = attrs.Factory(dict)
+    """The policy's own options by name, not checked yet."""
     saturation: float | None = SATURATION
-    """The share of CPU, memory or lost probes, 0..1, from which a back-end gets no clients; None turns this off."""
+    """For the policy `report`: the share of CPU, memory or lost probes from which a back-end is saturated, 0..1; None
+    turns this off.
+    """
     idle_timeout_s: float = 3600.0
     """Time without a byte after which a session ends; 0 for never."""
     half_close_timeout_s: float = 30.0

@@ -127,6 +127,7 @@ class ProxyOptions(CommandOptions):
         super().__init__()
         self._listen: list[str] = []
         self._allow: list[Network] = []
+        self._policy_options: dict[str, str] = {}
         self.config = _PROXY
 
     def opt_listen(self, text: str) -> None:
@@ -138,6 +139,15 @@ class ProxyOptions(CommandOptions):
     def opt_allow(self, text: str) -> None:
         """network (CIDR) that agents may register from; repeatable; without --keyring, it must be given"""
         self._allow.append(network("--allow", text))
+
+    def opt_policy_option(self, text: str) -> None:
+        """NAME=VALUE, an option of the policy; repeatable (see 'rproxy docs choosing')"""
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ConfigError("must be NAME=VALUE", "--policy-option", text)
+        if name in self._policy_options:
+            raise ConfigError("given twice", "--policy-option", name)
+        self._policy_options[name] = value
 
     def postOptions(self) -> None:
         config = self._filled()
@@ -161,7 +171,11 @@ class ProxyOptions(CommandOptions):
         )
 
     def _service(self) -> ServiceConfig:
-        return ServiceConfig(listen=tuple(self._listen) or _SERVICE.listen, **fields(SERVICE, self))
+        return ServiceConfig(
+            listen=tuple(self._listen) or _SERVICE.listen,
+            policy_options=dict(self._policy_options),
+            **fields(SERVICE, self),
+        )
 
     def _monitor(self, *, is_demo: bool) -> Address:
         """The embedded agents of a demo are on this host, so others need not reach it."""

@@ -16,6 +16,7 @@ from rproxy.pool.events import (
     DrainingChanged,
     Observers,
     PanicChanged,
+    PassedOver,
     PoolEvent,
     ProbeLost,
     Reported,
@@ -52,6 +53,8 @@ class PoolLog:
         """By host, the present states of the back-ends whose changes wait for a line."""
         self._draining: set[Backend] = set()
         """The back-ends that are draining according to the last lines about them."""
+        self._passed_over: dict[Backend, str] = {}
+        """The reasons for which back-ends are passed over according to the last lines about them."""
         self._panicking = False
         """Whether there is a panic according to the last line."""
 
@@ -63,6 +66,7 @@ class PoolLog:
             AgentRestarted: self.restarted,
             DrainingChanged: self.draining_changed,
             Administered: self.administered,
+            PassedOver: self.passed_over,
         }
         if self._trace:
             observers |= {Reported: self.reported, ProbeLost: self.lost}
@@ -81,6 +85,7 @@ class PoolLog:
         backend, before, after = transition.backend, transition.before, transition.after
         if after in (State.DEPARTED, State.FORGOTTEN):
             self._draining.discard(backend)
+            self._passed_over.pop(backend, None)
         if before is State.DOWN and after is State.UP and not self._is_logged(backend):
             self._log_draining_later(backend)
         if {before, after} == _UP_OR_SUSPECT and not self._trace:
@@ -181,6 +186,28 @@ class PoolLog:
             backend=event.backend.name,
             administration=event.administration.value,
         )
+
+    def passed_over(self, event: PassedOver) -> None:
+        """The policy passes over a back-end, or does not any more."""
+        backend = event.backend
+        self._others.say((backend.name, "passed over"), lambda times: self._log_passed_over(backend, times))
+
+    def _log_passed_over(self, backend: Backend, times: int) -> None:
+        """Log whether it is passed over now, unless that was logged already, or it has gone."""
+        reason = backend.passed_over
+        if backend.state in (State.DEPARTED, State.FORGOTTEN) or reason == self._passed_over.get(backend, ""):
+            return
+        if reason:
+            self._passed_over[backend] = reason
+            self.log.info(
+                "back-end {backend}: passed over while others are better off: {reason}{sum}",
+                backend=backend.name,
+                reason=reason,
+                sum=_times(times),
+            )
+        else:
+            del self._passed_over[backend]
+            self.log.info("back-end {backend}: no longer passed over{sum}", backend=backend.name, sum=_times(times))
 
     def reported(self, event: Reported) -> None:
         """For a trace: the measured round trip."""

@@ -101,6 +101,7 @@ def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]
         "address": backend.address,
         "port": backend.port,
         "state": state,
+        "passed_over": backend.passed_over,
         "score": _rounded(score) if answered else None,
         "rtt_ms": _rounded(backend.rtt.last_ms),
         "srtt_ms": _rounded(backend.rtt.average_ms),

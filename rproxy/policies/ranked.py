@@ -14,6 +14,7 @@ from typing import Any
 
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
+from rproxy.pool.policy import Explanation
 
 Rank = tuple[float, float]
 
@@ -64,7 +65,7 @@ class Ranked(ABC):
         """
 
     def choose(
-        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend]
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float
     ) -> Backend | None:
         """See `Policy`."""
         if len(self._heap) > self._most or not self._heap:
@@ -100,26 +101,27 @@ class Ranked(ABC):
                 heappush(heap, kept)
         return found
 
-    def opened(self, backend: Backend) -> None:
+    def opened(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
         if backend.slot >= 0:
             place = self._places.get(backend) or self._place(backend)
             place.chosen = next(self._order)
 
-    def failed(self, backend: Backend) -> None:
+    def failed(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
         if backend.slot >= 0:
             self._place(backend).failed = True
 
-    def reported(self, backend: Backend) -> None:
+    def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`."""
         if backend.slot < 0:
             self._places.pop(backend, None)
-            return
+            return None
         place = self._places.get(backend) or self._place(backend)
         place.failed = False
         place.figures = None
         self._enter(backend)
+        return None
 
     def _place(self, backend: Backend) -> Place:
         """Hot paths look `_places` up themselves first, which saves a call."""
@@ -149,7 +151,14 @@ class Ranked(ABC):
         heappush(self._heap, (key, next(self._order), backend))
         place.key = key
 
-    closed = _enter
+    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
+        """See `Policy`."""
+        self._enter(backend)
+
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        """See `Policy`: the first part of the rank; the second one decides only between equal ones."""
+        first, second = self.rank(backend)
+        return Explanation(first, {"then by": second})
 
     def _compact(self) -> None:
         """Remove dead entries. Also called when nothing is chosen for long, so that the heap stays bounded."""

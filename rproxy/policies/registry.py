@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Final, get_args
+from typing import Any, Final, get_args
+
+import attrs
 
 from rproxy.policies.least_connections import LeastConnectionsPolicy
-from rproxy.policies.report import ReportPolicy
+from rproxy.policies.own_options import NoOptions, PolicyError, read_options
+from rproxy.policies.report import ReportOptions, ReportPolicy
 from rproxy.policies.round_robin import RoundRobinPolicy
 from rproxy.policies.weighted_random import Rng, WeightedRandomPolicy
 from rproxy.pool.policy import Notification, Policy
 
 ENTRY_POINTS: Final = "rproxy.policies"
 """The group of entry points in which other packages offer theirs."""
-METHODS: Final = ("choose", *get_args(Notification))
+METHODS: Final = ("choose", *get_args(Notification), "explain")
 """The methods of `Policy`: whatever is loaded must have them."""
 
 
-class PolicyError(Exception):
-    """No usable policy has that name. The text is one line."""
+PolicyFactory = Callable[[Mapping[str, Any], Rng], Policy]
+"""Makes a policy from its own options, which are texts or numbers by name, and a source of randomness.
+
+It raises `PolicyError` for options that it does not have.
+"""
 
 
-PolicyFactory = Callable[[float | None, Rng], Policy]
-"""Makes a policy from the saturation threshold (a fraction, or None) and a source of randomness."""
+@attrs.frozen
+class PolicyKind:
+    """A built-in `PolicyFactory`: `make` gets an instance of `options`, see `own_options`."""
 
-POLICIES: Final[dict[str, PolicyFactory]] = {
-    "report": lambda saturation, rng: ReportPolicy(saturation),
-    "round-robin": lambda saturation, rng: RoundRobinPolicy(),
-    "least-connections": lambda saturation, rng: LeastConnectionsPolicy(),
-    "random": lambda saturation, rng: WeightedRandomPolicy(rng),
+    make: Callable[[Any, Rng], Policy]
+    options: type[attrs.AttrsInstance] = NoOptions
+
+    def __call__(self, options: Mapping[str, Any], rng: Rng) -> Policy:
+        return self.make(read_options(self.options, options), rng)
+
+
+POLICIES: Final[dict[str, PolicyKind]] = {
+    "report": PolicyKind(lambda options, rng: ReportPolicy(options), ReportOptions),
+    "round-robin": PolicyKind(lambda options, rng: RoundRobinPolicy()),
+    "least-connections": PolicyKind(lambda options, rng: LeastConnectionsPolicy()),
+    "random": PolicyKind(lambda options, rng: WeightedRandomPolicy(rng)),
 }
 
 
-def make_policy(name: str, saturation: float | None, rng: Rng) -> Policy:
+def make_policy(name: str, options: Mapping[str, Any], rng: Rng) -> Policy:
     """A new policy of that name. Raises `PolicyError`, also for anything that a third-party package raises."""
     factory = policy_factory(name)
     try:
-        policy = factory(saturation, rng)
+        policy = factory(options, rng)
+    except PolicyError:
+        raise
     except BaseException as error:
         raise PolicyError(f"it cannot be made: {_described(error)}") from error
     missing = [method for method in METHODS if not _has(policy, method)]

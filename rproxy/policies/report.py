@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from rproxy.policies.formula import TCP_TERM, is_saturated, unsaturated
+import attrs
+
+from rproxy.policies.formula import SATURATION, TCP_TERM, is_saturated, unsaturated
+from rproxy.policies.own_options import option
 from rproxy.policies.ranked import Place, Rank, Ranked
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
@@ -27,19 +30,26 @@ figures.
 """
 
 
+@attrs.frozen
+class ReportOptions:
+    """`saturation`: the share of CPU, memory or lost probes from which a back-end is saturated; None for never."""
+
+    saturation: float | None = option(
+        SATURATION, 0.001, 1, "share of CPU, memory or loss that rules a back-end out", may_be_off=True
+    )
+
+
 class ReportPolicy(Ranked):
     """The report's choice (figure 4.4) with the TCP term kept current; see `formula`.
 
     Equal scores go to the back-end with the fewest of our sessions, then to the one that has waited longest. A weight
     divides the score. So does slow start's share, but only after the score was cut to steps: back-ends that start
     together still take turns. When all are saturated, the unsaturated formula tells them apart.
-
-    `saturation` is the threshold as a fraction; None disables it.
     """
 
-    def __init__(self, saturation: float | None) -> None:
+    def __init__(self, options: ReportOptions = ReportOptions()) -> None:
         super().__init__()
-        self._saturation = saturation
+        self._saturation = options.saturation
 
     def _rank(self, backend: Backend, place: Place) -> Rank:
         figures = place.figures

@@ -29,16 +29,16 @@ class TurnOrder(Ranked):
         weight = backend.weight
         return self._time + self._step(weight), weight
 
-    def reported(self, backend: Backend) -> None:
+    def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`. A new weight scales the time left until its next turn."""
         if backend.slot >= 0:
             place = self._place(backend)
             if place.turn is not None and place.turn[1] != backend.weight:
                 turn, weight = place.turn
                 place.turn = self._time + max(0.0, turn - self._time) * weight / backend.weight, backend.weight
-        super().reported(backend)
+        return super().reported(backend, now)
 
-    def opened(self, backend: Backend) -> None:
+    def opened(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
         if backend.slot >= 0:
             place = self._places.get(backend) or self._place(backend)

@@ -115,6 +115,8 @@ class Backend:
     """The fraction of its weight that slow start grants, 0..1."""
     slot: int = attrs.field(init=False, default=-1)
     """Index in `Pool.eligible`; -1 while not eligible."""
+    passed_over: str = attrs.field(init=False, default="")
+    """Why the policy passes it over, see `Policy.reported`; empty if it does not."""
     standing: Standing = attrs.field(init=False, default=Standing.UNCOUNTED)
     name: str = attrs.field(init=False)
     """address:port, for logs and operators."""

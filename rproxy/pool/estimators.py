@@ -104,7 +104,8 @@ class PoolMeans:
 class Report:
     """An agent's last report: percentages 0..100 and the host's established TCP connections, None where unknown.
 
-    `counted` is how many of our sessions were established when the probe left, and so are part of `tcp`.
+    `counted` is how many of our sessions were established when the probe left, and so are part of `tcp`. `load` is
+    the application's, in percent. `others` is how many sessions other proxies have on it, as they told the agent.
     """
 
     cpu: int | None = None
@@ -112,6 +113,7 @@ class Report:
     load: int | None = None
     tcp: int | None = None
     counted: int = 0
+    others: int | None = None
     _contributed: Figures = attrs.field(init=False, default=NO_FIGURES, repr=False)
 
     def contribute(self, means: PoolMeans, is_up: bool) -> None:

@@ -94,6 +94,14 @@ class Administered:
     administration: Administration
 
 
+@attrs.frozen
+class PassedOver:
+    """The policy passes over a back-end from now on, for `reason`; with none, it does not any more."""
+
+    backend: Backend
+    reason: str
+
+
 PoolEvent = (
     Registered
     | Reported
@@ -104,6 +112,7 @@ PoolEvent = (
     | EligibilityChanged
     | PanicChanged
     | Administered
+    | PassedOver
 )
 Events = tuple[PoolEvent, ...]
 """In the order in which they happened."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Literal, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, Literal, Protocol
+
+import attrs
 
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
@@ -12,15 +15,30 @@ Notification = Literal["opened", "closed", "failed", "reported"]
 """The methods of `Policy` that notify it of a change of one back-end."""
 
 
+@attrs.frozen
+class Explanation:
+    """What a policy compares: of two back-ends, it chooses the one with the lower `value`.
+
+    `terms` are the parts of the value by name, in the order in which they are to be read.
+    """
+
+    value: float
+    terms: Mapping[str, float] = MappingProxyType({})
+
+
+NO_EXPLANATION: Final = Explanation(float("nan"))
+"""Stands for one that could not be made."""
+
+
 class Policy(Protocol):
     """Chooses a back-end for each client. Only the pool calls it, and notifies it of changes.
 
     A policy reads back-ends and never writes to them. What any method raises is logged, and costs no client its
-    back-end: another eligible one is taken.
+    back-end: another eligible one is taken. `now` is in seconds, on the pool's clock, and never decreases.
     """
 
     def choose(
-        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend]
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float
     ) -> Backend | None:
         """The back-end for the next client: one of `eligible`, which is in no order, and none of `exclude`.
 
@@ -29,20 +47,29 @@ class Policy(Protocol):
         choice is followed by `opened` only if a session takes it.
         """
 
-    def opened(self, backend: Backend) -> None:
+    def opened(self, backend: Backend, now: float) -> None:
         """A session takes the back-end that was chosen, and is connecting: `backend.counts.pending` includes it."""
 
-    def closed(self, backend: Backend) -> None:
-        """A session that was `opened` has ended, whether it ever connected or not, and is no longer counted."""
+    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
+        """A session that was `opened` has ended, and is no longer counted.
 
-    def failed(self, backend: Backend) -> None:
+        `served_s` is how long it was connected, in seconds; None if it never was, or if the back-end failed it, see
+        `failed`.
+        """
+
+    def failed(self, backend: Backend, now: float) -> None:
         """The back-end did not answer: a probe of one that is up, or an `opened` session, before its `closed`.
 
         The next `reported` ends it.
         """
 
-    def reported(self, backend: Backend) -> None:
+    def reported(self, backend: Backend, now: float) -> str | None:
         """The back-end has changed: its registration, figures, state, draining, eligibility or share of weight.
 
         Called after the change; before the first `opened` of a back-end, and last when it has gone (its `slot` is -1).
+        Returns why the back-end gets clients only while the others are as badly off, in a few words for operators that
+        do not change with every report; empty or None if it is not passed over.
         """
+
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        """What is compared for a back-end if a client came now; it may be one that is not eligible."""

@@ -15,11 +15,19 @@ from rproxy.pool.admission import Admission
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.candidates import Candidates
 from rproxy.pool.eligibility import Eligibility
-from rproxy.pool.events import NOTHING, Administered, Events, PanicChanged, ProbeLost, Registered, Transitioned
+from rproxy.pool.events import (
+    NOTHING,
+    Administered,
+    Events,
+    PanicChanged,
+    PassedOver,
+    ProbeLost,
+    Transitioned,
+)
 from rproxy.pool.fallback import Fallback
 from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
 from rproxy.pool.limits import Limits
-from rproxy.pool.policy import Notification, Policy
+from rproxy.pool.policy import NO_EXPLANATION, Explanation, Policy
 from rproxy.pool.probes import Probe, Probes
 from rproxy.pool.registrations import Registrations
 from rproxy.pool.rows import Rows
@@ -92,17 +100,17 @@ class Pool:
 
     # Called by sources.
 
-    def register(self, source: Address, pdu: Register, now: float, local: str = "") -> tuple[Registered]:
+    def register(self, source: Address, pdu: Register, now: float, local: str = "") -> Events:
         """Process a REGISTER: at once from the agent of a back-end that is up, else to wait as a candidate for the
         probe that confirms it.
 
         `local` is the address of ours that it was sent to, empty where that is not known. Whether the agent drains
-        is left to the probe that the REGISTER causes. Raises `Rejected`.
+        is left to the probe that the REGISTER causes. The first event is its `Registered`. Raises `Rejected`.
         """
         registered = self._registrations.register(source, pdu, now, local)
-        if registered.changed:
-            self._notify("reported", registered.backend)
-        return (registered,)
+        if not registered.changed:
+            return (registered,)
+        return (registered, *self._reported(registered.backend, now))
 
     def restore(self, registration: Registration, port: int) -> Backend | None:
         """The row of a back-end that was up in an earlier run of this proxy: service `port` of that agent's host.
@@ -140,8 +148,8 @@ class Pool:
         The first event is its `Reported`. Raises `Rejected`.
         """
         backend, events = self._probes.respond(source, pdu, now, lasted_s)
-        self._notify("reported", backend)
-        return self._propagate(events) if len(events) > 1 else events
+        events += self._reported(backend, now)
+        return self._propagate(events, now) if len(events) > 1 else events
 
     def lost(self, token: int, now: float) -> Events:
         """The timeout of a probe has passed. Its loss counts once; an unknown token changes nothing.
@@ -154,10 +162,10 @@ class Pool:
         lost = events[0]
         assert isinstance(lost, ProbeLost)
         if lost.counted and lost.backend.is_up:
-            self._notify("failed", lost.backend)
+            self._failed(lost.backend, now)
         elif lost.backend.eligible:  # in a panic: no answer may come that would end a `failed`
-            self._notify("reported", lost.backend)
-        return self._propagate(events)
+            events += self._reported(lost.backend, now)
+        return self._propagate(events, now)
 
     def check(self, backend: Backend, liveness_s: float, lasted_s: LastedS, now: float) -> Events:
         """The liveness check: a back-end that is silent for `liveness_s` goes down, and is removed if that lasts.
@@ -172,40 +180,55 @@ class Pool:
 
         An unconfirmed one stays while another instance may still confirm it. Raises `Rejected`.
         """
-        return self._propagate(self._registrations.unregister(source, pdu, now))
+        return self._propagate(self._registrations.unregister(source, pdu, now), now)
 
     def exclude(self, backend: Backend, reason: str, now: float) -> Events:
         """Remove a back-end with its candidates, even if its agent answers."""
-        return self._propagate(self._registrations.exclude(backend, reason, now))
+        return self._propagate(self._registrations.exclude(backend, reason, now), now)
 
-    def administer(self, backend: Backend, administration: Administration) -> Events:
+    def administer(self, backend: Backend, administration: Administration, now: float) -> Events:
         """An operator drains a back-end, or returns it to service; that lasts as long as the row."""
         backend.administration = administration
         events = self._rows.update(backend)
-        self._notify("reported", backend)
-        return self._propagate((Administered(backend, administration), *events))
+        events += self._reported(backend, now)
+        return self._propagate((Administered(backend, administration), *events), now)
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> Events:
         """Slow start goes on: every back-end whose next share of its weight is due by now gets it."""
+        events = NOTHING
         while (backend := self._rows.next_ramped(now)) is not None:
-            self._notify("reported", backend)
+            events += self._reported(backend, now)
+        return events
 
     # Called by sessions.
 
-    def choose(self, exclude: Collection[Backend] = (), client: Address | None = None) -> Backend | None:
+    def choose(self, now: float, exclude: Collection[Backend] = (), client: Address | None = None) -> Backend | None:
         """Take a lease on the back-end for the next client, none of `exclude`; None where there is none.
 
         It counts as connecting until `connected` or `closed`.
         """
-        backend = self._choose(exclude, client)
+        backend = self._choose(now, exclude, client)
         if backend is not None:
             backend.counts.pending += 1
-            self._notify("opened", backend)
+            try:
+                self._policy.opened(backend, now)
+            except BaseException:
+                self.complain()
         return backend
 
-    def would_choose(self, exclude: Collection[Backend] = (), client: Address | None = None) -> Backend | None:
+    def would_choose(
+        self, now: float, exclude: Collection[Backend] = (), client: Address | None = None
+    ) -> Backend | None:
         """What `choose` would return now; takes no lease."""
-        return self._choose(exclude, client)
+        return self._choose(now, exclude, client)
+
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        """What the policy compares for a back-end now; `NO_EXPLANATION` if that fails."""
+        try:
+            return self._policy.explain(backend, now)
+        except BaseException:
+            self.complain()
+            return NO_EXPLANATION
 
     def connected(self, backend: Backend) -> None:
         """A lease's connection is established."""
@@ -215,21 +238,21 @@ class Pool:
         counts.established += 1
         counts.total += 1
 
-    def served(self, backend: Backend) -> Events:
+    def served(self, backend: Backend, now: float) -> Events:
         """A session on it got a byte, or lasted so long that its end no longer counts as a failed connect."""
         health = backend.health
         if not health.refusals:
             return NOTHING
         health.refusals = 0
         health.refusing = False
-        return self._propagate(self._rows.update(backend))
+        return self._propagate(self._rows.update(backend), now)
 
     def refused(self, backend: Backend, now: float) -> Events:
         """A connect failed, and not by this host's fault. Called before `closed`.
 
         A back-end that went down by this is tried again after its hold-down; then a single failure takes it down.
         """
-        self._notify("failed", backend)
+        self._failed(backend, now)
         health = backend.health
         health.refusals += 1
         if health.refusals < REFUSALS or not (backend.is_up or backend.state is State.DOWN) or health.refusing:
@@ -241,15 +264,15 @@ class Pool:
 
     def unresponsive(self, backend: Backend, sessions: int, silent_s: float, now: float) -> Events:
         """None of its new sessions got a byte for `silent_s` seconds, while others' did: counts as failed connects."""
-        self._notify("failed", backend)
+        self._failed(backend, now)
         if backend.health.refusing or not backend.is_up:
             return NOTHING
         backend.health.refusing = True
         reason = f"{sessions} new sessions got no byte for {silent_s:.0f} s"
         return self._transition(backend, Event.REFUSED, now, reason)
 
-    def closed(self, backend: Backend, *, was_connected: bool) -> Events:
-        """A lease is over; the last one of a departed back-end removes it."""
+    def closed(self, backend: Backend, now: float, *, was_connected: bool, served_s: float | None) -> Events:
+        """A lease is over; the last one of a departed back-end removes it. `served_s`: see `Policy.closed`."""
         counts = backend.counts
         if was_connected:
             counts.established -= 1
@@ -257,19 +280,22 @@ class Pool:
             counts.pending -= 1
         emptied = backend.state is State.DEPARTED and not backend.connections
         events = (
-            self._rows.transition(backend, Event.EMPTIED, 0.0, "its last session has ended") if emptied else NOTHING
+            self._rows.transition(backend, Event.EMPTIED, now, "its last session has ended") if emptied else NOTHING
         )
-        self._notify("closed", backend)
-        return self._propagate(events) if events else NOTHING
+        try:
+            self._policy.closed(backend, now, served_s)
+        except BaseException:
+            self.complain()
+        return self._propagate(events, now) if events else NOTHING
 
     # Internal. A policy may be third-party code: it may raise anything, SystemExit included, and return anything.
     # (Ctrl-C raises nothing here: it is a signal that the reactor handles.)
 
-    def _choose(self, exclude: Collection[Backend], client: Address | None) -> Backend | None:
+    def _choose(self, now: float, exclude: Collection[Backend], client: Address | None) -> Backend | None:
         """The policy's choice if it is valid, else the fallback's."""
         eligible = self._eligibility.eligible
         try:
-            chosen = self._policy.choose(eligible, client, exclude)
+            chosen = self._policy.choose(eligible, client, exclude, now)
             if chosen is None or (eligible[chosen.slot] is chosen and chosen not in exclude):
                 return chosen
             raise NotEligible(f"the policy chose {chosen.name}, which may not get this client")
@@ -277,24 +303,37 @@ class Pool:
             self.complain()
             return self._fallback.choose(eligible, exclude)
 
-    def _notify(self, notification: Notification, backend: Backend) -> None:
+    def _failed(self, backend: Backend, now: float) -> None:
         try:
-            getattr(self._policy, notification)(backend)
+            self._policy.failed(backend, now)
         except BaseException:
             self.complain()
 
-    def _transition(self, backend: Backend, event: Event, now: float, reason: str) -> Events:
-        return self._propagate(self._rows.transition(backend, event, now, reason))
+    def _reported(self, backend: Backend, now: float) -> Events:
+        """Notify the policy that a back-end has changed, and note whether it is passed over for that."""
+        reason = ""
+        try:
+            reason = self._policy.reported(backend, now) or ""
+        except BaseException:
+            self.complain()
+        if reason == backend.passed_over:
+            return NOTHING
+        backend.passed_over = reason
+        return (PassedOver(backend, reason),)
 
-    def _propagate(self, events: Events) -> Events:
-        """Update probes, candidates and the policy for `events`, and return them."""
+    def _transition(self, backend: Backend, event: Event, now: float, reason: str) -> Events:
+        return self._propagate(self._rows.transition(backend, event, now, reason), now)
+
+    def _propagate(self, events: Events, now: float) -> Events:
+        """Update probes, candidates and the policy for `events`, and return them with what that has caused."""
+        caused = NOTHING
         for event in events:
             if isinstance(event, Transitioned) and event.after in (State.DEPARTED, State.FORGOTTEN):
                 self._probes.forget(event.backend)
                 if event.after is State.FORGOTTEN:
                     self._candidates.drop(event.backend)
-                self._notify("reported", event.backend)
+                caused += self._reported(event.backend, now)
             elif isinstance(event, PanicChanged):
                 for backend in self.eligible:
-                    self._notify("reported", backend)
-        return events
+                    caused += self._reported(backend, now)
+        return events + caused if caused else events

@@ -58,9 +58,11 @@ class Probes:
     def send(self, backend: Backend, registration: Registration, token: int, now: float) -> Probe:
         """Note a probe of `registration`'s agent. It bears that instance's tag, so that no other one answers."""
         probing = backend.probing
-        request = ProbeRequest(probing.next_sequence, token, instance_tag=tag_of(registration.instance))
+        counts = backend.counts
+        sessions = counts.pending + counts.established
+        request = ProbeRequest(probing.next_sequence, token, sessions, tag_of(registration.instance))
         probing.next_sequence = (probing.next_sequence + 1) & UINT32_MAX
-        probe = Probe(backend, request, registration, now, backend.counts.established)
+        probe = Probe(backend, request, registration, now, counts.established)
         self._open[token] = probe
         probing.outstanding.add(token)
         return probe
@@ -138,7 +140,7 @@ class Probes:
         backend.answered_at = now
         backend.draining = pdu.draining
         report.cpu, report.memory, report.load = pdu.cpu, pdu.memory, pdu.load
-        report.tcp, report.counted = pdu.tcp, probe.counted
+        report.tcp, report.counted, report.others = pdu.tcp, probe.counted, pdu.others
         if backend.state is State.UP:
             report.contribute(backend.means, True)
         backend.rtt.add(sample_ms)

@@ -74,7 +74,7 @@ class Service:
 
     def served(self, backend: Backend) -> None:
         """A session on `backend` got a byte, or outlived `EARLY_END_S`."""
-        self.publish(self.pool.served(backend))
+        self.publish(self.pool.served(backend, self.seconds()))
 
     def _unresponsive(self, backend: Backend, sessions: int, silent_s: float) -> None:
         self.publish(self.pool.unresponsive(backend, sessions, silent_s, self.seconds()))

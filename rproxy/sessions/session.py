@@ -146,7 +146,7 @@ class Session:
         observers = service.observers
         if observers.choices:
             observers.choosing(self.link)
-        backend = service.pool.choose(failed)
+        backend = service.pool.choose(service.seconds(), failed)
         if observers.choices:
             observers.chosen(self.link, backend)
         if backend is None:
@@ -209,7 +209,7 @@ class Session:
         if backend_fault:
             self.service.connect_failed(self.backend)
         self._failed += (self.backend,)
-        self._return_lease(self.backend)
+        self._return_lease(self.backend, self.service.seconds(), None)
         self.phase = _ACCEPTED
 
     def settled(self) -> None:
@@ -233,7 +233,7 @@ class Session:
         )
         verdict = end.verdict(
             service.terms.redispatch,
-            has_other=lambda: service.pool.would_choose(tried) is not None,
+            has_other=lambda: service.pool.would_choose(service.seconds(), tried) is not None,
             may_retry=self._may_retry(len(tried)),
         )
         if verdict is Verdict.SERVED:
@@ -264,6 +264,7 @@ class Session:
         if self.ending is not None:
             return
         service, backend = self.service, self.backend
+        now = service.seconds()
         if self.phase is _WAITING:
             self._stop_waiting()
             service.wait_queue.leave(self)
@@ -272,11 +273,12 @@ class Session:
         if backend is not None:
             if backend.health.refusals or service.first_byte is not None:
                 self._report_service(backend)
-            self._return_lease(backend)
-        service.observers.session_ended(self._record(backend, ending))
+            connected_at = self.connected_at
+            self._return_lease(backend, now, None if connected_at is None else now - connected_at)
+        service.observers.session_ended(self._record(backend, ending, now))
         self.link = NO_LINK  # session and link refer to each other: break the cycle
 
-    def _record(self, backend: Backend | None, ending: Ending) -> SessionRecord:
+    def _record(self, backend: Backend | None, ending: Ending, now: float) -> SessionRecord:
         service, started_at, queue_s, connected_at = self.service, self.started_at, self.queue_s, self.connected_at
         return SessionRecord(
             service.name,
@@ -287,7 +289,7 @@ class Session:
             started_at,
             queue_s,
             None if connected_at is None else connected_at - started_at - queue_s,
-            service.seconds() - started_at,
+            now - started_at,
             self.up,
             self.down,
             ending,
@@ -303,8 +305,9 @@ class Session:
         if service.first_byte is not None:
             service.first_byte.ended(self, backend)
 
-    def _return_lease(self, backend: Backend) -> None:
+    def _return_lease(self, backend: Backend, now: float, served_s: float | None) -> None:
+        """`served_s` is how long the back-end has served the session; None if it failed or was never connected."""
         self.backend = None
-        events = self.service.pool.closed(backend, was_connected=self.connected_at is not None)
+        events = self.service.pool.closed(backend, now, was_connected=self.connected_at is not None, served_s=served_s)
         if events:
             self.service.publish(events)

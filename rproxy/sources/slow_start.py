@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from rproxy.pool.events import Observers, Transitioned
+from rproxy.pool.events import Events, Observers, Transitioned
 
 RETRY_S: Final = 1.0
 """Until the next `tick` after one that raised."""
@@ -20,7 +21,7 @@ class Ramping(Protocol):
     def tick_due(self) -> float | None:
         """When `tick` is to be called next; None for never."""
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> Events:
         """Raise the share of every such back-end to its value at `now`."""
 
 
@@ -29,9 +30,12 @@ class SlowStart:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, pool: Ramping) -> None:
+    def __init__(
+        self, clock: IReactorTime, pool: Ramping, publish: Callable[[Events], None] = lambda events: None
+    ) -> None:
         self._clock = clock
         self._pool = pool
+        self._publish = publish
         self._timer: IDelayedCall | None = None
         self._timer_due: float | None = None
 
@@ -61,7 +65,7 @@ class SlowStart:
         self._timer = self._timer_due = None
         now = self._clock.seconds()
         try:
-            self._pool.tick(now)
+            self._publish(self._pool.tick(now))
         except Exception:
             self.log.failure("slow start")
             self._await(now + RETRY_S)

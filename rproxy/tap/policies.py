@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from twisted.logger import Logger
 
 from rproxy.config.model import ServiceConfig
 from rproxy.config.validators import ConfigError
-from rproxy.policies.registry import PolicyError, make_policy
+from rproxy.policies.own_options import PolicyError
+from rproxy.policies.registry import make_policy
 from rproxy.policies.weighted_random import Rng
 from rproxy.pool.policy import Policy
 from rproxy.timing.rate_limit import RateLimit
 
 LOG_EVERY_S: Final = 10.0
+REPORT: Final = "report"
+"""The policy that `--saturation` is for."""
 
 
 class PolicyFailureLog:
@@ -33,7 +36,10 @@ class PolicyFailureLog:
 
 def policy_of(service: ServiceConfig, rng: Rng) -> Policy:
     """The service's policy. Raises `ConfigError` if it cannot be made."""
+    options: dict[str, Any] = dict(service.policy_options)
+    if service.policy == REPORT:
+        options.setdefault("saturation", service.saturation)
     try:
-        return make_policy(service.policy, service.saturation, rng)
+        return make_policy(service.policy, options, rng)
     except PolicyError as error:
         raise ConfigError(str(error), service.key("policy"), service.policy) from error

@@ -98,7 +98,7 @@ class ServiceWiring:
             process.limits,
         )
         self.publisher = Publisher()
-        self.slow_start = SlowStart(reactor, self.pool)
+        self.slow_start = SlowStart(reactor, self.pool, self.publisher)
         self.pool_log = PoolLog(reactor, process.limits.confirmed, trace=process.trace)
         self.served = serve_pool(
             self.pool,

@@ -40,12 +40,14 @@ class Metered:
     def __init__(self, policy: Policy) -> None:
         self._reported = policy.reported
         self.choose, self.opened, self.closed, self.failed = policy.choose, policy.opened, policy.closed, policy.failed
+        self.explain = policy.explain
         self.seconds = 0.0
 
-    def reported(self, backend: Backend) -> None:
+    def reported(self, backend: Backend, now: float) -> str | None:
         started = process_time()
-        self._reported(backend)
+        reason = self._reported(backend, now)
         self.seconds += process_time() - started
+        return reason
 
 
 class Bench:
@@ -77,7 +79,7 @@ class Bench:
 
     def _open(self) -> None:
         pool = self._driver.pool
-        backend = pool.choose()
+        backend = pool.choose(self._driver.now)
         assert backend is not None
         pool.connected(backend)
         self._held.append(backend)
@@ -87,7 +89,7 @@ class Bench:
         held = self._held
         backend, held[position] = held[position], held[-1]
         held.pop()
-        self._driver.pool.closed(backend, was_connected=True)
+        self._driver.pool.closed(backend, self._driver.now, was_connected=True, served_s=0.1)
 
     def microseconds(self) -> float:
         """The mean cost of a session over one round."""

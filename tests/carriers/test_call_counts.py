@@ -82,7 +82,7 @@ def bench(stack: ExitStack) -> Splicing:
     bench = Splicing(
         stack,
         *[listening(f"127.0.0.{number}", ports=ports) for number in (1, 2, 3)],
-        policy=POLICIES["report"](None, random.Random(1)),
+        policy=POLICIES["report"]({"saturation": "off"}, random.Random(1)),
         remember=False,
     )
     bench.service.seconds = time.monotonic

@@ -160,7 +160,7 @@ def test_early_data_is_dropped_with_the_answer_or_when_the_session_has_settled(b
 def with_waiting(stack: ExitStack) -> tuple[Splicing, socket.socket]:
     """A client that waits for a back-end which drains."""
     bench = Splicing(stack, listening(), terms=ServiceTerms(wait_s=5.0))
-    bench.publish(bench.pool.administer(next(iter(bench.pool)), Administration.DRAIN))
+    bench.publish(bench.pool.administer(next(iter(bench.pool)), Administration.DRAIN, bench.service.seconds()))
     client = bench.dial()
     bench.until(lambda: bench.sessions and bench.sessions[0].waited)
     leg: Any = bench.sessions[0].link
@@ -169,7 +169,7 @@ def with_waiting(stack: ExitStack) -> tuple[Splicing, socket.socket]:
 
 
 def come(bench: Splicing) -> socket.socket:
-    bench.publish(bench.pool.administer(next(iter(bench.pool)), Administration.READY))
+    bench.publish(bench.pool.administer(next(iter(bench.pool)), Administration.READY, bench.service.seconds()))
     bench.pass_s(0)
     return bench.accept(bench.servers[0])
 

@@ -221,8 +221,9 @@ def test_an_operators_drain_lets_sessions_end_by_themselves_and_lets_no_client_i
     bench.start()
     bench.backend_up()
     client, server = bench.session()
-    (backend,) = bench.service.service.pool
-    bench.service.service.publish(bench.service.service.pool.administer(backend, Administration.DRAIN))
+    service = bench.service.service
+    (backend,) = service.pool
+    service.publish(service.pool.administer(backend, Administration.DRAIN, service.seconds()))
     assert bench.service.status()["backends"][0]["state"] == "draining"
     client.receive(b"question")
     run(bench.reactor, 1)
@@ -239,7 +240,7 @@ def test_an_operators_drain_lets_sessions_end_by_themselves_and_lets_no_client_i
     server.receive_end()
     run(bench.reactor, 1)
     assert bench.service.status()["counters"]["sessions"] == {"no-backend": 1, "closed": 1}
-    bench.service.service.publish(bench.service.service.pool.administer(backend, Administration.READY))
+    service.publish(service.pool.administer(backend, Administration.READY, service.seconds()))
     assert bench.service.status()["backends"][0]["state"] == "up"
     bench.session()
     assert bench.service.status()["backends"][0]["connections"] == 1

@@ -24,12 +24,12 @@ from rproxy.policies.registry import POLICIES
 class Policy:
     """The built-in one but for what a test spoils."""
 
-    def __init__(self, saturation, rng):
-        self.good = POLICIES["round-robin"](saturation, rng)
+    def __init__(self, options, rng):
+        self.good = POLICIES["round-robin"](options, rng)
         self.count = 0
 
-    def choose(self, eligible, client, exclude):
-        return self.good.choose(eligible, client, exclude)
+    def choose(self, eligible, client, exclude, now):
+        return self.good.choose(eligible, client, exclude, now)
 
     def __getattr__(self, name):
         return getattr(self.good, name)
@@ -43,7 +43,7 @@ def choosing(choose):
     class Choosing(Policy):
         pass
 
-    Choosing.choose = lambda self, eligible, client, exclude: choose(eligible, exclude)
+    Choosing.choose = lambda self, eligible, client, exclude, now: choose(eligible, exclude)
     return Choosing
 
 
@@ -63,7 +63,7 @@ class Remembers(Policy):
 
     first = None
 
-    def choose(self, eligible, client, exclude):
+    def choose(self, eligible, client, exclude, now):
         self.first = self.first or next(iter(eligible), None)
         return self.first
 
@@ -81,15 +81,15 @@ failed = raising("failed", BaseException("bare"))
 reported = raising("reported", SystemExit(1))
 
 
-def refuses(saturation, rng):
+def refuses(options, rng):
     raise ValueError("not today")
 
 
-def leaves(saturation, rng):
+def leaves(options, rng):
     sys.exit("bye")
 
 
-def empty(saturation, rng):
+def empty(options, rng):
     return object()
 '''
 GOOD: Final = ("text", "number", "anything", "recursion", "exits", "interrupts", "generator")

@@ -6,9 +6,9 @@ import re
 
 from twisted.internet.task import Clock
 
-from rproxy.observe.pool_log import HOST_BURST, NAMED_MAX, PoolLog
+from rproxy.observe.pool_log import HOST_BURST, LOG_EVERY_S, NAMED_MAX, PoolLog
 from rproxy.pool.backend import Backend, Registration
-from rproxy.pool.events import DrainingChanged, PanicChanged, Transitioned
+from rproxy.pool.events import DrainingChanged, PanicChanged, PassedOver, Transitioned
 from rproxy.pool.states import Event, State
 from tests.fakes import logged, run, texts
 from tests.pool.driving import agent
@@ -131,3 +131,43 @@ def test_a_request_just_before_an_agent_stopped_answering_is_logged_when_it_is_b
         run(clock, 60)
     asked = [line for line in texts(events) if "asks for" in line]
     assert [line.rpartition("asks for ")[2].partition(":")[0] for line in asked] == ["no new clients", "clients again"]
+
+
+def test_one_that_is_passed_over_has_a_line_with_the_reason_and_another_when_that_ends() -> None:
+    clock, changed = Clock(), backend()
+    log = PoolLog(clock, 10, trace=False)
+    with logged() as events:
+        for reason in ("memory 97 %", ""):
+            changed.passed_over = reason
+            log.passed_over(PassedOver(changed, reason))
+            clock.advance(LOG_EVERY_S)
+    assert texts(events) == [
+        "back-end 10.0.0.1:80: passed over while others are better off: memory 97 %",
+        "back-end 10.0.0.1:80: no longer passed over",
+    ]
+
+
+def test_a_reason_that_comes_and_goes_has_one_line_in_a_while_with_the_truth() -> None:
+    clock, changed = Clock(), backend()
+    log = PoolLog(clock, 10, trace=False)
+    with logged() as events:
+        for number in range(40):
+            changed.passed_over = "" if number % 2 else "memory 97 %"
+            log.passed_over(PassedOver(changed, changed.passed_over))
+        clock.advance(LOG_EVERY_S)
+    assert texts(events) == [
+        "back-end 10.0.0.1:80: passed over while others are better off: memory 97 %",
+        "back-end 10.0.0.1:80: no longer passed over (39 times since the last line)",
+    ]
+
+
+def test_nothing_is_logged_of_one_that_has_gone_meanwhile() -> None:
+    clock, changed = Clock(), backend()
+    log = PoolLog(clock, 10, trace=False)
+    with logged() as events:
+        for reason in ("memory 97 %", "", "memory 98 %"):
+            changed.passed_over = reason
+            log.passed_over(PassedOver(changed, reason))
+        changed.state = State.FORGOTTEN
+        clock.advance(LOG_EVERY_S)
+    assert len(texts(events)) == 1

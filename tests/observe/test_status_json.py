@@ -21,7 +21,7 @@ from rproxy.wire.pdu import Unregister
 from tests.fakes import FakeLink, confirm, pool_with, registered
 
 FIELDS = {
-    *("address", "port", "state", "score", "rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory"),
+    *("address", "port", "state", "passed_over", "score", "rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory"),
     *("weight", "share", "interval_s"),
     *("connections", "total", "last_seen_s"),
 }
@@ -51,12 +51,13 @@ def test_what_a_back_end_reports_is_shown() -> None:
     view = view_with(0)
     backend = registered(view.service.pool, "10.0.0.9")
     confirm(view.service.pool, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
-    assert view.service.pool.choose() is backend
+    assert view.service.pool.choose(0.0) is backend
     (shown,) = status(view, Counters(), CAPACITY)["backends"]
     assert shown | {"score": 0, "srtt_ms": 0} == {
         "address": "10.0.0.9",
         "port": 80,
         "state": "up",
+        "passed_over": "",
         "score": 0,
         "rtt_ms": 10.0,
         "srtt_ms": 0,

@@ -14,7 +14,7 @@ from tests.pool.driving import Driver, agent
 
 
 def policy(name: str, *, saturation: float | None = SATURATION, seed: int = 1) -> Policy:
-    return POLICIES[name](saturation, Random(seed))
+    return POLICIES[name]({"saturation": saturation} if name == "report" else {}, Random(seed))
 
 
 class Balance(Driver):
@@ -29,11 +29,11 @@ class Balance(Driver):
         return [self.up(agent(number), **fields) for number in range(size)]
 
     def choose(self, *exclude: Backend) -> Backend | None:
-        return self.pool.would_choose(exclude)
+        return self.pool.would_choose(self.now, exclude)
 
     def open(self, *exclude: Backend) -> Backend:
         """A session on the back-end chosen, which is held until it is closed."""
-        backend = self.pool.choose(exclude)
+        backend = self.pool.choose(self.now, exclude)
         assert backend is not None
         self.pool.connected(backend)
         return backend

@@ -36,8 +36,8 @@ class TestMemory:
             gone.add(passing)
             balance.unregister(agent(7), instance=instance)
             balance.serve(2, held=False)
-            balance.policy.failed(passing)
-            balance.policy.closed(passing)
+            balance.policy.failed(passing, balance.now)
+            balance.policy.closed(passing, balance.now, None)
         del passing
         gc.collect()
         assert len(gone) < 100
@@ -64,7 +64,7 @@ class TestMemory:
             passing = balance.up(agent(7), instance=instance)
             gone.add(passing)
             balance.unregister(agent(7), instance=instance)
-            balance.policy.reported(passing)
+            balance.policy.reported(passing, balance.now)
             for backend in stay:
                 balance.report(backend, tcp=instance % 7)
         del passing

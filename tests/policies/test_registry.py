@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, EntryPoints
 from random import Random
 from typing import Any
@@ -9,31 +10,32 @@ from typing import Any
 import pytest
 
 from rproxy.policies import registry
-from rproxy.policies.registry import METHODS, POLICIES, PolicyError, make_policy, policy_factory
+from rproxy.policies.own_options import PolicyError
+from rproxy.policies.registry import METHODS, POLICIES, make_policy, policy_factory
 from tests.fakes import CountingPolicy
 
 
 @pytest.mark.parametrize("name", ["report", "round-robin", "least-connections", "random"])
 def test_a_built_in_policy_is_found_by_its_name(name: str) -> None:
     assert policy_factory(name) is POLICIES[name]
-    policy_factory(name)(0.7, Random(1))
+    policy_factory(name)({}, Random(1))
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
     monkeypatch.setattr(registry, "entry_points", lambda *, group: EntryPoints(entries).select(group=group))
 
 
-def external(saturation: float | None, _: object) -> CountingPolicy:
+def external(options: Mapping[str, Any], _: object) -> CountingPolicy:
     policy = CountingPolicy()
-    policy.error = ValueError(f"made with {saturation}")
+    policy.error = ValueError(f"made with {options}")
     return policy
 
 
 def test_a_policy_of_another_package_is_loaded_from_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, EntryPoint("mine", f"{__name__}:external", "rproxy.policies"))
-    policy = policy_factory("mine")(0.5, Random(1))
+    policy = policy_factory("mine")({"depth": "3"}, Random(1))
     assert isinstance(policy, CountingPolicy)
-    assert str(policy.error) == "made with 0.5"
+    assert str(policy.error) == "made with {'depth': '3'}"
 
 
 def test_a_built_in_policy_is_not_replaced_by_another_packages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,8 +89,8 @@ def half(_: object, __: object) -> Any:
     return policy
 
 
-def endless(saturation: float | None, rng: object) -> CountingPolicy:
-    return endless(saturation, rng)
+def endless(options: Mapping[str, Any], rng: object) -> CountingPolicy:
+    return endless(options, rng)
 
 
 not_callable = 7
@@ -105,7 +107,10 @@ not_callable = 7
         (f"{__name__}:interrupting", "KeyboardInterrupt"),
         (f"{__name__}:unspeakable", "Unspeakable"),
         (f"{__name__}:endless", "RecursionError"),
-        (f"{__name__}:nothing", "(NoneType) has no method choose, opened, closed, failed, reported"),
+        (
+            f"{__name__}:nothing",
+            "(NoneType) has no method choose, opened, closed, failed, reported, explain",
+        ),
         (f"{__name__}:half", "(CountingPolicy) has no method closed, failed"),
         (f"{__name__}:CountingPolicy.choose", "it cannot be made: TypeError"),
         ("not a reference", "cannot load not a reference"),
@@ -114,11 +119,11 @@ not_callable = 7
 def test_a_policy_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, value: str, said: str) -> None:
     installed(monkeypatch, EntryPoint("mine", value, "rproxy.policies"))
     with pytest.raises(PolicyError) as raised:
-        make_policy("mine", 0.7, Random(1))
+        make_policy("mine", {"depth": "3"}, Random(1))
     text = str(raised.value)
     assert said in text
     assert "\n" not in text
 
 
 def test_the_methods_asked_for_are_those_of_the_seam() -> None:
-    assert all(callable(getattr(POLICIES["report"](0.7, Random(1)), method)) for method in METHODS)
+    assert all(callable(getattr(POLICIES["report"]({}, Random(1)), method)) for method in METHODS)

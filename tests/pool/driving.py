@@ -88,7 +88,8 @@ class Driver:
 
     def take_in(self, source: Address = AGENT, local: str = "", **fields: Any) -> Registered:
         """Whoever waits for a probe has its turn at once."""
-        (event,) = self.pool.register(source, attrs.evolve(REGISTER, **fields), self.now, local)
+        event, *_ = self.pool.register(source, attrs.evolve(REGISTER, **fields), self.now, local)
+        assert isinstance(event, Registered)
         while found := self.pool.next_candidate(self.now):
             backend, self._candidates[backend] = found
         return event
@@ -143,13 +144,13 @@ class Driver:
         for _ in range(connects):
             self.lease(backend)
             events = self.pool.refused(backend, self.now)
-            self.pool.closed(backend, was_connected=False)
+            self.pool.closed(backend, self.now, was_connected=False, served_s=None)
         return transition_of(events)
 
     def lease(self, backend: Backend) -> None:
         """A session starts to connect to it: now if it is eligible, otherwise it is one that was chosen before."""
         if backend.eligible:
-            assert self.pool.choose([each for each in self.pool if each is not backend]) is backend
+            assert self.pool.choose(self.now, [each for each in self.pool if each is not backend]) is backend
         else:
             backend.counts.pending += 1
 
@@ -159,8 +160,9 @@ class Driver:
             self.lease(backend)
             if connected:
                 self.pool.connected(backend)
-                self.pool.served(backend)
+                self.pool.served(backend, self.now)
 
-    def close(self, backend: Backend, *, was_connected: bool = True) -> Transitioned | None:
+    def close(self, backend: Backend, *, was_connected: bool = True, served_s: float = 0.001) -> Transitioned | None:
         """One of its sessions is over."""
-        return transition_of(self.pool.closed(backend, was_connected=was_connected))
+        served = served_s if was_connected else None
+        return transition_of(self.pool.closed(backend, self.now, was_connected=was_connected, served_s=served))

@@ -85,3 +85,21 @@ class TestLiveConnections:
             3,
             3,
         )
+
+
+class TestEcho:
+    """Rule 8: a probe bears our sessions, an answer those of other proxies."""
+
+    def test_a_probe_bears_our_sessions_connecting_ones_included(self, driver: Driver) -> None:
+        backend = driver.up()
+        driver.opened(backend, 2)
+        driver.opened(backend, connected=False)
+        assert driver.probe(backend).request.sessions == 3
+        driver.close(backend)
+        assert driver.probe(backend).request.sessions == 2
+
+    @pytest.mark.parametrize("others", [None, 0, 7])
+    def test_an_answer_bears_those_of_other_proxies(self, driver: Driver, others: int | None) -> None:
+        backend = driver.up()
+        driver.report(backend, others=others)
+        assert backend.report.others == others

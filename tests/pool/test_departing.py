@@ -109,7 +109,7 @@ def test_nothing_of_its_former_life_is_held_against_it(driver: Driver) -> None:
 def test_an_operators_drain_outlives_its_reboot(driver: Driver) -> None:
     backend = driver.up()
     driver.opened(backend)
-    driver.pool.administer(backend, Administration.DRAIN)
+    driver.pool.administer(backend, Administration.DRAIN, driver.now)
     driver.unregister()
     driver.up(instance=2)
     assert (backend.state, driver.pool.eligible) == (State.UP, [])

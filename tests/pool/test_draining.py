@@ -41,16 +41,16 @@ class TestAdministration:
     def test_one_to_be_drained_gets_no_client_and_keeps_its_sessions(self, driver: Driver) -> None:
         backend = driver.up()
         driver.opened(backend, 3)
-        driver.pool.administer(backend, Administration.DRAIN)
+        driver.pool.administer(backend, Administration.DRAIN, driver.now)
         assert (driver.pool.eligible, backend.state, backend.counts.established) == ([], State.UP, 3)
         driver.report(backend)
         assert driver.pool.eligible == []
-        driver.pool.administer(backend, Administration.READY)
+        driver.pool.administer(backend, Administration.READY, driver.now)
         assert driver.pool.eligible == [backend]
 
     def test_its_own_wish_to_drain_holds_beside_it(self, driver: Driver) -> None:
         backend = driver.up()
         driver.report(backend, draining=True)
-        driver.pool.administer(backend, Administration.DRAIN)
+        driver.pool.administer(backend, Administration.DRAIN, driver.now)
         driver.report(backend, draining=False)
         assert driver.pool.eligible == []

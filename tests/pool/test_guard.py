@@ -24,7 +24,9 @@ class Strange(CountingPolicy):
         self.choice = choice
         self.raised = raised
 
-    def choose(self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend]) -> Any:
+    def choose(
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float
+    ) -> Any:
         self._raise()
         return self.choice
 
@@ -32,10 +34,16 @@ class Strange(CountingPolicy):
         if self.raised is not None:
             raise self.raised
 
-    def opened(self, backend: Backend) -> None:
+    def opened(self, backend: Backend, now: float) -> None:
         self._raise()
 
-    closed = failed = reported = opened
+    failed = opened
+
+    def reported(self, backend: Backend, now: float) -> None:
+        self._raise()
+
+    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
+        self._raise()
 
 
 class Complaints:
@@ -58,16 +66,16 @@ def guarded(policy: CountingPolicy, up: int = 3) -> tuple[Pool, Complaints]:
 def calls(pool: Pool) -> list[Callable[[Backend], object]]:
     """What has the pool call each of the policy's methods but `choose`, once."""
     return [
-        lambda backend: pool.closed(backend, was_connected=False),
+        lambda backend: pool.closed(backend, 0.0, was_connected=False, served_s=None),
         lambda backend: pool.refused(backend, 0.0),
-        lambda backend: pool.administer(backend, Administration.READY),
+        lambda backend: pool.administer(backend, Administration.READY, 0.0),
     ]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_whatever_is_raised_somebody_is_chosen_and_nobody_else_hears_of_it(error: BaseException) -> None:
     pool, complaints = guarded(Strange(raised=error))
-    chosen = pool.choose()
+    chosen = pool.choose(0.0)
     assert chosen in pool.eligible
     assert complaints.count == 2, "choose and opened"
     for call in calls(pool):
@@ -78,18 +86,18 @@ def test_whatever_is_raised_somebody_is_chosen_and_nobody_else_hears_of_it(error
 def test_a_recursion_without_end_is_one_more_error() -> None:
     class Endless(CountingPolicy):
         def choose(
-            self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend]
+            self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float
         ) -> Backend | None:
-            return self.choose(eligible, client, exclude)
+            return self.choose(eligible, client, exclude, now)
 
     pool, complaints = guarded(Endless(), 1)
-    assert pool.would_choose() is pool.eligible[0]
+    assert pool.would_choose(0.0) is pool.eligible[0]
     assert complaints.count == 1
 
 
 def strange_choices(pool: Pool) -> list[Any]:
     """None of them may get a client of this pool, where one back-end drains."""
-    pool.administer(pool.eligible[0], Administration.DRAIN)
+    pool.administer(pool.eligible[0], Administration.DRAIN, 0.0)
     draining = next(each for each in pool if not each.eligible)
     elsewhere = guarded(CountingPolicy(), 2)[0].eligible[1]
 
@@ -110,7 +118,7 @@ def test_what_is_no_back_end_of_this_pool_or_may_not_get_clients_is_not_used(num
     policy = Strange()
     pool, complaints = guarded(policy)
     policy.choice = strange_choices(pool)[number]
-    assert pool.would_choose() in pool.eligible
+    assert pool.would_choose(0.0) in pool.eligible
     assert complaints.count == 1
 
 
@@ -118,22 +126,22 @@ def test_one_that_has_been_tried_is_not_tried_again() -> None:
     policy = Strange()
     pool, complaints = guarded(policy)
     tried = policy.choice = pool.eligible[1]
-    chosen = {pool.would_choose((tried,)) for _ in range(10)}
+    chosen = {pool.would_choose(0.0, (tried,)) for _ in range(10)}
     assert chosen == {pool.eligible[0], pool.eligible[2]}
-    assert pool.would_choose(tuple(pool.eligible)) is None
+    assert pool.would_choose(0.0, tuple(pool.eligible)) is None
     assert complaints.count == 11
 
 
 def test_nobody_is_a_choice() -> None:
     pool, complaints = guarded(Strange(None))
-    assert pool.would_choose() is None
+    assert pool.would_choose(0.0) is None
     assert complaints.count == 0
 
 
 def test_without_the_policy_back_ends_take_turns() -> None:
     pool, _ = guarded(Strange("nonsense"), 4)
-    assert [{pool.would_choose() for _ in range(4)} for _ in range(3)] == [set(pool.eligible)] * 3
-    assert guarded(Strange("nonsense"), 0)[0].would_choose() is None
+    assert [{pool.would_choose(0.0) for _ in range(4)} for _ in range(3)] == [set(pool.eligible)] * 3
+    assert guarded(Strange("nonsense"), 0)[0].would_choose(0.0) is None
 
 
 def test_a_good_choice_is_the_policys_own() -> None:
@@ -141,5 +149,5 @@ def test_a_good_choice_is_the_policys_own() -> None:
     pool, complaints = guarded(policy)
     for backend in pool.eligible:
         policy.choice = backend
-        assert pool.would_choose() is backend
+        assert pool.would_choose(0.0) is backend
         assert complaints.count == 0

@@ -58,7 +58,7 @@ class TestPanic:
         driver.down(backends[0])
         driver.down(backends[1])
         assert driver.pool.panicking
-        driver.pool.administer(backends[0], Administration.DRAIN)
+        driver.pool.administer(backends[0], Administration.DRAIN, driver.now)
         assert not driver.pool.panicking
         assert driver.pool.eligible == [backends[2]]
 

@@ -108,7 +108,7 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: bool(len(self.pool)))
     @rule(data=st.data(), administration=st.sampled_from(list(Administration)))
     def administer(self, data: st.DataObject, administration: Administration) -> None:
-        self.pool.administer(data.draw(st.sampled_from(list(self.pool))), administration)
+        self.pool.administer(data.draw(st.sampled_from(list(self.pool))), administration, self.driver.now)
 
     @precondition(lambda self: bool(len(self.pool)))
     @rule(data=st.data(), after_s=st.sampled_from([0.0, 9.0, 11.0, 61.0]))
@@ -135,7 +135,12 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
         session = self.sessions.pop(data.draw(st.integers(0, len(self.sessions) - 1)))
-        self.pool.closed(session.backend, was_connected=session.connected)
+        self.pool.closed(
+            session.backend,
+            self.driver.now,
+            was_connected=session.connected,
+            served_s=0.1 if session.connected else None,
+        )
 
     @invariant()
     def eligible_is_what_may_get_a_client(self) -> None:

@@ -159,7 +159,7 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
 def test_while_agents_sessions_and_operators_come_and_go_only_the_pool_writes(
     name: str, writers: dict[str, set[str]]
 ) -> None:
-    bench = Bench(policy=POLICIES[name](0.7, Random(1)), trace=True, panic_below=0.5)
+    bench = Bench(policy=POLICIES[name]({}, Random(1)), trace=True, panic_below=0.5)
     served = serve_pool(bench.pool, bench.clock, trace=True, publish=bench.publish)
     sessions = LinkedSessions(served.service)
     hosts = [(f"10.0.0.{number}", 5555) for number in range(1, 5)]
@@ -171,7 +171,7 @@ def test_while_agents_sessions_and_operators_come_and_go_only_the_pool_writes(
     live(bench.clock, sessions, 20)
     bench.silent.clear()
     run(bench.clock, 30.0)
-    bench.publish(bench.pool.administer(third, Administration.DRAIN))
+    bench.publish(bench.pool.administer(third, Administration.DRAIN, bench.clock.seconds()))
     bench.receive(Unregister(80, 1), hosts[3])
     bench.monitor.exclude(second)
     run(bench.clock, 20.0)

@@ -73,7 +73,7 @@ def test_the_record_of_a_client_that_was_refused_has_no_back_end() -> None:
 def test_the_time_in_the_queue_is_apart_from_the_time_to_connect(leaves: bool) -> None:
     bench = Bench(up=1, terms=ServiceTerms(wait_s=5))
     (backend,) = bench.pool
-    bench.pool.administer(backend, Administration.DRAIN)
+    bench.pool.administer(backend, Administration.DRAIN, bench.clock.seconds())
     session = bench.open()
     assert session.choose_backend() is None
 
@@ -89,7 +89,7 @@ def test_the_time_in_the_queue_is_apart_from_the_time_to_connect(leaves: bool) -
         assert record.connect_s is None
         assert bench.service.wait_queue.queue == {}
     else:
-        bench.service.publish(bench.pool.administer(backend, Administration.READY))
+        bench.service.publish(bench.pool.administer(backend, Administration.READY, bench.clock.seconds()))
         run(bench.clock, 0)
         bench.clock.advance(0.5)
         session.connected()

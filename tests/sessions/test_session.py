@@ -98,12 +98,35 @@ def test_only_a_back_ends_own_failures_count_against_it(backend_fault: bool, fai
 def test_the_policy_hears_of_a_failure_before_the_closing_that_it_leads_to() -> None:
     bench = Bench()
     heard: list[str] = []
-    bench.policy.failed = lambda backend: heard.append("failed")  # type: ignore[method-assign]
-    bench.policy.closed = lambda backend: heard.append("closed")  # type: ignore[method-assign]
+    bench.policy.failed = lambda *_: heard.append("failed")  # type: ignore[method-assign]
+    bench.policy.closed = lambda *_: heard.append("closed")  # type: ignore[method-assign]
     session = bench.open()
     taken(session)
     session.connect_failed()
     assert heard == ["failed", "closed"]
+
+
+def test_the_policy_is_told_how_long_a_session_was_served() -> None:
+    """None for one that never connected, and for one that its back-end failed after all."""
+    bench = Bench()
+    served: list[float | None] = []
+    bench.policy.closed = lambda backend, now, served_s: served.append(served_s)  # type: ignore[method-assign]
+    session = bench.open()
+    taken(session)
+    bench.clock.advance(1)
+    session.connected()
+    bench.clock.advance(2)
+    session.ended(Ending.CLOSED)
+
+    failing = bench.open()
+    taken(failing)
+    failing.connect_failed()
+    taken(failing)
+    failing.connected()
+    assert failing.try_redispatch(0, reset=True)
+    taken(failing)
+    failing.ended(Ending.CLIENT_RESET)
+    assert served == [2.0, None, None, None]
 
 
 def test_tries_that_all_time_out_end_within_five_seconds() -> None:
@@ -214,7 +237,7 @@ def test_a_backend_that_departs_is_forgotten_with_its_last_session() -> None:
 
 def waiting(bench: Bench) -> Session:
     (backend,) = bench.pool
-    bench.pool.administer(backend, Administration.DRAIN)
+    bench.pool.administer(backend, Administration.DRAIN, bench.clock.seconds())
     session = bench.open()
     assert session.choose_backend() is None
     assert session.wait_for_backend(lambda: None)

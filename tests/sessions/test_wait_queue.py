@@ -86,10 +86,10 @@ def test_when_the_back_end_goes_down_again_the_remaining_clients_wait_on() -> No
         bench.add(client)
     bench.come()
     bench.clock.advance(0)
-    bench.publish(bench.pool.administer(bench.pool.eligible[0], Administration.DRAIN))
+    bench.publish(bench.pool.administer(bench.pool.eligible[0], Administration.DRAIN, bench.clock.seconds()))
     run(bench.clock, 1)
     assert len(bench.called) == AT_ONCE
-    bench.publish(bench.pool.administer(next(iter(bench.pool)), Administration.READY))
+    bench.publish(bench.pool.administer(next(iter(bench.pool)), Administration.READY, bench.clock.seconds()))
     run(bench.clock, 0.1)
     assert len(bench.called) == 2 * AT_ONCE
 

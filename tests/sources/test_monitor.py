@@ -17,7 +17,7 @@ from tests.sources.monitoring import AGENT, RTT_S, Bench, transitions, unchanged
 def test_a_registration_is_probed_at_once_and_then_at_every_probe_interval() -> None:
     bench = Bench(timing=Timing(probe_interval_s=3, liveness_s=10))
     bench.register()
-    assert bench.transport.sent == [(ProbeRequest(0, 1000, instance_tag=1), AGENT)]
+    assert bench.transport.sent == [(ProbeRequest(0, 1000, sessions=0, instance_tag=1), AGENT)]
     run(bench.clock, 10)
     assert bench.probed_at == pytest.approx([0, 3, 6, 9], abs=2 * RTT_S)
     assert [pdu.sequence for pdu, _ in bench.transport.sent if isinstance(pdu, ProbeRequest)] == [0, 1, 2, 3]

@@ -84,7 +84,7 @@ def test_what_may_not_count_is_counted_by_reason_and_changes_nothing(pdu: Pdu, s
     bench.up()
     bench.silent.add(AGENT[0])
     run(bench.clock, 5.1 - 2 * RTT_S)
-    assert bench.transport.sent[-1] == (ProbeRequest(1, 1001, instance_tag=1), AGENT)
+    assert bench.transport.sent[-1] == (ProbeRequest(1, 1001, sessions=0, instance_tag=1), AGENT)
     accepted = bench.counters[0]
     with logged() as events, unchanged(bench):
         bench.receive(pdu, source)
@@ -132,7 +132,7 @@ def test_an_exception_in_the_probing_loop_is_logged_and_does_not_end_it() -> Non
     assert events[0]["backend"] == backend.name
     bench.tokens = count(2000)
     run(bench.clock, 10)
-    assert bench.transport.sent[-1] == (ProbeRequest(2, 2001, instance_tag=1), AGENT)
+    assert bench.transport.sent[-1] == (ProbeRequest(2, 2001, sessions=0, instance_tag=1), AGENT)
 
 
 def test_an_exception_in_the_liveness_loop_is_logged_and_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_an_ipv4_agent_on_an_ipv6_socket_is_known_by_its_ipv4_address() -> None:
     mapped = ("::ffff:10.0.0.1", AGENT_PORT)
     bench.receive(Register(80, 20_000, 1), mapped)
     backend = bench.backend("10.0.0.1")
-    assert bench.transport.sent == [(ProbeRequest(0, 1000, instance_tag=1), mapped)]
+    assert bench.transport.sent == [(ProbeRequest(0, 1000, sessions=0, instance_tag=1), mapped)]
     run(bench.clock, RTT_S)
     assert (backend.state, backend.registration.agent) == (State.UP, AGENT)
     bench.receive(Unregister(80, 1), mapped)

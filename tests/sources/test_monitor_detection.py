@@ -238,9 +238,9 @@ def test_an_operators_word_is_logged_and_told_to_the_policy() -> None:
     backend = bench.up()
     told = bench.policy.told["reported"][backend]
     with logged() as events:
-        bench.publish(bench.pool.administer(backend, Administration.DRAIN))
+        bench.publish(bench.pool.administer(backend, Administration.DRAIN, bench.clock.seconds()))
         assert bench.pool.eligible == []
-        bench.publish(bench.pool.administer(backend, Administration.READY))
+        bench.publish(bench.pool.administer(backend, Administration.READY, bench.clock.seconds()))
     assert bench.pool.eligible == [backend]
     assert bench.policy.told["reported"][backend] == told + 2
     assert texts(events) == ["back-end 10.0.0.1:80: drain", "back-end 10.0.0.1:80: ready"]
@@ -314,12 +314,12 @@ def test_in_a_panic_those_that_are_down_get_their_share(name: str) -> None:
     run(bench.clock, 20)
     bench.silent.update(HOSTS[:3])
     run(bench.clock, 10)
-    chosen_by.failed(backends[0])
+    chosen_by.failed(backends[0], bench.clock.seconds())
     run(bench.clock, 6)
     assert bench.pool.panicking
     served = Counter[Backend]()
     for _ in range(40):
-        backend = bench.pool.choose()
+        backend = bench.pool.choose(bench.clock.seconds())
         assert backend is not None
         served[backend] += 1
     assert min(served[backend] for backend in backends) >= 4
@@ -358,12 +358,12 @@ def test_a_registration_is_no_sign_of_life_for_the_policy() -> None:
 def test_what_departs_leaves_no_timer_and_is_forgotten_with_its_last_session() -> None:
     bench = Bench()
     backend = bench.up()
-    assert bench.pool.choose() is backend
+    assert bench.pool.choose(bench.clock.seconds()) is backend
     with logged() as events:
         bench.receive(Unregister(80, 1))
         assert (backend.state, bench.timers) == (State.DEPARTED, 0)
         run(bench.clock, 100)
-        bench.publish(bench.pool.closed(backend, was_connected=False))
+        bench.publish(bench.pool.closed(backend, bench.clock.seconds(), was_connected=False, served_s=None))
     assert transitions(events) == [("up", "departed"), ("departed", "forgotten")]
     assert len(bench.pool) == 0
 
@@ -372,7 +372,7 @@ def test_what_departs_leaves_no_timer_and_is_forgotten_with_its_last_session() -
 def test_one_that_registers_again_is_probed_and_taken_over_only_if_it_answers(answers: bool) -> None:
     bench = Bench()
     backend = bench.up()
-    assert bench.pool.choose() is backend
+    assert bench.pool.choose(bench.clock.seconds()) is backend
     bench.receive(Unregister(80, 1))
     if not answers:
         bench.silent.add(AGENT[0])

@@ -32,7 +32,7 @@ def test_a_restarted_agent_replaces_the_old_one_only_with_its_answer(source: Add
     backend = bench.up()
     bench.transport.take()
     bench.register(source, instance=2)
-    assert bench.transport.sent == [(ProbeRequest(1, 1001, instance_tag=2), source)]
+    assert bench.transport.sent == [(ProbeRequest(1, 1001, sessions=0, instance_tag=2), source)]
     assert (backend.registration.agent, backend.registration.instance) == (AGENT, 1)
     with logged() as events:
         run(bench.clock, RTT_S)
@@ -40,7 +40,7 @@ def test_a_restarted_agent_replaces_the_old_one_only_with_its_answer(source: Add
     assert backend.state is State.UP
     assert texts(events) == ["back-end 10.0.0.1:80: its agent was started again"]
     run(bench.clock, 5)
-    assert bench.transport.sent[-1] == (ProbeRequest(2, 1002, instance_tag=2), source)
+    assert bench.transport.sent[-1] == (ProbeRequest(2, 1002, sessions=0, instance_tag=2), source)
 
 
 def test_a_false_restart_that_cannot_answer_changes_nothing() -> None:
@@ -126,7 +126,7 @@ def test_one_that_is_excluded_after_it_has_departed_is_not_probed_nor_checked_an
     """It registered again while sessions were still on it, and turned out to lead back to this proxy."""
     bench = Bench()
     backend = bench.up()
-    assert bench.pool.choose() is backend
+    assert bench.pool.choose(bench.clock.seconds()) is backend
     bench.receive(Unregister(80, 1))
     bench.silent.add(AGENT[0])
     bench.register(instance=2)

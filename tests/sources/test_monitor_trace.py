@@ -18,7 +18,7 @@ def test_a_trace_logs_every_pdu_in_and_out_and_what_the_round_trip_came_to() -> 
     bench = Bench(trace=True)
     with logged() as events:
         bench.up()
-    request, response = ProbeRequest(0, 1000, instance_tag=1), ProbeResponse(0, 1000, 17, 89, None, 3)
+    request, response = ProbeRequest(0, 1000, sessions=0, instance_tag=1), ProbeResponse(0, 1000, 17, 89, None, 3)
     assert [event["pdu"] for event in events if "pdu" in event] == [Register(80, 20_000, 1), request, response]
     assert [event["source"] for event in events if "source" in event] == [AGENT[0], AGENT[0]]
     measured = next(event for event in events if "sample_ms" in event)

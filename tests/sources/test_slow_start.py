@@ -7,7 +7,7 @@ from typing import cast
 from twisted.internet.task import Clock
 
 from rproxy.pool.backend import Backend
-from rproxy.pool.events import Transitioned
+from rproxy.pool.events import NOTHING, Events, Transitioned
 from rproxy.pool.states import Event, State
 from rproxy.sources.slow_start import SlowStart
 from tests.fakes import logged, run
@@ -29,11 +29,12 @@ class Ramp:
     def tick_due(self) -> float | None:
         return min(self.due, default=None)
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> Events:
         self.ticks.append(now)
         if self.broken:
             raise ValueError("a bug")
         self.due = [due for due in self.due if due > now]
+        return NOTHING
 
     def rose(self) -> None:
         self.due += [self.clock.seconds() + step for step in range(1, STEPS + 1)]

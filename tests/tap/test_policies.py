@@ -31,10 +31,10 @@ def test_what_a_policy_raises_is_logged_once_in_ten_seconds_with_its_traceback()
     clock.advance(10)
     with logged() as events:
         for _ in range(5):
-            pool.would_choose()
-            pool.administer(backend, Administration.READY)
+            pool.would_choose(0.0)
+            pool.administer(backend, Administration.READY, 0.0)
         assert len(events) == 1
         clock.advance(10)
-        pool.would_choose()
+        pool.would_choose(0.0)
     assert len(events) == 2
     assert isinstance(events[0]["log_failure"].value, ValueError)
