@@ -6,11 +6,12 @@ import struct
 from collections.abc import Collection, Iterator
 from ipaddress import IPv6Address, ip_address
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 
 _FILES: Final = ("/proc/net/tcp", "/proc/net/tcp6")
+_SOMAXCONN: Final = "/proc/sys/net/core/somaxconn"
 _LISTEN: Final = "0A"
 _LISTENERS_MAX: Final = 10_000
 """Lines read of a file. Listening sockets come first, before any number of connections."""
@@ -18,12 +19,19 @@ _WORD: Final = struct.Struct("=I")
 LOOPBACK: Final = ("127.0.0.1", "::1")
 
 
+L = TypeVar("L", bound="Listener")
+
+
 @attrs.frozen
 class Listener:
-    """A listening socket: the IP address it is bound to, and the number of connections in its accept queue."""
+    """A listening socket: the IP address it is bound to, and the number of connections in its accept queue.
+
+    `backlog` is what the queue may hold; None if unknown, as it is not in /proc/net/tcp.
+    """
 
     host: str
     queued: int
+    backlog: int | None = None
 
     @property
     def is_wildcard(self) -> bool:
@@ -45,6 +53,15 @@ def listeners(port: int) -> list[Listener]:
         except (OSError, ValueError, IndexError):  # another system, no permission, or an unknown format
             continue
     return found
+
+
+def backlog_max() -> int | None:
+    """The longest accept queue that the kernel grants to a socket (listen(2)); None if /proc does not show it."""
+    try:
+        with open(_SOMAXCONN, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
 
 
 def _parse(lines: Iterator[str], port: int) -> Iterator[Listener]:
@@ -76,6 +93,19 @@ def service_addresses(found: Collection[Listener], own: Collection[str]) -> list
         return list(dict.fromkeys(reachable or [*own, *LOOPBACK]))
     loopback = [address for address in LOOPBACK if any(each.is_wildcard and each.may_accept(address) for each in found)]
     return list(dict.fromkeys([*loopback, *(each.host for each in found if not each.is_wildcard)]))
+
+
+def reached(found: Collection[L], own: Collection[str]) -> list[L]:
+    """Those of `found` that connections to the addresses `own` reach: for each, the most specific one, or several that
+    share it (SO_REUSEPORT). All of `found` if none is reached, as when a firewall redirects the port.
+    """
+    reach = []
+    for address in own:
+        six = ":" in address
+        fits = [listener for listener in found if listener.host == address]
+        fits = fits or [listener for listener in found if listener.is_wildcard and (":" in listener.host) is six]
+        reach += fits or [listener for listener in found if listener.may_accept(address)]
+    return reach or list(found)
 
 
 def queued(port: int) -> int:

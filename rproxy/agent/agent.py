@@ -9,8 +9,9 @@ from contextlib import suppress
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
+from rproxy.agent.echo import Echo
 from rproxy.agent.environment import Environment
-from rproxy.agent.registrar import Registrar, Registration
+from rproxy.agent.registrar import STALE_PROBE, Registrar, Registration
 from rproxy.agent.sampler import Load, Sampler
 from rproxy.net.addresses import Address, plain, written
 from rproxy.net.own_addresses import local_address
@@ -56,6 +57,7 @@ class Agent(DatagramProtocol):
         self._sampler = sampler
         self._trace = trace
         self._registrars = [Registrar(self, proxy) for proxy in proxies]
+        self._echo = Echo(lambda: [registrar.address for registrar in self._registrars])
 
     @property
     def is_keyed(self) -> bool:
@@ -123,13 +125,25 @@ class Agent(DatagramProtocol):
             return
         if self._trace:
             self.log.debug(">> [{proxy}] {pdu}", proxy=written(source), pdu=probe)
-        for each in registrars:  # several if their names resolve to one proxy
-            each.probed(source, probe)
-        load = self._sample()
+        now = self.environment.clock.seconds()
+        if self._probed(source, probe, registrars):
+            self._echo.heard(source, probe, now)
+        load, others = self._sample(), self._echo.others(source, now)
         answer = ProbeResponse(
-            probe.sequence, probe.token, load.cpu, load.memory, load.application, load.tcp, self.draining
+            probe.sequence, probe.token, load.cpu, load.memory, load.application, load.tcp, self.draining, others
         )
         registrars[0].send_to(source, answer, local)
+
+    def _probed(self, source: Address, probe: ProbeRequest, registrars: Sequence[Registrar]) -> bool:
+        """Tell `registrars`, several if their names resolve to one proxy. Returns whether the probe is not replayed.
+
+        One that another proxy has sent before is, too: the seal does not cover the address that a probe comes from.
+        """
+        if self.is_keyed and any(each.knows(probe) for each in self._registrars if each not in registrars):
+            self.counters[STALE_PROBE] += 1
+            return False
+        accepted = [each.probed(source, probe) for each in registrars]
+        return all(accepted)
 
     def _open_probe(self, datagram: bytes, own: str) -> ProbeRequest | None:
         """The probe in a datagram that was sent to this host's address `own`; None, and counted, if it holds none.

@@ -31,6 +31,8 @@ JITTER: Final = 0.1
 """Waits are shortened at random by up to this fraction, so that the agents of a proxy drift apart."""
 LOOKUP_S: Final = 300.0
 """Interval between look-ups of the proxy's name while it probes."""
+STALE_PROBE: Final = "stale-probe"
+"""Counter of replayed probes."""
 UNKNOWN_ADDRESS: Final = "::"
 """This host's address while it is unknown. No key is valid for it."""
 
@@ -148,16 +150,20 @@ class Registrar:
             return self._own_addresses.get(source, UNKNOWN_ADDRESS)
         return environment.own_address(source, local)
 
-    def probed(self, source: Address, probe: ProbeRequest) -> None:
+    def knows(self, probe: ProbeRequest) -> bool:
+        """Whether the proxy has sent this keyed probe before. False negatives and positives as in `TokenFilter`."""
+        return self._replay_guard is not None and probe.token in self._replay_guard
+
+    def probed(self, source: Address, probe: ProbeRequest) -> bool:
         """The proxy has probed: it knows this agent until it has been silent for `SILENCE_S`.
 
-        A replayed probe is counted and has no effect.
+        A replayed probe is counted and has no effect: then this returns False.
         """
         if self._agent.is_keyed:
             self._replay_guard = self._replay_guard or ReplayGuard()
             if not self._replay_guard.accept(probe.sequence, probe.token):
-                self._agent.counters["stale-probe"] += 1
-                return
+                self._agent.counters[STALE_PROBE] += 1
+                return False
         if self._addresses.probed(source):
             name = written(self._proxy)
             self.log.info(
@@ -166,6 +172,7 @@ class Registrar:
         self.probed_at = self._agent.environment.clock.seconds()
         self._retry_s, self._retries = RETRY_S, 0
         self._restart_timeout(SILENCE_S)
+        return True
 
     def _restart_timeout(self, delay_s: float) -> None:
         """Jitter only shortens: the constants remain upper bounds."""

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -20,6 +17,7 @@ from twisted.python.failure import Failure
 
 from rproxy.agent.accept_queue import listeners, queued, service_addresses
 from rproxy.agent.check_loop import TIMEOUT_S, CheckFailed
+from rproxy.agent.shell_command import CommandFailed, ShellCommand
 from rproxy.net.addresses import written
 
 QUEUE_POLL_S: Final = 0.005
@@ -27,8 +25,6 @@ QUEUE_POLL_S: Final = 0.005
 QUEUE_POLL_MAX_S: Final = 0.1
 HEAD_MAX: Final = 1 << 16
 """Bytes of a response within which its status line must be found."""
-PROCESS_POLL_S: Final = 0.02
-"""How often to look whether a command has ended."""
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\n]*|\r)?\n")
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 
@@ -190,81 +186,22 @@ async def _status(connection: _Connection) -> int:
 
 
 class CommandCheck:
-    """A `Check` that runs a shell command, which must exit with status 0.
-
-    The command has a process group of its own, all of which is killed when the command ends or the check is cancelled.
-    """
+    """A `Check` that runs a shell command, which must exit with status 0."""
 
     def __init__(self, reactor: Any, command: str) -> None:
         self.timeout_reason = f"{command}: not done"
-        self._reactor = reactor
-        self._command = command
-        self._process: subprocess.Popen[bytes] | None = None
-        """The last command, until its whole group has been reaped."""
+        self._command = ShellCommand(reactor, command)
 
     def run(self) -> Deferred[None]:
         """As `Check.run`. Fails while processes of the previous command, though killed, are still there."""
         return Deferred.fromCoroutine(self._run())
 
     def stop(self) -> None:
-        """As `Check.stop`: reaps the killed command, for which it waits up to `PROCESS_POLL_S`."""
-        if self._process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(PROCESS_POLL_S)
+        """As `Check.stop`."""
+        self._command.stop()
 
     async def _run(self) -> None:
-        if not self._is_reaped():
-            raise CheckFailed(f"{self._command}: killed, and still there")
-        process = self._process = self._start()
         try:
-            while process.poll() is None:
-                await deferLater(self._reactor, PROCESS_POLL_S)
-        finally:
-            self._kill(process)
-        if process.returncode:
-            raise CheckFailed(f"{self._command}: {_describe_exit(process.returncode)}")
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        try:
-            return subprocess.Popen(  # noqa: S603 - the operator's own command
-                ["/bin/sh", "-c", self._command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # creates a process group as well
-            )
-        except OSError as error:
-            raise CheckFailed(f"{self._command}: {error.strerror}") from None
-
-    def _kill(self, process: subprocess.Popen[bytes]) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        self._reap()
-
-    def _reap(self) -> None:
-        """Reap the group, polling until nothing is left, so that no zombie remains until the next check."""
-        if not self._is_reaped():
-            self._reactor.callLater(PROCESS_POLL_S, self._reap)
-
-    def _is_reaped(self) -> bool:
-        """Reap what has ended. Returns whether nothing is left of the last command's group.
-
-        If this process is the init of a container, it inherits what a command leaves behind, and has to reap it.
-        """
-        process = self._process
-        if process is None:
-            return True
-        if process.poll() is None:
-            return False
-        with suppress(ChildProcessError):
-            while True:
-                pid, _ = os.waitpid(-process.pid, os.WNOHANG)
-                if not pid:
-                    return False
-        self._process = None
-        return True
-
-
-def _describe_exit(returncode: int) -> str:
-    """`returncode` as `Popen` has it: negative for a signal."""
-    return f"exit status {returncode}" if returncode > 0 else f"killed by signal {-returncode}"
+            await self._command.run()
+        except CommandFailed as failed:
+            raise CheckFailed(f"{self._command.command}: {failed}") from None

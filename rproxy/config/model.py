@@ -131,6 +131,11 @@ class AgentConfig:
     """An absolute path; while the file exists, the agent asks for no new clients."""
     check: str = NO_CHECK
     """How the service is checked, as `schema.service_check` returns it."""
+    load_command: str | None = None
+    """A shell command whose last line is the service's load, in percent."""
+    load_file: str | None = None
+    """The absolute path of a file whose last line is that. At most one of the two is set; with neither, the load is how
+    full the accept queue of `service_port` is."""
     trace: bool = False
     """Whether to log every PDU."""
 

@@ -246,6 +246,13 @@ class AgentOptions(CommandOptions):
         ["advertise", None, None, "with --keyring: this host's address as the proxy sees it, where NAT changes it"],
         ["drain-file", None, None, "while this file is there, ask for no new clients; sessions go on"],
         ["check", None, None, "how to see that the service is well: connect, http:/path, command:CMD or none"],
+        [
+            "load-command",
+            None,
+            None,
+            "command whose last line is the service's load, 0 to 100 (default: the fill of its accept queue)",
+        ],
+        ["load-file", None, None, "file whose last line is the service's load, instead of a command"],
         ["weight", "w", _default(_AGENT.weight), "share of clients relative to 100"],
         ["report", None, None, "report these instead of the host's, for tests: cpu=100,memory=100,tcp=100 or some"],
     ]
@@ -273,6 +280,8 @@ class AgentOptions(CommandOptions):
         keys = None if self["keyring"] is None else keyring("--keyring", self["keyring"], derived=True, owner=self.uid)
         if self["advertise"] is not None and keys is None:
             raise usage.UsageError("--advertise is of use only with --keyring")
+        if self["load-command"] is not None and self["load-file"] is not None:
+            raise usage.UsageError("--load-command and --load-file both say the load of the service: give one of them")
         values = fields(AGENT, self)
         check = service_check("--check", self["check"], values["service_port"])
         proxies = tuple(dict.fromkeys(self._proxies))

@@ -97,6 +97,12 @@ def _state_file(_: str, value: str) -> str | None:
     return os.path.realpath(value) if value else None
 
 
+def _command(key: str, value: str) -> str:
+    if not value.strip():
+        raise ConfigError("no command is named", key)
+    return value
+
+
 def _report(key: str, value: str) -> dict[str, int]:
     """Figures such as ``cpu=100,tcp=3``."""
     report = {}
@@ -149,6 +155,8 @@ AGENT: Final = {
     "report": Key("report", _report),
     "advertise": Key("advertise", ip),
     "drain-file": Key("drain_file", path),
+    "load-command": Key("load_command", _command),
+    "load-file": Key("load_file", path),
     "trace": Key("trace", lambda _, value: bool(value)),
 }
 """For `model.AgentConfig`."""

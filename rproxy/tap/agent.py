@@ -12,9 +12,11 @@ from twisted.logger import Logger
 
 from rproxy.agent.agent import Agent
 from rproxy.agent.agent_port import AgentPort
+from rproxy.agent.application_load import ApplicationLoad, ApplicationSampler
 from rproxy.agent.check_loop import Check
 from rproxy.agent.draining import Draining
 from rproxy.agent.environment import Environment, OwnAddress
+from rproxy.agent.load_sources import AcceptQueueLoad, CommandLoad, FileLoad
 from rproxy.agent.registrar import Registration
 from rproxy.agent.sampler import FixedSampler, HostSampler, Sampler
 from rproxy.agent.service_checks import CommandCheck, ConnectCheck, HttpCheck, OwnAddresses
@@ -52,10 +54,11 @@ class AgentService(ProcessService):
         sampler = sampler or HostSampler(reactor.seconds)
         if config.report:
             sampler = FixedSampler(sampler, **config.report)
+        self._load = _application_load(config, reactor, lambda: self.agent.own_addresses())
         self.agent = Agent(
             Registration(config.interval_s, _new_instance(), config.service_port, config.weight),
             config.proxies,
-            sampler,
+            sampler if self._load is None else ApplicationSampler(sampler, self._load),
             Environment(reactor, Lookups(reactor).resolve, random, _own_address(config)),
             envelope=envelope(config.keyring),
             trace=config.trace,
@@ -74,6 +77,8 @@ class AgentService(ProcessService):
             proxies=_list(self._config.proxies),
             interval_s=self._config.interval_s,
         )
+        if self._load is not None:
+            self._load.start()
         self._draining.start()
         self._port.start()
 
@@ -91,6 +96,8 @@ class AgentService(ProcessService):
         """Stop cleanly: unregister with every proxy, then close the port. Fires when it is closed."""
         super().stopService()
         self._draining.stop()
+        if self._load is not None:
+            self._load.stop()
         return self._port.stop()
 
 
@@ -105,6 +112,15 @@ def _own_address(config: AgentConfig) -> OwnAddress | None:
     if config.keyring is None:
         return None
     return lambda proxy, probed_at: advertised or probed_at or local_address(proxy)
+
+
+def _application_load(config: AgentConfig, reactor: Any, own_addresses: OwnAddresses) -> ApplicationLoad | None:
+    """Where the service's load comes from; None if only the proxy knows which port is the service's."""
+    if config.load_command is not None:
+        return CommandLoad(reactor, config.load_command)
+    if config.load_file is not None:
+        return FileLoad(reactor.seconds, config.load_file)
+    return AcceptQueueLoad(reactor.seconds, config.service_port, own_addresses) if config.service_port else None
 
 
 def _check(spec: str, reactor: Any, port: int, own_addresses: OwnAddresses) -> Check | None:
