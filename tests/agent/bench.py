@@ -118,14 +118,15 @@ class Sent(Datagrams):
 
 
 class KeyedBench:
-    """A keyed agent that the proxy sees at another address on each route, and a record of the proxy's probes."""
+    """A keyed agent that the proxy sees at another address on each route, and a record of the proxies' probes."""
 
-    def __init__(self, names: Names, interval_s: float = 1000) -> None:
+    def __init__(self, names: Names, interval_s: float = 1000, *proxies: str) -> None:
+        """`proxies` are names, only `proxy` by default."""
         self.clock = Clock()
         self.transport = Sent()
         self.agent = Agent(
             Registration(interval_s, INSTANCE, 80),
-            [("proxy", 5555)],
+            [(name, 5555) for name in proxies or ("proxy",)],
             StubSampler(),
             Environment(self.clock, names.resolve, lambda: 0.0, lambda address, local: local or OWN[address]),
             envelope=KEY,
@@ -135,9 +136,9 @@ class KeyedBench:
         self._rng = random.Random(1)
         self._sequence = 0
 
-    def probe(self, source: Address = FOUR) -> None:
+    def probe(self, source: Address = FOUR, sessions: int | None = None) -> None:
         """A new one of the proxy's."""
-        probe = ProbeRequest(self._sequence, self._rng.getrandbits(64))
+        probe = ProbeRequest(self._sequence, self._rng.getrandbits(64), sessions)
         self._sequence += 1
         self.recorded.append(KEY.seal(encode(probe), OWN[source]))
         self.agent.datagramReceived(self.recorded[-1], source)

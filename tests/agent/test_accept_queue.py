@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rproxy.agent import accept_queue
-from rproxy.agent.accept_queue import Listener, listeners, queued, service_addresses
+from rproxy.agent.accept_queue import Listener, backlog_max, listeners, queued, reached, service_addresses
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 FOUR, SIX = "10.1.1.1", "2001:db8::1"
@@ -100,3 +100,36 @@ def test_a_service_is_connected_to_where_its_clients_come(
     found: list[str], own: list[str], expected: list[str]
 ) -> None:
     assert service_addresses([Listener(host, 0) for host in found], own) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "own", "expected"),
+    [
+        (["0.0.0.0"], [FOUR], ["0.0.0.0"]),
+        (["::"], [FOUR], ["::"]),
+        (["0.0.0.0", "::"], [FOUR], ["0.0.0.0"]),
+        (["0.0.0.0", "::"], [SIX], ["::"]),
+        (["0.0.0.0", "::"], [FOUR, SIX], ["0.0.0.0", "::"]),
+        ([FOUR, "0.0.0.0", "::", "10.9.9.9"], [FOUR], [FOUR]),
+        ([FOUR, FOUR], [FOUR], [FOUR, FOUR]),
+        (["127.0.0.1", "10.9.9.9"], [FOUR], ["127.0.0.1", "10.9.9.9"]),
+        (["127.0.0.1", "0.0.0.0"], [], ["127.0.0.1", "0.0.0.0"]),
+        (["0.0.0.0"], [SIX], ["0.0.0.0"]),
+        ([], [FOUR], []),
+    ],
+)
+def test_clients_reach_the_most_specific_socket_as_the_kernel_has_it(
+    found: list[str], own: list[str], expected: list[str]
+) -> None:
+    assert [each.host for each in reached([Listener(host, 0) for host in found], own)] == expected
+
+
+@LINUX
+def test_the_kernels_longest_queue_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backlog_max() == int(Path("/proc/sys/net/core/somaxconn").read_text())
+    for content in (None, "", "many"):
+        path = tmp_path / "somaxconn"
+        if content is not None:
+            path.write_text(content)
+        monkeypatch.setattr(accept_queue, "_SOMAXCONN", str(path))
+        assert backlog_max() is None

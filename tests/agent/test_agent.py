@@ -12,7 +12,7 @@ from twisted.internet.error import MessageLengthError
 
 from rproxy.agent.sampler import Load
 from rproxy.net.addresses import Address
-from rproxy.wire.pdu import UINT32_MAX, UINT64_MAX, Pdu, ProbeRequest, ProbeResponse, Unregister, encode
+from rproxy.wire.pdu import COUNT_MAX, UINT32_MAX, UINT64_MAX, Pdu, ProbeRequest, ProbeResponse, Unregister, encode
 from tests.agent.bench import HINT, INSTANCE, OTHER, PROXY, REGISTER, Bench, Names
 from tests.fakes import logged, run, texts
 
@@ -228,3 +228,72 @@ def test_without_a_trace_no_pdu_is_logged() -> None:
         run(bench.clock, 50)
         bench.agent.unregister()
     assert texts(events) == [HINT]
+
+
+def say(bench: Bench, source: Address, sessions: int | None, sequence: int, instance_tag: int = 0) -> int | None:
+    """What a proxy that says how many sessions it has is told of the others'."""
+    bench.transport.take()
+    bench.receive(ProbeRequest(sequence, sequence, sessions, instance_tag), source)
+    ((answer, address),) = bench.transport.take()
+    assert isinstance(answer, ProbeResponse)
+    assert address == source
+    return answer.others
+
+
+def test_each_proxy_is_told_the_sessions_of_the_others() -> None:
+    bench = Bench(PROXY, OTHER)
+    assert say(bench, PROXY, 3, 0) is None
+    assert say(bench, OTHER, 40, 1000) == 3
+    assert say(bench, PROXY, 4, 1) == 40
+    run(bench.clock, 6)
+    assert say(bench, PROXY, None, 2) == 40
+    assert say(bench, OTHER, 40, 1001) is None
+    run(bench.clock, 12)
+    assert say(bench, PROXY, 4, 3) is None
+
+
+def test_a_draining_agent_passes_it_on_as_well() -> None:
+    bench = Bench(PROXY, OTHER)
+    bench.agent.drain()
+    say(bench, PROXY, 3, 0)
+    assert say(bench, OTHER, 40, 1000) == 3
+
+
+def test_two_names_of_one_proxy_are_one() -> None:
+    names = Names(proxy=PROXY[0], alias=PROXY[0], other=OTHER[0])
+    bench = Bench(("proxy", 5555), ("alias", 5555), ("other", 5556), resolve=names.resolve)
+    assert say(bench, PROXY, 3, 0) is None
+    assert say(bench, OTHER, 40, 1000) == 3
+    assert say(bench, PROXY, 5, 1) == 40
+    assert say(bench, OTHER, 40, 1001) == 5
+
+
+def test_a_proxy_whose_name_moves_does_not_count_twice() -> None:
+    names = Names(proxy=PROXY[0], other=OTHER[0])
+    bench = Bench(("proxy", 5555), ("other", 5556), resolve=names.resolve)
+    say(bench, PROXY, 3, 500)
+    names.hosts["proxy"] = ["10.1.1.99"]
+    for second in range(301):  # until the name is looked up again
+        say(bench, OTHER, 40, 1000 + second)
+        say(bench, PROXY, 3, 501 + second)
+        run(bench.clock, 1)
+    assert say(bench, ("10.1.1.99", 5555), 7, 0) == 40
+    assert say(bench, OTHER, 40, 1301) == 7
+
+
+@pytest.mark.parametrize(
+    ("source", "tag"), [(("10.9.9.9", 5555), 0), (OTHER, 0x99)], ids=["from elsewhere", "for another instance"]
+)
+def test_a_probe_that_does_not_count_says_nothing(source: Address, tag: int) -> None:
+    bench = Bench(PROXY, OTHER)
+    say(bench, OTHER, 40, 0)
+    bench.receive(ProbeRequest(1, 1, 77, tag), source)
+    assert say(bench, PROXY, 3, 1000) == 40
+
+
+def test_a_count_on_the_wire_is_what_the_vectors_say() -> None:
+    bench = Bench(PROXY, OTHER)
+    say(bench, OTHER, COUNT_MAX, 0)
+    bench.receive(ProbeRequest(1000, 1, 0))
+    datagram, _ = bench.transport.written[-1]
+    assert datagram[20:] == bytes([255] * 4)

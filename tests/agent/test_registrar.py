@@ -5,8 +5,24 @@ from __future__ import annotations
 import pytest
 
 from rproxy.agent.registrar import Registration
+from rproxy.net.addresses import Address
 from rproxy.wire.pdu import ProbeResponse
-from tests.agent.bench import FOUR, HINT, INSTANCE, OTHER, PROXY, REGISTER, SIX, Bench, KeyedBench, named, run_probed
+from tests.agent.bench import (
+    FOUR,
+    FURTHER,
+    HINT,
+    INSTANCE,
+    OTHER,
+    OWN,
+    PROXY,
+    REGISTER,
+    SIX,
+    Bench,
+    KeyedBench,
+    Names,
+    named,
+    run_probed,
+)
 from tests.fakes import logged, run, texts
 
 
@@ -179,3 +195,50 @@ def test_an_old_probe_of_another_address_of_the_name_is_no_reason_to_go_there() 
     run(bench.clock, 1)
     bench.agent.datagramReceived(old, SIX)
     assert [address for _, address in bench.take()] == [FOUR]
+
+
+def others_told(bench: KeyedBench, source: Address) -> int | None:
+    """What the last answer told the proxy at `source`."""
+    pdu, address = bench.take()[-1]
+    assert isinstance(pdu, ProbeResponse)
+    assert address == source
+    return pdu.others
+
+
+@pytest.fixture
+def two_proxies(monkeypatch: pytest.MonkeyPatch) -> KeyedBench:
+    """At `FOUR` and `FURTHER`, which see the agent at the same address."""
+    monkeypatch.setitem(OWN, FURTHER, OWN[FOUR])
+    return KeyedBench(Names(proxy=FOUR[0], further=FURTHER[0]), 1000, "proxy", "further")
+
+
+def test_a_replayed_probe_changes_nothing_that_the_other_proxies_are_told(two_proxies: KeyedBench) -> None:
+    """Neither from its own proxy's address nor from that of another one, which the seal does not cover."""
+    bench = two_proxies
+    bench.probe(FOUR, 3)
+    bench.restart_proxy()
+    bench.probe(FURTHER, 40)
+    bench.restart_proxy()
+    bench.probe(FOUR, 5)
+    assert others_told(bench, FOUR) == 40
+    bench.restart_proxy()
+    old, further, _ = bench.recorded
+    for source in (FOUR, FURTHER):
+        bench.agent.datagramReceived(old, source)
+    assert bench.agent.counters["stale-probe"] == 2
+    bench.agent.datagramReceived(further, FURTHER)
+    assert others_told(bench, FURTHER) == 5
+    bench.probe(FOUR, 5)
+    assert others_told(bench, FOUR) == 40
+
+
+def test_another_proxys_probe_that_is_replayed_does_not_pass_for_a_proxy_that_lives(two_proxies: KeyedBench) -> None:
+    bench = two_proxies
+    bench.probe(FURTHER)
+    with logged() as events:
+        for _ in range(15):
+            bench.probe(FOUR)
+            bench.agent.datagramReceived(bench.recorded[-1], FURTHER)
+            run(bench.clock, 1)
+    assert "further:5555 has stopped probing; registering again" in texts(events)
+    assert bench.agent.counters["stale-probe"] == 15

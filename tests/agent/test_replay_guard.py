@@ -94,3 +94,11 @@ def test_the_memory_is_bounded_and_hardly_ever_mistaken(rng: random.Random, monk
 def test_the_real_memory_holds_two_weeks_in_a_megabyte() -> None:
     assert replay_guard.TOKENS * 5 > 14 * 86_400
     assert 2 * replay_guard._BITS / 8 == 1 << 20
+
+
+def test_a_probe_is_known_once_it_has_been_accepted_or_refused(rng: random.Random) -> None:
+    guard = ReplayGuard()
+    (new,), (old,) = run_of_probes(rng, 1, first=5000), run_of_probes(rng, 1, first=100)
+    assert not any(token in guard for _, token in (new, old))
+    assert list(taken(guard, [new, old])) == [True, False]
+    assert all(token in guard for _, token in (new, old))

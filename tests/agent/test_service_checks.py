@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ from twisted.internet.task import deferLater
 from rproxy.agent.accept_queue import queued
 from rproxy.agent.check_loop import Check, CheckFailed
 from rproxy.agent.service_checks import CommandCheck, ConnectCheck, HttpCheck
+from tests.agent.processes import all_reaped, children
 from tests.integration.addresses import LOOPBACK, RefusingPort
 from tests.integration.polling import in_background
 from tests.integration.servers import DeafListener, Listener, Server
@@ -266,28 +266,6 @@ def test_a_stop_ends_a_command() -> None:
     running.cancel()
     check.stop()
     assert children() == []
-
-
-async def all_reaped() -> None:
-    """No child process is left; a process that was killed takes a moment to die."""
-    from twisted.internet import reactor
-
-    clock: Any = reactor
-    deadline = time.monotonic() + 5
-    while left := children():
-        assert time.monotonic() < deadline, left
-        await deferLater(clock, 0.01)
-
-
-def children() -> list[int]:
-    """Of this process, zombies included."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            fields = path.read_text().rpartition(") ")[2].split()
-            if int(fields[1]) == os.getpid():
-                found.append(int(path.parent.name))
-    return found
 
 
 def is_running(pid: int) -> bool:

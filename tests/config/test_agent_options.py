@@ -77,6 +77,11 @@ def test_a_proxy_is_a_host_with_or_without_a_port_and_there_may_be_several(
         (["--service-port", "80", "--check", "http:/health?a=%20"], "check", "http:/health?a=%20"),
         (["--check", "command:true && true"], "check", "command:true && true"),
         (["--check", "none"], "check", "none"),
+        (["--load-command", "cat /run/load"], "load_command", "cat /run/load"),
+        (["--load-file", "/run/load"], "load_file", "/run/load"),
+        (["--load-file", "load"], "load_file", os.path.abspath("load")),
+        ([], "load_command", None),
+        ([], "load_file", None),
         (["--trace"], "trace", True),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -126,6 +131,11 @@ def test_a_value_that_cannot_be_is_one_line_that_names_the_option(option: str, v
         (["--proxy"], "--proxy"),
         (["--proxy", "a", "--trace=yes"], "--trace"),
         (["--proxy", "a", "--drain-file", ""], "--drain-file"),
+        (["--proxy", "a", "--load-file", ""], "--load-file: no file is named"),
+        (["--proxy", "a", "--load-command", ""], "--load-command: no command is named"),
+        (["--proxy", "a", "--load-command", " \t"], "--load-command: no command is named"),
+        (["--proxy", "a", "--load-command", "x", "--load-file", "y"], "--load-command and --load-file both"),
+        (["--proxy", "a", "--load-command", "", "--load-file", ""], "--load-command and --load-file both"),
         *(
             (["--proxy", "a", "--service-port", "80", "--check", check], "--check")
             for check in [

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -154,3 +158,49 @@ def test_a_service_that_is_not_to_be_checked_is_not() -> None:
     assert said_of_draining(bench) == [False]
     run(bench.reactor, 10)
     assert bench.reactor.connects == []
+
+
+def load_told(bench: AgentBench) -> int | None:
+    """The service's load in the answer to a probe."""
+    bench.service.agent.datagramReceived(encode(ProbeRequest(0, 1)), MONITOR)
+    pdu = bench.reactor.datagrams[0].sent[-1][0]
+    assert isinstance(pdu, ProbeResponse)
+    assert (pdu.cpu, pdu.memory, pdu.tcp) == (1, 2, 3)
+    return pdu.load
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sees the queue on Linux only")
+def test_a_services_load_is_the_fill_of_its_accept_queue() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=4) as server:
+        port = server.getsockname()[1]
+        bench, other = AgentBench(service_port=port), AgentBench()
+        with socket.create_connection(server.getsockname()):
+            assert load_told(bench) == 25
+            assert load_told(other) is None
+        before = len(os.listdir("/proc/self/fd"))
+        bench.service.stopService()
+        assert len(os.listdir("/proc/self/fd")) == before - 1
+
+
+def test_a_file_overrides_the_queue(tmp_path: Path) -> None:
+    file = tmp_path / "load"
+    file.write_text("64\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        bench = AgentBench(service_port=server.getsockname()[1], load_file=str(file))
+        assert load_told(bench) == 64
+        bench.service.stopService()
+
+
+def test_a_command_overrides_the_queue_and_runs_from_start_to_stop() -> None:
+    bench = AgentBench(load_command="echo 64", start=False)
+    bench.service.stopService()
+    bench = AgentBench(load_command="echo 64")
+    deadline = time.monotonic() + 5
+    while load_told(bench) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        run(bench.reactor, 0.05)
+    assert load_told(bench) == 64
+    bench.service.stopService()
+    run(bench.reactor, 1)
+    assert bench.reactor.getDelayedCalls() == []
