@@ -107,7 +107,7 @@ def test_an_agent_starts_where_nothing_can_be_read_and_says_so_once(start: Start
     mounts = [f"mount --bind {other} {FILES[name]}" for name in ("cpu", "memory")]
     mounts += [f"mount --bind {empty_net(start.folder)} {NET.format(pid='$$')}"]
     watched = watch(start, *mounts, reactor=reactor)
-    watched.agent.logged(r"<< .*ProbeResponse\(.*cpu=None, memory=None, load=None, tcp=(None)")
+    watched.agent.logged(r"<< .*ProbeResponse\(.*cpu=None, memory=None, load=0, tcp=(None)")
     for file in FILES.values():
         assert watched.agent.log.count(f"is reported as unknown: {file}: ") == 1
     assert failures(watched.agent.log) == []
@@ -123,7 +123,7 @@ def test_an_agent_that_may_not_read_a_file_says_that_and_reports_its_connections
     for name in ("cpu", "memory"):
         watched.agent.logged(f"unknown: {FILES[name]}: (Permission denied)")
     watched.wait_for_unknown("cpu", "memory")
-    watched.agent.logged(r"<< .*ProbeResponse\(.*cpu=None, memory=None, load=None, tcp=(\d+)")
+    watched.agent.logged(r"<< .*ProbeResponse\(.*cpu=None, memory=None, load=0, tcp=(\d+)")
     assert failures(watched.agent.log) == []
     assert watched.agent.errors == ""
 
@@ -132,7 +132,7 @@ def test_one_that_cannot_count_its_connections_reports_the_rest(start: Starter) 
     watched = watch(start)
     watched.wait_for_unknown()
     watched.mount("mount", "--bind", empty_net(start.folder), NET.format(pid=watched.agent.pid))
-    watched.agent.logged(r"<< .*ProbeResponse\(.*cpu=\d+, memory=\d+, load=None, tcp=(None)")
+    watched.agent.logged(r"<< .*ProbeResponse\(.*cpu=\d+, memory=\d+, load=0, tcp=(None)")
     assert watched.unknown() == set()
 
 
