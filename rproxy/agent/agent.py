@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from rproxy.agent.echo import Echo
 from rproxy.agent.environment import Environment
 from rproxy.agent.registrar import STALE_PROBE, Registrar, Registration
+from rproxy.agent.replay_guard import TokenFilter
 from rproxy.agent.sampler import Load, Sampler
 from rproxy.net.addresses import Address, plain, written
 from rproxy.net.own_addresses import local_address
@@ -57,6 +58,8 @@ class Agent(DatagramProtocol):
         self._sampler = sampler
         self._trace = trace
         self._registrars = [Registrar(self, proxy) for proxy in proxies]
+        self._tokens: TokenFilter | None = None
+        """Created with the first keyed probe: it takes a megabyte for each proxy."""
         self._echo = Echo(lambda: [registrar.address for registrar in self._registrars])
 
     @property
@@ -139,9 +142,11 @@ class Agent(DatagramProtocol):
 
         One that another proxy has sent before is, too: the seal does not cover the address that a probe comes from.
         """
-        if self.is_keyed and any(each.knows(probe) for each in self._registrars if each not in registrars):
-            self.counters[STALE_PROBE] += 1
-            return False
+        if self.is_keyed:
+            self._tokens = self._tokens or TokenFilter(len(self._registrars))
+            if not self._tokens.add(probe.token):
+                self.counters[STALE_PROBE] += 1
+                return False
         accepted = [each.probed(source, probe) for each in registrars]
         return all(accepted)
 

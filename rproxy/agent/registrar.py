@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from rproxy.agent.environment import Environment
 from rproxy.agent.proxy_addresses import ProxyAddresses
-from rproxy.agent.replay_guard import ReplayGuard
+from rproxy.agent.replay_guard import SequenceGuard
 from rproxy.agent.unprobed_hint import UnprobedHint
 from rproxy.net.addresses import Address, written
 from rproxy.timing.loops import keep_looping
@@ -96,8 +96,7 @@ class Registrar:
         self._addresses = ProxyAddresses(proxy[1])
         self._own_addresses: dict[Address, str] = {}
         """This host's address as the proxy sees it, by the proxy's address that was last written to."""
-        self._replay_guard: ReplayGuard | None = None
-        """Created with the first keyed probe: it takes a megabyte."""
+        self._sequence_guard = SequenceGuard()
         self._hint = UnprobedHint(proxy, self.probed_at)
         self._registering = LoopingCall(self.register)
         self._looking_up = LoopingCall(self._look_up)
@@ -150,20 +149,15 @@ class Registrar:
             return self._own_addresses.get(source, UNKNOWN_ADDRESS)
         return environment.own_address(source, local)
 
-    def knows(self, probe: ProbeRequest) -> bool:
-        """Whether the proxy has sent this keyed probe before. False negatives and positives as in `TokenFilter`."""
-        return self._replay_guard is not None and probe.token in self._replay_guard
-
     def probed(self, source: Address, probe: ProbeRequest) -> bool:
         """The proxy has probed: it knows this agent until it has been silent for `SILENCE_S`.
 
-        A replayed probe is counted and has no effect: then this returns False.
+        To be called with probes whose token is new. One that is replayed all the same, by its sequence number, is
+        counted and has no effect: then this returns False.
         """
-        if self._agent.is_keyed:
-            self._replay_guard = self._replay_guard or ReplayGuard()
-            if not self._replay_guard.accept(probe.sequence, probe.token):
-                self._agent.counters[STALE_PROBE] += 1
-                return False
+        if self._agent.is_keyed and not self._sequence_guard.accept(probe.sequence):
+            self._agent.counters[STALE_PROBE] += 1
+            return False
         if self._addresses.probed(source):
             name = written(self._proxy)
             self.log.info(
@@ -196,8 +190,7 @@ class Registrar:
         self._addresses.probing_stopped()
         self._hint.restart(self._agent.environment.clock.seconds())
         self._agent.unknown_prober = None
-        if self._replay_guard is not None:
-            self._replay_guard.forget_sequence()
+        self._sequence_guard.forget()
         self.log.info("{proxy} has stopped probing; registering again", proxy=written(self._proxy))
 
     def _retry(self) -> None:
