@@ -8,11 +8,16 @@ from typing import Any, Final, get_args
 
 import attrs
 
+from rproxy.policies.drawing import Rng
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.policies.own_options import NoOptions, PolicyError, read_options
+from rproxy.policies.peak_ewma import PeakEwmaOptions, PeakEwmaPolicy
+from rproxy.policies.prequal import PrequalOptions, PrequalPolicy
+from rproxy.policies.random_choice import RandomPolicy
 from rproxy.policies.report import ReportOptions, ReportPolicy
 from rproxy.policies.round_robin import RoundRobinPolicy
-from rproxy.policies.weighted_random import Rng, WeightedRandomPolicy
+from rproxy.policies.two_choices import TwoChoicesOptions, TwoChoicesPolicy
+from rproxy.policies.weighted_random import WeightedRandomOptions, WeightedRandomPolicy
 from rproxy.pool.policy import Notification, Policy
 
 ENTRY_POINTS: Final = "rproxy.policies"
@@ -43,7 +48,11 @@ POLICIES: Final[dict[str, PolicyKind]] = {
     "report": PolicyKind(lambda options, rng: ReportPolicy(options), ReportOptions),
     "round-robin": PolicyKind(lambda options, rng: RoundRobinPolicy()),
     "least-connections": PolicyKind(lambda options, rng: LeastConnectionsPolicy()),
-    "random": PolicyKind(lambda options, rng: WeightedRandomPolicy(rng)),
+    "random": PolicyKind(lambda options, rng: RandomPolicy(rng)),
+    "weighted-random": PolicyKind(lambda options, rng: WeightedRandomPolicy(rng, options), WeightedRandomOptions),
+    "p2c": PolicyKind(lambda options, rng: TwoChoicesPolicy(rng, options), TwoChoicesOptions),
+    "peak-ewma": PolicyKind(lambda options, rng: PeakEwmaPolicy(rng, options), PeakEwmaOptions),
+    "prequal": PolicyKind(lambda options, rng: PrequalPolicy(rng, options), PrequalOptions),
 }
 
 

@@ -9,9 +9,9 @@ from twisted.logger import Logger
 
 from rproxy.config.model import ServiceConfig
 from rproxy.config.validators import ConfigError
+from rproxy.policies.drawing import Rng
 from rproxy.policies.own_options import PolicyError
 from rproxy.policies.registry import make_policy
-from rproxy.policies.weighted_random import Rng
 from rproxy.pool.policy import Policy
 from rproxy.timing.rate_limit import RateLimit
 

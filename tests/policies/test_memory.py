@@ -6,9 +6,14 @@ import gc
 from random import Random
 from weakref import WeakSet
 
+import pytest
+
+from rproxy.policies.drawing import Drawing
 from rproxy.policies.ranked import Ranked
+from rproxy.policies.registry import POLICIES
+from rproxy.policies.two_choices import CHOICES_MAX
 from rproxy.pool.backend import Backend
-from tests.policies.balancing import Balance
+from tests.policies.balancing import Balance, balance_by, policy
 from tests.pool.driving import agent
 
 
@@ -70,14 +75,19 @@ class TestMemory:
         del passing
         gc.collect()
         assert len(gone) < 100
-        ranked = balance.policy
-        assert isinstance(ranked, Ranked)
-        assert len(ranked._places) == 2
-        assert len(ranked._heap) < 200
+        if isinstance(balance.policy, Ranked):
+            assert len(balance.policy._places) == 2
+            assert len(balance.policy._heap) < 200
+        else:
+            assert isinstance(balance.policy, Drawing)
+            assert len(balance.policy._records) == 2
+            assert len(balance.policy._at) < 200
         assert {balance.open() for _ in range(20)} == set(stay)
 
-    def test_an_order_that_was_made_small_is_one_still(self, balance: Balance) -> None:
+    @pytest.mark.parametrize("name", [name for name in POLICIES if isinstance(policy(name), Ranked)])
+    def test_an_order_that_was_made_small_is_one_still(self, name: str) -> None:
         """Dead entries were between those that stay."""
+        balance = balance_by(name)
         backends = balance.all_up(200)
         ranked = balance.policy
         assert isinstance(ranked, Ranked)
@@ -93,15 +103,18 @@ class TestMemory:
             assert ranks == sorted(ranks)
             assert len(left) == 200
 
-    def test_the_order_stays_small_under_churn(self, balance: Balance) -> None:
+    def test_what_is_kept_stays_small_under_churn(self, balance: Balance) -> None:
         backends = balance.all_up(20)
-        ranked = balance.policy
-        assert isinstance(ranked, Ranked)
+        kept = balance.policy
+        assert isinstance(kept, Ranked | Drawing)
         rng = Random(3)
         held = balance.serve(60, held=True)
         for _ in range(3000):
             held.append(balance.open())
             balance.close(held.pop(rng.randrange(len(held))))
             balance.report(rng.choice(backends), cpu=rng.randrange(70), memory=rng.randrange(70))
-            assert len(ranked._heap) <= 2 * len(backends) + 64 + 3
-        assert len(ranked._places) == len(backends)
+            if isinstance(kept, Ranked):
+                assert len(kept._heap) <= 2 * len(backends) + 64 + 3
+            else:
+                assert len(kept._numbers) <= CHOICES_MAX
+        assert len(kept._places if isinstance(kept, Ranked) else kept._records) == len(backends)

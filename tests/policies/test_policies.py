@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from heapq import heappop, heappush
 from itertools import count
+from math import isfinite
 from random import Random
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import pytest
 from attrs import evolve
@@ -12,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from rproxy.policies.drawing import Drawing
 from rproxy.policies.ranked import Ranked
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend
@@ -19,7 +23,7 @@ from rproxy.pool.health import SLOW_START_S
 from rproxy.pool.states import State
 from rproxy.wire.pdu import COUNT_MAX, WEIGHT_MAX
 from tests.fakes import UNLIMITED
-from tests.policies.balancing import ABSENCES, Balance, come_back, leave, policy, shares
+from tests.policies.balancing import ABSENCES, Balance, balance_by, come_back, leave, policy, shares
 from tests.pool.driving import agent
 
 
@@ -166,17 +170,68 @@ class TestContract:
         assert set(balance.serve(10, held=True)) == {stays}
 
 
-class PolicyMachine(RuleBasedStateMachine):
-    """Any sequence of events leaves the choice where a search of the whole pool finds the lowest rank."""
+SHORT_S: Final = 0.02
+"""How long the sessions of these tests are on average, in seconds."""
+REPORTS_S: Final = 0.1
+SHARED: Final = sorted(set(POLICIES) - {"report", "least-connections"})
+"""The policies of which the tests below hold."""
+
+
+def drive(name: str, weights: Sequence[int], clients: int, load: float | None) -> list[float]:
+    """The shares of idle hosts with these weights, whose reports differ by noise, in percent.
+
+    Clients come at random and keep the hosts busy for the fraction `load` of the time; None: one at a time.
+    """
+    rng, balance = Random(7), balance_by(name)
+    backends = [balance.up(agent(number), weight=weight) for number, weight in enumerate(weights, 1)]
+    ends: list[tuple[float, int, Backend, float]] = []
+    served: list[Backend] = []
+    comes = reported = balance.now
+    while len(served) < clients:
+        if load is None:
+            comes = ends[0][0] if ends else balance.now
+        else:
+            comes += rng.expovariate(len(weights) * load / SHORT_S)
+        while ends and ends[0][0] <= comes:
+            ended, _, backend, lasted_s = heappop(ends)
+            balance.now = max(balance.now, ended)
+            balance.close(backend, served_s=lasted_s)
+        balance.now = max(balance.now, comes)
+        if balance.now - reported >= REPORTS_S:
+            reported = balance.now
+            for backend in backends:
+                cpu, memory, rtt_s = rng.randrange(2, 7), rng.randrange(20, 24), rng.uniform(0.0005, 0.0015)
+                balance.report(backend, after_s=rtt_s, cpu=cpu, memory=memory, tcp=backend.counts.established)
+        served.append(balance.open())
+        lasted_s = rng.expovariate(1 / SHORT_S)
+        heappush(ends, (balance.now + lasted_s, len(served), served[-1], lasted_s))
+    return [100 * each / clients for each in shares(served, backends)]
+
+
+@pytest.mark.parametrize("name", SHARED)
+class TestShares:
+    @pytest.mark.parametrize("load", [None, 0.02, 0.1, 0.3])
+    def test_weights_are_shares_of_idle_hosts(self, name: str, load: float | None) -> None:
+        assert drive(name, (100, 100, 5), 6000, load)[2] == pytest.approx(2.4, abs=0.5)
+
+    @pytest.mark.parametrize("load", [None, 0.02, 0.1, 0.3])
+    def test_double_the_weight_is_not_everything(self, name: str, load: float | None) -> None:
+        assert drive(name, (100, 100, 200), 2000, load)[2] == pytest.approx(50, abs=6)
+
+    def test_one_client_at_a_time_is_not_always_on_the_same_host(self, name: str) -> None:
+        assert max(drive(name, (100, 100, 100), 600, None)) <= 50
+        assert max(drive(name, (100, 100), 600, None)) <= 60
+
+
+class Machine(RuleBasedStateMachine):
+    """Any sequence of events that a policy is notified of."""
 
     policy_name: ClassVar[str]
 
     def __init__(self) -> None:
         super().__init__()
-        ranked = policy(self.policy_name)
-        assert isinstance(ranked, Ranked)
-        self.ranked = ranked
-        self.balance = Balance(ranked, limits=evolve(UNLIMITED, confirmed=8), slow_start_s=0, panic_below=0)
+        self.policy = policy(self.policy_name)
+        self.balance = Balance(self.policy, limits=evolve(UNLIMITED, confirmed=8), slow_start_s=0, panic_below=0)
         self.instances = count()
         self.failed: set[Backend] = set()
         self.held: list[Backend] = []
@@ -202,11 +257,21 @@ class PolicyMachine(RuleBasedStateMachine):
         data=st.data(),
         percent=st.none() | st.integers(0, 100),
         tcp=st.none() | st.integers(0, 20),
+        others=st.none() | st.integers(0, 20),
+        after_s=st.sampled_from([0.001, 0.1]),
         draining=st.sampled_from([False, False, False, True]),
     )
-    def report(self, data: st.DataObject, percent: int | None, tcp: int | None, draining: bool) -> None:
+    def report(
+        self,
+        data: st.DataObject,
+        percent: int | None,
+        tcp: int | None,
+        others: int | None,
+        after_s: float,
+        draining: bool,
+    ) -> None:
         backend = self.backend(data)
-        self.balance.report(backend, cpu=percent, tcp=tcp, draining=draining)
+        self.balance.report(backend, after_s=after_s, cpu=percent, tcp=tcp, others=others, load=tcp, draining=draining)
         self.failed.discard(backend)
 
     @precondition(lambda self: bool(self.present))
@@ -228,9 +293,10 @@ class PolicyMachine(RuleBasedStateMachine):
         self.held += self.balance.serve(sessions, held=True)
 
     @precondition(lambda self: bool(self.held))
-    @rule(data=st.data())
-    def close(self, data: st.DataObject) -> None:
-        self.balance.close(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))))
+    @rule(data=st.data(), served_s=st.floats(0, 1000), passed_s=st.floats(0, 100))
+    def close(self, data: st.DataObject, served_s: float, passed_s: float) -> None:
+        self.balance.now += passed_s
+        self.balance.close(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))), served_s=served_s)
 
     @precondition(lambda self: bool(self.balance.pool.eligible))
     @rule(data=st.data())
@@ -239,12 +305,23 @@ class PolicyMachine(RuleBasedStateMachine):
         self.balance.refuse(backend)
         self.failed.add(backend)
 
+    @invariant()
+    def every_backend_is_explained(self) -> None:
+        for backend in self.balance.pool:
+            explanation = self.policy.explain(backend, self.balance.now)
+            assert all(map(isfinite, (explanation.value, *explanation.terms.values())))
+
+
+class RankedMachine(Machine):
+    """The choice is where a search of the whole pool finds the lowest rank."""
+
     def lowest(self, *exclude: Backend) -> tuple[float, ...] | None:
         left = [backend for backend in self.balance.pool if backend.eligible and backend not in exclude]
         return min(map(self.key, left), default=None)
 
     def key(self, backend: Backend) -> tuple[float, ...]:
-        return (backend in self.failed, *self.ranked.rank(backend))
+        assert isinstance(self.policy, Ranked)
+        return (backend in self.failed, *self.policy.rank(backend))
 
     @invariant()
     def the_choice_has_the_lowest_rank(self) -> None:
@@ -255,7 +332,37 @@ class PolicyMachine(RuleBasedStateMachine):
             assert (None if second is None else self.key(second)) == self.lowest(best)
 
 
+class DrawingMachine(Machine):
+    """The choice is one of those that may be chosen, the same if repeated, and drawn from what a search finds."""
+
+    @invariant()
+    def the_choice_is_one_that_may_be_chosen(self) -> None:
+        eligible = set(self.balance.pool.eligible)
+        excluded: list[Backend] = []
+        while (chosen := self.balance.choose(*excluded)) is not None:
+            assert self.balance.choose(*excluded) is chosen
+            left = eligible - set(excluded)
+            assert chosen in left
+            assert chosen not in self.failed or left <= self.failed
+            excluded.append(chosen)
+        assert set(excluded) == eligible
+
+    @invariant()
+    def the_weights_are_those_of_the_eligible(self) -> None:
+        drawing = self.policy
+        assert isinstance(drawing, Drawing)
+        known = {backend: record for backend, record in drawing._records.items() if backend.eligible}
+        assert set(known) == set(self.balance.pool.eligible)
+        for backend, record in known.items():
+            assert record.tree is (drawing._failed if backend in self.failed else drawing._sound)
+            assert record.tree.weight(record.index) == drawing._weight(backend, record.figures, self.balance.now)
+        for tree in (drawing._sound, drawing._failed):
+            weights = [tree.weight(record.index) for record in drawing._records.values() if record.tree is tree]
+            assert (tree.total, tree.count) == (sum(weights), len(weights))
+
+
 @pytest.mark.parametrize("name", sorted(POLICIES))
-def test_any_churn_leaves_the_choice_at_the_lowest_rank(name: str) -> None:
-    machine = type("PolicyMachine", (PolicyMachine,), {"policy_name": name})
+def test_any_churn_leaves_the_choice_where_it_belongs(name: str) -> None:
+    kind = RankedMachine if isinstance(policy(name), Ranked) else DrawingMachine
+    machine = type(kind.__name__, (kind,), {"policy_name": name})
     run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=50, deadline=None))

@@ -15,7 +15,13 @@ from rproxy.policies.registry import METHODS, POLICIES, make_policy, policy_fact
 from tests.fakes import CountingPolicy
 
 
-@pytest.mark.parametrize("name", ["report", "round-robin", "least-connections", "random"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("report", "round-robin", "least-connections"),
+        *("random", "weighted-random", "p2c", "peak-ewma", "prequal"),
+    ],
+)
 def test_a_built_in_policy_is_found_by_its_name(name: str) -> None:
     assert policy_factory(name) is POLICIES[name]
     policy_factory(name)({}, Random(1))

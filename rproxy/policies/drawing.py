@@ -1,0 +1,223 @@
+"""What the policies that draw at random share: candidates are drawn by weight, and the policy takes one of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import insort
+from collections.abc import Collection, Sequence
+from math import exp
+from typing import Any, Final, Protocol
+
+from rproxy.net.addresses import Address
+from rproxy.policies.weight_tree import WeightTree
+from rproxy.pool.backend import Backend
+from rproxy.pool.policy import Explanation
+
+WEIGHT_SCALE: Final = 10
+"""Weights are drawn in units of 1 / `WEIGHT_SCALE`: slow start grants tenths."""
+FAILURES_FADE_S: Final = 10.0
+"""Time constant with which failures are forgotten, in seconds."""
+FAILURES_MAX: Final = 1000.0
+QUEUE_PERCENT: Final = 10
+"""This much application load counts as much as one failure."""
+MANY: Final = 8
+"""With fewer back-ends, at least `FEW_CHOICES` are compared: two of three would leave out the best one too often."""
+FEW_CHOICES: Final = 4
+_GOLDEN: Final = (5**0.5 - 1) / 2
+
+
+class Rng(Protocol):
+    """The source of randomness that policies are given: the part of `random.Random` that they use."""
+
+    def random(self) -> float:
+        """A number that is uniform in [0, 1)."""
+
+
+class Record:
+    """What is kept of a back-end: its index in the tree of weights that it is drawn from, and its failures.
+
+    `figures` is for the policy.
+    """
+
+    __slots__ = ("backend", "failed_at", "failures", "figures", "index", "tree")
+
+    def __init__(self, backend: Backend, index: int, tree: WeightTree, figures: Any) -> None:
+        self.backend = backend
+        self.index = index
+        self.tree = tree
+        self.failures = 0.0
+        """As of `failed_at`: doubled, and one more, with each failure."""
+        self.failed_at = 0.0
+        self.figures = figures
+
+
+class Drawing(ABC):
+    """Draws distinct back-ends in proportion to their weights, and has `_pick` choose among them.
+
+    Back-ends that have failed since their last report are drawn only if there are no others. The random numbers of a
+    choice are kept until a session takes it, so that choosing again gives the same. Every method costs O(log n).
+
+    Unless draws are `independent`, the first candidate is drawn by numbers that are the golden section apart, from a
+    random one on (a Kronecker sequence): with few clients, shares are nearer to the weights.
+    """
+
+    def __init__(self, rng: Rng, choices: int = 1, *, independent: bool = False) -> None:
+        self._rng = rng
+        self._choices = choices
+        self._independent = independent
+        self._first = rng.random()
+        self._numbers: list[float] = [self._first]
+        """The random numbers of the next choice, as many as it needed so far."""
+        self._records: dict[Backend, Record] = {}
+        self._at: list[Record | None] = []
+        """Records by index."""
+        self._unused: list[int] = []
+        """Indices that are None in `_at`."""
+        self._sound, self._failed = WeightTree(), WeightTree()
+
+    @abstractmethod
+    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
+        """See `Policy`."""
+
+    @abstractmethod
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        """See `Policy`."""
+
+    def _pick(self, drawn: list[Record], now: float) -> Record:
+        """One of those that were drawn, in the order in which they were: at least one. It must change nothing."""
+        return drawn[0]
+
+    def _weight(self, backend: Backend, figures: Any, now: float) -> int:
+        """The weight, at least 1, by which an eligible back-end is drawn until it next reports or fails."""
+        return max(1, round(backend.weight * WEIGHT_SCALE))
+
+    def _new_figures(self, now: float) -> Any:
+        """`Record.figures` of a back-end that becomes eligible."""
+        return None
+
+    def choose(
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float
+    ) -> Backend | None:
+        """See `Policy`."""
+        if len(self._records) < len(eligible):
+            for backend in eligible:
+                self._enter(backend, now)
+        drawn = self._draw(self._sound, exclude) or self._draw(self._failed, exclude)
+        if not drawn:
+            return None
+        return (drawn[0] if len(drawn) == 1 else self._pick(drawn, now)).backend
+
+    def _draw(self, tree: WeightTree, exclude: Collection[Backend]) -> list[Record]:
+        """The candidates, in the order in which they were drawn; without those that turn out not to be eligible."""
+        while tree.total:
+            drawn = self._draw_any(tree, exclude)
+            gone = [record for record in drawn if record.backend.slot < 0]
+            if not gone:
+                return drawn
+            for record in gone:
+                self._drop(record.backend)
+        return []
+
+    def _draw_any(self, tree: WeightTree, exclude: Collection[Backend]) -> list[Record]:
+        taken = self._spans(tree, exclude) if exclude else []
+        left = tree.total
+        for _, weight in taken:
+            left -= weight
+        wanted = self._choices
+        if 1 < wanted < FEW_CHOICES and tree.count < MANY:
+            wanted = FEW_CHOICES
+        numbers, drawn = self._numbers, list[Record]()
+        while left > 0 and len(drawn) < wanted:
+            if len(numbers) == len(drawn):
+                numbers.append(self._rng.random())
+            point = min(int(numbers[len(drawn)] * left), left - 1)
+            for start, weight in taken:
+                if point < start:
+                    break
+                point += weight
+            index, start = tree.find(point)
+            record = self._at[index]
+            assert record is not None
+            drawn.append(record)
+            if len(drawn) < wanted:
+                weight = tree.weight(index)
+                insort(taken, (start, weight))
+                left -= weight
+        return drawn
+
+    def _spans(self, tree: WeightTree, backends: Collection[Backend]) -> list[tuple[int, int]]:
+        """Start and weight of those that are in the tree, the lowest start first."""
+        records = [self._records.get(backend) for backend in set(backends)]
+        return sorted(
+            (tree.start(record.index), tree.weight(record.index))
+            for record in records
+            if record is not None and record.tree is tree
+        )
+
+    def opened(self, backend: Backend, now: float) -> None:
+        """See `Policy`."""
+        self._first = self._rng.random() if self._independent else (self._first + _GOLDEN) % 1
+        self._numbers = [self._first]
+
+    def failed(self, backend: Backend, now: float) -> None:
+        """See `Policy`."""
+        if backend.slot < 0:
+            return
+        record = self._enter(backend, now)
+        record.failures = min(2 * failures(record, now) + 1, FAILURES_MAX)
+        record.failed_at = now
+        self._place(record, self._failed, now)
+
+    def reported(self, backend: Backend, now: float) -> str | None:
+        """See `Policy`."""
+        if backend.slot < 0:
+            self._drop(backend)
+        else:
+            self._place(self._enter(backend, now), self._sound, now)
+        return None
+
+    def _enter(self, backend: Backend, now: float) -> Record:
+        """The record of an eligible back-end, made if there is none."""
+        record = self._records.get(backend)
+        if record is None:
+            if self._unused:
+                index = self._unused.pop()
+            else:
+                index = len(self._at)
+                self._at.append(None)
+            record = Record(backend, index, self._sound, self._new_figures(now))
+            self._records[backend] = self._at[index] = record
+            self._place(record, self._sound, now)
+        return record
+
+    def _place(self, record: Record, tree: WeightTree, now: float) -> None:
+        """Have it drawn from this tree, by its present weight."""
+        if record.tree is not tree:
+            record.tree.set(record.index, 0)
+            record.tree = tree
+        tree.set(record.index, self._weight(record.backend, record.figures, now))
+
+    def _drop(self, backend: Backend) -> None:
+        record = self._records.pop(backend, None)
+        if record is not None:
+            record.tree.set(record.index, 0)
+            self._at[record.index] = None
+            self._unused.append(record.index)
+
+
+def failures(record: Record | None, now: float) -> float:
+    """The back-end's failures, as far as they are not forgotten."""
+    if record is None or not record.failures:
+        return 0.0
+    return record.failures * exp((record.failed_at - now) / FAILURES_FADE_S)
+
+
+def strained(sessions: float, record: Record | None, backend: Backend, now: float) -> float:
+    """Sessions with failures and the application's load counted as sessions: each failure as many as are there.
+
+    A back-end that fails fast, or whose accept queue fills, has few sessions and is not idle.
+    """
+    strain = (backend.report.load or 0) / QUEUE_PERCENT
+    if record is not None and record.failures:
+        strain += failures(record, now)
+    return sessions + strain * (sessions + 1) if strain else sessions

@@ -1,0 +1,151 @@
+"""Requests in flight first, latency second: Prequal's hot-cold lexicographic rule."""
+
+from __future__ import annotations
+
+from math import exp
+from typing import Final
+
+import attrs
+
+from rproxy.policies.drawing import Drawing, Record, Rng, failures, strained
+from rproxy.policies.latency import SHORTEST_S, Latencies, Latency
+from rproxy.policies.own_options import option
+from rproxy.policies.two_choices import CHOICES_MAX, takes_over
+from rproxy.pool.backend import Backend
+from rproxy.pool.policy import Explanation
+from rproxy.wire.pdu import WEIGHT_NORMAL
+
+HOT: Final = 1e6
+"""Added to what is compared of a hot back-end: more than any latency."""
+GAIN: Final = 1 / 16
+"""The part that the last session has in an average."""
+DECAY_S: Final = 10.0
+"""Time constant with which a latency above the pool's is forgotten, in seconds."""
+NOISE: Final = 2
+"""So many connections of the host come and go without being load."""
+IDLE_AFTER_S: Final = 60.0
+"""Time constant with which connections that stay become part of those that do not count, in seconds."""
+
+
+@attrs.frozen
+class PrequalOptions:
+    """`threshold`: a quantile, 0..1. `choices`: how many back-ends are drawn and compared."""
+
+    threshold: float = option(0.6, 0, 1, "quantile of sessions in flight above which a back-end is hot")
+    choices: float = option(5, 2, CHOICES_MAX, "back-ends drawn for each client")
+
+
+class _Figures:
+    """Of a back-end: what sessions took, and what is in flight besides ours.
+
+    `latency`: the average length of sessions for each one in flight when they ended. `elsewhere`: other proxies'
+    sessions, and the host's connections above those that are always there, by the last report. `base`: those that are
+    always there, as of `base_at`; None before the first report.
+    """
+
+    __slots__ = ("base", "base_at", "elsewhere", "latency")
+
+    def __init__(self) -> None:
+        self.latency = Latency()
+        self.elsewhere = self.base_at = 0.0
+        self.base: float | None = None
+
+    def update(self, backend: Backend, now: float) -> None:
+        """The back-end has reported. Connections that are fewer change `base` at once, and more of them in time."""
+        report = backend.report
+        told = report.others or 0
+        if report.tcp is None:
+            self.elsewhere = told
+            return
+        rest = max(report.tcp - report.counted - told, 0)
+        if self.base is None or rest < self.base:
+            self.base = rest
+        else:
+            self.base += (rest - self.base) * (1 - exp((self.base_at - now) / IDLE_AFTER_S))
+        self.base_at = now
+        self.elsewhere = told + max(rest - self.base - NOISE, 0)
+
+
+class PrequalPolicy(Drawing):
+    """Of those drawn by weight, the cold one of the lowest latency; hot are those with more in flight than a quantile.
+
+    B. Wydrowski, R. Kleinberg, S. M. Rumble, A. Archer, "Load is not what you should balance: Introducing Prequal",
+    NSDI 2024. In flight are our sessions, other proxies', and the host's other connections, by its last report. Latency
+    is predicted for what is in flight now: the length of the sessions that ended lately, for each that was in flight
+    then. The paper's threshold is 0.84, with which clients were seen to follow each other to the same back-end.
+    """
+
+    def __init__(self, rng: Rng, options: PrequalOptions = PrequalOptions()) -> None:
+        super().__init__(rng, int(options.choices))
+        self._quantile = options.threshold
+        self._latencies = Latencies(DECAY_S)
+        self._threshold = 0.0
+        """What was in flight for a weight of 100 at the threshold of the last choice, for `explain`."""
+
+    def _new_figures(self, now: float) -> _Figures:
+        return _Figures()
+
+    def reported(self, backend: Backend, now: float) -> str | None:
+        """See `Policy`."""
+        if backend.slot >= 0:
+            figures: _Figures = self._enter(backend, now).figures
+            figures.update(backend, now)
+        return super().reported(backend, now)
+
+    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
+        """See `Policy`."""
+        record = self._records.get(backend)
+        if served_s is None or record is None:
+            return
+        each_s = max(served_s, SHORTEST_S) / (_in_flight(backend, record) + 1)
+        figures: _Figures = record.figures
+        before_s = figures.latency.seconds or each_s
+        self._latencies.set(figures.latency, before_s + (each_s - before_s) * GAIN, each_s, now)
+
+    def _pick(self, drawn: list[Record], now: float) -> Record:
+        """The one that was drawn first is compared without the client, as in `takes_over`."""
+        flights = [strained(_in_flight(record.backend, record), record, record.backend, now) for record in drawn]
+        loads = [(flight + 1) / record.backend.weight for flight, record in zip(flights, drawn, strict=True)]
+        loads[0] = flights[0] / drawn[0].backend.weight
+        threshold = sorted(loads)[int(self._quantile * (len(loads) - 1))]
+        self._threshold = threshold * WEIGHT_NORMAL
+        best: Record | None = None
+        least = (0.0, 0.0, 0.0)
+        for record, flight, load in zip(drawn, flights, loads, strict=True):
+            if load <= threshold:
+                this = (self._each_s(record, now), flight, record.backend.weight)
+                if best is None or takes_over(*this, least):
+                    best, least = record, this
+        assert best is not None
+        return best
+
+    def _each_s(self, record: Record | None, now: float) -> float:
+        figures: _Figures | None = None if record is None else record.figures
+        if figures is None or not figures.latency.seconds:
+            return self._latencies.usual_s
+        return self._latencies.read(figures.latency, now)
+
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        """See `Policy`: the expected latency in seconds for a weight of 100; much more if it is hot."""
+        record = self._records.get(backend)
+        flight = _in_flight(backend, record)
+        load = (strained(flight, record, backend, now) + 1) * WEIGHT_NORMAL / backend.weight
+        each_s = self._each_s(record, now)
+        hot = load - WEIGHT_NORMAL / backend.weight > self._threshold
+        return Explanation(
+            HOT + load if hot else each_s * load,
+            {
+                "hot": float(hot),
+                "in flight": flight,
+                "latency_s": each_s * (flight + 1),
+                "failures": failures(record, now),
+                "queue": backend.report.load or 0,
+                "weight": backend.weight,
+            },
+        )
+
+
+def _in_flight(backend: Backend, record: Record | None) -> float:
+    figures: _Figures | None = None if record is None else record.figures
+    counts = backend.counts
+    return counts.pending + counts.established + (0.0 if figures is None else figures.elsewhere)
