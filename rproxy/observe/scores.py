@@ -1,4 +1,4 @@
-"""The score shown for a back-end."""
+"""The report's score of a back-end, shown beside what the policy compares."""
 
 from __future__ import annotations
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import isfinite
 from typing import Any, Final
 
 import attrs
 
 from rproxy.observe.session_counters import SessionCounters
 from rproxy.pool.backend import Backend
+from rproxy.pool.policy import NO_EXPLANATION, Explanation
 from rproxy.pool.states import State
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
@@ -24,16 +26,21 @@ ROWS: Final = 25
 
 @attrs.frozen
 class ServiceView:
-    """A service and what is shown with it; `score` computes the score shown for a back-end."""
+    """A service and what is shown with it; `report_score` computes the report's score of a back-end."""
 
     service: Service
     counters: SessionCounters
-    score: Callable[[Backend], float]
+    report_score: Callable[[Backend], float]
 
     def rows(self, backends: Iterable[Backend]) -> list[dict[str, Any]]:
         """The rows of these back-ends of the service."""
         now = self.service.seconds()
-        return [backend_status(backend, self.score(backend), now) for backend in backends]
+        return [self._row(backend, now) for backend in backends]
+
+    def _row(self, backend: Backend, now: float) -> dict[str, Any]:
+        if backend.answered_at is None:
+            return backend_status(backend, NO_EXPLANATION, None, now)
+        return backend_status(backend, self.service.pool.explain(backend, now), self.report_score(backend), now)
 
 
 class Status:
@@ -93,22 +100,27 @@ def _parts(view: ServiceView) -> Iterator[tuple[ServiceView, list[Backend]]]:
         yield view, backends[start : start + ROWS]
 
 
-def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]:
+def backend_status(
+    backend: Backend, explanation: Explanation, report_score: float | None, now: float
+) -> dict[str, Any]:
     """One back-end. None for what it has not reported; `tcp` is the live count; times in s or ms as named."""
-    answered = backend.answered_at is not None
     state = "draining" if backend.is_up and not backend.available else backend.state.value
     return {
         "address": backend.address,
         "port": backend.port,
         "state": state,
         "passed_over": backend.passed_over,
-        "score": _rounded(score) if answered else None,
+        "score": _significant(explanation.value),
+        "terms": {name: _significant(term) for name, term in explanation.terms.items()},
+        "report_score": _rounded(report_score),
         "rtt_ms": _rounded(backend.rtt.last_ms),
         "srtt_ms": _rounded(backend.rtt.average_ms),
         "loss": round(backend.losses.rate, 4),
         "tcp": None if backend.report.tcp is None else backend.tcp,
         "cpu": backend.report.cpu,
         "memory": backend.report.memory,
+        "load": backend.report.load,
+        "others": backend.report.others,
         "weight": backend.registration.weight,
         "share": round(backend.share, 2),
         "interval_s": backend.registration.interval_s,
@@ -116,6 +128,11 @@ def backend_status(backend: Backend, score: float, now: float) -> dict[str, Any]
         "total": backend.counts.total,
         "last_seen_s": None if backend.answered_at is None else _rounded(now - backend.answered_at),
     }
+
+
+def _significant(value: float) -> float | None:
+    """Rounded to six digits: a policy's values may have any size. None for what JSON has no number for."""
+    return float(f"{value:.6g}") if isfinite(value) else None
 
 
 def _rounded(value: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""What --trace logs of sessions: every choice with the scores of all eligible back-ends, and every end."""
+"""What --trace logs of sessions: every choice with what was compared of all eligible back-ends, and every end."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ from rproxy.sessions.record import SessionRecord
 
 
 class SessionTrace:
-    """A `ChoiceObserver` and `SessionObserver` that logs. Its cost grows with the pool."""
+    """A `ChoiceObserver` and `SessionObserver` that logs. Its cost grows with the pool.
+
+    Of each eligible back-end, a choice has two lines: the report's score with the figures that it is made of, and what
+    the policy in use compares. `now` is the pool's clock, in s.
+    """
 
     log = Logger()
 
-    def __init__(self, pool: Pool, score: Callable[[Backend], float]) -> None:
+    def __init__(self, pool: Pool, report_score: Callable[[Backend], float], now: Callable[[], float]) -> None:
         self._pool = pool
-        self._score = score
+        self._report_score = report_score
+        self._now = now
 
     def choosing(self, link: Link) -> None:
+        now = self._now()
         for backend in self._pool:
             if backend.eligible:
                 self._log_figures(backend)
+                self._log_explanation(backend, now)
 
     def chosen(self, link: Link, backend: Backend | None) -> None:
         self.log.debug(
@@ -38,12 +45,21 @@ class SessionTrace:
         self.log.debug(
             "{backend} score {score:.3f} RTT {rtt_ms:.3f} ms TCP {tcp} CPU {cpu} % memory {memory} % loss {loss:.2f}",
             backend=backend.name,
-            score=self._score(backend),
+            score=self._report_score(backend),
             rtt_ms=backend.rtt.last_ms,
             tcp=_figure(backend.tcp, backend.report.tcp),
             cpu=_figure(backend.cpu, backend.report.cpu),
             memory=_figure(backend.memory, backend.report.memory),
             loss=backend.losses.rate,
+        )
+
+    def _log_explanation(self, backend: Backend, now: float) -> None:
+        explanation = self._pool.explain(backend, now)
+        self.log.debug(
+            "{backend} is compared by {value:.6g}: {terms}",
+            backend=backend.name,
+            value=explanation.value,
+            terms=", ".join(f"{name} {term:.6g}" for name, term in explanation.terms.items()) or "no terms",
         )
 
     def session_ended(self, record: SessionRecord) -> None:

@@ -223,9 +223,11 @@ class Pool:
         return self._choose(now, exclude, client)
 
     def explain(self, backend: Backend, now: float) -> Explanation:
-        """What the policy compares for a back-end now; `NO_EXPLANATION` if that fails."""
+        """What the policy compares for a back-end now, as floats; `NO_EXPLANATION` if that fails."""
         try:
-            return self._policy.explain(backend, now)
+            explained = self._policy.explain(backend, now)
+            terms = {str(name): float(term) for name, term in explained.terms.items()}
+            return Explanation(float(explained.value), terms)
         except BaseException:
             self.complain()
             return NO_EXPLANATION

@@ -65,9 +65,11 @@ def serve_pool(
     publish: Callable[[Events], None] = lambda events: None,
     may_self_connect: Callable[[Address], bool] = lambda address: False,
 ) -> ServedPool:
-    """A service of `pool`; `saturation` is that of the score displayed, `observers` are further ones of sessions."""
+    """A service of `pool`; `saturation` is that of the report's score that is shown, `observers` are further ones of
+    sessions.
+    """
     counters, refused, score = SessionCounters(), RefusedClientsLog(clock, pool), ReportScore(saturation)
-    traces = [SessionTrace(pool, score)] if trace else []
+    traces = [SessionTrace(pool, score, clock.seconds)] if trace else []
     service = Service(
         pool,
         clock,

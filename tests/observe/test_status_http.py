@@ -103,12 +103,12 @@ def test_our_sessions_are_counted_and_are_part_of_tcp() -> None:
     assert (bench.only["connections"], bench.only["total"], bench.only["tcp"]) == (2, 2, 5)
 
 
-def test_the_score_is_that_of_the_saturation_in_use() -> None:
+def test_the_reports_score_is_that_of_the_saturation_in_use() -> None:
     bench = Bench()
     confirm(bench.pool, registered(bench.pool, "10.0.0.1"), token=1, load=FIGURE_5_10)
-    assert bench.only["score"] == 0.68
+    assert bench.only["report_score"] == 0.68
     bench.saturation = 0.70
-    assert bench.only["score"] == 100
+    assert bench.only["report_score"] == 100
 
 
 def test_every_backend_is_listed_and_a_forgotten_one_is_not() -> None:

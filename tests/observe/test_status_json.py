@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from rproxy.observe.scores import ReportScore
 from rproxy.observe.session_counters import SessionCounters
 from rproxy.observe.status_json import ROWS, ServiceView, Status
 from rproxy.policies.least_connections import LeastConnectionsPolicy
+from rproxy.policies.registry import POLICIES
+from rproxy.pool.backend import Backend
+from rproxy.pool.policy import Explanation, Policy
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.observers import Observers
@@ -18,10 +22,12 @@ from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.sources.agents.monitor import Counters
 from rproxy.wire.pdu import Unregister
-from tests.fakes import FakeLink, confirm, pool_with, registered
+from tests.fakes import CountingPolicy, FakeLink, RaisingPolicy, confirm, logged, pool_with, registered
+from tests.policies.balancing import policy
 
 FIELDS = {
-    *("address", "port", "state", "passed_over", "score", "rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory"),
+    *("address", "port", "state", "passed_over", "score", "terms", "report_score"),
+    *("rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory", "load", "others"),
     *("weight", "share", "interval_s"),
     *("connections", "total", "last_seen_s"),
 }
@@ -30,11 +36,11 @@ FIELDS = {
 CAPACITY = Capacity(10, lambda: 0.0)
 
 
-def view_with(up: int) -> ServiceView:
+def view_with(up: int, policy: Policy | None = None) -> ServiceView:
     clock, counters = Clock(), SessionCounters()
     clock.rightNow = 3.0
     observers = Observers(clock.seconds, sessions=[counters], redispatches=[counters])
-    service = Service(pool_with(up, LeastConnectionsPolicy()), clock, observers=observers)
+    service = Service(pool_with(up, policy or LeastConnectionsPolicy()), clock, observers=observers)
     return ServiceView(service, counters, ReportScore())
 
 
@@ -50,21 +56,26 @@ def test_each_backend_has_the_documented_fields() -> None:
 def test_what_a_back_end_reports_is_shown() -> None:
     view = view_with(0)
     backend = registered(view.service.pool, "10.0.0.9")
-    confirm(view.service.pool, backend, token=7, load=Load(cpu=17, memory=None, tcp=4))
+    confirm(view.service.pool, backend, token=7, load=Load(cpu=17, memory=None, tcp=4, application=30))
+    backend.report.others = 6
     assert view.service.pool.choose(0.0) is backend
     (shown,) = status(view, Counters(), CAPACITY)["backends"]
-    assert shown | {"score": 0, "srtt_ms": 0} == {
+    assert shown | {"score": 0, "terms": {}, "report_score": 0, "srtt_ms": 0} == {
         "address": "10.0.0.9",
         "port": 80,
         "state": "up",
         "passed_over": "",
         "score": 0,
+        "terms": {},
+        "report_score": 0,
         "rtt_ms": 10.0,
         "srtt_ms": 0,
         "loss": 0.0,
         "tcp": 5,
         "cpu": 17,
         "memory": None,
+        "load": 30,
+        "others": 6,
         "weight": 100,
         "share": 0.1,
         "interval_s": 20.0,
@@ -72,7 +83,7 @@ def test_what_a_back_end_reports_is_shown() -> None:
         "total": 0,
         "last_seen_s": 2.99,
     }
-    assert shown["score"] == pytest.approx(0.15 + 0.15 + 0.085 + 0.25)
+    assert shown["report_score"] == pytest.approx(0.15 + 0.15 + 0.085 + 0.25)
     assert shown["srtt_ms"] is None
     for _ in range(7):
         backend.rtt.add(12.0)
@@ -85,8 +96,52 @@ def test_what_is_not_known_yet_is_null() -> None:
     (shown,) = status(view, Counters(), CAPACITY)["backends"]
     assert shown["state"] == "registered"
     assert {name for name, value in shown.items() if value is None} == {
-        *("score", "rtt_ms", "srtt_ms", "tcp", "cpu", "memory", "last_seen_s"),
+        *("score", "report_score", "rtt_ms", "srtt_ms", "tcp", "cpu", "memory", "load", "others", "last_seen_s"),
     }
+    assert shown["terms"] == {}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_score_is_what_the_policy_in_use_compares(name: str) -> None:
+    view = view_with(3, policy(name))
+    pool, now = view.service.pool, view.service.seconds()
+    for row, backend in zip(status(view, Counters(), CAPACITY)["backends"], pool, strict=True):
+        explained = pool.explain(backend, now)
+        assert row["score"] == pytest.approx(explained.value, rel=1e-5)
+        assert row["terms"] == pytest.approx(dict(explained.terms), rel=1e-5)
+
+
+class Explaining(CountingPolicy):
+    """Explains every back-end by the same value."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        return Explanation(self.value, {"first": self.value, "second": 2})
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        *((math.nan, None), (math.inf, None), (-math.inf, None), (0, 0), (1e13 + 0.123, 1e13)),
+        *((1 / 3, 0.333333), (2e-9, 2e-9), (-123456.789, -123457)),
+    ],
+)
+def test_values_of_any_size_are_shown_and_those_that_are_no_numbers_are_null(value: float, shown: float | None) -> None:
+    view = view_with(1, Explaining(value))
+    text = b"".join(Status([view], Counters(), CAPACITY).rendered())
+    (row,) = json.loads(text, parse_constant=pytest.fail)["backends"]
+    assert (row["score"], row["terms"]) == (shown, {"first": shown, "second": 2})
+    assert row["report_score"] is not None
+
+
+def test_without_an_explanation_the_rest_is_shown() -> None:
+    view = view_with(1, RaisingPolicy("explain"))
+    with logged():
+        (row,) = status(view, Counters(), CAPACITY)["backends"]
+    assert (row["score"], row["terms"], row["state"]) == (None, {}, "up")
 
 
 def test_a_count_that_is_unknown_to_its_agent_is_null() -> None:

@@ -9,11 +9,13 @@ from twisted.logger import LogLevel
 from rproxy.agent.sampler import Load
 from rproxy.observe.scores import ReportScore
 from rproxy.observe.trace import SessionTrace
+from rproxy.pool.policy import Policy
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.observers import Observers
 from rproxy.sessions.service import Service, ServiceTerms
 from rproxy.sessions.session import Session
-from tests.fakes import FakeLink, confirm, logged, pool_of, registered, texts
+from tests.fakes import FakeLink, RaisingPolicy, confirm, logged, pool_of, pool_with, registered, texts
+from tests.policies.balancing import policy
 from tests.sessions.opening import Bench, taken
 
 
@@ -40,7 +42,8 @@ def test_a_trace_shows_the_score_and_the_figures_of_every_eligible_backend_at_a_
         confirm(pool, registered(pool, f"10.0.0.{number}"), token=number, load=Load(10, 20, number))
     registered(pool, "10.0.0.3")
     confirm(pool, registered(pool, "10.0.0.4"), token=4, draining=True)
-    clock, trace = Clock(), SessionTrace(pool, ReportScore())
+    clock = Clock()
+    trace = SessionTrace(pool, ReportScore(), clock.seconds)
     service = Service(pool, clock, observers=Observers(clock.seconds, choices=[trace]))
     with logged() as events:
         taken(Session(service, FakeLink("the client")))
@@ -53,6 +56,29 @@ def test_a_trace_shows_the_score_and_the_figures_of_every_eligible_backend_at_a_
     assert second["score"] == pytest.approx(0.30 * 10 / 20 + 0.30 * 2 / 10 + 0.05 + 0.10)
     lines = texts(events)
     assert "10.0.0.2:80 score 0.360 RTT 10.000 ms TCP 2 CPU 10 % memory 20 % loss 0.00" in lines
+    assert lines[-1] == "client the client -> 10.0.0.1:80"
+
+
+def traced(policy: Policy) -> list[str]:
+    """The lines of one choice between two back-ends."""
+    pool, clock = pool_with(2, policy), Clock()
+    trace = SessionTrace(pool, ReportScore(), clock.seconds)
+    service = Service(pool, clock, observers=Observers(clock.seconds, choices=[trace]))
+    with logged() as events:
+        taken(Session(service, FakeLink("the client")))
+    return texts(events)
+
+
+def test_a_trace_shows_what_the_policy_compares_after_the_figures() -> None:
+    lines = traced(policy("p2c"))
+    assert lines[1] == "10.0.0.1:80 is compared by 10: sessions 0, failures 0, queue 0, weight 10"
+    assert lines[3] == "10.0.0.2:80 is compared by 10: sessions 0, failures 0, queue 0, weight 10"
+    assert [line.split()[:2] for line in lines[::2][:2]] == [["10.0.0.1:80", "score"], ["10.0.0.2:80", "score"]]
+
+
+def test_a_policy_that_cannot_explain_leaves_the_rest_of_the_trace() -> None:
+    lines = traced(RaisingPolicy("explain"))
+    assert "10.0.0.1:80 is compared by nan: no terms" in lines
     assert lines[-1] == "client the client -> 10.0.0.1:80"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -68,3 +69,22 @@ def test_one_that_cannot_explain_is_logged_and_shows_nothing() -> None:
     with logged() as events:
         assert math.isnan(driver.pool.explain(backend, driver.now).value)
     assert len(events) == 1
+
+
+NOT_A_NUMBER: Any = "much"
+
+
+@pytest.mark.parametrize(
+    "returned", [None, 7, (1.0, {}), Explanation(NOT_A_NUMBER), Explanation(1.0, {"term": NOT_A_NUMBER})]
+)
+def test_an_explanation_that_is_none_is_logged_and_shows_nothing(
+    returned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = CountingPolicy()
+    driver = Driver(policy)
+    backend = driver.up()
+    monkeypatch.setattr(policy, "explain", lambda backend, now: returned)
+    with logged() as events:
+        explained = driver.pool.explain(backend, driver.now)
+    assert math.isnan(explained.value)
+    assert (explained.terms, len(events)) == ({}, 1)

@@ -36,7 +36,7 @@ class Bench:
         self.refused = RefusedClientsLog(self.clock, pool)
         self.records: list[SessionRecord] = []
         observers: list[Any] = [self.counters, self.refused, self]
-        traces = [SessionTrace(pool, ReportScore())] if trace else []
+        traces = [SessionTrace(pool, ReportScore(), self.clock.seconds)] if trace else []
         self.service = Service(
             pool,
             self.clock,

@@ -86,7 +86,7 @@ def test_a_proxy_is_made_of_its_settings_and_opens_nothing_yet(reactor: Reactor)
     options = parsed("--saturation", "off", "--backend-port", "8000", "--probe-timeout", "0.2")
     service = makeService(options)
     table, (wiring,) = service.service.pool, service._services
-    assert (wiring.served.view.score, table.default_port, table.timeout_s) == (
+    assert (wiring.served.view.report_score, table.default_port, table.timeout_s) == (
         ReportScore(None),
         8000,
         0.2,

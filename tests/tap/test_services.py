@@ -139,7 +139,10 @@ def test_a_client_is_taken_to_a_backend_that_registered_and_answered() -> None:
     run(bench.reactor, 0)
     assert backend.value() == b"request"
     (shown,) = bench.service.status()["backends"]
-    assert (shown["state"], shown["connections"], shown["score"]) == ("up", 1, pytest.approx(0.18))
+    assert (shown["state"], shown["connections"], shown["report_score"]) == ("up", 1, pytest.approx(0.18))
+    (row,) = bench.service.service.pool
+    explained = bench.service.service.pool.explain(row, bench.reactor.seconds())
+    assert (shown["score"], set(shown["terms"])) == (pytest.approx(explained.value, rel=1e-5), set(explained.terms))
     assert bench.service.status()["counters"]["accepted"] == {"register": 1, "probe-response": 1}
 
 
