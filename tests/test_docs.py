@@ -12,6 +12,7 @@ import pytest
 from docutils import nodes
 from docutils.core import publish_doctree, publish_string
 
+from rproxy.policies.own_options import described
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.admission import Refusal
 from rproxy.pool.states import TRANSITIONS, Event, State
@@ -155,6 +156,20 @@ def test_the_layout_of_the_protocols_page_is_the_programs(name: str) -> None:
 
 def test_every_policy_is_described() -> None:
     assert {name for name in POLICIES if f"``{name}``" not in OPERATING} == set()
+
+
+@pytest.mark.parametrize("heading", ["which back-end", "``score``"])
+def test_every_policy_is_in_the_tables_of_policies(heading: str) -> None:
+    _, *rows = table(f"{'``--policy``':<21} {heading}", docs.pages()["choosing"])
+    assert sorted(name for name, *_ in rows) == sorted(f"``{name}``" for name in POLICIES)
+
+
+def test_every_option_of_a_policy_is_in_the_table_of_options() -> None:
+    _, *rows = table("policy              option", docs.pages()["choosing"])
+    shown = [f"{policy} {option.strip('`')}: {meaning}" for policy, option, meaning in rows]
+    assert sorted(shown) == sorted(
+        f"``{name}`` {line}" for name in POLICIES for line in described(POLICIES[name].options)
+    )
 
 
 def test_the_policy_that_is_shown_chooses() -> None:

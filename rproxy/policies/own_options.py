@@ -30,11 +30,17 @@ class _Range:
     high: float
     meaning: str
     may_be_off: bool
+    whole: bool
 
 
-def option(default: float | None, low: float, high: float, meaning: str, *, may_be_off: bool = False) -> Any:
-    """A field of a policy's options: a number from `low` to `high`, or None if it `may_be_off`. `meaning`: one line."""
-    return attrs.field(default=default, metadata={_KEY: _Range(low, high, meaning, may_be_off)})
+def option(
+    default: float | None, low: float, high: float, meaning: str, *, may_be_off: bool = False, whole: bool = False
+) -> Any:
+    """A field of a policy's options: a number from `low` to `high`, or None if it `may_be_off`. `meaning`: one line.
+
+    A `whole` one is an int.
+    """
+    return attrs.field(default=default, metadata={_KEY: _Range(low, high, meaning, may_be_off, whole)})
 
 
 def read_options(kind: type[T], given: Mapping[str, Any]) -> T:
@@ -58,10 +64,12 @@ def _read(name: str, value: Any, allowed: _Range) -> float | None:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if isinstance(value, bool) or not allowed.low <= number <= allowed.high:
+    within = allowed.low <= number <= allowed.high and not (allowed.whole and number % 1)
+    if isinstance(value, bool) or not within:
+        whole = "a whole number " if allowed.whole else ""
         off = f", or {OFF}" if allowed.may_be_off else ""
-        raise PolicyError(f"option {name}={value}: must be from {allowed.low:g} to {allowed.high:g}{off}")
-    return number
+        raise PolicyError(f"option {name}={value}: must be {whole}from {allowed.low:g} to {allowed.high:g}{off}")
+    return int(number) if allowed.whole else number
 
 
 def described(kind: type[attrs.AttrsInstance]) -> list[str]:

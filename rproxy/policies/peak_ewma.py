@@ -21,7 +21,7 @@ PENALTY: Final = 10
 class PeakEwmaOptions:
     """`choices`: how many back-ends are drawn and compared. `decay`: a time constant in seconds."""
 
-    choices: float = option(2, 2, CHOICES_MAX, "back-ends drawn for each client; of fewer than 8 at least 4")
+    choices: int = option(2, 2, CHOICES_MAX, "back-ends drawn for each client; of fewer than 8 at least 4", whole=True)
     decay: float = option(10, 0.1, 600, "seconds after which a session's length is mostly forgotten")
 
 
@@ -36,7 +36,7 @@ class PeakEwmaPolicy(TwoChoicesPolicy):
 
     def __init__(self, rng: Rng, options: PeakEwmaOptions = PeakEwmaOptions()) -> None:
         super().__init__(rng)
-        self._choices = int(options.choices)
+        self._choices = options.choices
         self._latencies = Latencies(options.decay)
 
     def _new_figures(self, now: float) -> Latency:

@@ -32,7 +32,7 @@ class PrequalOptions:
     """`threshold`: a quantile, 0..1. `choices`: how many back-ends are drawn and compared."""
 
     threshold: float = option(0.6, 0, 1, "quantile of sessions in flight above which a back-end is hot")
-    choices: float = option(5, 2, CHOICES_MAX, "back-ends drawn for each client")
+    choices: int = option(5, 2, CHOICES_MAX, "back-ends drawn for each client", whole=True)
 
 
 class _Figures:
@@ -76,7 +76,7 @@ class PrequalPolicy(Drawing):
     """
 
     def __init__(self, rng: Rng, options: PrequalOptions = PrequalOptions()) -> None:
-        super().__init__(rng, int(options.choices))
+        super().__init__(rng, options.choices)
         self._quantile = options.threshold
         self._latencies = Latencies(DECAY_S)
         self._threshold = 0.0

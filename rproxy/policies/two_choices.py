@@ -20,7 +20,7 @@ _TIE: Final = 0.5
 class TwoChoicesOptions:
     """`choices`: how many back-ends are drawn and compared."""
 
-    choices: float = option(2, 2, CHOICES_MAX, "back-ends drawn for each client; of fewer than 8 at least 4")
+    choices: int = option(2, 2, CHOICES_MAX, "back-ends drawn for each client; of fewer than 8 at least 4", whole=True)
 
 
 def takes_over(cost: float, sessions: float, weight: float, than: tuple[float, float, float]) -> bool:
@@ -49,7 +49,7 @@ class TwoChoicesPolicy(Drawing):
     """
 
     def __init__(self, rng: Rng, options: TwoChoicesOptions = TwoChoicesOptions()) -> None:
-        super().__init__(rng, int(options.choices))
+        super().__init__(rng, options.choices)
 
     def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
         """See `Policy`: the sessions are counted in the back-end."""

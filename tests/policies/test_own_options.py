@@ -19,6 +19,11 @@ class Options:
     unset: float | None = option(None, 0, 1, "nothing", may_be_off=True)
 
 
+@attrs.frozen
+class WholeOptions:
+    count: int = option(2, 1, 16, "how many", whole=True)
+
+
 @pytest.mark.parametrize(
     ("given", "options"),
     [
@@ -39,6 +44,19 @@ def test_what_is_out_of_range_or_no_number_is_refused_in_one_line(value: Any) ->
     with pytest.raises(PolicyError) as raised:
         read_options(Options, {"depth-max": value})
     assert str(raised.value) == f"option depth-max={value}: must be from 1 to 8"
+
+
+@pytest.mark.parametrize(("value", "count"), [("16", 16), ("3.0", 3), (1, 1)])
+def test_a_whole_number_is_an_int(value: Any, count: int) -> None:
+    read = read_options(WholeOptions, {"count": value})
+    assert (read, type(read.count)) == (WholeOptions(count), int)
+
+
+@pytest.mark.parametrize("value", ["2.5", "0", "17", "nan", "inf", "1e999"])
+def test_what_is_no_whole_number_is_refused_in_one_line(value: str) -> None:
+    with pytest.raises(PolicyError) as raised:
+        read_options(WholeOptions, {"count": value})
+    assert str(raised.value) == f"option count={value}: must be a whole number from 1 to 16"
 
 
 def test_an_option_that_may_be_off_says_so() -> None:
