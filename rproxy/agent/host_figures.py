@@ -1,6 +1,6 @@
-"""The load figures of this host's kernel. Each function reads one figure, and fails independently of the others.
+"""The load figures of this host's kernel. Each is read independently of the others.
 
-On Linux they are read from /proc, with a few short reads however busy the host is; elsewhere from psutil, which is
+On Linux they are read from /proc, by one system call each however busy the host is; elsewhere from psutil, which is
 imported there only: on Linux, importing it prints a traceback if /proc/stat cannot be read.
 """
 
@@ -8,112 +8,144 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import sys
-from io import FileIO
 from typing import Final
 
 import attrs
 
-from rproxy.net.files import open_nonblocking
+from rproxy.agent.kernel_file import KernelFile, UnreadableFigure
 
-_PROC: Final = sys.platform == "linux"
-_STAT: Final = "/proc/stat"
-_MEMINFO: Final = "/proc/meminfo"
-_SNMP: Final = "/proc/net/snmp"
-_FILE_MAX: Final = 1 << 20
-"""Bytes read of a file. What is needed is at its beginning."""
-_NUMBER: Final = r"\d{1,18}"
-_CPU: Final = re.compile(rf"cpu +((?:{_NUMBER} ){{3,9}}{_NUMBER}) ?\n")
-_EACH_CPU: Final = re.compile(r"^cpu\d+ ", re.MULTILINE)
+IS_LINUX: Final = sys.platform == "linux"
+PROC: Final = "/proc"
+_STAT: Final = re.compile(rb"cpu +((?:\d{1,18} ){3,9}\d{1,18}) ?\n")
+_MEMINFO: Final = re.compile(rb"(?:.*\n)*?MemTotal: *(\d{1,18}) kB\n(?:.*\n)*?MemAvailable: *(\d{1,18}) kB\n")
+_SNMP: Final = re.compile(
+    rb"\nTcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab .*"
+    rb"\nTcp: (?:-?\d{1,20} ){8}(\d{1,18}) .*\n"
+)
+"""The order of the fields, as in RFC 4022, is the same in every Linux."""
 _TIMES: Final = 8
 """Fields of a cpu line of /proc/stat to add up. Guest times follow, which the first two include (proc(5))."""
-
-
-class UnreadableFigure(Exception):
-    """A figure cannot be read now; the message says why, for the log."""
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK") if IS_LINUX else 1
 
 
 @attrs.frozen
 class CpuTimes:
-    """Time of all CPUs together since the host started, in ticks, of which `per_s` pass in a second."""
+    """CPU time since some moment: how much was used, of how much there was. `total` grows by `per_s` in a second.
 
-    idle: float
+    `of` says whose times they are: those of different hosts or cgroups cannot be compared.
+    """
+
+    busy: float
     total: float
     per_s: float
+    of: str = ""
 
 
-def cpu_times() -> CpuTimes:
-    """CPU times now. Waiting for I/O counts as idle. Raises `UnreadableFigure`, or what psutil raises."""
-    if not _PROC:
-        return _psutil_cpu_times()
-    text = _read(_STAT)
-    line = _CPU.match(text)
-    if line is None:
-        raise UnreadableFigure(f"{_STAT}: it does not begin with the times of all CPUs")
-    times = [int(field) for field in line[1].split()[:_TIMES]]
-    cpus = len(_EACH_CPU.findall(text)) or os.cpu_count() or 1
-    return CpuTimes(sum(times[3:5]), sum(times), os.sysconf("SC_CLK_TCK") * cpus)
+@attrs.frozen
+class MemorySize:
+    """A host's memory, in bytes."""
+
+    total: int
+    available: int
+    """What programs can have without swapping, by the kernel's estimate: page cache counts as available."""
 
 
-def memory() -> int:
-    """The percentage of memory that is not available to programs, 0..100. Raises as `cpu_times`."""
-    if not _PROC:
+class HostFigures:
+    """The figures of this host, from /proc. Every `now` is in seconds, monotonic; errors are `UnreadableFigure`."""
+
+    def __init__(self, proc: str = PROC) -> None:
+        """`proc` is the folder where /proc is mounted."""
+        self._stat = KernelFile(f"{proc}/stat", parse_stat)
+        self._meminfo = KernelFile(f"{proc}/meminfo", parse_meminfo)
+        self._snmp = KernelFile(f"{proc}/net/snmp", parse_snmp)
+
+    def cpu_times(self, now: float) -> CpuTimes:
+        """Times of all CPUs together. Waiting for I/O counts as idle."""
+        return self._stat.read(now)
+
+    def cpus(self, now: float) -> int:
+        """The number of CPUs, whatever this process is confined to."""
+        try:
+            return round(self._stat.read(now).per_s / _TICKS_PER_S)
+        except UnreadableFigure:
+            return os.cpu_count() or 1
+
+    def memory(self, now: float) -> int:
+        """The percentage of memory that is not available to programs, 0..100."""
+        size = self._meminfo.read(now)
+        return round(100 * (size.total - size.available) / size.total)
+
+    def total_memory(self, now: float) -> int:
+        """The size of the memory, in bytes."""
+        return self._meminfo.read(now).total
+
+    def established(self, now: float) -> int:
+        """The number of established TCP connections of this network namespace, IPv4 and IPv6.
+
+        This is the kernel's counter: tcpCurrEstab of RFC 4022, which includes CLOSE-WAIT. The cheaper
+        /proc/net/sockstat counts sockets in every state but TIME-WAIT.
+        """
+        return self._snmp.read(now)
+
+    def close(self) -> None:
+        """Close the files until figures are read again."""
+        for file in (self._stat, self._meminfo, self._snmp):
+            file.close()
+
+
+class PsutilFigures:
+    """The figures of a host that has no /proc, or another one than Linux's. Methods raise what psutil raises."""
+
+    def cpu_times(self, now: float) -> CpuTimes:
+        """As `HostFigures.cpu_times`."""
+        import psutil
+
+        times = psutil.cpu_times()
+        total = sum(times)
+        return CpuTimes(total - times.idle, total, psutil.cpu_count() or 1)
+
+    def memory(self, now: float) -> int:
+        """As `HostFigures.memory`."""
         import psutil
 
         return min(round(psutil.virtual_memory().percent), 100)
-    text = _read(_MEMINFO)
-    total, available = (_kilobytes(text, name) for name in ("MemTotal", "MemAvailable"))
-    if not 0 <= available <= total != 0:
-        raise UnreadableFigure(f"{_MEMINFO}: {available} of {total} kB available")
-    return round(100 * (total - available) / total)
 
-
-def _kilobytes(text: str, name: str) -> int:
-    line = re.search(rf"^{name}: *({_NUMBER}) kB\n", text, re.MULTILINE)
-    if line is None:
-        raise UnreadableFigure(f"{_MEMINFO}: no line {name}")
-    return int(line[1])
-
-
-def established() -> int:
-    """The number of the host's established TCP connections, IPv4 and IPv6. Raises as `cpu_times`.
-
-    On Linux, this is the kernel's counter: tcpCurrEstab of RFC 4022, which includes CLOSE-WAIT.
-    """
-    if not _PROC:
+    def established(self, now: float) -> int:
+        """The number of the host's established TCP connections, IPv4 and IPv6."""
         import psutil
 
         return sum(each.status == psutil.CONN_ESTABLISHED for each in psutil.net_connections("tcp"))
-    lines = re.findall(r"^Tcp: (.*)\n", _read(_SNMP), re.MULTILINE)
-    if len(lines) != 2:
-        raise UnreadableFigure(f"{_SNMP}: no counters of TCP")
-    values = dict(zip(*(line.split() for line in lines), strict=False))
-    if re.fullmatch(_NUMBER, count := values.get("CurrEstab", "")) is None:
-        raise UnreadableFigure(f"{_SNMP}: no count of established connections")
-    return int(count)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
-def _psutil_cpu_times() -> CpuTimes:
-    import psutil
-
-    times = psutil.cpu_times()
-    return CpuTimes(times.idle, sum(times), psutil.cpu_count() or 1)
-
-
-def _read(path: str) -> str:
-    """The text of a file, opened anew: it may have been replaced. Raises `UnreadableFigure`."""
-    try:
-        with open(path, "rb", buffering=0, opener=open_nonblocking) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UnreadableFigure(f"{path}: not a regular file")
-            return _read_head(file).decode("ascii", "replace")
-    except OSError as error:
-        raise UnreadableFigure(f"{path}: {error.strerror or error}") from None
+def parse_stat(text: bytes) -> CpuTimes:
+    """The times of all CPUs in /proc/stat, in ticks. Raises `UnreadableFigure`, as all these functions do."""
+    line = _STAT.match(text)
+    if line is None:
+        raise UnreadableFigure("it does not begin with the times of all CPUs")
+    times = [int(field) for field in line[1].split()[:_TIMES]]
+    total = sum(times)
+    cpus = text.count(b"\ncpu") or os.cpu_count() or 1
+    return CpuTimes(total - sum(times[3:5]), total, _TICKS_PER_S * cpus)
 
 
-def _read_head(file: FileIO) -> bytes:
-    content = bytearray()
-    while len(content) < _FILE_MAX and (block := file.read(1 << 16)):
-        content += block
-    return bytes(content)
+def parse_meminfo(text: bytes) -> MemorySize:
+    """The sizes in /proc/meminfo."""
+    lines = _MEMINFO.match(text)
+    if lines is None:
+        raise UnreadableFigure("no lines MemTotal and MemAvailable")
+    total, available = int(lines[1]), int(lines[2])
+    if not 0 <= available <= total != 0:
+        raise UnreadableFigure(f"{available} of {total} kB available")
+    return MemorySize(1024 * total, 1024 * available)
+
+
+def parse_snmp(text: bytes) -> int:
+    """The count of established connections in /proc/net/snmp (RFC 4022)."""
+    lines = _SNMP.search(text)
+    if lines is None or text.count(b"\nTcp: ") != 2:
+        raise UnreadableFigure("no count of established connections of TCP")
+    return int(lines[1])

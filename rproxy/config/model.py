@@ -29,6 +29,10 @@ HTTP_CHECK: Final = "http:"
 """Followed by a path."""
 COMMAND_CHECK: Final = "command:"
 """Followed by a shell command."""
+HOST_SCOPE: Final = "host"
+CGROUP_SCOPE: Final = "cgroup"
+AUTO_SCOPE: Final = "auto"
+"""The agent's cgroup where it has a limit, else the host."""
 _OPTION: Final = "--"
 
 
@@ -136,6 +140,8 @@ class AgentConfig:
     load_file: str | None = None
     """The absolute path of a file whose last line is that. At most one of the two is set; with neither, the load is how
     full the accept queue of `service_port` is."""
+    scope: str = AUTO_SCOPE
+    """What CPU and memory are reported of."""
     trace: bool = False
     """Whether to log every PDU."""
 

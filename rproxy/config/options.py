@@ -254,6 +254,12 @@ class AgentOptions(CommandOptions):
         ],
         ["load-file", None, None, "file whose last line is the service's load, instead of a command"],
         ["weight", "w", _default(_AGENT.weight), "share of clients relative to 100"],
+        [
+            "scope",
+            None,
+            _AGENT.scope,
+            "report CPU and memory of: host, cgroup, or auto (the cgroup's where it has a limit)",
+        ],
         ["report", None, None, "report these instead of the host's, for tests: cpu=100,memory=100,tcp=100 or some"],
     ]
     optFlags = [["trace", None, "log every PDU"]]

@@ -6,13 +6,22 @@ Options have these names after two dashes. `fields` reads them from any mapping 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import attrs
 
 from rproxy.carriers.registry import UnusableCarrier, check_carrier
-from rproxy.config.model import COMMAND_CHECK, CONNECT_CHECK, HTTP_CHECK, NO_CHECK
+from rproxy.config.model import (
+    AUTO_SCOPE,
+    CGROUP_SCOPE,
+    COMMAND_CHECK,
+    CONNECT_CHECK,
+    HOST_SCOPE,
+    HTTP_CHECK,
+    NO_CHECK,
+)
 from rproxy.config.validators import (
     PORT_MAX,
     ConfigError,
@@ -103,6 +112,12 @@ def _command(key: str, value: str) -> str:
     return value
 
 
+def _scope(key: str, value: str) -> str:
+    if choice(key, value, (HOST_SCOPE, CGROUP_SCOPE, AUTO_SCOPE)) == CGROUP_SCOPE and sys.platform != "linux":
+        raise ConfigError("needs Linux", key, value)
+    return value
+
+
 def _report(key: str, value: str) -> dict[str, int]:
     """Figures such as ``cpu=100,tcp=3``."""
     report = {}
@@ -157,6 +172,7 @@ AGENT: Final = {
     "drain-file": Key("drain_file", path),
     "load-command": Key("load_command", _command),
     "load-file": Key("load_file", path),
+    "scope": Key("scope", _scope),
     "trace": Key("trace", lambda _, value: bool(value)),
 }
 """For `model.AgentConfig`."""

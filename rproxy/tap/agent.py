@@ -19,6 +19,7 @@ from rproxy.agent.environment import Environment, OwnAddress
 from rproxy.agent.load_sources import AcceptQueueLoad, CommandLoad, FileLoad
 from rproxy.agent.registrar import Registration
 from rproxy.agent.sampler import FixedSampler, HostSampler, Sampler
+from rproxy.agent.scope import Scope, figures
 from rproxy.agent.service_checks import CommandCheck, ConnectCheck, HttpCheck, OwnAddresses
 from rproxy.config.keyfile import envelope
 from rproxy.config.model import AGENT_PORT, COMMAND_CHECK, CONNECT_CHECK, HTTP_CHECK, NO_CHECK, AgentConfig
@@ -51,7 +52,9 @@ class AgentService(ProcessService):
         Opens nothing.
         """
         self._config = config
-        sampler = sampler or HostSampler(reactor.seconds)
+        self._host = None if sampler else HostSampler(reactor.seconds, figures(Scope(config.scope)))
+        sampler = sampler or self._host
+        assert sampler is not None
         if config.report:
             sampler = FixedSampler(sampler, **config.report)
         self._load = _application_load(config, reactor, lambda: self.agent.own_addresses())
@@ -98,6 +101,8 @@ class AgentService(ProcessService):
         self._draining.stop()
         if self._load is not None:
             self._load.stop()
+        if self._host is not None:
+            self._host.close()
         return self._port.stop()
 
 

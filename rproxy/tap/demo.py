@@ -13,6 +13,7 @@ from twisted.web.server import Request, Site
 
 from rproxy.agent.agent import Agent
 from rproxy.agent.sampler import HostSampler, Sampler
+from rproxy.agent.scope import Scope, figures
 from rproxy.config.model import AgentConfig, ProxyConfig
 from rproxy.net.addresses import Address, written
 from rproxy.tap.agent import AgentService
@@ -58,13 +59,15 @@ class Demo(Part):
         """Of the back-ends' servers."""
         self._ports: list[IListeningPort] = []
         self._agents: list[AgentService] = []
+        self._sampler: HostSampler | None = None
+        """For all agents."""
 
     def privilegedStartService(self) -> None:
         if not self._config.demo:
             return
-        sampler = HostSampler(self._reactor.seconds)
+        self._sampler = HostSampler(self._reactor.seconds, figures(Scope.AUTO))
         for number in range(1, self._config.demo + 1):
-            self._open_one(f"demo back-end {number}", self._monitor.local_address, sampler)
+            self._open_one(f"demo back-end {number}", self._monitor.local_address, self._sampler)
 
     def _open_one(self, name: str, monitor: Address, sampler: Sampler) -> None:
         host = monitor[0]
@@ -94,4 +97,6 @@ class Demo(Part):
 
     def stopService(self) -> Deferred[Any]:
         super().stopService()
+        if self._sampler is not None:
+            self._sampler.close()
         return DeferredList([*(service.stopService() for service in self._agents), closed(*self._ports)])

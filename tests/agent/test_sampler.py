@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.agent import host_figures
-from rproxy.agent.host_figures import CpuTimes, UnreadableFigure
-from rproxy.agent.sampler import CPU_STALL_S, LOG_INTERVAL_S, SAMPLE_INTERVAL_S, FixedSampler, HostSampler, Load
+from rproxy.agent.host_figures import CpuTimes
+from rproxy.agent.kernel_file import UnreadableFigure
+from rproxy.agent.sampler import (
+    CPU_STALL_S,
+    LOG_INTERVAL_S,
+    MEMORY_INTERVAL_S,
+    SAMPLE_INTERVAL_S,
+    FixedSampler,
+    HostSampler,
+    Load,
+)
+from rproxy.agent.scope import Scope, figures
 from tests.fakes import StubSampler, logged, texts
 
 PER_S = 100.0
@@ -19,29 +25,39 @@ PER_S = 100.0
 class Host:
     """A host whose CPUs are busy by `busy` (0..1). Reading a figure raises its entry of `errors`, if there is one."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.clock = Clock()
         self.busy = 0.5
         self.idle = 1e6
         self.total = 2e6
-        self.memory = 89
+        self.of = "this host"
+        self.used = 89
         self.tcp = 5
         self.errors: dict[str, Exception] = {}
-        figure: Callable[[], Any]
-        for name, figure in (
-            ("cpu_times", lambda: CpuTimes(self.idle, self.total, PER_S)),
-            ("memory", lambda: self.memory),
-            ("established", lambda: self.tcp),
-        ):
-            monkeypatch.setattr(host_figures, name, self._reading(name, figure))
+        self.closed = 0
 
-    def _reading(self, name: str, figure: Callable[[], Any]) -> Callable[[], Any]:
-        def read() -> Any:
-            if name in self.errors:
-                raise self.errors[name]
-            return figure()
+    def sampler(self) -> HostSampler:
+        return HostSampler(self.clock.seconds, self)
 
-        return read
+    def cpu_times(self, now: float) -> CpuTimes:
+        self._maybe_raise("cpu_times", now)
+        return CpuTimes(self.total - self.idle, self.total, PER_S, self.of)
+
+    def memory(self, now: float) -> int:
+        self._maybe_raise("memory", now)
+        return self.used
+
+    def established(self, now: float) -> int:
+        self._maybe_raise("established", now)
+        return self.tcp
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def _maybe_raise(self, name: str, now: float) -> None:
+        assert now == self.clock.seconds()
+        if name in self.errors:
+            raise self.errors[name]
 
     def work(self, seconds: float, ticks: float | None = None) -> None:
         """Let `seconds` pass, by the host's own count `ticks` seconds."""
@@ -52,12 +68,14 @@ class Host:
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Host:
-    return Host(monkeypatch)
+def host() -> Host:
+    return Host()
 
 
 def test_a_host_has_percentages_and_a_count() -> None:
-    load = HostSampler(Clock().seconds).sample()
+    sampler = HostSampler(Clock().seconds, figures(Scope.AUTO))
+    load = sampler.sample()
+    sampler.close()
     assert load.memory is not None
     assert 0 < load.memory <= 100
     assert load.tcp is not None
@@ -66,7 +84,7 @@ def test_a_host_has_percentages_and_a_count() -> None:
 
 
 def test_cpu_use_is_unknown_at_first_and_then_the_average_since_the_sample_before(host: Host) -> None:
-    sampler = HostSampler(host.clock.seconds)
+    sampler = host.sampler()
     assert sampler.sample() == Load(None, 89, 5)
     host.work(5)
     assert sampler.sample() == Load(50, 89, 5)
@@ -76,7 +94,7 @@ def test_cpu_use_is_unknown_at_first_and_then_the_average_since_the_sample_befor
 
 
 def test_no_burst_of_probes_gets_an_average_of_less_than_half_a_second(host: Host) -> None:
-    sampler = HostSampler(host.clock.seconds)
+    sampler = host.sampler()
     seen = []
     for _ in range(12):
         host.work(SAMPLE_INTERVAL_S / 4)
@@ -87,7 +105,7 @@ def test_no_burst_of_probes_gets_an_average_of_less_than_half_a_second(host: Hos
 
 def test_a_clock_that_jumps_makes_no_average_of_a_moment(host: Host) -> None:
     """The kernel has counted little time."""
-    sampler = HostSampler(host.clock.seconds)
+    sampler = host.sampler()
     host.work(3, ticks=0.01)
     assert sampler.sample().cpu is None
     host.work(1, ticks=0.6)
@@ -95,7 +113,7 @@ def test_a_clock_that_jumps_makes_no_average_of_a_moment(host: Host) -> None:
 
 
 def test_a_clock_that_stands_still_makes_none(host: Host) -> None:
-    sampler = HostSampler(host.clock.seconds)
+    sampler = host.sampler()
     host.work(0, ticks=5)
     assert sampler.sample().cpu is None
     host.work(1)
@@ -103,7 +121,7 @@ def test_a_clock_that_stands_still_makes_none(host: Host) -> None:
 
 
 def test_an_average_is_not_given_out_for_long_when_the_hosts_times_stand_still(host: Host) -> None:
-    sampler = HostSampler(host.clock.seconds)
+    sampler = host.sampler()
     host.work(1)
     sampler.sample()
     with logged() as events:
@@ -115,7 +133,7 @@ def test_an_average_is_not_given_out_for_long_when_the_hosts_times_stand_still(h
 
 
 def test_times_that_run_backwards_begin_a_new_average(host: Host) -> None:
-    sampler = HostSampler(host.clock.seconds)
+    sampler = host.sampler()
     host.work(1)
     assert sampler.sample().cpu == 50
     host.total, host.idle = 1000, 500
@@ -125,19 +143,41 @@ def test_times_that_run_backwards_begin_a_new_average(host: Host) -> None:
     assert sampler.sample().cpu == 50
 
 
-def test_a_fresh_sample_is_given_out_again_and_an_old_one_taken_anew(host: Host) -> None:
-    sampler = HostSampler(host.clock.seconds)
+def test_fresh_memory_is_reported_again_and_an_old_one_read_anew(host: Host) -> None:
+    sampler = host.sampler()
     taken = []
-    for wait_s in (0, SAMPLE_INTERVAL_S / 2, SAMPLE_INTERVAL_S / 4, SAMPLE_INTERVAL_S / 4, 10):
+    for wait_s in (0, MEMORY_INTERVAL_S / 2, MEMORY_INTERVAL_S / 4, MEMORY_INTERVAL_S / 4, 10):
         host.work(wait_s)
-        taken.append(sampler.sample().tcp)
-        host.tcp += 1
-    assert taken == [5, 5, 5, 8, 9]
+        taken.append(sampler.sample().memory)
+        host.used += 1
+    assert taken == [89, 89, 89, 92, 93]
+
+
+def test_connections_are_counted_for_every_answer(host: Host) -> None:
+    sampler = host.sampler()
+    for host.tcp in (6, 7, 3):
+        assert sampler.sample().tcp == host.tcp
+
+
+def test_cpu_times_of_another_cgroup_begin_a_new_average(host: Host) -> None:
+    sampler = host.sampler()
+    host.work(1)
+    assert sampler.sample().cpu == 50
+    host.of = "/another"
+    host.work(1)
+    assert sampler.sample().cpu is None
+    host.work(1)
+    assert sampler.sample().cpu == 50
+
+
+def test_closing_closes_the_figures_files(host: Host) -> None:
+    host.sampler().close()
+    assert host.closed == 1
 
 
 def test_a_count_beyond_what_a_pdu_can_say_is_cut(host: Host) -> None:
     host.tcp = 2**40
-    assert HostSampler(host.clock.seconds).sample().tcp == 2**32 - 2
+    assert host.sampler().sample().tcp == 2**32 - 2
 
 
 @pytest.mark.parametrize(
@@ -148,7 +188,7 @@ def test_a_count_beyond_what_a_pdu_can_say_is_cut(host: Host) -> None:
 def test_one_figure_that_cannot_be_read_is_one_unknown_figure(
     host: Host, name: str, unknown: Load, error: Exception
 ) -> None:
-    sampler = HostSampler(host.clock.seconds)
+    sampler = host.sampler()
     host.work(1)
     sampler.sample()
     host.errors[name] = error
@@ -165,7 +205,7 @@ def test_one_figure_that_cannot_be_read_is_one_unknown_figure(
 def test_all_figures_may_be_unreadable_from_the_start(host: Host) -> None:
     host.errors = {name: UnreadableFigure("gone") for name in ("cpu_times", "memory", "established")}
     with logged() as events:
-        sampler = HostSampler(host.clock.seconds)
+        sampler = host.sampler()
         assert sampler.sample() == Load()
         host.work(5)
         assert sampler.sample() == Load()
@@ -176,7 +216,7 @@ def test_all_figures_may_be_unreadable_from_the_start(host: Host) -> None:
 
 
 def test_an_unreadable_figure_is_logged_once_and_once_more_when_it_is_readable(host: Host) -> None:
-    sampler = HostSampler(host.clock.seconds)
+    sampler = host.sampler()
     with logged() as events:
         for _ in range(20):
             host.work(5)
@@ -193,7 +233,7 @@ def test_an_unreadable_figure_is_logged_once_and_once_more_when_it_is_readable(h
 
 
 def test_a_figure_that_is_readable_now_and_then_is_logged_seldom_and_correctly_in_the_end(host: Host) -> None:
-    sampler = HostSampler(host.clock.seconds)
+    sampler = host.sampler()
     with logged() as events:
         for _ in range(100):
             host.errors["memory"] = UnreadableFigure("gone")
