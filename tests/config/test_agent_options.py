@@ -65,6 +65,10 @@ def test_a_proxy_is_a_host_with_or_without_a_port_and_there_may_be_several(
         (["-s", "65535"], "service_port", 65535),
         (["--weight", "1"], "weight", 1),
         (["-w", "65535"], "weight", 65535),
+        ([], "scope", "auto"),
+        (["--scope", "host"], "scope", "host"),
+        (["--scope", "cgroup"], "scope", "cgroup"),
+        (["--scope", "auto"], "scope", "auto"),
         (["--report", "cpu=100,memory=100,tcp=100"], "report", {"cpu": 100, "memory": 100, "tcp": 100}),
         (["--report", "memory=0"], "report", {"memory": 0}),
         (["--report", "tcp=4294967294"], "report", {"tcp": 4294967294}),
@@ -100,6 +104,9 @@ def test_each_option_is_taken(arguments: list[str], name: str, value: object) ->
             for value in ["-1", "70000", "nan", "inf", "abc", "", "1.5", "0x10", "9" * 400]
         ),
         ("--weight", "0"),
+        ("--scope", ""),
+        ("--scope", "container"),
+        ("--scope", "HOST"),
         *(("--report", value) for value in ["cpu=101", "cpu=900", "cpu=-1", "memory=101", "tcp=-1", "tcp=4294967296"]),
         *(
             ("--report", value)
@@ -163,7 +170,18 @@ def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None
     assert not ended.value.code
     text = capsys.readouterr().out
     assert "[default: ]" not in text
-    for option in ("proxy", "interval", "port", "service-port", "weight", "drain-file", "check", "report", "trace"):
+    for option in (
+        "proxy",
+        "interval",
+        "port",
+        "service-port",
+        "weight",
+        "drain-file",
+        "check",
+        "scope",
+        "report",
+        "trace",
+    ):
         assert f"--{option}" in text
 
 
