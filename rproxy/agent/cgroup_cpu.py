@@ -13,7 +13,7 @@ from rproxy.agent.cgroups import OwnCgroups, Place
 from rproxy.agent.host_figures import CpuTimes
 from rproxy.agent.kernel_file import KernelFile, MissingFile, UnreadableFigure, read_file
 
-LIMITS_S: Final = 5.0
+LIMITS_S: Final = 10.0
 """Limits, and which cgroups this process is in, are read again after this time: they may change."""
 _QUOTA: Final = re.compile(rb"(max|\d{1,18}) ([1-9]\d{0,17})\n?")
 _COUNT: Final = re.compile(rb"(-?\d{1,18})\n?")

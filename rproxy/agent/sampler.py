@@ -15,8 +15,8 @@ from rproxy.wire.pdu import COUNT_MAX
 
 SAMPLE_INTERVAL_S: Final = 0.5
 """CPU use younger than this is reported again: over less time it is noise."""
-MEMORY_INTERVAL_S: Final = 1.0
-"""Memory younger than this is reported again."""
+MEMORY_INTERVAL_S: Final = 2.0
+"""Memory younger than this is reported again: it changes slowly."""
 CPU_STALL_S: Final = 10.0
 """CPU times that have not grown for this long are wrong."""
 LOG_INTERVAL_S: Final = 5.0
