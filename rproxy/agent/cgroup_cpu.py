@@ -103,7 +103,7 @@ def cpu_limits(places: Sequence[Place]) -> Iterator[CpuLimit]:
                 if cpus is not None:
                     yield CpuLimit(cpus, usage, False)
                 cpus = _confined_1(folder) if "cpuset" in place.controllers else None
-                if cpus is not None:
+                if cpus is not None and os.path.exists(usage):  # some batch systems make cgroups of cpusets alone
                     yield CpuLimit(cpus, usage, False)
 
 

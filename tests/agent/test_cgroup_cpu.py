@@ -84,9 +84,26 @@ def test_version_1_counts_time_in_another_hierarchy(machine: Machine) -> None:
     machine.tree.cgroup("cpu/a", cpu_cfs_quota_us=250_000, **QUOTA_1)
     assert machine.limit() == CpuLimit(2.5, machine.path("cpuacct/a/cpuacct.usage"), False)
     machine.tree.cgroup("cpuset/a/b", cpuset_cpus="0,1")
+    machine.tree.cgroup("cpuacct/a/b", cpuacct_usage=0)
     assert machine.limit() == CpuLimit(2, machine.path("cpuacct/a/b/cpuacct.usage"), False)
     machine.tree.cgroup("cpuset/a/b", cpuset_effective_cpus="1")
     assert machine.limit() == CpuLimit(1, machine.path("cpuacct/a/b/cpuacct.usage"), False)
+
+
+def test_a_cpuset_of_version_1_whose_use_is_not_counted_leaves_the_machines(machine: Machine) -> None:
+    machine.tree.mount_1("cpuacct", "/")
+    machine.tree.mount_1("cpuset", "/job")
+    machine.tree.cgroup("cpuacct", cpuacct_usage=0)
+    machine.tree.cgroup("cpuset/job", cpuset_effective_cpus="0-1")
+    assert machine.cpu().times(1000) is None
+
+
+def test_a_quota_of_version_1_whose_use_is_not_counted_is_unreadable(machine: Machine) -> None:
+    machine.tree.mount_1("cpuacct", "/")
+    machine.tree.mount_1("cpu", "/a")
+    machine.tree.cgroup("cpu/a", cpu_cfs_quota_us=50_000, **QUOTA_1)
+    with pytest.raises(UnreadableFigure, match=r"cpuacct/a/cpuacct\.usage: No such file"):
+        machine.cpu().times(1000)
 
 
 def test_controllers_of_version_1_may_be_mounted_together(machine: Machine) -> None:
