@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import Deferred
 
+from rproxy.agent.host_figures import PsutilFigures
+from rproxy.agent.scope import Scope
 from rproxy.agent.service_checks import CommandCheck, ConnectCheck, HttpCheck
+from rproxy.config.model import AgentConfig
+from rproxy.tap.agent import AgentService
 from rproxy.tap.startup import StartupError
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, Unregister, encode
 from tests.fakes import Reactor, logged, run, texts
@@ -204,3 +208,42 @@ def test_a_command_overrides_the_queue_and_runs_from_start_to_stop() -> None:
     bench.service.stopService()
     run(bench.reactor, 1)
     assert bench.reactor.getDelayedCalls() == []
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="figures are kept open where they are files")
+
+
+@LINUX
+@pytest.mark.parametrize("scope", ["host", "auto"])
+def test_an_agent_keeps_its_hosts_figures_open_until_it_stops(scope: str) -> None:
+    before = open_figures()
+    service = AgentService(Reactor(), AgentConfig(proxies=(MONITOR,), scope=scope))
+    service.privilegedStartService()
+    service.startService()
+    assert len(open_figures()) > len(before)
+    service.stopService()
+    assert open_figures() == before
+
+
+@LINUX
+def test_the_scope_is_that_of_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Scope] = []
+
+    def figures(scope: Scope) -> PsutilFigures:
+        asked.append(scope)
+        return PsutilFigures()
+
+    monkeypatch.setattr("rproxy.tap.agent.figures", figures)
+    AgentService(Reactor(), AgentConfig(proxies=(MONITOR,), scope="cgroup"))
+    assert asked == [Scope.CGROUP]
+
+
+def open_figures() -> list[str]:
+    """The files of /proc that this process has open, but for those of processes."""
+    links = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if is_open(name)]
+    return sorted(link for link in links if link in ("/proc/stat", "/proc/meminfo") or link.endswith("/net/snmp"))
+
+
+def is_open(name: str) -> bool:
+    """Not so of the descriptor that lists them."""
+    return os.path.islink(f"/proc/self/fd/{name}")
