@@ -1,7 +1,8 @@
 """What one answer costs an agent: `python -m tests.benchmarks.answer`. Needs Linux; takes 3 minutes.
 
-Real agents, of plain and of keyed PDUs, are probed at fixed rates, and as fast as they answer (*at once*), over the
-loopback address. What counts is the CPU time of the whole process, registrations and samples included, by its answers.
+Real agents of a service, with plain and with keyed PDUs, are probed at fixed rates, and as fast as they answer (*at
+once*), over the loopback address. What counts is the CPU time of the whole process, registrations and samples included,
+by its answers.
 
 Between two probes a process sleeps, and caches, TLB and branch predictors forget it: at ten probes a second waking up
 costs more than all that is done. So beside the agents a program is probed that does nothing but send each datagram back
@@ -133,11 +134,13 @@ def run(chosen: argparse.Namespace) -> dict[str, Costs]:
     """The costs of the bare echo, of plain and of keyed answers."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
+        service = stack.enter_context(socket.create_server((LOOPBACK, 0)))
+        told = ["--service-port", str(service.getsockname()[1]), "--check", "none"]
         key = write_keyring(folder / "keys")
         asked = {
             "echo": stack.enter_context(echo()),
-            "plain": stack.enter_context(agent(folder, Unsealed())),
-            "keyed": stack.enter_context(agent(folder, Sealed((key,)), "--keyring", str(folder / "keys"))),
+            "plain": stack.enter_context(agent(folder, Unsealed(), *told)),
+            "keyed": stack.enter_context(agent(folder, Sealed((key,)), *told, "--keyring", str(folder / "keys"))),
         }
         for each in asked.values():
             for _ in range(WARM_UP):
