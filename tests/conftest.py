@@ -33,6 +33,7 @@ PACKAGES: Final = {
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
+    "taskset": "util-linux",
     "unshare": "util-linux",
 }
 """Debian packages by program, where the names differ."""

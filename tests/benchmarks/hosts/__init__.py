@@ -1,7 +1,7 @@
 """Ours and HAProxy choose among four real hosts of unequal speed that have other work, too.
 
 Run by hand, with nothing else running: `python -m tests.benchmarks.hosts`. Needs Linux, root, two cores, a CPU
-controller of cgroups (v1 or v2) and the Debian packages haproxy and iproute2.
+controller of cgroups (v1 or v2) and the Debian packages haproxy and iproute2; takes an hour and a half.
 
 Each host is a network namespace and a cgroup with a CPU quota: 30, 30, 15 and 55 % of a core. In it run a service,
 which shares its CPU among its requests; a hog, which takes 30 to 80 % of the quota for some seconds at a time; and what

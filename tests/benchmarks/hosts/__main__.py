@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import re
 import shutil
 import signal
 import subprocess
@@ -16,21 +14,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
-from textwrap import fill
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
-import twisted
-from rproxy.config.schema import AGENT
 from rproxy.policies.registry import PolicyError, policy_factory
 from tests.benchmarks.hosts.cgroups import NoCgroups
 from tests.benchmarks.hosts.contenders import BALANCES, DEFAULT, OURS, POLICIES_COMPARED, Contender, contenders
 from tests.benchmarks.hosts.farm import PATIENCE_S, PROXIES_MAX, Farm, Played, Run, built
-from tests.benchmarks.hosts.figures import COLUMNS, Case, Figures, Results
+from tests.benchmarks.hosts.figures import Case, Figures, Results
 from tests.benchmarks.hosts.helpers import HelperFailed
+from tests.benchmarks.hosts.report import as_json, setup, text
 from tests.benchmarks.hosts.schedule import SESSIONS, WORK_S, Phase, short_sessions
-from tests.benchmarks.outcomes import exit_status, table
+from tests.benchmarks.outcomes import exit_status
 from tests.benchmarks.peers import programs
 from tests.benchmarks.peers.__main__ import names, rotated, tell
 from tests.benchmarks.peers.programs import ProgramFailed
@@ -46,7 +42,6 @@ ATTEMPTS: Final = 3
 QUOTA_UNITS: Final = 20
 """Quotas are multiples of one over this, in cores: so many targets a host gets of work that is spread evenly."""
 CORES_MIN: Final = 2
-WIDTH: Final = 110
 NEEDED: Final = {"ip": "iproute2", "nsenter": "util-linux", "taskset": "util-linux"}
 """Debian's packages by program, beside haproxy."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -116,7 +111,8 @@ class Bench:
         except FAILURES as error:
             self.results.fail("what hogs leave", error)
             return
-        tell(f"round {number}: the hogs leave {cores:.3f} cores")
+        self.results.left.append(cores)
+        tell(f"round {number}: the hogs leave {cores:.2f} cores")
         cases = [Case(pool, proxies) for pool in self.chosen.what for proxies in self.chosen.proxies]
         for position, case in enumerate(cases, number):
             run = Run(SESSIONS[case.pool](self._rng(case.pool), LOAD * cores / WORK_S, seconds), hogs, seconds)
@@ -159,6 +155,7 @@ class Bench:
             played = play()
             flaw = played.conditions.flaw
             if not flaw:
+                self.results.conditions.append(played.conditions)
                 return played
             self.results.reject(what, flaw)
             tell(self.results.rejected[-1])
@@ -168,55 +165,6 @@ class Bench:
 def _shares(figures: Figures) -> str:
     """Which part of the answers came from which host."""
     return " ".join(f"{host} {share:.0%}" for host, share in figures.shares.items())
-
-
-def setup() -> dict[str, str]:
-    """The machine, the versions of programs, and what agents report."""
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "CPU": f"{cpu[1] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "kernel": f"{platform.system()} {platform.release()}",
-        "load average before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
-        "haproxy": programs.version("haproxy"),
-        "Python": platform.python_version(),
-        "Twisted": twisted.__version__,
-        "agents report": "the host's quota" if "scope" in AGENT else "the machine, and not the host's quota",
-    }
-
-
-def text(results: Results, described: Mapping[str, str], seconds: float) -> str:
-    """The whole report."""
-    parts = ["\n".join(f"{name}: {value}" for name, value in described.items()), _explanation(results, seconds)]
-    for case in results.cases:
-        parts += [f"{case}:", table(COLUMNS, results.outcomes(case))]
-    for title, lines in [("Repeated because they did not count:", results.rejected), ("Failed:", results.failures)]:
-        parts += ["\n".join([title, *lines])] if lines else []
-    return "\n\n".join(parts)
-
-
-def _explanation(results: Results, seconds: float) -> str:
-    rounds = len(results.rounds)
-    return fill(
-        f"Medians of {rounds} round{'s' * (rounds > 1)} of {seconds:g} s for each contender. Beside them, as /best, the"
-        " medians of the rounds' ratios to that of HAProxy's contenders which has the least median.",
-        WIDTH,
-    )
-
-
-def as_json(results: Results, described: Mapping[str, str]) -> dict[str, Any]:
-    """Every value of every round."""
-    return {
-        "setup": dict(described),
-        "rounds": [
-            {
-                f"{case}": {name: attrs.asdict(each) for name, each in measured.items()}
-                for case, measured in each.items()
-            }
-            for each in results.rounds
-        ],
-        "rejected": results.rejected,
-        "failures": results.failures,
-    }
 
 
 def missing() -> list[str]:

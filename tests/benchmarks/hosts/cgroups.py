@@ -98,16 +98,16 @@ def usage_s(path: Path) -> float:
 
 def new_group(name: str, mounts: Path = Path("/proc/self/mounts")) -> Group:
     """A group at the top of this machine's hierarchy. Raises `NoCgroups`."""
-    roots = _roots(mounts.read_text())
-    if not roots:
+    folders = roots(mounts.read_text())
+    if not folders:
         raise NoCgroups("no CPU controller of cgroups is mounted")
     try:
-        return Group(roots).child(name)
+        return Group(folders).child(name)
     except OSError as error:
         raise NoCgroups(f"cgroups with CPU quotas cannot be made: {error}") from error
 
 
-def _roots(mounts: str) -> list[Path]:
+def roots(mounts: str) -> list[Path]:
     """The folders in which a group is made: that of v2 if it has the CPU controller, or those of cpu and cpuacct."""
     v1: dict[str, Path] = {}
     for line in mounts.splitlines():

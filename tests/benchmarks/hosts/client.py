@@ -81,9 +81,11 @@ class Clients:
     def run(self, patience_s: float) -> None:
         """Play all sessions, and wait this long for their last answers."""
         end_s = (self._events[-1][0] if self._events else 0.0) + patience_s
-        while (self._events or self._open) and (now := self._now()) < end_s:
+        while (now := self._now()) < end_s:
             while self._events and self._events[0][0] <= now:
                 self._play(*self._events.popleft())
+            if not self._events and not self._open:
+                return
             due_s = self._events[0][0] if self._events else end_s
             select.select([self._epoll], (), (), max(due_s - self._now(), 0.0))  # epoll's timeout is in whole ms
             for descriptor, _ in self._epoll.poll(0):

@@ -86,6 +86,13 @@ class Server:
         self.service.tell("served")
         return Served(**self.service.hear())
 
+    def hogged(self, start: float, within_s: float) -> float:
+        """The share that the hog had of the CPU time that it wanted in the run with this start."""
+        while (said := self.hog.hear(within_s))[0] != start:
+            pass  # that run has failed
+        _, wanted_s, had_s = said
+        return float(had_s / wanted_s) if wanted_s else 1.0
+
 
 @attrs.frozen
 class Run:
@@ -105,8 +112,6 @@ class Played:
     conditions: Conditions
     work_s: float
     """CPU time that clients got from all services."""
-    hogs_s: Mapping[str, tuple[float, float]]
-    """The CPU time that each hog wanted and had."""
 
 
 @attrs.frozen
@@ -129,16 +134,14 @@ class Farm:
                 server.hog.tell([start, [attrs.astuple(phase) for phase in run.hogs[server.name]]])
             client.tell(_plan(run, start, targets, patience_s))
             said = client.hear(START_S + run.seconds + patience_s + READY_S)
-        hogs_s = {server.name: tuple(server.hog.hear()) for server in self.servers}
         served = {server: server.served() for server in self.servers}
-        shares = {server.name: delivered(each.busy_s, each.used_s, server.quota) for server, each in served.items()}
         late_s = sorted(said["late_s"])
-        return Played(
-            answers=said["answers"],
-            conditions=Conditions(percentile(late_s, 0.99) if late_s else 0.0, shares),
-            work_s=sum(each.work_s for each in served.values()),
-            hogs_s=hogs_s,
+        conditions = Conditions(
+            late_s=percentile(late_s, 0.99) if late_s else 0.0,
+            delivered={each.name: delivered(told.busy_s, told.used_s, each.quota) for each, told in served.items()},
+            hogged={each.name: each.hogged(start, run.seconds + READY_S) for each in self.servers},
         )
+        return Played(said["answers"], conditions, sum(told.work_s for told in served.values()))
 
 
 def _plan(run: Run, start: float, targets: Sequence[Address], patience_s: float) -> dict[str, Any]:

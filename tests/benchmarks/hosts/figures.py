@@ -18,8 +18,8 @@ AIMS: Final = {("short", 1): 0.7, ("short", 4): 0.6}
 LATE_MAX_S: Final = 0.01
 """The client's p99 of sending late in a run that counts."""
 DELIVERED_MIN: Final = 0.9
-"""The least share of its quota that every host had, while it had work, in a run that counts."""
-COLUMNS: Final = ("p50 ms", "p99 ms", "mean ms", "p50/best", "p99/best", "mean/best", "p99/best by round")
+"""The least share of its quota that a host had while it had work, and a hog of what it wanted, in a run that counts."""
+COLUMNS: Final = ("p50 ms", "p99 ms", "mean ms", "p50/best", "p99/best", "mean/best", "failed", "p99/best by round")
 NOT_MEASURED: Final = "n/a"
 
 Answers = Sequence[tuple[float, float | None, str]]
@@ -65,15 +65,18 @@ class Conditions:
     """The client's p99 of sending late."""
     delivered: Mapping[str, float]
     """The share of its quota that each host had while it had work; 1 if that was never for long."""
+    hogged: Mapping[str, float]
+    """The share of what each host's hog wanted that it had."""
 
     @property
     def flaw(self) -> str:
         """Why the run does not count; empty if it does."""
         if self.late_s > LATE_MAX_S:
             return f"the client was {1000 * self.late_s:.0f} ms late"
-        host = min(self.delivered, key=self.delivered.__getitem__)
-        if self.delivered[host] < DELIVERED_MIN:
-            return f"{host} had {100 * self.delivered[host]:.0f} % of its quota"
+        for whose, shares in [("", self.delivered), ("'s hog", self.hogged)]:
+            host = min(shares, key=shares.__getitem__)
+            if shares[host] < DELIVERED_MIN:
+                return f"{host}{whose} had {shares[host]:.0%} of its CPU time"
         return ""
 
 
@@ -103,6 +106,10 @@ class Results:
     """The contender that runs the default policy; it need not be among them."""
     rounds: list[dict[Case, dict[str, Figures]]] = attrs.field(init=False, factory=list)
     """One without figures for a contender has failed for it."""
+    left: list[float] = attrs.field(init=False, factory=list)
+    """The cores that the hogs leave, by round."""
+    conditions: list[Conditions] = attrs.field(init=False, factory=list)
+    """Of the runs that counted."""
     failures: list[str] = attrs.field(init=False, factory=list)
     rejected: list[str] = attrs.field(init=False, factory=list)
     """Runs that did not count, and why."""
@@ -163,6 +170,7 @@ class Results:
         cells = [
             *(_cell(self.median(case, contender, name), ",.0f") for name in names),
             *(_cell(known_median(self.ratios(case, contender, name)), ".2f") for name in names),
+            _cell(sum(filter(None, self.values(case, contender, "failures"))), ","),
             " ".join(f"{ratio:.2f}" for ratio in p99s) or NOT_MEASURED,
         ]
         aim = AIMS.get((case.pool, case.proxies))

@@ -61,9 +61,10 @@ class Helper:
 
     def close(self) -> None:
         """End it."""
-        self._stdout.close()
-        with suppress(BrokenPipeError):  # what it has not been told, it need not know
+        self._process.terminate()
+        with suppress(BrokenPipeError):  # of what it has not been told
             self._stdin.close()
+        self._stdout.close()
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:

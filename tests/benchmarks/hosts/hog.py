@@ -1,8 +1,8 @@
 """Other work of a host that comes and goes: `... QUOTA`, the host's quota in cores.
 
 A line on standard input is a run: JSON, when it starts (monotonic clock) and its phases (`schedule.Phase`). In each the
-hog takes its share of the quota, in small pieces; what it could not have in time it takes later. The answer, a line, is
-the CPU time that it wanted and had. Ends with its standard input.
+hog takes its share of the quota, in small pieces, and those that are late one after the other until the phase ends. The
+answer, a line, is the start of the run, and the CPU time in s that the hog wanted and had. Ends with its standard input.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(quota: str) -> None:
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         start, phases = json.loads(line)
-        print(json.dumps(work([Phase(*phase) for phase in phases], start, float(quota))), flush=True)
+        print(json.dumps([start, *work([Phase(*phase) for phase in phases], start, float(quota))]), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ SELDOM_S: Final = 2.0
 OFTEN_S: Final = 0.2
 """Mean times between the pieces of work of a long session."""
 OFTEN_EACH: Final = 10
-"""One in this many long sessions has often work."""
+"""One in this many users with long sessions has often work."""
 OPENING_S: Final = 1.0
-"""Within it those long sessions are opened that are there from the beginning."""
+"""Within it the first long sessions are opened."""
 
 
 @attrs.frozen
@@ -87,20 +87,23 @@ def short_sessions(rng: Random, rate: float, seconds: float) -> list[Session]:
 
 
 def long_sessions(rng: Random, rate: float, seconds: float) -> list[Session]:
-    """Sessions that live long, with `rate` pieces of work per second in all. As many are there from the beginning as
-    there are later on average; one in ten has often work, whatever the draw, so that runs are alike.
+    """Sessions that live long, with `rate` pieces of work per second in all.
+
+    They are those of a fixed number of users, of which one in ten has often work: each opens a session soon after the
+    beginning, and the next one when that ends. So there is as much work at any time.
     """
+    users = round(rate / ((1 - 1 / OFTEN_EACH) / SELDOM_S + 1 / OFTEN_EACH / OFTEN_S))
+    return [session for user in range(users) for session in _user(rng, seconds, often=not user % OFTEN_EACH)]
+
+
+def _user(rng: Random, seconds: float, *, often: bool) -> Iterator[Session]:
     life_s = min(LONG_S, seconds / 2)
-    present = rate / ((1 - 1 / OFTEN_EACH) / SELDOM_S + 1 / OFTEN_EACH / OFTEN_S)
-    opens = sorted(rng.uniform(0.0, min(OPENING_S, seconds)) for _ in range(round(present)))
-    opens += _poisson(rng, present / life_s, opens[-1] if opens else 0.0, seconds)
-    return [_long_session(rng, at_s, life_s, seconds, often=not n % OFTEN_EACH) for n, at_s in enumerate(opens)]
-
-
-def _long_session(rng: Random, opens_s: float, life_s: float, seconds: float, *, often: bool) -> Session:
-    closes_s = min(opens_s + rng.expovariate(1 / life_s), seconds)
-    due = _poisson(rng, 1 / (OFTEN_S if often else SELDOM_S), opens_s, closes_s)
-    return Session(opens_s, closes_s, rng.random(), [(at_s, _work(rng)) for at_s in due])
+    opens_s = rng.uniform(0.0, min(OPENING_S, seconds))
+    while opens_s < seconds:
+        closes_s = min(opens_s + rng.expovariate(1 / life_s), seconds)
+        due = _poisson(rng, 1 / (OFTEN_S if often else SELDOM_S), opens_s, closes_s)
+        yield Session(opens_s, closes_s, rng.random(), [(at_s, _work(rng)) for at_s in due])
+        opens_s = closes_s
 
 
 SESSIONS: Final = {"short": short_sessions, "long": long_sessions}

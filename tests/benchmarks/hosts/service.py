@@ -4,7 +4,8 @@ A client sends the CPU time in ms that its work costs, as a line, and gets the h
 been spent. All work in hand shares the CPU equally (processor sharing), by turns of 1 ms; several pieces of work of one
 connection come one after the other.
 
-A line on standard input asks for `Served` since the last one, as JSON. Ends with its standard input.
+Prints its port once it is ready. A line on standard input asks for `Served` since the last one, as JSON. Ends with its
+standard input.
 """
 
 from __future__ import annotations
@@ -80,6 +81,11 @@ class Service:
         self._epoll = select.epoll()
         for source in (self._listener.fileno(), _STDIN):
             self._epoll.register(source, select.EPOLLIN)
+
+    @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
 
     def run(self) -> None:
         asked = True
@@ -177,7 +183,7 @@ class Service:
 def main(address: str, port: str, name: str, usage: str) -> None:
     gc.disable()
     service = Service((address, int(port)), name, Path(usage))
-    print(json.dumps("ready"), flush=True)
+    print(json.dumps(service.port), flush=True)
     service.run()
 
 
