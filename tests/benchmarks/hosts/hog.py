@@ -2,7 +2,8 @@
 
 A line on standard input is a run: JSON, when it starts (monotonic clock) and its phases (`schedule.Phase`). In each the
 hog takes its share of the quota, in small pieces, and those that are late one after the other until the phase ends. The
-answer, a line, is the start of the run, and the CPU time in s that the hog wanted and had. Ends with its standard input.
+answer, a line, is the start of the run, and the CPU time in s that the hog wanted and that it had. Ends with its
+standard input.
 """
 
 from __future__ import annotations
