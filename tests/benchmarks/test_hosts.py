@@ -274,6 +274,11 @@ def test_options_choose() -> None:
     assert (chosen.proxies, chosen.what, chosen.policies, chosen.balances) == ([2, 4], ["long"], ["random"], ["agent"])
 
 
+def test_a_policy_may_have_options_of_the_proxy() -> None:
+    chosen = program.options(["--policies", "report,report  --probe-interval 1"])
+    assert chosen.policies == ["report", "report --probe-interval 1"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -18,7 +18,8 @@ from typing import Final
 
 import attrs
 
-from rproxy.policies.registry import PolicyError, policy_factory
+from rproxy.policies.own_options import PolicyError
+from rproxy.policies.registry import policy_factory
 from tests.benchmarks.hosts.cgroups import NoCgroups
 from tests.benchmarks.hosts.contenders import BALANCES, DEFAULT, OURS, POLICIES_COMPARED, Contender, contenders
 from tests.benchmarks.hosts.farm import PATIENCE_S, PROXIES_MAX, Farm, Played, Run, built
@@ -64,7 +65,10 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--what", type=names(list(SESSIONS)), default=list(SESSIONS), help=",".join(SESSIONS))
     parser.add_argument("--balances", type=names(BALANCES), default=list(BALANCES), help=",".join(BALANCES))
     parser.add_argument(
-        "--policies", type=_policies, default=list(POLICIES_COMPARED), help=f"ours ({','.join(POLICIES_COMPARED)})"
+        "--policies",
+        type=_policies,
+        default=list(POLICIES_COMPARED),
+        help=f"ours, each perhaps followed by further options of the proxy ({','.join(POLICIES_COMPARED)})",
     )
     parser.add_argument("--seed", type=int, default=1, help="of arrivals, works and hogs (1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every value of every round goes there")
@@ -83,8 +87,9 @@ def _numbers(text: str) -> list[int]:
 
 
 def _policies(text: str) -> list[str]:
-    chosen = list(dict.fromkeys(text.split(",")))
-    for name in chosen:
+    chosen = list(dict.fromkeys(" ".join(each.split()) for each in text.split(",")))
+    for each in chosen:
+        name = each.partition(" ")[0]
         try:
             policy_factory(name)
         except PolicyError as error:

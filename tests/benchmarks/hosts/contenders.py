@@ -13,7 +13,6 @@ import attrs
 
 from rproxy.config.model import ServiceConfig
 from rproxy.net.addresses import Address
-from rproxy.policies.registry import POLICIES
 from tests.benchmarks.hosts.farm import CHECK_PORT, LAN, SERVICE_PORT, Farm, Place
 from tests.benchmarks.hosts.figures import HAPROXY
 from tests.benchmarks.hosts.helpers import Helper
@@ -135,7 +134,7 @@ def _ours(farm: Farm, number: int, folder: Path, policy: str) -> Iterator[list[A
 
 def _proxy(place: Place, folder: Path, policy: str) -> Twistd:
     options = ["--listen", f"{place.address}:{PORT}", "--monitor", f"{place.address}:{MONITOR_PORT}", "--allow", LAN]
-    options += ["--backend-port", f"{SERVICE_PORT}", "--policy", policy]
+    options += ["--backend-port", f"{SERVICE_PORT}", "--policy", *policy.split()]
     return _twistd(place, folder, "rproxy", *options)
 
 
@@ -166,7 +165,7 @@ Contender = Callable[[Farm, int, Path], AbstractContextManager[list[Address]]]
 
 
 def contenders(balances: Sequence[str], policies: Sequence[str]) -> Mapping[str, Contender]:
-    """By name, for these keys of `_BALANCES` and these policies."""
+    """By name, for these keys of `_BALANCES` and these policies, each perhaps followed by options of the proxy."""
 
     def haproxies(balance: str, agent: str) -> Contender:
         return lambda farm, number, folder: _haproxies(farm, number, folder, balance, agent)
@@ -180,6 +179,5 @@ def contenders(balances: Sequence[str], policies: Sequence[str]) -> Mapping[str,
 
 
 BALANCES: Final = tuple(_BALANCES)
-POLICY_NAMES: Final = tuple(POLICIES)
 POLICIES_COMPARED: Final = tuple(dict.fromkeys(["least-connections", "report", DEFAULT]))
 """Without --policies."""
