@@ -142,9 +142,9 @@ def test_the_share_of_a_quota_is_that_of_busy_time() -> None:
 @pytest.mark.parametrize(
     ("late_s", "had", "hog_had", "flaw"),
     [
-        (0.01, 0.9, 0.9, ""),
-        (0.012, 0.9, 0.9, "the client was 12 ms late"),
-        (0.0, 0.89, 1.0, "host2 had 89% of its CPU time"),
+        (0.01, 0.95, 0.95, ""),
+        (0.012, 1.0, 1.0, "the client was 12 ms late"),
+        (0.0, 0.94, 1.0, "host2 had 94% of its CPU time"),
         (0.0, 1.0, 0.5, "host2's hog had 50% of its CPU time"),
     ],
 )

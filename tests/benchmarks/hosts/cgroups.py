@@ -15,7 +15,7 @@ import attrs
 from tests.integration.twistd import shell
 
 PERIOD_US: Final = 10_000
-"""A tenth of the kernel's default: a host that has used up its quota is never silent for longer than this."""
+"""A tenth of the kernel's default, so that a host which has used up its quota pauses for ms, and not for 0.1 s."""
 WEIGHT: Final = 16
 """By that of other groups. The hosts are to get their quota though this machine has other work."""
 _SHARES: Final = 1024

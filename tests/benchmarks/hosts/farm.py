@@ -29,8 +29,6 @@ CHECK_PORT: Final = 8001
 LAN: Final = "10.77.0.0/24"
 HOG_NICENESS: Final = -10
 """A hog gets its share though the service is busy: so it leaves as much to every contender."""
-CLIENT_NICENESS: Final = -10
-"""The client stands for other machines: it waits neither for hosts nor for proxies."""
 START_S: Final = 0.5
 """From telling what a run is to its start."""
 PATIENCE_S: Final = 10.0
@@ -126,7 +124,7 @@ class Farm:
 
     def play(self, run: Run, targets: Sequence[Address], patience_s: float = PATIENCE_S) -> Played:
         """Carry out a run, whose clients go to these proxies."""
-        with Helper(self.client.running(CLIENT_NICENESS), "client") as client:
+        with Helper(self.client.running(), "client") as client:
             for server in self.servers:
                 server.served()
             start = time.monotonic() + START_S
@@ -175,7 +173,7 @@ def built(proxies: int) -> Iterator[Farm]:
             home = place(name, n + 1, groups.made(name), [cpus[n * len(cpus) // len(QUOTAS)]])
             servers.append(_server(home, quota, stack))
         others = groups.made("others")
-        others.weigh(WEIGHT)
+        others.weigh(WEIGHT)  # proxies and client stand for other machines, and do not wait for the hosts' CPU
         yield Farm(
             servers=servers,
             proxies=[place(f"proxy{n}", 100 + n, others, cpus) for n in range(1, proxies + 1)],

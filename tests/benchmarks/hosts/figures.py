@@ -17,7 +17,7 @@ AIMS: Final = {("short", 1): 0.7, ("short", 4): 0.6}
 """The default policy's p99 by that of HAProxy's best, by pool and number of proxies."""
 LATE_MAX_S: Final = 0.01
 """The client's p99 of sending late in a run that counts."""
-DELIVERED_MIN: Final = 0.9
+DELIVERED_MIN: Final = 0.95
 """The least share of its quota that a host had while it had work, and a hog of what it wanted, in a run that counts."""
 COLUMNS: Final = ("p50 ms", "p99 ms", "mean ms", "p50/best", "p99/best", "mean/best", "failed", "p99/best by round")
 NOT_MEASURED: Final = "n/a"
