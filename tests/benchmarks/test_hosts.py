@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from random import Random
 from statistics import fmean
 
+import attrs
 import pytest
 
 from rproxy.agent.sampler import Load
@@ -30,6 +31,7 @@ from tests.benchmarks.hosts.helpers import Helper, HelperFailed
 from tests.benchmarks.hosts.hog import work
 from tests.benchmarks.hosts.report import as_json, text
 from tests.benchmarks.hosts.schedule import (
+    ANSWER_S,
     HOG_OFF_S,
     HOG_ON_S,
     HOG_SHARE,
@@ -74,26 +76,42 @@ def test_short_sessions_are_a_poisson_process_of_exponential_works() -> None:
     for values, mean in [(gaps, 1 / 90), (works, WORK_S)]:
         assert fmean(values) == pytest.approx(mean, rel=0.03)
         assert fmean(value**2 for value in values) == pytest.approx(2 * mean**2, rel=0.05)
-    assert all(session.pieces[0][0] == session.opens_s == session.closes_s for session in sessions)
+    assert all(session.opens_s == session.closes_s and session.pieces[0][0] == 0 for session in sessions)
     assert fmean(session.proxy for session in sessions) == pytest.approx(0.5, abs=0.01)
 
 
+def due(session: Session) -> Iterator[float]:
+    """When the work of a long session is due if each answer takes the typical time."""
+    now = session.opens_s
+    for pause_s, _ in session.pieces:
+        if now + pause_s > session.closes_s:
+            return
+        yield now + pause_s
+        now += pause_s + ANSWER_S
+
+
 def test_long_sessions_bring_the_same_rate_of_work_from_the_beginning_on() -> None:
-    sessions = long_sessions(Random(1), 90.0, SECONDS)
-    due = sorted(due_s for session in sessions for due_s, _ in session.pieces)
+    times = [at_s for session in long_sessions(Random(1), 90.0, SECONDS) for at_s in due(session)]
     for begins_s in (3.0, 300.0, 900.0):
-        assert sum(begins_s <= at_s < begins_s + 100 for at_s in due) / 100 == pytest.approx(90, rel=0.05)
-    assert all(session.opens_s <= at_s < session.closes_s for session in sessions for at_s, _ in session.pieces)
+        assert sum(begins_s <= at_s < begins_s + 90 for at_s in times) / 90 == pytest.approx(90, rel=0.05)
 
 
 def test_a_tenth_of_the_long_sessions_has_often_work() -> None:
-    sessions = [each for each in long_sessions(Random(1), 90.0, SECONDS) if each.closes_s - each.opens_s > 30]
-    rates = [len(session.pieces) / (session.closes_s - session.opens_s) for session in sessions]
-    often = [rate for rate in rates if rate > 2]
-    seldom = [rate for rate in rates if rate <= 2]
-    assert len(often) / len(rates) == pytest.approx(1 / OFTEN_EACH, rel=0.2)
-    assert fmean(often) == pytest.approx(1 / OFTEN_S, rel=0.05)
-    assert fmean(seldom) == pytest.approx(1 / SELDOM_S, rel=0.05)
+    pauses = [
+        [pause_s for pause_s, _ in session.pieces]
+        for session in long_sessions(Random(1), 90.0, SECONDS)
+        if session.closes_s - session.opens_s > 30
+    ]
+    often = [each for each in pauses if fmean(each) < 0.6]
+    seldom = [each for each in pauses if fmean(each) >= 0.6]
+    assert len(often) / len(pauses) == pytest.approx(1 / OFTEN_EACH, rel=0.2)
+    assert fmean(chain(*often)) == pytest.approx(OFTEN_S, rel=0.05)
+    assert fmean(chain(*seldom)) == pytest.approx(SELDOM_S, rel=0.05)
+
+
+def test_pieces_of_work_fill_a_long_session_whatever_the_answers_take() -> None:
+    for session in long_sessions(Random(1), 90.0, SECONDS):
+        assert sum(pause_s for pause_s, _ in session.pieces) >= session.closes_s - session.opens_s
 
 
 def test_long_sessions_live_for_half_of_a_short_run() -> None:
@@ -328,9 +346,9 @@ def group(folder: Path, version: int) -> Group:
 def test_a_quota_in_v1(tmp_path: Path) -> None:
     made = group(tmp_path, 1)
     made.limit(0.15)
-    made.weigh(16)
+    made.weigh(100)
     cpu, accounts = tmp_path / "cpu/hosts", tmp_path / "cpuacct/hosts"
-    assert [path.read_text() for path in sorted(cpu.iterdir())] == ["10000", "1500", "16384"]
+    assert [path.read_text() for path in sorted(cpu.iterdir())] == ["10000", "1500", "102400"]
     assert made.joining[:3] == [
         "sh",
         "-c",
@@ -344,10 +362,10 @@ def test_a_quota_in_v1(tmp_path: Path) -> None:
 def test_a_quota_in_v2(tmp_path: Path) -> None:
     made = group(tmp_path, 2)
     made.limit(0.55)
-    made.weigh(16)
+    made.weigh(100)
     folder = tmp_path / "hosts"
     assert (folder / "cpu.max").read_text() == "5500 10000"
-    assert (folder / "cpu.weight").read_text() == "1600"
+    assert (folder / "cpu.weight").read_text() == "10000"
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu"
     assert made.child("host1").folders == [folder / "host1"]
     assert (folder / "cgroup.subtree_control").read_text() == "+cpu"
@@ -390,11 +408,23 @@ def served(helper: Helper) -> Served:
     return Served(**helper.hear())
 
 
+def once(at_s: float, proxy: float = 0.0, work_s: float = 0.01) -> Session:
+    """A session of one piece of work."""
+    return Session(at_s, at_s, proxy, [(0.0, work_s)])
+
+
+def took_s(answer: tuple[float, float | None, str]) -> float:
+    """The response time of work that the service has done."""
+    _, took_s, host = answer
+    assert took_s is not None
+    assert host == "host1"
+    return took_s
+
+
 def played(sessions: Sequence[Session], *targets: Address) -> list[tuple[float, float | None, str]]:
     """The answers, in the order of when they were due."""
     clients = Clients(time.monotonic(), sessions, targets)
     clients.run(READY_S)
-    assert len(clients.late_s) == sum(len(session.pieces) for session in sessions)
     return sorted(clients.answers, key=lambda each: each[0])
 
 
@@ -402,31 +432,29 @@ def test_pieces_of_work_cost_cpu_time_and_those_of_a_session_follow_each_other(
     service: tuple[Helper, Address],
 ) -> None:
     helper, address = service
-    sessions = [Session(0.0, 0.3, 0.0, [(0.0, 0.05), (0.01, 0.02)]), Session(0.02, 0.02, 0.9, [(0.02, 0.01)])]
-    first, second, third = played(sessions, address)
-    assert [due_s for due_s, _, _ in (first, second, third)] == [0.0, 0.01, 0.02]
-    assert [host for _, _, host in (first, second, third)] == ["host1"] * 3
-    assert first[1] is not None
-    assert second[1] is not None
-    assert first[1] >= 0.05
-    assert second[0] + second[1] >= first[0] + first[1] + 0.02
+    sessions = [Session(0.0, 10.0, 0.0, [(0.0, 0.05), (0.01, 0.02), (20.0, 0.01)]), once(0.02, work_s=0.01)]
+    sessions[0] = attrs.evolve(sessions[0], closes_s=0.5)
+    first, *others = played(sessions, address)
+    (second,) = (each for each in others if each[0] > 0.05)
+    (short,) = (each for each in others if each[0] == 0.02)
+    assert first[0] == 0.0
+    assert took_s(first) >= 0.05
+    assert second[0] == pytest.approx(took_s(first) + 0.01)
+    assert took_s(second) >= 0.02
+    assert took_s(short) >= 0.01
     assert served(helper).work_s == pytest.approx(0.08, abs=0.001)
     assert served(helper) == Served()
 
 
 def test_work_in_hand_shares_the_cpu(service: tuple[Helper, Address]) -> None:
     """Work that costs little and comes second does not wait for the end of what costs much."""
-    _, address = service
-    sessions = [Session(0.0, 0.0, 0.0, [(0.0, 0.3)]), Session(0.05, 0.05, 0.0, [(0.05, 0.01)])]
-    long, short = played(sessions, address)
-    assert long[1] is not None
-    assert short[1] is not None
-    assert short[0] + short[1] < long[0] + long[1]
+    long, short = played([once(0.0, work_s=0.3), once(0.05, work_s=0.01)], service[1])
+    assert short[0] + took_s(short) < long[0] + took_s(long)
 
 
 def test_a_stretch_of_work_counts_as_busy_time(service: tuple[Helper, Address]) -> None:
     helper, address = service
-    played([Session(0.0, 0.0, 0.0, [(0.0, 0.25)])], address)
+    played([once(0.0, work_s=0.25)], address)
     told = served(helper)
     assert told.busy_s >= 0.25
     assert told.used_s == 0.0
@@ -434,28 +462,32 @@ def test_a_stretch_of_work_counts_as_busy_time(service: tuple[Helper, Address]) 
 
 def test_work_of_clients_that_are_gone_is_dropped(service: tuple[Helper, Address]) -> None:
     helper, address = service
-    clients = Clients(time.monotonic(), [Session(0.0, 0.0, 0.0, [(0.0, 1000.0)])], [address])
+    clients = Clients(time.monotonic(), [once(0.0, work_s=1000.0)], [address])
     clients.run(0.1)
     assert clients.answers == [(0.0, None, "")]
-    assert played([Session(0.0, 0.0, 0.0, [(0.0, 0.01)])], address)[0][2] == "host1"
+    assert took_s(played([once(0.0)], address)[0]) >= 0.01
     poll(lambda: served(helper).work_s == 0.0, READY_S, "the service is idle")
 
 
 def test_what_a_proxy_refuses_has_failed() -> None:
     port = RefusingPort()
     try:
-        sessions = [Session(0.0, 0.05, 0.0, [(0.0, 0.01), (0.05, 0.01)]), Session(0.0, 0.0, 0.0, [(0.0, 0.01)])]
-        assert played(sessions, port.address) == [(0.0, None, ""), (0.0, None, ""), (0.05, None, "")]
+        later = Session(0.0, 0.1, 0.0, [(0.05, 0.01), (0.01, 0.01)])
+        assert played([later, once(0.0)], port.address) == [(0.0, None, ""), (0.05, None, "")]
     finally:
         port.close()
+
+
+def test_a_client_that_waits_in_vain_gives_up() -> None:
+    clients = Clients(time.monotonic(), [once(0.0)], [("192.0.2.1", 80)])
+    clients.run(0.05)
+    assert clients.answers == [(0.0, None, "")]
 
 
 def test_clients_go_to_the_proxy_that_was_drawn_for_them(service: tuple[Helper, Address]) -> None:
     port = RefusingPort()
     try:
-        sessions = [
-            Session(at_s, at_s, proxy, [(at_s, 0.001)]) for at_s, proxy in [(0.0, 0.49), (0.01, 0.5), (0.02, 0.99)]
-        ]
+        sessions = [once(0.0, 0.49), once(0.01, 0.5), once(0.02, 0.99)]
         assert [host for _, _, host in played(sessions, service[1], port.address)] == ["host1", "", ""]
     finally:
         port.close()

@@ -16,7 +16,7 @@ from tests.integration.twistd import shell
 
 PERIOD_US: Final = 10_000
 """A tenth of the kernel's default, so that a host which has used up its quota pauses for ms, and not for 0.1 s."""
-WEIGHT: Final = 16
+WEIGHT: Final = 100
 """By that of other groups. The hosts are to get their quota though this machine has other work."""
 _SHARES: Final = 1024
 """The weight of a group by default in v1; in v2 it is 100."""

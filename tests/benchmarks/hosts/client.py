@@ -1,23 +1,24 @@
-"""The clients of a run, whose work is due at fixed times whatever the answers take.
+"""The clients of a run.
 
 A line of standard input has the plan as JSON: `start` (monotonic clock), `sessions` (see `schedule.Session`),
-`proxies` (their addresses), `patience_s` (how long it waits for answers after the last event). Prints JSON: for each
-piece of work when it was due, its response time in s, or null if it was not answered, and the name of the host that
-answered; and for each of them how late this client was, in s.
+`proxies` (their addresses), `patience_s` (how long it waits for answers after the last session's end). Prints JSON: for
+each piece of work when it was due, its response time in s, or null if it was not answered, and the name of the host
+that answered; and for each of them how late this client was, in s.
 """
 
 from __future__ import annotations
 
-import errno
 import gc
 import json
+import math
 import select
 import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +28,9 @@ from rproxy.net.addresses import Address
 from tests.benchmarks.hosts.schedule import Session
 
 TIMER_SLACK_NS: Final = 1000
-LINES_MAX: Final = 65536
+LINE_MAX: Final = 100
 _OPEN, _ASK, _CLOSE = range(3)
-"""Kinds of events, in their order at one time."""
+"""Kinds of events."""
 
 
 @attrs.define(eq=False)
@@ -37,27 +38,16 @@ class Connection:
     """A session that is open."""
 
     socket: socket.socket
+    pieces: deque[tuple[float, float]]
+    """What is still to be asked for, see `Session.pieces`."""
     closes_s: float
+    connected: bool = False
     unsent: bytes = b""
     """What waits for the connection to be made."""
-    connected: bool = False
     partial: bytes = b""
     """The beginning of a line."""
-    asked: deque[float] = attrs.field(factory=deque)
-    """When the pieces of work without an answer were due, in order."""
-
-
-def events(sessions: Sequence[Session]) -> list[tuple[float, int, int, float]]:
-    """What happens: the time, the kind, the session's number, and the CPU time in s of what is asked for."""
-    return sorted(_events(sessions))
-
-
-def _events(sessions: Sequence[Session]) -> Iterator[tuple[float, int, int, float]]:
-    for number, session in enumerate(sessions):
-        yield session.opens_s, _OPEN, number, 0.0
-        for due_s, work_s in session.pieces:
-            yield due_s, _ASK, number, work_s
-        yield session.closes_s, _CLOSE, number, 0.0
+    due_s: float | None = None
+    """When the piece of work was due that has not been answered."""
 
 
 class Clients:
@@ -69,10 +59,13 @@ class Clients:
         self._start = start
         self._sessions = sessions
         self._proxies = proxies
-        self._events = deque(events(sessions))
+        self._events = [(session.opens_s, _OPEN, number) for number, session in enumerate(sessions)]
+        """Heap of the time, the kind and the session's number."""
+        heapify(self._events)
         self._open: dict[int, Connection] = {}
-        """By session's number, and by descriptor in `_by_descriptor`."""
-        self._by_descriptor: dict[int, int] = {}
+        """By session's number."""
+        self._numbers: dict[int, int] = {}
+        """Of the open sessions, by descriptor."""
         self._epoll = select.epoll()
 
     def _now(self) -> float:
@@ -80,47 +73,55 @@ class Clients:
 
     def run(self, patience_s: float) -> None:
         """Play all sessions, and wait this long for their last answers."""
-        end_s = (self._events[-1][0] if self._events else 0.0) + patience_s
+        end_s = max((session.closes_s for session in self._sessions), default=0.0) + patience_s
         while (now := self._now()) < end_s:
             while self._events and self._events[0][0] <= now:
-                self._play(*self._events.popleft())
+                self._play(*heappop(self._events))
             if not self._events and not self._open:
                 return
-            due_s = self._events[0][0] if self._events else end_s
+            due_s = min(self._events[0][0], end_s) if self._events else end_s
             select.select([self._epoll], (), (), max(due_s - self._now(), 0.0))  # epoll's timeout is in whole ms
             for descriptor, _ in self._epoll.poll(0):
-                self._ready(self._by_descriptor[descriptor])
+                self._ready(self._numbers[descriptor])
         for number in list(self._open):
             self._close(number)
 
-    def _play(self, due_s: float, kind: int, number: int, work_s: float) -> None:
+    def _play(self, due_s: float, kind: int, number: int) -> None:
         if kind == _OPEN:
             self._connect(number)
+            self._go_on(number, due_s)
+        elif number not in self._open:  # its connection has failed
+            self.answers += [(due_s, None, "")] if kind == _ASK else []
         elif kind == _ASK:
-            self.late_s.append(self._now() - due_s)
-            self._ask(number, due_s, work_s)
-        elif number in self._open and not self._open[number].asked:
+            self._ask(number, due_s)
+        else:
             self._close(number)
+
+    def _go_on(self, number: int, now: float) -> None:
+        """Plan what comes next in a session without work in hand."""
+        connection = self._open[number]
+        due_s = now + connection.pieces[0][0] if connection.pieces else math.inf
+        if due_s <= connection.closes_s:
+            heappush(self._events, (due_s, _ASK, number))
+        else:
+            heappush(self._events, (max(now, connection.closes_s), _CLOSE, number))
+
+    def _ask(self, number: int, due_s: float) -> None:
+        connection = self._open[number]
+        self.late_s.append(self._now() - due_s)
+        _, work_s = connection.pieces.popleft()
+        connection.due_s = due_s
+        connection.unsent = f"{work_s * 1000:.4f}\n".encode()
+        self._send(number)
 
     def _connect(self, number: int) -> None:
         session = self._sessions[number]
         client = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._open[number] = Connection(client, session.closes_s)
-        self._by_descriptor[client.fileno()] = number
-        self._epoll.register(client, select.EPOLLOUT)
-        error = client.connect_ex(self._proxies[int(session.proxy * len(self._proxies))])
-        if error != errno.EINPROGRESS:
-            self._close(number)
-
-    def _ask(self, number: int, due_s: float, work_s: float) -> None:
-        connection = self._open.get(number)
-        if connection is None:  # it was closed by the proxy
-            self.answers.append((due_s, None, ""))
-            return
-        connection.asked.append(due_s)
-        connection.unsent += f"{work_s * 1000:.4f}\n".encode()
-        self._send(number)
+        self._open[number] = Connection(client, deque(session.pieces), session.closes_s)
+        self._numbers[client.fileno()] = number
+        client.connect_ex(self._proxies[int(session.proxy * len(self._proxies))])
+        self._epoll.register(client, select.EPOLLOUT)  # which tells of an error, too
 
     def _ready(self, number: int) -> None:
         connection = self._open[number]
@@ -147,25 +148,26 @@ class Clients:
     def _receive(self, number: int) -> None:
         connection = self._open[number]
         try:
-            data = connection.socket.recv(LINES_MAX)
-        except BlockingIOError:
-            return
+            data = connection.socket.recv(LINE_MAX)
         except OSError:
             data = b""
         now = self._now()
-        *names, connection.partial = (connection.partial + data).split(b"\n")
-        for name in names:
-            due_s = connection.asked.popleft()
-            self.answers.append((due_s, now - due_s, name.decode()))
-        if not data or (not connection.asked and now >= connection.closes_s):
+        if not data:
             self._close(number)
+            return
+        connection.partial += data
+        if connection.partial.endswith(b"\n") and connection.due_s is not None:
+            self.answers.append((connection.due_s, now - connection.due_s, connection.partial.decode().strip()))
+            connection.partial, connection.due_s = b"", None
+            self._go_on(number, now)
 
     def _close(self, number: int) -> None:
-        """Close it. What it has asked for without an answer has failed."""
+        """Close it. What was asked for and not answered has failed."""
         connection = self._open.pop(number)
-        del self._by_descriptor[connection.socket.fileno()]
+        del self._numbers[connection.socket.fileno()]
         connection.socket.close()
-        self.answers += [(due_s, None, "") for due_s in connection.asked]
+        if connection.due_s is not None:
+            self.answers.append((connection.due_s, None, ""))
 
 
 def main(plan: Mapping[str, Any]) -> None:

@@ -19,7 +19,9 @@ LONG_S: Final = 60.0
 """Mean life of a long session, at most half of the run."""
 SELDOM_S: Final = 2.0
 OFTEN_S: Final = 0.2
-"""Mean times between the pieces of work of a long session."""
+"""Mean times from an answer to the next piece of work of a long session."""
+ANSWER_S: Final = 0.05
+"""A typical response time."""
 OFTEN_EACH: Final = 10
 """One in this many users with long sessions has often work."""
 OPENING_S: Final = 1.0
@@ -54,11 +56,13 @@ class Session:
 
     opens_s: float
     closes_s: float
-    """It is closed then, or when its last piece of work has been answered if that is later."""
+    """No work is due later; it is closed then, or with the last answer."""
     proxy: float
     """Which of the proxies it goes to, 0..1: the same draw for any number of them."""
     pieces: Sequence[tuple[float, float]]
-    """When each piece of work is due, and the CPU time in s that it costs."""
+    """Of each piece of work, when it is due, in s after the answer to the one before or the opening; and the CPU time
+    in s that it costs.
+    """
 
     @property
     def as_json(self) -> list[Any]:
@@ -74,25 +78,22 @@ def _work(rng: Random) -> float:
     return rng.expovariate(1 / WORK_S)
 
 
-def _poisson(rng: Random, rate: float, begins_s: float, ends_s: float) -> Iterator[float]:
-    """The times of a Poisson process."""
-    now = begins_s
-    while (now := now + rng.expovariate(rate)) < ends_s:
-        yield now
-
-
 def short_sessions(rng: Random, rate: float, seconds: float) -> list[Session]:
-    """Sessions of one piece of work each, `rate` of them per second."""
-    return [Session(due, due, rng.random(), [(due, _work(rng))]) for due in _poisson(rng, rate, 0.0, seconds)]
+    """A Poisson process of sessions of one piece of work each, `rate` of them per second."""
+    sessions = []
+    now = 0.0
+    while (now := now + rng.expovariate(rate)) < seconds:
+        sessions.append(Session(now, now, rng.random(), [(0.0, _work(rng))]))
+    return sessions
 
 
 def long_sessions(rng: Random, rate: float, seconds: float) -> list[Session]:
-    """Sessions that live long, with `rate` pieces of work per second in all.
+    """Sessions that live long, with `rate` pieces of work per second in all where answers take `ANSWER_S`.
 
     They are those of a fixed number of users, of which one in ten has often work: each opens a session soon after the
-    beginning, and the next one when that ends. So there is as much work at any time.
+    beginning, and the next one when that closes. So there is as much work at any time.
     """
-    users = round(rate / ((1 - 1 / OFTEN_EACH) / SELDOM_S + 1 / OFTEN_EACH / OFTEN_S))
+    users = round(rate / ((1 - 1 / OFTEN_EACH) / (SELDOM_S + ANSWER_S) + 1 / OFTEN_EACH / (OFTEN_S + ANSWER_S)))
     return [session for user in range(users) for session in _user(rng, seconds, often=not user % OFTEN_EACH)]
 
 
@@ -101,9 +102,18 @@ def _user(rng: Random, seconds: float, *, often: bool) -> Iterator[Session]:
     opens_s = rng.uniform(0.0, min(OPENING_S, seconds))
     while opens_s < seconds:
         closes_s = min(opens_s + rng.expovariate(1 / life_s), seconds)
-        due = _poisson(rng, 1 / (OFTEN_S if often else SELDOM_S), opens_s, closes_s)
-        yield Session(opens_s, closes_s, rng.random(), [(at_s, _work(rng)) for at_s in due])
+        pieces = list(_pieces(rng, OFTEN_S if often else SELDOM_S, closes_s - opens_s))
+        yield Session(opens_s, closes_s, rng.random(), pieces)
         opens_s = closes_s
+
+
+def _pieces(rng: Random, pause_s: float, life_s: float) -> Iterator[tuple[float, float]]:
+    """As many as there may be in a life, were all answers immediate."""
+    now = 0.0
+    while now < life_s:
+        waits_s = rng.expovariate(1 / pause_s)
+        now += waits_s
+        yield waits_s, _work(rng)
 
 
 SESSIONS: Final = {"short": short_sessions, "long": long_sessions}
