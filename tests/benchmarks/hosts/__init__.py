@@ -8,11 +8,11 @@ which shares its CPU among its requests; a hog, which takes 30 to 80 % of the qu
 a proxy asks for its figures: our agent, or the answers to HAProxy's agent checks. All of these are inside the quota.
 Every proxy has a namespace of its own, and so has the client.
 
-A request costs 8 ms of the service's CPU on average, exponentially distributed. Requests are due at the times of a
-Poisson process, at 70 % of the rate that the hosts were measured to sustain beside the hogs of that round, whatever the
-answers take (an open loop), and a response time counts from when its request was due. They come one in a connection
-(*short*), or in connections that live for half a run (*long*), of which nine tenths have seldom work and one tenth
-often. Each client uses one proxy, drawn at random.
+A request costs 8 ms of the service's CPU on average, exponentially distributed. There are 70 % of the requests that
+the hosts were measured to sustain beside the hogs of that round, and a response time counts from when its request was
+due. In the pool *short*, each has a connection of its own and is due at a time of a Poisson process, whatever the
+answers to others take (an open loop). In *long*, connections live for half a run; nine tenths have seldom work and one
+tenth often, each time a pause after the last answer. Each connection uses one proxy, drawn at random.
 
 In every round each contender runs once, at a different place in the order, against the same arrivals, works and hogs.
 A run does not count, and is repeated, if a host got less CPU than its quota while it had work, or if the client was
