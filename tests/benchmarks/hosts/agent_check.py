@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Final
 
 from rproxy.agent.sampler import HostSampler, Load
+from rproxy.agent.scope import Scope, figures
 
 WEIGHT_MIN: Final = 10
 SEND_S: Final = 1.0
@@ -26,7 +27,7 @@ def answer(load: Load) -> bytes:
 
 
 def main(address: str, port: str) -> None:
-    sampler = HostSampler(time.monotonic)
+    sampler = HostSampler(time.monotonic, figures(Scope.AUTO))
     listener = socket.create_server((address, int(port)))
     print(json.dumps("ready"), flush=True)
     while listener in select.select([listener, sys.stdin], [], [])[0]:

@@ -13,7 +13,6 @@ from typing import Any, Final
 import attrs
 
 import twisted
-from rproxy.config.schema import AGENT
 from tests.benchmarks.hosts.figures import COLUMNS, Results
 from tests.benchmarks.outcomes import table
 from tests.benchmarks.peers import programs
@@ -22,7 +21,7 @@ WIDTH: Final = 110
 
 
 def setup() -> dict[str, str]:
-    """The machine, the versions of programs, and what agents report."""
+    """The machine and the versions of programs."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "CPU": f"{cpu[1] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} cores",
@@ -31,7 +30,6 @@ def setup() -> dict[str, str]:
         "haproxy": programs.version("haproxy"),
         "Python": platform.python_version(),
         "Twisted": twisted.__version__,
-        "agents report": "their host's quota" if "scope" in AGENT else "the machine, not their host's quota",
     }
 
 
