@@ -45,7 +45,7 @@ class ServiceConfig:
     """As `endpoints.listen_endpoints` reads them."""
     backend_port: int = 80
     """The TCP port of back-ends that register service port 0."""
-    policy: str = "report"
+    policy: str = "expected-delay"
     policy_options: Mapping[str, str] = attrs.Factory(dict)
     """The policy's own options by name, not checked yet."""
     saturation: float | None = SATURATION

@@ -1,4 +1,4 @@
-"""What most policies share: back-ends in the order of a rank, the lowest first.
+"""What most policies share: back-ends in the order of a rank, the lowest first, and turns by weight among equals.
 
 They are in a heap with lazy deletion: choosing, opening and closing a session cost O(log n) amortised, whatever the
 number of back-ends.
@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
@@ -18,77 +18,103 @@ from rproxy.pool.policy import Explanation
 
 Rank = tuple[float, float]
 
-_Key = tuple[bool, float, float, int]
-"""Heap key: (failed, rank, rank, last chosen)."""
-_Entry = tuple[_Key, int, Backend]
-"""Lazy deletion: live only if its key is identical to `place.key`. The number breaks ties."""
+_Entry = tuple[bool, float, float, int, Backend]
+"""Of the heap: (failed, rank, rank, last chosen, back-end). Live only if it is its back-end's `Place.entry`.
+
+The fourth differs between back-ends, so that two of them are never compared.
+"""
+_NEVER_CHOSEN: Final = -(1 << 62)
+"""Back-ends that were never chosen are numbered from here, and so precede all others."""
 
 
 class Place:
-    """A back-end's place in the order: its live key, the turn in which it was last chosen, and whether it failed.
+    """What is kept of a back-end: its live entry, when it was last chosen, and whether it failed.
 
-    `figures` caches values derived from a report, and is dropped at the next one. `turn` is for the policy.
+    `turn` is the virtual time of its next turn, see `Ranked`, and `step` how far apart its turns are. `figures` caches
+    values derived from a report, and is dropped at the next one.
     """
 
-    __slots__ = ("chosen", "failed", "figures", "key", "turn")
+    __slots__ = ("chosen", "entry", "failed", "figures", "step", "turn")
 
     def __init__(self) -> None:
-        self.key: _Key | None = None
+        self.entry: _Entry | None = None
         self.chosen = 0
         self.failed = False
         self.figures: Any = None
-        self.turn: Any = None
+        self.turn = 0.0
+        self.step = 1.0
 
 
 class Ranked(ABC):
     """Chooses the eligible back-end of the lowest rank; one that failed comes after all others until it next reports.
 
-    Invariant: every eligible back-end has a live entry in the heap whose key is not above its own. So one whose rank
-    rises is left alone until it reaches the top, and only one whose rank falls is pushed anew.
+    Invariant: every eligible back-end has a live entry in the heap that is not above its rank. So one whose rank rises
+    is left alone until it reaches the top, and only one whose rank falls is pushed anew.
+
+    For turns by weight there is a virtual time, as in start-time fair queuing (Goyal, Vin and Cheng, SIGCOMM 1996): it
+    advances to the turn of each back-end that is chosen, whose next turn comes a `Place.step` later. One that was
+    passed over does not catch up. A rank may use `turn`, and the maximum of `turn` and `_time`, which both only rise.
     """
 
     def __init__(self) -> None:
         self._heap: list[_Entry] = []
         self._most = 0
         """The heap's length above which most of its entries are dead."""
-        self._places: dict[Backend, Place] = {}
+        self._places: dict[Backend, Any] = {}
         self._order = count(1)
+        self._arrivals = count(_NEVER_CHOSEN)
+        self._now = 0.0
+        """When a method was last called, in s."""
+        self._time = 0.0
+        """Virtual time: the latest turn that was taken."""
 
     def rank(self, backend: Backend) -> Rank:
-        """The rank of a back-end now: the lowest is chosen."""
-        return self._rank(backend, self._place(backend))
+        """The rank of a back-end when a method was last called: the lowest is chosen."""
+        return self._rank(backend, self._places.get(backend) or self._new_place(backend))
 
     @abstractmethod
-    def _rank(self, backend: Backend, place: Place) -> Rank:
+    def _rank(self, backend: Backend, place: Any) -> Rank:
         """The rank of a back-end. It may fall only when one of the `Policy` methods is called for the back-end, and
         rise at any time.
         """
+
+    def _new_place(self, backend: Backend) -> Place:
+        """Of a back-end that is seen for the first time, or again."""
+        place = Place()
+        place.turn = self._time
+        return place
+
+    def _dropped(self, place: Any) -> None:
+        """Called when a back-end is kept no more: sums over all have to leave out its part."""
+        return
 
     def choose(
         self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float
     ) -> Backend | None:
         """See `Policy`."""
+        self._now = now
         if len(self._heap) > self._most or not self._heap:
             self._rebuild(eligible)
         heap, places = self._heap, self._places
         held: list[_Entry] | None = None
         found = None
         while heap:
-            old, order, backend = heap[0]
+            old = heap[0]
+            backend = old[4]
             place = places.get(backend)
-            if place is None or place.key is not old:
+            if place is None or place.entry is not old:
                 heappop(heap)
                 continue
             if backend.slot < 0:
                 heappop(heap)
-                del places[backend]
+                self._drop(backend)
                 continue
             first, second = self._rank(backend, place)
-            key = (place.failed, first, second, place.chosen)
-            if key > old:
-                place.key = key
-                heapreplace(heap, (key, order, backend))
-                if heap[0][0] is not key:
+            entry = (place.failed, first, second, place.chosen, backend)
+            if entry > old:
+                place.entry = entry
+                heapreplace(heap, entry)
+                if heap[0] is not entry:
                     continue
             if exclude and backend in exclude:
                 held = held or []
@@ -104,8 +130,20 @@ class Ranked(ABC):
     def opened(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
         if backend.slot >= 0:
-            place = self._places.get(backend) or self._place(backend)
-            place.chosen = next(self._order)
+            self._take_turn(self._places.get(backend) or self._place(backend))
+
+    def _take_turn(self, place: Place) -> None:
+        place.chosen = next(self._order)
+        if place.turn > self._time:
+            self._time = place.turn
+        place.turn = self._time + place.step
+
+    def _set_step(self, place: Place, step: float) -> None:
+        """Set how far apart its turns are from now on; the time left until its next one is scaled."""
+        left = place.turn - self._time
+        if left > 0:
+            place.turn = self._time + left * step / place.step
+        place.step = step
 
     def failed(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
@@ -114,8 +152,9 @@ class Ranked(ABC):
 
     def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`."""
+        self._now = now
         if backend.slot < 0:
-            self._places.pop(backend, None)
+            self._drop(backend)
             return None
         place = self._places.get(backend) or self._place(backend)
         place.failed = False
@@ -123,36 +162,36 @@ class Ranked(ABC):
         self._enter(backend)
         return None
 
-    def _place(self, backend: Backend) -> Place:
+    def _place(self, backend: Backend) -> Any:
         """Hot paths look `_places` up themselves first, which saves a call."""
         place = self._places.get(backend)
         if place is None:
-            place = self._places[backend] = Place()
+            place = self._places[backend] = self._new_place(backend)
+            place.chosen = next(self._arrivals)
         return place
 
     def _enter(self, backend: Backend) -> None:
-        """Push a back-end whose key has fallen; nothing if it is not eligible."""
+        """Push a back-end whose rank has fallen; nothing if it is not eligible."""
         if backend.slot < 0:
             return
         place = self._places.get(backend) or self._place(backend)
         first, second = self._rank(backend, place)
-        key = (place.failed, first, second, place.chosen)
-        old = place.key
+        entry = (place.failed, first, second, place.chosen, backend)
+        old = place.entry
         if old is not None:
-            if key >= old:
+            if entry >= old:
                 return
-            top = self._heap[0]
-            if top[0] is old:  # the first one stays the first
-                self._heap[0] = (key, top[1], backend)
-                place.key = key
+            if self._heap[0] is old:  # the first one stays the first
+                self._heap[0] = place.entry = entry
                 return
         if len(self._heap) > self._most:
             self._compact()
-        heappush(self._heap, (key, next(self._order), backend))
-        place.key = key
+        heappush(self._heap, entry)
+        place.entry = entry
 
     def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
         """See `Policy`."""
+        self._now = now
         self._enter(backend)
 
     def explain(self, backend: Backend, now: float) -> Explanation:
@@ -160,18 +199,22 @@ class Ranked(ABC):
         first, second = self.rank(backend)
         return Explanation(first, {"then by": second})
 
+    def _drop(self, backend: Backend) -> None:
+        place = self._places.pop(backend, None)
+        if place is not None:
+            self._dropped(place)
+
     def _compact(self) -> None:
         """Remove dead entries. Also called when nothing is chosen for long, so that the heap stays bounded."""
         for backend in [backend for backend in self._places if backend.slot < 0]:
-            del self._places[backend]
+            self._drop(backend)
         self._heap = [entry for entry in self._heap if self._is_live(entry)]
         heapify(self._heap)
         self._most = 2 * len(self._heap) + 64
 
     def _is_live(self, entry: _Entry) -> bool:
-        key, _, backend = entry
-        place = self._places.get(backend)
-        return place is not None and place.key is key
+        place = self._places.get(entry[4])
+        return place is not None and place.entry is entry
 
     def _rebuild(self, eligible: Sequence[Backend]) -> None:
         self._compact()

@@ -8,7 +8,9 @@ from typing import Any, Final, get_args
 
 import attrs
 
+from rproxy.policies.brake import BrakeOptions
 from rproxy.policies.drawing import Rng
+from rproxy.policies.expected_delay import ExpectedDelayPolicy
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.policies.own_options import NoOptions, PolicyError, read_options
 from rproxy.policies.peak_ewma import PeakEwmaOptions, PeakEwmaPolicy
@@ -45,6 +47,7 @@ class PolicyKind:
 
 
 POLICIES: Final[dict[str, PolicyKind]] = {
+    "expected-delay": PolicyKind(lambda options, rng: ExpectedDelayPolicy(options), BrakeOptions),
     "report": PolicyKind(lambda options, rng: ReportPolicy(options), ReportOptions),
     "round-robin": PolicyKind(lambda options, rng: RoundRobinPolicy()),
     "least-connections": PolicyKind(lambda options, rng: LeastConnectionsPolicy()),

@@ -9,6 +9,7 @@ import attrs
 from rproxy.policies.formula import SATURATION, TCP_TERM, is_saturated, unsaturated
 from rproxy.policies.own_options import option
 from rproxy.policies.ranked import Place, Rank, Ranked
+from rproxy.policies.weights import Weights
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
 from rproxy.wire.pdu import WEIGHT_NORMAL
@@ -16,17 +17,23 @@ from rproxy.wire.pdu import WEIGHT_NORMAL
 SCORE_RESOLUTION: Final = 0.01
 """Scores are compared in steps of this: two points of CPU, or a third of a connection."""
 
+TIE: Final = 0.05
+"""Scores of idle back-ends that differ by no more are ties: 10 points of CPU, or 3 ms. It is more than measurements err
+by, and as much as one and a half connections."""
 RTT_NOISE_MS: Final = 2.0
 """Round trips below this rank alike: on a LAN their differences come from wake-ups, not from paths, and would send
 every client to one host until the next report. Its term is as large as that of one connection."""
+HYSTERESIS: Final = 0.05
+"""So far below the saturation a back-end is no longer said to be passed over: the text must not change with each
+report. The choice has no hysteresis."""
 _ROUNDING: Final = 1e-6
 _SATURATED: Final = 1e13
 """Added to the rank of a saturated back-end: more than any sum."""
 
-_Figures = tuple[float, float, float, float, float, bool]
-"""The parts of the score that are constant until the next report: the sum without its TCP term, in steps; that term's
-factor; the host's connections that are not our sessions; the weight; slow start's share; whether means replace unknown
-figures.
+_Figures = tuple[float, float, float, float, bool]
+"""The parts of the score that are constant until the next report: the sum without its TCP term, in steps; what one
+connection adds; what a session adds beyond that while slow start lasts; the host's connections that are not our
+sessions; whether means replace unknown figures.
 """
 
 
@@ -39,52 +46,114 @@ class ReportOptions:
     )
 
 
+class _Place(Place):
+    """`saturated` is what is said to be saturated, empty for nothing; `weight` the registered one."""
+
+    __slots__ = ("saturated", "weight")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saturated = ""
+        self.weight = 0
+
+
 class ReportPolicy(Ranked):
     """The report's choice (figure 4.4) with the TCP term kept current; see `formula`.
 
-    Equal scores go to the back-end with the fewest of our sessions, then to the one that has waited longest. A weight
-    divides the score. So does slow start's share, but only after the score was cut to steps: back-ends that start
-    together still take turns. When all are saturated, the unsaturated formula tells them apart.
+    Idle back-ends whose scores differ by less than `TIE` take turns, by weight; a turn counts for no more than the
+    sessions that a back-end has since got. Otherwise equal scores go to the back-end with the fewest of our sessions.
+    Connections count for a weight of 100: one of 200 carries twice as many at the same score. So does slow start's
+    share, but only after the score was cut to steps: back-ends that start together still take turns. When all are
+    saturated, the unsaturated formula tells them apart.
     """
 
     def __init__(self, options: ReportOptions = ReportOptions()) -> None:
         super().__init__()
         self._saturation = options.saturation
+        self._weights = Weights()
 
-    def _rank(self, backend: Backend, place: Place) -> Rank:
+    def _rank(self, backend: Backend, place: _Place) -> Rank:
         figures = place.figures
         if figures is None:
             figures = place.figures = self._figures(backend)
-        elif figures[5]:
+        elif figures[4]:
             figures = place.figures = self._raised(backend, figures)
-        steps, term, others, weight, share, _ = figures
+        steps, term, starting, others, _ = figures
         counts = backend.counts
         ours = counts.pending + counts.established
         tcp = others + ours
-        return (int(steps + term * tcp if tcp > 0 else steps) / share, ours / weight)
+        turn = place.turn - (term + starting) * ours
+        time = self._time
+        score = int(steps + term * tcp if tcp > 0 else steps) + starting * ours
+        return (score + (turn if turn > time else time), ours * place.step)
+
+    def opened(self, backend: Backend, now: float) -> None:
+        """See `Policy`. Sessions tell back-ends of one weight apart: only idle ones take turns."""
+        if backend.slot >= 0:
+            place = self._places.get(backend) or self._place(backend)
+            if backend.connections == 1 or self._weights.differ:
+                self._take_turn(place)
+            else:
+                place.chosen = next(self._order)
+
+    def reported(self, backend: Backend, now: float) -> str | None:
+        """See `Policy`."""
+        if backend.slot >= 0:
+            place: _Place = self._place(backend)
+            weight = backend.registration.weight
+            self._weights.replace(place.weight, weight)
+            place.weight = weight
+            self._set_step(place, TIE / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.weight)
+        super().reported(backend, now)
+        return self._saturated(backend) if backend.slot >= 0 else None
+
+    def _new_place(self, backend: Backend) -> _Place:
+        place = _Place()
+        place.turn = self._time
+        return place
+
+    def _dropped(self, place: _Place) -> None:
+        self._weights.replace(place.weight, 0)
+
+    def _saturated(self, backend: Backend) -> str:
+        """What is at the saturation, in words for operators."""
+        threshold = self._saturation
+        if threshold is None:
+            return ""
+        place: _Place = self._places[backend]
+        figures = {"CPU": backend.cpu / 100, "memory": backend.memory / 100, "loss": _loss(backend)}
+        if place.saturated and figures[place.saturated] < threshold - HYSTERESIS:
+            place.saturated = ""
+        if not place.saturated:
+            place.saturated = next((name for name, figure in figures.items() if figure >= threshold), "")
+        return f"{place.saturated} from {100 * threshold:g} %" if place.saturated else ""
 
     def _figures(self, backend: Backend) -> _Figures:
-        report, share = backend.report, backend.share
+        report = backend.report
         cpu: float | None = report.cpu
         memory: float | None = report.memory
         tcp = report.tcp
         unknown = cpu is None or memory is None or tcp is None
-        nominal = backend.registration.weight
-        loss = 0.0 if backend.state is State.DOWN else backend.losses.rate  # in a panic it says nothing about the host
+        loss = _loss(backend)
         rtt_ms = max(backend.rtt.last_ms or 0.0, RTT_NOISE_MS)
         if cpu is None or memory is None:
             cpu, memory = backend.cpu, backend.memory
-        scale = WEIGHT_NORMAL / (nominal * SCORE_RESOLUTION)
-        steps = unsaturated(rtt_ms=rtt_ms, tcp=0, loss=loss, cpu=cpu, memory=memory) * scale + _ROUNDING
+        steps = unsaturated(rtt_ms=rtt_ms, tcp=0, loss=loss, cpu=cpu, memory=memory) / SCORE_RESOLUTION + _ROUNDING
         if is_saturated(self._saturation, loss=loss, cpu=cpu, memory=memory):
             steps += _SATURATED
         others = backend.others if tcp is None else tcp - report.counted
-        return steps, TCP_TERM * scale, others, nominal * share, share, unknown
+        term = TCP_TERM / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.registration.weight
+        return steps, term, term * (1 / backend.share - 1), others, unknown
 
     def _raised(self, backend: Backend, figures: _Figures) -> _Figures:
         """The pool's means change with every report. Until its own next one a back-end's figures only rise with them:
         a rank that falls would have to be entered anew.
         """
-        steps, term, others, weight, share, unknown = figures
+        steps, term, starting, others, unknown = figures
         now = self._figures(backend)
-        return max(steps, now[0]), term, max(others, now[2]), weight, share, unknown
+        return max(steps, now[0]), term, starting, max(others, now[3]), unknown
+
+
+def _loss(backend: Backend) -> float:
+    """The fraction of probes lost; of one that is down, in a panic, it says nothing about the host."""
+    return 0.0 if backend.state is State.DOWN else backend.losses.rate

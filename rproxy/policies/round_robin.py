@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from rproxy.policies.ranked import Place
-from rproxy.policies.turn_order import TurnOrder
+from rproxy.policies.ranked import Place, Rank, Ranked
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import Explanation
+from rproxy.wire.pdu import WEIGHT_NORMAL
 
 
-class RoundRobinPolicy(TurnOrder):
-    """Weighted round robin: a back-end's turns are 1 / weight apart."""
+class RoundRobinPolicy(Ranked):
+    """Weighted round robin: chooses the back-end whose next turn comes first; its turns are 1 / weight apart."""
 
-    def _step(self, weight: float) -> float:
-        return 1 / weight
+    def _rank(self, backend: Backend, place: Place) -> Rank:
+        return (place.turn, 0.0)
+
+    def _new_place(self, backend: Backend) -> Place:
+        place = Place()
+        place.step = 1 / backend.weight
+        place.turn = self._time + place.step
+        return place
+
+    def reported(self, backend: Backend, now: float) -> str | None:
+        """See `Policy`. A new weight scales the time left until its next turn."""
+        if backend.slot >= 0:
+            self._set_step(self._place(backend), 1 / backend.weight)
+        return super().reported(backend, now)
+
+    def opened(self, backend: Backend, now: float) -> None:
+        """See `Policy`."""
+        if backend.slot >= 0:
+            self._take_turn(self._places.get(backend) or self._place(backend))
 
     def explain(self, backend: Backend, now: float) -> Explanation:
         """See `Policy`: how far its next turn is, where the turns of a back-end of weight 100 are 1 apart."""
-        first, _ = self._rank(backend, self._places.get(backend) or Place())
-        return Explanation(max(0.0, first - self._time) * 100, {"weight": backend.weight})
+        place: Place | None = self._places.get(backend)
+        turn = self._time if place is None else place.turn
+        return Explanation(max(0.0, turn - self._time) * WEIGHT_NORMAL, {"weight": backend.weight})

@@ -2,7 +2,7 @@
 
 Microseconds of CPU to choose, open, connect and close a session, with two sessions held on every back-end and one
 report for every ten sessions; what the policy does with a report is counted, the pool's own work on it is not. Exits
-with status 1 when the `report` policy exceeds its limits.
+with status 1 when the default policy exceeds its limits.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 
 from attrs import evolve
 
+from rproxy.config.model import ServiceConfig
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import Policy
@@ -29,7 +30,7 @@ SESSIONS: Final = 20_000
 SESSIONS_PER_REPORT: Final = 10
 HELD_PER_BACKEND: Final = 2
 
-CHECKED: Final = "report"
+CHECKED: Final = ServiceConfig().policy
 RATIO_MAX: Final = 3.0
 MICROSECONDS_MAX: Final = 10.0
 

@@ -77,12 +77,12 @@ def connected_client(bench: Splicing) -> Calls:
 
 @pytest.fixture
 def bench(stack: ExitStack) -> Splicing:
-    """Three back-ends, as in production: the report's policy, a C function for a clock, ports below the ephemeral."""
+    """Three back-ends, as in production: the default policy, a C function for a clock, ports below the ephemeral."""
     ports = range(ephemeral_ports().start - 1, 1024, -1)
     bench = Splicing(
         stack,
         *[listening(f"127.0.0.{number}", ports=ports) for number in (1, 2, 3)],
-        policy=POLICIES["report"]({"saturation": "off"}, random.Random(1)),
+        policy=POLICIES["expected-delay"]({}, random.Random(1)),
         remember=False,
     )
     bench.service.seconds = time.monotonic

@@ -22,7 +22,7 @@ def test_without_options_it_is_the_reports_proxy() -> None:
     service = ServiceConfig(
         listen=("80",),
         backend_port=80,
-        policy="report",
+        policy="expected-delay",
         saturation=0.7,
         idle_timeout_s=3600,
         half_close_timeout_s=30,

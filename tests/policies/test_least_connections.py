@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.policies.balancing import Balance, balance_by, shares
+from tests.pool.driving import agent
 
 
 class TestLeastConnections:
@@ -34,3 +35,20 @@ class TestLeastConnections:
         served = balance.serve(9, held=False)
         assert set(served[:3]) == set(backends)
         assert served == served[:3] * 3
+
+    @pytest.mark.parametrize(
+        ("weights", "expected"),
+        [((100, 100, 5), (0.488, 0.488, 0.024)), ((100, 100, 200), (0.25, 0.25, 0.5)), ((1, 1, 2), (0.25, 0.25, 0.5))],
+    )
+    def test_a_weight_is_a_share_of_idle_back_ends_clients(
+        self, balance: Balance, weights: tuple[int, ...], expected: tuple[float, ...]
+    ) -> None:
+        backends = [balance.up(agent(number), weight=weight) for number, weight in enumerate(weights)]
+        served = shares(balance.serve(6000, held=False), backends)
+        assert [count / 6000 for count in served] == pytest.approx(expected, abs=0.005)
+
+    def test_a_weight_that_rises_does_not_wait_for_its_old_turn(self, balance: Balance) -> None:
+        light, *_ = backends = [balance.up(agent(number), weight=weight) for number, weight in enumerate((1, 100, 100))]
+        balance.serve(300, held=False)
+        balance.register((light.address, 5555), weight=100)
+        assert shares(balance.serve(300, held=False), backends) == pytest.approx([100, 100, 100], abs=2)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rproxy.policies.formula import score
-from rproxy.policies.report import RTT_NOISE_MS, SCORE_RESOLUTION
+from rproxy.policies.report import RTT_NOISE_MS, SCORE_RESOLUTION, TIE
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
 from rproxy.wire.pdu import COUNT_MAX, WEIGHT_MAX
@@ -32,7 +32,9 @@ class TestReport:
         return balance_by("report")
 
     def test_every_session_goes_to_the_lowest_score_of_that_instant(self, balance: Balance) -> None:
-        """The score as the formula has it, with every session opened and closed since the report."""
+        """The score as the formula has it, with every session opened and closed since the report; where it is no tie
+        with a back-end that has had its turn.
+        """
         rng = Random(4)
         backends = balance.all_up(6)
         held: list[Backend] = []
@@ -45,10 +47,11 @@ class TestReport:
                     memory=rng.randrange(70),
                     tcp=rng.randrange(40),
                 )
-            lowest = min(map(score_now, backends))
             chosen = balance.choose()
             assert chosen is not None
-            assert score_now(chosen) <= lowest + SCORE_RESOLUTION
+            excess = {each: score_now(chosen) - score_now(each) - SCORE_RESOLUTION for each in backends}
+            better = [each for each in backends if excess[each] > 0]
+            assert all(each.connections < 2 and excess[each] <= TIE for each in better)
             held.append(balance.open())
             if rng.random() < 0.7:
                 balance.close(held.pop(rng.randrange(len(held))))
@@ -114,13 +117,16 @@ class TestReport:
         assert shares(balance.serve(30, held=True), backends) == [10, 10, 10]
 
     def test_of_equal_scores_the_fewest_own_sessions_win(self, balance: Balance) -> None:
-        """The other host holds as many connections, of others; that it had a client last does not matter."""
+        """The other host holds as many connections, more of them of others; that it had a client last does not
+        matter.
+        """
         ours, others = balance.all_up(2)
-        for _ in range(3):
+        for _ in range(4):
             balance.open(others)
-        balance.close(balance.open(ours))
-        balance.report(ours, tcp=3)
-        balance.report(others, tcp=3)
+        for _ in range(2):
+            balance.open(ours)
+        balance.report(ours, tcp=6)
+        balance.report(others, tcp=6)
         assert ours.tcp == others.tcp
         assert balance.choose() is others
 
@@ -134,7 +140,7 @@ class TestReport:
     def test_a_round_trip_beyond_a_lans_noise_decides(self, balance: Balance) -> None:
         near, far = balance.all_up(2)
         balance.report(near, after_s=0.0019)
-        balance.report(far, after_s=0.0031)
+        balance.report(far, after_s=0.006)
         assert set(balance.serve(10, held=False)) == {near}
 
     def test_scores_in_one_step_of_the_resolution_take_turns(self, balance: Balance) -> None:
@@ -154,21 +160,59 @@ class TestReport:
             balance.report(backend, after_s=0, tcp=tcp, cpu=cpu, memory=memory)
         assert shares(balance.serve(len(loads), held=False), backends) == [1] * len(loads)
 
-    def test_a_score_lower_by_two_steps_gets_every_session_that_ends_at_once(self, balance: Balance) -> None:
+    def test_a_score_lower_by_more_than_a_tie_gets_every_session_that_ends_at_once(self, balance: Balance) -> None:
         better, worse = balance.all_up(2)
         balance.report(better, cpu=20)
-        balance.report(worse, cpu=24)
-        assert score_now(worse) - score_now(better) == pytest.approx(2 * SCORE_RESOLUTION)
+        balance.report(worse, cpu=32)
+        assert score_now(worse) - score_now(better) == pytest.approx(TIE + SCORE_RESOLUTION)
         assert set(balance.serve(30, held=False)) == {better}
 
-    def test_a_weight_divides_the_score(self, balance: Balance) -> None:
-        """Double the weight bears double the load."""
+    def test_what_measurements_err_by_is_a_tie(self, balance: Balance) -> None:
+        """Some points of CPU and a millisecond of RTT: nobody gets more than half."""
+        backends = balance.all_up(3)
+        for backend, rtt_s, cpu in zip(backends, (0.0018, 0.0022, 0.0028), (3, 7, 5), strict=True):
+            balance.report(backend, after_s=rtt_s, cpu=cpu, memory=40)
+        assert shares(balance.serve(600, held=False), backends) == [200, 200, 200]
+
+    @pytest.mark.parametrize(
+        ("weights", "expected"),
+        [((100, 100, 5), (0.488, 0.488, 0.024)), ((100, 100, 200), (0.25, 0.25, 0.5)), ((1, 1, 2), (0.25, 0.25, 0.5))],
+    )
+    def test_a_weight_is_a_share_of_idle_back_ends_clients(
+        self, balance: Balance, weights: tuple[int, ...], expected: tuple[float, ...]
+    ) -> None:
+        backends = [balance.up(agent(number), weight=weight) for number, weight in enumerate(weights)]
+        for backend, cpu in zip(backends, (3, 7, 5), strict=True):
+            balance.report(backend, cpu=cpu)
+        served = shares(balance.serve(6000, held=False), backends)
+        assert [count / 6000 for count in served] == pytest.approx(expected, abs=0.005)
+
+    def test_a_weight_scales_the_connections_and_nothing_else(self, balance: Balance) -> None:
+        """Double the weight carries double the connections at the same score."""
         strong, normal = balance.up(agent(1), weight=200), balance.up(agent(2), weight=100)
-        balance.report(strong, cpu=60)
-        balance.report(normal, cpu=32)
+        balance.report(strong, tcp=20)
+        balance.report(normal, tcp=12)
         assert balance.choose() is strong
-        balance.report(normal, cpu=24)
+        balance.report(normal, tcp=8)
         assert balance.choose() is normal
+        balance.report(normal, tcp=10, cpu=20)
+        assert balance.choose() is strong
+        balance.report(strong, tcp=20, cpu=32)
+        assert balance.choose() is normal
+
+    def test_a_saturated_one_says_so_and_does_not_flap(self, balance: Balance) -> None:
+        backend, _ = balance.all_up(2)
+        said = []
+        for cpu, memory in ((69, 0), (70, 0), (66, 0), (71, 0), (64, 0), (0, 90), (80, 90), (80, 64)):
+            balance.report(backend, cpu=cpu, memory=memory)
+            said.append(backend.passed_over)
+        assert said == ["", *["CPU from 70 %"] * 3, "", "memory from 70 %", "memory from 70 %", "CPU from 70 %"]
+
+    def test_without_saturation_nothing_is_passed_over(self) -> None:
+        balance = balance_by("report", saturation=None)
+        backend = balance.up()
+        balance.report(backend, cpu=100, memory=100)
+        assert backend.passed_over == ""
 
     def test_loss_is_part_of_the_score(self, balance: Balance) -> None:
         lossy, clean = balance.all_up(2)

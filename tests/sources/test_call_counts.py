@@ -36,7 +36,7 @@ class Steady:
         tokens = count(1000)
         self.envelope = Sealed((Key(1, bytes(32)),))
         self.publish = Publisher()
-        self.pool = Pool(policy("report"), self._complain)
+        self.pool = Pool(policy("expected-delay"), self._complain)
         self.monitor = Monitor(
             self.pool, self.clock, self.publish, lambda: next(tokens), lambda: 0.5, self.envelope, Settings()
         )

@@ -1,0 +1,350 @@
+"""What the policy `expected-delay` learns from sessions and reports.
+
+All that a steady report causes is in this module, so that it takes few calls: a busy proxy gets hundreds a second.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from math import exp, inf, log, sqrt
+from typing import Final
+
+from rproxy.policies.brake import MEMORY_HYSTERESIS, Brake, BrakeOptions, note_failure
+from rproxy.policies.delay_record import DelayRecord
+from rproxy.policies.pool_mean import PoolMean
+from rproxy.policies.ranked import Ranked
+from rproxy.policies.session_lengths import HASTY_IN_A_ROW, LOG_SHORTEST, SHORTEST_S, SessionLengths
+from rproxy.policies.weights import Weights
+from rproxy.pool.backend import Backend
+from rproxy.wire.pdu import WEIGHT_NORMAL
+
+# The rate of sessions.
+RATE_S: Final = 10.0
+"""How long departures, and the time between them, count (exponential forgetting). Hogs come and go in such times; 6 to
+20 s made no difference."""
+PRIOR: Final = 4.0
+"""Sessions for which the pool's rate stands in: so many departures outweigh it. 2 to 8 made no difference."""
+FASTEST: Final = 4.0
+"""A rate is believed up to so many times the pool's: one that answers errors is fast, too."""
+RATE_MIN: Final = 1 / 3600
+RATE_MAX: Final = 1e4
+"""Bounds of the pool's rate, in 1/s. Sessions of an hour say nothing in `RATE_S`; a connect takes over 0.1 ms."""
+RATE_AT_FIRST: Final = 1.0
+PRIOR_AT_FIRST: Final = 1e6
+"""The pool's rate before it is known, in 1/s, and how firmly all back-ends are believed to have it."""
+GROWTH: Final = 1 / 8
+"""Time in which sessions stay open counts at the next event, or once it has grown by this part of itself."""
+TIE: Final = 1.25
+"""Idle back-ends whose rates are within this factor of the pool's are equal: rates are learned from few sessions."""
+GHOSTS_MAX: Final = 100.0
+"""Of one back-end: sessions that ended too soon to be believed and still count."""
+
+# Sessions of others: other proxies, and clients that reach the back-end without one.
+IDLE_S: Final = 60.0
+"""Connections that have stayed so long are a service's own pools, and no load."""
+USUAL_S: Final = 10.0
+"""Over how long the usual number is averaged."""
+
+# CPU carried forward by sessions.
+CPU_S: Final = 10.0
+"""Smoothing of CPU and of the sessions that caused it."""
+CROWDED: Final = 0.75
+"""CPU, as a fraction, from which sessions slow each other down altogether, see `DelayEstimates`."""
+FULL: Final = 1.05
+"""CPU at which a delay would be infinite, as a fraction: measurements err by some points."""
+EACH_MIN: Final = 0.001
+EACH_UNKNOWN: Final = 0.05
+"""CPU of a session, as a fraction of a host: the least, and while the pool has had less than `SESSIONS_MIN`."""
+SESSIONS_MIN: Final = 0.5
+SPEED_S: Final = 300.0
+"""Smoothing for the speed of a host, which hardly changes."""
+SPEED_PRIOR: Final = 5.0
+"""Sessions for which the pool's speed stands in."""
+SPEED_MAX: Final = 3.0
+"""Speeds are held between this and its inverse; their square root divides the delay. Exponents of 1 and 2 overshot."""
+NOTHING: Final = 1e-6
+"""A sum below this is what rounding has left."""
+
+NORMAL_FACTOR: Final = 2.0
+"""The pool's mean weight may be so many times the one that is taken for normal, or the inverse."""
+
+
+class DelayEstimates(Ranked, ABC):
+    """Keeps a `DelayRecord` for each back-end.
+
+    The rate of a back-end is (departures + prior) / (time + prior / pool's rate). Time is that in which sessions of
+    ours are open, times our share of all sessions there, since others' departures are not seen. So a back-end whose
+    sessions stay open gets slower at once, and one without sessions forgets towards the pool's rate, the geometric
+    mean over back-ends: two that answer errors hardly move it. That is for sessions that slow each other down. As far
+    as a host has CPU left they do not, and time counts for each session: else the one with the most sessions, whose
+    departures come fastest, would be taken for the fastest.
+
+    Sessions of others are the host's connections that are not ours: fresher than what the other proxies said of
+    theirs. What nobody claims is the base, a service's own pools; it falls at once and rises slowly.
+
+    CPU is carried forward after TiProxy's CPU factor (pkg/balance/factor/factor_cpu.go in pingcap/tiproxy). There, the
+    count at the report is subtracted, so that one sample of CPU decides; here, counts are smoothed as CPU is: what it
+    has not seen yet of the sessions is then exactly what is added.
+
+    A delay may become shorter only at a back-end's own reports and when a session of it ends: what is learned from the
+    pool is taken in at its next report.
+    """
+
+    def __init__(self, options: BrakeOptions) -> None:
+        super().__init__()
+        self._brake = Brake(options)
+        self._cpu_from = options.cpu_from
+        self._memory_watched = options.memory_from - MEMORY_HYSTERESIS
+        self._rate = RATE_AT_FIRST
+        """The pool's, in sessions/s."""
+        self._log_rates = PoolMean()
+        self._lengths = SessionLengths()
+        self._others = 0.0
+        """Sessions of others on all back-ends."""
+        self._cpu = self._sessions = self._slow_cpu = self._slow_sessions = 0.0
+        """CPU (in hosts) and sessions of all back-ends, smoothed over `CPU_S` and over `SPEED_S`."""
+        self._weights = Weights()
+        self._normal_weight: float = WEIGHT_NORMAL
+        """The weight of which those of back-ends are multiples."""
+        self._weighted = False
+        """Whether registered weights differ."""
+
+    def opened(self, backend: Backend, now: float) -> None:
+        """See `Policy`."""
+        self._now = now
+        if backend.slot < 0:
+            return
+        record: DelayRecord = self._places.get(backend) or self._place(backend)
+        counts = backend.counts
+        ours = counts.pending + counts.established
+        self._pass_time(record, ours - 1, ours, now)
+        record.chosen = next(self._order)
+        if record.turn > self._time:
+            self._time = record.turn
+        record.turn = self._time + record.step
+
+    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
+        """See `Policy`."""
+        self._now = now
+        record: DelayRecord | None = self._places.get(backend)
+        if record is None:
+            return
+        if served_s is not None:
+            self._served(record, served_s, now)
+        elif record.failed:
+            record.brake *= note_failure(record, now)
+        counts = backend.counts
+        ours = counts.pending + counts.established
+        self._pass_time(record, ours + 1, ours, now, True)
+        self._enter(backend)
+
+    def reported(self, backend: Backend, now: float) -> str | None:
+        """See `Policy`."""
+        self._now = now
+        if backend.slot < 0:
+            self._drop(backend)
+            return None
+        record: DelayRecord = self._places.get(backend) or self._place(backend)
+        record.failed = False
+        counts = backend.counts
+        ours = counts.pending + counts.established
+        self._pass_time(record, ours, ours, now)
+        if ours or record.ended:
+            self._lengths.settle(record, ours, now)
+        weight = backend.registration.weight * backend.share
+        if weight != record.weight or self._weights.moved:
+            self._weigh(record, backend, weight)
+        self._hear(backend, record)
+        self._settle_rate(record, now)
+        self._pass_time(record, ours, ours, now, True)
+        self._enter(backend)
+        return record.reason
+
+    def _pass_time(self, record: DelayRecord, before: int, after: int, now: float, falls: bool = False) -> None:
+        """Count the time since the last call, in which `before` sessions of ours were open, and `after` are now.
+
+        The delay may become shorter only if it `falls`, since the back-end is then entered anew.
+        """
+        spent_s, grows_at, foreign = record.spent_s, inf, record.foreign
+        if before:
+            spent_s += (now - record.spent_at) * before * (record.shared / (before + foreign) + record.apart)
+        told, usual = record.told_foreign, record.usual_foreign
+        if told != usual and (falls or told < usual):  # a report is the less true the older it is
+            foreign = record.foreign = usual + (told - usual) * exp((record.told_at - now) / record.fades_s)
+            grows_at = now + GROWTH * record.fades_s
+        if after:
+            rate = after * (record.shared / (after + foreign) + record.apart)
+            grows_at = min(grows_at, now + GROWTH * spent_s / rate)
+        if spent_s < record.least_s * record.finished:
+            spent_s = record.least_s * record.finished
+        record.spent_s, record.spent_at, record.grows_at = spent_s, now, grows_at
+        pace = spent_s / record.finished * record.pool_rate
+        record.pace = pace * record.brake
+        record.idle_pace = (max(1.0, pace / TIE) if pace > 1 else min(1.0, pace * TIE)) * record.brake
+
+    def _served(self, record: DelayRecord, served_s: float, now: float) -> None:
+        """A session has ended that was served for so long."""
+        record.ended += 1
+        record.log_lengths += log(served_s) if served_s > SHORTEST_S else LOG_SHORTEST
+        record.ended_at = now
+        if served_s >= self._lengths.hasty_s:
+            record.hasty_in_a_row = 0
+            record.finished += 1
+            return
+        record.hasty_in_a_row += 1
+        if record.hasty_in_a_row < HASTY_IN_A_ROW:
+            record.finished += 1
+        elif record.ghosts < GHOSTS_MAX:
+            record.ghosts += 1
+            record.idle += record.inverse_weight
+
+    def _hear(self, backend: Backend, record: DelayRecord) -> None:
+        """Take in the last answer to a probe; doing so again changes nothing."""
+        report = backend.report
+        told_at = self._now if backend.answered_at is None else backend.answered_at
+        passed_s = told_at - record.told_at if told_at > record.told_at else 0.0
+        record.told_at = told_at
+        self._hear_others(record, report.tcp, report.counted, report.others, passed_s)
+        cpu = backend.cpu if report.cpu is None else report.cpu
+        self._hear_cpu(record, cpu / 100, report.counted + record.told_foreign, passed_s)
+        memory = backend.memory if report.memory is None else report.memory
+        if (
+            cpu > self._cpu_from
+            or memory >= self._memory_watched
+            or report.load is not None
+            or self._brake.knows_loads
+            or backend.losses.rate
+            or record.fail
+            or record.hasty_in_a_row
+        ):
+            self._brake.settle(backend, record, self._now)
+        else:
+            record.brake, record.full, record.reason = 1.0, False, None
+
+    def _hear_others(
+        self, record: DelayRecord, tcp: int | None, counted: int, claimed: int | None, passed_s: float
+    ) -> None:
+        """Take in the host's connections `tcp`, `counted` of them ours, and what other proxies claim; None if unknown.
+
+        Where neither is known, the mean over the pool stands in.
+        """
+        before = record.told_foreign
+        if tcp is not None:
+            foreign = float(tcp - counted) if tcp > counted else 0.0
+            unclaimed = foreign - (claimed or 0)
+            if unclaimed < 0:
+                unclaimed = 0.0
+            base = unclaimed if record.base is None else record.base
+            risen = base + (unclaimed - base) * min(1.0, passed_s / IDLE_S)
+            record.base = base = unclaimed if unclaimed < risen else risen
+            foreign -= base
+        elif claimed is not None:
+            foreign = float(claimed)
+        else:
+            foreign = max(0.0, self._others / len(self._places))
+        record.told_foreign = record.foreign = foreign or 0.0
+        record.usual_foreign += (foreign - record.usual_foreign) * min(1.0, passed_s / USUAL_S)
+        record.fades_s = self._lengths.scale_s
+        self._others += foreign - before
+
+    def _hear_cpu(self, record: DelayRecord, cpu: float, sessions: float, passed_s: float) -> None:
+        """Take in the CPU (a fraction) of a host that had so many sessions."""
+        if passed_s:
+            kept, slowly = exp(-passed_s / CPU_S), exp(-passed_s / SPEED_S)
+            u, m, slow_u, slow_m = record.recent_cpu, record.recent_sessions, record.slow_cpu, record.slow_sessions
+            record.recent_cpu, record.recent_sessions = cpu + (u - cpu) * kept, sessions + (m - sessions) * kept
+            record.slow_cpu = cpu + (slow_u - cpu) * slowly
+            record.slow_sessions = sessions + (slow_m - sessions) * slowly
+            self._cpu += record.recent_cpu - u
+            self._sessions += record.recent_sessions - m
+            self._slow_cpu += record.slow_cpu - slow_u
+            self._slow_sessions += record.slow_sessions - slow_m
+        record.apart = max(0.0, 1 - record.recent_cpu / CROWDED)
+        record.shared = 1 - record.apart
+        record.long_share = self._lengths.long_share
+        if record.long_share:
+            each = max(EACH_MIN, self._cpu / self._sessions) if self._sessions > SESSIONS_MIN else EACH_UNKNOWN
+            record.cpu_each = each
+            record.cpu_room = FULL - record.recent_cpu + record.recent_sessions * each
+            if self._slow_cpu > NOTHING and self._slow_sessions > NOTHING:
+                usual = self._slow_cpu / self._slow_sessions
+                speed = (record.slow_sessions + SPEED_PRIOR) * usual / (record.slow_cpu + SPEED_PRIOR * usual)
+                record.inverse_speed = 1 / sqrt(min(SPEED_MAX, max(1 / SPEED_MAX, speed)))
+
+    def _settle_rate(self, record: DelayRecord, now: float) -> None:
+        """Forget what is old, and take in the pool's rate."""
+        kept = exp((record.settled_at - now) / RATE_S)
+        finished = (record.finished - record.prior) * kept
+        spent_s = max(0.0, record.spent_s - record.prior_s) * kept
+        rates = self._log_rates
+        rate = self._rate if rates.count or not (finished and spent_s) else finished / spent_s
+        if rates.count or (finished and spent_s):
+            before, after = record.log_rate, log((finished + PRIOR) / (spent_s + PRIOR / rate))
+            if before is None:
+                rates.count += 1
+            rates.sum += after - (before or 0.0)
+            record.log_rate = after
+            self._rate = rate = min(RATE_MAX, max(RATE_MIN, exp(rates.sum / rates.count)))
+        record.prior = PRIOR if rates.count else PRIOR_AT_FIRST
+        record.finished = finished + record.prior
+        record.least_s = 1 / (FASTEST * rate)
+        record.spent_s = max(spent_s + record.prior / rate, record.finished * record.least_s)
+        record.prior_s = record.spent_s - spent_s
+        record.pool_rate = rate
+        if record.ghosts:
+            record.ghosts *= exp((record.settled_at - now) / self._lengths.scale_s)
+            record.idle = 1 + record.ghosts * record.inverse_weight
+        record.settled_at = now
+
+    def _weigh(self, record: DelayRecord, backend: Backend, weight: float) -> None:
+        """Take in its weight, of which slow start's share is a part, and that of the pool."""
+        weights = self._weights
+        weights.replace(record.registered_weight, backend.registration.weight)
+        record.registered_weight, record.weight = backend.registration.weight, weight
+        weights.moved = False
+        mean, normal = weights.mean, self._normal_weight
+        if weights.differ is not self._weighted or not normal / NORMAL_FACTOR <= mean <= normal * NORMAL_FACTOR:
+            self._weighted, self._normal_weight = weights.differ, mean
+            for each in self._places.values():
+                self._settle_weight(each)
+            for other in list(self._places):
+                self._enter(other)
+        self._settle_weight(record)
+
+    def _settle_weight(self, record: DelayRecord) -> None:
+        if record.weight:
+            inverse = self._normal_weight / record.weight
+            record.inverse_weight = 1.0 if inverse == 1 else inverse  # one object for all: records are many
+            record.idle = 1 + record.ghosts * inverse if record.ghosts else 1.0
+            self._set_step(record, record.inverse_weight)
+
+    def _new_place(self, backend: Backend) -> DelayRecord:
+        record = DelayRecord(self._now)
+        record.turn = self._time
+        record.pool_rate = self._rate
+        record.finished = record.prior = PRIOR if self._log_rates.count else PRIOR_AT_FIRST
+        record.spent_s = record.prior_s = record.prior / self._rate
+        return record
+
+    def _dropped(self, place: DelayRecord) -> None:
+        self._others -= place.told_foreign
+        self._cpu -= place.recent_cpu
+        self._sessions -= place.recent_sessions
+        self._slow_cpu -= place.slow_cpu
+        self._slow_sessions -= place.slow_sessions
+        self._log_rates.replace(place.log_rate, None)
+        self._weights.replace(place.registered_weight, 0)
+        self._lengths.leave(place)
+        self._brake.leave(place)
+
+    def _compact(self) -> None:
+        """See `Ranked`. Sums are added up anew: those that are only corrected gather rounding errors."""
+        super()._compact()
+        records = list(self._places.values())
+        self._others = sum(record.told_foreign for record in records)
+        self._cpu = sum(record.recent_cpu for record in records)
+        self._sessions = sum(record.recent_sessions for record in records)
+        self._slow_cpu = sum(record.slow_cpu for record in records)
+        self._slow_sessions = sum(record.slow_sessions for record in records)
+        self._log_rates.recompute(record.log_rate for record in records)
+        self._lengths.recompute(records)

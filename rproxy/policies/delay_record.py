@@ -1,0 +1,140 @@
+"""What the policy `expected-delay` keeps of a back-end."""
+
+from __future__ import annotations
+
+from math import inf
+
+from rproxy.policies.ranked import Place
+
+
+class DelayRecord(Place):
+    """The figures of one back-end. Those that its rank is made of are settled at its reports, and named first.
+
+    Times are in s of the pool's clock.
+    """
+
+    __slots__ = (
+        "apart",
+        "base",
+        "brake",
+        "cpu_each",
+        "cpu_room",
+        "ended",
+        "ended_at",
+        "fades_s",
+        "fail",
+        "fail_at",
+        "finished",
+        "foreign",
+        "full",
+        "ghosts",
+        "grows_at",
+        "hasty_in_a_row",
+        "idle",
+        "idle_pace",
+        "inverse_speed",
+        "inverse_weight",
+        "least_s",
+        "log_length",
+        "log_lengths",
+        "log_rate",
+        "long_share",
+        "pace",
+        "pool_rate",
+        "prior",
+        "prior_s",
+        "reason",
+        "recent_cpu",
+        "recent_sessions",
+        "registered_weight",
+        "service_load",
+        "settled_at",
+        "shared",
+        "slow_cpu",
+        "slow_sessions",
+        "spent_at",
+        "spent_s",
+        "told_at",
+        "told_foreign",
+        "usual_foreign",
+        "weight",
+    )
+
+    def __init__(self, now: float) -> None:
+        super().__init__()
+        # The rank.
+        self.inverse_weight = 1.0
+        """The normal weight over its own."""
+        self.idle = 1.0
+        """What its delay starts from: the client's own session, and `ghosts`."""
+        self.foreign = 0.0
+        """Sessions that others are expected to have on it."""
+        self.pace = self.idle_pace = 1.0
+        """Its time for a session relative to the pool's, times `brake`; and what is taken for it while idle."""
+        self.grows_at = inf
+        """When these have changed if all its sessions stay open."""
+        self.long_share = 0.0
+        """How much CPU tells of a session's delay, and not the count: 0 where sessions are short, 1 where long."""
+        self.cpu_room = 1.0
+        """CPU that would be free without any session, a fraction."""
+        self.cpu_each = 0.0
+        """CPU that one session takes, a fraction."""
+        self.inverse_speed = 1.0
+        """Of the host, by CPU: 1 over the square root of its speed relative to the pool's."""
+        # The rate.
+        self.finished = 1.0
+        """Sessions that it finished lately, and the prior's."""
+        self.spent_s = 1.0
+        """The time that it spent on them, and the prior's."""
+        self.spent_at = now
+        """Up to when `spent_s` is counted."""
+        self.prior = self.prior_s = 1.0
+        """The prior's parts of `finished` and `spent_s`."""
+        self.least_s = 0.0
+        """The least time that a session is believed to take."""
+        self.shared, self.apart = 1.0, 0.0
+        """How far sessions slow each other down, and how far they do not: together 1."""
+        self.pool_rate = 1.0
+        """As it was at its last report, in sessions/s."""
+        self.settled_at = now
+        """When its last report was taken in."""
+        self.log_rate: float | None = None
+        """Logarithm of its rate then; None before any is known."""
+        # Ends of sessions.
+        self.ended = 0
+        self.log_lengths = 0.0
+        """Sessions that ended since the last report, and the sum of the logarithms of their lengths in s."""
+        self.log_length: float | None = None
+        """Average logarithm of the lengths of its sessions, in s; None before one has ended."""
+        self.ended_at = now
+        """When the last one ended."""
+        self.hasty_in_a_row = 0
+        """How many in a row ended too soon to be believed."""
+        self.ghosts = 0.0
+        """How many of them still count as if they were open."""
+        # Trouble.
+        self.brake = 1.0
+        """What multiplies its delay, see `Brake.factors`."""
+        self.fail = 0.0
+        self.fail_at = now
+        """Failures lately, each counting for more than those before; and when the last one was."""
+        self.full = False
+        """Whether its memory counts."""
+        self.service_load: float | None = None
+        """As last reported, in percent."""
+        self.reason: str | None = None
+        """Why it is passed over."""
+        # Reports.
+        self.told_at = -inf
+        """When the last one came."""
+        self.told_foreign = self.usual_foreign = 0.0
+        """Sessions of others by the last report, and on average."""
+        self.base: float | None = None
+        """Connections that never end: a service's own pools; None before the first report."""
+        self.fades_s = 1.0
+        """How long a report tells of others' sessions."""
+        self.recent_cpu = self.recent_sessions = self.slow_cpu = self.slow_sessions = 0.0
+        """CPU (a fraction) and sessions, smoothed over `CPU_S` and over `SPEED_S`."""
+        self.weight = 0.0
+        """With slow start's share; 0 before the first report."""
+        self.registered_weight = 0
