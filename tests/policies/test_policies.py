@@ -173,8 +173,8 @@ class TestContract:
 SHORT_S: Final = 0.02
 """How long the sessions of these tests are on average, in seconds."""
 REPORTS_S: Final = 0.1
-SHARED: Final = sorted(set(POLICIES) - {"report", "least-connections"})
-"""The policies under which weights are shares of idle hosts, and light traffic is spread."""
+SHARED: Final = sorted(POLICIES)
+"""Under all of them weights are shares of idle hosts, and light traffic is spread."""
 DRAWN: Final = sorted(name for name in POLICIES if isinstance(policy(name), Drawing))
 """Those under which weights are shares while the hosts are busy, too."""
 
