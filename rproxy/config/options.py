@@ -59,6 +59,13 @@ class ProxyOptions(CommandOptions):
         ["probe-interval", None, _default(_PROXY.timing.probe_interval_s), "seconds between probes of a back-end"],
         ["probe-timeout", None, _default(_PROXY.timing.probe_timeout_s), "seconds until a probe counts as lost"],
         ["liveness", None, _default(_PROXY.timing.liveness_s), "seconds of silence that take a back-end down"],
+        [
+            "freshness",
+            None,
+            _default(_PROXY.timing.freshness_s),
+            "seconds that reports may be old while clients come, or 'off' for the probe interval",
+        ],
+        ["probe-budget", None, _default(_PROXY.timing.probe_budget), "most probes a second that --freshness may cause"],
         ["policy", "p", _SERVICE.policy, "how to choose: " + ", ".join(POLICIES)],
         [
             "saturation",

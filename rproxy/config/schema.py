@@ -49,6 +49,7 @@ _FIRST_BYTE_MIN_S: Final = 0.1
 _INTERVAL_MIN_S: Final = 0.001
 """The wire counts whole milliseconds."""
 _BACKENDS_MAX: Final = 100_000
+_BUDGET_MAX: Final = 100_000
 _DEMO_MAX: Final = 100
 _REPORT_MAX: Final = {"cpu": 100, "memory": 100, "tcp": COUNT_MAX}
 _CHECK_PATH_MAX: Final = 2000
@@ -81,6 +82,10 @@ def _whole(low: int, high: int) -> Parser:
 
 def _saturation(key: str, value: Value) -> float | None:
     return None if value == "off" else number(key, value, 0.001, 1)
+
+
+def _freshness(key: str, value: Value) -> float | None:
+    return None if value == "off" else number(key, value, _PERIOD_MIN_S, _PERIOD_MAX_S)
 
 
 def _limits(key: str, value: Value) -> Limits:
@@ -148,6 +153,8 @@ TIMING: Final = {
     "probe-interval": Key("probe_interval_s", _number(_PERIOD_MIN_S, _PERIOD_MAX_S)),
     "probe-timeout": Key("probe_timeout_s", _number(_PERIOD_MIN_S, _PERIOD_MAX_S)),
     "liveness": Key("liveness_s", _number(_PERIOD_MIN_S, _LIVENESS_MAX_S)),
+    "freshness": Key("freshness_s", _freshness),
+    "probe-budget": Key("probe_budget", _number(1, _BUDGET_MAX)),
 }
 """For `Timing`, which is a field of `model.ProxyConfig`."""
 

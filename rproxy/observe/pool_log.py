@@ -220,6 +220,9 @@ class PoolLog:
 
     def lost(self, event: ProbeLost) -> None:
         """For a trace: a lost probe."""
+        if event.on_demand:
+            self.log.debug(":: [{backend}] probe on demand lost", backend=event.backend.name)
+            return
         self.log.debug(":: [{backend}] probe lost, {misses} in a row", backend=event.backend.name, misses=event.misses)
 
 

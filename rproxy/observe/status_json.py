@@ -83,6 +83,7 @@ class Status:
                 "accepted": dict(self._datagrams.accepted),
                 "dropped": dict(self._datagrams.dropped),
                 "send_errors": dict(self._datagrams.send_errors),
+                "probes": dict(self._datagrams.probes),
                 "sessions": {ending.value: count for ending, count in endings.items()},
                 "redispatches": sum(counters.redispatches for counters in all_counters),
                 "bytes": {

@@ -54,6 +54,8 @@ class Health:
     """Probes lost in a row."""
     answers: int = attrs.field(init=False, default=0)
     """Probes answered in a row."""
+    lost_on_demand: int = attrs.field(init=False, default=0)
+    """Probes on demand lost in a row; they are no misses."""
     refusals: int = attrs.field(init=False, default=0)
     """Connects failed in a row."""
     refusing: bool = attrs.field(init=False, default=False)
@@ -84,6 +86,8 @@ class Probing:
     next_sequence: int = 0
     outstanding: set[int] = attrs.Factory(set)
     """Tokens of the probes that are neither answered nor lost."""
+    asked_at: float = float("-inf")
+    """When its present agent was last sent a probe: the report is as old, unless that probe is on its way or lost."""
     waiting: int = 0
     """Registrations that wait for their first probe, see `Candidates`."""
 

@@ -8,10 +8,18 @@ import attrs
 
 INITIAL_RTT_MS = 200.0
 RTT_GAIN = 1 / 8
+RTT_SPACING_S: Final = 4.5
+"""A sample that follows the one before sooner than this has less than `RTT_GAIN`, in proportion: the average covers
+about the same time at any rate of probes. The default probe interval with its jitter is never shorter.
+"""
 RTT_SAMPLES = 8
 """The least number of samples for an average."""
 LOSS_WINDOW = 100
-_FULL = (1 << LOSS_WINDOW) - 1
+"""Slots of a `LossWindow`."""
+LOSS_SLOT_S: Final = 1.0
+_TOLERANCE_S: Final = 1e-6
+_SLOT_MAX: Final = 255
+"""Probes in a slot, at most: it is a byte."""
 UNKNOWN_PERCENT: Final = 50
 """The least value assumed for an unknown percentage, so that it never looks idle."""
 CPU, MEMORY, OTHERS = range(3)
@@ -27,17 +35,25 @@ class SmoothedRtt:
     """Round-trip time, in ms: the last sample, and a moving average that starts at 200 ms.
 
     The report's traces (figures 5.4 and 5.10) fit a gain of 1/8, which is also RFC 6298's. The report cut every
-    step to whole milliseconds; here they stay fractions, since a LAN's round trip is below one.
+    step to whole milliseconds; here they stay fractions, since a LAN's round trip is below one. Samples closer
+    together than `RTT_SPACING_S` have a smaller gain.
     """
 
     last_ms: float | None = None
     smoothed_ms: float = INITIAL_RTT_MS
     _samples: int = 0
+    _sampled_at: float = float("-inf")
+    _of_start: float = 1.0
+    """The weight that the initial 200 ms still have in `smoothed_ms`."""
 
-    def add(self, sample_ms: float) -> None:
-        """Add a sample, in ms."""
+    def add(self, sample_ms: float, now: float) -> None:
+        """Add a sample, in ms, at the time `now`, in s."""
+        spacing_s = now - self._sampled_at
+        gain = RTT_GAIN if spacing_s >= RTT_SPACING_S else RTT_GAIN * spacing_s / RTT_SPACING_S
         self.last_ms = sample_ms
-        self.smoothed_ms += (sample_ms - self.smoothed_ms) * RTT_GAIN
+        self.smoothed_ms += (sample_ms - self.smoothed_ms) * gain
+        self._sampled_at = now
+        self._of_start *= 1 - gain
         self._samples += 1
 
     @property
@@ -45,27 +61,41 @@ class SmoothedRtt:
         """The moving average without the remainder of its initial 200 ms; None for fewer than `RTT_SAMPLES`."""
         if self._samples < RTT_SAMPLES:
             return None
-        of_start = (1 - RTT_GAIN) ** self._samples
-        return (self.smoothed_ms - INITIAL_RTT_MS * of_start) / (1 - of_start)
+        return (self.smoothed_ms - INITIAL_RTT_MS * self._of_start) / (1 - self._of_start)
 
 
 @attrs.define
 class LossWindow:
-    """The fraction (0..1) of lost probes among the last 100 that ended, 0 while none has.
+    """The fraction (0..1) of lost probes among the last 100 that ended, or among those of about the last 100 s if these
+    are more; 0 while none has ended.
 
-    The report counted over a lifetime; a window forgets the losses of a path that has recovered.
+    The report counted over a lifetime; a window forgets the losses of a path that has recovered. It is a ring of
+    `LOSS_WINDOW` slots. A slot counts all probes that end within `LOSS_SLOT_S` of its first one, so that at lower rates
+    it is for one probe.
     """
 
-    _lost: int = 0
-    _count: int = 0
     rate: float = attrs.field(init=False, default=0.0)
+    _ended: bytearray = attrs.field(init=False, factory=lambda: bytearray(LOSS_WINDOW), repr=False)
+    _lost: bytearray = attrs.field(init=False, factory=lambda: bytearray(LOSS_WINDOW), repr=False)
+    _slot: int = attrs.field(init=False, default=0)
+    _slot_until: float = attrs.field(init=False, default=float("-inf"))
+    _all_ended: int = attrs.field(init=False, default=0)
+    _all_lost: int = attrs.field(init=False, default=0)
 
-    def add(self, *, lost: bool) -> None:
-        """Add a probe that was answered or lost."""
-        self._lost = (self._lost << 1 | lost) & _FULL
-        if self._count < LOSS_WINDOW:
-            self._count += 1
-        self.rate = self._lost.bit_count() / self._count
+    def add(self, now: float, *, lost: bool) -> None:
+        """Add a probe that was answered or lost at the time `now`, in s."""
+        slot = self._slot
+        if now >= self._slot_until or self._ended[slot] == _SLOT_MAX:
+            slot = self._slot = (slot + 1) % LOSS_WINDOW
+            self._slot_until = now + LOSS_SLOT_S - _TOLERANCE_S
+            self._all_ended -= self._ended[slot]
+            self._all_lost -= self._lost[slot]
+            self._ended[slot] = self._lost[slot] = 0
+        self._ended[slot] += 1
+        self._lost[slot] += lost
+        self._all_ended += 1
+        self._all_lost += lost
+        self.rate = self._all_lost / self._all_ended
 
 
 @attrs.define(eq=False)

@@ -49,8 +49,9 @@ class DrainingChanged:
 class ProbeLost:
     """The timeout of a probe has passed without an answer.
 
-    `misses` is how many in a row were lost. `counted` is whether this loss counts against the back-end; losses of
-    unconfirmed agents do not. `first` is whether it is the first in a row of a back-end that is up.
+    `misses` is how many in a row were lost. `counted` is whether this loss is one of them; losses of unconfirmed
+    agents and of probes `on_demand` are not. `first` is whether it is the first in a row of a back-end that is up.
+    `urgent` is whether so many on demand were lost in a row that the next periodic probe is to be sent at once.
     """
 
     backend: Backend
@@ -58,6 +59,8 @@ class ProbeLost:
     misses: int
     counted: bool
     first: bool
+    on_demand: bool = False
+    urgent: bool = False
 
 
 @attrs.frozen

@@ -11,6 +11,8 @@ from rproxy.pool.states import Event, State
 
 FALL: Final = 3
 """Probes lost in a row that take a back-end down."""
+URGENT: Final = 2
+"""Probes on demand lost in a row after which the next periodic probe does not wait."""
 RISE: Final = 2
 """Probes answered in a row that bring it up again."""
 REFUSALS: Final = 3
@@ -62,7 +64,7 @@ def reset(backend: Backend) -> None:
     """Reset a departed back-end: an agent that takes it over inherits only its sessions, counts and hold-down."""
     backend.losses = LossWindow()
     health = backend.health
-    health.misses = health.answers = health.refusals = 0
+    health.misses = health.answers = health.lost_on_demand = health.refusals = 0
     health.refusing = backend.draining = False
 
 

@@ -56,6 +56,10 @@ class Pool:
     limits: Limits = Limits()
     slow_start_s: float = SLOW_START_S
     panic_below: float = 0.5
+    choices: int = attrs.field(init=False, default=0)
+    """Clients that were given a back-end so far."""
+    wake: Callable[[], None] | None = attrs.field(init=False, default=None)
+    """Called when a client is given one, while the client waits; None while `choices` is watched anyway."""
     _candidates: Candidates = attrs.field(init=False, factory=Candidates)
     _eligibility: Eligibility = attrs.field(init=False)
     _rows: Rows = attrs.field(init=False)
@@ -129,9 +133,11 @@ class Pool:
         """Take the registration whose first probe is next, for the caller to `probe`; None where none may be probed."""
         return self._candidates.next(now)
 
-    def probe(self, backend: Backend, registration: Registration, token: int, now: float) -> Probe:
+    def probe(
+        self, backend: Backend, registration: Registration, token: int, now: float, *, on_demand: bool = False
+    ) -> Probe:
         """Note a probe of `registration`'s agent, for the caller to send. `token` must be unpredictable and unused."""
-        return self._probes.send(backend, registration, token, now)
+        return self._probes.send(backend, registration, token, now, on_demand=on_demand)
 
     def may_probe(self, backend: Backend, registration: Registration) -> bool:
         """Whether a REGISTER may cause a probe now: none to its agent is outstanding, and few are in all."""
@@ -163,7 +169,7 @@ class Pool:
         assert isinstance(lost, ProbeLost)
         if lost.counted and lost.backend.is_up:
             self._failed(lost.backend, now)
-        elif lost.backend.eligible:  # in a panic: no answer may come that would end a `failed`
+        elif lost.backend.eligible and not lost.backend.is_up:  # in a panic no answer may come that ends a `failed`
             events += self._reported(lost.backend, now)
         return self._propagate(events, now)
 
@@ -210,6 +216,9 @@ class Pool:
         backend = self._choose(now, exclude, client)
         if backend is not None:
             backend.counts.pending += 1
+            self.choices += 1
+            if self.wake is not None:
+                self.wake()
             try:
                 self._policy.opened(backend, now)
             except BaseException:

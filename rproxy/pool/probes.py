@@ -13,7 +13,7 @@ from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.candidates import OUTSTANDING_MAX, Candidates
 from rproxy.pool.estimators import LossWindow
 from rproxy.pool.events import NOTHING, AgentRestarted, DrainingChanged, Events, ProbeLost, Reported
-from rproxy.pool.health import FALL, RISE, LastedS
+from rproxy.pool.health import FALL, RISE, URGENT, LastedS
 from rproxy.pool.rows import Rows
 from rproxy.pool.states import Event, State
 from rproxy.timing.rate_limit import trim
@@ -23,20 +23,24 @@ PROMPT_S: Final = 0.25
 """Answers within this time are measured without asking for stalls of this process: none can have mattered."""
 RETIRED_MAX: Final = 4096
 """Entries of `Probes.retired`; beyond, the oldest is dropped."""
-ENDED_MIN: Final = 64
+ENDED_MIN: Final = 1024
 ENDED_EACH: Final = 4
 """Ended probes that are remembered: `ENDED_MIN`, and `ENDED_EACH` more for each back-end."""
 
 
 @attrs.frozen
 class Probe:
-    """A request that was sent. `counted` is how many of our sessions on the back-end were established then."""
+    """A request that was sent. `counted` is how many of our sessions on the back-end were established then.
+
+    One `on_demand` is sent for its figures: it tells nothing of whether the back-end is up, except by its answer.
+    """
 
     backend: Backend
     request: ProbeRequest
     registration: Registration
     sent_at: float
     counted: int
+    on_demand: bool
 
 
 @attrs.define(eq=False)
@@ -55,14 +59,18 @@ class Probes:
     retired: OrderedDict[tuple[Address, int], None] = attrs.field(init=False, factory=OrderedDict)
     """Services and instances that have unregistered (rule 4), the latest last."""
 
-    def send(self, backend: Backend, registration: Registration, token: int, now: float) -> Probe:
+    def send(
+        self, backend: Backend, registration: Registration, token: int, now: float, *, on_demand: bool = False
+    ) -> Probe:
         """Note a probe of `registration`'s agent. It bears that instance's tag, so that no other one answers."""
         probing = backend.probing
         counts = backend.counts
         sessions = counts.pending + counts.established
         request = ProbeRequest(probing.next_sequence, token, sessions, tag_of(registration.instance))
         probing.next_sequence = (probing.next_sequence + 1) & UINT32_MAX
-        probe = Probe(backend, request, registration, now, counts.established)
+        if registration is backend.registration:
+            probing.asked_at = now
+        probe = Probe(backend, request, registration, now, counts.established, on_demand)
         self._open[token] = probe
         probing.outstanding.add(token)
         return probe
@@ -143,13 +151,14 @@ class Probes:
         report.tcp, report.counted, report.others = pdu.tcp, probe.counted, pdu.others
         if backend.state is State.UP:
             report.contribute(backend.means, True)
-        backend.rtt.add(sample_ms)
-        health.misses = 0
-        health.answers += 1
+        backend.rtt.add(sample_ms, now)
+        health.misses = health.lost_on_demand = 0
+        if not probe.on_demand:
+            health.answers += 1
         rises = backend.state is State.DOWN and health.answers >= RISE and now >= health.held_until
         if rises:
             backend.losses = LossWindow()  # a path that recovers starts with a clean window
-        backend.losses.add(lost=False)
+        backend.losses.add(now, lost=False)
         return rises
 
     def lose(self, token: int, now: float) -> Events:
@@ -167,7 +176,9 @@ class Probes:
             return (lost, *self._rows.transition(backend, Event.MISSED, now, "did not answer its probe"))
         if backend.state is State.DEPARTED or not probe.registration.same_agent(backend.registration):
             return (ProbeLost(backend, token, health.misses, counted=False, first=False),)
-        backend.losses.add(lost=True)
+        backend.losses.add(now, lost=True)
+        if probe.on_demand:
+            return (self._lost_on_demand(backend, token),)
         health.misses += 1
         health.answers = 0
         if health.refusing and now >= health.held_until:
@@ -177,6 +188,13 @@ class Probes:
         changed = self._rows.transition(backend, event, now, reason)
         first = health.misses == 1 and backend.is_up
         return (ProbeLost(backend, token, health.misses, counted=True, first=first), *changed)
+
+    def _lost_on_demand(self, backend: Backend, token: int) -> ProbeLost:
+        """These come too fast to count as misses: a path that is disturbed for a second would lose many."""
+        health = backend.health
+        health.lost_on_demand += 1
+        urgent = health.lost_on_demand == URGENT and backend.state is State.UP
+        return ProbeLost(backend, token, health.misses, counted=False, first=False, on_demand=True, urgent=urgent)
 
     def retire(self, key: Address, instance: int) -> None:
         """Reject later registrations and answers of this instance (rule 4)."""

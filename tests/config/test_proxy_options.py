@@ -30,7 +30,7 @@ def test_without_options_it_is_the_reports_proxy() -> None:
     assert config_of() == ProxyConfig(
         services=(service,),
         monitor=("", 5555),
-        timing=Timing(5, 0.5, 10),
+        timing=Timing(5, 0.5, 10, freshness_s=0.1, probe_budget=500),
         allow=(ip_network(ANY_HOST[1]),),
         max_connections=None,
         demo=0,
@@ -55,6 +55,9 @@ def test_without_options_it_is_the_reports_proxy() -> None:
         (["--probe-interval", "1.5"], "timing", Timing(1.5, 0.5, 10)),
         (["--probe-timeout", "0.25"], "timing", Timing(5, 0.25, 10)),
         (["--liveness", "6"], "timing", Timing(5, 0.5, 6)),
+        (["--freshness", "0.25"], "timing", Timing(freshness_s=0.25)),
+        (["--freshness", "off"], "timing", Timing(freshness_s=None)),
+        (["--probe-budget", "2000"], "timing", Timing(probe_budget=2000)),
         (["--policy", "round-robin"], "policy", "round-robin"),
         (["--saturation", "0.9"], "saturation", 0.9),
         (["--saturation", "1"], "saturation", 1.0),
@@ -106,12 +109,20 @@ NUMBERS = ["-1", "nan", "inf", "-inf", "abc", "", "1e999", "0x10", "1,5"]
     [
         *(
             (option, value)
-            for option in ("--probe-interval", "--probe-timeout", "--liveness", "--saturation")
+            for option in (
+                *("--probe-interval", "--probe-timeout", "--liveness", "--saturation"),
+                *("--freshness", "--probe-budget"),
+            )
             for value in ["0", *NUMBERS]
         ),
         ("--probe-interval", "3601"),
         ("--probe-timeout", "3601"),
         ("--liveness", "86401"),
+        ("--freshness", "3601"),
+        ("--freshness", "Off"),
+        ("--probe-budget", "off"),
+        ("--probe-budget", "0.9"),
+        ("--probe-budget", "100001"),
         ("--saturation", "900"),
         ("--saturation", "70%"),
         ("--saturation", "1.01"),

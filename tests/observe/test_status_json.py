@@ -85,8 +85,8 @@ def test_what_a_back_end_reports_is_shown() -> None:
     }
     assert shown["report_score"] == pytest.approx(0.15 + 0.15 + 0.085 + 0.25)
     assert shown["srtt_ms"] is None
-    for _ in range(7):
-        backend.rtt.add(12.0)
+    for number in range(7):
+        backend.rtt.add(12.0, now=5.0 * (number + 1))
     assert 10.0 < status(view, Counters(), CAPACITY)["backends"][0]["srtt_ms"] < 12.0
 
 

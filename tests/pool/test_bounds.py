@@ -10,7 +10,7 @@ import pytest
 from rproxy.net.addresses import Address
 from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.candidates import OUTSTANDING_MAX
-from rproxy.pool.probes import RETIRED_MAX
+from rproxy.pool.probes import ENDED_EACH, ENDED_MIN, RETIRED_MAX
 from rproxy.pool.states import State
 from tests.fakes import UNLIMITED
 from tests.pool.driving import AGENT, Driver, agent, refused
@@ -81,10 +81,10 @@ class TestBounds:
 
     def test_the_memory_of_ended_probes_is_bounded(self, driver: Driver) -> None:
         backend = driver.up()
-        probes = [driver.probe(backend) for _ in range(1000)]
+        probes = [driver.probe(backend) for _ in range(2 * ENDED_MIN)]
         for probe in probes:
             driver.lose(probe)
-        assert len(driver.pool._probes._ended) <= 100
+        assert len(driver.pool._probes._ended) == ENDED_MIN + ENDED_EACH
         with refused(driver.pool, Refusal.LATE):
             driver.answer(probes[-1])
         with refused(driver.pool, Refusal.UNKNOWN):

@@ -114,7 +114,13 @@ class Bench:
     @property
     def timers(self) -> int:
         """Those of back-ends: the stall detector goes on, and the timers that serve all of them may be set."""
-        shared = [self.monitor.timeouts._timer, self.monitor.wheel._timer, self.slow_start._timer]
+        monitor = self.monitor
+        shared = [
+            monitor.timeouts._timer,
+            monitor.wheel._timer,
+            monitor._on_demand._timer,
+            self.slow_start._timer,
+        ]
         return len(self.clock.calls) - 1 - sum(timer is not None for timer in shared)
 
     @property

@@ -27,6 +27,7 @@ from rproxy.pool.probes import Probe
 from rproxy.pool.states import State
 from rproxy.sources.agents.drop_log import DropLog
 from rproxy.sources.agents.first_probes import FirstProbes
+from rproxy.sources.agents.on_demand import OnDemand
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
 from rproxy.sources.agents.prober import Probers, Timing
 from rproxy.timing.stall_detector import StallDetector
@@ -40,6 +41,11 @@ TICKS_MIN: Final = 20
 """Ticks of the wheel in a probe interval, at least."""
 SOURCES_MAX: Final = 16384
 """Size of the cache of source addresses, in agents: each sends from the same address again and again."""
+PERIODIC: Final = "periodic"
+REGISTRATION: Final = "registration"
+ON_DEMAND: Final = "on_demand"
+HELD_BACK: Final = "held_back"
+"""Counters of probes, by what they were sent for, and of the times when the budget of those on demand was spent."""
 _NAMES: Final[dict[type[Pdu], str]] = {
     Register: "register",
     ProbeRequest: "probe-request",
@@ -50,11 +56,14 @@ _NAMES: Final[dict[type[Pdu], str]] = {
 
 @attrs.frozen
 class Counters:
-    """Datagrams accepted by type, dropped by reason, and those that could not be sent."""
+    """Datagrams accepted by type, dropped by reason, those that could not be sent, and probes by what caused them."""
 
     accepted: Counter[str] = attrs.Factory(Counter)
     dropped: Counter[str] = attrs.Factory(Counter)
     send_errors: Counter[str] = attrs.Factory(Counter)
+    probes: Counter[str] = attrs.Factory(
+        lambda: Counter(dict.fromkeys((PERIODIC, REGISTRATION, ON_DEMAND, HELD_BACK), 0))
+    )
 
 
 @attrs.frozen
@@ -106,6 +115,9 @@ class Monitor(DatagramProtocol):
         self._source = lru_cache(SOURCES_MAX)(plain)
         self._probers = Probers(self)
         self._first_probes = FirstProbes(clock, pool.limits.first_probes_s, pool, self._probe_once)
+        self._on_demand = OnDemand(
+            clock, pool, self.timing.freshness_s, self.timing.probe_budget, self._probe_on_demand, self._held_back
+        )
         self._stall_detector = StallDetector(clock)
         self.timeouts = ProbeTimeouts(clock, self.timing.probe_timeout_s, self._stall_detector.lasted_s)
         self.wheel = Wheel(clock, min(TICK_S, self.timing.probe_interval_s / TICKS_MIN))
@@ -113,8 +125,10 @@ class Monitor(DatagramProtocol):
 
     def startProtocol(self) -> None:
         self._stall_detector.start()
+        self._on_demand.start()
 
     def stopProtocol(self) -> None:
+        self._on_demand.stop()
         self._stall_detector.stop()
         self._first_probes.stop()
         self._drop_log.stop()
@@ -189,14 +203,22 @@ class Monitor(DatagramProtocol):
 
     def probe(self, backend: Backend) -> None:
         """Probe its agent; the probe counts as lost unless it is answered in time."""
-        self._send_probe(backend, backend.registration)
+        self._send_probe(backend, backend.registration, PERIODIC)
 
     def _probe_once(self, backend: Backend, registration: Registration) -> None:
         if self._pool.may_probe(backend, registration):
-            self._send_probe(backend, registration)
+            self._send_probe(backend, registration, REGISTRATION)
 
-    def _send_probe(self, backend: Backend, registration: Registration) -> None:
-        probe = self._pool.probe(backend, registration, self._token(), self.clock.seconds())
+    def _probe_on_demand(self, backend: Backend) -> None:
+        self._send_probe(backend, backend.registration, ON_DEMAND)
+
+    def _held_back(self) -> None:
+        self.counters.probes[HELD_BACK] += 1
+
+    def _send_probe(self, backend: Backend, registration: Registration, cause: str) -> None:
+        on_demand = cause is ON_DEMAND
+        probe = self._pool.probe(backend, registration, self._token(), self.clock.seconds(), on_demand=on_demand)
+        self.counters.probes[cause] += 1
         self._probers.of(backend).sent(probe)
         assert self.transport is not None
         agent = registration.agent
@@ -207,7 +229,8 @@ class Monitor(DatagramProtocol):
         except Exception as error:
             self.counters.send_errors[error.__class__.__name__] += 1
         if self._settings.trace:
-            self.log.debug("<< [{backend}] {pdu}", backend=backend.name, pdu=probe.request)
+            on_demand_mark = " on demand" if on_demand else ""
+            self.log.debug("<< [{backend}] {pdu}{mark}", backend=backend.name, pdu=probe.request, mark=on_demand_mark)
 
     def timed_out(self, probe: Probe) -> None:
         """A probe's timeout has passed without an answer; times in which this process was stalled do not count."""

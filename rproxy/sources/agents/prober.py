@@ -24,11 +24,17 @@ JITTER: Final = 0.1
 
 @attrs.frozen
 class Timing:
-    """In seconds: how often to probe, how long to wait for the answer, and the silence that takes a back-end down."""
+    """In seconds: how often to probe, how long to wait for the answer, and the silence that takes a back-end down.
+
+    While clients come, reports older than `freshness_s` are asked for as well, by at most `probe_budget` probes a
+    second; None for only the periodic ones.
+    """
 
     probe_interval_s: float = 5.0
     probe_timeout_s: float = 0.5
     liveness_s: float = 10.0
+    freshness_s: float | None = 0.1
+    probe_budget: float = 500.0
 
 
 class Probing(Protocol):
@@ -104,6 +110,11 @@ class Prober:
         self._cancel_reprobes()
         for delay_s in REPROBE_S:
             self._reprobe_after(delay_s)
+
+    def hasten(self) -> None:
+        """Probes on demand were lost: send the next periodic one now, unless detection has begun."""
+        if self._next_s is not None and not self._reprobes:
+            self._next_s = self._probing.wheel.arm(self, 0.0, self._probe_periodically)
 
     def _interval_s(self) -> float:
         return self._probing.timing.probe_interval_s * (1 + JITTER * (2 * self._probing.jitter() - 1))
@@ -192,6 +203,8 @@ class Probers:
         backend = event.backend
         if event.first:
             self.of(backend).reprobe()
+        elif event.urgent:
+            self.of(backend).hasten()
         elif backend.state is State.DEPARTED and not backend.probing.outstanding:
             self.end(backend)
 

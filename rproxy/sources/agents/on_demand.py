@@ -1,0 +1,168 @@
+"""Probes on demand: they keep the reports of back-ends fresh while clients come.
+
+A report is worth as much as the rule by which it is used: with periodic probes it is up to their interval old, and
+clients crowd onto the back-end that was idle then. While clients come, all reports older than the freshness are asked
+for again at short intervals; asking for a few at each choice leaves them a gap between two clients old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from math import ceil
+from operator import attrgetter
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from rproxy.pool.backend import Backend, Registration
+from rproxy.timing.rate_limit import RateLimit
+
+BUSY_S: Final = 1.0
+"""Clients count as coming for so long after each."""
+TICK_MAX_S: Final = 0.05
+"""Between two looks at the reports, at most: longer ones would send more probes at once."""
+LOOKS_MAX: Final = 512
+"""Back-ends looked at in one turn of the reactor; of a larger pool, others in the next."""
+SPREAD_S: Final = 5.0
+"""Where the budget does not suffice to ask every back-end in this time, those likely to be chosen next come first."""
+LIKELY: Final = 16
+"""How many of these are looked for in one turn: the work is this number's square, or less."""
+_TOLERANCE_S: Final = 1e-6
+
+_asked_at = attrgetter("probing.asked_at")
+
+
+class Demand(Protocol):
+    """The part of the pool that probes on demand depend on."""
+
+    choices: int
+    """Clients that were given a back-end so far."""
+    wake: Callable[[], None] | None
+    """Called whenever a client is given one; None for not at all."""
+
+    @property
+    def eligible(self) -> Sequence[Backend]:
+        """The back-ends that may get a client, in no order."""
+
+    def would_choose(self, now: float, exclude: Collection[Backend]) -> Backend | None:
+        """The back-end that a client would get now; None where there is none but those of `exclude`."""
+
+    def is_probed(self, backend: Backend, registration: Registration) -> bool:
+        """Whether a probe to that agent is on its way."""
+
+
+class OnDemand:
+    """Calls `probe` for the back-ends whose reports are older than `freshness_s`, the oldest first, while clients come.
+
+    At most `budget` calls a second, and one in `freshness_s` for each back-end, none while a probe to it is on its way.
+    `held_back` is called when the budget is spent although more are due. There is no timer while no clients come. None
+    for `freshness_s` turns all this off.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        pool: Demand,
+        freshness_s: float | None,
+        budget: float,
+        probe: Callable[[Backend], None],
+        held_back: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._pool = pool
+        self._freshness_s = freshness_s
+        self._probe = probe
+        self._held_back = held_back
+        self._tick_s = min((freshness_s or 0.0) / 2, TICK_MAX_S)
+        self._limit = RateLimit(budget, max(1, ceil(budget * self._tick_s)))
+        self._spread = budget * SPREAD_S
+        """Back-ends that the budget suffices for."""
+        self._next = 0
+        """Index of the first eligible back-end to look at in the next turn, in a pool larger than `LOOKS_MAX`."""
+        self._choices = 0
+        """As of the last tick."""
+        self._client_at = 0.0
+        """When the last client came, within a tick."""
+        self._timer: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Wait for clients."""
+        if self._freshness_s is not None:
+            self._pool.wake = self._wake
+
+    def stop(self) -> None:
+        """Cancel the timer, and ignore clients. May be called twice."""
+        self._pool.wake = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wake(self) -> None:
+        """The first client after a while: only set the timer, as the client waits until this returns."""
+        self._pool.wake = None
+        self._timer = self._clock.callLater(0, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self._clock.seconds()
+        if self._choices != self._pool.choices:
+            self._choices, self._client_at = self._pool.choices, now
+        elif now - self._client_at >= BUSY_S:
+            self.start()
+            return
+        self._timer = self._clock.callLater(self._tick_s, self._tick)
+        try:
+            self._ask(now)
+        except Exception:
+            self.log.failure("probing on demand")
+
+    def _ask(self, now: float) -> None:
+        eligible = self._pool.eligible
+        if len(eligible) > self._spread and not self._ask_each(self._due(self._likely(now), now), now):
+            return
+        due = self._due(self._some(eligible), now)
+        due.sort(key=_asked_at)
+        self._ask_each(due, now)
+
+    def _ask_each(self, due: Sequence[Backend], now: float) -> bool:
+        """Probe them in this order. Returns whether the budget sufficed."""
+        for backend in due:
+            if not self._limit.admit(now):
+                self._held_back()
+                return False
+            self._probe(backend)
+        return True
+
+    def _due(self, backends: Sequence[Backend], now: float) -> list[Backend]:
+        """Those of which a new report may be asked for.
+
+        The last report is as old as its probe. Back-ends that are down, which get clients in a panic, are probed
+        periodically only: an answer must not bring them up before their time.
+        """
+        assert self._freshness_s is not None
+        before, is_probed = now - self._freshness_s + _TOLERANCE_S, self._pool.is_probed
+        return [
+            backend
+            for backend in backends
+            if (probing := backend.probing).asked_at <= before
+            and backend.is_up
+            and not (probing.outstanding and is_probed(backend, backend.registration))
+        ]
+
+    def _some(self, eligible: Sequence[Backend]) -> Sequence[Backend]:
+        """All of a small pool; of a large one, those that follow the last ones."""
+        if len(eligible) <= LOOKS_MAX:
+            return eligible
+        start = self._next if self._next < len(eligible) else 0
+        self._next = start + LOOKS_MAX
+        return eligible[start : self._next]
+
+    def _likely(self, now: float) -> list[Backend]:
+        """The back-ends that the next clients would get."""
+        found: list[Backend] = []
+        while len(found) < LIKELY and (backend := self._pool.would_choose(now, found)) is not None:
+            found.append(backend)
+        return found
