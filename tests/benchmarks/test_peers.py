@@ -9,7 +9,18 @@ import re
 import pytest
 
 from tests.benchmarks.peers.__main__ import names, options, rotated
-from tests.benchmarks.peers.figures import BUSY, FIGURES, GOALS, HAPROXIES, OURS, TITLES, Figure, Goal, Results
+from tests.benchmarks.peers.figures import (
+    BUSY,
+    FIGURES,
+    GOALS,
+    HAPROXIES,
+    OURS,
+    TITLES,
+    UNPROBED,
+    Figure,
+    Goal,
+    Results,
+)
 from tests.benchmarks.peers.pacing import Schedule, percentile
 from tests.benchmarks.peers.programs import PEERS, ProgramFailed
 from tests.benchmarks.peers.report import as_json, figure_table, goal_table, text
@@ -89,7 +100,7 @@ def test_a_goal_is_reached_at_its_bound(more_is_better: bool, ratio: float, reac
 
 
 def test_what_is_to_be_reached() -> None:
-    assert {goal.figure.key: goal.bound for goal in GOALS} == {
+    assert {goal.figure.key: goal.bound for goal in GOALS if goal.other is None} == {
         "connections_per_s": 1.0,
         "connection_cpu_us": 1.0,
         "requests_per_s": 1.0,
@@ -98,6 +109,19 @@ def test_what_is_to_be_reached() -> None:
         "upload_cpu_s_per_gb": 0.8,
         "idle_kb": 0.2,
     }
+    assert [(goal.figure.key, goal.bound) for goal in GOALS if goal.other == UNPROBED] == [("connection_cpu_us", 1.03)]
+
+
+def test_what_probes_on_demand_cost_is_the_ratio_to_ours_without_them() -> None:
+    made = Results([OURS, UNPROBED, PLAIN], ["connections"])
+    for cost in (51.0, 60.0, 51.5):
+        made.begin_round()
+        made.add(OURS, {"connection_cpu_us": cost})
+        made.add(UNPROBED, {"connection_cpu_us": 50.0})
+        made.add(PLAIN, {"connection_cpu_us": 60.0})
+    goal = GOALS[-1]
+    assert made.ours(goal) == 1.03
+    assert f"CPU µs/connection, by {UNPROBED} at most 1.03 1.03 reached" in " ".join(goal_table(made).split())
 
 
 def test_every_figure_comes_from_a_row_that_exists_and_every_peer_can_be_started() -> None:
@@ -163,7 +187,9 @@ def test_the_json_has_every_value_of_every_round() -> None:
     assert told["rounds"][1][PLAIN] == {}
     assert told["medians"][OURS] == {RATE.key: 60, COST.key: None, "requests_busy": None}
     assert told["ratios"][OURS] == {RATE.key: 0.9, COST.key: None}
-    assert told["goals"] == [{"figure": RATE.key, "bound": 1.0, "haproxy": PLAIN, "ratio": 0.9, "reached": False}]
+    assert told["goals"] == [
+        {"figure": RATE.key, "bound": 1.0, "haproxy": PLAIN, "other": None, "ratio": 0.9, "reached": False}
+    ]
     assert told["failures"] == ["round 2, requests, haproxy: it has ended"]
 
 

@@ -258,8 +258,11 @@ class _QuietProxy(Proxy):
 
 
 @contextmanager
-def _rproxy(folder: Path, backend: Address, carrier: str) -> Iterator[Running]:
-    with _QuietProxy(folder, "--carrier", carrier, reactor="epoll") as proxy, _abandoning(Pool(proxy)) as pool:
+def _rproxy(folder: Path, backend: Address, carrier: str, *options: str) -> Iterator[Running]:
+    with (
+        _QuietProxy(folder, "--carrier", carrier, *options, reactor="epoll") as proxy,
+        _abandoning(Pool(proxy)) as pool,
+    ):
         pool.register(backend)
         yield Running(proxy.address, proxy.pid)
 
@@ -274,6 +277,7 @@ def _abandoning(pool: Pool) -> Iterator[Pool]:
 
 PEERS: Final[Mapping[str, Callable[[Path, Address], AbstractContextManager[Running]]]] = {
     "splice": lambda folder, backend: _rproxy(folder, backend, "splice"),
+    "freshness-off": lambda folder, backend: _rproxy(folder, backend, "splice", "--freshness", "off"),
     "portable": lambda folder, backend: _rproxy(folder, backend, "portable"),
     "haproxy": _haproxy,
     "haproxy-splice": lambda folder, backend: _haproxy(folder, backend, "splice-request", "splice-response"),

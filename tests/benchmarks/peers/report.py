@@ -72,15 +72,16 @@ def _ratio(ratio: float) -> str:
 
 def goal_table(results: Results) -> str:
     goals = [goal for goal in GOALS if goal.figure.row in results.rows]
-    rows = [_goal_row(goal, results.ratio(OURS, goal.figure)) for goal in goals]
+    rows = [_goal_row(goal, results.ours(goal)) for goal in goals]
     return _table([["figure", "to reach", "ratio", "outcome"]], rows) if rows else ""
 
 
 def _goal_row(goal: Goal, ratio: float | None) -> list[str]:
     wanted = f"{'at least' if goal.figure.more_is_better else 'at most'} {goal.bound}"
+    label = _full_label(goal.figure) + (f", by {goal.other}" if goal.other else "")
     if ratio is None:
-        return [_full_label(goal.figure), wanted, NO_FIGURE, "not measured"]
-    return [_full_label(goal.figure), wanted, _ratio(ratio), "reached" if goal.reached(ratio) else "not reached"]
+        return [label, wanted, NO_FIGURE, "not measured"]
+    return [label, wanted, _ratio(ratio), "reached" if goal.reached(ratio) else "not reached"]
 
 
 def _full_label(figure: Figure) -> str:
@@ -118,11 +119,12 @@ def _by_peer(
 
 
 def _goal_json(goal: Goal, results: Results) -> dict[str, Any]:
-    ratio = results.ratio(OURS, goal.figure)
+    ratio = results.ours(goal)
     return {
         "figure": goal.figure.key,
         "bound": goal.bound,
-        "haproxy": results.best(goal.figure),
+        "haproxy": results.best(goal.figure) if goal.other is None else None,
+        "other": goal.other,
         "ratio": ratio,
         "reached": None if ratio is None else goal.reached(ratio),
     }
