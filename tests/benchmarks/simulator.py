@@ -57,17 +57,25 @@ class Seen:
 class Simulator:
     """Agents at addresses of their own, 127.1.0.0 and up, that answer what they are asked while it `run`s.
 
-    With `draining` they get no clients: nothing listens at these addresses.
+    With `draining` they get no clients: nothing listens at these addresses unless it does on all, at `service_port`.
     """
 
     def __init__(
-        self, monitor: Address, envelope: Envelope, agents: int, rng: random.Random, *, draining: bool = False
+        self,
+        monitor: Address,
+        envelope: Envelope,
+        agents: int,
+        rng: random.Random,
+        *,
+        draining: bool = False,
+        service_port: int = SERVICE_PORT,
     ) -> None:
         self.unprobed = agents
         self.registrations = 0
         self.seen = Seen()
         self._envelope = envelope
         self._draining = draining
+        self._service_port = service_port
         self._rng = rng
         self._epoll = select.epoll()
         self._agents: dict[int, SimulatedAgent] = {}
@@ -87,7 +95,9 @@ class Simulator:
     def rows(self) -> Rows:
         """The rows that a proxy would save for them."""
         return {
-            (agent.address, SERVICE_PORT): Registration(agent.socket.getsockname(), agent.instance, REGISTER_S, 100)
+            (agent.address, self._service_port): Registration(
+                agent.socket.getsockname(), agent.instance, REGISTER_S, 100
+            )
             for agent in self._agents.values()
         }
 
@@ -135,7 +145,7 @@ class Simulator:
         agent = self._agents[descriptor]
         if retries and agent.probes:
             return
-        registration = Register(SERVICE_PORT, int(REGISTER_S * 1000), agent.instance)
+        registration = Register(self._service_port, int(REGISTER_S * 1000), agent.instance)
         agent.socket.send(self._envelope.seal(encode(registration), agent.address))
         self.registrations += 1
         wait_s = REGISTER_S

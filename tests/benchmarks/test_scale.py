@@ -16,18 +16,22 @@ AGENTS = 30
 
 
 def cells(rows: list[Outcome]) -> dict[str, str]:
-    return {row.figure: row.measured[0] for row in rows}
+    """Of the first rows of these names, so of the time without clients."""
+    return {row.figure: row.measured[0] for row in reversed(rows)}
 
 
 def test_all_agents_are_registered_probed_and_up() -> None:
     few = ["--agents", f"{AGENTS}", "--periods", "2", "--seconds", "1.5"]
     measured = run(options([*few, "--probe-interval", "0.5", "--settled", "0.1"]))
-    assert len(measured.periods) == 2
-    for period in measured.periods:
+    assert (len(measured.periods), len(measured.busy)) == (2, 2)
+    for period in (*measured.periods, *measured.busy):
         assert period.up == len(period.rtts_ms) == AGENTS
-        assert AGENTS <= len(period.delays_ms) == period.probes < 6 * AGENTS
+        assert AGENTS <= len(period.delays_ms) == period.probes
         assert period.cpu_s > 0
         assert period.burst >= 1
+    assert (
+        max(period.probes for period in measured.periods) < 6 * AGENTS <= min(period.probes for period in measured.busy)
+    )
 
 
 def test_a_burst_is_the_fullest_bin_by_the_mean_of_all() -> None:
@@ -59,7 +63,7 @@ PERIOD = Period(
 
 def measured(**second: Any) -> list[Outcome]:
     """Of two periods, which are alike but for these."""
-    return outcomes(Measured(20.0, [PERIOD, attrs.evolve(PERIOD, **second)]), 100)
+    return outcomes(Measured(20.0, [PERIOD, attrs.evolve(PERIOD, **second)], [PERIOD]), 100)
 
 
 def missed(**second: Any) -> list[str]:
@@ -80,8 +84,17 @@ def test_each_aim_is_judged_by_itself() -> None:
     assert missed(up=99) == ["back-ends up"]
 
 
+def test_the_aims_hold_while_clients_come_as_well() -> None:
+    rows = outcomes(Measured(20.0, [PERIOD], [attrs.evolve(PERIOD, cpu_s=1.7)]), 100)
+    assert [row.figure for row in rows if row.reached is False] == ["CPU, % of a core"]
+    names = [row.figure for row in rows]
+    assert names.index("CPU, % of a core") < names.index("while clients come:")
+    assert names.count("CPU, % of a core") == 2
+
+
 @pytest.mark.parametrize(
-    "arguments", [["--agents", "0"], ["--agents", "1000000"], ["--periods", "0"], ["--seconds", "0"]]
+    "arguments",
+    [["--agents", "0"], ["--agents", "1000000"], ["--periods", "0"], ["--seconds", "0"], ["--clients", "0"]],
 )
 def test_nothing_to_do_and_too_much_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
