@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.states import State
-from rproxy.sources.agents.on_demand import BUSY_S, LIKELY, LOOKS_MAX, OnDemand
+from rproxy.sources.agents.on_demand import BUSY_S, LIKELY_MAX, LIKELY_MIN, LOOKS_MAX, REST, OnDemand
 from tests.fakes import logged, run
 from tests.pool.driving import agent
 
@@ -207,18 +207,31 @@ def test_a_large_pool_is_asked_by_age_in_bounded_turns() -> None:
     assert bench.would_choose_calls == 0
 
 
-def test_where_the_budget_is_too_small_for_all_those_likely_to_be_chosen_are_kept_fresh() -> None:
+@pytest.mark.parametrize(("every_s", "likely"), [(0.05, LIKELY_MIN), (0.01, 10), (0.001, LIKELY_MAX)])
+def test_where_the_budget_is_too_small_for_all_those_likely_to_be_chosen_are_kept_fresh(
+    every_s: float, likely: int
+) -> None:
+    """Of each others, only a few: as many are probed periodically anyway."""
     bench = Bench(backends=3000)
-    bench.busy(12.0)
-    assert len(bench.asked) == pytest.approx(6000, abs=50)
-    for backend in bench.eligible[:LIKELY]:
-        assert len(bench.times(backend)) == pytest.approx(120, abs=5)
-    others = {backend.name for _, backend in bench.asked if backend not in bench.eligible[:LIKELY]}
-    assert len(others) > 2500, "the rest of the budget goes to the others"
+    bench.busy(6.0, every_s)
+    fresh = bench.eligible[:likely]
+    for backend in fresh:
+        assert len(bench.times(backend)) == pytest.approx(60, abs=3)
+    others = Counter(backend.name for _, backend in bench.asked if backend not in fresh)
+    assert others.total() == pytest.approx(6 * 500 / REST, abs=20)
+    assert len(others) > 0.95 * others.total(), "each in its turn"
+    assert bench.held_back == 0
+
+
+def test_clients_of_a_large_pool_that_come_all_at_once_do_not_exceed_the_budget() -> None:
+    bench = Bench(backends=3000, budget=100)
+    bench.busy(5.0, 0.001)
+    assert len(bench.asked) == pytest.approx(500, abs=10)
+    assert bench.held_back > 50
 
 
 def test_a_turn_looks_at_a_bounded_number_however_large_the_pool() -> None:
-    bench = Bench(backends=3000, budget=10_000)
+    bench = Bench(backends=1500, budget=10_000)
     looks = 0
 
     class Counted(list[Backend]):
@@ -233,7 +246,7 @@ def test_a_turn_looks_at_a_bounded_number_however_large_the_pool() -> None:
 
     bench.eligible = Counted(bench.eligible)
     bench.busy(1.0)
-    assert (looks, len({backend.name for _, backend in bench.asked})) == (LOOKS_MAX, 3000)
+    assert (looks, len({backend.name for _, backend in bench.asked})) == (LOOKS_MAX, 1500)
 
 
 def test_a_pool_that_shrinks_and_grows_is_asked_all_the_same() -> None:

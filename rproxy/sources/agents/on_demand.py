@@ -25,9 +25,15 @@ TICK_MAX_S: Final = 0.05
 LOOKS_MAX: Final = 512
 """Back-ends looked at in one turn of the reactor; of a larger pool, others in the next."""
 SPREAD_S: Final = 5.0
-"""Where the budget does not suffice to ask every back-end in this time, those likely to be chosen next come first."""
-LIKELY: Final = 16
-"""How many of these are looked for in one turn: the work is this number's square, or less."""
+"""Where the budget does not suffice to ask every back-end in this time, those likely to be chosen next come first.
+Periodic probes are as frequent there: asking for the oldest reports instead makes none much younger.
+"""
+LIKELY_MIN: Final = 4
+LIKELY_MAX: Final = 16
+"""How many of these are asked: twice as many as clients came in the last turn. Finding them takes the number's square.
+"""
+REST: Final = 5
+"""A turn's share of the budget, as its divisor, that then goes to the oldest reports all the same."""
 _TOLERANCE_S: Final = 1e-6
 
 _asked_at = attrgetter("probing.asked_at")
@@ -84,6 +90,8 @@ class OnDemand:
         """Index of the first eligible back-end to look at in the next turn, in a pool larger than `LOOKS_MAX`."""
         self._choices = 0
         """As of the last tick."""
+        self._clients = 0
+        """Clients that came between the last two ticks."""
         self._client_at = 0.0
         """When the last client came, within a tick."""
         self._timer: IDelayedCall | None = None
@@ -108,8 +116,10 @@ class OnDemand:
     def _tick(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        if self._choices != self._pool.choices:
-            self._choices, self._client_at = self._pool.choices, now
+        choices = self._pool.choices
+        self._clients, self._choices = choices - self._choices, choices
+        if self._clients:
+            self._client_at = now
         elif now - self._client_at >= BUSY_S:
             self.start()
             return
@@ -121,10 +131,12 @@ class OnDemand:
 
     def _ask(self, now: float) -> None:
         eligible = self._pool.eligible
-        if len(eligible) > self._spread and not self._ask_each(self._due(self._likely(now), now), now):
-            return
         due = self._due(self._some(eligible), now)
         due.sort(key=_asked_at)
+        if len(eligible) > self._spread:
+            if not self._ask_each(self._due(self._likely(now), now), now):
+                return
+            del due[ceil(self._limit.burst / REST) :]
         self._ask_each(due, now)
 
     def _ask_each(self, due: Sequence[Backend], now: float) -> bool:
@@ -163,6 +175,7 @@ class OnDemand:
     def _likely(self, now: float) -> list[Backend]:
         """The back-ends that the next clients would get."""
         found: list[Backend] = []
-        while len(found) < LIKELY and (backend := self._pool.would_choose(now, found)) is not None:
+        number = min(max(2 * self._clients, LIKELY_MIN), LIKELY_MAX)
+        while len(found) < number and (backend := self._pool.would_choose(now, found)) is not None:
             found.append(backend)
         return found
