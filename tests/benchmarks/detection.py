@@ -1,10 +1,11 @@
 """How often a healthy back-end is ejected, and how soon a dead one is: `python -m tests.benchmarks.detection`.
 
 The real monitor, pool, policy and sessions in virtual time, so that every run of the same --seed gives the same
-figures; takes some three minutes. Ten alike back-ends answer within two milliseconds, and a client comes every 0.1 s:
+figures; takes some five minutes. Ten alike back-ends answer within two milliseconds, and a client comes every 0.1 s:
 without losses they take turns, so that every one of them gets a client a second. "Silent" is a back-end that stops at a
 random moment without a word, and to which connects neither succeed nor fail; the others refuse connects from then on.
-Exits with status 1 when an aim is missed.
+While clients come, probes on demand do; false ejections are counted without any clients, and, where much is lost, with
+and without. Exits with status 1 when an aim is missed.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from tests.pool.driving import agent
 
 BACKENDS: Final = 10
 LOSS: Final = 0.02
+MUCH_LOSS: Final = 0.2
 ANSWER_S: Final = (0.0002, 0.002)
 """Range of round trips: within `RTT_NOISE_MS` of the default policy."""
 SERVICE_PORT: Final = 80
@@ -58,6 +60,8 @@ PHASE_S: Final = 60.0
 """A death follows `SETTLED_S` at random within this time."""
 PATIENCE_S: Final = 60.0
 DAY_S: Final = 86_400.0
+BUSY_PARTS: Final = 4
+"""Runs into which `--busy-days` are parted, with clients and without."""
 
 EJECTIONS_MAX: Final = 2.0
 """Per day, over all back-ends."""
@@ -188,7 +192,7 @@ def detect(rng: Random, death: Death, loss: float) -> Detection:
     return Detection(max(down_at - died_at, 0.0), tuple(tries))
 
 
-def serve_client(service: Service, watched: Backend, refusing: Backend | None) -> bool:
+def serve_client(service: Service, watched: Backend | None, refusing: Backend | None) -> bool:
     """Run a short session. Returns whether it was sent to the watched back-end."""
     session, seen = Session(service, NO_LINK), False
     while (chosen := session.choose_backend()) is not None:
@@ -228,9 +232,14 @@ class Ejections:
         return math.sqrt(self.number) / self.days
 
 
-def false_ejections(rng: Random, days: float, loss: float) -> Ejections:
+def false_ejections(rng: Random, days: float, loss: float, *, busy: bool = False) -> Ejections:
+    """`busy`: while clients come."""
     world = World(rng, loss=loss)
-    world.clock.run_until(SETTLED_S + days * DAY_S)
+    end = SETTLED_S + days * DAY_S
+    while busy and world.clock.seconds() < end:
+        serve_client(world.service, None, None)
+        world.clock.run_until(world.clock.seconds() + CLIENT_S)
+    world.clock.run_until(end)
     causes = Counter(transition.event for _, transition in world.ejections)
     by_silence = causes[Event.SILENT]
     return Ejections(days, causes.total() - by_silence, by_silence)
@@ -248,8 +257,8 @@ Map = Callable[..., Iterable[Any]]
 """The built-in `map`, or one that spreads the calls over processes."""
 
 
-def _day(seed: int, days: float) -> Ejections:
-    return false_ejections(Random(seed), days, LOSS)
+def _day(seed: int, days: float, loss: float, busy: bool) -> Ejections:
+    return false_ejections(Random(seed), days, loss, busy=busy)
 
 
 def _death(seed: int, death: Death, loss: float) -> Detection:
@@ -259,14 +268,30 @@ def _death(seed: int, death: Death, loss: float) -> Detection:
 def measure(chosen: argparse.Namespace, map_: Map) -> list[Outcome]:
     parts = math.ceil(chosen.days)
     seeds = range(chosen.seed, chosen.seed + parts)
-    ejections = Ejections.total(map_(_day, seeds, repeat(chosen.days / parts)))
+    ejections = Ejections.total(map_(_day, seeds, repeat(chosen.days / parts), repeat(LOSS), repeat(False)))
     title = f"false ejections/day, {chosen.days:g} days, {100 * LOSS:g} % lost"
-    shown = f"{ejections.a_day:.2f} ± {ejections.error:.2f}"
-    outcomes = [at_most(title, [shown, "", ""], ejections.a_day, EJECTIONS_MAX)]
+    outcomes = [at_most(title, [_ejections(ejections), "", ""], ejections.a_day, EJECTIONS_MAX), *_busy(chosen, map_)]
     for name, (death, loss) in DEATHS.items():
         seeds = range(chosen.seed, chosen.seed + chosen.deaths)
         outcomes += _death_rows(name, death, list(map_(_death, seeds, repeat(death), repeat(loss))))
     return outcomes
+
+
+def _busy(chosen: argparse.Namespace, map_: Map) -> list[Outcome]:
+    """False ejections where much is lost: probes on demand must not add any."""
+    seeds = range(chosen.seed, chosen.seed + 2 * BUSY_PARTS)
+    busy = [number >= BUSY_PARTS for number in range(2 * BUSY_PARTS)]
+    found = list(map_(_day, seeds, repeat(chosen.busy_days / BUSY_PARTS), repeat(MUCH_LOSS), busy))
+    idle, coming = Ejections.total(found[:BUSY_PARTS]), Ejections.total(found[BUSY_PARTS:])
+    title = f"false ejections/day, {chosen.busy_days:g} days, {100 * MUCH_LOSS:g} % lost"
+    return [
+        Outcome(title, [_ejections(idle), "", ""]),
+        at_most("… while clients come", [_ejections(coming), "", ""], coming.a_day, round(idle.a_day, 2)),
+    ]
+
+
+def _ejections(found: Ejections) -> str:
+    return f"{found.a_day:.2f} ± {found.error:.2f}"
 
 
 def _death_rows(name: str, death: Death, found: Sequence[Detection]) -> list[Outcome]:
@@ -293,11 +318,12 @@ def _spread(values: Sequence[float], digits: int) -> list[str]:
 def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.detection", description=__doc__)
     parser.add_argument("--days", type=float, default=60.0, help="for false ejections (60)")
+    parser.add_argument("--busy-days", type=float, default=0.1, help="the same, with and without clients (0.1)")
     parser.add_argument("--deaths", type=int, default=300, help="of each kind (300)")
     parser.add_argument("--seed", type=int, default=1, help="of everything random (1)")
     parsed = parser.parse_args(arguments)
-    if parsed.days <= 0 or parsed.deaths < 1:
-        parser.error("--days and --deaths must be positive")
+    if parsed.days <= 0 or parsed.busy_days <= 0 or parsed.deaths < 1:
+        parser.error("--days, --busy-days and --deaths must be positive")
     return parsed
 
 

@@ -65,6 +65,12 @@ def test_much_loss_ejects_backends_that_are_well() -> None:
     assert ejections.a_day > 1000
 
 
+def test_while_clients_come_losses_eject_fewer() -> None:
+    """Answers to several probes a second tell a lossy path from a dead agent."""
+    quiet, busy = (false_ejections(Random(1), 900.0 / DAY_S, loss=0.4, busy=busy) for busy in (False, True))
+    assert quiet.number > 2 * busy.number
+
+
 def test_ejections_of_several_runs_add_up() -> None:
     total = Ejections.total([Ejections(1.0, 3, 0), Ejections(3.0, 4, 2)])
     assert total == Ejections(4.0, 7, 2)
@@ -84,14 +90,14 @@ def test_a_service_that_refuses_connects_gets_few_clients(silent: bool) -> None:
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
-    chosen = options(["--days", "0.001", "--deaths", "2", "--seed", "5"])
+    chosen = options(["--days", "0.001", "--busy-days", "0.0005", "--deaths", "2", "--seed", "5"])
     outcomes = measure(chosen, map)
     assert outcomes == measure(chosen, map)
-    assert len(outcomes) == 1 + 3 * 4
+    assert len(outcomes) == 1 + 2 + 3 * 4
     assert "false ejections/day, 0.001 days, 2 % lost" in table(["mean", "p99", "max"], outcomes)
 
 
-@pytest.mark.parametrize("arguments", [["--days", "0"], ["--deaths", "0"]])
+@pytest.mark.parametrize("arguments", [["--days", "0"], ["--busy-days", "0"], ["--deaths", "0"]])
 def test_nothing_to_do_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
         options(arguments)
