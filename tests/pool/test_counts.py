@@ -103,3 +103,25 @@ class TestEcho:
         backend = driver.up()
         driver.report(backend, others=others)
         assert backend.report.others == others
+
+
+class TestChoices:
+    """What tells a source that clients come."""
+
+    def test_clients_that_are_given_a_backend_are_counted(self, driver: Driver) -> None:
+        assert driver.pool.choose(0.0) is None
+        assert driver.pool.choices == 0
+        backend = driver.up()
+        driver.opened(backend, 3)
+        assert driver.pool.would_choose(0.0) is backend
+        assert driver.pool.choices == 3
+
+    def test_whoever_waits_for_one_is_woken_by_it_and_by_nothing_else(self, driver: Driver) -> None:
+        woken: list[int] = []
+        driver.pool.wake = lambda: woken.append(driver.pool.choices)
+        assert driver.pool.choose(0.0) is None
+        backend = driver.up()
+        driver.pool.would_choose(0.0)
+        assert woken == []
+        driver.opened(backend, 2)
+        assert woken == [1, 2]
