@@ -15,15 +15,7 @@ from rproxy.pool.admission import Admission
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.candidates import Candidates
 from rproxy.pool.eligibility import Eligibility
-from rproxy.pool.events import (
-    NOTHING,
-    Administered,
-    Events,
-    PanicChanged,
-    PassedOver,
-    ProbeLost,
-    Transitioned,
-)
+from rproxy.pool.events import NOTHING, Administered, Events, PanicChanged, PassedOver, ProbeLost, Transitioned
 from rproxy.pool.fallback import Fallback
 from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
 from rproxy.pool.limits import Limits
