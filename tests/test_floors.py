@@ -24,7 +24,8 @@ FLOORS: Final = {
     "carriers": 4,
     "observe": 5,
     "config": 5,
-    "tap": 6,
+    "study": 6,
+    "tap": 7,
 }
 PURE: Final = ("wire", "pool", "policies")
 IMPURE: Final = {"asyncio", "datetime", "random", "secrets", "select", "socket", "time", "twisted", "zope"}

@@ -112,8 +112,7 @@ class Clients:
             measured.chosen[host.number] += 1
         host.connections += 1
         session = Session(proxy, backend, host, now)
-        if host.spec.sink is not Sink.CLOSED:
-            proxy.connected(backend)
+        proxy.connected(backend, answers=host.spec.sink is not Sink.CLOSED)
         return session
 
     def _sunk(self, session: Session) -> None:
@@ -129,7 +128,7 @@ class Clients:
         """The accept queue of the session's host is full: to the proxy, an end without a byte."""
         self._failed()
         session.proxy.refused(session.backend)
-        self._leave(session, self._engine.now - session.opened_at)
+        self._leave(session, None)
 
     def _failed(self) -> None:
         if self._engine.now >= self._measured.since:

@@ -48,7 +48,7 @@ class Engine:
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> IDelayedCall:  # noqa: A002
         """See `IReactorTime`."""
         timer = Timer(self, self.now + delay, callable, args, kwargs)
-        heappush(self._heap, (timer.due, next(self._order), timer.fire, None))
+        self.at(timer.due, timer.fire)
         return timer
 
     def getDelayedCalls(self) -> list[IDelayedCall]:
@@ -99,11 +99,11 @@ class Timer:
         self._args = ()
         self._kwargs = {}
 
-    def delay(self, secondsLater: float) -> None:
+    def delay(self, secondsLater: float) -> None:  # noqa: N803
         """See `IDelayedCall`. Raises as `cancel`."""
         self._move(self.due + secondsLater)
 
-    def reset(self, secondsFromNow: float) -> None:
+    def reset(self, secondsFromNow: float) -> None:  # noqa: N803
         """See `IDelayedCall`. Raises as `cancel`."""
         self._move(self._engine.now + secondsFromNow)
 

@@ -19,12 +19,15 @@ from rproxy.pool.pool import Pool
 from rproxy.sources.agents.monitor import Monitor, Settings
 from rproxy.sources.agents.prober import Timing
 from rproxy.sources.slow_start import SlowStart
-from rproxy.study.agents import REGISTER_S, SERVICE_PORT, Agent, Network, Transport
+from rproxy.study.agents import REGISTER_S, SERVICE_PORT, Agent, Transport
 from rproxy.study.engine import Engine
 from rproxy.wire.seal import Unsealed
 
 FIRST_PROBES_MIN_S: Final = 50.0
 """Confirmations of unknown agents a second, at least: a study is about choosing, not about filling the pool."""
+
+LIVENESS_MIN_S: Final = 10.0
+"""A back-end that has been silent for this time, or for 2.5 intervals, goes down."""
 
 
 @attrs.frozen
@@ -37,13 +40,12 @@ class Probing:
     @property
     def timing(self) -> Timing:
         """For the monitor."""
-        if self.freshness_s is None:
-            return Timing(self.interval_s)
-        return Timing(min(self.interval_s, self.freshness_s))
+        interval_s = self.interval_s if self.freshness_s is None else min(self.interval_s, self.freshness_s)
+        return Timing(interval_s, liveness_s=max(LIVENESS_MIN_S, 2.5 * interval_s))
 
 
 class Proxy:
-    """One run of a proxy process. Sessions call `choose`, then `connected` or `refused`, and `closed` last."""
+    """One run of a proxy process. Sessions call `choose`, `connected`, for one that failed `refused`, and `closed`."""
 
     def __init__(self, engine: Engine, policy: Policy, agents: dict[Address, Agent], transport: Transport, rng: Random):
         self._engine = engine
@@ -101,7 +103,7 @@ class Proxy:
 
     def choose(self, exclude: Collection[Backend] = ()) -> Backend | None:
         """As `Pool.choose`."""
-        return self.pool.choose(exclude)
+        return self.pool.choose(self._engine.now, exclude)
 
     def agent_of(self, backend: Backend) -> Agent:
         """The agent on a back-end's host."""
@@ -111,19 +113,19 @@ class Proxy:
         """The back-end on an agent's host; None while it is not registered."""
         return self.pool.get(agent.address[0], SERVICE_PORT)
 
-    def connected(self, backend: Backend) -> None:
-        """The session's connection is established, and the service answers."""
+    def connected(self, backend: Backend, *, answers: bool = True) -> None:
+        """The session's connection is established; `answers`: the client will get a byte."""
         self.pool.connected(backend)
-        if backend.health.refusals:
-            self._published(self.pool.served(backend))
+        if answers and backend.health.refusals:
+            self._published(self.pool.served(backend, self._engine.now))
 
     def refused(self, backend: Backend) -> None:
         """The session's connect failed, or its connection ended at once without a byte."""
         self._published(self.pool.refused(backend, self._engine.now))
 
     def closed(self, backend: Backend, served_s: float | None) -> None:
-        """The session has ended, `served_s` after it was connected; None if it never was."""
-        self._published(self.pool.closed(backend, was_connected=served_s is not None))
+        """The session has ended, `served_s` after it was connected; None if the back-end failed it."""
+        self._published(self.pool.closed(backend, self._engine.now, was_connected=True, served_s=served_s))
 
     def _published(self, events: Events) -> None:
         if events:

@@ -11,6 +11,7 @@ from typing import Final
 
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
+from rproxy.pool.policy import NO_EXPLANATION, Explanation
 from rproxy.study.hosts import Host
 
 HOG_NOW: Final = 0.3
@@ -21,17 +22,21 @@ _FAILS: Final = 1e9
 class Uninformed:
     """A policy that no notification concerns."""
 
-    def opened(self, backend: Backend) -> None:
+    def opened(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
 
-    def closed(self, backend: Backend) -> None:
+    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
         """See `Policy`."""
 
-    def failed(self, backend: Backend) -> None:
+    def failed(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
 
-    def reported(self, backend: Backend) -> None:
+    def reported(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
+
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        """See `Policy`. Nobody asks."""
+        return NO_EXPLANATION
 
 
 class TwoChoices(Uninformed):
@@ -41,7 +46,7 @@ class TwoChoices(Uninformed):
         self._rng = rng
 
     def choose(
-        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend]
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float
     ) -> Backend | None:
         """See `Policy`."""
         pool = [each for each in eligible if each not in exclude] if exclude else eligible
@@ -67,7 +72,7 @@ class AllKnowing(Uninformed):
         self._chosen: dict[Backend, int] = {}
 
     def choose(
-        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend]
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float
     ) -> Backend | None:
         """See `Policy`. Among equals, the one that has waited longest."""
         chosen, hosts, value = self._chosen, self._hosts, self._value
@@ -80,7 +85,7 @@ class AllKnowing(Uninformed):
                 found, least = backend, key
         return found
 
-    def opened(self, backend: Backend) -> None:
+    def opened(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
         self._turn += 1
         self._chosen[backend] = self._turn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -29,6 +29,7 @@ WORK_S: Final = 0.1
 """The mean work of a session."""
 SPEEDS: Final = (2.0, 1.5, 1.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.5)
 HOG: Final = Hog()
+PLAIN: Final = HostSpec()
 LOAD: Final = 0.75
 """The usual load, of what hogs leave on average."""
 CHECKING_HOSTS_MAX: Final = 1000
@@ -84,8 +85,8 @@ def unequal(
     gap: Callable[[float], Gap] = Poisson,
     hog: Hog | None = HOG,
     elsewhere: float = 0.0,
-    host: HostSpec = HostSpec(),
-    **others: object,
+    host: HostSpec = PLAIN,
+    **others: Any,
 ) -> Scenario:
     """Hosts of those speeds under `load`, of which the fraction `elsewhere` passes by the proxies."""
     hosts = tuple(attrs.evolve(host, speed=speed) for speed in speeds)
@@ -103,7 +104,7 @@ def long(
     life_s: float = 60.0,
     busy: float = 0.1,
     pauses_s: tuple[float, float] = (0.3, 8.0),
-    **others: object,
+    **others: Any,
 ) -> Scenario:
     """Sessions that last and work now and then: the fraction `busy` with the shorter pauses, the rest with the longer.
 
@@ -124,18 +125,18 @@ def long(
     return attrs.evolve(scenario, **others)
 
 
-def equal(text: str, count: int, **others: object) -> Scenario:
+def equal(text: str, count: int, **others: Any) -> Scenario:
     """Hosts of speed 1 without hogs."""
-    return unequal(text, speeds=(1.0,) * count, hog=None, **others)  # type: ignore[arg-type]
+    return unequal(text, speeds=(1.0,) * count, hog=None, **others)
 
 
-def _with(scenario: Scenario, numbers: Sequence[int], **changes: object) -> Scenario:
+def _with(scenario: Scenario, numbers: Sequence[int], **changes: Any) -> Scenario:
     """The scenario with the hosts of those numbers changed."""
     hosts = [attrs.evolve(host, **changes) if i in numbers else host for i, host in enumerate(scenario.hosts)]
     return attrs.evolve(scenario, hosts=tuple(hosts))
 
 
-def sinks(text: str, kind: Sink, **others: object) -> Scenario:
+def sinks(text: str, kind: Sink, **others: Any) -> Scenario:
     """20 equal hosts, two of which fail their sessions at once."""
     scenario = equal(text, 20, load=0.6, seconds=200.0, **others)
     return _with(scenario, (3, 11), sink=kind)
@@ -183,20 +184,26 @@ def _closed(text: str, hosts: int, clients: int) -> Scenario:
 
 SCENARIOS: Final[dict[str, Callable[[], Scenario]]] = {
     "one": lambda: unequal("ten unequal hosts with hogs, load 0.75; one proxy"),
-    "four": lambda: unequal("the same with four proxies", proxies=4),
-    "eight": lambda: unequal("the same with eight proxies", proxies=8),
-    "eight-heavy": lambda: unequal("eight proxies, work with a heavy tail (Pareto 1.5)", proxies=8, work=Pareto(WORK_S)),
+    "four": lambda: unequal("ten unequal hosts with hogs, load 0.75; four proxies", proxies=4),
+    "eight": lambda: unequal("ten unequal hosts with hogs, load 0.75; eight proxies", proxies=8),
+    "eight-heavy": lambda: unequal(
+        "eight proxies, work with a heavy tail (Pareto 1.5)", proxies=8, work=Pareto(WORK_S)
+    ),
     "elsewhere": lambda: unequal("four proxies, 40 % of the load from elsewhere", proxies=4, elsewhere=0.4),
     "long": lambda: long("four proxies, sessions of 60 s that work now and then, a tenth of them often"),
-    "long-one": lambda: long("the same with one proxy", proxies=1),
-    "medium": lambda: long("sessions of 5 s that work now and then", life_s=5.0, busy=0.2, pauses_s=(0.2, 1.0)),
-    "longest": lambda: long("sessions of 240 s that work now and then", life_s=240.0, seconds=1800.0),
+    "long-one": lambda: long("one proxy, sessions of 60 s that work now and then, a tenth of them often", proxies=1),
+    "medium": lambda: long(
+        "four proxies, sessions of 5 s that work now and then", life_s=5.0, busy=0.2, pauses_s=(0.2, 1.0)
+    ),
+    "longest": lambda: long("four proxies, sessions of 240 s that work now and then", life_s=240.0, seconds=1800.0),
     "lossy": lambda: unequal("four proxies, 20 % of the probes lost", proxies=4, network=Network(loss=0.2)),
     "stale": lambda: unequal("four proxies, reports every 5 s only", proxies=4, probing=Probing(freshness_s=None)),
     "far": lambda: unequal("four proxies, agents 50 ms away", proxies=4, network=Network(0.05)),
     "sinks": lambda: sinks("20 equal hosts, two of which close connections at once", Sink.CLOSED),
     "sinks-silent": lambda: sinks("20 equal hosts, two of which answer all at once with errors", Sink.ERROR),
-    "sinks-four": lambda: sinks("the same with four proxies", Sink.ERROR, proxies=4),
+    "sinks-four": lambda: sinks(
+        "four proxies, 20 equal hosts, two of which answer all at once with errors", Sink.ERROR, proxies=4
+    ),
     "idle-pools": lambda: _with(
         unequal("four proxies; three hosts have 100 idle connections of their own", proxies=4),
         (0, 3, 5),
@@ -211,22 +218,30 @@ SCENARIOS: Final[dict[str, Callable[[], Scenario]]] = {
     "light": lambda: unequal("four proxies, load 0.2", load=0.2, proxies=4, seconds=900.0),
     "full": lambda: unequal("four proxies, load 0.9", load=0.9, proxies=4),
     "equal": lambda: equal("ten equal hosts without hogs; one proxy", 10),
-    "equal-four": lambda: equal("the same with four proxies", 10, proxies=4),
+    "equal-four": lambda: equal("ten equal hosts without hogs; four proxies", 10, proxies=4),
     "two": lambda: unequal("two hosts, one half as fast", speeds=(1.0, 0.5), seconds=1500.0),
     "quotas": lambda: unequal(
-        "four proxies, four hosts of 30, 30, 15 and 55 % of a core", speeds=(0.3, 0.3, 0.15, 0.55), load=0.7, proxies=4,
+        "four proxies, four hosts of 30, 30, 15 and 55 % of a core",
+        speeds=(0.3, 0.3, 0.15, 0.55),
+        load=0.7,
+        proxies=4,
         seconds=3000.0,
     ),
     "fifty": lambda: unequal("eight proxies, 50 unequal hosts", speeds=SPEEDS * 5, proxies=8, seconds=160.0),
-    "hundreds": lambda: unequal("four proxies, 300 unequal hosts", speeds=SPEEDS * 30, proxies=4, seconds=50.0,
-                                warm_s=25.0),
+    "hundreds": lambda: unequal(
+        "four proxies, 300 unequal hosts", speeds=SPEEDS * 30, proxies=4, seconds=50.0, warm_s=25.0
+    ),
     "busy-and-idle": _busy_and_idle,
     "restarted": lambda: unequal(
         "four proxies, all restarted at 200 s; the 20 s after", proxies=4, seconds=220.0, warm_s=200.0, restart_s=200.0
     ),
     "added": lambda: unequal(
-        "four proxies, load 0.9, one of ten hosts comes at 200 s; the 60 s after", load=0.9, proxies=4, seconds=260.0,
-        warm_s=200.0, joins={3: 200.0},
+        "four proxies, load 0.9, one of ten hosts comes at 200 s; the 60 s after",
+        load=0.9,
+        proxies=4,
+        seconds=260.0,
+        warm_s=200.0,
+        joins={3: 200.0},
     ),
     "three-clients": lambda: _closed("two equal hosts, three clients", 2, 3),
     "single": lambda: _closed("a pool of one, three clients", 1, 3),

@@ -28,7 +28,7 @@ class PolicyFailed(Exception):
 
 @attrs.frozen
 class Result:
-    """What a run has measured. Times in s, of sessions that were opened after the warm-up, or of their pieces of work."""
+    """What a run has measured after the warm-up. Response times in s: of sessions, or of the pieces of long ones."""
 
     mean: float
     p50: float

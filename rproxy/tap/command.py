@@ -1,4 +1,4 @@
-"""The command `rproxy`, also `python -m rproxy`: makes keys, and shows the manual."""
+"""The command `rproxy`, also `python -m rproxy`: makes keys, shows the manual, and compares policies."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from typing import Final, NoReturn
 
 from rproxy.config.command_options import version
 from rproxy.config.keyfile import read_keys
+from rproxy.study import command as study
 from rproxy.tap import docs
 from rproxy.wire.keyfile import KeyringError, format_key
 from rproxy.wire.seal import KEY_BYTES_MIN, KEY_ID_MAX, Key
 
 DESCRIPTION: Final = """\
-Makes keys for a proxy and its agents, and shows their manual. The proxy and the agents themselves are twistd
-commands."""
+Makes keys for a proxy and its agents, shows their manual, and compares ways of choosing a back-end. The proxy and the
+agents themselves are twistd commands."""
 KEYGEN: Final = """\
 Prints a line for a key file: a new master key, or with --agent the key of one agent, derived from the first key of
 the proxy's file or from the one that --id names. With --out it makes a new file, which nobody but its owner can read at
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     manual = commands.add_parser("docs", help="show the manual", description=DOCS)
     manual.add_argument("topic", metavar="TOPIC", nargs="?", help="one of those that 'rproxy docs' lists")
     manual.set_defaults(run=lambda options: _show_docs(options.topic))
+    study.add_parser(commands)
     options = parser.parse_args(arguments)
     status: int = options.run(options)
     return status
