@@ -12,7 +12,7 @@ from rproxy.study.agents import Agent
 from rproxy.study.engine import Engine
 from rproxy.study.hosts import Host, Job, Sink
 from rproxy.study.proxies import Proxy
-from rproxy.study.traffic import Closed, Long, Short, Traffic
+from rproxy.study.traffic import Closed, Logged, Long, Short, Traffic
 
 SINK_S: Final = 0.002
 """A failed service ends its sessions after this time."""
@@ -63,7 +63,8 @@ class Clients:
         self._measured = measured
         self._arrivals = Random(f"arrivals {seed}")
         self._sizes = Random(f"sizes {seed}")
-        self._pause = traffic.pause if isinstance(traffic, Long | Closed) else None
+        self.coming = True
+        """Whether more clients will come."""
 
     def start(self, at: float) -> None:
         """The first client comes after the time `at`."""
@@ -71,6 +72,8 @@ class Clients:
         if isinstance(traffic, Closed):
             for _ in range(traffic.clients):
                 self._engine.at(at + traffic.pause(self._arrivals), self._arrive)
+        elif isinstance(traffic, Logged):
+            self._come_as_logged(0)
         else:
             self._engine.at(at + traffic.gap(self._arrivals, at), self._come)
 
@@ -81,19 +84,34 @@ class Clients:
         engine.at(engine.now + traffic.gap(self._arrivals, engine.now), self._come)
         self._arrive(None)
 
+    def _come_as_logged(self, number: int) -> None:
+        """All clients before that number have come, and the others will."""
+        assert isinstance(self._traffic, Logged)
+        clients = self._traffic.clients
+        if number:
+            self._open(self._any_proxy(), clients[number - 1][1])
+        if number < len(clients):
+            self.coming = True
+            self._engine.at(clients[number][0], self._come_as_logged, number + 1)
+        else:
+            self.coming = False
+
+    def _any_proxy(self) -> Proxy:
+        return self._proxies[int(self._arrivals.random() * len(self._proxies))]
+
     def _arrive(self, _: None) -> None:
-        proxies, traffic = self._proxies, self._traffic
-        proxy = proxies[int(self._arrivals.random() * len(proxies))]
+        proxy, traffic = self._any_proxy(), self._traffic
         if isinstance(traffic, Long):
-            rng = Random(self._sizes.random())
-            life_s, pause_s = traffic.life(rng), traffic.pause(rng)
-            self._open_long(proxy, rng, life_s=life_s, pause_s=pause_s, exclude=())
-            return
-        work = traffic.work(self._sizes)
+            self._open_long(proxy, traffic, Random(self._sizes.random()))
+        else:
+            assert not isinstance(traffic, Logged)
+            self._open(proxy, traffic.work(self._sizes))
+
+    def _open(self, proxy: Proxy, work: float) -> None:
+        """A client comes with one piece of work."""
         session = self._place(proxy, ())
         if session is None:
             return
-        session.work = work
         if session.host.spec.sink is not None:
             self._engine.at(self._engine.now + SINK_S, self._sunk, session)
         elif not session.host.accept(Job(work, session, self._done)):
@@ -165,12 +183,9 @@ class Clients:
             session.rng, session.pause_s, session.work = Random(self._sizes.random()), pause_s, work
             self._rest(session)
 
-    def _open_long(
-        self, proxy: Proxy, rng: Random, *, life_s: float, pause_s: float, exclude: Sequence[Backend]
-    ) -> None:
-        traffic = self._traffic
-        assert isinstance(traffic, Long)
-        session = self._place(proxy, exclude)
+    def _open_long(self, proxy: Proxy, traffic: Long, rng: Random) -> None:
+        life_s, pause_s = traffic.life(rng), traffic.pause(rng)
+        session = self._place(proxy, ())
         if session is None:
             return
         session.rng, session.pause_s = rng, pause_s

@@ -32,6 +32,7 @@ HOG: Final = Hog()
 PLAIN: Final = HostSpec()
 LOAD: Final = 0.75
 """The usual load, of what hogs leave on average."""
+OVERTIME: Final = 10
 CHECKING_HOSTS_MAX: Final = 1000
 """The all-knowing chooser looks at every host for every client: beyond this it takes too long."""
 
@@ -69,6 +70,8 @@ class Scenario:
     joins: Mapping[int, float] = attrs.Factory(dict)
     """Hosts that register later than at the start, and when."""
     held: tuple[Held, ...] = ()
+    completes: bool = False
+    """Whether the run goes on after its time until all sessions have ended, for at most `OVERTIME` times as long."""
 
     @property
     def has_limit(self) -> bool:
@@ -168,6 +171,7 @@ def large(text: str, *, hosts: int = 10_000, clients: int = 1_000_000, load: flo
         seconds=begin_s + for_s,
         warm_s=begin_s,
         begin_s=begin_s,
+        probing=Probing(freshness_s=None),
     )
 
 

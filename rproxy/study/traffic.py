@@ -121,4 +121,11 @@ class Closed:
     pause: Draw
 
 
-Traffic = Short | Long | Closed
+@attrs.frozen
+class Logged:
+    """The clients of an access log: when each comes, in ascending order, and its work."""
+
+    clients: tuple[tuple[float, float], ...]
+
+
+Traffic = Short | Long | Closed | Logged

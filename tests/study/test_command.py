@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from rproxy.study import ablation
 from rproxy.study import runs as study_runs
 from rproxy.study.scenarios import SCENARIOS
 from rproxy.tap.command import main
@@ -37,6 +41,10 @@ def message_of(capsys: Captured, *arguments: str) -> str:
         (["--freshness", "old"], "argument --freshness: must be a number of seconds from 0.001 to 10,000,000, not old"),
         (["--workers", "0"], "argument --workers: must be from 1 to 1024"),
         (["--csv", "/nowhere/at/all"], "argument --csv: /nowhere/at/all: No such file or directory"),
+        (["--theory", "--seeds", "1"], "argument --theory: needs two --seeds at least"),
+        (["--theory", "--ablation"], "argument --ablation: not allowed with argument --theory"),
+        (["--trace", "/nowhere"], "argument --trace: /nowhere: No such file or directory"),
+        (["--trace", "/nowhere", "one"], "argument --trace: it takes the place of the scenarios"),
     ],
 )
 def test_mistakes_are_one_line(capsys: Captured, arguments: list[str], message: str) -> None:
@@ -84,6 +92,73 @@ def test_a_run_that_fails_ends_with_status_1(capsys: Captured, monkeypatch: pyte
     assert capsys.readouterr().err == "rproxy study: error: one under report, seed 1: the policy failed\n"
 
 
-def test_theory_needs_more_than_one_seed(capsys: Captured) -> None:
-    assert main(["study", "--theory", "--seeds", "1"]) == 1
-    assert "two seeds" in capsys.readouterr().err
+def log_of(path: Path, *lines: object) -> str:
+    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    return str(path)
+
+
+def test_a_log_is_replayed_and_its_malformed_lines_are_numbered(capsys: Captured, tmp_path: Path) -> None:
+    sessions = [{"time": number, "duration": 0.5, "backend": f"b{number % 3}"} for number in range(30)]
+    path = log_of(tmp_path / "log", "oops", *sessions, {"time": 1})
+    assert main(["study", "--trace", path, "--policies", "random", "--seeds", "1", "--workers", "1"]) == 0
+    output = capsys.readouterr()
+    assert output.err.splitlines() == [
+        f"{path}:1: ignored: no JSON",
+        f"{path}:32: ignored: duration is missing, or no number",
+    ]
+    title, _, *rows = output.out.splitlines()
+    assert title == f"trace: 30 sessions on 3 back-ends in 30 s, as {path} has them (1 seed)"
+    assert rows[0].split()[:4] == ["(as", "logged)", "0.500", "0.500"]
+    assert [row.split()[0] for row in rows[1:4]] == ["least-connections", "random", "limit"]
+
+
+def test_of_many_malformed_lines_the_first_are_shown(capsys: Captured, tmp_path: Path) -> None:
+    path = log_of(tmp_path / "log", *["{}"] * 25)
+    assert message_of(capsys, "--trace", path) == f"argument --trace: {path}: no line of it is of use"
+    with pytest.raises(SystemExit):
+        main(["study", "--trace", path])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[10] == f"{path}: 15 more lines ignored"
+    assert not lines[11].startswith(path)
+
+
+def test_an_ablation_compares_to_the_whole_formula(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [ablation.Variant(ablation.WHOLE), ablation.Variant("threshold off", {"saturation": "off"})]
+    monkeypatch.setattr(ablation, "variants", lambda: iter(few))
+    assert main(["study", "one", "--ablation", "--seeds", "2", "--seconds", "3", "--workers", "1"]) == 0
+    title, heading, whole, off = capsys.readouterr().out.strip().splitlines()
+    assert title.endswith("the report's formula, one change at a time")
+    assert heading.startswith("change")
+    assert whole.endswith("1.00 [1.00 1.00]")
+    assert off.startswith("threshold off  ")
+
+
+def test_plots_are_drawn(capsys: Captured, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "new" / "plots"
+    options = ["--policies", "random", "--seeds", "2", "--seconds", "1", "--workers", "1", "--plots", str(folder)]
+    assert main(["study", "two", "single", *options]) == 0
+    assert capsys.readouterr().out.endswith(f"drawn: {folder}/two.svg, {folder}/single.svg, {folder}/ratios.svg\n")
+    drawn = (folder / "two.svg").read_text()
+    assert "<svg" in drawn
+    assert all(f">{policy}<" in drawn for policy in ("random", "least-connections", "limit"))
+    assert ">single<" in (folder / "ratios.svg").read_text()
+
+
+def test_without_matplotlib_one_line_says_so(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    said = message_of(capsys, "--plots", "plots")
+    assert said.startswith("argument --plots: needs matplotlib (pip install 'rproxy[study]')")
+    assert not Path("plots").exists()
+
+
+def test_a_plot_that_cannot_be_written_is_said(capsys: Captured, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "file"
+    file.touch()
+    assert message_of(capsys, "--plots", str(file)) == f"argument --plots: {file}: File exists"
+
+
+def test_nothing_loads_matplotlib_unasked() -> None:
+    code = "import sys, rproxy.study.command; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
