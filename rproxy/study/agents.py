@@ -93,17 +93,19 @@ class Transport:
     def write(self, datagram: bytes, address: Address) -> None:
         """Send a probe to an agent."""
         self.sent += 1
-        if self._network.loss and self._random() < self._network.loss:
+        agent = self._agents[address]
+        loss = self._network.loss + agent.host.spec.loss
+        if loss and self._random() < loss:
             return
-        self._engine.at(self._engine.now + self._delay_s(), self._ask, (datagram, address))
+        self._engine.at(self._engine.now + self._delay_s(agent), self._ask, (datagram, agent))
 
-    def _delay_s(self) -> float:
-        return self._network.delay_s * (1 + self._random() / 2)
+    def _delay_s(self, agent: Agent) -> float:
+        return (self._network.delay_s + agent.host.spec.delay_s) * (1 + self._random() / 2)
 
-    def _ask(self, sent: tuple[bytes, Address]) -> None:
-        datagram, address = sent
-        answer = self._agents[address].answer(datagram, self._proxy)
-        self._engine.at(self._engine.now + self._delay_s(), self._receive, (answer, address))
+    def _ask(self, sent: tuple[bytes, Agent]) -> None:
+        datagram, agent = sent
+        answer = agent.answer(datagram, self._proxy)
+        self._engine.at(self._engine.now + self._delay_s(agent), self._receive, (answer, agent.address))
 
     def _receive(self, received: tuple[bytes, Address]) -> None:
         if self.monitor is not None:

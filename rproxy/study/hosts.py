@@ -49,6 +49,10 @@ class HostSpec:
     backlog: int = 128
     memory: int = 20
     idle_connections: int = 0
+    delay_s: float = 0.0
+    """One way between its agent and the proxies, besides the network's."""
+    loss: float = 0.0
+    """The fraction of its agent's probes that are lost, besides the network's."""
     sink: Sink | None = None
     weight: int = 100
 

@@ -213,6 +213,17 @@ SCENARIOS: Final[dict[str, Callable[[], Scenario]]] = {
         (0, 3, 5),
         idle_connections=100,
     ),
+    "memory": lambda: _with(
+        unequal("four proxies; three hosts use 75 % of their memory, which costs nothing", proxies=4),
+        (0, 3, 5),
+        memory=75,
+    ),
+    "paths": lambda: _with(
+        unequal("four proxies; the paths to three agents take 20 ms more", proxies=4), (0, 3, 5), delay_s=0.01
+    ),
+    "lossy-paths": lambda: _with(
+        unequal("four proxies; three agents lose 5 % of their probes", proxies=4), (0, 3, 5), loss=0.05
+    ),
     "cores": lambda: unequal("four proxies, hosts of four cores", proxies=4, host=HostSpec(cores=4), seconds=200.0),
     "workers": lambda: unequal(
         "four proxies; services with four workers, accept queues of 64", proxies=4, host=HostSpec(workers=4, backlog=64)
