@@ -71,12 +71,24 @@ def test_a_link_to_no_file_is_found(tmp_path: Path) -> None:
 
 def test_readme_is_short_and_leads_to_every_page() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
-    assert {f"rproxy/docs/{path.name}" for path in MANUAL.iterdir()} <= set(links(README))
+    assert {f"rproxy/docs/{path.name}" for path in MANUAL.glob("*.rst")} <= set(links(README))
 
 
 def test_the_manuals_topics_are_its_files() -> None:
     assert list(docs.pages()) == ["choosing", "developing", "measured", "operating", "protocol"]
-    assert {f"{topic}.rst" for topic in docs.pages()} == {path.name for path in MANUAL.iterdir()}
+    assert {f"{topic}.rst" for topic in docs.pages()} == {path.name for path in MANUAL.glob("*.rst")}
+
+
+def images(path: Path) -> set[str]:
+    """The images that a text shows."""
+    tree = publish_doctree(path.read_text(encoding="utf-8"), str(path), settings_overrides=STRICT)
+    return {node["uri"] for node in tree.findall(nodes.image)}
+
+
+def test_every_other_file_of_the_manual_is_an_image_that_a_page_shows() -> None:
+    shown = set().union(*(images(path) for path in MANUAL.glob("*.rst")))
+    assert {path.name for path in MANUAL.iterdir()} == {path.name for path in MANUAL.glob("*.rst")} | shown
+    assert all((MANUAL / name).stat().st_size < 64 * 1024 for name in shown)
 
 
 def table(first_heading: str, text: str = OPERATING) -> list[list[str]]:

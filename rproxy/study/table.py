@@ -113,9 +113,10 @@ def _percentages(shares: Sequence[float]) -> str:
 
 
 class CsvFile:
-    """One line for each run; `chosen` has the sessions of each host."""
+    """One line for each run, written at once; `chosen` has the sessions of each host."""
 
     def __init__(self, file: TextIO) -> None:
+        self._file = file
         self._writer = csv.writer(file, lineterminator="\n")
         self._writer.writerow(CSV_FIELDS)
 
@@ -124,6 +125,7 @@ class CsvFile:
         values = attrs.asdict(result)
         values["chosen"] = " ".join(map(str, result.chosen))
         self._writer.writerow([run.scenario, run.policy, run.seed, *(_text(values[name]) for name in CSV_FIELDS[3:])])
+        self._file.flush()
 
 
 def _text(value: object) -> object:
