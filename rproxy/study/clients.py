@@ -73,7 +73,7 @@ class Clients:
             for _ in range(traffic.clients):
                 self._engine.at(at + traffic.pause(self._arrivals), self._arrive)
         elif isinstance(traffic, Logged):
-            self._come_as_logged(0)
+            self._engine.at(traffic.clients[0][0], self._come_as_logged, 0)
         else:
             self._engine.at(at + traffic.gap(self._arrivals, at), self._come)
 
@@ -85,16 +85,14 @@ class Clients:
         self._arrive(None)
 
     def _come_as_logged(self, number: int) -> None:
-        """All clients before that number have come, and the others will."""
+        """The client of that number comes."""
         assert isinstance(self._traffic, Logged)
         clients = self._traffic.clients
-        if number:
-            self._open(self._any_proxy(), clients[number - 1][1])
-        if number < len(clients):
-            self.coming = True
-            self._engine.at(clients[number][0], self._come_as_logged, number + 1)
+        if number + 1 < len(clients):
+            self._engine.at(clients[number + 1][0], self._come_as_logged, number + 1)
         else:
             self.coming = False
+        self._open(self._any_proxy(), clients[number][1])
 
     def _any_proxy(self) -> Proxy:
         return self._proxies[int(self._arrivals.random() * len(self._proxies))]
