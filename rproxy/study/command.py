@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from rproxy.policies.own_options import described
 from rproxy.policies.registry import POLICIES
 from rproxy.study import ablation, plots, replay, theory
 from rproxy.study.options import Changes, OptionError, choices_of, scenarios_of, seeds_of, workers_of
@@ -81,8 +82,12 @@ def _list() -> int:
     print("scenarios:")
     for name, make in SCENARIOS.items():
         print(f"  {name:{width}}  {make().text}")
-    print(f"policies: {', '.join(POLICIES)}")
-    print(f"only for studies: {', '.join((LIMIT, *OWN))}")
+    print("policies, and their options:")
+    for name, kind in {**POLICIES, **OWN}.items():
+        print(f"  {name}{' (only in studies)' if name in OWN else ''}")
+        for line in described(kind.options):
+            print(f"      {line}")
+    print(f"  {LIMIT} (only in studies): knows all sessions and hosts; always compared with")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 
 from rproxy.policies.own_options import NoOptions, PolicyError, read_options
-from rproxy.policies.registry import POLICIES, PolicyFactory, PolicyKind, make_policy
+from rproxy.policies.registry import POLICIES, PolicyKind, make_policy
 from rproxy.pool.policy import Policy
 from rproxy.study.formula import FormulaOptions, FormulaPolicy
 from rproxy.study.hosts import Host
@@ -21,7 +21,7 @@ from rproxy.study.world import MakePolicy
 BASE: Final = "least-connections"
 """The policy to which all others are compared."""
 LIMIT: Final = "limit"
-OWN: Final[dict[str, PolicyFactory]] = {
+OWN: Final[dict[str, PolicyKind]] = {
     "formula": PolicyKind(lambda options, rng: FormulaPolicy(options), FormulaOptions),
     "two-choices": PolicyKind(lambda options, rng: TwoChoices(Random(rng.expovariate(1)))),
 }
