@@ -137,6 +137,8 @@ def _print_all(runs: Sequence[Run], workers: int, csv: CsvFile | None, ended: En
     results: Results = {}
     for number, (run, result) in enumerate(execute_all(runs, workers), 1):
         results.setdefault(run.policy, {})[run.seed] = result
+        if sys.stderr.isatty():
+            print(f"\r{number} of {len(runs)} runs", end="\r", file=sys.stderr, flush=True)
         if csv is not None:
             csv.write(run, result)
         if number == len(runs) or runs[number].scenario != run.scenario:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children
 
 import attrs
 from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
@@ -70,10 +71,13 @@ def execute_all(
         for run in runs:
             yield run, execute(run)
         return
+    others = set(active_children())
     executor = ProcessPoolExecutor(min(workers, len(runs)))
     try:
         yield from zip(runs, executor.map(execute, runs), strict=True)
     except BrokenProcessPool:
         raise RunFailed("a worker process has died; has it run out of memory? try fewer --workers") from None
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        for worker in set(active_children()) - others:  # idle, unless the study ends early: runs can take minutes
+            worker.terminate()
+        executor.shutdown(cancel_futures=True)

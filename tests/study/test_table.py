@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from io import StringIO
+from multiprocessing import active_children
 from typing import Any
 
 import attrs
@@ -81,6 +83,27 @@ def test_processes_find_what_one_alone_does_and_in_order() -> None:
 def test_a_run_that_fails_is_named() -> None:
     with pytest.raises(RunFailed, match="one under report, seed 1: the policy failed: KeyError"):
         execute(attrs.evolve(short("report"), choice=Lost("report")))
+
+
+def test_a_worker_that_dies_is_told() -> None:
+    runs = [attrs.evolve(short("report", seed), choice=Fatal("report")) for seed in (1, 2)]
+    with pytest.raises(RunFailed, match="a worker process has died"):
+        list(execute_all(runs, 2))
+
+
+def test_a_study_that_ends_early_leaves_no_process() -> None:
+    before = set(active_children())
+    found = execute_all([short("report", seed) for seed in range(6)], 2)
+    next(found)
+    found.close()  # type: ignore[attr-defined]
+    assert set(active_children()) <= before
+
+
+class Fatal(Choice):
+    """Ends its process."""
+
+    def maker(self, scenario: Any) -> Any:
+        os._exit(1)
 
 
 class Lost(Choice):
