@@ -45,7 +45,6 @@ def _draw_p99(pyplot: Any, path: Path, name: str, rows: Sequence[Compared]) -> P
     for position, row in enumerate(reversed(rows)):
         axes.errorbar([row.p99.mean], [position], xerr=_bounds(row.p99), fmt="o", capsize=3, color="C0")
     axes.set_yticks(range(len(rows)), [row.policy for row in reversed(rows)])
-    axes.set_xscale("log")
     axes.set_xlabel(f"{name}: p99 of the response time in s")
     return _save(pyplot, figure, axes, path)
 
@@ -67,8 +66,9 @@ def _draw_ratios(pyplot: Any, path: Path, rows: Mapping[str, Sequence[Compared]]
             )
         axes.plot([], [], "o", color=f"C{number % 10}", label=policy)
     axes.axvline(1, color="grey", linewidth=0.8)
+    for position in range(1, len(rows)):
+        axes.axhline(position - 0.9 + step / 2, color="grey", linewidth=0.3)
     axes.set_yticks([position - 0.4 + step / 2 for position in range(len(rows))], list(reversed(list(rows))))
-    axes.set_xscale("log")
     axes.set_xlabel(f"p99 / p99 of {BASE}")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return _save(pyplot, figure, axes, path)
@@ -81,6 +81,11 @@ def _bounds(value: Interval) -> list[list[float]] | None:
 
 
 def _save(pyplot: Any, figure: Any, axes: Any, path: Path) -> Path:
+    ticker: Any = import_module("matplotlib.ticker")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.grid(axis="x", linewidth=0.3)
     figure.savefig(path, format="svg", metadata=_WITHOUT_DATE)
     pyplot.close(figure)
