@@ -23,7 +23,7 @@ BASE: Final = "least-connections"
 LIMIT: Final = "limit"
 OWN: Final[dict[str, PolicyKind]] = {
     "formula": PolicyKind(lambda options, rng: FormulaPolicy(options), FormulaOptions),
-    "two-choices": PolicyKind(lambda options, rng: TwoChoices(Random(rng.expovariate(1)))),
+    "two-choices": PolicyKind(lambda options, rng: TwoChoices(rng)),
 }
 """Those that only a study has."""
 

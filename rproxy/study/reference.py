@@ -6,10 +6,10 @@ Each is a `pool.policy.Policy`, so that the pool treats them as all others.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from random import Random
 from typing import Final
 
 from rproxy.net.addresses import Address
+from rproxy.policies.drawing import Rng
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import NO_EXPLANATION, Explanation
 from rproxy.study.hosts import Host
@@ -42,7 +42,7 @@ class Uninformed:
 class TwoChoices(Uninformed):
     """Draws two back-ends and takes the one with fewer of our sessions, as the theory has it: weights do not count."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Rng) -> None:
         self._rng = rng
 
     def choose(
@@ -52,8 +52,9 @@ class TwoChoices(Uninformed):
         pool = [each for each in eligible if each not in exclude] if exclude else eligible
         if len(pool) < 2:
             return pool[0] if pool else None
-        first, second = self._rng.sample(range(len(pool)), 2)
-        one, other = pool[first], pool[second]
+        first = int(self._rng.random() * len(pool))
+        second = int(self._rng.random() * (len(pool) - 1))
+        one, other = pool[first], pool[second + (second >= first)]
         return one if one.connections <= other.connections else other
 
 
