@@ -38,10 +38,11 @@ class Session:
 
 
 class Measured:
-    """Counted from `since`, a time in s."""
+    """Counted from the time `since` on; response times of sessions that were opened before `until`. In s."""
 
-    def __init__(self, hosts: int, since: float) -> None:
+    def __init__(self, hosts: int, since: float, until: float) -> None:
         self.since = since
+        self.until = until
         self.times_s = array("d")
         """Response times."""
         self.failures = 0
@@ -154,7 +155,7 @@ class Clients:
         session: Session = job.session
         now = self._engine.now
         lasted_s = now - session.opened_at
-        if session.opened_at >= self._measured.since:
+        if self._measured.since <= session.opened_at < self._measured.until:
             self._measured.times_s.append(lasted_s)
         self._leave(session, lasted_s)
 

@@ -63,6 +63,8 @@ class Scenario:
     network: Network = Network()
     seconds: float = 460.0
     warm_s: float = 60.0
+    tail_s: float = 0.0
+    """How long it goes on after `seconds`, so that sessions that were opened before can end, and count."""
     begin_s: float = 1.0
     """When the first clients come: all agents have answered by then."""
     restart_s: float | None = None

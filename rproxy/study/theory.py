@@ -29,6 +29,8 @@ CLIENTS: Final = 60_000
 """Of a run, on average."""
 PROBE_S: Final = 50.0
 """Reports mean nothing to the policies used; fewer of them save time."""
+TAIL_S: Final = 20.0
+"""Nearly all sessions end in this time: without those that take long, means would be too low."""
 TOLERANCE: Final = 2.0
 """Half widths of the interval that a mean may be away: of many checks, one in twenty is beyond one by chance."""
 AGES_S: Final = (0.1, 1.0, 5.0)
@@ -71,6 +73,7 @@ def queue(hosts: int, load: float, *, cores: int = 1, work: Draw | None = None, 
         probing=Probing(PROBE_S, None),
         seconds=warm_s + clients / rate,
         warm_s=warm_s,
+        tail_s=TAIL_S,
     )
 
 

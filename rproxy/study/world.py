@@ -72,7 +72,7 @@ class World:
             Transport(engine, scenario.network, self._by_agent, number, Random(f"network {seed} {number}"))
             for number in range(scenario.proxies)
         ]
-        self.measured = Measured(len(self.hosts), scenario.warm_s)
+        self.measured = Measured(len(self.hosts), scenario.warm_s, scenario.seconds)
         self.proxies = [self._proxy(number) for number in range(scenario.proxies)]
         self._all_proxies = list(self.proxies)
         self.clients = Clients(engine, scenario.traffic, self.proxies, self.measured, seed)
@@ -101,7 +101,7 @@ class World:
         engine.at(scenario.warm_s, self._measure)
         if scenario.restart_s is not None:
             engine.at(scenario.restart_s, self._restart)
-        engine.run(scenario.seconds)
+        engine.run(scenario.seconds + scenario.tail_s)
         while scenario.completes and self._is_busy() and engine.now < OVERTIME * scenario.seconds:
             engine.run(engine.now + 1)
         for proxy in self._all_proxies:
