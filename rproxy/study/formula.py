@@ -38,23 +38,21 @@ class FormulaPolicy(ReportPolicy):
 
     def __init__(self, options: FormulaOptions = FormulaOptions()) -> None:
         super().__init__()
-        self._weights = options
+        self._factors = options
 
-    def _figures(self, backend: Backend) -> tuple[float, float, float, float, float, bool]:
-        weights, report = self._weights, backend.report
+    def _figures(self, backend: Backend) -> tuple[float, float, float, float, bool]:
+        factors, report = self._factors, backend.report
         loss = 0.0 if backend.state is State.DOWN else backend.losses.rate
         cpu, memory = backend.cpu, backend.memory
-        nominal = backend.registration.weight
-        scale = WEIGHT_NORMAL / (nominal * SCORE_RESOLUTION)
         total = (
-            weights.rtt * max(backend.rtt.last_ms or 0.0, RTT_NOISE_MS) / 20
-            + weights.loss * loss / 0.01
-            + weights.cpu * cpu / 10
-            + weights.memory * memory / 10
+            factors.rtt * max(backend.rtt.last_ms or 0.0, RTT_NOISE_MS) / 20
+            + factors.loss * loss / 0.01
+            + factors.cpu * cpu / 10
+            + factors.memory * memory / 10
         )
-        steps = total * scale + _ROUNDING
-        if is_saturated(weights.saturation, loss=loss, cpu=cpu, memory=memory):
+        steps = total / SCORE_RESOLUTION + _ROUNDING
+        if is_saturated(factors.saturation, loss=loss, cpu=cpu, memory=memory):
             steps += _SATURATED
+        term = factors.tcp / 10 / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.registration.weight
         unknown = report.cpu is None or report.memory is None or report.tcp is None
-        others = backend.others
-        return steps, weights.tcp / 10 * scale, others, nominal * backend.share, backend.share, unknown
+        return steps, term, term * (1 / backend.share - 1), backend.others, unknown

@@ -29,7 +29,7 @@ def message_of(capsys: Captured, *arguments: str) -> str:
     [
         (["fuor"], "there is no scenario 'fuor'; do you mean four?"),
         (["x"], "there is no scenario 'x'; --list shows them"),
-        (["--policies", "reprot"], "argument --policies: reprot: no such policy; there are report,"),
+        (["--policies", "reprot"], "argument --policies: reprot: no such policy; there are "),
         (["--policies", "report:x=1"], "argument --policies: report:x=1: no option x; there are saturation"),
         (["--policies", ""], "argument --policies: : no such policy"),
         (["--seeds", "0"], "argument --seeds: '0' must be from 1 to 1000 seeds"),

@@ -80,7 +80,7 @@ def test_the_formula_as_it_is_chooses_as_the_report_does() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"tcp": 0.0}, {"rtt": 30.0}, {"cpu": 5.0}, {"memory": 5.0}, {"saturation": None}], ids=str
+    "options", [{"tcp": 0.0}, {"rtt": 0.0}, {"cpu": 5.0}, {"memory": 5.0}, {"saturation": None}], ids=str
 )
 def test_every_weight_of_the_formula_counts(options: dict[str, Any]) -> None:
     assert chosen(FormulaPolicy(FormulaOptions(**options))) != chosen(FormulaPolicy())
