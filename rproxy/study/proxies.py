@@ -40,8 +40,8 @@ class Probing:
     @property
     def timing(self) -> Timing:
         """For the monitor."""
-        interval_s = self.interval_s if self.freshness_s is None else min(self.interval_s, self.freshness_s)
-        return Timing(interval_s, liveness_s=max(LIVENESS_MIN_S, 2.5 * interval_s))
+        liveness_s = max(LIVENESS_MIN_S, 2.5 * self.interval_s)
+        return Timing(self.interval_s, liveness_s=liveness_s, freshness_s=self.freshness_s)
 
 
 class Proxy:

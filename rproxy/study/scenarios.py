@@ -173,7 +173,6 @@ def large(text: str, *, hosts: int = 10_000, clients: int = 1_000_000, load: flo
         seconds=begin_s + for_s,
         warm_s=begin_s,
         begin_s=begin_s,
-        probing=Probing(freshness_s=None),
     )
 
 
