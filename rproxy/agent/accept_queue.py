@@ -1,14 +1,14 @@
-"""Where this host's TCP services listen, and how long their accept queues are, from /proc (proc(5))."""
+"""Where a TCP service of this host listens, and how long its accept queues are."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from ipaddress import IPv6Address, ip_address
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Final
 
-import attrs
+from rproxy.agent.sock_diag import Listener, SockDiag
 
 _FILES: Final = ("/proc/net/tcp", "/proc/net/tcp6")
 _SOMAXCONN: Final = "/proc/sys/net/core/somaxconn"
@@ -19,32 +19,45 @@ _WORD: Final = struct.Struct("=I")
 LOOPBACK: Final = ("127.0.0.1", "::1")
 
 
-L = TypeVar("L", bound="Listener")
+DIAG_RETRY_S: Final = 10.0
+"""Time after which sock_diag is tried again. Where its module is missing, each try has the kernel start modprobe(8)."""
 
 
-@attrs.frozen
-class Listener:
-    """A listening socket: the IP address it is bound to, and the number of connections in its accept queue.
+class ListeningSockets:
+    """Finds the sockets that listen on a port: by sock_diag, or else in /proc, which takes milliseconds."""
 
-    `backlog` is what the queue may hold; None if unknown, as it is not in /proc/net/tcp.
-    """
-
-    host: str
-    queued: int
-    backlog: int | None = None
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        """`seconds` is a monotonic clock. Opens nothing."""
+        self.diag = SockDiag()
+        self._seconds = seconds
+        self._diag_from = float("-inf")
+        """When to try sock_diag again."""
 
     @property
-    def is_wildcard(self) -> bool:
-        """Whether it is bound to every address, of one family or of both."""
-        return ip_address(self.host).is_unspecified
+    def is_slow(self) -> bool:
+        """Whether the last search was in /proc."""
+        return self._diag_from > float("-inf")
 
-    def may_accept(self, address: str) -> bool:
-        """Whether it may accept connections to a local address. Whether a wildcard IPv6 socket is dual is unknown."""
-        return self.host == address or (self.is_wildcard and (":" in self.host or ":" not in address))
+    def find(self, port: int) -> list[Listener]:
+        """The sockets that listen on a TCP port of this host, of both families; empty if none are visible."""
+        now = self._seconds()
+        if now >= self._diag_from:
+            try:
+                found = self.diag.listening(port)
+            except OSError:
+                self._diag_from = now + DIAG_RETRY_S
+            else:
+                self._diag_from = float("-inf")
+                return found
+        return proc_listeners(port)
+
+    def close(self) -> None:
+        """Close the netlink socket until the next search. May be called at any time."""
+        self.diag.close()
 
 
-def listeners(port: int) -> list[Listener]:
-    """The sockets that listen on a TCP port of this host; empty if /proc does not show them."""
+def proc_listeners(port: int) -> list[Listener]:
+    """The sockets that listen on a TCP port, as /proc/net/tcp and tcp6 show them (proc(5)); empty without these."""
     found: list[Listener] = []
     for path in _FILES:
         try:
@@ -95,7 +108,7 @@ def service_addresses(found: Collection[Listener], own: Collection[str]) -> list
     return list(dict.fromkeys([*loopback, *(each.host for each in found if not each.is_wildcard)]))
 
 
-def reached(found: Collection[L], own: Collection[str]) -> list[L]:
+def reached(found: Collection[Listener], own: Collection[str]) -> list[Listener]:
     """Those of `found` that connections to the addresses `own` reach: for each, the most specific one, or several that
     share it (SO_REUSEPORT). All of `found` if none is reached, as when a firewall redirects the port.
     """
@@ -106,8 +119,3 @@ def reached(found: Collection[L], own: Collection[str]) -> list[L]:
         fits = fits or [listener for listener in found if listener.is_wildcard and (":" in listener.host) is six]
         reach += fits or [listener for listener in found if listener.may_accept(address)]
     return reach or list(found)
-
-
-def queued(port: int) -> int:
-    """The number of connections to a TCP port that are not yet accepted; 0 if /proc does not show it."""
-    return sum(listener.queued for listener in listeners(port))

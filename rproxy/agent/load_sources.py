@@ -13,17 +13,19 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rproxy.agent.accept_queue import Listener, backlog_max, listeners, reached
+from rproxy.agent.accept_queue import ListeningSockets, backlog_max, reached
 from rproxy.agent.application_load import BadLoad, LoadLog, parse_load
 from rproxy.agent.shell_command import CommandFailed, ShellCommand
-from rproxy.agent.sock_diag import SockDiag
+from rproxy.agent.sock_diag import Listener
 from rproxy.net.files import open_nonblocking
 from rproxy.timing.loops import keep_looping
 
-SEARCH_S: Final = 1.0
+SEARCH_S: Final = 5.0
 """How often to search for the service's sockets; in between, only their queues are read."""
 SEARCH_MIN_S: Final = 0.1
 """The same while queues cannot be read one by one: nothing listens, or sockets share an address (SO_REUSEPORT)."""
+PROC_S: Final = 1.0
+"""The same in /proc, without sock_diag."""
 QUERIES_MAX: Final = 4
 """Sockets that are read one by one, at most."""
 RUN_S: Final = 1.0
@@ -40,7 +42,7 @@ class AcceptQueueLoad:
     Of several sockets, the fullest that clients reach counts. A queue of the length of its backlog is full. Unknown
     while nothing listens: clients are refused then, which the proxy notices.
 
-    Without sock_diag, the queue is read from /proc at most every `SEARCH_S`, and the backlog is taken to be the largest
+    Without sock_diag, the queue is read from /proc at most every `PROC_S`, and the backlog is taken to be the largest
     that the kernel allows.
     """
 
@@ -49,7 +51,7 @@ class AcceptQueueLoad:
         self._seconds = seconds
         self._port = port
         self._own_addresses = own_addresses
-        self._diag = SockDiag()
+        self._sockets = ListeningSockets(seconds)
         self._queries: Sequence[bytes] = ()
         """Of the sockets that clients reach; empty if these cannot be read one by one."""
         self._percentage: int | None = None
@@ -62,14 +64,17 @@ class AcceptQueueLoad:
 
     def stop(self) -> None:
         """See `ApplicationLoad`."""
-        self._diag.close()
+        self._sockets.close()
 
     def percentage(self) -> int | None:
         """See `ApplicationLoad`."""
         now = self._seconds()
         if self._queries and now < self._search_by:
             try:
-                return max(_fill(*self._diag.queue(query)) for query in self._queries)
+                fullest = 0
+                for query in self._queries:
+                    fullest = max(fullest, _fill(*self._sockets.diag.queue(query)))
+                return fullest
             except OSError:  # closed since
                 self._queries = ()
         if now >= self._search_from:
@@ -77,25 +82,18 @@ class AcceptQueueLoad:
         return self._percentage
 
     def _search(self, now: float) -> None:
-        self._queries = ()
-        self._search_by = now + SEARCH_S
-        self._search_from = now + SEARCH_MIN_S
-        own = self._own_addresses()
-        try:
-            sockets = reached(self._diag.listening(self._port), own)
-        except OSError:
-            self._search_from = now + SEARCH_S
-            self._percentage = _fullest(reached(listeners(self._port), own), backlog_max())
-            return
+        sockets = reached(self._sockets.find(self._port), self._own_addresses())
         self._percentage = _fullest(sockets)
-        queries = {each.place: each.query for each in sockets}
-        if len(queries) == len({each.query for each in sockets}) <= QUERIES_MAX:
-            self._queries = tuple(queries.values())
+        self._search_by = now + SEARCH_S
+        self._search_from = now + (PROC_S if self._sockets.is_slow else SEARCH_MIN_S)
+        queries = {each.place: each.query for each in sockets if each.query}
+        can_be_asked = len(queries) == len({each.query for each in sockets}) <= QUERIES_MAX
+        self._queries = tuple(queries.values()) if can_be_asked else ()
 
 
-def _fullest(found: Collection[Listener], backlog: int | None = None) -> int | None:
-    """`backlog` is that of listeners whose own is unknown. None if it is unknown, too, or `found` is empty."""
-    backlogs = [(each.queued, backlog if each.backlog is None else each.backlog) for each in found]
+def _fullest(found: Collection[Listener]) -> int | None:
+    """An unknown backlog is taken to be the largest that there can be. None if that is unknown, or `found` is empty."""
+    backlogs = [(each.queued, backlog_max() if each.backlog is None else each.backlog) for each in found]
     return max((_fill(queued, most) for queued, most in backlogs if most is not None), default=None)
 
 

@@ -15,9 +15,10 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from rproxy.agent.accept_queue import listeners, queued, service_addresses
+from rproxy.agent.accept_queue import ListeningSockets, service_addresses
 from rproxy.agent.check_loop import TIMEOUT_S, CheckFailed
 from rproxy.agent.shell_command import CommandFailed, ShellCommand
+from rproxy.agent.sock_diag import Listener
 from rproxy.net.addresses import written
 
 QUEUE_POLL_S: Final = 0.005
@@ -97,6 +98,7 @@ class ConnectCheck:
         self._reactor = reactor
         self._port = port
         self._own_addresses = own_addresses
+        self._sockets = ListeningSockets(reactor.seconds)
         self._has_unaccepted = False
         """Whether a connection of an earlier check may still be queued: watch that instead of adding one each time."""
 
@@ -106,10 +108,11 @@ class ConnectCheck:
 
     def stop(self) -> None:
         """As `Check.stop`: a cancelled check has closed its connection."""
+        self._sockets.close()
 
     async def _run(self) -> None:
-        found = listeners(self._port)
-        before = sum(listener.queued for listener in found)
+        found = self._sockets.find(self._port)
+        before = _queued(found)
         if self._has_unaccepted and before:
             await self._shorter_queue(before)
             return
@@ -128,11 +131,16 @@ class ConnectCheck:
         wait_s = QUEUE_POLL_S
         while True:
             await deferLater(self._reactor, wait_s)
-            now = queued(self._port)
+            now = _queued(self._sockets.find(self._port))
             if now < length:
                 break
             length, wait_s = now, min(2 * wait_s, QUEUE_POLL_MAX_S)
         self._has_unaccepted = False
+
+
+def _queued(found: Collection[Listener]) -> int:
+    """The number of connections that are not yet accepted."""
+    return sum(listener.queued for listener in found)
 
 
 class HttpCheck:
@@ -143,6 +151,7 @@ class HttpCheck:
         self._reactor = reactor
         self._port = port
         self._own_addresses = own_addresses
+        self._sockets = ListeningSockets(reactor.seconds)
         self._path = path
 
     def run(self) -> Deferred[None]:
@@ -151,9 +160,10 @@ class HttpCheck:
 
     def stop(self) -> None:
         """As `Check.stop`: a cancelled check has closed its connection."""
+        self._sockets.close()
 
     async def _run(self) -> None:
-        hosts = service_addresses(listeners(self._port), self._own_addresses())
+        hosts = service_addresses(self._sockets.find(self._port), self._own_addresses())
         connection = await _connect(self._reactor, hosts, self._port)
         try:
             peer: Any = connection.transport.getPeer()

@@ -1,4 +1,4 @@
-"""Accept queues with their limits, from the kernel's sock_diag(7), which ss(8) reads as well. Linux only.
+"""Listening sockets and their accept queues, from the kernel's sock_diag(7), which ss(8) reads as well. Linux only.
 
 It costs a few microseconds, where reading /proc/net/tcp costs milliseconds on an idle host: that walks through the
 table of established connections to find the first of them.
@@ -10,12 +10,10 @@ import errno
 import os
 import socket
 import struct
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 import attrs
-
-from rproxy.agent.accept_queue import Listener
 
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
@@ -41,6 +39,8 @@ _QUEUE_AT: Final = _ID_AT + _ID_SIZE
 """Offset of idiag_expires, which idiag_rqueue and idiag_wqueue follow: of a listening socket, the number of connections
 in its accept queue, and the backlog that the kernel granted.
 """
+_ONE: Final = struct.Struct(f"=IH{_QUEUE_AT - 6}x4xII")
+"""An answer about one socket: the length and type of its header, and the queue as `_QUEUE`."""
 _ERRNO: Final = struct.Struct("=i")
 """Beginning of nlmsgerr, negative."""
 _MESSAGE_MIN: Final = _QUEUE_AT + _QUEUE.size
@@ -48,15 +48,31 @@ _COOKIE_SIZE: Final = 8
 
 
 @attrs.frozen
-class ListenSocket(Listener):
-    """A `Listener`. `query` asks for it again, and for no other one: its identity includes a cookie."""
+class Listener:
+    """A listening socket: the IP address it is bound to, and the number of connections in its accept queue.
 
-    query: bytes = attrs.field(kw_only=True)
+    `backlog` is what the queue may hold, None if unknown. `query` asks for this socket again, and for no other one: its
+    identity includes a cookie. /proc/net/tcp has neither.
+    """
+
+    host: str
+    queued: int
+    backlog: int | None = None
+    query: bytes = attrs.field(default=b"", kw_only=True)
 
     @property
     def place(self) -> bytes:
-        """What it has in common with the other sockets of its group, if it has SO_REUSEPORT."""
+        """What the `query` has in common with those of the other sockets of its SO_REUSEPORT group, if it has one."""
         return self.query[:-_COOKIE_SIZE]
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it is bound to every address, of one family or of both."""
+        return ip_address(self.host).is_unspecified
+
+    def may_accept(self, address: str) -> bool:
+        """Whether it may accept connections to a local address. Whether a wildcard IPv6 socket is dual is unknown."""
+        return self.host == address or (self.is_wildcard and (":" in self.host or ":" not in address))
 
 
 class SockDiag:
@@ -74,13 +90,13 @@ class SockDiag:
             self._socket.close()
             self._socket = None
 
-    def listening(self, port: int) -> list[ListenSocket]:
+    def listening(self, port: int) -> list[Listener]:
         """The sockets that listen on a TCP port, of both families.
 
         Costs more the more memory the host has: the kernel's table of listening sockets has a place for every 2 MB, up
         to 65,536.
         """
-        found: list[ListenSocket] = []
+        found: list[Listener] = []
         for family in (socket.AF_INET, socket.AF_INET6):
             request = _request(family, _ID_OF_PORT.pack(port), _DUMP)
             size = self._ask(request)
@@ -93,8 +109,10 @@ class SockDiag:
 
         Of sockets of one `place`, only one is found.
         """
-        self._message_end(0, self._ask(query))
-        queued, backlog = _QUEUE.unpack_from(self._answer, _QUEUE_AT)
+        size = self._ask(query)
+        length, kind, queued, backlog = _ONE.unpack_from(self._answer)
+        if kind != _SOCK_DIAG_BY_FAMILY or not _MESSAGE_MIN <= length <= size:
+            self._message_end(0, size)
         return queued, backlog
 
     def _ask(self, request: bytes) -> int:
@@ -103,12 +121,13 @@ class SockDiag:
             self._socket = _open()
         try:
             self._socket.send(request)
+            return self._socket.recv_into(self._answer)
         except OSError:
             self.close()
             raise
-        return self._receive()
 
     def _receive(self) -> int:
+        """The size of the next part of an answer."""
         assert self._socket is not None
         try:
             return self._socket.recv_into(self._answer)
@@ -116,7 +135,7 @@ class SockDiag:
             self.close()
             raise
 
-    def _take(self, size: int, family: int, found: list[ListenSocket]) -> bool:
+    def _take(self, size: int, family: int, found: list[Listener]) -> bool:
         """Add the sockets in a part of an answer. Returns whether another part follows."""
         at = 0
         while at < size:
@@ -126,7 +145,7 @@ class SockDiag:
             identity = bytes(self._answer[at + _ID_AT : at + _QUEUE_AT])
             queued, backlog = _QUEUE.unpack_from(self._answer, at + _QUEUE_AT)
             query = _request(family, identity)
-            found.append(ListenSocket(_host(family, identity), queued, backlog, query=query))
+            found.append(Listener(_host(family, identity), queued, backlog, query=query))
             at = (end + 3) & ~3
         return True
 

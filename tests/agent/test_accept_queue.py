@@ -1,4 +1,4 @@
-"""Listening sockets and their accept queues in /proc, and the addresses at which to connect."""
+"""Listening sockets and their accept queues, from sock_diag and /proc, and the addresses at which to connect."""
 
 from __future__ import annotations
 
@@ -7,13 +7,26 @@ import sys
 from pathlib import Path
 
 import pytest
+from twisted.internet.task import Clock
 
-from rproxy.agent import accept_queue
-from rproxy.agent.accept_queue import Listener, backlog_max, listeners, queued, reached, service_addresses
+from rproxy.agent import accept_queue, sock_diag
+from rproxy.agent.accept_queue import (
+    DIAG_RETRY_S,
+    ListeningSockets,
+    backlog_max,
+    proc_listeners,
+    reached,
+    service_addresses,
+)
+from rproxy.agent.sock_diag import Listener
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 FOUR, SIX = "10.1.1.1", "2001:db8::1"
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+
+
+def queued(port: int) -> int:
+    return sum(each.queued for each in proc_listeners(port))
 
 
 @LINUX
@@ -35,7 +48,7 @@ def test_a_listening_socket_is_found_with_those_that_wait_to_be_accepted(host: s
         server.bind((host, 0))
         server.listen(5)
         port = server.getsockname()[1]
-        assert listeners(port) == [Listener(seen, 0)]
+        assert proc_listeners(port) == [Listener(seen, 0)]
         target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(seen, seen)
         clients = [socket.create_connection((target, port)) for _ in range(3)]
         assert queued(port) == 3
@@ -45,16 +58,16 @@ def test_a_listening_socket_is_found_with_those_that_wait_to_be_accepted(host: s
         assert queued(port) == 2
         for client in clients:
             client.close()
-    assert listeners(port) == []
+    assert proc_listeners(port) == []
 
 
 @LINUX
 def test_a_port_that_is_only_bound_or_connected_from_is_none() -> None:
     with socket.socket() as bound, socket.create_server(("127.0.0.1", 0)) as server:
         bound.bind(("127.0.0.1", 0))
-        assert listeners(bound.getsockname()[1]) == []
+        assert proc_listeners(bound.getsockname()[1]) == []
         with socket.create_connection(server.getsockname()) as client:
-            assert listeners(client.getsockname()[1]) == []
+            assert proc_listeners(client.getsockname()[1]) == []
 
 
 def test_no_line_is_read_beyond_the_listening_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +76,7 @@ def test_no_line_is_read_beyond_the_listening_ones(tmp_path: Path, monkeypatch: 
     path = tmp_path / "tcp"
     path.write_text(HEAD + line.format(state="0A") + line.format(state="01") + "nonsense\n")
     monkeypatch.setattr(accept_queue, "_FILES", (str(path),))
-    assert listeners(8080) == [Listener("127.0.0.1", 7)]
+    assert proc_listeners(8080) == [Listener("127.0.0.1", 7)]
 
 
 @pytest.mark.parametrize("content", [None, "", HEAD, HEAD + "garbage\n", HEAD + "0: zz:1F90 x 0A 0:0\n", "\xff" * 100])
@@ -74,7 +87,7 @@ def test_an_unreadable_file_yields_nothing(
     if content is not None:
         path.write_bytes(content.encode("latin-1"))
     monkeypatch.setattr(accept_queue, "_FILES", (str(path), str(tmp_path)))
-    assert listeners(8080) == []
+    assert proc_listeners(8080) == []
     assert queued(8080) == 0
 
 
@@ -133,3 +146,28 @@ def test_the_kernels_longest_queue_is_read(tmp_path: Path, monkeypatch: pytest.M
             path.write_text(content)
         monkeypatch.setattr(accept_queue, "_SOMAXCONN", str(path))
         assert backlog_max() is None
+
+
+@LINUX
+def test_sock_diag_is_asked_and_proc_only_while_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    sockets = ListeningSockets(clock.seconds)
+    opened = []
+
+    def refuse() -> socket.socket:
+        opened.append(clock.seconds())
+        raise PermissionError(1, "Operation not permitted")
+
+    with socket.create_server(("127.0.0.1", 0), backlog=5) as server:
+        port = server.getsockname()[1]
+        with monkeypatch.context() as patch:
+            patch.setattr(sock_diag, "_open", refuse)
+            for _ in range(3):
+                assert sockets.find(port) == [Listener("127.0.0.1", 0)]
+                assert sockets.is_slow
+                clock.advance(DIAG_RETRY_S * 0.4)
+        assert opened == [0.0]
+        (found,) = sockets.find(port)
+        assert (found.host, found.backlog, sockets.is_slow) == ("127.0.0.1", 5, False)
+    assert sockets.find(port) == []
+    sockets.close()

@@ -16,9 +16,9 @@ import pytest
 import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet.task import deferLater
 
-from rproxy.agent.accept_queue import queued
 from rproxy.agent.check_loop import Check, CheckFailed
 from rproxy.agent.service_checks import CommandCheck, ConnectCheck, HttpCheck
+from rproxy.agent.sock_diag import SockDiag
 from tests.agent.processes import all_reaped, children
 from tests.integration.addresses import LOOPBACK, RefusingPort
 from tests.integration.polling import in_background
@@ -108,10 +108,11 @@ async def test_one_that_drops_what_we_send_is_not(closing: Closing) -> None:
 async def test_one_that_does_not_accept_is_not_and_gets_no_connection_more_until_it_does(closing: Closing) -> None:
     service = closing(Listener())
     port = service.address[1]
-    check = connect_check(port)
+    check, diag = connect_check(port), SockDiag()
     for _ in range(3):
         assert await outcome(check, 0.5) == f"connections to port {port} are made, but not accepted (time is up)"
-    assert queued(port) == 1
+    assert [each.queued for each in diag.listening(port)] == [1]
+    diag.close()
     service.accept()
     in_background(accept_all, service)
     assert await outcome(check) == ""

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rproxy.agent import sock_diag
-from rproxy.agent.accept_queue import Listener
-from rproxy.agent.sock_diag import ListenSocket, SockDiag
+from rproxy.agent.sock_diag import Listener, SockDiag
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sock_diag is Linux's")
 Listen = Callable[..., int]
@@ -50,7 +49,7 @@ def listen() -> Iterator[Listen]:
         server.close()
 
 
-def seen(found: list[ListenSocket]) -> list[Listener]:
+def seen(found: list[Listener]) -> list[Listener]:
     return [Listener(each.host, each.queued, each.backlog) for each in found]
 
 
