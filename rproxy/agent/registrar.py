@@ -102,7 +102,8 @@ class Registrar:
         self._looking_up = LoopingCall(self._look_up)
         self._registering.clock = self._looking_up.clock = agent.environment.clock
         self._timeout: IDelayedCall | None = None
-        """While the proxy probes, runs out after `SILENCE_S`; otherwise at the next retry."""
+        """While the proxy probes, checks whether it has been silent for `_silence_s`; otherwise, the next retry."""
+        self._silence_s = self._shortened(SILENCE_S)
         self._retry_s = RETRY_S
         self._retries = 0
         """Since the proxy last probed."""
@@ -118,7 +119,7 @@ class Registrar:
         """Register now and from now on."""
         keep_looping(self._registering, self._agent.registration.interval_s, now=True, failed=self._failed)
         keep_looping(self._looking_up, LOOKUP_S, now=False, failed=self._failed)
-        self._restart_timeout(RETRY_S)
+        self._set_timeout(self._shortened(RETRY_S))
 
     def _failed(self, failure: Failure) -> None:
         self.log.failure("registering with {proxy}", failure, proxy=written(self._proxy))
@@ -164,29 +165,31 @@ class Registrar:
                 "{proxy} probes this agent", proxy=name if source == self._proxy else f"{name} ({written(source)})"
             )
         self.probed_at = self._agent.environment.clock.seconds()
-        self._retry_s, self._retries = RETRY_S, 0
-        self._restart_timeout(SILENCE_S)
         return True
 
-    def _restart_timeout(self, delay_s: float) -> None:
+    def _shortened(self, delay_s: float) -> float:
         """Jitter only shortens: the constants remain upper bounds."""
-        environment = self._agent.environment
-        delay_s *= 1 - JITTER * environment.jitter()
-        if self._timeout is None:
-            self._timeout = environment.clock.callLater(delay_s, self._timed_out)
-        else:
-            self._timeout.reset(delay_s)
+        return delay_s * (1 - JITTER * self._agent.environment.jitter())
+
+    def _set_timeout(self, delay_s: float) -> None:
+        """Probes do not restart it: it runs out in time to notice a silence, and is then set to what is left of it."""
+        self._timeout = self._agent.environment.clock.callLater(delay_s, self._timed_out)
 
     def _timed_out(self) -> None:
         self._timeout = None
         if self._addresses.is_probing:
+            left_s = self.probed_at + self._silence_s - self._agent.environment.clock.seconds()
+            if left_s > 0:
+                self._set_timeout(left_s)
+                return
             self._probing_stopped()
         else:
             self._retry()
-        self._restart_timeout(self._retry_s)
+        self._set_timeout(self._shortened(self._retry_s))
         self.register()
 
     def _probing_stopped(self) -> None:
+        self._retry_s, self._retries = RETRY_S, 0
         self._addresses.probing_stopped()
         self._hint.restart(self._agent.environment.clock.seconds())
         self._agent.unknown_prober = None

@@ -176,6 +176,12 @@ class UdpPorts:
 
     def __init__(self, ports: Sequence[BoundedPort]) -> None:
         self.ports = tuple(ports)
+        self._of_ipv4, self._of_ipv6 = (
+            next(
+                (port for port in ports if port.binding.is_dual or (port.addressFamily == socket.AF_INET6) is six), None
+            )
+            for six in (False, True)
+        )
 
     def startListening(self) -> None:
         """Open all or none, on the same port number. Raises `CannotListenError`."""
@@ -203,11 +209,10 @@ class UdpPorts:
 
     def write(self, datagram: bytes, address: Address, source: str = "") -> bool:
         """`BoundedPort.send` of the port whose family is the address's. Raises `OSError`, also if there is none."""
-        six = ":" in address[0]
-        for port in self.ports:
-            if port.binding.is_dual or six is (port.addressFamily == socket.AF_INET6):
-                return port.send(datagram, address, source)
-        raise OSError(errno.EAFNOSUPPORT, "this port does not speak the address's family")
+        port = self._of_ipv6 if ":" in address[0] else self._of_ipv4
+        if port is None:
+            raise OSError(errno.EAFNOSUPPORT, "this port does not speak the address's family")
+        return port.send(datagram, address, source)
 
 
 def udp_ports(port: IListeningPort) -> Sequence[IListeningPort]:
