@@ -27,7 +27,10 @@ from rproxy.net.binding import Binding, bindings
 from rproxy.net.pktinfo import HAS_PKTINFO, NOT_LOCAL, arrival_address, request_pktinfo, source_control
 
 READ_MAX: Final = 256
-"""Datagrams read in one wake-up. Twisted bounds their bytes, at 256 KiB, which empty ones never reach."""
+"""Datagrams read in one wake-up. Twisted bounds their bytes, at 256 KiB, which empty ones never reach.
+
+The first wake-up after a pause of `WAKE_UPS_S` reads one: there is rarely another, and to find none is a system call.
+"""
 DATAGRAM_MAX: Final = 64
 """Bytes read of a datagram: more than any PDU has, so that longer datagrams are noticed."""
 WAKE_UPS_MAX: Final = 4
@@ -103,11 +106,12 @@ class BoundedPort(udp.Port):
     def doRead(self) -> None:
         """Pass received datagrams to the protocol; exceptions of `datagramReceived` are logged."""
         self._pace()
+        most = READ_MAX if self._wake_ups > 1 else 1
         if self._control_size:
-            self._read_with_local_address()
+            self._read_with_local_address(most)
             return
         receive, take = self.socket.recvfrom, self.protocol.datagramReceived
-        for _ in range(READ_MAX):
+        for _ in range(most):
             try:
                 datagram, address = receive(DATAGRAM_MAX)
             except OSError:  # nothing left; or an ICMP error about a datagram sent, whose lost probe shows as much
@@ -117,10 +121,10 @@ class BoundedPort(udp.Port):
             except Exception:
                 self.log.failure("a datagram was not taken in")
 
-    def _read_with_local_address(self) -> None:
+    def _read_with_local_address(self, most: int) -> None:
         """`doRead` with local addresses, which costs about 0.5 µs more a datagram."""
         receive, take, size = self.socket.recvmsg, self.protocol.datagramReceived, self._control_size
-        for _ in range(READ_MAX):
+        for _ in range(most):
             try:
                 datagram, control, _, address = receive(DATAGRAM_MAX, size)
             except OSError:
