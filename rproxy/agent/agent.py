@@ -130,7 +130,7 @@ class Agent(DatagramProtocol):
             self.log.debug(">> [{proxy}] {pdu}", proxy=written(source), pdu=probe)
         now = self.environment.clock.seconds()
         if self._probed(source, probe, registrars):
-            self._echo.heard(source, probe, now)
+            self._echo.record(source, probe, now)
         load, others = self._sample(), self._echo.others(source, now)
         answer = ProbeResponse(
             probe.sequence, probe.token, load.cpu, load.memory, load.application, load.tcp, self.draining, others
@@ -138,9 +138,10 @@ class Agent(DatagramProtocol):
         registrars[0].send_to(source, answer, local)
 
     def _probed(self, source: Address, probe: ProbeRequest, registrars: Sequence[Registrar]) -> bool:
-        """Tell `registrars`, several if their names resolve to one proxy. Returns whether the probe is not replayed.
+        """Pass a probe to `registrars`: several if their names resolve to one proxy. Returns False if it is replayed.
 
-        One that another proxy has sent before is, too: the seal does not cover the address that a probe comes from.
+        The tokens of all proxies are checked together: the seal does not cover the source address, so that a probe of
+        one proxy can be replayed from the address of another.
         """
         if self.is_keyed:
             self._tokens = self._tokens or TokenFilter(len(self._registrars))
@@ -153,8 +154,8 @@ class Agent(DatagramProtocol):
     def _open_probe(self, datagram: bytes, own: str) -> ProbeRequest | None:
         """The probe in a datagram that was sent to this host's address `own`; None, and counted, if it holds none.
 
-        A probe for another instance, that of an earlier start of this agent, is not answered, and is no sign that the
-        proxy knows this one.
+        A probe for another instance (an earlier start of this agent) is not answered, and does not show that the proxy
+        knows this one.
         """
         try:
             pdu = decode(self.envelope.open(datagram, own))

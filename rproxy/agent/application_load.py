@@ -21,13 +21,13 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 class ApplicationLoad(Protocol):
-    """A source of the service's load, in percent. `start` is called once, then `percentage`, then `stop` once."""
+    """A source of the service's load. `start` is called once, then `percentage` repeatedly, then `stop` once."""
 
     def start(self) -> None:
-        """The agent starts. Opens and runs what it needs; does not block or raise."""
+        """Open and start what is needed. Called when the agent starts; must neither block nor raise."""
 
     def stop(self) -> None:
-        """The agent stops: release everything. Also called if `start` was not."""
+        """Release everything. Called when the agent stops, even if `start` was not called."""
 
     def percentage(self) -> int | None:
         """The load now, 0..100, or as of a short time ago; None if it is unknown.
@@ -50,7 +50,7 @@ class ApplicationSampler:
 
 
 class BadLoad(Exception):
-    """What was to be the load is none; the message says why, for the log."""
+    """The text is not a load; the message says why, for the log."""
 
 
 def parse_load(text: bytes) -> int:

@@ -35,15 +35,15 @@ class CpuLimit:
 
 
 class CgroupCpu:
-    """CPU times of a cgroup: the one with the tightest limit, if that is less than the host has.
+    """CPU times of the cgroup with the tightest limit, if that is less than the host has.
 
-    Of several cgroups with the same limit the outermost counts: the others' use is part of its own.
+    Of several cgroups with the same limit, the outermost is taken: its use includes that of the others.
     """
 
     def __init__(self, own: OwnCgroups, host_cpus: Callable[[float], int], *, unlimited: bool) -> None:
         """`host_cpus` returns how many CPUs the host has; it gets the time.
 
-        With `unlimited`, a process whose cgroups have no limit has the times of its own cgroup, of all of the host's
+        With `unlimited`, the times of a process without limits are those of its own cgroup, out of all of the host's
         CPUs.
         """
         self._own = own
@@ -55,10 +55,13 @@ class CgroupCpu:
         self._used_s: float | None = None
         """As last read, since `_file` was first."""
         self._busy = 0.0
-        """Time used, in s of all CPUs that were allowed at that time."""
+        """CPU time used, divided by the number of CPUs allowed at the time, in s."""
 
     def times(self, now: float) -> CpuTimes | None:
-        """The times; None if the host's count. `now` is in seconds, monotonic. Raises `UnreadableFigure`."""
+        """The times; None if no limit applies: the host's are to be used. `now` is in seconds, monotonic.
+
+        Raises `UnreadableFigure`.
+        """
         if now - self._found_at >= LIMITS_S:
             self._find(now)
         if self._limit is None or self._file is None:

@@ -37,20 +37,20 @@ class MemoryLimit:
 
 
 class CgroupMemory:
-    """Memory of a cgroup: the one with the lowest limit, if that is less than the host has.
+    """Memory of the cgroup with the lowest limit, if that is less than the host has.
 
     Page cache and other memory that the kernel can reclaim does not count as used, as in the host's own figure
     (MemAvailable): a service that reads files fills any limit with them. Files that are in use all the time are
     reclaimable, too; taking them away slows the service down, which is then seen as memory pressure. Kubernetes' and
     Docker's figures take off the inactive ones only, which are fewer and fewer the larger the cgroup is.
 
-    Of several cgroups with the same limit the outermost counts: the others' use is part of its own.
+    Of several cgroups with the same limit, the outermost is taken: its use includes that of the others.
     """
 
     def __init__(self, own: OwnCgroups, host_memory: Callable[[float], int], *, unlimited: bool) -> None:
         """`host_memory` returns the bytes that the host has; it gets the time.
 
-        With `unlimited`, a process whose cgroups have no limit has the memory of its own cgroup, of all that the host
+        With `unlimited`, the memory of a process without limits is that of its own cgroup, out of all that the host
         has.
         """
         self._own = own
@@ -63,11 +63,11 @@ class CgroupMemory:
 
     @property
     def limit(self) -> MemoryLimit | None:
-        """The limit that counted when the percentage was last read; None if the host's did."""
+        """The limit that applied when the percentage was last read; None if none did."""
         return self._limit
 
     def percentage(self, now: float) -> int | None:
-        """Memory in use, 0..100; None if the host's counts. `now` is in seconds, monotonic.
+        """Memory in use, 0..100; None if no limit applies: the host's is to be used. `now` is in seconds, monotonic.
 
         Raises `UnreadableFigure`.
         """

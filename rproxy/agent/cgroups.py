@@ -120,7 +120,7 @@ def _unescaped(code: re.Match[str]) -> str:
 
 
 def _below(root: str, path: str) -> tuple[str, ...] | None:
-    """The names from the cgroup `root` down to `path`; None if it is not below `root`, or by names that are not known.
+    """The names from the cgroup `root` down to `path`; None if it is not below `root` or they are not visible.
 
     Both are relative to the root of the cgroup namespace, and may be above it: ``/..`` is its parent.
     """
@@ -128,7 +128,7 @@ def _below(root: str, path: str) -> tuple[str, ...] | None:
     if own[: len(above)] == above:
         inner = own[len(above) :]
     elif set(above) == {_ABOVE}:
-        return ()  # the mount shows an ancestor, from which the names down to this process's cgroup are not known
+        return ()  # the mount shows an ancestor; the names from there down to this process's cgroup are not visible
     else:
         return None
     return None if _ABOVE in inner else inner

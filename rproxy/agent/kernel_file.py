@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 
 from rproxy.net.files import open_nonblocking
 
-REOPEN_S: Final = 30.0
+REOPEN_S: Final = 10.0
 """A kept file is opened anew after this time: another one may have been mounted in its place."""
 _SIZE: Final = 4096
 """Bytes first read of a kept file."""
@@ -25,7 +25,7 @@ class UnreadableFigure(Exception):
 
 
 class MissingFile(UnreadableFigure):
-    """There is no file of that name."""
+    """The file does not exist."""
 
 
 class KernelFile(Generic[T]):

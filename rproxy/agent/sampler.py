@@ -18,7 +18,7 @@ SAMPLE_INTERVAL_S: Final = 0.5
 MEMORY_INTERVAL_S: Final = 2.0
 """Memory younger than this is reported again: it changes slowly."""
 CPU_STALL_S: Final = 10.0
-"""CPU times that have not grown for this long are wrong."""
+"""If CPU times have not grown for this long, CPU use is unknown."""
 LOG_INTERVAL_S: Final = 5.0
 """At most one line per figure in this time says whether it can be read."""
 
@@ -110,7 +110,10 @@ class HostSampler:
 
 
 class _CpuUse:
-    """CPU use, averaged over at least `SAMPLE_INTERVAL_S` of the agent's clock and the kernel's; either may stall."""
+    """CPU use, averaged over at least `SAMPLE_INTERVAL_S` by both the agent's clock and the kernel's times.
+
+    Either may stand still for a while, as in a virtual machine.
+    """
 
     def __init__(self, cpu_times: Callable[[float], CpuTimes]) -> None:
         self._cpu_times = cpu_times

@@ -1,4 +1,4 @@
-"""What an agent's figures are of: the host, or the cgroup in which it runs, as in a container."""
+"""Whose CPU and memory an agent reports: the host's, or those of its cgroup, as in a container."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rproxy.agent.sampler import Figures
 
 
 class Scope(StrEnum):
-    """What CPU and memory are reported of. TCP connections are always those of the network namespace."""
+    """Whose CPU and memory are reported. TCP connections are always those of the network namespace."""
 
     HOST = "host"
     CGROUP = "cgroup"
-    """The limits of the cgroup, or, for what it has no limit, its own share of the host."""
+    """Use of the cgroup's limit; for a resource without a limit, the cgroup's own use as a share of the host."""
     AUTO = "auto"
-    """The limits of the cgroup, and the host for what it has no limit."""
+    """Use of the cgroup's limit; for a resource without a limit, the use of the host."""
 
 
 def figures(scope: Scope) -> Figures:

@@ -26,7 +26,7 @@ class Telling:
         """What the proxy at `source`, which says that, is told."""
         number = self._next[source] if sequence is None else sequence % (UINT32_MAX + 1)
         self._next[source] = number + 1
-        self._echo.heard(source, ProbeRequest(number, 1, sessions), self.now)
+        self._echo.record(source, ProbeRequest(number, 1, sessions), self.now)
         return self.told(source)
 
     def told(self, source: Address) -> int | None:
@@ -139,5 +139,5 @@ def test_the_table_holds_no_address_that_is_no_proxys_any_longer() -> None:
     for number in range(100):
         address = (f"10.2.0.{number}", 5555)
         telling.present = [address]
-        telling._echo.heard(address, ProbeRequest(number * 1000, 1, 1), telling.now)
+        telling._echo.record(address, ProbeRequest(number * 1000, 1, 1), telling.now)
     assert telling.told(A) == 1

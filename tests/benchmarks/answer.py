@@ -4,9 +4,10 @@ Real agents of a service, with plain and with keyed PDUs, are probed at fixed ra
 once*), over the loopback address. What counts is the CPU time of the whole process, registrations and samples included,
 by its answers.
 
-Between two probes a process sleeps, and caches, TLB and branch predictors forget it: at ten probes a second waking up
-costs more than all that is done. So beside the agents a program is probed that does nothing but send each datagram back
-through Twisted; *more* is what an agent's answer costs beyond that, the median of the rounds' differences.
+Between two probes the process sleeps, and other work evicts its code and data from caches, TLB and branch predictors:
+at ten probes a second, waking up costs more than all the work. So a program that only sends each datagram back through
+Twisted is probed beside the agents; *more* is what an agent's answer costs beyond that, the median of the rounds'
+differences.
 Exits with status 1 when an aim is missed.
 """
 
@@ -104,8 +105,8 @@ def _asking() -> Iterator[socket.socket]:
 def agent(folder: Path, envelope: Envelope, *options: str) -> Iterator[Asked]:
     """A real agent, whose only proxy is the socket that asks it."""
     with _asking() as asking:
-        told = ["--proxy", f"{LOOPBACK}:{asking.getsockname()[1]}", "--port", "0", *options]
-        with quiet(Twistd(folder, "rproxy-agent", *told)) as process:
+        words = ["--proxy", f"{LOOPBACK}:{asking.getsockname()[1]}", "--port", "0", *options]
+        with quiet(Twistd(folder, "rproxy-agent", *words)) as process:
             _, address = asking.recvfrom(64)
             yield Asked(process.pid, asking, address, envelope)
 
@@ -135,12 +136,12 @@ def run(chosen: argparse.Namespace) -> dict[str, Costs]:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         service = stack.enter_context(socket.create_server((LOOPBACK, 0)))
-        told = ["--service-port", str(service.getsockname()[1]), "--check", "none"]
+        words = ["--service-port", str(service.getsockname()[1]), "--check", "none"]
         key = write_keyring(folder / "keys")
         asked = {
             "echo": stack.enter_context(echo()),
-            "plain": stack.enter_context(agent(folder, Unsealed(), *told)),
-            "keyed": stack.enter_context(agent(folder, Sealed((key,)), *told, "--keyring", str(folder / "keys"))),
+            "plain": stack.enter_context(agent(folder, Unsealed(), *words)),
+            "keyed": stack.enter_context(agent(folder, Sealed((key,)), *words, "--keyring", str(folder / "keys"))),
         }
         for each in asked.values():
             for _ in range(WARM_UP):

@@ -30,7 +30,7 @@ SERVICE: Address = (LOOPBACK, 80)
 
 
 @attrs.frozen
-class Told:
+class Asked:
     """An agent, and a proxy that it answers."""
 
     agent: Twistd
@@ -44,76 +44,76 @@ class Told:
         poll(lambda: self.load() == load, READY_S, f"a load of {load}", every_s=0.05)
 
 
-def agent_of(start: Starter, service: Address, *options: str, reactor: str = "epoll") -> Told:
+def agent_of(start: Starter, service: Address, *options: str, reactor: str = "epoll") -> Asked:
     proxy = FakeProxy(Peer(PLAIN))
     start.closing(proxy.peer.close)
-    told = ["--proxy", written(proxy.peer.address), "--port", "0", "--check", "none"]
-    told += ["--service-port", str(service[1]), *options]
-    agent = start.elsewhere().twistd("rproxy-agent", *told, reactor=reactor)
+    words = ["--proxy", written(proxy.peer.address), "--port", "0", "--check", "none"]
+    words += ["--service-port", str(service[1]), *options]
+    agent = start.elsewhere().twistd("rproxy-agent", *words, reactor=reactor)
     assert isinstance(proxy.peer.hear(), Register)
-    return Told(agent, proxy)
+    return Asked(agent, proxy)
 
 
 @LINUX
 @every_reactor
-def test_an_accept_queue_that_fills_is_told_and_so_is_one_that_is_emptied(start: Starter, reactor: str) -> None:
+def test_an_accept_queue_is_reported_as_it_fills_and_empties(start: Starter, reactor: str) -> None:
     service = Listener(backlog=8)
     start.closing(service.close)
-    told = agent_of(start, service.address, reactor=reactor)
-    assert told.load() == 0
+    asked = agent_of(start, service.address, reactor=reactor)
+    assert asked.load() == 0
     clients = []
     for _ in range(12):
         clients.append(socket.socket())
         start.closing(clients[-1].close)
         clients[-1].setblocking(False)
         clients[-1].connect_ex(service.address)
-    told.wait_until(100)
+    asked.wait_until(100)
     for _ in range(7):
         service.accept()
-    poll(lambda: (told.load() or 0) <= 75, READY_S, "the queue has become shorter")
+    poll(lambda: (asked.load() or 0) <= 75, READY_S, "the queue has become shorter")
     service.close()
-    told.wait_until(None)
-    assert failures(told.agent.log) == []
+    asked.wait_until(None)
+    assert failures(asked.agent.log) == []
 
 
 def test_without_a_service_port_there_is_no_queue_to_read(start: Starter) -> None:
     assert agent_of(start, (LOOPBACK, 0)).load() is None
 
 
-def test_a_file_is_told_instead(start: Starter, tmp_path: Path) -> None:
+def test_the_load_in_a_file_is_reported_instead(start: Starter, tmp_path: Path) -> None:
     file = tmp_path / "load"
-    told = agent_of(start, SERVICE, "--load-file", str(file))
-    assert told.load() is None
+    asked = agent_of(start, SERVICE, "--load-file", str(file))
+    assert asked.load() is None
     for text, load in (("37.6\r\n", 38), ("100", 100), ("101", None), ("0", 0)):
         file.write_text(text)
-        told.wait_until(load)
+        asked.wait_until(load)
     why = f"{file}: No such file or directory"
-    assert told.agent.log.count(f"the service's load cannot be read and is reported as unknown: {why}\n") == 1
-    assert told.agent.log.count("the service's load can") <= 3
-    assert failures(told.agent.log) == []
+    assert asked.agent.log.count(f"the service's load cannot be read and is reported as unknown: {why}\n") == 1
+    assert asked.agent.log.count("the service's load can") <= 3
+    assert failures(asked.agent.log) == []
 
 
 @every_reactor
-def test_a_command_is_told_instead_and_delays_no_answer_and_no_stop(
+def test_the_load_that_a_command_prints_is_reported_instead_and_delays_no_answer_and_no_stop(
     start: Starter, tmp_path: Path, reactor: str
 ) -> None:
     file, pids = tmp_path / "load", tmp_path / "pids"
     file.write_text("warming up\n55\n")
-    told = agent_of(
+    asked = agent_of(
         start,
         SERVICE,
         "--load-command",
         f"cat {file} && exit; echo $$ >> {pids}; sleep 1000 & sleep 1000",
         reactor=reactor,
     )
-    told.wait_until(55)
+    asked.wait_until(55)
     file.unlink()
     poll(pids.exists, READY_S, "it hangs")
-    assert told.load() == 55
-    told.agent.stop(within_s=2)
+    assert asked.load() == 55
+    asked.agent.stop(within_s=2)
     (pid,) = pids.read_text().split()
     assert not group_exists(int(pid))
-    assert failures(told.agent.log) == []
+    assert failures(asked.agent.log) == []
 
 
 def group_exists(pid: int) -> bool:
@@ -129,9 +129,9 @@ def group_exists(pid: int) -> bool:
 @every_reactor
 def test_neither_processes_nor_descriptors_pile_up(start: Starter, tmp_path: Path, reactor: str) -> None:
     file = tmp_path / "runs"
-    told = agent_of(start, SERVICE, "--load-command", f"echo >> {file}; sleep 100 & wc -l < {file}", reactor=reactor)
-    told.wait_until(1)
-    before = told.agent.descriptors()
-    told.wait_until(4)
-    poll(lambda: told.agent.descriptors() == before, READY_S, "its descriptors are as before", every_s=0.01)
-    poll(lambda: not children(told.agent), READY_S, "no process is left", every_s=0.01)
+    asked = agent_of(start, SERVICE, "--load-command", f"echo >> {file}; sleep 100 & wc -l < {file}", reactor=reactor)
+    asked.wait_until(1)
+    before = asked.agent.descriptors()
+    asked.wait_until(4)
+    poll(lambda: asked.agent.descriptors() == before, READY_S, "its descriptors are as before", every_s=0.01)
+    poll(lambda: not children(asked.agent), READY_S, "no process is left", every_s=0.01)
