@@ -85,6 +85,17 @@ def test_a_proxy_that_goes_on_probing_is_not_registered_with_between_the_interva
     assert bench.registered() == [0]
 
 
+def test_a_probe_touches_no_timer_and_after_a_stop_starts_none() -> None:
+    bench = Bench()
+    run_probed(bench, 3)
+    before = [(call, call.getTime()) for call in bench.clock.getDelayedCalls()]
+    bench.probe()
+    assert [(call, call.getTime()) for call in bench.clock.getDelayedCalls()] == before
+    bench.agent.stopProtocol()
+    bench.probe()
+    assert bench.clock.getDelayedCalls() == []
+
+
 def test_the_first_probe_and_a_silence_are_logged_once_each() -> None:
     bench = Bench()
     with logged() as events:
