@@ -117,7 +117,15 @@ class DelayEstimates(Ranked, ABC):
         record: DelayRecord = self._places.get(backend) or self._place(backend)
         counts = backend.counts
         ours = counts.pending + counts.established
-        self._pass_time(record, ours - 1, ours, now)
+        spent_s, foreign, shared, apart = record.spent_s, record.foreign, record.shared, record.apart
+        before = ours - 1
+        if before:
+            spent_s += (now - record.spent_at) * before * (shared / (before + foreign) + apart)
+            record.spent_s = spent_s
+        record.spent_at = now
+        grows_at = now + GROWTH * spent_s / (ours * (shared / (ours + foreign) + apart))
+        if grows_at < record.grows_at:
+            record.grows_at = grows_at
         record.chosen = next(self._order)
         if record.turn > self._time:
             self._time = record.turn
@@ -136,7 +144,7 @@ class DelayEstimates(Ranked, ABC):
         counts = backend.counts
         ours = counts.pending + counts.established
         self._pass_time(record, ours + 1, ours, now, True)
-        self._enter(backend)
+        self._enter(record)
 
     def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`."""
@@ -157,7 +165,7 @@ class DelayEstimates(Ranked, ABC):
         self._hear(backend, record)
         self._settle_rate(record, now)
         self._pass_time(record, ours, ours, now, True)
-        self._enter(backend)
+        self._enter(record)
         return record.reason
 
     def _pass_time(self, record: DelayRecord, before: int, after: int, now: float, falls: bool = False) -> None:
@@ -174,13 +182,21 @@ class DelayEstimates(Ranked, ABC):
             grows_at = now + GROWTH * record.fades_s
         if after:
             rate = after * (record.shared / (after + foreign) + record.apart)
-            grows_at = min(grows_at, now + GROWTH * spent_s / rate)
+            longer_at = now + GROWTH * spent_s / rate
+            if longer_at < grows_at:
+                grows_at = longer_at
         if spent_s < record.least_s * record.finished:
             spent_s = record.least_s * record.finished
         record.spent_s, record.spent_at, record.grows_at = spent_s, now, grows_at
         pace = spent_s / record.finished * record.pool_rate
-        record.pace = pace * record.brake
-        record.idle_pace = (max(1.0, pace / TIE) if pace > 1 else min(1.0, pace * TIE)) * record.brake
+        brake = record.brake
+        record.pace = pace * brake
+        idle = 1.0
+        if pace > TIE:
+            idle = pace / TIE
+        elif pace * TIE < 1:
+            idle = pace * TIE
+        record.idle_pace = idle * brake
 
     def _served(self, record: DelayRecord, served_s: float, now: float) -> None:
         """A session has ended that was served for so long."""
@@ -307,8 +323,7 @@ class DelayEstimates(Ranked, ABC):
             self._weighted, self._normal_weight = weights.differ, mean
             for each in self._places.values():
                 self._settle_weight(each)
-            for other in list(self._places):
-                self._enter(other)
+            self._enter_all(self._places)
         self._settle_weight(record)
 
     def _settle_weight(self, record: DelayRecord) -> None:
@@ -319,7 +334,7 @@ class DelayEstimates(Ranked, ABC):
             self._set_step(record, record.inverse_weight)
 
     def _new_place(self, backend: Backend) -> DelayRecord:
-        record = DelayRecord(self._now)
+        record = DelayRecord(backend, self._now)
         record.turn = self._time
         record.pool_rate = self._rate
         record.finished = record.prior = PRIOR if self._log_rates.count else PRIOR_AT_FIRST

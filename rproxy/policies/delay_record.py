@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from rproxy.policies.ranked import Place
+from rproxy.pool.backend import Backend
 
 
 class DelayRecord(Place):
@@ -60,8 +61,8 @@ class DelayRecord(Place):
         "weight",
     )
 
-    def __init__(self, now: float) -> None:
-        super().__init__()
+    def __init__(self, backend: Backend, now: float) -> None:
+        super().__init__(backend)
         # The rank.
         self.inverse_weight = 1.0
         """The normal weight over its own."""

@@ -49,10 +49,12 @@ class ExpectedDelayPolicy(DelayEstimates):
         if place.long_share:
             share, room = place.long_share, place.cpu_room - seen * place.cpu_each
             crowded = 1 / room if room > ROOM_MIN else 1 / ROOM_MIN + (ROOM_MIN - room) / ROOM_MIN**2
-            delay = delay ** (1 - share) * (crowded * place.inverse_speed) ** share
+            delay *= (crowded * place.inverse_speed / delay) ** share
         if self._weighted:
-            turn, time = place.turn, self._time
-            delay += turn if turn > time else time
+            time = self._time
+            delay += time
+            if delay < place.turn + idle:  # a turn counts for no more than the sessions that it has brought
+                delay = place.turn + idle
         return (int(delay * STEPS), 0.0)
 
     def explain(self, backend: Backend, now: float) -> Explanation:

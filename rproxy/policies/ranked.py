@@ -7,7 +7,7 @@ number of back-ends.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import Any, Final
@@ -18,10 +18,10 @@ from rproxy.pool.policy import Explanation
 
 Rank = tuple[float, float]
 
-_Entry = tuple[bool, float, float, int, Backend]
-"""Of the heap: (failed, rank, rank, last chosen, back-end). Live only if it is its back-end's `Place.entry`.
+_Entry = tuple[bool, float, float, int, "Place"]
+"""Of the heap: (failed, rank, rank, last chosen, place). Live only if it is the `Place.entry` of that place.
 
-The fourth differs between back-ends, so that two of them are never compared.
+The fourth differs between back-ends, so that two places are never compared.
 """
 _NEVER_CHOSEN: Final = -(1 << 62)
 """Back-ends that were never chosen are numbered from here, and so precede all others."""
@@ -34,9 +34,10 @@ class Place:
     values derived from a report, and is dropped at the next one.
     """
 
-    __slots__ = ("chosen", "entry", "failed", "figures", "step", "turn")
+    __slots__ = ("backend", "chosen", "entry", "failed", "figures", "step", "turn")
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
         self.entry: _Entry | None = None
         self.chosen = 0
         self.failed = False
@@ -80,7 +81,7 @@ class Ranked(ABC):
 
     def _new_place(self, backend: Backend) -> Place:
         """Of a back-end that is seen for the first time, or again."""
-        place = Place()
+        place = Place(backend)
         place.turn = self._time
         return place
 
@@ -93,24 +94,26 @@ class Ranked(ABC):
     ) -> Backend | None:
         """See `Policy`."""
         self._now = now
-        if len(self._heap) > self._most or not self._heap:
-            self._rebuild(eligible)
-        heap, places = self._heap, self._places
+        if len(self._heap) > self._most:
+            self._compact()
+        if len(self._heap) < len(eligible):
+            self._enter_all(eligible)
+        heap = self._heap
         held: list[_Entry] | None = None
         found = None
         while heap:
             old = heap[0]
-            backend = old[4]
-            place = places.get(backend)
-            if place is None or place.entry is not old:
+            place = old[4]
+            if place.entry is not old:
                 heappop(heap)
                 continue
+            backend = place.backend
             if backend.slot < 0:
                 heappop(heap)
                 self._drop(backend)
                 continue
             first, second = self._rank(backend, place)
-            entry = (place.failed, first, second, place.chosen, backend)
+            entry = (place.failed, first, second, place.chosen, place)
             if entry > old:
                 place.entry = entry
                 heapreplace(heap, entry)
@@ -159,7 +162,7 @@ class Ranked(ABC):
         place = self._places.get(backend) or self._place(backend)
         place.failed = False
         place.figures = None
-        self._enter(backend)
+        self._enter(place)
         return None
 
     def _place(self, backend: Backend) -> Any:
@@ -170,13 +173,13 @@ class Ranked(ABC):
             place.chosen = next(self._arrivals)
         return place
 
-    def _enter(self, backend: Backend) -> None:
+    def _enter(self, place: Place) -> None:
         """Push a back-end whose rank has fallen; nothing if it is not eligible."""
+        backend = place.backend
         if backend.slot < 0:
             return
-        place = self._places.get(backend) or self._place(backend)
         first, second = self._rank(backend, place)
-        entry = (place.failed, first, second, place.chosen, backend)
+        entry = (place.failed, first, second, place.chosen, place)
         old = place.entry
         if old is not None:
             if entry >= old:
@@ -192,7 +195,9 @@ class Ranked(ABC):
     def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
         """See `Policy`."""
         self._now = now
-        self._enter(backend)
+        place = self._places.get(backend)
+        if place is not None:
+            self._enter(place)
 
     def explain(self, backend: Backend, now: float) -> Explanation:
         """See `Policy`: the first part of the rank; the second one decides only between equal ones."""
@@ -202,21 +207,18 @@ class Ranked(ABC):
     def _drop(self, backend: Backend) -> None:
         place = self._places.pop(backend, None)
         if place is not None:
+            place.entry = None
             self._dropped(place)
 
     def _compact(self) -> None:
         """Remove dead entries. Also called when nothing is chosen for long, so that the heap stays bounded."""
         for backend in [backend for backend in self._places if backend.slot < 0]:
             self._drop(backend)
-        self._heap = [entry for entry in self._heap if self._is_live(entry)]
+        self._heap = [entry for entry in self._heap if entry[4].entry is entry]
         heapify(self._heap)
         self._most = 2 * len(self._heap) + 64
 
-    def _is_live(self, entry: _Entry) -> bool:
-        place = self._places.get(entry[4])
-        return place is not None and place.entry is entry
-
-    def _rebuild(self, eligible: Sequence[Backend]) -> None:
-        self._compact()
-        for backend in eligible:
-            self._enter(backend)
+    def _enter_all(self, backends: Iterable[Backend]) -> None:
+        """Enter many at once: their ranks have changed, or they are not known yet."""
+        for backend in list(backends):
+            self._enter(self._place(backend))

@@ -51,8 +51,8 @@ class _Place(Place):
 
     __slots__ = ("saturated", "weight")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
         self.saturated = ""
         self.weight = 0
 
@@ -108,7 +108,7 @@ class ReportPolicy(Ranked):
         return self._saturated(backend) if backend.slot >= 0 else None
 
     def _new_place(self, backend: Backend) -> _Place:
-        place = _Place()
+        place = _Place(backend)
         place.turn = self._time
         return place
 

@@ -15,7 +15,7 @@ class RoundRobinPolicy(Ranked):
         return (place.turn, 0.0)
 
     def _new_place(self, backend: Backend) -> Place:
-        place = Place()
+        place = Place(backend)
         place.step = 1 / backend.weight
         place.turn = self._time + place.step
         return place

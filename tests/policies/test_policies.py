@@ -173,10 +173,6 @@ class TestContract:
 SHORT_S: Final = 0.02
 """How long the sessions of these tests are on average, in seconds."""
 REPORTS_S: Final = 0.1
-SHARED: Final = sorted(POLICIES)
-"""Under all of them weights are shares of idle hosts, and light traffic is spread."""
-DRAWN: Final = sorted(name for name in POLICIES if isinstance(policy(name), Drawing))
-"""Those under which weights are shares while the hosts are busy, too."""
 
 
 def drive(name: str, weights: Sequence[int], clients: int, load: float | None) -> list[float]:
@@ -210,7 +206,7 @@ def drive(name: str, weights: Sequence[int], clients: int, load: float | None) -
     return [100 * each / clients for each in shares(served, backends)]
 
 
-@pytest.mark.parametrize(("name", "load"), [*product(SHARED, (None, 0.02)), *product(DRAWN, (0.1, 0.3))])
+@pytest.mark.parametrize(("name", "load"), [*product(sorted(POLICIES), (None, 0.02, 0.1, 0.3))])
 class TestWeights:
     def test_they_are_shares(self, name: str, load: float | None) -> None:
         assert drive(name, (100, 100, 5), 6000, load)[2] == pytest.approx(2.4, abs=0.5)
@@ -219,7 +215,7 @@ class TestWeights:
         assert drive(name, (100, 100, 200), 2000, load)[2] == pytest.approx(50, abs=6)
 
 
-@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("name", sorted(POLICIES))
 def test_one_client_at_a_time_is_not_always_on_the_same_host(name: str) -> None:
     assert max(drive(name, (100, 100, 100), 600, None)) <= 50
     assert max(drive(name, (100, 100), 600, None)) <= 60
