@@ -6,11 +6,12 @@ from typing import Final
 
 import attrs
 
-from rproxy.policies.formula import SATURATION, TCP_TERM, is_saturated, unsaturated
+from rproxy.policies.formula import SATURATION, TCP_TERM, TERMS, is_saturated, terms, unsaturated
 from rproxy.policies.own_options import option
 from rproxy.policies.ranked import Place, Rank, Ranked
 from rproxy.policies.weights import Weights
 from rproxy.pool.backend import Backend
+from rproxy.pool.policy import Explanation
 from rproxy.pool.states import State
 from rproxy.wire.pdu import WEIGHT_NORMAL
 
@@ -27,8 +28,8 @@ HYSTERESIS: Final = 0.05
 """So far below the saturation a back-end is no longer said to be passed over: the text must not change with each
 report. The choice has no hysteresis."""
 _ROUNDING: Final = 1e-6
-_SATURATED: Final = 1e13
-"""Added to the rank of a saturated back-end: more than any sum."""
+SATURATED_VALUE: Final = 1e11
+"""Added to the score of a saturated back-end: more than any sum."""
 
 _Figures = tuple[float, float, float, float, bool]
 """The parts of the score that are constant until the next report: the sum without its TCP term, in steps; what one
@@ -107,6 +108,28 @@ class ReportPolicy(Ranked):
         super().reported(backend, now)
         return self._saturated(backend) if backend.slot >= 0 else None
 
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        """See `Policy`: the score, with the back-end's turn; `SATURATED_VALUE` more if it is saturated."""
+        place: _Place = self._places.get(backend) or self._new_place(backend)
+        compared, _ = self._rank(backend, place)
+        cpu, memory, loss = backend.cpu, backend.memory, _loss(backend)
+        _, term, starting, _, _ = self._figures(backend)
+        parts = terms(
+            rtt_ms=max(backend.rtt.last_ms or 0.0, RTT_NOISE_MS),
+            tcp=backend.tcp * WEIGHT_NORMAL / backend.registration.weight,
+            loss=loss,
+            cpu=cpu,
+            memory=memory,
+        )
+        explained = dict(zip(TERMS, parts, strict=True))
+        sessions = backend.connections
+        explained["turn"] = max(0.0, place.turn - (term + starting) * sessions - self._time) * SCORE_RESOLUTION
+        if starting:
+            explained["slow start"] = starting * sessions * SCORE_RESOLUTION
+        if is_saturated(self._saturation, loss=loss, cpu=cpu, memory=memory):
+            explained["saturated"] = SATURATED_VALUE
+        return Explanation((compared - self._time) * SCORE_RESOLUTION, explained)
+
     def _new_place(self, backend: Backend) -> _Place:
         place = _Place(backend)
         place.turn = self._time
@@ -140,7 +163,7 @@ class ReportPolicy(Ranked):
             cpu, memory = backend.cpu, backend.memory
         steps = unsaturated(rtt_ms=rtt_ms, tcp=0, loss=loss, cpu=cpu, memory=memory) / SCORE_RESOLUTION + _ROUNDING
         if is_saturated(self._saturation, loss=loss, cpu=cpu, memory=memory):
-            steps += _SATURATED
+            steps += SATURATED_VALUE / SCORE_RESOLUTION
         others = backend.others if tcp is None else tcp - report.counted
         term = TCP_TERM / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.registration.weight
         return steps, term, term * (1 / backend.share - 1), others, unknown

@@ -10,8 +10,9 @@ from twisted.logger import Logger
 from rproxy.config.model import ServiceConfig
 from rproxy.config.validators import ConfigError
 from rproxy.policies.drawing import Rng
-from rproxy.policies.own_options import PolicyError
+from rproxy.policies.own_options import PolicyError, read_options
 from rproxy.policies.registry import make_policy
+from rproxy.policies.report import ReportOptions
 from rproxy.pool.policy import Policy
 from rproxy.timing.rate_limit import RateLimit
 
@@ -34,12 +35,23 @@ class PolicyFailureLog:
             self.log.failure("the policy failed; further failures in the next seconds are not logged")
 
 
+def saturation_of(service: ServiceConfig) -> float | None:
+    """The saturation of the report's score that is shown: the policy's own, if that is `report`."""
+    if service.policy != REPORT:
+        return service.saturation
+    return read_options(ReportOptions, _options(service)).saturation
+
+
 def policy_of(service: ServiceConfig, rng: Rng) -> Policy:
     """The service's policy. Raises `ConfigError` if it cannot be made."""
-    options: dict[str, Any] = dict(service.policy_options)
-    if service.policy == REPORT:
-        options.setdefault("saturation", service.saturation)
     try:
-        return make_policy(service.policy, options, rng)
+        return make_policy(service.policy, _options(service), rng)
     except PolicyError as error:
         raise ConfigError(str(error), service.key("policy"), service.policy) from error
+
+
+def _options(service: ServiceConfig) -> dict[str, Any]:
+    options = dict[str, Any](service.policy_options)
+    if service.policy == REPORT:
+        options.setdefault("saturation", service.saturation)
+    return options

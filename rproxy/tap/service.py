@@ -26,7 +26,7 @@ from rproxy.sessions.observers import Observers, SessionObserver
 from rproxy.sessions.service import DEFAULT_TERMS, Service, ServiceTerms
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.slow_start import SlowStart
-from rproxy.tap.policies import PolicyFailureLog, policy_of
+from rproxy.tap.policies import PolicyFailureLog, policy_of, saturation_of
 
 
 @attrs.frozen
@@ -106,7 +106,7 @@ class ServiceWiring:
             self.pool,
             reactor,
             terms_of(config),
-            saturation=config.saturation,
+            saturation=saturation_of(config),
             trace=process.trace,
             publish=self.publisher,
             may_self_connect=own.may_self_connect,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rproxy.policies.formula import score
-from rproxy.policies.report import RTT_NOISE_MS, SCORE_RESOLUTION, TIE
+from rproxy.policies.report import RTT_NOISE_MS, SATURATED_VALUE, SCORE_RESOLUTION, TIE
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
 from rproxy.wire.pdu import COUNT_MAX, WEIGHT_MAX
@@ -213,6 +213,20 @@ class TestReport:
         backend = balance.up()
         balance.report(backend, cpu=100, memory=100)
         assert backend.passed_over == ""
+
+    def test_it_is_explained_by_the_terms_of_the_formula_and_the_turn(self, balance: Balance) -> None:
+        first, second = balance.all_up(2)
+        balance.serve(1001, held=False)
+        for backend in (first, second):
+            balance.report(backend, after_s=0.01, cpu=20, memory=40, tcp=2)
+        explained = [balance.pool.explain(backend, balance.now) for backend in (first, second)]
+        terms = {"RTT": 0.15, "TCP": 0.06, "loss": 0.0, "CPU": 0.1, "memory": 0.2}
+        for explanation in explained:
+            assert explanation.terms == pytest.approx({**terms, "turn": explanation.terms["turn"]})
+            assert explanation.value == pytest.approx(sum(explanation.terms.values()), abs=SCORE_RESOLUTION)
+        assert sorted(explanation.terms["turn"] for explanation in explained) == pytest.approx([0, 0.05], abs=0.001)
+        balance.report(first, cpu=99)
+        assert balance.pool.explain(first, balance.now).terms["saturated"] == SATURATED_VALUE
 
     def test_loss_is_part_of_the_score(self, balance: Balance) -> None:
         lossy, clean = balance.all_up(2)

@@ -12,7 +12,7 @@ from rproxy.config.validators import ConfigError
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.pool import Pool
 from rproxy.pool.states import Administration
-from rproxy.tap.policies import PolicyFailureLog, policy_of
+from rproxy.tap.policies import PolicyFailureLog, policy_of, saturation_of
 from tests.fakes import RaisingPolicy, logged, registered
 
 
@@ -38,3 +38,11 @@ def test_what_a_policy_raises_is_logged_once_in_ten_seconds_with_its_traceback()
         pool.would_choose(0.0)
     assert len(events) == 2
     assert isinstance(events[0]["log_failure"].value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("report", 0.6), ("expected-delay", 0.8)], ids=["of the policy", "of the option"]
+)
+def test_the_score_shown_is_saturated_where_the_policy_is(policy: str, expected: float) -> None:
+    options = {"saturation": "0.6"} if policy == "report" else {}
+    assert saturation_of(ServiceConfig(policy=policy, policy_options=options, saturation=0.8)) == expected
