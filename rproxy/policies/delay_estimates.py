@@ -6,7 +6,7 @@ All that a steady report causes is in this module, so that it takes few calls: a
 from __future__ import annotations
 
 from abc import ABC
-from math import exp, inf, log, sqrt
+from math import exp, log, sqrt
 from typing import Final
 
 from rproxy.policies.brake import MEMORY_HYSTERESIS, Brake, BrakeOptions, note_failure
@@ -32,10 +32,6 @@ RATE_MAX: Final = 1e4
 RATE_AT_FIRST: Final = 1.0
 PRIOR_AT_FIRST: Final = 1e6
 """The pool's rate before it is known, in 1/s, and how firmly all back-ends are believed to have it."""
-GROWTH: Final = 1 / 8
-"""Time in which sessions stay open counts at the next event, or once it has grown by this part of itself."""
-TIE: Final = 1.25
-"""Idle back-ends whose rates are within this factor of the pool's are equal: rates are learned from few sessions."""
 GHOSTS_MAX: Final = 100.0
 """Of one back-end: sessions that ended too soon to be believed and still count."""
 
@@ -117,15 +113,8 @@ class DelayEstimates(Ranked, ABC):
         record: DelayRecord = self._places.get(backend) or self._place(backend)
         counts = backend.counts
         ours = counts.pending + counts.established
-        spent_s, foreign, shared, apart = record.spent_s, record.foreign, record.shared, record.apart
-        before = ours - 1
-        if before:
-            spent_s += (now - record.spent_at) * before * (shared / (before + foreign) + apart)
-            record.spent_s = spent_s
-        record.spent_at = now
-        grows_at = now + GROWTH * spent_s / (ours * (shared / (ours + foreign) + apart))
-        if grows_at < record.grows_at:
-            record.grows_at = grows_at
+        record.count_time(ours - 1, now)
+        record.limit_growth(ours, now)
         record.chosen = next(self._order)
         if record.turn > self._time:
             self._time = record.turn
@@ -143,7 +132,11 @@ class DelayEstimates(Ranked, ABC):
             record.brake *= note_failure(record, now)
         counts = backend.counts
         ours = counts.pending + counts.established
-        self._pass_time(record, ours + 1, ours, now, True)
+        if now < record.grows_at:
+            record.count_time(ours + 1, now)
+            record.set_pace()
+        else:
+            record.pass_time(ours + 1, ours, now, True)
         self._enter(record)
 
     def reported(self, backend: Backend, now: float) -> str | None:
@@ -156,7 +149,7 @@ class DelayEstimates(Ranked, ABC):
         record.failed = False
         counts = backend.counts
         ours = counts.pending + counts.established
-        self._pass_time(record, ours, ours, now)
+        record.pass_time(ours, ours, now)
         if ours or record.ended:
             self._lengths.settle(record, ours, now)
         weight = backend.registration.weight * backend.share
@@ -164,39 +157,9 @@ class DelayEstimates(Ranked, ABC):
             self._weigh(record, backend, weight)
         self._hear(backend, record)
         self._settle_rate(record, now)
-        self._pass_time(record, ours, ours, now, True)
+        record.pass_time(ours, ours, now, True)
         self._enter(record)
         return record.reason
-
-    def _pass_time(self, record: DelayRecord, before: int, after: int, now: float, falls: bool = False) -> None:
-        """Count the time since the last call, in which `before` sessions of ours were open, and `after` are now.
-
-        The delay may become shorter only if it `falls`, since the back-end is then entered anew.
-        """
-        spent_s, grows_at, foreign = record.spent_s, inf, record.foreign
-        if before:
-            spent_s += (now - record.spent_at) * before * (record.shared / (before + foreign) + record.apart)
-        told, usual = record.told_foreign, record.usual_foreign
-        if told != usual and (falls or told < usual):  # a report is the less true the older it is
-            foreign = record.foreign = usual + (told - usual) * exp((record.told_at - now) / record.fades_s)
-            grows_at = now + GROWTH * record.fades_s
-        if after:
-            rate = after * (record.shared / (after + foreign) + record.apart)
-            longer_at = now + GROWTH * spent_s / rate
-            if longer_at < grows_at:
-                grows_at = longer_at
-        if spent_s < record.least_s * record.finished:
-            spent_s = record.least_s * record.finished
-        record.spent_s, record.spent_at, record.grows_at = spent_s, now, grows_at
-        pace = spent_s / record.finished * record.pool_rate
-        brake = record.brake
-        record.pace = pace * brake
-        idle = 1.0
-        if pace > TIE:
-            idle = pace / TIE
-        elif pace * TIE < 1:
-            idle = pace * TIE
-        record.idle_pace = idle * brake
 
     def _served(self, record: DelayRecord, served_s: float, now: float) -> None:
         """A session has ended that was served for so long."""

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from math import inf
+from bisect import bisect
+from math import exp, inf
+from typing import Final
 
 from rproxy.policies.ranked import Place
 from rproxy.pool.backend import Backend
+
+GROWTH: Final = 1 / 8
+"""Time in which sessions stay open counts at the next event, or once it has grown by this part of itself."""
+TIE: Final = 1.25
+"""Idle back-ends whose rates are within this factor of the pool's are equal; others are if they are in the same step of
+its square. Rates are learned from few sessions.
+"""
+_PACES: Final = [TIE**power for power in range(-7, 42, 2)]
+"""Where the steps of an idle back-end's pace begin."""
+_IDLE_PACES: Final = [pace for pace in _PACES if pace < 1] + [1.0] + [pace for pace in _PACES if pace > 1]
+"""The pace that is taken for each of them: its limit nearer to 1."""
 
 
 class DelayRecord(Place):
@@ -139,3 +152,40 @@ class DelayRecord(Place):
         self.weight = 0.0
         """With slow start's share; 0 before the first report."""
         self.registered_weight = 0
+
+    def count_time(self, before: int, now: float) -> None:
+        """Count the time since the last call, in which `before` sessions of ours were open."""
+        if before:
+            self.spent_s += (now - self.spent_at) * before * (self.shared / (before + self.foreign) + self.apart)
+        self.spent_at = now
+
+    def limit_growth(self, sessions: int, now: float) -> None:
+        """Have the time counted once it has grown by `GROWTH` with so many sessions of ours, if not earlier."""
+        grows_at = now + GROWTH * self.spent_s / (sessions * (self.shared / (sessions + self.foreign) + self.apart))
+        if grows_at < self.grows_at:
+            self.grows_at = grows_at
+
+    def set_pace(self) -> None:
+        """Set what is derived from the time counted."""
+        finished = self.finished
+        if self.spent_s < self.least_s * finished:
+            self.spent_s = self.least_s * finished
+        pace = self.spent_s / finished * self.pool_rate
+        self.pace = pace * self.brake
+        self.idle_pace = _IDLE_PACES[bisect(_PACES, pace)] * self.brake
+
+    def pass_time(self, before: int, after: int, now: float, falls: bool = False) -> None:
+        """Count the time since the last call, in which `before` sessions of ours were open, and `after` are now; and
+        let what was reported age.
+
+        The delay may become shorter only if it `falls`, since the back-end is then entered anew.
+        """
+        self.count_time(before, now)
+        self.grows_at = inf
+        told, usual = self.told_foreign, self.usual_foreign
+        if told != usual and (falls or told < usual):  # a report is the less true the older it is
+            self.foreign = usual + (told - usual) * exp((self.told_at - now) / self.fades_s)
+            self.grows_at = now + GROWTH * self.fades_s
+        if after:
+            self.limit_growth(after, now)
+        self.set_pace()

@@ -13,8 +13,8 @@ from rproxy.pool.policy import Explanation
 
 STEPS: Final = 16
 """Delays are compared in steps of 1 / this: 6 % of what an idle back-end takes for a session."""
-FRACTION: Final = 0.05
-"""Sessions of others are no whole numbers: with fewer, a back-end is idle."""
+FRACTION: Final = 0.5
+"""With fewer sessions of others a back-end is idle: between reports their number is an average, and no whole one."""
 ROOM_MIN: Final = 0.1
 """Below so much free CPU, as a fraction, the delay by CPU grows linearly, and not to infinity."""
 
@@ -39,7 +39,7 @@ class ExpectedDelayPolicy(DelayEstimates):
         counts = backend.counts
         ours = counts.pending + counts.established
         if self._now >= place.grows_at:
-            self._pass_time(place, ours, ours, self._now)
+            place.pass_time(ours, ours, self._now)
         seen = ours + place.foreign
         delay = idle = place.idle * place.idle_pace
         if seen >= FRACTION:

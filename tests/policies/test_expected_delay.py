@@ -219,6 +219,24 @@ class TestLightTraffic:
             served.append(work(balance, rng.uniform(0.002, 0.004)))
         assert max(shares(served, backends)) <= 260
 
+    def test_after_load_equal_ones_are_still_ties(self, balance: Balance) -> None:
+        """Rates learned from few sessions, and what others' sessions leave in the averages, are noise."""
+        rng, backends = Random(3), balance.all_up(3)
+        slow = backends[2]
+        for number in range(300):
+            served = balance.serve(3, held=True)
+            balance.now += 0.03
+            for backend in served:
+                balance.close(backend, served_s=rng.expovariate(1 / (0.06 if backend is slow else 0.02)))
+            if number % 3 == 0:
+                for backend in backends:
+                    tcp = backend.counts.established + rng.randrange(2) * rng.randrange(2)
+                    balance.report(backend, cpu=rng.randrange(40, 50), tcp=tcp)
+        for backend in backends:
+            balance.report(backend, cpu=45, tcp=backend.counts.established)
+        first, second, _ = shares([work(balance, 0.001) for _ in range(60)], backends)
+        assert first == pytest.approx(second, abs=2)
+
     def test_two_hosts_and_three_clients(self, balance: Balance) -> None:
         backends = balance.all_up(2)
         assert sorted(shares(balance.serve(3, held=True), backends)) == [1, 2]
