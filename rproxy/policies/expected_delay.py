@@ -13,7 +13,7 @@ from rproxy.pool.policy import Explanation
 
 STEPS: Final = 16
 """Delays are compared in steps of 1 / this: 6 % of what an idle back-end takes for a session."""
-FRACTION: Final = 0.5
+FRACTION: Final = 0.2
 """With fewer sessions of others a back-end is idle: between reports their number is an average, and no whole one."""
 ROOM_MIN: Final = 0.1
 """Below so much free CPU, as a fraction, the delay by CPU grows linearly, and not to infinity."""
