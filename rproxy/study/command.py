@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 from rproxy.policies.own_options import described
 from rproxy.policies.registry import POLICIES
 from rproxy.study import ablation, plots, replay, theory
-from rproxy.study.options import Changes, OptionError, choices_of, scenarios_of, seeds_of, workers_of
+from rproxy.study.options import SECONDS_MAX, Changes, OptionError, choices_of, scenarios_of, seeds_of, workers_of
 from rproxy.study.policies import BASE, LIMIT, OWN, Choice
 from rproxy.study.runs import Run, RunFailed, execute_all
 from rproxy.study.scenarios import SCENARIOS, Scenario
@@ -28,6 +28,12 @@ USUAL: Final = ("one", "four", "eight", "eight-heavy", "elsewhere", "long")
 FLAWS_SHOWN: Final = 10
 """Malformed lines of a log that are shown one by one."""
 AS_LOGGED: Final = "(as logged)"
+EXCLUDED: Final = {
+    "theory": ("scenarios", "policies", "seconds", "interval", "freshness", "csv", "plots"),
+    "ablation": ("policies", "interval", "freshness", "plots"),
+    "trace": ("scenarios", "seconds"),
+}
+"""By kind of study: arguments that would have no effect on it."""
 
 Results = dict[str, dict[int, Result]]
 """Of a scenario, by policy and seed."""
@@ -40,9 +46,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("study", help="compare policies by simulation", description=DESCRIPTION)
     parser.add_argument("scenarios", metavar="SCENARIO", nargs="*", help=f"by default {' '.join(USUAL)}")
     parser.add_argument("--list", action="store_true", help="list the scenarios and the policies")
-    parser.add_argument(
-        "--policies", metavar="NAME,…", default=",".join(POLICIES), help="NAME or NAME:OPTION=VALUE:…; by default all"
-    )
+    parser.add_argument("--policies", metavar="NAME,…", help="NAME or NAME:OPTION=VALUE:…; by default all")
     parser.add_argument("--seeds", metavar="N|A-B", default="4", help="1 to N, or A to B (by default 4)")
     parser.add_argument("--seconds", metavar="S", type=float, help="virtual time after the warm-up")
     parser.add_argument("--interval", metavar="S", type=float, help="between probes, in every scenario")
@@ -92,11 +96,10 @@ def _list() -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
+    _check_combination(options)
     seeds, workers = seeds_of(options.seeds), workers_of(options.workers)
     if options.theory:
         return _check_theory(seeds, workers)
-    if options.trace is not None and options.scenarios:
-        raise OptionError("argument --trace: it takes the place of the scenarios")
     with ExitStack() as opened:
         log = _log(options.trace) if options.trace is not None else None
         changes = Changes(options.seconds, options.interval, options.freshness)
@@ -106,7 +109,7 @@ def _study(options: argparse.Namespace) -> int:
             else scenarios_of(options.scenarios or USUAL)
         )
         scenarios = {name: changes.apply(scenario) for name, scenario in scenarios.items()}
-        choices = choices_of(options.policies)
+        choices = choices_of(",".join(POLICIES) if options.policies is None else options.policies)
         csv = None if options.csv is None else CsvFile(opened.enter_context(_csv(options.csv)))
         pyplot = None if options.plots is None else _plots(options.plots)
         if options.ablation:
@@ -130,6 +133,17 @@ def _study(options: argparse.Namespace) -> int:
         if pyplot is not None:
             _draw(pyplot, options.plots, rows)
     return 0
+
+
+def _check_combination(options: argparse.Namespace) -> None:
+    """Raise `OptionError` for arguments that would have no effect."""
+    for kind, excluded in EXCLUDED.items():
+        if getattr(options, kind) in (None, False):
+            continue
+        for name in excluded:
+            if getattr(options, name) not in (None, []):
+                argument = "SCENARIO" if name == "scenarios" else f"--{name}"
+                raise OptionError(f"argument {argument}: not allowed with argument --{kind}")
 
 
 def _print_all(runs: Sequence[Run], workers: int, csv: CsvFile | None, ended: Ended) -> None:
@@ -183,7 +197,7 @@ def _draw(pyplot: Any, folder: str, rows: Mapping[str, Sequence[Compared]]) -> N
 def _log(path: str) -> replay.Log:
     """The log; its malformed lines are shown."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
             log = replay.read_log(file)
     except (OSError, ValueError) as error:
         raise OptionError(f"argument --trace: {path}: {_why(error)}") from None
@@ -193,6 +207,10 @@ def _log(path: str) -> replay.Log:
         print(f"{path}: {len(log.flaws) - FLAWS_SHOWN} more lines ignored", file=sys.stderr)
     if not log.entries:
         raise OptionError(f"argument --trace: {path}: no line of it is of use")
+    if not log.seconds <= SECONDS_MAX:
+        raise OptionError(
+            f"argument --trace: {path}: its sessions span {log.seconds:,.0f} s; at most {SECONDS_MAX:,.0f} are replayed"
+        )
     return log
 
 

@@ -51,6 +51,11 @@ class Log:
     entries: tuple[Entry, ...]
     flaws: Mapping[int, str]
 
+    @property
+    def seconds(self) -> float:
+        """From the first session's beginning until the last one's end; there is one entry at least."""
+        return max(entry.time_s + entry.duration_s for entry in self.entries) - self.entries[0].time_s
+
 
 def read_log(lines: Iterable[str]) -> Log:
     """Read JSON lines. Empty lines are ignored, and so are unknown keys."""
@@ -144,7 +149,7 @@ def scenario_of(log: Log, name: str) -> Scenario:
         (BEGIN_S + entry.time_s - first_s, mine * speed[entry.backend])
         for entry, mine in zip(entries, work, strict=True)
     )
-    ended_s = max(entry.time_s + entry.duration_s for entry in entries) - first_s
+    ended_s = log.seconds
     return Scenario(
         text=f"{len(entries):,} sessions on {len(speed):,} back-ends in {ended_s:,.0f} s, as {name} has them",
         hosts=tuple(HostSpec(speed[backend]) for backend in sorted(speed)),

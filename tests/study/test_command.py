@@ -44,7 +44,13 @@ def message_of(capsys: Captured, *arguments: str) -> str:
         (["--theory", "--seeds", "1"], "argument --theory: needs two --seeds at least"),
         (["--theory", "--ablation"], "argument --ablation: not allowed with argument --theory"),
         (["--trace", "/nowhere"], "argument --trace: /nowhere: No such file or directory"),
-        (["--trace", "/nowhere", "one"], "argument --trace: it takes the place of the scenarios"),
+        (["--trace", "/nowhere", "one"], "argument SCENARIO: not allowed with argument --trace"),
+        (["--trace", "/nowhere", "--seconds", "9"], "argument --seconds: not allowed with argument --trace"),
+        (["--theory", "one"], "argument SCENARIO: not allowed with argument --theory"),
+        (["--theory", "--csv", "runs"], "argument --csv: not allowed with argument --theory"),
+        (["--ablation", "--policies", "p2c"], "argument --policies: not allowed with argument --ablation"),
+        (["--ablation", "--plots", "plots"], "argument --plots: not allowed with argument --ablation"),
+        (["--ablation", "--interval", "1"], "argument --interval: not allowed with argument --ablation"),
     ],
 )
 def test_mistakes_are_one_line(capsys: Captured, arguments: list[str], message: str) -> None:
@@ -120,6 +126,22 @@ def test_of_many_malformed_lines_the_first_are_shown(capsys: Captured, tmp_path:
     lines = capsys.readouterr().err.splitlines()
     assert lines[10] == f"{path}: 15 more lines ignored"
     assert not lines[11].startswith(path)
+
+
+def test_a_log_of_mixed_units_is_not_replayed_for_ever(capsys: Captured, tmp_path: Path) -> None:
+    one = {"duration": 1, "backend": "b"}
+    path = log_of(tmp_path / "log", {"time": 0, **one}, {"time": 1.8e9, **one})
+    assert message_of(capsys, "--trace", path) == (
+        f"argument --trace: {path}: its sessions span 1,800,000,001 s; at most 10,000,000 are replayed"
+    )
+    path = log_of(tmp_path / "log", {"time": -1e308, **one}, {"time": 1.7e308, **one})
+    assert message_of(capsys, "--trace", path).startswith(f"argument --trace: {path}: its sessions span inf s")
+
+
+def test_a_byte_order_mark_is_ignored(capsys: Captured, tmp_path: Path) -> None:
+    path = log_of(tmp_path / "log", "\ufeff" + json.dumps({"time": 1, "duration": 1, "backend": "b"}))
+    assert main(["study", "--trace", path, "--policies", "random", "--seeds", "1", "--workers", "1"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_an_ablation_compares_to_the_whole_formula(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
