@@ -54,7 +54,7 @@ class Measured:
 class Clients:
     """All clients of all proxies. `proxies` may change; a session stays with its own.
 
-    Arrivals and sizes have sources of chance of their own: under one seed all policies meet the same clients.
+    Arrivals and sizes have random sources of their own: under one seed all policies meet the same clients.
     """
 
     def __init__(self, engine: Engine, traffic: Traffic, proxies: Sequence[Proxy], measured: Measured, seed: int):
@@ -173,7 +173,7 @@ class Clients:
     # Long sessions.
 
     def hold(self, proxy: Proxy, agent: Agent, sessions: int, pause_s: float, work: float) -> None:
-        """Open so many sessions on that agent's host that last for ever: pieces of `work` with pauses in between."""
+        """Open so many sessions on that agent's host that never end: pieces of `work` with pauses in between."""
         others = [each for each in proxy.pool if each is not proxy.backend_of(agent)]
         for _ in range(sessions):
             session = self._place(proxy, others)

@@ -219,7 +219,7 @@ class Host:
 
 
 def run_hog(engine: Engine, host: Host, hog: Hog, rng: Random) -> None:
-    """Have the hog come and go on `host` for ever."""
+    """Have the hog come and go on `host` until the run ends."""
 
     def begin(_: None) -> None:
         host.set_hog(rng.uniform(hog.low, hog.high))

@@ -35,7 +35,7 @@ class Uninformed:
         """See `Policy`."""
 
     def explain(self, backend: Backend, now: float) -> Explanation:
-        """See `Policy`. Nobody asks."""
+        """See `Policy`. A study does not ask."""
         return NO_EXPLANATION
 
 
@@ -61,7 +61,7 @@ class TwoChoices(Uninformed):
 class AllKnowing(Uninformed):
     """Knows all sessions on every host, and what its hog leaves this moment: the least expected delay.
 
-    Greedy for the client at hand, so no bound in the strict sense; close to what any chooser can do. `hog_mean` is the
+    Greedy for the client at hand, so not a strict bound, but close to what any chooser can do. `hog_mean` is the
     share that hogs take on average. Where sessions are `long`, it knows what each of them asks for.
     """
 

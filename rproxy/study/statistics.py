@@ -25,10 +25,6 @@ class Interval:
     low: float
     high: float
 
-    def contains(self, value: float) -> bool:
-        """Whether `value` is within the bounds."""
-        return self.low <= value <= self.high
-
 
 def interval(values: Sequence[float]) -> Interval:
     """Of the arithmetic mean of independent values; all NaN where there are none."""

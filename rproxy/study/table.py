@@ -77,7 +77,7 @@ def _to(other: str, policy: str, results: Results) -> Interval | None:
 
 
 def render(name: str, scenario: Scenario, rows: Sequence[Compared], seeds: int) -> str:
-    """The table of a scenario: times in s, intervals of 95 % in brackets."""
+    """The table of a scenario: times in s, intervals of 95 % in brackets or as ±."""
     lines = [list(_HEADINGS), *([*map(str, _cells(row))] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]
     text = [f"{name}: {scenario.text} ({seeds} seed{'s' if seeds > 1 else ''})"]
@@ -90,12 +90,12 @@ def render(name: str, scenario: Scenario, rows: Sequence[Compared], seeds: int) 
 def _cells(row: Compared) -> tuple[str, ...]:
     return (
         row.policy,
-        f"{row.mean.mean:.3f}",
-        f"{row.p50.mean:.3f}",
+        _symmetric(row.mean, 3),
+        _symmetric(row.p50, 3),
         shown(row.p99),
-        f"{row.p999.mean:.2f}",
-        f"{row.most.mean:.2f}",
-        f"{row.failures.mean:.0f}",
+        shown(row.p999),
+        _symmetric(row.most, 2),
+        _symmetric(row.failures, 0),
         "" if row.to_base is None else shown(row.to_base),
         "" if row.to_limit is None else shown(row.to_limit),
     )
@@ -106,6 +106,13 @@ def shown(value: Interval) -> str:
     if isnan(value.low):
         return f"{value.mean:.2f}"
     return f"{value.mean:.2f} [{value.low:.2f} {value.high:.2f}]"
+
+
+def _symmetric(value: Interval, digits: int) -> str:
+    """A mean with half the width of its interval, if it has one."""
+    if isnan(value.low):
+        return f"{value.mean:.{digits}f}"
+    return f"{value.mean:.{digits}f} ±{value.mean - value.low:.{digits}f}"
 
 
 def _percentages(shares: Sequence[float]) -> str:

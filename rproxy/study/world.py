@@ -54,7 +54,7 @@ def quantile(ordered: Sequence[float], fraction: float) -> float:
 
 
 class World:
-    """Every kind of chance has a source of its own: under one seed, all policies meet the same hosts and clients."""
+    """Each source of randomness has a seed of its own: under one seed, all policies meet the same hosts and clients."""
 
     def __init__(self, scenario: Scenario, make_policy: MakePolicy, seed: int) -> None:
         self._scenario = scenario

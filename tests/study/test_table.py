@@ -53,8 +53,8 @@ def test_the_table_shows_a_row_for_each_policy() -> None:
     assert title == "two: two hosts, one half as fast (2 seeds)"
     assert heading.split("  ")[0] == "policy"
     assert rows[1].split() == [
-        "report", "0.375", "0.188", "1.41", "[0.02", "115.60]", "2.83", "1.25", "3", "0.50", "[0.50", "0.50]", "2.00",
-        "[2.00", "2.00]",
+        "report", "0.375", "±1.588", "0.188", "±0.794", "1.41", "[0.02", "115.60]", "2.83", "[0.03", "231.20]", "1.25",
+        "±0.00", "3", "±0", "0.50", "[0.50", "0.50]", "2.00", "[2.00", "2.00]",
     ]  # fmt: skip
     assert rows[-1] == "sessions by host under limit: 60.0 %, 40.0 %"
 
