@@ -65,7 +65,10 @@ class Poisson:
 
 @attrs.frozen
 class Bursts:
-    """Bursts that come independently, of `size` clients on average (geometric) within a few ms; `rate` clients a s."""
+    """Bursts that come independently, of `size` clients on average (geometric) within a few ms.
+
+    Somewhat fewer than `rate` clients a second: bursts are `size` / `rate` s apart, from the last client of one on.
+    """
 
     rate: float
     size: float = 10.0
