@@ -9,6 +9,7 @@ from math import exp
 from typing import Any, Final, Protocol
 
 from rproxy.net.addresses import Address
+from rproxy.policies.penalty import is_penalised
 from rproxy.policies.weight_tree import WeightTree
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import Explanation
@@ -54,7 +55,7 @@ class Record:
 class Drawing(ABC):
     """Draws distinct back-ends in proportion to their weights, and has `_pick` choose among them.
 
-    Back-ends that have failed since their last report are drawn only if there are no others. The random numbers of a
+    Back-ends that have failed, see `penalty`, are drawn only if there are no others. The random numbers of a
     choice are kept until a session takes it, so that choosing again gives the same. Every method costs O(log n).
 
     Unless draws are `independent`, the first candidate is drawn by numbers that are the golden section apart, from a
@@ -173,7 +174,9 @@ class Drawing(ABC):
         if backend.slot < 0:
             self._drop(backend)
         else:
-            self._place(self._enter(backend, now), self._sound, now)
+            record = self._enter(backend, now)
+            penalised = record.tree is self._failed and is_penalised(backend, record.failed_at, now)
+            self._place(record, self._failed if penalised else self._sound, now)
         return None
 
     def _enter(self, backend: Backend, now: float) -> Record:

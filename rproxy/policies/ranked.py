@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any, Final
 
 from rproxy.net.addresses import Address
+from rproxy.policies.penalty import is_penalised
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import Explanation
 
@@ -28,26 +29,27 @@ _NEVER_CHOSEN: Final = -(1 << 62)
 
 
 class Place:
-    """What is kept of a back-end: its live entry, when it was last chosen, and whether it failed.
+    """What is kept of a back-end: its live entry, when it was last chosen, and whether it failed and when (in s).
 
     `turn` is the virtual time of its next turn, see `Ranked`, and `step` how far apart its turns are. `figures` caches
     values derived from a report, and is dropped at the next one.
     """
 
-    __slots__ = ("backend", "chosen", "entry", "failed", "figures", "step", "turn")
+    __slots__ = ("backend", "chosen", "entry", "failed", "failed_at", "figures", "step", "turn")
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.entry: _Entry | None = None
         self.chosen = 0
         self.failed = False
+        self.failed_at = 0.0
         self.figures: Any = None
         self.turn = 0.0
         self.step = 1.0
 
 
 class Ranked(ABC):
-    """Chooses the eligible back-end of the lowest rank; one that failed comes after all others until it next reports.
+    """Chooses the eligible back-end of the lowest rank; one that failed comes after all others, see `penalty`.
 
     Invariant: every eligible back-end has a live entry in the heap that is not above its rank. So one whose rank rises
     is left alone until it reaches the top, and only one whose rank falls is pushed anew.
@@ -151,7 +153,8 @@ class Ranked(ABC):
     def failed(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
         if backend.slot >= 0:
-            self._place(backend).failed = True
+            place = self._place(backend)
+            place.failed, place.failed_at = True, now
 
     def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`."""
@@ -160,7 +163,8 @@ class Ranked(ABC):
             self._drop(backend)
             return None
         place = self._places.get(backend) or self._place(backend)
-        place.failed = False
+        if place.failed:
+            place.failed = is_penalised(backend, place.failed_at, now)
         place.figures = None
         self._enter(place)
         return None

@@ -60,7 +60,8 @@ class Policy(Protocol):
     def failed(self, backend: Backend, now: float) -> None:
         """The back-end did not answer: a probe of one that is up, or an `opened` session, before its `closed`.
 
-        The next `reported` ends it.
+        For how long that counts is up to the policy. The next `reported` may come 0.1 s later, and says nothing of the
+        service: `backend.health.refusals` is above 0 until a session was served.
         """
 
     def reported(self, backend: Backend, now: float) -> str | None:

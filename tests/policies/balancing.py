@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, Final
 
 from rproxy.policies.formula import SATURATION
+from rproxy.policies.penalty import PENALTY_S
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import Policy
@@ -63,7 +64,7 @@ def balance_by(name: str, **options: Any) -> Balance:
 
 
 ABSENCES: Final = ("down", "draining", "failed")
-"""How a back-end may get no client for a while; its next report ends each of them."""
+"""How a back-end may get no client for a while; a report ends each of them."""
 
 
 def leave(balance: Balance, backend: Backend, way: str) -> None:
@@ -79,5 +80,6 @@ def leave(balance: Balance, backend: Backend, way: str) -> None:
 def come_back(balance: Balance, backend: Backend, way: str) -> None:
     if way == "down":
         balance.recover(backend)
-    else:
-        balance.report(backend)
+        return
+    balance.now += PENALTY_S
+    balance.report(backend)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from rproxy.policies.drawing import Drawing
+from rproxy.policies.penalty import PENALTY_S, is_penalised
 from rproxy.policies.ranked import Ranked
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend
@@ -147,6 +148,25 @@ class TestContract:
         assert set(balance.serve(100, held=True)) == set(others)
         assert balance.choose(*others) is failed
 
+    def test_reports_soon_after_a_failed_connect_do_not_make_up_for_it(self, balance: Balance) -> None:
+        failed, *others = balance.all_up(3)
+        balance.refuse(failed)
+        while balance.now < 1000 + PENALTY_S:
+            balance.report(failed, after_s=0.1)
+            assert balance.choose() in others
+        balance.now += 60
+        for backend in (failed, *others):
+            balance.report(backend)
+        assert failed in balance.serve(100, held=True)
+
+    def test_a_report_after_a_session_that_was_served_does(self, balance: Balance) -> None:
+        failed, other = balance.all_up(2)
+        balance.refuse(failed)
+        balance.opened(failed)  # one that was chosen before
+        balance.report(failed)
+        assert failed in balance.serve(40, held=True)
+        assert balance.now < 1000 + PENALTY_S
+
     def test_one_that_failed_is_better_than_nobody(self, balance: Balance) -> None:
         backends = balance.all_up(2)
         for backend in backends:
@@ -231,11 +251,17 @@ class Machine(RuleBasedStateMachine):
         self.policy = policy(self.policy_name)
         self.balance = Balance(self.policy, limits=evolve(UNLIMITED, confirmed=8), slow_start_s=0, panic_below=0)
         self.instances = count()
-        self.failed: set[Backend] = set()
+        self.penalises = self.policy_name != "expected-delay"
+        """That one has penalties of its own, and no failure comes last beyond the next report."""
+        self.failed: dict[Backend, float] = {}
+        """When each last did; without those that may be chosen like others again."""
         self.held: list[Backend] = []
 
     def backend(self, data: st.DataObject) -> Backend:
         return data.draw(st.sampled_from(self.present))
+
+    def is_penalised(self, backend: Backend) -> bool:
+        return backend in self.failed and is_penalised(backend, self.failed[backend], self.balance.now)
 
     @property
     def present(self) -> list[Backend]:
@@ -247,7 +273,7 @@ class Machine(RuleBasedStateMachine):
         there = self.balance.pool.get(agent(number)[0], 80)
         if there is None or there.state is State.DEPARTED:
             if there is not None:
-                self.failed.discard(there)
+                self.failed.pop(there, None)
             self.balance.up(agent(number), weight=weight, instance=next(self.instances))
 
     @precondition(lambda self: bool(self.present))
@@ -256,6 +282,7 @@ class Machine(RuleBasedStateMachine):
         percent=st.none() | st.integers(0, 100),
         tcp=st.none() | st.integers(0, 20),
         others=st.none() | st.integers(0, 20),
+        before_s=st.sampled_from([0.0, PENALTY_S]),
         after_s=st.sampled_from([0.001, 0.1]),
         draining=st.sampled_from([False, False, False, True]),
     )
@@ -265,19 +292,23 @@ class Machine(RuleBasedStateMachine):
         percent: int | None,
         tcp: int | None,
         others: int | None,
+        before_s: float,
         after_s: float,
         draining: bool,
     ) -> None:
         backend = self.backend(data)
+        self.balance.now += before_s
         self.balance.report(backend, after_s=after_s, cpu=percent, tcp=tcp, others=others, load=tcp, draining=draining)
-        self.failed.discard(backend)
+        if not (self.penalises and backend.eligible and self.is_penalised(backend)):
+            self.failed.pop(backend, None)
 
     @precondition(lambda self: bool(self.present))
     @rule(data=st.data())
     def miss(self, data: st.DataObject) -> None:
         backend = self.backend(data)
         self.balance.lose(self.balance.probe(backend))
-        self.failed.add(backend)
+        if backend.is_up:
+            self.failed[backend] = self.balance.now
 
     @precondition(lambda self: bool(self.present))
     @rule(data=st.data())
@@ -301,7 +332,7 @@ class Machine(RuleBasedStateMachine):
     def refuse(self, data: st.DataObject) -> None:
         backend = data.draw(st.sampled_from(self.balance.pool.eligible))
         self.balance.refuse(backend)
-        self.failed.add(backend)
+        self.failed[backend] = self.balance.now
 
     @invariant()
     def every_backend_is_explained(self) -> None:
@@ -341,7 +372,7 @@ class DrawingMachine(Machine):
             assert self.balance.choose(*excluded) is chosen
             left = eligible - set(excluded)
             assert chosen in left
-            assert chosen not in self.failed or left <= self.failed
+            assert chosen not in self.failed or left <= self.failed.keys()
             excluded.append(chosen)
         assert set(excluded) == eligible
 

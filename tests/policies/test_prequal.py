@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from rproxy.policies.penalty import PENALTY_S
 from rproxy.policies.prequal import HOT, PrequalOptions, PrequalPolicy
 from rproxy.pool.backend import Backend
 from tests.policies.balancing import Balance, balance_by, shares
@@ -120,6 +121,7 @@ class TestElsewhere:
 def test_one_that_failed_is_as_if_it_were_busy(balance: Balance) -> None:
     failed, *others = balance.all_up(4)
     balance.refuse(failed)
+    balance.now += PENALTY_S
     balance.report(failed)
     assert failed not in balance.serve(40, held=False)
     balance.now += 100
