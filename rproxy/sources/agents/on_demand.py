@@ -1,8 +1,8 @@
-"""Probes on demand: they keep the reports of back-ends fresh while clients come.
+"""Probes on demand keep the reports of back-ends fresh while clients come.
 
-A report is worth as much as the rule by which it is used: with periodic probes it is up to their interval old, and
-clients crowd onto the back-end that was idle then. While clients come, all reports older than the freshness are asked
-for again at short intervals; asking for a few at each choice leaves them a gap between two clients old.
+With periodic probes alone a report is up to their interval old, and clients crowd onto the back-end that was idle then.
+While clients come, a timer asks for all reports that are older than the freshness. To ask for a few at each choice
+instead would leave them as old as clients are apart.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ BUSY_S: Final = 1.0
 TICK_MAX_S: Final = 0.05
 """Between two looks at the reports, at most: longer ones would send more probes at once."""
 LOOKS_MAX: Final = 512
-"""Back-ends looked at in one turn of the reactor; of a larger pool, others in the next."""
-SPREAD_S: Final = 5.0
-"""Where the budget does not suffice to ask every back-end in this time, those likely to be chosen next come first.
-Periodic probes are as frequent there: asking for the oldest reports instead makes none much younger.
+"""Back-ends whose age is compared in one turn of the reactor; of a larger pool, others in the next."""
+SPREAD_S: Final = 2.0
+"""Where the budget does not suffice to ask every back-end in this time, only those likely to be chosen next are asked.
+Periodic probes are hardly less frequent there: asking for the oldest reports would make none much younger.
 """
 LIKELY_MIN: Final = 4
 LIKELY_MAX: Final = 16
-"""How many of these are asked: twice as many as clients came in the last turn. Finding them takes the number's square.
+"""How many of these are asked: twice as many as clients came in the last turn. Finding them takes time that grows with
+the square of their number.
 """
-REST: Final = 5
-"""A turn's share of the budget, as its divisor, that then goes to the oldest reports all the same."""
 _TOLERANCE_S: Final = 1e-6
 
 _asked_at = attrgetter("probing.asked_at")
@@ -59,11 +58,12 @@ class Demand(Protocol):
 
 
 class OnDemand:
-    """Calls `probe` for the back-ends whose reports are older than `freshness_s`, the oldest first, while clients come.
+    """Calls `probe` for the back-ends whose reports are older than `freshness_s` (in s), the oldest first, while clients
+    come.
 
-    At most `budget` calls a second, and one in `freshness_s` for each back-end, none while a probe to it is on its way.
-    `held_back` is called when the budget is spent although more are due. There is no timer while no clients come. None
-    for `freshness_s` turns all this off.
+    It makes at most `budget` calls a second, and one in `freshness_s` for each back-end, none while a probe to it is on
+    its way. `held_back` is called when the budget is spent although more are due. There is no timer while no clients
+    come. With None for `freshness_s` nothing is asked.
     """
 
     log = Logger()
@@ -131,22 +131,13 @@ class OnDemand:
 
     def _ask(self, now: float) -> None:
         eligible = self._pool.eligible
-        due = self._due(self._some(eligible), now)
+        due = self._due(self._likely(now) if len(eligible) > self._spread else self._some(eligible), now)
         due.sort(key=_asked_at)
-        if len(eligible) > self._spread:
-            if not self._ask_each(self._due(self._likely(now), now), now):
-                return
-            del due[ceil(self._limit.burst / REST) :]
-        self._ask_each(due, now)
-
-    def _ask_each(self, due: Sequence[Backend], now: float) -> bool:
-        """Probe them in this order. Returns whether the budget sufficed."""
         for backend in due:
             if not self._limit.admit(now):
                 self._held_back()
-                return False
+                return
             self._probe(backend)
-        return True
 
     def _due(self, backends: Sequence[Backend], now: float) -> list[Backend]:
         """Those of which a new report may be asked for.
