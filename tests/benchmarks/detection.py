@@ -2,11 +2,12 @@
 
 The real monitor, pool, sessions and default policy in virtual time, so that every run of the same --seed gives the
 same figures; takes some five minutes. Ten alike back-ends answer within two milliseconds, and a client comes every
-0.1 s: they take turns, so that every one of them gets a client a second. (Under `report` a single lost probe in 100
-outweighs ten connections: where some are lost, almost all clients go to the back-end with the fewest losses.) "Silent" is a back-end that stops at a
-random moment without a word, and to which connects neither succeed nor fail; the others refuse connects from then on.
-While clients come, probes on demand do; false ejections are counted without any clients, and, where much is lost, with
-and without. Exits with status 1 when an aim is missed.
+0.1 s: they take turns, so that each of them gets a client a second. (Under `report` they do not where probes are lost:
+one in a hundred outweighs ten connections, so that almost all clients go to the back-end with the fewest losses.)
+
+"Silent" is a back-end that stops at a random moment without a word, and to which connects neither succeed nor fail; the
+others refuse connects from then on. While clients come, probes on demand do; false ejections are counted without any
+clients, and, where much is lost, with and without. Exits with status 1 when an aim is missed.
 """
 
 from __future__ import annotations

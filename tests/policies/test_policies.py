@@ -160,7 +160,7 @@ class TestContract:
         assert failed in balance.serve(100, held=True)
 
     def test_a_report_after_a_session_that_was_served_does(self, balance: Balance) -> None:
-        failed, other = balance.all_up(2)
+        failed, _ = balance.all_up(2)
         balance.refuse(failed)
         balance.opened(failed)  # one that was chosen before
         balance.report(failed)

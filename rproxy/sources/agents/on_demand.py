@@ -58,8 +58,7 @@ class Demand(Protocol):
 
 
 class OnDemand:
-    """Calls `probe` for the back-ends whose reports are older than `freshness_s` (in s), the oldest first, while clients
-    come.
+    """While clients come, calls `probe` for the back-ends whose reports are older than `freshness_s`, the oldest first.
 
     It makes at most `budget` calls a second, and one in `freshness_s` for each back-end, none while a probe to it is on
     its way. `held_back` is called when the budget is spent although more are due. There is no timer while no clients
