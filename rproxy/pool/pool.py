@@ -51,7 +51,7 @@ class Pool:
     choices: int = attrs.field(init=False, default=0)
     """Clients that were given a back-end so far."""
     wake: Callable[[], None] | None = attrs.field(init=False, default=None)
-    """Called when a client is given one, while the client waits; None while `choices` is watched anyway."""
+    """Called when a client is given a back-end, before `choose` returns; None for not at all."""
     _candidates: Candidates = attrs.field(init=False, factory=Candidates)
     _eligibility: Eligibility = attrs.field(init=False)
     _rows: Rows = attrs.field(init=False)

@@ -32,7 +32,7 @@ ENDED_EACH: Final = 4
 class Probe:
     """A request that was sent. `counted` is how many of our sessions on the back-end were established then.
 
-    One `on_demand` is sent for its figures: it tells nothing of whether the back-end is up, except by its answer.
+    An `on_demand` probe is sent for the agent's figures: its loss is no miss, see `_lost_on_demand`.
     """
 
     backend: Backend
@@ -190,7 +190,7 @@ class Probes:
         return (ProbeLost(backend, token, health.misses, counted=True, first=first), *changed)
 
     def _lost_on_demand(self, backend: Backend, token: int) -> ProbeLost:
-        """These come too fast to count as misses: a path that is disturbed for a second would lose many."""
+        """No miss: these follow each other so fast that a path that is disturbed for a second loses several."""
         health = backend.health
         health.lost_on_demand += 1
         urgent = health.lost_on_demand == URGENT and backend.state is State.UP

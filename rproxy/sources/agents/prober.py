@@ -112,7 +112,7 @@ class Prober:
             self._reprobe_after(delay_s)
 
     def hasten(self) -> None:
-        """Probes on demand were lost: send the next periodic one now, unless detection has begun."""
+        """Probes on demand were lost: send the next periodic one now, unless those after a miss are due anyway."""
         if self._next_s is not None and not self._reprobes:
             self._next_s = self._probing.wheel.arm(self, 0.0, self._probe_periodically)
 
