@@ -10,8 +10,7 @@ from math import exp, log, sqrt
 from typing import Final
 
 from rproxy.policies.brake import MEMORY_HYSTERESIS, Brake, BrakeOptions, note_failure
-from rproxy.policies.delay_record import DelayRecord
-from rproxy.policies.pool_mean import PoolMean
+from rproxy.policies.delay_record import USUAL_S, DelayRecord
 from rproxy.policies.ranked import Ranked
 from rproxy.policies.session_lengths import HASTY_IN_A_ROW, LOG_SHORTEST, SHORTEST_S, SessionLengths
 from rproxy.policies.weights import Weights
@@ -24,6 +23,8 @@ RATE_S: Final = 10.0
 20 s made no difference."""
 PRIOR: Final = 4.0
 """Sessions for which the pool's rate stands in: so many departures outweigh it. 2 to 8 made no difference."""
+UNMEASURED: Final = 0.5
+"""A back-end's part of the pool's rate is n + this, of n + `PRIOR`, after n departures: few say little."""
 FASTEST: Final = 4.0
 """A rate is believed up to so many times the pool's: one that answers errors is fast, too."""
 RATE_MIN: Final = 1 / 3600
@@ -38,7 +39,7 @@ GHOSTS_MAX: Final = 100.0
 # Sessions of others: other proxies, and clients that reach the back-end without one.
 IDLE_S: Final = 60.0
 """Connections that have stayed so long are a service's own pools, and no load."""
-USUAL_S: Final = 10.0
+USUAL_FOREIGN_S: Final = 10.0
 """Over how long the usual number is averaged."""
 
 # CPU carried forward by sessions.
@@ -71,9 +72,9 @@ class DelayEstimates(Ranked, ABC):
     The rate of a back-end is (departures + prior) / (time + prior / pool's rate). Time is that in which sessions of
     ours are open, times our share of all sessions there, since others' departures are not seen. So a back-end whose
     sessions stay open gets slower at once, and one without sessions forgets towards the pool's rate, the geometric
-    mean over back-ends: two that answer errors hardly move it. That is for sessions that slow each other down. As far
-    as a host has CPU left they do not, and time counts for each session: else the one with the most sessions, whose
-    departures come fastest, would be taken for the fastest.
+    mean over back-ends by how well each is known: two that answer errors hardly move it. That is for sessions that slow
+    each other down. As far as a host has CPU left they do not, and time counts for each session: else the one with the
+    most sessions, whose departures come fastest, would be taken for the fastest.
 
     Sessions of others are the host's connections that are not ours: fresher than what the other proxies said of
     theirs. What nobody claims is the base, a service's own pools; it falls at once and rises slowly.
@@ -93,7 +94,8 @@ class DelayEstimates(Ranked, ABC):
         self._memory_watched = options.memory_from - MEMORY_HYSTERESIS
         self._rate = RATE_AT_FIRST
         """The pool's, in sessions/s."""
-        self._log_rates = PoolMean()
+        self._log_rates = self._rate_weights = 0.0
+        """The sum of the logarithms of back-ends' rates, each times its weight, and the sum of these weights."""
         self._lengths = SessionLengths()
         self._others = 0.0
         """Sessions of others on all back-ends."""
@@ -149,7 +151,8 @@ class DelayEstimates(Ranked, ABC):
         record.failed = False
         counts = backend.counts
         ours = counts.pending + counts.established
-        record.pass_time(ours, ours, now)
+        if ours:
+            record.count_time(ours, now)
         if ours or record.ended:
             self._lengths.settle(record, ours, now)
         weight = backend.registration.weight * backend.share
@@ -158,7 +161,9 @@ class DelayEstimates(Ranked, ABC):
         self._hear(backend, record)
         self._settle_rate(record, now)
         record.pass_time(ours, ours, now, True)
-        self._enter(record)
+        entry = record.entry
+        if entry is None or entry[0] or self._rank(backend, record) < entry[1:3]:  # few reports shorten the delay
+            self._enter(record)
         return record.reason
 
     def _served(self, record: DelayRecord, served_s: float, now: float) -> None:
@@ -222,7 +227,7 @@ class DelayEstimates(Ranked, ABC):
         else:
             foreign = max(0.0, self._others / len(self._places))
         record.told_foreign = record.foreign = foreign or 0.0
-        record.usual_foreign += (foreign - record.usual_foreign) * min(1.0, passed_s / USUAL_S)
+        record.usual_foreign += (foreign - record.usual_foreign) * min(1.0, passed_s / USUAL_FOREIGN_S)
         record.fades_s = self._lengths.scale_s
         self._others += foreign - before
 
@@ -252,19 +257,23 @@ class DelayEstimates(Ranked, ABC):
 
     def _settle_rate(self, record: DelayRecord, now: float) -> None:
         """Forget what is old, and take in the pool's rate."""
-        kept = exp((record.settled_at - now) / RATE_S)
-        finished = (record.finished - record.prior) * kept
-        spent_s = max(0.0, record.spent_s - record.prior_s) * kept
-        rates = self._log_rates
-        rate = self._rate if rates.count or not (finished and spent_s) else finished / spent_s
-        if rates.count or (finished and spent_s):
-            before, after = record.log_rate, log((finished + PRIOR) / (spent_s + PRIOR / rate))
-            if before is None:
-                rates.count += 1
-            rates.sum += after - (before or 0.0)
-            record.log_rate = after
-            self._rate = rate = min(RATE_MAX, max(RATE_MIN, exp(rates.sum / rates.count)))
-        record.prior = PRIOR if rates.count else PRIOR_AT_FIRST
+        passed_s = now - record.settled_at
+        kept = exp(-passed_s / RATE_S)
+        since = record.finished - record.prior, max(0.0, record.spent_s - record.prior_s)
+        finished, spent_s = since[0] * kept, since[1] * kept
+        known = self._rate_weights > 0
+        rate = self._rate if known or not (finished and spent_s) else finished / spent_s
+        if known or (finished and spent_s):
+            known = True
+            log_rate = log((finished + PRIOR) / (spent_s + PRIOR / rate))
+            weight = (finished + UNMEASURED) / (finished + PRIOR)
+            self._rate_weights += weight - record.rate_weight
+            self._log_rates += log_rate * weight - record.log_rate
+            record.rate_weight, record.log_rate = weight, log_rate * weight
+            self._rate = rate = min(RATE_MAX, max(RATE_MIN, exp(self._log_rates / self._rate_weights)))
+            record.settle_pace(*since, exp(-passed_s / USUAL_S), PRIOR, rate)
+        record.recent_finished, record.recent_spent_s = finished, spent_s
+        record.prior = PRIOR if known else PRIOR_AT_FIRST
         record.finished = finished + record.prior
         record.least_s = 1 / (FASTEST * rate)
         record.spent_s = max(spent_s + record.prior / rate, record.finished * record.least_s)
@@ -300,7 +309,7 @@ class DelayEstimates(Ranked, ABC):
         record = DelayRecord(backend, self._now)
         record.turn = self._time
         record.pool_rate = self._rate
-        record.finished = record.prior = PRIOR if self._log_rates.count else PRIOR_AT_FIRST
+        record.finished = record.prior = PRIOR if self._rate_weights > 0 else PRIOR_AT_FIRST
         record.spent_s = record.prior_s = record.prior / self._rate
         return record
 
@@ -310,7 +319,10 @@ class DelayEstimates(Ranked, ABC):
         self._sessions -= place.recent_sessions
         self._slow_cpu -= place.slow_cpu
         self._slow_sessions -= place.slow_sessions
-        self._log_rates.replace(place.log_rate, None)
+        self._log_rates -= place.log_rate
+        self._rate_weights -= place.rate_weight
+        if self._rate_weights < NOTHING:  # what rounding has left
+            self._log_rates = self._rate_weights = 0.0
         self._weights.replace(place.registered_weight, 0)
         self._lengths.leave(place)
         self._brake.leave(place)
@@ -324,5 +336,6 @@ class DelayEstimates(Ranked, ABC):
         self._sessions = sum(record.recent_sessions for record in records)
         self._slow_cpu = sum(record.slow_cpu for record in records)
         self._slow_sessions = sum(record.slow_sessions for record in records)
-        self._log_rates.recompute(record.log_rate for record in records)
+        self._log_rates = sum(record.log_rate for record in records)
+        self._rate_weights = sum(record.rate_weight for record in records)
         self._lengths.recompute(records)

@@ -307,7 +307,7 @@ class Machine(RuleBasedStateMachine):
     def miss(self, data: st.DataObject) -> None:
         backend = self.backend(data)
         self.balance.lose(self.balance.probe(backend))
-        if backend.is_up:
+        if backend.is_up and backend.eligible:  # what may not be chosen anyway has nothing to be remembered
             self.failed[backend] = self.balance.now
 
     @precondition(lambda self: bool(self.present))
