@@ -110,7 +110,7 @@ def backend_status(
         "address": backend.address,
         "port": backend.port,
         "state": state,
-        "passed_over": backend.passed_over,
+        "passed_over": backend.passed_over or _failure(backend),
         "score": _significant(explanation.value),
         "terms": {name: _significant(term) for name, term in explanation.terms.items()},
         "report_score": _rounded(report_score),
@@ -134,6 +134,14 @@ def backend_status(
 def _significant(value: float) -> float | None:
     """Rounded to six digits: a policy's values may have any size. None for what JSON has no number for."""
     return float(f"{value:.6g}") if isfinite(value) else None
+
+
+def _failure(backend: Backend) -> str:
+    """What it has just failed at, for which most policies put it last; empty for nothing."""
+    if backend.state is State.SUSPECT:
+        return "its last probe was lost"
+    refusals = backend.health.refusals
+    return f"connects failed in a row: {refusals}" if refusals and backend.is_up else ""
 
 
 def _rounded(value: float | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
@@ -12,7 +13,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from rproxy.agent.agent import Agent
-from rproxy.agent.sampler import HostSampler, Sampler
+from rproxy.agent.sampler import HostSampler, Load, Sampler
 from rproxy.agent.scope import Scope, figures
 from rproxy.config.model import AgentConfig, ProxyConfig
 from rproxy.net.addresses import Address, written
@@ -45,6 +46,17 @@ class QuietSite(Site):
         pass
 
 
+@attrs.frozen
+class DemoSampler:
+    """This host's load without its connections: those of the proxy and of all demo back-ends are among them."""
+
+    sampler: Sampler
+
+    def sample(self) -> Load:
+        """As `Sampler.sample`."""
+        return attrs.evolve(self.sampler.sample(), tcp=None)
+
+
 class Demo(Part):
     """Back-ends in this process, over real sockets, which register at its own monitor."""
 
@@ -67,7 +79,7 @@ class Demo(Part):
             return
         self._sampler = HostSampler(self._reactor.seconds, figures(Scope.AUTO))
         for number in range(1, self._config.demo + 1):
-            self._open_one(f"demo back-end {number}", self._monitor.local_address, self._sampler)
+            self._open_one(f"demo back-end {number}", self._monitor.local_address, DemoSampler(self._sampler))
 
     def _open_one(self, name: str, monitor: Address, sampler: Sampler) -> None:
         host = monitor[0]

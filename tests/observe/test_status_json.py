@@ -228,3 +228,17 @@ def test_all_services_are_shown_together() -> None:
     assert (len(shown["backends"]), len(pieces)) == (ROWS + 3, 3)
     assert shown["counters"]["sessions"] == {"closed": 1, "idle": 1}
     assert shown["counters"]["bytes"] == {"up": 6, "down": 10}
+
+
+def test_one_that_has_just_failed_says_at_what() -> None:
+    view = view_with(2)
+    refusing, silent = view.service.pool
+    pool = view.service.pool
+    assert pool.choose(0.0, exclude=(silent,)) is refusing
+    pool.refused(refusing, 0.0)
+    probe = pool.probe(silent, silent.registration, 99, 0.0)
+    pool.lost(probe.request.token, 1.0)
+    shown = status(view, Counters(), CAPACITY)["backends"]
+    assert [each["passed_over"] for each in shown] == ["connects failed in a row: 1", "its last probe was lost"]
+    pool.served(refusing, 2.0)
+    assert [each["passed_over"] for each in status(view, Counters(), CAPACITY)["backends"]][0] == ""
