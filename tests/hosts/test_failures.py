@@ -26,7 +26,7 @@ LATE_S: Final = 5.0
 """How long after its agents the proxy is started."""
 
 IDLE: Final = ("--report", "cpu=0,memory=0,tcp=0")
-BUSY: Final = ("--report", "cpu=0,memory=0,tcp=60")
+BUSY: Final = ("--report", "cpu=100,memory=100,tcp=100")
 
 
 @attrs.frozen

@@ -56,7 +56,7 @@ def run_inside(host: Host, call: Callable[..., None], *arguments: object) -> Non
 def with_a_proxy(carrier: str, folder: Path, call: Callable[[Pool], None]) -> None:
     """Its clients need no ports, and its probes, which would clear whom they find well of all blame, are rare."""
     options = ["--listen", f"unix:{folder / 'socket'}", "--probe-interval", "60", "--liveness", "120"]
-    with Proxy(folder, *options, *carrier_options(carrier)) as proxy:
+    with Proxy(folder, *options, *BY_REPORT, *carrier_options(carrier)) as proxy:
         pool = Pool(proxy)
         try:
             call(pool)

@@ -24,6 +24,8 @@ from tests.integration.twistd import REACTORS, UVLOOP, Twistd
 
 DESCRIPTORS: Final = 4096
 CARRIERS: Final = ["portable", "splice"]
+BY_REPORT: Final = ("--policy", "report")
+"""For tests that have to know which back-end is chosen: the one that reports the least, whatever it has done so far."""
 
 
 def carrier_options(carrier: str) -> list[str]:
@@ -162,7 +164,7 @@ def shared_proxy(
     """One process for all tests that bring their own back-ends; on every kind of listener."""
     folder = tmp_path_factory.mktemp("proxy")
     listeners = every_listener(folder, certificate)
-    with Proxy(folder, *listeners, *variant.tls_options, reactor=variant.reactor) as proxy:
+    with Proxy(folder, *listeners, *BY_REPORT, *variant.tls_options, reactor=variant.reactor) as proxy:
         yield proxy
 
 
@@ -176,6 +178,6 @@ def pool(shared_proxy: Proxy) -> Iterator[Pool]:
 @pytest.fixture
 def own_pool(variant: Variant, start: Starter) -> Pool:
     """At a process of the test's own, which it may end."""
-    pool = Pool(start.proxy(*variant.options, reactor=variant.reactor))
+    pool = Pool(start.proxy(*BY_REPORT, *variant.options, reactor=variant.reactor))
     start.closing(pool.abandon)
     return pool

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import need
 from tests.integration.addresses import LOOPBACK
-from tests.integration.conftest import Certificate, Starter, Variant, every_carrier, every_listener
+from tests.integration.conftest import BY_REPORT, Certificate, Starter, Variant, every_carrier, every_listener
 from tests.integration.dials import DIALS, Dial
 from tests.integration.fake_agents import BUSY
 from tests.integration.polling import PROMPT_S, READY_S, in_background, poll
@@ -41,7 +41,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 def limited(start: Starter, variant: Variant, descriptors: int, *options: str) -> Pool:
     """At a proxy that may have only so many descriptors open."""
-    return start.pool(*variant.options, *options, wrapper=shell(f"ulimit -n {descriptors}"))
+    return start.pool(*BY_REPORT, *variant.options, *options, wrapper=shell(f"ulimit -n {descriptors}"))
 
 
 def crowd(pool: Pool, number: int) -> list[socket.socket]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from rproxy.net.addresses import Address, written
 from tests.integration.agents import serve, start_agent, visitors
-from tests.integration.conftest import Starter
+from tests.integration.conftest import BY_REPORT, Starter
 from tests.integration.fake_agents import BUSY, IDLE
 from tests.integration.logs import failures
 from tests.integration.polling import READY_S, in_background, poll
@@ -27,7 +27,7 @@ STEADY: Final = 3
 
 def test_a_dead_service_and_a_flapping_agent_stay_out_longer_each_time_and_come_back(start: Starter) -> None:
     """The agent of the dead service, which is everybody's first choice, answers; the flapping one's service serves."""
-    proxy = start.proxy("--probe-interval", "0.5")
+    proxy = start.proxy("--probe-interval", "0.5", *BY_REPORT)
     pool = Pool(proxy)
     start.closing(pool.abandon)
     for _ in range(STEADY):

@@ -241,4 +241,4 @@ def test_one_that_has_just_failed_says_at_what() -> None:
     shown = status(view, Counters(), CAPACITY)["backends"]
     assert [each["passed_over"] for each in shown] == ["connects failed in a row: 1", "its last probe was lost"]
     pool.served(refusing, 2.0)
-    assert [each["passed_over"] for each in status(view, Counters(), CAPACITY)["backends"]][0] == ""
+    assert status(view, Counters(), CAPACITY)["backends"][0]["passed_over"] == ""
