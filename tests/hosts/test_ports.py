@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import need
 from tests.hosts.net import Host, Wiring
-from tests.integration.conftest import CARRIERS, carrier_options
+from tests.integration.conftest import BY_REPORT, CARRIERS, carrier_options
 from tests.integration.fake_agents import BUSY, IDLE
 from tests.integration.logs import failures
 from tests.integration.polling import in_background
