@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children
+from multiprocessing import active_children, get_context
 
 import attrs
 from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
@@ -72,7 +72,8 @@ def execute_all(
             yield run, execute(run)
         return
     others = set(active_children())
-    executor = ProcessPoolExecutor(min(workers, len(runs)))
+    # Not forked: beside other threads that may hang, and a worker's end goes unnoticed.
+    executor = ProcessPoolExecutor(min(workers, len(runs)), mp_context=get_context("spawn"))
     try:
         yield from zip(runs, executor.map(execute, runs), strict=True)
     except BrokenProcessPool:
