@@ -5,13 +5,14 @@ All factors are 1 where all is well, and multiply a delay.
 
 from __future__ import annotations
 
-from math import exp, prod
+from math import prod
 from typing import Final
 
 import attrs
 
 from rproxy.policies.delay_record import DelayRecord
 from rproxy.policies.own_options import option
+from rproxy.policies.penalty import faded, with_another
 from rproxy.policies.pool_mean import PoolMean
 from rproxy.policies.session_lengths import FORGIVEN_S, HASTY_IN_A_ROW
 from rproxy.pool.backend import Backend
@@ -27,9 +28,6 @@ MEMORY_HYSTERESIS: Final = 2.0
 LOAD_SCALE: Final = 10.0
 """An application load of so many percent doubles the delay: an accept queue fills once a service does not keep up."""
 LOSS_STRENGTH: Final = 5.0
-FAIL_S: Final = 10.0
-"""How long a failure counts: not only until the next report, which may come 0.1 s later."""
-FAIL_MAX: Final = 1000.0
 HASTY_FACTOR: Final = 4.0
 """For a back-end whose sessions end too soon to be believed."""
 
@@ -85,7 +83,7 @@ class Brake:
             MEMORY_STRENGTH * (1 + max(0.0, backend.memory - options.memory_from)) if record.full else 1.0,
             1 + load / LOAD_SCALE if load else 1.0,
             1 + LOSS_STRENGTH * loss if loss * 100 > options.loss_from else 1.0,
-            1 + record.fail * exp((record.fail_at - now) / FAIL_S) if record.fail else 1.0,
+            1 + faded(record.fail, record.fail_at, now) if record.fail else 1.0,
             HASTY_FACTOR if is_hasty(record) and now - record.ended_at < FORGIVEN_S else 1.0,
         )
 
@@ -100,11 +98,9 @@ class Brake:
 
 
 def note_failure(record: DelayRecord, now: float) -> float:
-    """A session of it failed: each failure counts for more than all those before. Returns by how much its factor
-    rises.
-    """
+    """A session of it failed. Returns by how much its factor rises."""
     before = record.fail
-    record.fail = min(FAIL_MAX, 2 * before * exp((record.fail_at - now) / FAIL_S) + 1)
+    record.fail = with_another(before, record.fail_at, now)
     record.fail_at = now
     return max(1.0, (1 + record.fail) / (1 + before))
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import insort
 from collections.abc import Collection, Sequence
-from math import exp
 from typing import Any, Final, Protocol
 
 from rproxy.net.addresses import Address
-from rproxy.policies.penalty import is_penalised
+from rproxy.policies.penalty import faded, is_penalised, with_another
 from rproxy.policies.weight_tree import WeightTree
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import Explanation
 
 WEIGHT_SCALE: Final = 10
 """Weights are drawn in units of 1 / `WEIGHT_SCALE`: slow start grants tenths."""
-FAILURES_FADE_S: Final = 10.0
-"""Time constant with which failures are forgotten, in seconds."""
-FAILURES_MAX: Final = 1000.0
 QUEUE_PERCENT: Final = 10
 """This much application load counts as much as one failure."""
 MANY: Final = 8
@@ -47,7 +43,7 @@ class Record:
         self.index = index
         self.tree = tree
         self.failures = 0.0
-        """As of `failed_at`: doubled, and one more, with each failure."""
+        """As of `failed_at`, see `penalty.with_another`."""
         self.failed_at = 0.0
         self.figures = figures
 
@@ -165,7 +161,7 @@ class Drawing(ABC):
         if backend.slot < 0:
             return
         record = self._enter(backend, now)
-        record.failures = min(2 * failures(record, now) + 1, FAILURES_MAX)
+        record.failures = with_another(record.failures, record.failed_at, now)
         record.failed_at = now
         self._place(record, self._failed, now)
 
@@ -212,7 +208,7 @@ def failures(record: Record | None, now: float) -> float:
     """The back-end's failures, as far as they are not forgotten."""
     if record is None or not record.failures:
         return 0.0
-    return record.failures * exp((record.failed_at - now) / FAILURES_FADE_S)
+    return faded(record.failures, record.failed_at, now)
 
 
 def strained(sessions: float, record: Record | None, backend: Backend, now: float) -> float:

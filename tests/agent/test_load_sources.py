@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from rproxy.agent.load_sources import (
     FileLoad,
 )
 from rproxy.agent.sock_diag import Listener, SockDiag
+from tests.agent.conftest import Closing
 from tests.agent.processes import all_reaped, children, within
 from tests.fakes import logged, texts
 
@@ -60,22 +61,6 @@ class QueueBench:
         self.load.stop()
         for client in self._clients:
             client.close()
-
-
-@pytest.fixture
-def closing() -> Iterator[Callable[[Any], Any]]:
-    things: list[Any] = []
-
-    def keep(thing: Any) -> Any:
-        things.append(thing)
-        return thing
-
-    yield keep
-    for thing in things:
-        thing.close()
-
-
-Closing = Callable[[Any], Any]
 
 
 def listener(host: str, port: int = 0, *, backlog: int = 10, shared: bool = False) -> socket.socket:

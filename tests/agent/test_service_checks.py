@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from twisted.internet.task import deferLater
 from rproxy.agent.check_loop import Check, CheckFailed
 from rproxy.agent.service_checks import CommandCheck, ConnectCheck, HttpCheck
 from rproxy.agent.sock_diag import SockDiag
+from tests.agent.conftest import Closing
 from tests.agent.processes import all_reaped, children
 from tests.integration.addresses import LOOPBACK, RefusingPort
 from tests.integration.polling import in_background
@@ -59,22 +60,6 @@ def connect_check(port: int) -> ConnectCheck:
     from twisted.internet import reactor
 
     return ConnectCheck(reactor, port, own)
-
-
-@pytest.fixture
-def closing() -> Iterator[Callable[[Any], Any]]:
-    things: list[Any] = []
-
-    def keep(thing: Any) -> Any:
-        things.append(thing)
-        return thing
-
-    yield keep
-    for thing in things:
-        thing.close()
-
-
-Closing = Callable[[Any], Any]
 
 
 @pytest.mark.parametrize("host", [LOOPBACK, "::1", "0.0.0.0", "127.0.0.9"])

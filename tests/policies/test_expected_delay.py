@@ -41,18 +41,6 @@ def work(balance: Balance, served_s: float, *others: Backend) -> Backend:
 
 
 class TestSessions:
-    def test_the_fewest_sessions_win(self, balance: Balance) -> None:
-        backends = balance.all_up(3)
-        balance.serve(9, held=True)
-        balance.close(backends[1])
-        assert balance.choose() is backends[1]
-
-    def test_a_session_still_connecting_counts(self, balance: Balance) -> None:
-        slow, other = balance.all_up(2)
-        for _ in range(5):
-            balance.lease(slow)
-        assert set(balance.serve(5, held=True)) == {other}
-
     def test_sessions_of_other_proxies_count(self, balance: Balance) -> None:
         theirs, free = balance.all_up(2)
         balance.report(theirs, tcp=10, others=10)

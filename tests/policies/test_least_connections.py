@@ -13,18 +13,6 @@ class TestLeastConnections:
     def balance(self) -> Balance:
         return balance_by("least-connections")
 
-    def test_the_one_with_the_fewest_sessions_is_chosen(self, balance: Balance) -> None:
-        backends = balance.all_up(3)
-        balance.serve(9, held=True)
-        balance.close(backends[1])
-        assert balance.choose() is backends[1]
-
-    def test_a_session_still_connecting_counts(self, balance: Balance) -> None:
-        slow, other = balance.all_up(2)
-        for _ in range(5):
-            balance.lease(slow)
-        assert set(balance.serve(5, held=True)) == {other}
-
     def test_it_does_not_depend_on_the_load(self, balance: Balance) -> None:
         loaded, idle = balance.all_up(2)
         balance.report(loaded, cpu=100, memory=100, tcp=1000)
@@ -35,17 +23,6 @@ class TestLeastConnections:
         served = balance.serve(9, held=False)
         assert set(served[:3]) == set(backends)
         assert served == served[:3] * 3
-
-    @pytest.mark.parametrize(
-        ("weights", "expected"),
-        [((100, 100, 5), (0.488, 0.488, 0.024)), ((100, 100, 200), (0.25, 0.25, 0.5)), ((1, 1, 2), (0.25, 0.25, 0.5))],
-    )
-    def test_a_weight_is_a_share_of_idle_back_ends_clients(
-        self, balance: Balance, weights: tuple[int, ...], expected: tuple[float, ...]
-    ) -> None:
-        backends = [balance.up(agent(number), weight=weight) for number, weight in enumerate(weights)]
-        served = shares(balance.serve(6000, held=False), backends)
-        assert [count / 6000 for count in served] == pytest.approx(expected, abs=0.005)
 
     def test_one_of_small_weight_is_not_chosen_for_being_idle(self, balance: Balance) -> None:
         *_, light = [balance.up(agent(number), weight=weight) for number, weight in enumerate((100, 100, 5))]

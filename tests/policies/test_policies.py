@@ -235,6 +235,40 @@ class TestWeights:
         assert drive(name, (100, 100, 200), 2000, load)[2] == pytest.approx(50, abs=6)
 
 
+@pytest.mark.parametrize("cpus", [(0, 0, 0), (3, 7, 5)], ids=["equal", "noise"])
+@pytest.mark.parametrize("name", ["expected-delay", "least-connections", "report"])
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [((100, 100, 5), (0.488, 0.488, 0.024)), ((100, 100, 200), (0.25, 0.25, 0.5)), ((1, 1, 2), (0.25, 0.25, 0.5))],
+)
+def test_where_turns_break_ties_a_weight_is_a_share_of_idle_back_ends_clients(
+    name: str, cpus: tuple[int, ...], weights: tuple[int, ...], expected: tuple[float, ...]
+) -> None:
+    balance = balance_by(name)
+    backends = [balance.up(agent(number), weight=weight) for number, weight in enumerate(weights)]
+    for backend, cpu in zip(backends, cpus, strict=True):
+        balance.report(backend, cpu=cpu)
+    served = shares(balance.serve(6000, held=False), backends)
+    assert [count / 6000 for count in served] == pytest.approx(expected, abs=0.005)
+
+
+@pytest.mark.parametrize("name", ["expected-delay", "least-connections"])
+class TestFewestSessions:
+    def test_the_one_with_the_fewest_is_chosen(self, name: str) -> None:
+        balance = balance_by(name)
+        backends = balance.all_up(3)
+        balance.serve(9, held=True)
+        balance.close(backends[1])
+        assert balance.choose() is backends[1]
+
+    def test_one_that_is_still_connecting_counts(self, name: str) -> None:
+        balance = balance_by(name)
+        slow, other = balance.all_up(2)
+        for _ in range(5):
+            balance.lease(slow)
+        assert set(balance.serve(5, held=True)) == {other}
+
+
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_one_client_at_a_time_is_not_always_on_the_same_host(name: str) -> None:
     assert max(drive(name, (100, 100, 100), 600, None)) <= 50

@@ -174,19 +174,6 @@ class TestReport:
             balance.report(backend, after_s=rtt_s, cpu=cpu, memory=40)
         assert shares(balance.serve(600, held=False), backends) == [200, 200, 200]
 
-    @pytest.mark.parametrize(
-        ("weights", "expected"),
-        [((100, 100, 5), (0.488, 0.488, 0.024)), ((100, 100, 200), (0.25, 0.25, 0.5)), ((1, 1, 2), (0.25, 0.25, 0.5))],
-    )
-    def test_a_weight_is_a_share_of_idle_back_ends_clients(
-        self, balance: Balance, weights: tuple[int, ...], expected: tuple[float, ...]
-    ) -> None:
-        backends = [balance.up(agent(number), weight=weight) for number, weight in enumerate(weights)]
-        for backend, cpu in zip(backends, (3, 7, 5), strict=True):
-            balance.report(backend, cpu=cpu)
-        served = shares(balance.serve(6000, held=False), backends)
-        assert [count / 6000 for count in served] == pytest.approx(expected, abs=0.005)
-
     def test_a_weight_scales_the_connections_and_nothing_else(self, balance: Balance) -> None:
         """Double the weight carries double the connections at the same score."""
         strong, normal = balance.up(agent(1), weight=200), balance.up(agent(2), weight=100)
