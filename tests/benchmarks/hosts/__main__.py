@@ -25,8 +25,9 @@ from tests.benchmarks.hosts.contenders import BALANCES, DEFAULT, OURS, POLICIES_
 from tests.benchmarks.hosts.farm import PATIENCE_S, PROXIES_MAX, Farm, Played, Run, built
 from tests.benchmarks.hosts.figures import Case, Figures, Results
 from tests.benchmarks.hosts.helpers import HelperFailed
-from tests.benchmarks.hosts.report import as_json, setup, text
+from tests.benchmarks.hosts.report import as_json, text
 from tests.benchmarks.hosts.schedule import SESSIONS, WORK_S, Phase, short_sessions
+from tests.benchmarks.machine import setup
 from tests.benchmarks.outcomes import exit_status
 from tests.benchmarks.peers import programs
 from tests.benchmarks.peers.__main__ import names, rotated, tell
@@ -212,7 +213,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     for signum in SIGNALS:
         signal.signal(signum, stop)
-    described = setup()
+    described = setup(["haproxy"])
     try:
         results = run(chosen)
     except NoCgroups as error:

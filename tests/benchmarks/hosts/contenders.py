@@ -17,7 +17,7 @@ from tests.benchmarks.hosts.farm import CHECK_PORT, LAN, SERVICE_PORT, Farm, Pla
 from tests.benchmarks.hosts.figures import HAPROXY
 from tests.benchmarks.hosts.helpers import Helper
 from tests.benchmarks.peers import programs
-from tests.benchmarks.peers.programs import ProgramFailed
+from tests.benchmarks.peers.programs import HAPROXY_DEFAULTS, ProgramFailed
 from tests.benchmarks.proxies import quiet
 from tests.integration.polling import READY_S, STOP_S, poll
 from tests.integration.twistd import Twistd, environment
@@ -36,14 +36,7 @@ LOOK_S: Final = 0.05
 _HAPROXY: Final = """\
 global
     nbthread 1
-defaults
-    mode tcp
-    timeout connect 5s
-    timeout client 10m
-    timeout server 10m
-    option tcp-smart-accept
-    option tcp-smart-connect
-listen proxy
+{defaults}listen proxy
     bind {address}:{port} backlog 4096
     balance {balance}
 {servers}
@@ -76,7 +69,11 @@ def _haproxies(farm: Farm, number: int, folder: Path, balance: str, agent: str) 
         )
         for place in farm.proxies[:number]:
             config = folder / f"{place.net.name}.cfg"
-            config.write_text(_HAPROXY.format(address=place.address, port=PORT, balance=balance, servers=servers))
+            config.write_text(
+                _HAPROXY.format(
+                    defaults=HAPROXY_DEFAULTS, address=place.address, port=PORT, balance=balance, servers=servers
+                )
+            )
             stack.enter_context(_haproxy(place, config))
         yield [(place.address, PORT) for place in farm.proxies[:number]]
 

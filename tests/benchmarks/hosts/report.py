@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from textwrap import fill
 from typing import Any, Final
 
 import attrs
 
-import twisted
 from tests.benchmarks.hosts.figures import COLUMNS, Results
 from tests.benchmarks.outcomes import table
-from tests.benchmarks.peers import programs
 
 WIDTH: Final = 110
-
-
-def setup() -> dict[str, str]:
-    """The machine and the versions of programs."""
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "CPU": f"{cpu[1] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "kernel": f"{platform.system()} {platform.release()}",
-        "load average before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
-        "haproxy": programs.version("haproxy"),
-        "Python": platform.python_version(),
-        "Twisted": twisted.__version__,
-    }
 
 
 def text(results: Results, described: Mapping[str, str], seconds: float) -> str:

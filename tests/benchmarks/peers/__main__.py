@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import re
 import signal
 import subprocess
 import sys
@@ -19,8 +16,8 @@ from typing import Any, Final
 
 import attrs
 
-import twisted
 from rproxy.net.addresses import Address
+from tests.benchmarks.machine import setup
 from tests.benchmarks.peers import programs, report, rows
 from tests.benchmarks.peers.figures import HAPROXY, TITLES, Results
 from tests.benchmarks.peers.programs import PEERS, ProgramFailed, Running
@@ -55,19 +52,6 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     if parsed.rounds < 1 or parsed.seconds <= 0:
         parser.error("--rounds and --seconds must be positive")
     return parsed
-
-
-def setup() -> dict[str, str]:
-    """The machine and the versions of programs."""
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "CPU": f"{cpu[1] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "kernel": f"{platform.system()} {platform.release()}",
-        "load average before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
-        **{program: programs.version(program) for program in programs.NEEDED},
-        "Python": platform.python_version(),
-        "Twisted": twisted.__version__,
-    }
 
 
 def tell(what: str) -> None:
@@ -178,7 +162,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, stop)
-    described = setup()
+    described = setup(programs.NEEDED)
     try:
         bench = run(chosen)
     except FAILURES as error:

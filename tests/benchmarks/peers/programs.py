@@ -37,12 +37,7 @@ SMALL: Final = "small"
 LARGE: Final = "large"
 LARGE_BYTES: Final = 1 << 30
 
-_HAPROXY: Final = """\
-global
-    nbthread 1
-    maxconn {connections}
-    maxpipes {pipes}
-    tune.pipesize 1048576
+HAPROXY_DEFAULTS: Final = """\
 defaults
     mode tcp
     timeout connect 5s
@@ -50,7 +45,14 @@ defaults
     timeout server 10m
     option tcp-smart-accept
     option tcp-smart-connect
-{options}
+"""
+_HAPROXY: Final = """\
+global
+    nbthread 1
+    maxconn {connections}
+    maxpipes {pipes}
+    tune.pipesize 1048576
+{defaults}{options}
 listen proxy
     bind {host}:{port} backlog 4096
     server backend {backend}
@@ -223,6 +225,7 @@ def _haproxy(folder: Path, backend: Address, *options: str) -> Iterator[Running]
     config = folder / f"{port}.cfg"
     config.write_text(
         _HAPROXY.format(
+            defaults=HAPROXY_DEFAULTS,
             connections=connections_max(),
             pipes=PIPES_MAX,
             options="".join(f"    option {option}\n" for option in options),
