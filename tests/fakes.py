@@ -433,12 +433,15 @@ class CountingPolicy:
         self.told: dict[str, Counter[Backend]] = {
             event: Counter() for event in ("opened", "closed", "failed", "reported")
         }
+        self.clients: list[Address | None] = []
+        """Whom back-ends were chosen for."""
         self.error: Exception | None = None
         self.reason = ""
 
     def choose(
         self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float
     ) -> Backend | None:
+        self.clients.append(client)
         return next((each for each in eligible if each not in exclude), None)
 
     def opened(self, backend: Backend, now: float) -> None:
@@ -524,6 +527,10 @@ class FakeLink:
 
     def client_address(self) -> str:
         return self.address
+
+    def client(self) -> Address | None:
+        host, colon, port = self.address.rpartition(":")
+        return (host, int(port)) if colon else None
 
     def carried(self) -> tuple[int, int]:
         return self.up, self.down

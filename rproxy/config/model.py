@@ -25,6 +25,11 @@ AGENT_PORT: Final = UDP_PORT
 """The agent's UDP port; it changes to another one while no proxy probes."""
 NO_CHECK: Final = "none"
 CONNECT_CHECK: Final = "connect"
+AGENT_CHECK: Final = "agent-check:"
+"""Followed by a port: HAProxy's protocol of agent checks. Static back-ends only."""
+SOURCE_AFFINITY: Final = "source"
+CLIENT_SOURCE: Final = "client"
+"""Connect from the client's own address."""
 HTTP_CHECK: Final = "http:"
 """Followed by a path."""
 COMMAND_CHECK: Final = "command:"
@@ -34,6 +39,67 @@ CGROUP_SCOPE: Final = "cgroup"
 AUTO_SCOPE: Final = "auto"
 """The agent's cgroup where it has a limit, else the host."""
 _OPTION: Final = "--"
+
+
+@attrs.frozen
+class TlsConfig:
+    """TLS towards clients. Files are absolute paths, of the PEM format."""
+
+    certificates: tuple[tuple[str, str], ...]
+    """Files of certificates, each with that of its key, which may be the same. The client's SNI selects among them; the
+    first one is for all other names.
+    """
+    alpn: tuple[str, ...] = ()
+    """Protocols offered, the preferred one first; none: the extension is not answered."""
+    min_version: str = "1.2"
+    """The lowest version of TLS: "1.2" or "1.3"."""
+    client_ca: str | None = None
+    """File of authorities: clients must have a certificate of one of them; None for no client certificates."""
+
+
+@attrs.frozen
+class SendTlsConfig:
+    """TLS towards back-ends."""
+
+    verify: bool = True
+    """Whether their certificates must be valid, for `server_name` or else the name or address of the back-end."""
+    ca: str | None = None
+    """File of the authorities to trust; None for those of the system."""
+    server_name: str | None = None
+    """The name to ask for (SNI) and to verify."""
+    certificate: str | None = None
+    key: str | None = None
+    """Files of our own certificate and its key, for back-ends that ask for one."""
+    alpn: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class BackendConfig:
+    """A static back-end: one that needs no agent."""
+
+    address: Address
+    """The host may be a name: then every address of it is a back-end."""
+    weight: int = WEIGHT_NORMAL
+    check: str = CONNECT_CHECK
+    """`NO_CHECK`, `CONNECT_CHECK`, or `AGENT_CHECK` with a port."""
+    max_connections: int | None = None
+    """None for the service's."""
+    send_proxy: int | None = None
+    """None for the service's."""
+    prefix: str = attrs.field(default="", eq=False)
+    """As for a service, for example ``service[0].backend[1].``."""
+
+
+@attrs.frozen
+class BackendLimits:
+    """For each back-end of a service: its sessions at once, and the clients that wait while all have as many."""
+
+    max_connections: int | None = None
+    """None for no limit; a static back-end or an agent may have its own."""
+    queue: int = 1000
+    """Most clients that wait, for each back-end; 0 turns them away."""
+    queue_timeout_s: float = 5.0
+    """How long they wait."""
 
 
 @attrs.frozen
@@ -63,6 +129,38 @@ class ServiceConfig:
     redispatch: Redispatch = Redispatch.ALL
     first_byte_s: float = 0.0
     """A back-end goes down if none of its new sessions gets a byte for this long; 0 turns this off."""
+    allow: tuple[Network, ...] = ()
+    """Networks of the agents whose back-ends are this service's (`from` in a file); empty for any."""
+    takes_agents: bool = True
+    """Whether agents register for it at all."""
+    service_port: int | None = None
+    """The service port that agents register for it; None for any. See `backend_port` for those that register 0."""
+    backends: tuple[BackendConfig, ...] = ()
+    """Its static back-ends."""
+    each: BackendLimits = BackendLimits()
+    max_connections: int | None = None
+    """Its sessions at once; None for as many as the process may have."""
+    clients: tuple[Network, ...] = ()
+    """Networks of the clients that it takes; empty for any."""
+    deny: tuple[Network, ...] = ()
+    """Networks of clients that it does not take, even if they are of `clients`."""
+    max_connections_per_client: int | None = None
+    """Sessions at once of one IPv4 address, or of one IPv6 network of 64 bits."""
+    connections_per_second_per_client: float | None = None
+    affinity: str | None = None
+    """`SOURCE_AFFINITY`: a client address keeps its back-end; None for none."""
+    proxy_protocol_from: tuple[Network, ...] = ()
+    """Networks whose connections begin with a PROXY header; no others are taken then. Empty for no headers."""
+    send_proxy: int = 0
+    """Version of the PROXY header that back-ends get, 1 or 2; 0 for none."""
+    source: tuple[str, ...] = ()
+    """IP addresses to connect to back-ends from, taken in turn, or `CLIENT_SOURCE` alone; empty: routing decides."""
+    tls: TlsConfig | None = None
+    """For all listeners but those of `listen_tls`; None for plain TCP."""
+    listen_tls: Mapping[str, TlsConfig] = attrs.Factory(dict)
+    """For single listeners, by their text in `listen`."""
+    send_tls: SendTlsConfig | None = None
+    """None for plain TCP to back-ends."""
     prefix: str = attrs.field(default=_OPTION, eq=False)
     """What its keys begin with in messages to the user: `--`, or, for example, `service[1].`."""
 
@@ -86,6 +184,12 @@ class ProxyConfig:
     limits: Limits = Limits()
     max_connections: int | None = None
     """Sessions of all services at once; None for as many as open files allow."""
+    drain_timeout_s: float = 30.0
+    """How long sessions may go on after a stop has begun; 0 for not at all."""
+    reuse_port: bool = False
+    """Whether another process may listen on the same ports (SO_REUSEPORT), as one that replaces this one."""
+    file: str | None = None
+    """The absolute path of the file that it was read from; None for the command line alone."""
     state_file: str | None = None
     """An absolute path; keeps the registered back-ends over a restart."""
     demo: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from rproxy.net.addresses import Address
 from rproxy.sessions.endings import Ending
 
 
@@ -18,6 +19,13 @@ class Link(Protocol):
         """host:port of the client; for a Unix socket its path, @name if that is abstract, or ``UNIX`` if it has none.
 
         Costs about a microsecond, so call it only where the text is used. Still correct after the connection has ended.
+        """
+        ...
+
+    def client(self) -> Address | None:
+        """The client's IP address and port, an IPv4-mapped one as IPv4; None for one without, as on a Unix socket.
+
+        Not to be called once the session has ended.
         """
         ...
 
@@ -55,6 +63,9 @@ class _NoLink:
 
     def client_address(self) -> str:
         return "gone"
+
+    def client(self) -> Address | None:
+        return None
 
     def carried(self) -> tuple[int, int]:
         return 0, 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import attrs
@@ -14,7 +14,9 @@ from rproxy.pool.backend import Backend
 from rproxy.pool.events import Events
 from rproxy.pool.pool import Pool
 from rproxy.sessions.first_byte import FirstByte
+from rproxy.sessions.gate import Gate
 from rproxy.sessions.observers import Observers
+from rproxy.sessions.outbound import PLAIN, Outbound
 from rproxy.sessions.redispatch import Redispatch
 from rproxy.sessions.wait_queue import WaitQueue
 
@@ -64,9 +66,21 @@ class Service:
         self.observers = Observers(clock.seconds) if observers is None else observers
         self.publish = publish
         self.may_self_connect = may_self_connect
+        self.outbound = PLAIN
+        """How to connect to back-ends other than the `special` ones."""
+        self.special: Mapping[Address, Outbound] = {}
+        """The same of single back-ends, by address and port."""
+        self.gate: Gate | None = None
+        """None where every client is admitted."""
+        self.chooses_by_client = False
+        """Whether the policy is to get the client's address."""
         self.wait_queue = WaitQueue(clock, pool, self.terms.wait_s)
         limit_s = self.terms.first_byte_s
         self.first_byte = FirstByte(clock, limit_s, self._unresponsive) if limit_s else None
+
+    def outbound_to(self, backend: Backend) -> Outbound:
+        """How to connect to `backend`."""
+        return self.special.get((backend.address, backend.port), self.outbound) if self.special else self.outbound
 
     def connect_failed(self, backend: Backend) -> None:
         """A connect to `backend` failed, and not through this host's fault."""

@@ -65,6 +65,7 @@ class Session:
     """
 
     __slots__ = (
+        "_admitted",
         "_failed",
         "_queued_at",
         "backend",
@@ -93,6 +94,8 @@ class Session:
         """Its connections; `NO_LINK` once it has ended."""
         self.listener = listener
         self.phase = _ACCEPTED
+        self._admitted: str | None = None
+        """The client's IP address, if the service's gate has admitted and counted it."""
         self._failed: tuple[Backend, ...] = ()
         """Back-ends to which a connect failed."""
         self.backend: Backend | None = None
@@ -128,6 +131,19 @@ class Session:
         """The client's TLS handshake is complete: its time starts now."""
         self.started_at = self.service.seconds()
 
+    def admit(self) -> bool:
+        """Whether the service takes this client. To be called before the first `choose_backend`, once its address is
+        known, if the service has a `gate`. If not, the session has ended, and the carrier resets the client.
+        """
+        gate, client = self.service.gate, self.link.client()
+        if gate is None or client is None:
+            return True
+        if gate.admit(client[0]):
+            self._admitted = client[0]
+            return True
+        self.ended(Ending.DENIED)
+        return False
+
     def choose_backend(self) -> Backend | None:
         """Take a lease on the back-end to connect to until `connect_deadline`.
 
@@ -146,7 +162,8 @@ class Session:
         observers = service.observers
         if observers.choices:
             observers.choosing(self.link)
-        backend = service.pool.choose(service.seconds(), failed)
+        client = self.link.client() if service.chooses_by_client else None
+        backend = service.pool.choose(service.seconds(), failed, client)
         if observers.choices:
             observers.chosen(self.link, backend)
         if backend is None:
@@ -228,12 +245,13 @@ class Session:
         if self.connected_at is None or backend is None:
             return False
         tried = (*self._failed, backend)
+        client = self.link.client() if service.chooses_by_client else None
         end = EarlyEnd(
             service.seconds() - self.connected_at, reset, self.half_closed, sent=sent, kept=len(self.early_data)
         )
         verdict = end.verdict(
             service.terms.redispatch,
-            has_other=lambda: service.pool.would_choose(service.seconds(), tried) is not None,
+            has_other=lambda: service.pool.would_choose(service.seconds(), tried, client) is not None,
             may_retry=self._may_retry(len(tried)),
         )
         if verdict is Verdict.SERVED:
@@ -275,6 +293,8 @@ class Session:
                 self._report_service(backend)
             connected_at = self.connected_at
             self._return_lease(backend, now, None if connected_at is None else now - connected_at)
+        if self._admitted is not None and service.gate is not None:
+            service.gate.leave(self._admitted)
         service.observers.session_ended(self._record(backend, ending, now))
         self.link = NO_LINK  # session and link refer to each other: break the cycle
 

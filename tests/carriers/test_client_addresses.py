@@ -133,3 +133,48 @@ def accepted(stack: ExitStack) -> tuple[ClientSide, Stream]:
     stream = Stream(Reactor(), side)
     side.transport = stream  # type: ignore[assignment]
     return side, stream
+
+
+class Nobody:
+    """A `Gate` that admits no client."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    def admit(self, host: str) -> bool:
+        self.refused.append(host)
+        return False
+
+    def leave(self, host: str) -> None:
+        raise AssertionError("a client that was not admitted is not counted")
+
+
+@pytest.mark.parametrize("carrier", ["splice", "portable"])
+def test_a_client_that_the_service_does_not_take_is_reset_without_a_backend(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, carrier: str
+) -> None:
+    bench = Splicing(stack)
+    records: list[SessionRecord] = []
+    monkeypatch.setattr(bench, "session_ended", records.append)
+    gate = bench.service.gate = Nobody()
+    endpoint = PortEndpoint(lambda factory: tcp.Port(0, factory, 50, "127.0.0.1", bench.reactor))
+    serving: Any = bench.carrier if carrier == "splice" else bench.portable
+    serving.serve(endpoint, bench.service)
+    stack.callback(run, bench.reactor, 1)
+    stack.callback(endpoint.port.stopListening)
+    client = stack.enter_context(socket.socket())
+    client.bind(("127.0.0.9", 0))
+    client.connect(("127.0.0.1", endpoint.port.socket.getsockname()[1]))
+    client.send(b"a request")
+    if carrier == "portable":
+        endpoint.port.doRead()
+    bench.until(lambda: records)
+    run(bench.reactor, 1)
+    client.settimeout(10)
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    assert [record.ending for record in records] == [Ending.DENIED]
+    assert records[0].backend is None
+    assert records[0].tries == 0
+    assert gate.refused == ["127.0.0.9"]
+    assert bench.capacity.sessions == 0

@@ -13,7 +13,7 @@ from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import NO_LINK
 from rproxy.sessions.service import ServiceTerms
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, TRIES_MAX, Phase, Session
-from tests.fakes import confirm, logged, registered
+from tests.fakes import FakeLink, confirm, logged, registered
 from tests.sessions.opening import Bench, taken
 
 TOTAL_S = 5.0
@@ -380,3 +380,51 @@ def test_a_connect_that_fails_by_this_hosts_fault_is_no_evidence() -> None:
         session.connect_failed(backend_fault=False)
         session.ended(Ending.CLIENT_GONE)
     assert [backend.state for backend in bench.service.pool] == [State.UP] * 3
+
+
+class TwoOfEach:
+    """A `Gate` that admits two clients of each host."""
+
+    def __init__(self) -> None:
+        self.inside: list[str] = []
+
+    def admit(self, host: str) -> bool:
+        if self.inside.count(host) == 2:
+            return False
+        self.inside.append(host)
+        return True
+
+    def leave(self, host: str) -> None:
+        self.inside.remove(host)
+
+
+def test_the_gate_counts_clients_by_address_from_their_admission_to_their_end() -> None:
+    bench = Bench()
+    gate = bench.service.gate = TwoOfEach()
+    first, second, third, other = (
+        Session(bench.service, FakeLink(address))
+        for address in ("10.9.0.1:1", "10.9.0.1:2", "10.9.0.1:3", "10.9.0.2:1")
+    )
+    assert [session.admit() for session in (first, second, third, other)] == [True, True, False, True]
+    assert third.ending is Ending.DENIED
+    assert third.backend is None
+    assert bench.counters.endings == {Ending.DENIED: 1}
+    first.ended(Ending.CLOSED)
+    first.ended(Ending.CLOSED)
+    assert gate.inside == ["10.9.0.1", "10.9.0.2"]
+    assert Session(bench.service, FakeLink("10.9.0.1:4")).admit()
+
+
+def test_a_client_without_an_address_passes_every_gate() -> None:
+    bench = Bench()
+    bench.service.gate = gate = TwoOfEach()
+    assert Session(bench.service, FakeLink("UNIX")).admit()
+    assert gate.inside == []
+
+
+def test_the_policy_gets_the_clients_address_where_it_matters() -> None:
+    bench = Bench()
+    for matters in (False, True):
+        bench.service.chooses_by_client = matters
+        assert Session(bench.service, FakeLink("10.9.0.1:7")).choose_backend() is not None
+    assert bench.policy.clients == [None, ("10.9.0.1", 7)]

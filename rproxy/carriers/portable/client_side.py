@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from rproxy.carriers.portable.side import Side
 from rproxy.carriers.portable.wrappers import pass_on
-from rproxy.net.addresses import unmapped, written, written_unix
+from rproxy.net.addresses import Address, unmapped, written, written_unix
 from rproxy.net.tcp_options import has_urgent_in_line, prepare_listener, probe_soon
 from rproxy.net.tcp_state import has_acknowledged, has_vanished, socket_of, unacknowledged, waits_for_reader, was_reset
 from rproxy.pool.backend import Backend
@@ -69,6 +69,9 @@ class ClientSide(Side):
             prepare_listener(handle)
         pass_on(self)
         self._carrier.clients.add(self)
+        if self.session.service.gate is not None and not self.session.admit():
+            self.transport.abortConnection()
+            return
         if ISSLTransport.providedBy(self.transport):
             self.deadlines.arm(self, HANDSHAKE_S, self.transport.abortConnection)
         else:
@@ -269,6 +272,10 @@ class ClientSide(Side):
         if self.session.ending is not None:  # until then, the header of a PROXY listener may change it
             self._address = address
         return address
+
+    def client(self) -> Address | None:
+        peer: Any = self.transport.getPeer()
+        return (unmapped(peer.host), peer.port) if hasattr(peer, "host") else None
 
     def carried(self) -> tuple[int, int]:
         return self.session.up, self.session.down

@@ -104,6 +104,9 @@ class Listeners:
             table.put(descriptor, client)
         try:
             self._register(descriptor, EVENTS)
+            if listener.service.gate is not None and not session.admit():
+                table.close_last(client, reset=True)
+                return
             self._connect(client, session.choose_backend())
         except Exception:
             table.fail(client)

@@ -12,7 +12,7 @@ import attrs
 
 from rproxy.carriers.splice.pipes import Pipe, Pipes
 from rproxy.carriers.splice.states import CLIENT, CLOSED, LISTENING, STALLED, describe
-from rproxy.net.addresses import unmapped, written, written_unix
+from rproxy.net.addresses import Address, unmapped, written, written_unix
 from rproxy.net.tcp_options import probe_soon
 from rproxy.net.tcp_state import has_acknowledged, has_vanished, unsent, waits_for_reader
 from rproxy.sessions.endings import Ending
@@ -86,8 +86,11 @@ class ClientLeg(Leg):
             text = written((unmapped(host), port))
         else:
             text = written_unix(self._address)
-        self._address = text  # format it once
         return text
+
+    def client(self) -> Address | None:
+        address = self._address
+        return (unmapped(address[0]), address[1]) if isinstance(address, tuple) else None
 
     def carried(self) -> tuple[int, int]:
         return self.count, 0 if self.peer is None else self.peer.count

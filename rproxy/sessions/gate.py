@@ -1,0 +1,20 @@
+"""The seam for rules about which clients a service takes, and how many of each."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Gate(Protocol):
+    """Admits clients by their IP address. Methods must be quick, and raise nothing."""
+
+    def admit(self, host: str) -> bool:
+        """Whether a client at `host` is served; counts it if so. One that is not is reset.
+
+        Called once for each client, before a back-end is chosen for it.
+        """
+        ...
+
+    def leave(self, host: str) -> None:
+        """The session of a client that was admitted has ended."""
+        ...
