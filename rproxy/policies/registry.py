@@ -74,6 +74,10 @@ def make_policy(name: str, options: Mapping[str, Any], rng: Rng) -> Policy:
     return policy
 
 
+class UnknownPolicy(PolicyError):
+    """No policy has that name."""
+
+
 def policy_factory(name: str) -> PolicyFactory:
     """The factory of that name: built in, or an entry point in `ENTRY_POINTS`. Raises `PolicyError`."""
     factory = POLICIES.get(name)
@@ -81,7 +85,7 @@ def policy_factory(name: str) -> PolicyFactory:
         return factory
     found = entry_points(group=ENTRY_POINTS)
     if name not in found.names:
-        raise PolicyError(f"no such policy; there are {', '.join([*POLICIES, *sorted(found.names)])}")
+        raise UnknownPolicy(f"no such policy; there are {', '.join([*POLICIES, *sorted(found.names)])}")
     point = found[name]
     try:
         loaded: PolicyFactory = point.load()

@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 
 from rproxy.policies.own_options import NoOptions, PolicyError, read_options
-from rproxy.policies.registry import POLICIES, PolicyKind, make_policy
+from rproxy.policies.registry import POLICIES, PolicyKind, UnknownPolicy, make_policy
 from rproxy.pool.policy import Policy
 from rproxy.study.formula import FormulaOptions, FormulaPolicy
 from rproxy.study.hosts import Host
@@ -56,7 +56,12 @@ class Choice:
 
     def _make(self, rng: Random) -> Policy:
         own = OWN.get(self.name)
-        return make_policy(self.name, self.options, rng) if own is None else own(self.options, rng)
+        if own is not None:
+            return own(self.options, rng)
+        try:
+            return make_policy(self.name, self.options, rng)
+        except UnknownPolicy as error:
+            raise PolicyError(f"{error}, and only in studies {', '.join([LIMIT, *OWN])}") from None
 
     def maker(self, scenario: Scenario) -> MakePolicy:
         """What makes it for each proxy of the scenario."""

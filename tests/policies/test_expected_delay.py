@@ -271,6 +271,11 @@ class TestBrake:
             delays.append(delay(balance, backend))
         assert delays[1] > delays[0]
 
+    def test_ten_sessions_one_after_the_other_spread_over_both(self, balance: Balance) -> None:
+        """The report's test 2a."""
+        first, second = balance.all_up(2)
+        assert set(balance.serve(10, held=False)) == {first, second}
+
     def test_altered_to_report_full_load_it_gets_no_session(self, balance: Balance) -> None:
         """The report's test 2b."""
         first, second = balance.all_up(2)

@@ -78,6 +78,11 @@ class TestReport:
             balance.lease(slow)
         assert set(balance.serve(5, held=True)) == {other}
 
+    def test_ten_sessions_one_after_the_other_spread_over_both(self, balance: Balance) -> None:
+        """The report's test 2a."""
+        first, second = balance.all_up(2)
+        assert set(balance.serve(10, held=False)) == {first, second}
+
     def test_altered_to_report_full_load_it_gets_no_session(self, balance: Balance) -> None:
         """The report's test 2b."""
         first, second = balance.all_up(2)

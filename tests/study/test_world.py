@@ -74,6 +74,15 @@ def test_whoever_knows_all_is_better_than_whoever_knows_nothing() -> None:
     assert limit.p99 < least.p99 < blind.p99
 
 
+def test_expected_delay_beats_least_connections_where_proxies_share_unequal_hosts() -> None:
+    scenario = shortened("four", 40.0)
+    for seed in (1, 2):
+        ours, least = (run(scenario, policy, seed) for policy in ("expected-delay", "least-connections"))
+        assert ours.count == pytest.approx(least.count, rel=0.02)
+        assert ours.p99 < least.p99
+        assert ours.mean < least.mean
+
+
 def test_two_choices_are_better_than_one() -> None:
     scenario = shortened("equal", 60.0)
     assert run(scenario, "two-choices").p99 < run(scenario, "random").p99
