@@ -21,6 +21,9 @@ from rproxy.wire.pdu import WEIGHT_NORMAL
 RATE_S: Final = 10.0
 """How long departures, and the time between them, count (exponential forgetting). Hogs come and go in such times; 6 to
 20 s made no difference."""
+RATE_DEPARTURES: Final = 50.0
+"""Where more come in that time, so many count: they tell enough, and a busy host's rate is known sooner. 25 and 100
+made no difference; without it, p99 was 2 to 4 % higher where sessions take some 30 ms and hogs 2 s."""
 PRIOR: Final = 4.0
 """Sessions for which the pool's rate stands in: so many departures outweigh it. 2 to 8 made no difference."""
 UNMEASURED: Final = 0.5
@@ -258,8 +261,8 @@ class DelayEstimates(Ranked, ABC):
     def _settle_rate(self, record: DelayRecord, now: float) -> None:
         """Forget what is old, and take in the pool's rate."""
         passed_s = now - record.settled_at
-        kept = exp(-passed_s / RATE_S)
         since = record.finished - record.prior, max(0.0, record.spent_s - record.prior_s)
+        kept = exp(-max(passed_s / RATE_S, (since[0] - record.recent_finished) / RATE_DEPARTURES))
         finished, spent_s = since[0] * kept, since[1] * kept
         known = self._rate_weights > 0
         rate = self._rate if known or not (finished and spent_s) else finished / spent_s

@@ -14,7 +14,6 @@ from rproxy.study.traffic import (
     Bursts,
     Closed,
     Diurnal,
-    Draw,
     Exponential,
     Gap,
     Long,
@@ -29,6 +28,9 @@ WORK_S: Final = 0.1
 """The mean work of a session."""
 SPEEDS: Final = (2.0, 1.5, 1.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.5)
 HOG: Final = Hog()
+WORK: Final = Exponential(WORK_S)
+QUICK_WORK_S: Final = 0.008
+QUICK_HOG: Final = Hog(off_s=4.0, on_s=2.0)
 PLAIN: Final = HostSpec()
 LOAD: Final = 0.75
 """The usual load, of what hogs leave on average."""
@@ -86,7 +88,7 @@ def unequal(
     *,
     speeds: Sequence[float] = SPEEDS,
     load: float = LOAD,
-    work: Draw | None = None,
+    work: Exponential | Pareto = WORK,
     gap: Callable[[float], Gap] = Poisson,
     hog: Hog | None = HOG,
     elsewhere: float = 0.0,
@@ -96,10 +98,24 @@ def unequal(
     """Hosts of those speeds under `load`, of which the fraction `elsewhere` passes by the proxies."""
     hosts = tuple(attrs.evolve(host, speed=speed) for speed in speeds)
     left = 1 - hog.mean if hog is not None else 1.0
-    rate = load * left * host.cores * sum(speeds) / WORK_S
-    traffic = Short(gap(rate * (1 - elsewhere)), work or Exponential(WORK_S))
+    rate = load * left * host.cores * sum(speeds) / work.mean
+    traffic = Short(gap(rate * (1 - elsewhere)), work)
     scenario = Scenario(text=text, hosts=hosts, traffic=traffic, hog=hog, elsewhere=rate * elsewhere)
     return attrs.evolve(scenario, **others)
+
+
+def quotas(text: str, **others: Any) -> Scenario:
+    """Hosts, hogs and clients as those of the benchmark on real hosts."""
+    return unequal(
+        text,
+        speeds=(0.3, 0.3, 0.15, 0.55),
+        load=0.7,
+        work=Exponential(QUICK_WORK_S),
+        hog=QUICK_HOG,
+        seconds=330.0,
+        warm_s=30.0,
+        **others,
+    )
 
 
 def long(
@@ -236,13 +252,8 @@ SCENARIOS: Final[dict[str, Callable[[], Scenario]]] = {
     "equal": lambda: equal("ten equal hosts without hogs; one proxy", 10),
     "equal-four": lambda: equal("ten equal hosts without hogs; four proxies", 10, proxies=4),
     "two": lambda: unequal("two hosts, one half as fast", speeds=(1.0, 0.5), seconds=1500.0),
-    "quotas": lambda: unequal(
-        "four proxies, four hosts of 30, 30, 15 and 55 % of a core",
-        speeds=(0.3, 0.3, 0.15, 0.55),
-        load=0.7,
-        proxies=4,
-        seconds=3000.0,
-    ),
+    "quotas": lambda: quotas("four hosts of 30, 30, 15 and 55 % of a core, quick work and quick hogs; one proxy"),
+    "quotas-four": lambda: quotas("the same with four proxies", proxies=4),
     "fifty": lambda: unequal("eight proxies, 50 unequal hosts", speeds=SPEEDS * 5, proxies=8, seconds=160.0),
     "hundreds": lambda: unequal(
         "four proxies, 300 unequal hosts", speeds=SPEEDS * 30, proxies=4, seconds=50.0, warm_s=25.0
