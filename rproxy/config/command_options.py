@@ -1,4 +1,4 @@
-"""The base class of both twistd commands' options: every mistake is one line on stderr, and exit status 1."""
+"""The base class of both twistd commands' options: every mistake is a line on stderr, and exit status 1."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from twisted.python import usage
 
+from rproxy.config.file_errors import FileErrors
 from rproxy.config.validators import ConfigError
 
 
@@ -20,12 +21,14 @@ class CommandOptions(usage.Options):
     command = ""
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Parse and fill in the model. Raises `SystemExit` with one line about a mistake."""
+        """Parse and fill in the model. Raises `SystemExit` with a line about a mistake, or about each of a file."""
         asked = getattr(getattr(self.parent, "subCommand", None), "asked", "")
         if asked:
             fail(f"twistd: there is no command {asked}; do you mean {self.command}? (twistd --help lists all)")
         try:
             super().parseOptions(options)
+        except FileErrors as error:
+            fail("\n".join(f"twistd {self.command}: {line}" for line in error.lines))
         except (usage.UsageError, ConfigError) as error:
             fail(f"twistd {self.command}: {self._explained(str(error))}")
 

@@ -53,10 +53,22 @@ def listen_endpoints(
     return endpoints
 
 
+def listener_address(key: str, text: str) -> Address | None:
+    """The host, empty for every address, and port of a listener; None for one of Twisted's endpoint strings.
+
+    Raises `ConfigError` for what `listen_endpoints` would, as far as that is known without a reactor.
+    """
+    if not _is_string(key, text):
+        return _address(key, text)
+    if _prefix(text) in _BUILT_IN:
+        _from_string(None, key, text)
+    return None
+
+
 def _bindings(address: Address, named: Counter[Address], freebind: bool) -> Iterator[Binding]:
     """The sockets of one port, without those whose clients another of the `named` addresses accepts."""
     host, port = address
-    if port and any((wider, port) in named for wider in _wider(host)):
+    if port and any((wider, port) in named for wider in wider_hosts(host)):
         return
     if host == ANY_IPV6 and port and (ANY_IPV4, port) in named:
         yield Binding(host, ipv6_only=True)
@@ -64,7 +76,7 @@ def _bindings(address: Address, named: Counter[Address], freebind: bool) -> Iter
     yield from bindings(host, freebind=freebind)
 
 
-def _wider(host: str) -> tuple[str, ...]:
+def wider_hosts(host: str) -> tuple[str, ...]:
     """The hosts whose sockets accept all clients of `host`, so that binding both would fail."""
     if not host:
         return ()

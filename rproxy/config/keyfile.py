@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Set
@@ -10,7 +9,7 @@ from typing import Final
 
 import attrs
 
-from rproxy.net.files import open_nonblocking
+from rproxy.net.files import open_regular
 from rproxy.wire.keyfile import KeyringError, parse_keys
 from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
 
@@ -35,26 +34,16 @@ def read_keys(path: str, *, derived: bool, owner: int | None = None) -> tuple[Ke
 
 
 def _text(path: str, owners: Set[int | None]) -> str:
-    """The contents of a regular file. Reading a FIFO or a device could block the reactor, and every session with it."""
-    _check_kind(os.stat(path))  # before opening it: opening a device may have effects
-    with open(path, encoding="ascii", opener=open_nonblocking) as file:
+    with open_regular(path) as file:
         status = os.fstat(file.fileno())
-        _check_kind(status)
         if status.st_uid not in owners:
             raise KeyringError(f"it belongs to user {status.st_uid}, who is neither root nor the one that uses it")
         if status.st_mode & _FOR_OTHERS:
             raise KeyringError("others than its owner may use it (chmod 600 mends that)")
-        text = file.read(BYTES_MAX + 1)
-    if len(text) > BYTES_MAX:
+        data = file.read(BYTES_MAX + 1)
+    if len(data) > BYTES_MAX:
         raise KeyringError("it is longer than any key file")
-    return text
-
-
-def _check_kind(status: os.stat_result) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(status.st_mode):
-        raise KeyringError("it is no regular file")
+    return data.decode("ascii")
 
 
 @attrs.frozen

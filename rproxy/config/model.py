@@ -1,13 +1,13 @@
 """The configuration of a proxy and of an agent, as values. All defaults are here.
 
-Only the command line fills the model in so far; nothing in it depends on that. Times are in seconds, unless a name
-ends otherwise.
+The command line and a file fill it in; nothing in it depends on which of them. Times are in seconds, unless a name ends
+otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import attrs
 
@@ -38,6 +38,7 @@ HOST_SCOPE: Final = "host"
 CGROUP_SCOPE: Final = "cgroup"
 AUTO_SCOPE: Final = "auto"
 """The agent's cgroup where it has a limit, else the host."""
+LOOPBACK: Final = "127.0.0.1"
 _OPTION: Final = "--"
 
 
@@ -112,8 +113,8 @@ class ServiceConfig:
     backend_port: int = 80
     """The TCP port of back-ends that register service port 0."""
     policy: str = "expected-delay"
-    policy_options: Mapping[str, str] = attrs.Factory(dict)
-    """The policy's own options by name, not checked yet."""
+    policy_options: Mapping[str, Any] = attrs.Factory(dict)
+    """The policy's own options by name, texts or numbers. Those of the command line are not checked yet."""
     saturation: float | None = SATURATION
     """For the policy `report`: the share of CPU, memory or lost probes from which a back-end is saturated, 0..1; None
     turns this off.
@@ -163,10 +164,12 @@ class ServiceConfig:
     """None for plain TCP to back-ends."""
     prefix: str = attrs.field(default=_OPTION, eq=False)
     """What its keys begin with in messages to the user: `--`, or, for example, `service[1].`."""
+    options: frozenset[str] = attrs.field(default=frozenset(), eq=False)
+    """Keys that were given as options instead."""
 
     def key(self, name: str) -> str:
         """A key of this service as the user wrote it."""
-        return self.prefix + name
+        return (_OPTION if name in self.options else self.prefix) + name
 
 
 @attrs.frozen
@@ -174,8 +177,8 @@ class ProxyConfig:
     """A proxy process: its services, and what they share."""
 
     services: tuple[ServiceConfig, ...] = (ServiceConfig(),)
-    monitor: Address = ("", MONITOR_PORT)
-    """Where agents register, over UDP. An empty host is every address of both families."""
+    monitors: tuple[Address, ...] = (("", MONITOR_PORT),)
+    """Where agents register, over UDP, at least one. An empty host is every address of both families."""
     timing: Timing = Timing()
     allow: tuple[Network, ...] = ()
     """Networks that agents may register from; empty for any."""
@@ -205,16 +208,31 @@ class ProxyConfig:
     carrier: str = "auto"
     """`splice`, `portable`, or `auto`."""
     prefix: str = attrs.field(default=_OPTION, eq=False)
-    """As for a service: `--`, or, for example, `proxy.`."""
+    """As for a service: `--`, or `proxy.`."""
+    options: frozenset[str] = attrs.field(default=frozenset(), eq=False)
+    """Keys that were given as options instead."""
+
+    @property
+    def takes_agents(self) -> bool:
+        """Whether agents register for any of its services; otherwise no port is opened for them."""
+        return any(service.takes_agents for service in self.services)
 
     @property
     def is_open(self) -> bool:
         """Whether other hosts can register without a key."""
-        return self.keyring is None and not (self.monitor[0] and is_loopback(self.monitor[0]))
+        on_loopback = all(host and is_loopback(host) for host, _ in self.monitors)
+        return self.takes_agents and self.keyring is None and not on_loopback
+
+    @property
+    def lets_any_host_register(self) -> bool:
+        """Whether every host there is can register a back-end for one of its services."""
+        return self.is_open and any(
+            service.takes_agents and all(map(_has_any_host, (self.allow, service.allow))) for service in self.services
+        )
 
     def key(self, name: str) -> str:
         """A key of the process as the user wrote it."""
-        return self.prefix + name
+        return (_OPTION if name in self.options else self.prefix) + name
 
 
 @attrs.frozen
@@ -248,6 +266,10 @@ class AgentConfig:
     """What CPU and memory are reported of."""
     trace: bool = False
     """Whether to log every PDU."""
+
+
+def _has_any_host(networks: Sequence[Network]) -> bool:
+    return not networks or any(network.prefixlen == 0 for network in networks)
 
 
 def liveness_least_s(timing: Timing) -> float:

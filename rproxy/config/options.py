@@ -7,32 +7,22 @@ from typing import Any, ClassVar, Final
 
 from twisted.python import usage
 
+from rproxy.config.assembly import assembled
 from rproxy.config.command_options import CommandOptions
-from rproxy.config.keyfile import Keyring
-from rproxy.config.model import (
-    AGENT_PORT,
-    MONITOR_PORT,
-    AgentConfig,
-    ProxyConfig,
-    ServiceConfig,
-    liveness_least_s,
-)
-from rproxy.config.schema import AGENT, PROXY, SERVICE, TIMING, fields, service_check
-from rproxy.config.validators import (
-    PORT_MAX,
-    ConfigError,
-    host_and_port,
-    keyring,
-    local_address,
-    network,
-)
-from rproxy.net.addresses import Address, Network
+from rproxy.config.file_schema import keyring_key
+from rproxy.config.given import OptionValues
+from rproxy.config.kinds import fields, parsed
+from rproxy.config.model import AGENT_PORT, MONITOR_PORT, AgentConfig, ProxyConfig, ServiceConfig
+from rproxy.config.schema import AGENT, PROXY, SERVICE, TIMING, service_check
+from rproxy.config.toml_file import read_file
+from rproxy.config.validators import PORT_MAX, ConfigError, host_and_port, keyring
+from rproxy.net.addresses import Address
 from rproxy.policies.registry import POLICIES
-from rproxy.sources.agents.prober import Timing
 
-LOOPBACK: Final = "127.0.0.1"
 STATE_FILE: Final = "rproxy.state"
 """Its name in $STATE_DIRECTORY, which systemd sets for a unit with StateDirectory=."""
+_PATHS: Final = ("keyring", "state-file")
+"""Options that are paths of files."""
 
 _PROXY: Final = ProxyConfig()
 _SERVICE: Final = ServiceConfig()
@@ -44,6 +34,11 @@ def _default(value: float | str | None) -> str | None:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _option(name: str, default: float | str | None, meaning: str, *, short: str | None = None) -> list[str | None]:
+    """A parameter that is None unless it is given, so that a file can give it; `--help` shows the model's default."""
+    return [name, short, None, f"{meaning} [default: {_default(default)}]"]
+
+
 class ProxyOptions(CommandOptions):
     """The command line of `twistd rproxy`. After parsing, `config` has the result."""
 
@@ -52,51 +47,29 @@ class ProxyOptions(CommandOptions):
     longdesc = "Accepts TCP clients and hands each to the least loaded of the back-ends that registered themselves."
 
     optParameters: ClassVar[list[list[str | None]]] = [
-        ["monitor", "m", None, f"[HOST:]PORT where agents register, UDP (default {MONITOR_PORT})"],
+        ["config", "c", None, "file of one or more services (rproxy config prints one); options win over it"],
         ["keyring", "k", None, "file of keys (rproxy keygen): only agents that have theirs may register"],
-        ["max-backends", None, _default(_PROXY.limits.confirmed), "most back-ends at once"],
-        ["backend-port", None, _default(_SERVICE.backend_port), "port of back-ends that register service port 0"],
-        ["probe-interval", None, _default(_PROXY.timing.probe_interval_s), "seconds between probes of a back-end"],
-        ["probe-timeout", None, _default(_PROXY.timing.probe_timeout_s), "seconds until a probe counts as lost"],
-        ["liveness", None, _default(_PROXY.timing.liveness_s), "seconds of silence that take a back-end down"],
-        [
+        _option("max-backends", _PROXY.limits.confirmed, "most back-ends at once"),
+        _option("backend-port", _SERVICE.backend_port, "port of back-ends that register service port 0"),
+        _option("probe-interval", _PROXY.timing.probe_interval_s, "seconds between probes of a back-end"),
+        _option("probe-timeout", _PROXY.timing.probe_timeout_s, "seconds until a probe counts as lost"),
+        _option("liveness", _PROXY.timing.liveness_s, "seconds of silence that take a back-end down"),
+        _option(
             "freshness",
-            None,
-            _default(_PROXY.timing.freshness_s),
+            _PROXY.timing.freshness_s,
             "seconds that reports may be old while clients come, or 'off' for the probe interval",
-        ],
-        ["probe-budget", None, _default(_PROXY.timing.probe_budget), "most probes a second that --freshness may cause"],
-        ["policy", "p", _SERVICE.policy, "how to choose: " + ", ".join(POLICIES)],
-        [
-            "saturation",
-            None,
-            _default(_SERVICE.saturation),
-            "share of CPU, memory or loss that rules a back-end out, or 'off'",
-        ],
-        [
-            "carrier",
-            None,
-            _PROXY.carrier,
-            "what moves the bytes: splice (Linux, plain sockets), portable, or auto",
-        ],
-        [
-            "idle-timeout",
-            None,
-            _default(_SERVICE.idle_timeout_s),
-            "seconds without a byte that end a session, or 0 for never",
-        ],
-        [
-            "half-close-timeout",
-            None,
-            _default(_SERVICE.half_close_timeout_s),
-            "the same where one side has ended its stream",
-        ],
-        [
+        ),
+        _option("probe-budget", _PROXY.timing.probe_budget, "most probes a second that --freshness may cause"),
+        _option("policy", _SERVICE.policy, "how to choose: " + ", ".join(POLICIES), short="p"),
+        _option("saturation", _SERVICE.saturation, "share of CPU, memory or loss that rules a back-end out, or 'off'"),
+        _option("carrier", _PROXY.carrier, "what moves the bytes: splice (Linux, plain sockets), portable, or auto"),
+        _option("idle-timeout", _SERVICE.idle_timeout_s, "seconds without a byte that end a session, or 0 for never"),
+        _option("half-close-timeout", _SERVICE.half_close_timeout_s, "the same where one side has ended its stream"),
+        _option(
             "on-down",
-            None,
             "end" if _SERVICE.end_on_down else "keep",
             "what becomes of silent sessions when their back-end falls silent: end or keep",
-        ],
+        ),
         ["max-connections", None, None, "most sessions at once (default: what the limit of open files allows)"],
         [
             "state-file",
@@ -104,48 +77,58 @@ class ProxyOptions(CommandOptions):
             None,
             "file that keeps the back-ends over a restart (default: in $STATE_DIRECTORY, if set)",
         ],
-        [
+        _option(
             "wait-for-backend",
-            None,
-            _default(_SERVICE.wait_s),
+            _SERVICE.wait_s,
             "seconds that a client waits where no back-end is up, or 0 for not at all",
-        ],
-        [
+        ),
+        _option(
             "redispatch-early",
-            None,
             _SERVICE.redispatch.value,
             "whose back-end may end at once and be replaced: all, unsent or off",
-        ],
-        [
+        ),
+        _option(
             "first-byte",
-            None,
-            _default(_SERVICE.first_byte_s),
+            _SERVICE.first_byte_s,
             "seconds without a byte to any new session that take a back-end down, or 0 for off",
-        ],
-        ["demo", None, _default(_PROXY.demo), "start this many embedded back-ends with their agents"],
+        ),
+        _option("drain-timeout", _PROXY.drain_timeout_s, "seconds that sessions may go on after a stop has begun"),
+        _option("demo", _PROXY.demo, "start this many embedded back-ends with their agents"),
         ["admin", "a", None, "HOST:PORT of the operators' HTTP listener (GET /status.json)"],
     ]
     optFlags = [
         ["freebind", None, "listen, also for agents and operators, on addresses that this host has not yet (Linux)"],
+        ["reuse-port", None, "let another process listen on the same ports, such as the one that replaces this one"],
         ["trace", None, "log every PDU, every choice with the scores, and every session"],
     ]
 
     def __init__(self) -> None:
         super().__init__()
-        self._listen: list[str] = []
-        self._allow: list[Network] = []
+        self._repeated: dict[str, list[Any]] = {}
+        """Options that may be repeated, by name."""
         self._policy_options: dict[str, str] = {}
+        self._folder = os.getcwd()
+        """What relative paths are relative to, whatever the process changes to."""
         self.config = _PROXY
 
     def opt_listen(self, text: str) -> None:
         """PORT, HOST:PORT or a Twisted server endpoint string, for clients; repeatable (default 80)"""
-        self._listen.append(text)
+        self._repeated.setdefault("listen", []).append(text)
 
     opt_l = opt_listen
 
+    def opt_monitor(self, text: str) -> None:
+        """[HOST:]PORT where agents register, UDP; repeatable (default 5555)"""
+        self._repeat("monitor", text)
+
+    opt_m = opt_monitor
+
     def opt_allow(self, text: str) -> None:
         """network (CIDR) that agents may register from; repeatable; without --keyring, it must be given"""
-        self._allow.append(network("--allow", text))
+        self._repeat("allow", text)
+
+    def _repeat(self, name: str, text: str) -> None:
+        self._repeated.setdefault(name, []).extend(parsed({name: PROXY[name]}, {name: text}).values())
 
     def opt_policy_option(self, text: str) -> None:
         """NAME=VALUE, an option of the policy; repeatable (see 'rproxy docs choosing')"""
@@ -157,75 +140,37 @@ class ProxyOptions(CommandOptions):
         self._policy_options[name] = value
 
     def postOptions(self) -> None:
-        config = self._filled()
-        if config.is_open and not config.allow:
-            raise ConfigError(
-                "who may register? give --keyring FILE, which 'rproxy keygen' makes, or --allow NETWORK, where "
-                "0.0.0.0/0 and ::/0 stand for any host at all"
-            )
-        self.config = config
+        self.config = self._read()
 
-    def _filled(self) -> ProxyConfig:
-        once = fields(PROXY, self._with_state_file())
-        return ProxyConfig(
-            monitor=self._monitor(is_demo=once["demo"] > 0),
-            keyring=self._keyring(),
-            services=(self._service(),),
-            timing=self._timing(),
-            allow=tuple(self._allow),
-            **self._admin(),
-            **once,
-        )
+    def read_again(self) -> ProxyConfig:
+        """What the same options and the file as it is now say. Raises `ConfigError` with one line."""
+        return self._read(self._folder)
 
-    def _service(self) -> ServiceConfig:
-        return ServiceConfig(
-            listen=tuple(self._listen) or _SERVICE.listen,
-            policy_options=dict(self._policy_options),
-            **fields(SERVICE, self),
-        )
+    def _read(self, folder: str = "") -> ProxyConfig:
+        """What options and file say; relative paths of options are relative to `folder`."""
+        options = self._options(folder)
+        if self["config"] is None:
+            return assembled(options)
+        if not self["config"]:
+            raise ConfigError("no file is named", "--config")
+        file = os.path.abspath(os.path.join(self._folder, self["config"]))
+        return assembled(options, read_file(file, self["config"], self.uid))
 
-    def _monitor(self, *, is_demo: bool) -> Address:
-        """The embedded agents of a demo are on this host, so others need not reach it."""
-        default_host = LOOPBACK if is_demo else _PROXY.monitor[0]
-        text = str(_PROXY.monitor[1]) if self["monitor"] is None else self["monitor"]
-        host, port = host_and_port("--monitor", text, host=default_host)
-        return local_address("--monitor", host), port
+    def _options(self, folder: str) -> OptionValues:
+        texts = {name: value for name, value in self.items() if isinstance(value, str) or value}
+        given = {**texts, **{name: os.path.join(folder, texts[name]) for name in _PATHS if texts.get(name)}}
+        proxy = parsed({**PROXY, **TIMING, "keyring": keyring_key(self.uid)}, given)
+        proxy |= {name: tuple(dict.fromkeys(values)) for name, values in self._repeated.items()}
+        service = parsed(SERVICE, given)
+        if "listen" in proxy:
+            service["listen"] = {"listen": proxy.pop("listen"), "listen_tls": {}}
+        return OptionValues(proxy, service, self._policy_options, _environment(), texts)
 
-    def _admin(self) -> dict[str, Any]:
-        if self["admin"] is None:
-            return {}
-        host, port = host_and_port("--admin", self["admin"])
-        return {"admin": (local_address("--admin", host), port), "admin_names": (host,)}
 
-    def _keyring(self) -> Keyring | None:
-        return None if self["keyring"] is None else keyring("--keyring", self["keyring"], derived=False, owner=self.uid)
-
-    def _with_state_file(self) -> dict[str, Any]:
-        """These options, with the state file's default, which depends on the environment."""
-        values = dict(self)
-        if values["state-file"] is None and (folders := os.environ.get("STATE_DIRECTORY")):
-            values["state-file"] = os.path.join(folders.partition(":")[0], STATE_FILE)
-        return values
-
-    def _timing(self) -> Timing:
-        timing = Timing(**fields(TIMING, self))
-        least_s = liveness_least_s(timing)
-        if timing.liveness_s < least_s:
-            raise usage.UsageError(self._too_short(timing, least_s))
-        return timing
-
-    def _too_short(self, timing: Timing, least_s: float) -> str:
-        """The message names --liveness if it was given, and otherwise the options that make its default too short."""
-        why = "--probe-interval with its jitter and --probe-timeout together, or back-ends go down between two probes"
-        defaults = {name: default for name, _, default, _ in self.optParameters}
-        if self["liveness"] != defaults["liveness"]:
-            return f"--liveness {self['liveness']}: must be at least {least_s:.10g}, {why}"
-        names = [name for name in ("probe-interval", "probe-timeout") if self[name] != defaults[name]]
-        asked = [f"--{name} {self[name]}" for name in names]
-        return (
-            f"{' and '.join(asked)}: --liveness, {timing.liveness_s:.10g} by default, must be given then, and at least "
-            f"{least_s:.10g}: {why}"
-        )
+def _environment() -> dict[str, Any]:
+    """The values that depend on the environment, unless they are given."""
+    folders = os.environ.get("STATE_DIRECTORY")
+    return parsed(PROXY, {"state-file": os.path.join(folders.partition(":")[0], STATE_FILE)}) if folders else {}
 
 
 class AgentOptions(CommandOptions):

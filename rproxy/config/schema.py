@@ -1,18 +1,17 @@
-"""Every key of the configuration that takes a single value: its name, the model's field that it fills, its range.
+"""Every key of the configuration that is an option, too: its name, the model's field that it fills, its range.
 
-Options have these names after two dashes. `fields` reads them from any mapping of names to values.
+Options have these names after two dashes, and so have keys of a file. Those that only a file has are in `file_schema`.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
-from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import attrs
-
 from rproxy.carriers.registry import UnusableCarrier, check_carrier
+from rproxy.config.kinds import NETWORK, Key, address, choice, file, flag, number, number_or_off, text, whole
 from rproxy.config.model import (
     AUTO_SCOPE,
     CGROUP_SCOPE,
@@ -22,24 +21,15 @@ from rproxy.config.model import (
     HTTP_CHECK,
     NO_CHECK,
 )
-from rproxy.config.validators import (
-    PORT_MAX,
-    ConfigError,
-    Value,
-    choice,
-    ip,
-    number,
-    path,
-    whole,
-)
+from rproxy.config.validators import PORT_MAX, ConfigError, Value, host_and_port, ip, local_address
+from rproxy.config.validators import choice as one_of
+from rproxy.config.validators import whole as whole_number
+from rproxy.net.addresses import Address
 from rproxy.net.binding import CAN_FREEBIND
 from rproxy.pool.limits import Limits
 from rproxy.sessions.capacity import SESSIONS_MAX
 from rproxy.sessions.redispatch import Redispatch
 from rproxy.wire.pdu import COUNT_MAX, UINT32_MAX, WEIGHT_MAX
-
-Parser = Callable[[str, Any], Any]
-"""Gets a key as the user wrote it, and a value; returns the field's. Raises `ConfigError`."""
 
 _PERIOD_MIN_S: Final = 0.01
 _PERIOD_MAX_S: Final = 3600
@@ -55,43 +45,6 @@ _REPORT_MAX: Final = {"cpu": 100, "memory": 100, "tcp": COUNT_MAX}
 _CHECK_PATH_MAX: Final = 2000
 
 
-@attrs.frozen
-class Key:
-    """Which field of its class in `model` a key fills, and how its value is read."""
-
-    field: str
-    parse: Parser
-
-
-def fields(keys: Mapping[str, Key], values: Mapping[str, Any], prefix: str = "--") -> dict[str, Any]:
-    """The model's fields for those `values` that `keys` knows and that are not None. Raises `ConfigError`.
-
-    `prefix` and a key's name together are the key as the user wrote it.
-    """
-    given = ((name, key, values.get(name)) for name, key in keys.items())
-    return {key.field: key.parse(prefix + name, value) for name, key, value in given if value is not None}
-
-
-def _number(low: float, high: float, *, zero: bool = False) -> Parser:
-    return lambda key, value: number(key, value, low, high, zero=zero)
-
-
-def _whole(low: int, high: int) -> Parser:
-    return lambda key, value: whole(key, value, low, high)
-
-
-def _saturation(key: str, value: Value) -> float | None:
-    return None if value == "off" else number(key, value, 0.001, 1)
-
-
-def _freshness(key: str, value: Value) -> float | None:
-    return None if value == "off" else number(key, value, _PERIOD_MIN_S, _PERIOD_MAX_S)
-
-
-def _limits(key: str, value: Value) -> Limits:
-    return Limits.for_pool(whole(key, value, 1, _BACKENDS_MAX))
-
-
 def _carrier(key: str, value: str) -> str:
     try:
         check_carrier(value)
@@ -100,10 +53,36 @@ def _carrier(key: str, value: str) -> str:
     return value
 
 
-def _freebind(key: str, value: Any) -> bool:
-    if value and not CAN_FREEBIND:
+def _policy(_: str, value: str) -> dict[str, Any]:
+    """The policy, and none of the options that a file gives another one."""
+    return {"policy": value, "policy_options": {}}
+
+
+def _needs_freebind(key: str) -> None:
+    if not CAN_FREEBIND:
         raise ConfigError("needs Linux", key)
-    return bool(value)
+
+
+def _needs_reuse_port(key: str) -> None:
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise ConfigError("this system has no SO_REUSEPORT", key)
+
+
+def _monitor(key: str, value: Value) -> Address:
+    host, port = host_and_port(key, value, host="")
+    return local_address(key, host), port
+
+
+def _monitors(given: list[Address]) -> tuple[Address, ...]:
+    if not given:
+        raise ConfigError("names no port")
+    return tuple(dict.fromkeys(given))
+
+
+def _admin(key: str, value: Value) -> dict[str, Any]:
+    """Its address, and the name that operators use for it."""
+    host, port = host_and_port(key, value)
+    return {"admin": (local_address(key, host), port), "admin_names": (host,)}
 
 
 def _state_file(_: str, value: str) -> str | None:
@@ -118,7 +97,7 @@ def _command(key: str, value: str) -> str:
 
 
 def _scope(key: str, value: str) -> str:
-    if choice(key, value, (HOST_SCOPE, CGROUP_SCOPE, AUTO_SCOPE)) == CGROUP_SCOPE and sys.platform != "linux":
+    if one_of(key, value, (HOST_SCOPE, CGROUP_SCOPE, AUTO_SCOPE)) == CGROUP_SCOPE and sys.platform != "linux":
         raise ConfigError("needs Linux", key, value)
     return value
 
@@ -130,57 +109,60 @@ def _report(key: str, value: str) -> dict[str, int]:
         name, _, figure = part.partition("=")
         if name not in _REPORT_MAX:
             raise ConfigError(f"not one of {', '.join(_REPORT_MAX)}", key, part)
-        report[name] = whole(f"{key} {name}", figure, 0, _REPORT_MAX[name])
+        report[name] = whole_number(f"{key} {name}", figure, 0, _REPORT_MAX[name])
     return report
 
 
 SERVICE: Final = {
-    "backend-port": Key("backend_port", _whole(1, PORT_MAX)),
-    "policy": Key("policy", lambda _, value: value),
-    "saturation": Key("saturation", _saturation),
-    "idle-timeout": Key("idle_timeout_s", _number(_PERIOD_MIN_S, _TIMEOUT_MAX_S, zero=True)),
-    "half-close-timeout": Key("half_close_timeout_s", _number(_PERIOD_MIN_S, _TIMEOUT_MAX_S, zero=True)),
-    "on-down": Key("end_on_down", lambda key, value: choice(key, value, ("end", "keep")) == "end"),
-    "wait-for-backend": Key("wait_s", _number(_PERIOD_MIN_S, _PERIOD_MAX_S, zero=True)),
-    "redispatch-early": Key(
-        "redispatch", lambda key, value: Redispatch(choice(key, value, [each.value for each in Redispatch]))
-    ),
-    "first-byte": Key("first_byte_s", _number(_FIRST_BYTE_MIN_S, _PERIOD_MAX_S, zero=True)),
+    "backend-port": Key("backend_port", whole(1, PORT_MAX)),
+    "policy": Key("", text(_policy, "the name of a policy")),
+    "saturation": Key("saturation", number_or_off(0.001, 1)),
+    "idle-timeout": Key("idle_timeout_s", number(_PERIOD_MIN_S, _TIMEOUT_MAX_S, zero=True)),
+    "half-close-timeout": Key("half_close_timeout_s", number(_PERIOD_MIN_S, _TIMEOUT_MAX_S, zero=True)),
+    "on-down": Key("end_on_down", choice("end", "keep").to(lambda chosen: chosen == "end")),
+    "wait-for-backend": Key("wait_s", number(_PERIOD_MIN_S, _PERIOD_MAX_S, zero=True)),
+    "redispatch-early": Key("redispatch", choice(*Redispatch).to(Redispatch)),
+    "first-byte": Key("first_byte_s", number(_FIRST_BYTE_MIN_S, _PERIOD_MAX_S, zero=True)),
 }
 """For `model.ServiceConfig`."""
 
 TIMING: Final = {
-    "probe-interval": Key("probe_interval_s", _number(_PERIOD_MIN_S, _PERIOD_MAX_S)),
-    "probe-timeout": Key("probe_timeout_s", _number(_PERIOD_MIN_S, _PERIOD_MAX_S)),
-    "liveness": Key("liveness_s", _number(_PERIOD_MIN_S, _LIVENESS_MAX_S)),
-    "freshness": Key("freshness_s", _freshness),
-    "probe-budget": Key("probe_budget", _number(1, _BUDGET_MAX)),
+    "probe-interval": Key("probe_interval_s", number(_PERIOD_MIN_S, _PERIOD_MAX_S)),
+    "probe-timeout": Key("probe_timeout_s", number(_PERIOD_MIN_S, _PERIOD_MAX_S)),
+    "liveness": Key("liveness_s", number(_PERIOD_MIN_S, _LIVENESS_MAX_S)),
+    "freshness": Key("freshness_s", number_or_off(_PERIOD_MIN_S, _PERIOD_MAX_S)),
+    "probe-budget": Key("probe_budget", number(1, _BUDGET_MAX)),
 }
 """For `Timing`, which is a field of `model.ProxyConfig`."""
 
 PROXY: Final = {
-    "demo": Key("demo", _whole(0, _DEMO_MAX)),
-    "max-backends": Key("limits", _limits),
-    "max-connections": Key("max_connections", _whole(1, SESSIONS_MAX)),
-    "state-file": Key("state_file", _state_file),
-    "freebind": Key("freebind", _freebind),
-    "trace": Key("trace", lambda _, value: bool(value)),
-    "carrier": Key("carrier", _carrier),
+    "monitor": Key("monitors", address(_monitor, "[HOST:]PORT"), _monitors),
+    "allow": Key("allow", NETWORK, tuple),
+    "max-backends": Key("limits", whole(1, _BACKENDS_MAX).to(Limits.for_pool)),
+    "max-connections": Key("max_connections", whole(1, SESSIONS_MAX)),
+    "state-file": Key("state_file", file(_state_file)),
+    "admin": Key("", address(_admin, "HOST:PORT")),
+    "demo": Key("demo", whole(0, _DEMO_MAX)),
+    "drain-timeout": Key("drain_timeout_s", number(_PERIOD_MIN_S, _TIMEOUT_MAX_S, zero=True)),
+    "reuse-port": Key("reuse_port", flag(_needs_reuse_port)),
+    "freebind": Key("freebind", flag(_needs_freebind)),
+    "trace": Key("trace", flag()),
+    "carrier": Key("carrier", text(_carrier, '"auto", "splice" or "portable"')),
 }
 """For `model.ProxyConfig`."""
 
 AGENT: Final = {
-    "interval": Key("interval_s", _number(_INTERVAL_MIN_S, UINT32_MAX / 1000)),
-    "port": Key("port", _whole(0, PORT_MAX)),
-    "service-port": Key("service_port", _whole(0, PORT_MAX)),
-    "weight": Key("weight", _whole(1, WEIGHT_MAX)),
-    "report": Key("report", _report),
-    "advertise": Key("advertise", ip),
-    "drain-file": Key("drain_file", path),
-    "load-command": Key("load_command", _command),
-    "load-file": Key("load_file", path),
-    "scope": Key("scope", _scope),
-    "trace": Key("trace", lambda _, value: bool(value)),
+    "interval": Key("interval_s", number(_INTERVAL_MIN_S, UINT32_MAX / 1000)),
+    "port": Key("port", whole(0, PORT_MAX)),
+    "service-port": Key("service_port", whole(0, PORT_MAX)),
+    "weight": Key("weight", whole(1, WEIGHT_MAX)),
+    "report": Key("report", text(_report, "figures such as cpu=100,tcp=3")),
+    "advertise": Key("advertise", text(ip, "an IP address")),
+    "drain-file": Key("drain_file", file()),
+    "load-command": Key("load_command", text(_command, "a command")),
+    "load-file": Key("load_file", file()),
+    "scope": Key("scope", text(_scope, "host, cgroup or auto")),
+    "trace": Key("trace", flag()),
 }
 """For `model.AgentConfig`."""
 

@@ -17,6 +17,7 @@ import attrs
 
 from rproxy.config.keyfile import Keyring
 from rproxy.net.addresses import Address, Network
+from rproxy.net.files import open_regular
 from rproxy.wire.keyfile import KeyringError
 
 Value = str | float
@@ -81,6 +82,16 @@ def path(key: str, value: str) -> str:
     return os.path.abspath(value)
 
 
+def existing_file(key: str, value: str) -> str:
+    """As `path`, of a regular file that this process can read."""
+    found = path(key, value)
+    try:
+        with open_regular(found):
+            return found
+    except OSError as error:
+        raise ConfigError(error.strerror or str(error), key, value) from None
+
+
 def keyring(key: str, value: str, *, derived: bool, owner: int | None = None) -> Keyring:
     """The key file at that path, read. `derived` and `owner` are as for `read_keys`."""
     path(key, value)
@@ -130,8 +141,9 @@ def host_and_port(key: str, value: Value, *, host: str | None = None, port: int 
 
 
 def _port(key: str, text: str, digits: str) -> int:
-    if len(digits) > 5 or int(digits) > PORT_MAX:
-        raise ConfigError(f"the port must be from 0 to {PORT_MAX}", key, text)
+    if len(digits) > _DIGITS_MAX or int(digits) > PORT_MAX:
+        which = "the port" if len(digits) > _DIGITS_MAX else f"port {digits}"
+        raise ConfigError(f"{which} is above {PORT_MAX}", key, text)
     return int(digits)
 
 
@@ -157,6 +169,16 @@ def _host(key: str, text: str, six: str | None, host: str | None) -> str:
     except UnicodeError as error:
         raise ConfigError(f"{host} is not a host name ({_idna_reason(error)})", key, text) from None
     return host
+
+
+def host_name(key: str, value: str) -> str:
+    """A host's name or IP address, the latter in its canonical form, without a port."""
+    if ":" in value:
+        return ip(key, value)
+    bare = re.fullmatch(_HOST, value)
+    if bare is None or bare["host"] is None:
+        raise ConfigError("not a host name", key, value)
+    return _host(key, value, None, bare["host"])
 
 
 def _idna_reason(error: UnicodeError) -> str:

@@ -9,14 +9,13 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from rproxy.carriers.carrier import Carrier
-from rproxy.config.model import ProxyConfig
-from rproxy.config.options import LOOPBACK
+from rproxy.config.model import LOOPBACK, ProxyConfig
 from rproxy.net.addresses import Address, written
 from rproxy.net.binding import ANY_IPV4, ANY_IPV6
 from rproxy.net.udp_port import listen_udp, udp_ports
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.tap.parts import Part, address_of, closed
-from rproxy.tap.startup import cannot_listen
+from rproxy.tap.startup import StartupError, cannot_listen
 
 
 class AgentsPort(Part):
@@ -32,7 +31,11 @@ class AgentsPort(Part):
         self._port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
-        host, port = self._config.monitor
+        if not self._config.takes_agents:
+            return
+        (host, port), *others = self._config.monitors
+        if others:
+            raise StartupError(f"{self._config.key('monitor')}: agents register at one address only")
         try:
             self._port = listen_udp(self._reactor, port, self._monitor, host, freebind=self._config.freebind)
         except Exception as error:

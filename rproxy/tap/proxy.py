@@ -104,10 +104,10 @@ class ProxyService(ProcessService, MultiService):
 
     def _agents_service(self) -> ServiceWiring:
         """The service that agents register for, which they cannot name: more than one needs more than one source."""
-        first, *others = self._services
-        if others:
-            raise ConfigError("agents register for one service only", others[0].config.key("listen"))
-        return first
+        takers = [each for each in self._services if each.config.takes_agents]
+        if len(takers) > 1:
+            raise ConfigError("agents register for one service only", takers[1].config.key("listen"))
+        return takers[0] if takers else self._services[0]
 
     def _add_parts(self, descriptors: int) -> None:
         """In the order in which they start, and open their ports. They stop in the opposite order."""
@@ -172,8 +172,7 @@ class ProxyService(ProcessService, MultiService):
         if not self._bound:
             self._bind()
         super().startService()
-        allow = self._config.allow
-        if self._config.is_open and (not allow or any(network.prefixlen == 0 for network in allow)):
+        if self._config.lets_any_host_register:
             self.log.warn("any host may register as a back-end; --keyring FILE limits that")
 
     def stopService(self) -> Deferred[Any]:

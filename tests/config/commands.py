@@ -25,9 +25,9 @@ def config_of(*arguments: str, allow: Sequence[str] = ANY_HOST) -> ProxyConfig:
 
 
 def field(config: ProxyConfig, name: str) -> Any:
-    """A field of the process or of its one service."""
+    """A field of the process, or else of its one service."""
     (service,) = config.services
-    return getattr(service if hasattr(service, name) else config, name)
+    return getattr(config if hasattr(config, name) else service, name)
 
 
 def message_of(*arguments: str, allow: Sequence[str] = ANY_HOST) -> str:

@@ -77,7 +77,7 @@ def test_a_name_is_on_loopback_if_its_address_is(monkeypatch: pytest.MonkeyPatch
     if said:
         assert "who may register?" in message_of("--monitor", "name:5555", allow=())
     else:
-        assert config_of("--monitor", "name:5555", allow=()).monitor == ("127.0.0.1", 5555)
+        assert config_of("--monitor", "name:5555", allow=()).monitors == (("127.0.0.1", 5555),)
 
 
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "10.0.0.0/8", "10.1.1.1", "2001:db8::/32"])

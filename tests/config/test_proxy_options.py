@@ -29,7 +29,7 @@ def test_without_options_it_is_the_reports_proxy() -> None:
     )
     assert config_of() == ProxyConfig(
         services=(service,),
-        monitor=("", 5555),
+        monitors=(("", 5555),),
         timing=Timing(5, 0.5, 10, freshness_s=0.1, probe_budget=500),
         allow=(ip_network(ANY_HOST[1]),),
         max_connections=None,
@@ -45,11 +45,11 @@ def test_without_options_it_is_the_reports_proxy() -> None:
     [
         (["--listen", "8080"], "listen", ("8080",)),
         (["--listen", "8080", "-l", "tcp:81"], "listen", ("8080", "tcp:81")),
-        (["--monitor", "6666"], "monitor", ("", 6666)),
-        (["--monitor", "0"], "monitor", ("", 0)),
-        (["-m", "10.1.1.10:6666"], "monitor", ("10.1.1.10", 6666)),
-        (["--monitor", "[::1]:6666"], "monitor", ("::1", 6666)),
-        (["--monitor", "[2001:DB8:0::5]:6666"], "monitor", ("2001:db8::5", 6666)),
+        (["--monitor", "6666"], "monitors", (("", 6666),)),
+        (["--monitor", "0"], "monitors", (("", 0),)),
+        (["-m", "10.1.1.10:6666"], "monitors", (("10.1.1.10", 6666),)),
+        (["--monitor", "[::1]:6666"], "monitors", (("::1", 6666),)),
+        (["--monitor", "[2001:DB8:0::5]:6666"], "monitors", (("2001:db8::5", 6666),)),
         (["--backend-port", "8000"], "backend_port", 8000),
         (["--backend-port", "65535"], "backend_port", 65535),
         (["--probe-interval", "1.5"], "timing", Timing(1.5, 0.5, 10)),
@@ -98,7 +98,7 @@ def test_each_option_is_taken(arguments: list[str], name: str, value: object) ->
     ("arguments", "host"), [([], "127.0.0.1"), (["--monitor", "6666"], "127.0.0.1"), (["--monitor", "[::1]:1"], "::1")]
 )
 def test_a_demos_agents_register_on_loopback_by_default(arguments: list[str], host: str) -> None:
-    assert config_of("--demo", "2", *arguments).monitor[0] == host
+    assert [at for at, _ in config_of("--demo", "2", *arguments).monitors] == [host]
 
 
 NUMBERS = ["-1", "nan", "inf", "-inf", "abc", "", "1e999", "0x10", "1,5"]
@@ -193,7 +193,7 @@ def test_a_local_host_may_be_a_name(monkeypatch: pytest.MonkeyPatch, option: str
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.1.1.10", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: found)
     config = config_of(option, form)
-    assert (config.admin or config.monitor)[0] == "10.1.1.10"
+    assert (config.admin or config.monitors[0])[0] == "10.1.1.10"
 
 
 @pytest.mark.parametrize(("option", "form"), [("--monitor", "name:5555"), ("--admin", "name:8081")])

@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 import pytest
 
-from rproxy.config import schema
+from rproxy.config.kinds import Key, fields
 from rproxy.config.model import AgentConfig, ProxyConfig, ServiceConfig
-from rproxy.config.schema import AGENT, PROXY, SERVICE, TIMING, Key, fields
+from rproxy.config.schema import AGENT, PROXY, SERVICE, TIMING
 from rproxy.config.validators import ConfigError
 from rproxy.sessions.redispatch import Redispatch
 from rproxy.sources.agents.prober import Timing
@@ -19,7 +19,7 @@ from rproxy.sources.agents.prober import Timing
     ("keys", "model"), [(SERVICE, ServiceConfig), (PROXY, ProxyConfig), (TIMING, Timing), (AGENT, AgentConfig)]
 )
 def test_every_key_fills_a_field_of_its_own(keys: dict[str, Key], model: type[Any]) -> None:
-    filled = [key.field for key in keys.values()]
+    filled = [key.field for key in keys.values() if key.field]
     assert len(set(filled)) == len(filled)
     assert set(filled) <= {field.name for field in attrs.fields(model)}
 
@@ -60,4 +60,4 @@ def test_a_service_knows_its_keys_as_they_were_written_and_is_the_same_wherever_
 
 def test_all_kinds_of_redispatch_can_be_asked_for() -> None:
     for kind in Redispatch:
-        assert schema.SERVICE["redispatch-early"].parse("--redispatch-early", kind.value) is kind
+        assert fields(SERVICE, {"redispatch-early": kind.value}) == {"redispatch": kind}

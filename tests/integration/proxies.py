@@ -19,7 +19,7 @@ from tests.integration.twistd import Twistd, environment
 
 
 class Proxy(Twistd):
-    """A running `twistd rproxy`. Its ports are ephemeral unless `options` name them."""
+    """A running `twistd rproxy`. Its ports are ephemeral unless `options` name them, or a file its listeners."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Proxy(Twistd):
         host: str = LOOPBACK,
         **how: Any,
     ) -> None:
-        defaults = [] if "--listen" in options else ["--listen", f"{host}:0"]
+        defaults = [] if {"--listen", "--config"} & set(options) else ["--listen", f"{host}:0"]
         defaults += ["--monitor", f"{host}:0", "--admin", f"{host}:0"]
         super().__init__(folder, "rproxy", *defaults, *options, **how)
         try:

@@ -16,19 +16,19 @@ from tests.fakes import Reactor, Stream, StubSampler
 
 AGENT = ("10.0.0.1", 5555)
 MONITOR = ("10.1.1.10", 5555)
-_DEFAULT = ServiceConfig()
+_PROCESS = ProxyConfig()
 
 
 def config(**settings: Any) -> ProxyConfig:
-    """That of a proxy with one service; each setting is a field of the one or of the other."""
-    own = {name: settings.pop(name) for name in list(settings) if hasattr(_DEFAULT, name)}
-    return ProxyConfig(services=(ServiceConfig(**own),), **settings)
+    """That of a proxy with one service; each setting is a field of the process or else of the service."""
+    own = {name: settings.pop(name) for name in list(settings) if not hasattr(_PROCESS, name)}
+    return ProxyConfig(**{"services": (ServiceConfig(**own),), **settings})
 
 
 class ProxyBench:
     def __init__(self, reactor: Reactor | None = None, **settings: Any) -> None:
         self.reactor = reactor or Reactor()
-        self.service = ProxyService(self.reactor, config(**{"monitor": MONITOR, **settings}))
+        self.service = ProxyService(self.reactor, config(**{"monitors": (MONITOR,), **settings}))
 
     def start(self) -> None:
         self.service.privilegedStartService()

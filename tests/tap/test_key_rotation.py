@@ -199,7 +199,7 @@ def test_both_services_go_on_with_the_keys_they_had_where_the_file_is_broken(tmp
 def test_the_demos_agents_follow_a_rotation(tmp_path: Path) -> None:
     """Otherwise they would be unknown as soon as their key is removed from the file."""
     keyring = Keyring.read(str(key_file(tmp_path, FIRST)), derived=False)
-    bench = ProxyBench(listen=("8080",), monitor=("127.0.0.1", 5555), demo=1, keyring=keyring)
+    bench = ProxyBench(listen=("8080",), monitors=(("127.0.0.1", 5555),), demo=1, keyring=keyring)
     bench.start()
     bench.reactor.run()
     sent = bench.reactor.datagrams[1].written

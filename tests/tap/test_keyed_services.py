@@ -59,7 +59,7 @@ def test_an_agent_without_keys_sends_plain_pdus() -> None:
 
 def test_a_demo_has_the_proxys_keys(tmp_path: Path) -> None:
     keyring = Keyring.read(str(key_file(tmp_path, FIRST)), derived=False)
-    bench = ProxyBench(listen=("8080",), monitor=("127.0.0.1", 5555), demo=2, keyring=keyring)
+    bench = ProxyBench(listen=("8080",), monitors=(("127.0.0.1", 5555),), demo=2, keyring=keyring)
     bench.start()
     bench.reactor.run()
     for transport in bench.reactor.datagrams[1:]:

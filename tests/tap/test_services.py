@@ -149,15 +149,18 @@ def test_a_client_is_taken_to_a_backend_that_registered_and_answered() -> None:
 @pytest.mark.parametrize(
     ("settings", "warned"),
     [
-        ({"monitor": ("", 5555)}, True),
-        ({"monitor": ("0.0.0.0", 5555)}, True),
-        ({"monitor": ("10.1.1.10", 5555)}, True),
-        ({"monitor": ("::", 5555)}, True),
-        ({"monitor": ("127.0.0.1", 5555)}, False),
-        ({"monitor": ("::1", 5555)}, False),
-        ({"monitor": ("", 5555), "allow": (ip_network("10.0.0.0/8"),)}, False),
-        ({"monitor": ("", 5555), "allow": (ip_network("10.0.0.0/8"), ip_network("::/0"))}, True),
-        ({"monitor": ("", 5555), "keyring": Keyring("", (Key(1, bytes(32)),), derived=False)}, False),
+        ({"monitors": (("", 5555),)}, True),
+        ({"monitors": (("0.0.0.0", 5555),)}, True),
+        ({"monitors": (("10.1.1.10", 5555),)}, True),
+        ({"monitors": (("::", 5555),)}, True),
+        ({"monitors": (("127.0.0.1", 5555),)}, False),
+        ({"monitors": (("::1", 5555),)}, False),
+        ({"monitors": (("", 5555),), "allow": (ip_network("10.0.0.0/8"),)}, False),
+        ({"monitors": (("", 5555),), "allow": (ip_network("10.0.0.0/8"), ip_network("::/0"))}, True),
+        ({"services": (ServiceConfig(allow=(ip_network("10.0.0.0/8"),)),)}, False),
+        ({"services": (ServiceConfig(allow=(ip_network("0.0.0.0/0"),)),)}, True),
+        ({"services": (ServiceConfig(takes_agents=False),)}, False),
+        ({"monitors": (("", 5555),), "keyring": Keyring("", (Key(1, bytes(32)),), derived=False)}, False),
     ],
 )
 def test_a_proxy_open_to_any_host_warns_once(settings: dict[str, Any], warned: bool) -> None:
@@ -357,7 +360,7 @@ def test_a_listener_that_opens_only_after_the_stop_is_closed_and_stops_nothing(l
 
 
 def test_a_demos_backends_register_once_the_reactor_runs() -> None:
-    bench = ProxyBench(listen=("8080",), monitor=("127.0.0.1", 5555), demo=3)
+    bench = ProxyBench(listen=("8080",), monitors=(("127.0.0.1", 5555),), demo=3)
     bench.start()
     assert [(kind, host) for kind, host, _ in bench.opened()] == [
         ("UDP", "127.0.0.1"),
@@ -374,14 +377,14 @@ def test_a_demos_backends_register_once_the_reactor_runs() -> None:
 
 
 def test_a_demos_monitor_on_every_address_is_registered_with_on_loopback() -> None:
-    bench = ProxyBench(listen=("8080",), monitor=("0.0.0.0", 5555), demo=1)
+    bench = ProxyBench(listen=("8080",), monitors=(("0.0.0.0", 5555),), demo=1)
     bench.start()
     bench.reactor.run()
     assert bench.reactor.datagrams[1].sent[0][1] == ("127.0.0.1", 5555)
 
 
 def test_a_stop_closes_the_demo_too_and_its_agents_unregister() -> None:
-    bench = ProxyBench(listen=("8080",), monitor=("127.0.0.1", 5555), demo=2)
+    bench = ProxyBench(listen=("8080",), monitors=(("127.0.0.1", 5555),), demo=2)
     bench.start()
     bench.reactor.run()
     assert len(ended(bench.service.stopService())) == 1

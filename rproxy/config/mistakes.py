@@ -1,0 +1,103 @@
+"""What is wrong with a configuration though each of its keys may have its value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from rproxy.config.endpoints import listener_address, wider_hosts
+from rproxy.config.given import FileValues, OptionValues
+from rproxy.config.model import ProxyConfig, ServiceConfig, liveness_least_s
+from rproxy.config.validators import ConfigError
+from rproxy.net.addresses import Address
+
+_ANY: Final = "where 0.0.0.0/0 and ::/0 stand for any host at all"
+
+
+def mistakes(config: ProxyConfig, options: OptionValues, file: FileValues) -> Iterator[ConfigError]:
+    """All that can be told where tables of the file that have errors are not known."""
+    if file.proxy is not None:
+        yield from _timing(config, options, file.proxy.keys() | options.proxy.keys())
+    if not config.takes_agents and config.demo:
+        yield ConfigError("no service takes agents, which the demo's back-ends have", config.key("demo"))
+    if file.services:
+        yield from _services(config, options, file)
+    elif file.proxy is not None and config.is_open and not config.allow:
+        yield _who_may_register(config)
+
+
+def _timing(config: ProxyConfig, options: OptionValues, given: set[str]) -> Iterator[ConfigError]:
+    """The message names the liveness if it was given, and otherwise the keys that make its default too short."""
+    timing, key = config.timing, config.key
+    least_s = liveness_least_s(timing)
+    if timing.liveness_s >= least_s:
+        return
+    why = (
+        f"{key('probe-interval')} with its jitter and {key('probe-timeout')} together, or back-ends go down between "
+        "two probes"
+    )
+    if "liveness" in given:
+        yield ConfigError(f"must be at least {least_s:.10g}, {why}", key("liveness"), options.texts.get("liveness"))
+        return
+    asked = [
+        " ".join(filter(None, [key(name), options.texts.get(name)]))
+        for name in ("probe-interval", "probe-timeout")
+        if name in given
+    ]
+    yield ConfigError(
+        f"{key('liveness')}, {timing.liveness_s:.10g} by default, must be given then, and at least {least_s:.10g}: "
+        f"{why}",
+        " and ".join(asked),
+    )
+
+
+def _services(config: ProxyConfig, options: OptionValues, file: FileValues) -> Iterator[ConfigError]:
+    names: dict[str, int] = {}
+    if "listen" in options.service and len(config.services) > 1:
+        yield ConfigError("the file has several services, each of which names its own", "--listen")
+    for number, (service, given) in enumerate(zip(config.services, file.services, strict=True)):
+        if given is None:
+            continue
+        if "listen" not in given and "listen" not in options.service:
+            yield ConfigError("is missing", service.key("listen"))
+        if names.setdefault(service.name, number) != number:
+            yield ConfigError(f"service[{names[service.name]}] has the same name", service.key("name"), service.name)
+        if file.proxy is not None and _admits_any(config, service):
+            yield _who_may_register(config, service)
+    if all(given is not None for given in file.services) and "listen" not in options.service:
+        yield from _shared_listeners(config)
+
+
+def _admits_any(config: ProxyConfig, service: ServiceConfig) -> bool:
+    """Whether any host's agent could register for the service, and nobody has said so."""
+    return config.is_open and service.takes_agents and not config.allow and not service.allow
+
+
+def _who_may_register(config: ProxyConfig, service: ServiceConfig | None = None) -> ConfigError:
+    if service is not None:
+        ways = f"give keyring or allow in [proxy], or from here, {_ANY}"
+        return ConfigError(f"who may register? {ways}", service.prefix.rstrip("."))
+    if config.file is not None:
+        return ConfigError(f"who may register? give keyring, which 'rproxy keygen' makes, or allow, {_ANY}", "proxy")
+    return ConfigError(
+        f"who may register? give --keyring FILE, which 'rproxy keygen' makes, or --allow NETWORK, {_ANY}"
+    )
+
+
+def _shared_listeners(config: ProxyConfig) -> Iterator[ConfigError]:
+    """Listeners of two services for the same clients: only one of them could be opened."""
+    owners: dict[Address, tuple[ServiceConfig, str]] = {}
+    for service in config.services:
+        for index, text in enumerate(service.listen):
+            address = listener_address(service.key("listen"), text)
+            if address is not None and address[1]:
+                owners.setdefault(address, (service, f"{service.key('listen')}[{index}]"))
+                owner, taken = owners[address]
+                if owner is not service:
+                    yield ConfigError(f"{taken} accepts these clients", f"{service.key('listen')}[{index}]", text)
+    for (host, port), (service, key) in owners.items():
+        for wider in wider_hosts(host):
+            owner, taken = owners.get((wider, port), (service, ""))
+            if owner is not service:
+                yield ConfigError(f"{taken} accepts these clients", key, f"port {port}")
+                break
