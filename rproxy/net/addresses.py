@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
@@ -27,6 +27,12 @@ def written_unix(name: str | bytes | None) -> str:
     """The path of a Unix socket's address, @name in Linux' abstract namespace, ``UNIX`` if it is unnamed."""
     text = name.decode(errors="replace") if isinstance(name, bytes) else name or ""
     return text.replace("\0", "@", 1) if text.startswith("\0") else text or "UNIX"
+
+
+def within(host: str, networks: Collection[Network]) -> bool:
+    """Whether the IP address is of one of the networks."""
+    ip = ip_address(host)
+    return any(ip in network for network in networks)
 
 
 def unmapped(host: str) -> str:

@@ -17,7 +17,7 @@ from rproxy.pool.states import State
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
-from rproxy.sources.agents.monitor import Counters
+from rproxy.sources.agents.counters import Counters
 
 CONTENT_TYPE: Final = "application/json"
 ROWS: Final = 25
@@ -38,22 +38,36 @@ class ServiceView:
         return [self._row(backend, now) for backend in backends]
 
     def _row(self, backend: Backend, now: float) -> dict[str, Any]:
-        if backend.answered_at is None:
-            return backend_status(backend, NO_EXPLANATION, None, now)
-        return backend_status(backend, self.service.pool.explain(backend, now), self.report_score(backend), now)
+        explanation, score = NO_EXPLANATION, None
+        if backend.answered_at is not None:
+            explanation, score = self.service.pool.explain(backend, now), self.report_score(backend)
+        return {**backend_status(backend, explanation, score, now), "service": self.service.name}
+
+    def totals(self) -> dict[str, Any]:
+        """Everything about the service but its rows."""
+        service = self.service
+        return {
+            "name": service.name,
+            "panic": service.pool.panicking,
+            "known": len(service.pool),
+            "eligible": len(service.pool.eligible),
+            "sessions": service.sessions,
+            "waiting": len(service.wait_queue.queue),
+            "counters": _ended([self.counters]),
+        }
 
 
 class Status:
-    """The document, of all services together."""
+    """The document, of all services together; `views` returns those of the present ones."""
 
-    def __init__(self, views: Sequence[ServiceView], datagrams: Counters, capacity: Capacity) -> None:
-        self._views = tuple(views)
+    def __init__(self, views: Callable[[], Sequence[ServiceView]], datagrams: Counters, capacity: Capacity) -> None:
+        self._views = views
         self._datagrams = datagrams
         self._capacity = capacity
 
     def document(self) -> dict[str, Any]:
         """The whole document."""
-        return {"backends": [row for view in self._views for row in view.rows(view.service.pool)]} | self._totals()
+        return {"backends": [row for view in self._views() for row in view.rows(view.service.pool)]} | self._totals()
 
     def rendered(self) -> Iterator[bytes]:
         """The document as JSON, a back-end a line, in pieces that take a fraction of a millisecond each.
@@ -61,7 +75,7 @@ class Status:
         Back-ends may change between two pieces: those listed are the ones at the first, except the forgotten.
         """
         text, separator = '{"backends": [\n', ""
-        for number, (view, backends) in enumerate([part for each in self._views for part in _parts(each)]):
+        for number, (view, backends) in enumerate([part for each in self._views() for part in _parts(each)]):
             if number and text:
                 yield text.encode()
                 text = ""
@@ -72,26 +86,34 @@ class Status:
 
     def _totals(self) -> dict[str, Any]:
         """Everything but the back-ends; `bytes` are those of the sessions that have ended."""
-        all_counters = [view.counters for view in self._views]
-        endings: Counter[Ending] = Counter()
-        for counters in all_counters:
-            endings.update(counters.endings)
+        views = self._views()
         return {
-            "panic": any(view.service.pool.panicking for view in self._views),
+            "services": [view.totals() for view in views],
+            "panic": any(view.service.pool.panicking for view in views),
             "connections": {"now": self._capacity.sessions, "max": self._capacity.sessions_max},
             "counters": {
                 "accepted": dict(self._datagrams.accepted),
                 "dropped": dict(self._datagrams.dropped),
                 "send_errors": dict(self._datagrams.send_errors),
                 "probes": dict(self._datagrams.probes),
-                "sessions": {ending.value: count for ending, count in endings.items()},
-                "redispatches": sum(counters.redispatches for counters in all_counters),
-                "bytes": {
-                    "up": sum(counters.up for counters in all_counters),
-                    "down": sum(counters.down for counters in all_counters),
-                },
+                **_ended([view.counters for view in views]),
             },
         }
+
+
+def _ended(all_counters: Sequence[SessionCounters]) -> dict[str, Any]:
+    """Totals over the sessions that have ended."""
+    endings: Counter[Ending] = Counter()
+    for counters in all_counters:
+        endings.update(counters.endings)
+    return {
+        "sessions": {ending.value: count for ending, count in endings.items()},
+        "redispatches": sum(counters.redispatches for counters in all_counters),
+        "bytes": {
+            "up": sum(counters.up for counters in all_counters),
+            "down": sum(counters.down for counters in all_counters),
+        },
+    }
 
 
 def _parts(view: ServiceView) -> Iterator[tuple[ServiceView, list[Backend]]]:

@@ -31,6 +31,8 @@ class Refusal(StrEnum):
     TABLE_FULL = "table-full"
     HOST_FULL = "host-full"
     NOT_ALLOWED = "not-allowed"
+    NO_SERVICE = "no-service"
+    """No service takes agents that register this service port."""
     OWN_LISTENER = "own-listener"
     UNEXPECTED_PROBE_REQUEST = "unexpected-probe-request"
 

@@ -32,7 +32,8 @@ class Registration:
     """The contents of a REGISTER, the agent's address that sent it, and our address that received it.
 
     `interval_s` is the time until the agent's next REGISTER. `local` is the source address of its probes, empty where
-    routing decides. The seal does not cover it, so a new one counts only once a probe from there is answered.
+    routing decides; where we have several UDP ports, an @ and the one that received it may follow. The seal does not
+    cover it, so a new one counts only once a probe from there is answered.
     """
 
     agent: Address

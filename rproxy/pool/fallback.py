@@ -9,6 +9,10 @@ import attrs
 from rproxy.pool.backend import Backend
 
 
+class NotEligible(Exception):
+    """A policy chose something that is no back-end, or one that may not get this client."""
+
+
 @attrs.define(eq=False)
 class Fallback:
     """Eligible back-ends, round robin."""

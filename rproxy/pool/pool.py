@@ -16,7 +16,7 @@ from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.candidates import Candidates
 from rproxy.pool.eligibility import Eligibility
 from rproxy.pool.events import NOTHING, Administered, Events, PanicChanged, PassedOver, ProbeLost, Transitioned
-from rproxy.pool.fallback import Fallback
+from rproxy.pool.fallback import Fallback, NotEligible
 from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
 from rproxy.pool.limits import Limits
 from rproxy.pool.policy import NO_EXPLANATION, Explanation, Policy
@@ -25,10 +25,6 @@ from rproxy.pool.registrations import Registrations
 from rproxy.pool.rows import Rows
 from rproxy.pool.states import Administration, Event, State
 from rproxy.wire.pdu import ProbeResponse, Register, Unregister
-
-
-class NotEligible(Exception):
-    """A policy chose something that is no back-end, or one that may not get this client."""
 
 
 @attrs.define(eq=False)
@@ -126,10 +122,20 @@ class Pool:
         return self._candidates.next(now)
 
     def probe(
-        self, backend: Backend, registration: Registration, token: int, now: float, *, on_demand: bool = False
+        self,
+        backend: Backend,
+        registration: Registration,
+        token: int,
+        now: float,
+        *,
+        on_demand: bool = False,
+        elsewhere: Sequence[Backend] = (),
     ) -> Probe:
-        """Note a probe of `registration`'s agent, for the caller to send. `token` must be unpredictable and unused."""
-        return self._probes.send(backend, registration, token, now, on_demand=on_demand)
+        """Note a probe of `registration`'s agent, for the caller to send. `token` must be unpredictable and unused.
+
+        `elsewhere` has the rows of this back-end in the pools of this process' other services.
+        """
+        return self._probes.send(backend, registration, token, now, on_demand=on_demand, elsewhere=elsewhere)
 
     def may_probe(self, backend: Backend, registration: Registration) -> bool:
         """Whether a REGISTER may cause a probe now: none to its agent is outstanding, and few are in all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -30,7 +31,8 @@ ENDED_EACH: Final = 4
 
 @attrs.frozen
 class Probe:
-    """A request that was sent. `counted` is how many of our sessions on the back-end were established then.
+    """A request that was sent. `counted` is how many of our sessions on the back-end were established then, and
+    `elsewhere` how many it had through other services of this process.
 
     An `on_demand` probe is sent for the agent's figures: its loss is no miss, see `_lost_on_demand`.
     """
@@ -41,6 +43,7 @@ class Probe:
     sent_at: float
     counted: int
     on_demand: bool
+    elsewhere: int = 0
 
 
 @attrs.define(eq=False)
@@ -60,17 +63,31 @@ class Probes:
     """Services and instances that have unregistered (rule 4), the latest last."""
 
     def send(
-        self, backend: Backend, registration: Registration, token: int, now: float, *, on_demand: bool = False
+        self,
+        backend: Backend,
+        registration: Registration,
+        token: int,
+        now: float,
+        *,
+        on_demand: bool = False,
+        elsewhere: Sequence[Backend] = (),
     ) -> Probe:
-        """Note a probe of `registration`'s agent. It bears that instance's tag, so that no other one answers."""
+        """Note a probe of `registration`'s agent, see `Pool.probe`.
+
+        It bears that instance's tag, so that no other one answers. To its agent the process is one proxy: it has all
+        sessions on the back-end, and numbers all probes of it in one sequence.
+        """
         probing = backend.probing
         counts = backend.counts
-        sessions = counts.pending + counts.established
-        request = ProbeRequest(probing.next_sequence, token, sessions, tag_of(registration.instance))
-        probing.next_sequence = (probing.next_sequence + 1) & UINT32_MAX
+        sessions, sequence, others = counts.pending + counts.established, probing.next_sequence, 0
+        for row in elsewhere:
+            others += row.connections
+            sequence = max(sequence, row.probing.next_sequence)
+        request = ProbeRequest(sequence, token, sessions + others, tag_of(registration.instance))
+        probing.next_sequence = (sequence + 1) & UINT32_MAX
         if registration is backend.registration:
             probing.asked_at = now
-        probe = Probe(backend, request, registration, now, counts.established, on_demand)
+        probe = Probe(backend, request, registration, now, counts.established, on_demand, others)
         self._open[token] = probe
         probing.outstanding.add(token)
         return probe
@@ -149,6 +166,8 @@ class Probes:
         backend.draining = pdu.draining
         report.cpu, report.memory, report.load = pdu.cpu, pdu.memory, pdu.load
         report.tcp, report.counted, report.others = pdu.tcp, probe.counted, pdu.others
+        if probe.elsewhere:  # to this service, the sessions of another one are others'
+            report.others = (pdu.others or 0) + probe.elsewhere
         if backend.state is State.UP:
             report.contribute(backend.means, True)
         backend.rtt.add(sample_ms, now)

@@ -72,6 +72,8 @@ class Service:
         """The same of single back-ends, by address and port."""
         self.gate: Gate | None = None
         """None where every client is admitted."""
+        self.sessions = 0
+        """Those that have begun and not ended, the waiting ones included. Kept by `Session`."""
         self.chooses_by_client = False
         """Whether the policy is to get the client's address."""
         self.wait_queue = WaitQueue(clock, pool, self.terms.wait_s)

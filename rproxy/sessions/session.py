@@ -90,6 +90,7 @@ class Session:
 
     def __init__(self, service: Service, link: Link, listener: str = "") -> None:
         self.service = service
+        service.sessions += 1
         self.link = link
         """Its connections; `NO_LINK` once it has ended."""
         self.listener = listener
@@ -288,6 +289,7 @@ class Session:
             service.wait_queue.leave(self)
         self.ending = ending
         self.phase = _ENDED
+        service.sessions -= 1
         if backend is not None:
             if backend.health.refusals or service.first_byte is not None:
                 self._report_service(backend)

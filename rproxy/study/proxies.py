@@ -18,6 +18,7 @@ from rproxy.pool.policy import Policy
 from rproxy.pool.pool import Pool
 from rproxy.sources.agents.monitor import Monitor, Settings
 from rproxy.sources.agents.prober import Timing
+from rproxy.sources.agents.service_agents import TOKEN_BITS
 from rproxy.sources.slow_start import SlowStart
 from rproxy.study.agents import REGISTER_S, SERVICE_PORT, Agent, Transport
 from rproxy.study.engine import Engine
@@ -65,10 +66,8 @@ class Proxy:
         """Begin to take registrations and to probe."""
         rng, publish = self._rng, self._publish
         settings = Settings(probing.timing)
-        monitor = Monitor(
-            self.pool, self._engine, publish, lambda: rng.getrandbits(64), rng.random, Unsealed(), settings
-        )
-        for observing in (monitor, self._slow_start):
+        monitor = Monitor(self._engine, lambda: rng.getrandbits(TOKEN_BITS), rng.random, Unsealed(), settings)
+        for observing in (monitor.add(self.pool, publish), self._slow_start):
             publish.subscribe(observing.observers())
         transport: Any = self._transport
         monitor.makeConnection(transport)

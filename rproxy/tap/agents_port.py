@@ -1,4 +1,4 @@
-"""The UDP port where agents register."""
+"""The UDP ports where agents register."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
 from rproxy.carriers.carrier import Carrier
@@ -13,13 +14,17 @@ from rproxy.config.model import LOOPBACK, ProxyConfig
 from rproxy.net.addresses import Address, written
 from rproxy.net.binding import ANY_IPV4, ANY_IPV6
 from rproxy.net.udp_port import listen_udp, udp_ports
+from rproxy.sources.agents.entrance import Entrance
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.tap.parts import Part, address_of, closed
-from rproxy.tap.startup import StartupError, cannot_listen
+from rproxy.tap.startup import cannot_listen
 
 
 class AgentsPort(Part):
-    """Opens the monitor's port. It is closed last: agents are answered until all sessions have ended."""
+    """Opens the monitor's ports if any service takes agents.
+
+    They are closed last: agents are answered until all sessions have ended.
+    """
 
     log = Logger()
 
@@ -28,20 +33,24 @@ class AgentsPort(Part):
         self._config = config
         self._monitor = monitor
         self._carrier = carrier
-        self._port: IListeningPort | None = None
+        self._ports: list[IListeningPort] = []
 
     def privilegedStartService(self) -> None:
-        if not self._config.takes_agents:
-            return
-        (host, port), *others = self._config.monitors
-        if others:
-            raise StartupError(f"{self._config.key('monitor')}: agents register at one address only")
+        if self._config.takes_agents:
+            first, *others = self._config.monitors
+            self._open(first, self._monitor)
+            for address in others:
+                self._open(address, Entrance(self._monitor, address))
+
+    def _open(self, address: Address, protocol: DatagramProtocol) -> None:
+        host, number = address
         try:
-            self._port = listen_udp(self._reactor, port, self._monitor, host, freebind=self._config.freebind)
+            port = listen_udp(self._reactor, number, protocol, host, freebind=self._config.freebind)
         except Exception as error:
-            asked = written((host, port)) if host else port
+            asked = written(address) if host else number
             raise cannot_listen(f"{self._config.key('monitor')} {asked} (UDP)", error) from error
-        for each in udp_ports(self._port):
+        self._ports.append(port)
+        for each in udp_ports(port):
             if hasattr(each, "fileno"):
                 self._watch(each)
             self.log.info("listening for agents on UDP {address}", address=address_of(each))
@@ -54,12 +63,11 @@ class AgentsPort(Part):
 
     @property
     def local_address(self) -> Address:
-        """Where an agent on this host can register, while the port is open."""
-        assert self._port is not None
-        address: Any = self._port.getHost()
+        """Where an agent on this host can register, while the ports are open."""
+        address: Any = self._ports[0].getHost()
         return LOOPBACK if address.host in (ANY_IPV4, ANY_IPV6) else address.host, address.port
 
     def stopService(self) -> Deferred[Any]:
         super().stopService()
-        port, self._port = self._port, None
-        return closed(port)
+        ports, self._ports = self._ports, []
+        return closed(*ports)

@@ -18,6 +18,7 @@ from rproxy.net.own_listeners import OwnListeners
 from rproxy.net.tcp_port import TcpPort, listen_tcp
 from rproxy.net.unix_socket import remove_abandoned
 from rproxy.observe.http_server import BACKLOG, AdminSite
+from rproxy.observe.service_log import logger_of
 from rproxy.sessions.service import Service
 from rproxy.tap.parts import Part, address_of, closed
 from rproxy.tap.startup import cannot_listen
@@ -61,6 +62,7 @@ class ClientListeners(Listeners):
     ) -> None:
         """Raises `ConfigError` for what cannot be listened on."""
         super().__init__(reactor, own)
+        self.log = logger_of(config.name, self.log)
         self._key = config.key("listen")
         self._service = service
         self._carrier = carrier

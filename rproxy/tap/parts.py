@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from twisted.application.service import Service
+from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
@@ -22,6 +22,14 @@ class Part(Service):
     def stop_accepting(self) -> Deferred[Any] | None:
         """Take on nothing new, and finish what must be finished before the sessions end. Fires when that is done."""
         return None
+
+
+class Group(Part, MultiService):
+    """Parts of one kind, one of each service, started in order and stopped in the opposite one."""
+
+    def stop_accepting(self) -> Deferred[Any]:
+        """As `Part`: the first step of a stop."""
+        return DeferredList([maybeDeferred(part.stop_accepting) for part in self])
 
 
 class Stoppable(Protocol):

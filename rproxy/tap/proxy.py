@@ -25,20 +25,21 @@ from rproxy.observe.http_server import AdminSite
 from rproxy.observe.snapshots import Snapshots
 from rproxy.observe.status_json import CONTENT_TYPE, Status
 from rproxy.sessions.capacity import Capacity, pipes_for
+from rproxy.sessions.service import Service as SessionService
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.agents.monitor import Settings as MonitorSettings
+from rproxy.sources.agents.service_agents import TOKEN_BITS
 from rproxy.sources.saved.keeper import Keeper, in_thread
 from rproxy.sources.saved.state_file import StateFile
 from rproxy.tap.agents_port import AgentsPort
 from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
 from rproxy.tap.key_rotation import at_signal, rotate
-from rproxy.tap.listeners import ClientListeners, OperatorsListener
-from rproxy.tap.parts import Part, Timers
+from rproxy.tap.listeners import OperatorsListener
+from rproxy.tap.parts import Group, Part, Timers
 from rproxy.tap.pidfile import own_pidfile
 from rproxy.tap.process import ProcessService, process_of
-from rproxy.tap.service import ServiceWiring
-from rproxy.tap.session_timeouts import SessionTimeouts
+from rproxy.tap.service_wiring import ServiceWiring, Surroundings
 from rproxy.tap.startup import (
     StartupError,
     operators_max,
@@ -79,53 +80,48 @@ class ProxyService(ProcessService, MultiService):
         self._own = OwnListeners(reactor.seconds)
         self._deadlines = Wheel(reactor)
         self._work = WorkQueue(reactor)
-        self._services = [ServiceWiring(reactor, each, config, self._own) for each in config.services]
-        agents_service = self._agents_service()
         self.capacity = Capacity(sessions_max(config, descriptors), reactor.seconds)
         resources = Resources(reactor, self._deadlines, self.capacity, pipes_for(descriptors))
         self.carrier = make_carrier(config.carrier, resources)
-        self.service = agents_service.served.service
         self.monitor = Monitor(
-            agents_service.pool,
             reactor,
-            agents_service.publisher,
-            lambda: secrets.randbits(64),
+            lambda: secrets.randbits(TOKEN_BITS),
             random,
             envelope(config.keyring),
-            MonitorSettings(config.timing, tuple(config.allow), self._own.leads_here, config.trace),
+            MonitorSettings(config.timing, config.allow, self._own.leads_here, config.trace),
         )
-        agents_service.subscribe(self.monitor)
-        views = [each.served.view for each in self._services]
+        shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own)
+        self._services = [ServiceWiring(each, shared) for each in config.services]
+        views = lambda: [each.served.view for each in self._services]  # noqa: E731
         self._status = Status(views, self.monitor.counters, self.capacity)
         self._bound = False
         self.stop_at_once = False
         """Whether a stop ends the sessions at once."""
         self._add_parts(descriptors)
 
-    def _agents_service(self) -> ServiceWiring:
-        """The service that agents register for, which they cannot name: more than one needs more than one source."""
-        takers = [each for each in self._services if each.config.takes_agents]
-        if len(takers) > 1:
-            raise ConfigError("agents register for one service only", takers[1].config.key("listen"))
-        return takers[0] if takers else self._services[0]
+    @property
+    def service(self) -> SessionService:
+        """The first service."""
+        return self._services[0].served.service
 
     def _add_parts(self, descriptors: int) -> None:
         """In the order in which they start, and open their ports. They stop in the opposite order."""
         reactor, config, carrier = self._reactor, self._config, self.carrier
         agents = AgentsPort(reactor, config, self.monitor, carrier)
         self._demo = Demo(reactor, config, agents)
-        timers = [timer for each in self._services for timer in (each.slow_start, each.pool_log)]
+        timers, listeners, timeouts = Group(), Group(), Group()
+        for each in self._services:
+            each.timers.setServiceParent(timers)
+            each.listeners.setServiceParent(listeners)
+            each.timeouts.setServiceParent(timeouts)
         self._parts: list[Part] = [
-            Timers(*timers, self._work, self._deadlines),
+            Timers(self._work, self._deadlines),
+            timers,
             agents,
-            *(
-                ClientListeners(reactor, each.config, each.served.service, carrier, self._own, freebind=config.freebind)
-                for each in self._services
-            ),
+            listeners,
             OperatorsListener(reactor, config, self._site(descriptors), self._own),
             self._demo,
-            # after the listeners: ending a waiting client must not admit another one
-            *(SessionTimeouts(reactor, each.config, each.served, carrier, each.publisher) for each in self._services),
+            timeouts,  # after the listeners: ending a waiting client must not admit another one
             CarrierPart(reactor, carrier, self.capacity, self.monitor, self._own),
         ]
         if config.state_file is not None:
@@ -142,7 +138,7 @@ class ProxyService(ProcessService, MultiService):
     def _keeper(self, path: str) -> Keeper:
         return Keeper(
             StateFile(path),
-            self.service.pool,
+            lambda: [each.pool for each in self._services],
             self.monitor,
             self._reactor,
             self._work,

@@ -1,32 +1,25 @@
-"""Wires one service: its pool, its sessions, and the observers of both."""
+"""The sessions of a pool, and the observers of both."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from random import Random
-from typing import Any
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from rproxy.config.model import ProxyConfig, ServiceConfig
+from rproxy.config.model import ServiceConfig
 from rproxy.net.addresses import Address
-from rproxy.net.own_listeners import OwnListeners
-from rproxy.observe.pool_log import PoolLog
-from rproxy.observe.publisher import Publisher
 from rproxy.observe.refused_clients import RefusedClientsLog
 from rproxy.observe.scores import ReportScore
+from rproxy.observe.service_log import logger_of
 from rproxy.observe.session_counters import SessionCounters
 from rproxy.observe.status_json import ServiceView
 from rproxy.observe.trace import SessionTrace
 from rproxy.pool.events import Events
 from rproxy.pool.pool import Pool
 from rproxy.sessions.observers import Observers, SessionObserver
-from rproxy.sessions.service import DEFAULT_TERMS, Service, ServiceTerms
-from rproxy.sources.agents.monitor import Monitor
-from rproxy.sources.slow_start import SlowStart
-from rproxy.tap.policies import PolicyFailureLog, policy_of, saturation_of
+from rproxy.sessions.service import DEFAULT, DEFAULT_TERMS, Service, ServiceTerms
 
 
 @attrs.frozen
@@ -59,6 +52,7 @@ def serve_pool(
     clock: IReactorTime,
     terms: ServiceTerms = DEFAULT_TERMS,
     *,
+    name: str = DEFAULT,
     saturation: float | None = None,
     trace: bool = False,
     observers: Sequence[SessionObserver] = (),
@@ -74,6 +68,7 @@ def serve_pool(
         pool,
         clock,
         terms,
+        name=name,
         observers=Observers(
             clock.seconds,
             sessions=[counters, refused, *traces, *observers],
@@ -83,36 +78,5 @@ def serve_pool(
         publish=publish,
         may_self_connect=may_self_connect,
     )
+    refused.log = logger_of(name, refused.log)
     return ServedPool(service, counters, ServiceView(service, counters, score), refused)
-
-
-class ServiceWiring:
-    """What the proxy has once for each service: a pool, the publisher and the log of its events, and its sessions."""
-
-    def __init__(self, reactor: Any, config: ServiceConfig, process: ProxyConfig, own: OwnListeners) -> None:
-        """Raises `ConfigError`."""
-        self.config = config
-        self.pool = Pool(
-            policy_of(config, Random()),
-            PolicyFailureLog(reactor.seconds),
-            config.backend_port,
-            process.timing.probe_timeout_s,
-            process.limits,
-        )
-        self.publisher = Publisher()
-        self.slow_start = SlowStart(reactor, self.pool, self.publisher)
-        self.pool_log = PoolLog(reactor, process.limits.confirmed, trace=process.trace)
-        self.served = serve_pool(
-            self.pool,
-            reactor,
-            terms_of(config),
-            saturation=saturation_of(config),
-            trace=process.trace,
-            publish=self.publisher,
-            may_self_connect=own.may_self_connect,
-        )
-
-    def subscribe(self, source: Monitor) -> None:
-        """Have the pool's events observed: by `source`, which fills the pool, before all others."""
-        for observing in (source, self.slow_start, self.pool_log):
-            self.publisher.subscribe(observing.observers())

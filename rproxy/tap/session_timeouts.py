@@ -7,6 +7,7 @@ from typing import Any
 from rproxy.carriers.carrier import Carrier
 from rproxy.config.model import ServiceConfig
 from rproxy.observe.publisher import Publisher
+from rproxy.observe.service_log import logger_of
 from rproxy.pool.events import EligibilityChanged, PanicChanged, Transitioned
 from rproxy.sessions.dead_peers import DeadPeers
 from rproxy.sessions.down_timeout import DownTimeout
@@ -27,6 +28,8 @@ class SessionTimeouts(Part):
         slices = of_service(carrier.slices, served.service)
         self._periodic = _periodic(reactor, config, slices)
         self._down_timeout = DownTimeout(reactor, slices)
+        for timeout in (*self._periodic, self._down_timeout):
+            timeout.log = logger_of(config.name, timeout.log)
         if config.end_on_down:
             down = self._down_timeout
             publisher.subscribe({Transitioned: down.transitioned, PanicChanged: down.panic_changed})

@@ -40,6 +40,7 @@ from rproxy.sessions.link import NO_LINK
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.sources.agents.monitor import Monitor, Settings
+from rproxy.sources.agents.service_agents import TOKEN_BITS
 from rproxy.sources.slow_start import SlowStart
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, decode, encode
 from rproxy.wire.seal import Unsealed
@@ -109,12 +110,10 @@ class World:
         self._loss = 0.0
         pool = pool_of(policy(ServiceConfig().policy))
         publish = Publisher()
-        self.monitor = Monitor(
-            pool, self.clock, publish, lambda: rng.getrandbits(64), rng.random, Unsealed(), Settings()
-        )
+        self.monitor = Monitor(self.clock, lambda: rng.getrandbits(TOKEN_BITS), rng.random, Unsealed(), Settings())
         self.ejections: list[tuple[float, Transitioned]] = []
         """Back-ends that went down, and when."""
-        publish.subscribe(self.monitor.observers())
+        publish.subscribe(self.monitor.add(pool, publish).observers())
         publish.subscribe(SlowStart(self.clock, pool).observers())
         publish.subscribe(PoolLog(self.clock, backends, trace=False).observers())
         publish.subscribe({Transitioned: self._transitioned})

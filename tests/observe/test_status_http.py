@@ -15,7 +15,7 @@ from rproxy.observe.status_json import ServiceView, Status
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.session import Session
-from rproxy.sources.agents.monitor import Counters
+from rproxy.sources.agents.counters import Counters
 from rproxy.tap.service import serve_pool
 from rproxy.wire.pdu import Unregister
 from tests.fakes import FakeLink, confirm, logged, pool_of, registered
@@ -35,7 +35,7 @@ class Bench:
     def request(self, method: str, path: str) -> tuple[int, bytes]:
         """The status and the body of the answer."""
         view = ServiceView(self.service, self.served.counters, ReportScore(self.saturation))
-        server = ServerBench(Status([view], self.counters, Capacity(10, lambda: 0.0)).rendered)
+        server = ServerBench(Status(lambda: [view], self.counters, Capacity(10, lambda: 0.0)).rendered)
         answer = server.client().ask(f"{method} {path} HTTP/1.0\r\nContent-Length: 0\r\n\r\n".encode())
         head, _, body = answer.partition(b"\r\n\r\n")
         return int(head.split()[1]), body

@@ -20,13 +20,13 @@ from rproxy.sessions.endings import Ending
 from rproxy.sessions.observers import Observers
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
-from rproxy.sources.agents.monitor import Counters
+from rproxy.sources.agents.counters import Counters
 from rproxy.wire.pdu import Unregister
 from tests.fakes import CountingPolicy, FakeLink, RaisingPolicy, confirm, logged, pool_with, registered
 from tests.policies.balancing import policy
 
 FIELDS = {
-    *("address", "port", "state", "passed_over", "score", "terms", "report_score"),
+    *("service", "address", "port", "state", "passed_over", "score", "terms", "report_score"),
     *("rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory", "load", "others"),
     *("weight", "share", "interval_s"),
     *("connections", "total", "last_seen_s"),
@@ -45,7 +45,7 @@ def view_with(up: int, policy: Policy | None = None) -> ServiceView:
 
 
 def status(view: ServiceView, datagrams: Counters, capacity: Capacity) -> dict[str, Any]:
-    return Status([view], datagrams, capacity).document()
+    return Status(lambda: [view], datagrams, capacity).document()
 
 
 def test_each_backend_has_the_documented_fields() -> None:
@@ -61,6 +61,7 @@ def test_what_a_back_end_reports_is_shown() -> None:
     assert view.service.pool.choose(0.0) is backend
     (shown,) = status(view, Counters(), CAPACITY)["backends"]
     assert shown | {"score": 0, "terms": {}, "report_score": 0, "srtt_ms": 0} == {
+        "service": "default",
         "address": "10.0.0.9",
         "port": 80,
         "state": "up",
@@ -131,7 +132,7 @@ class Explaining(CountingPolicy):
 )
 def test_values_of_any_size_are_shown_and_those_that_are_no_numbers_are_null(value: float, shown: float | None) -> None:
     view = view_with(1, Explaining(value))
-    text = b"".join(Status([view], Counters(), CAPACITY).rendered())
+    text = b"".join(Status(lambda: [view], Counters(), CAPACITY).rendered())
     (row,) = json.loads(text, parse_constant=pytest.fail)["backends"]
     assert (row["score"], row["terms"]) == (shown, {"first": shown, "second": 2})
     assert row["report_score"] is not None
@@ -187,7 +188,7 @@ def test_sessions_are_counted_against_their_limit_and_their_bytes_once_they_are_
 @pytest.mark.parametrize("backends", [0, 1, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS])
 def test_it_is_rendered_a_backend_a_line_and_few_at_once(backends: int) -> None:
     view = view_with(backends)
-    pieces = list(Status([view], Counters(), CAPACITY).rendered())
+    pieces = list(Status(lambda: [view], Counters(), CAPACITY).rendered())
     text = b"".join(pieces).decode()
     assert json.loads(text) == status(view, Counters(), CAPACITY)
     assert sum(line.startswith('{"address"') for line in text.splitlines()) == backends
@@ -197,7 +198,7 @@ def test_it_is_rendered_a_backend_a_line_and_few_at_once(backends: int) -> None:
 
 def test_what_is_forgotten_while_it_is_rendered_is_not_listed() -> None:
     view = view_with(4 * ROWS)
-    pieces = Status([view], Counters(), CAPACITY).rendered()
+    pieces = Status(lambda: [view], Counters(), CAPACITY).rendered()
     text = next(pieces)
     for backend in list(view.service.pool)[ROWS:-1]:
         view.service.pool.unregister(backend.registration.agent, Unregister(backend.port, 1), 0.0)
@@ -207,7 +208,7 @@ def test_what_is_forgotten_while_it_is_rendered_is_not_listed() -> None:
 
 def test_the_table_may_grow_while_it_is_rendered() -> None:
     view = view_with(2 * ROWS)
-    pieces = Status([view], Counters(), CAPACITY).rendered()
+    pieces = Status(lambda: [view], Counters(), CAPACITY).rendered()
     text = next(pieces)
     registered(view.service.pool, "10.9.9.9")
     assert len(json.loads(text + b"".join(pieces))["backends"]) == 2 * ROWS
@@ -221,13 +222,15 @@ def test_all_services_are_shown_together() -> None:
         session.connected()
         session.up, session.down = 3, 5
         session.ended(ending)
-    status = Status(views, Counters(), CAPACITY)
+    status = Status(lambda: views, Counters(), CAPACITY)
     pieces = list(status.rendered())
     shown = json.loads(b"".join(pieces))
     assert shown == status.document()
     assert (len(shown["backends"]), len(pieces)) == (ROWS + 3, 3)
     assert shown["counters"]["sessions"] == {"closed": 1, "idle": 1}
     assert shown["counters"]["bytes"] == {"up": 6, "down": 10}
+    assert [each["counters"]["sessions"] for each in shown["services"]] == [{"closed": 1}, {"idle": 1}]
+    assert [each["known"] for each in shown["services"]] == [ROWS + 1, 2]
 
 
 def test_one_that_has_just_failed_says_at_what() -> None:

@@ -60,9 +60,7 @@ class Bench:
         self.tokens: Iterator[int] = count(1000)
         self.publish = Publisher()
         self.monitor = Monitor(
-            self.pool,
             self.clock,
-            self.publish,
             lambda: next(self.tokens),
             lambda: MIDDLE,
             Unsealed(),
@@ -70,7 +68,8 @@ class Bench:
         )
         self.log = PoolLog(self.clock, self.pool.limits.confirmed, trace=trace)
         self.slow_start = SlowStart(self.clock, self.pool)
-        self.publish.subscribe(self.monitor.observers())
+        self.agents = self.monitor.add(self.pool, self.publish)
+        self.publish.subscribe(self.agents.observers())
         self.publish.subscribe(self.slow_start.observers())
         self.publish.subscribe(self.log.observers())
         self.transport = Datagrams(family)
@@ -118,7 +117,7 @@ class Bench:
         shared = [
             monitor.timeouts._timer,
             monitor.wheel._timer,
-            monitor._on_demand._timer,
+            self.agents._on_demand._timer,
             self.slow_start._timer,
         ]
         return len(self.clock.calls) - 1 - sum(timer is not None for timer in shared)

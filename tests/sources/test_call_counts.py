@@ -37,11 +37,9 @@ class Steady:
         self.envelope = Sealed((Key(1, bytes(32)),))
         self.publish = Publisher()
         self.pool = Pool(policy("expected-delay"), self._complain)
-        self.monitor = Monitor(
-            self.pool, self.clock, self.publish, lambda: next(tokens), lambda: 0.5, self.envelope, Settings()
-        )
+        self.monitor = Monitor(self.clock, lambda: next(tokens), lambda: 0.5, self.envelope, Settings())
         for each in (
-            self.monitor,
+            self.monitor.add(self.pool, self.publish),
             SlowStart(self.clock, self.pool),
             PoolLog(self.clock, 1024, trace=False),
         ):

@@ -57,8 +57,8 @@ class Pair:
         tokens: Iterator[int] = count(1000)
         self.pool = pool_of()
         publish = Publisher()
-        self.monitor = Monitor(self.pool, self.clock, publish, lambda: next(tokens), lambda: 0.5, proxys, Settings())
-        publish.subscribe(self.monitor.observers())
+        self.monitor = Monitor(self.clock, lambda: next(tokens), lambda: 0.5, proxys, Settings())
+        publish.subscribe(self.monitor.add(self.pool, publish).observers())
         self.agent = Agent(
             Registration(20, 1, 80),
             [PROXY],

@@ -35,7 +35,7 @@ def test_an_idle_proxy_probes_as_it_always_did() -> None:
     run(bench.clock, 100)
     assert len(bench.probed_at) == pytest.approx(21, abs=1)
     assert probes(bench) == {"periodic": 20, "registration": 1, "on_demand": 0, "held_back": 0}
-    assert bench.monitor._on_demand._timer is None
+    assert bench.agents._on_demand._timer is None
 
 
 def test_a_busy_one_knows_its_pool_to_a_tenth_of_a_second_and_an_idle_one_has_no_timer_for_it() -> None:
@@ -49,7 +49,7 @@ def test_a_busy_one_knows_its_pool_to_a_tenth_of_a_second_and_an_idle_one_has_no
     sent = len(bench.probed_at)
     run(bench.clock, 100)
     assert len(bench.probed_at) == sent + 20
-    assert (bench.monitor._on_demand._timer, bench.timers) == (None, 0)
+    assert (bench.agents._on_demand._timer, bench.timers) == (None, 0)
 
 
 def test_the_policy_is_told_of_every_answer() -> None:
@@ -251,7 +251,7 @@ def test_a_stop_while_busy_leaves_no_timer() -> None:
     bench.up()
     serve(bench, 1.0)
     run(bench.clock, 2 * RTT_S)
-    assert bench.monitor._on_demand._timer is not None
+    assert bench.agents._on_demand._timer is not None
     bench.stop()
     assert (bench.clock.calls, bench.pool.wake) == ([], None)
 

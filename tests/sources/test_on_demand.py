@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.states import State
-from rproxy.sources.agents.on_demand import BUSY_S, LIKELY_MAX, LIKELY_MIN, LOOKS_MAX, OnDemand
+from rproxy.sources.agents.on_demand import BUSY_S, LIKELY_MAX, LIKELY_MIN, LOOKS_MAX, OnDemand, budget_limit
 from tests.fakes import logged, run
 from tests.pool.driving import agent
 
@@ -39,7 +39,9 @@ class Bench:
         self.held_back = 0
         self.silent: set[Backend] = set()
         self.would_choose_calls = 0
-        self.on_demand = OnDemand(self.clock, self, freshness_s, budget, self._probe, self._held_back)
+        self.on_demand = OnDemand(
+            self.clock, self, freshness_s, budget_limit(freshness_s, budget), self._probe, self._held_back
+        )
         self.on_demand.start()
 
     def _up(self, number: int) -> Backend:

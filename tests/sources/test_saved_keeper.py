@@ -7,6 +7,7 @@ from typing import cast
 import attrs
 
 from rproxy.net.addresses import Address, Network
+from rproxy.observe.publisher import Publisher
 from rproxy.pool.backend import Registration
 from rproxy.pool.states import State
 from rproxy.sources.saved.keeper import RETRY_S, STOP_S, TRIES, TRY_AGAIN_S, WRITE_EVERY_S, Keeper
@@ -14,7 +15,7 @@ from rproxy.sources.saved.rows import Rows, decoded
 from rproxy.sources.saved.state_file import StateFile, StateFileError
 from rproxy.timing.work_queue import WorkQueue
 from rproxy.wire.pdu import ProbeRequest, Unregister
-from tests.fakes import AGENT_PORT, logged, run, texts
+from tests.fakes import AGENT_PORT, logged, pool_of, run, texts
 from tests.sources.monitoring import AGENT, DEFAULTS, RTT_S, Bench
 
 KNOWN = Registration(AGENT, instance=7, interval_s=300.0, weight=300)
@@ -51,13 +52,14 @@ class Keeping:
     def __init__(self, rows: Rows | None = None, *, allow: tuple[Network, ...] = ()) -> None:
         self.bench = Bench(allow=allow)
         self.clock = self.bench.clock
+        self.pools = [self.bench.pool]
         self.file = File(rows or {})
         self.unsaved: list[Address] = []
         self.hangs = False
         self.hanging: list[Callable[[], None]] = []
         self.keeper = Keeper(
             cast(StateFile, self.file),
-            self.bench.pool,
+            lambda: self.pools,
             self.bench.monitor,
             self.clock,
             WorkQueue(self.clock),
@@ -359,3 +361,36 @@ def test_that_rows_were_given_up_is_written_as_soon_as_it_can_be() -> None:
     keeping.file.error = ""
     keeping.run(RETRY_S)
     assert keeping.file.rows == {}
+
+
+def test_a_back_end_of_two_pools_is_one_row_and_stays_while_either_has_it() -> None:
+    keeping = Keeping()
+    publish = Publisher()
+    other = keeping.bench.monitor.add(pool_of(), publish)
+    publish.subscribe(other.observers())
+    keeping.pools.append(other.pool)
+    keeping.start()
+    backend = keeping.bench.up()
+    assert len(other.pool) == 1
+    keeping.run(WRITE_EVERY_S)
+    assert (keeping.file.rows, keeping.file.writes) == ({KEY: backend.registration}, 1)
+    keeping.bench.agents.exclude(backend)
+    keeping.run(2 * WRITE_EVERY_S)
+    assert keeping.file.rows == {KEY: backend.registration}
+    (row,) = other.pool
+    other.exclude(row)
+    keeping.run(2 * WRITE_EVERY_S)
+    assert keeping.file.rows == {}
+
+
+def test_a_row_is_given_up_only_once_no_pool_waits_for_its_answer() -> None:
+    keeping = Keeping({KEY: KNOWN})
+    publish = Publisher()
+    other = keeping.bench.monitor.add(pool_of(), publish)
+    publish.subscribe(other.observers())
+    keeping.bench.silent.add(KEY[0])
+    keeping.start()
+    assert [len(pool) for pool in (keeping.bench.pool, other.pool)] == [1, 1]
+    keeping.run(GIVEN_UP_S)
+    assert [len(pool) for pool in (keeping.bench.pool, other.pool)] == [0, 0]
+    assert keeping.bench.monitor.counters.probes["registration"] == 2 * TRIES

@@ -11,6 +11,7 @@ from rproxy.sources.saved.keeper import STOP_S
 from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
 from rproxy.tap.listeners import ClientListeners, OperatorsListener
+from rproxy.tap.parts import Group, Part
 from rproxy.tap.proxy import DRAIN_S
 from rproxy.tap.session_timeouts import SessionTimeouts
 from rproxy.tap.startup import StartupError
@@ -26,9 +27,13 @@ class NotedBench(ProxyBench):
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         super().__init__(**{"listen": ("8080",), "admin": ("127.0.0.1", 8082), **settings})
         self.done: list[tuple[str, str]] = []
-        for part in self.service:
+        for part in self.all_parts():
             for step in STEPS:
                 monkeypatch.setattr(part, step, self._noting(part, step))
+
+    def all_parts(self) -> list[Part]:
+        """Those of services are in groups."""
+        return [part for each in self.service for part in (each if isinstance(each, Group) else [each])]
 
     def _noting(self, part: Any, step: str) -> Any:
         call = getattr(part, step)
@@ -44,7 +49,7 @@ class NotedBench(ProxyBench):
 
 
 WITHOUT_STATE = [
-    "Timers",
+    *("Timers", "Timers"),  # of the process, and of its service
     "AgentsPort",
     "ClientListeners",
     "OperatorsListener",
@@ -97,7 +102,7 @@ def test_a_part_that_cannot_open_stops_those_that_did(monkeypatch: pytest.Monkey
     bench.reactor.taken.add(8082)
     with pytest.raises(StartupError):
         bench.start()
-    assert bench.parts("privilegedStartService") == IN_ORDER[:4]
+    assert bench.parts("privilegedStartService") == IN_ORDER[:5]
     assert bench.parts("startService") == []
     assert bench.parts("stopService") == WITHOUT_STATE[::-1]
     assert (bench.opened(), bench.reactor.getDelayedCalls()) == ([], [])
@@ -127,7 +132,7 @@ def test_operators_can_watch_the_sessions_end(monkeypatch: pytest.MonkeyPatch) -
     bench.start()
     bench.backend_up()
     bench.session()
-    (operators,) = (part for part in bench.service if isinstance(part, OperatorsListener))
+    (operators,) = (part for part in bench.all_parts() if isinstance(part, OperatorsListener))
     monkeypatch.setattr(operators._site, "stop", lambda: aborted.append(1))
     stopped: list[object] = []
     stopping: Deferred[Any] = bench.service.stopService()

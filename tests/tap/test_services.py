@@ -15,8 +15,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel
 
 from rproxy.config.keyfile import Keyring
-from rproxy.config.model import ProxyConfig, ServiceConfig
-from rproxy.config.validators import ConfigError
+from rproxy.config.model import ServiceConfig
 from rproxy.tap import listeners
 from rproxy.tap.process import Process
 from rproxy.tap.proxy import DRAIN_S, ProxyService
@@ -212,12 +211,6 @@ def test_a_stop_ends_sessions_that_do_not_end_in_time() -> None:
     assert (len(stopped), bench.opened()) == (1, [])
     assert bench.reactor.getDelayedCalls() == []
     assert bench.service.status()["counters"]["sessions"] == {"stopped": 1}
-
-
-def test_a_second_service_which_no_agent_could_register_for_is_refused() -> None:
-    services = (ServiceConfig(), ServiceConfig(listen=("8081",), prefix="service[1]."))
-    with pytest.raises(ConfigError, match=r"^service\[1\].listen: agents register for one service only$"):
-        ProxyService(Reactor(), ProxyConfig(services=services))
 
 
 def test_a_proxy_that_never_started_can_be_stopped() -> None:

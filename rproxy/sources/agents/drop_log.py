@@ -18,7 +18,10 @@ DROPPED_LOG_S: Final = 60.0
 OWN_LISTENER_LOG_S: Final = 10.0
 """At most one line in this time, about datagrams dropped, and about services that are this proxy itself."""
 _LOGGED: Final = frozenset(
-    {Flaw.SEALED, Flaw.UNSEALED, Flaw.KEY_ID, Flaw.SEAL, Refusal.NOT_ALLOWED, Refusal.TABLE_FULL, Refusal.RATE_LIMITED}
+    {
+        *(Flaw.SEALED, Flaw.UNSEALED, Flaw.KEY_ID, Flaw.SEAL),
+        *(Refusal.NOT_ALLOWED, Refusal.NO_SERVICE, Refusal.TABLE_FULL, Refusal.RATE_LIMITED),
+    }
 )
 """Reasons that suggest a configuration error."""
 

@@ -1,4 +1,4 @@
-"""The proxy's side of the monitoring protocol: takes registrations, and probes every agent.
+"""The proxy's side of the monitoring protocol: takes registrations for all services, and has every agent probed.
 
 Named after the report's Receptor, TimerProbeRequest, AlarmeTimeoutProbeRequest and AlarmeAgenteAtivo (chapter
 4.1.2), which are here one `DatagramProtocol` and the timers of a `Prober` for each back-end.
@@ -6,33 +6,29 @@ Named after the report's Receptor, TimerProbeRequest, AlarmeTimeoutProbeRequest 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from ipaddress import ip_address
-from typing import Final
+from typing import Any, Final
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
-from rproxy.net.addresses import Address, Network, plain
-from rproxy.net.udp_port import SOURCE_GONE, send
+from rproxy.net.addresses import Address, Network, plain, within
 from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Backend, Registration
-from rproxy.pool.events import Events, Observers, Registered
+from rproxy.pool.events import Events
 from rproxy.pool.pool import Pool
-from rproxy.pool.probes import Probe
-from rproxy.pool.states import State
+from rproxy.sources.agents.counters import Counters
 from rproxy.sources.agents.drop_log import DropLog
-from rproxy.sources.agents.first_probes import FirstProbes
-from rproxy.sources.agents.on_demand import OnDemand
+from rproxy.sources.agents.on_demand import budget_limit
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
-from rproxy.sources.agents.prober import Probers, Timing
+from rproxy.sources.agents.prober import Timing
+from rproxy.sources.agents.service_agents import SERVICES_MAX, TOKEN_BITS, Own, ServiceAgents
 from rproxy.timing.stall_detector import StallDetector
 from rproxy.timing.wheel import Wheel
-from rproxy.wire.pdu import Flaw, MalformedPdu, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, decode, encode
+from rproxy.wire.pdu import Flaw, MalformedPdu, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, decode
 from rproxy.wire.seal import Envelope
 
 TICK_S: Final = 0.01
@@ -41,11 +37,6 @@ TICKS_MIN: Final = 20
 """Ticks of the wheel in a probe interval, at least."""
 SOURCES_MAX: Final = 16384
 """Size of the cache of source addresses, in agents: each sends from the same address again and again."""
-PERIODIC: Final = "periodic"
-REGISTRATION: Final = "registration"
-ON_DEMAND: Final = "on_demand"
-HELD_BACK: Final = "held_back"
-"""Counters of probes, by what they were sent for, and of the times when the budget of those on demand was spent."""
 _NAMES: Final[dict[type[Pdu], str]] = {
     Register: "register",
     ProbeRequest: "probe-request",
@@ -55,23 +46,11 @@ _NAMES: Final[dict[type[Pdu], str]] = {
 
 
 @attrs.frozen
-class Counters:
-    """Datagrams accepted by type, dropped by reason, those that could not be sent, and probes by what caused them."""
-
-    accepted: Counter[str] = attrs.Factory(Counter)
-    dropped: Counter[str] = attrs.Factory(Counter)
-    send_errors: Counter[str] = attrs.Factory(Counter)
-    probes: Counter[str] = attrs.Factory(
-        lambda: Counter(dict.fromkeys((PERIODIC, REGISTRATION, ON_DEMAND, HELD_BACK), 0))
-    )
-
-
-@attrs.frozen
 class Settings:
     """How agents are probed, and which services may be back-ends.
 
-    `allow` lists the networks that may register, all when empty. `leads_here` returns whether a service is this
-    proxy itself. With `trace` every PDU is logged.
+    `allow` lists the networks that may register with any service, all when empty. `leads_here` returns whether a
+    service is this proxy itself. With `trace` every PDU is logged.
     """
 
     timing: Timing = Timing()
@@ -81,13 +60,13 @@ class Settings:
 
 
 class Monitor(DatagramProtocol):
-    """A `Source`: the agents on one UDP port.
+    """A `Source`: the agents of all services, on one UDP port or on several.
 
-    A datagram passes through the envelope and `decode` to the pool, and the pool's events are published.
-    The monitor's own timers follow the published events, so it must be subscribed before anything else.
+    A datagram passes through the envelope and `decode` to the pools that it concerns: a REGISTER to that of every
+    service whose own it is, an answer to the one whose number its token bears.
 
-    `clock` must be monotonic. `token` draws unpredictable 64-bit numbers, `jitter` from 0..1. `envelope`
-    may be replaced at any time.
+    `clock` must be monotonic. `token` draws unpredictable numbers of `TOKEN_BITS`, `jitter` from 0..1. `envelope` and
+    `allow` may be replaced at any time.
     """
 
     noisy = False
@@ -95,9 +74,7 @@ class Monitor(DatagramProtocol):
 
     def __init__(
         self,
-        pool: Pool,
         clock: IReactorTime,
-        publish: Callable[[Events], None],
         token: Callable[[], int],
         jitter: Callable[[], float],
         envelope: Envelope,
@@ -106,35 +83,75 @@ class Monitor(DatagramProtocol):
         self.counters = Counters()
         self.envelope = envelope
         self.clock = clock
+        self.token = token
         self.jitter = jitter
-        self.timing = settings.timing
-        self._pool = pool
-        self._publish = publish
-        self._token = token
-        self._settings = settings
+        self.timing = timing = settings.timing
+        self.allow = settings.allow
+        self.leads_here = settings.leads_here
+        self.trace = settings.trace
+        self.timeout_s = timing.probe_timeout_s
         self._source = lru_cache(SOURCES_MAX)(plain)
-        self._probers = Probers(self)
-        self._first_probes = FirstProbes(clock, pool.limits.first_probes_s, pool, self._probe_once)
-        self._on_demand = OnDemand(
-            clock, pool, self.timing.freshness_s, self.timing.probe_budget, self._probe_on_demand, self._held_back
-        )
         self._stall_detector = StallDetector(clock)
-        self.timeouts = ProbeTimeouts(clock, self.timing.probe_timeout_s, self._stall_detector.lasted_s)
-        self.wheel = Wheel(clock, min(TICK_S, self.timing.probe_interval_s / TICKS_MIN))
-        self._drop_log = DropLog(clock)
+        self.lasted_s = self._stall_detector.lasted_s
+        self.timeouts = ProbeTimeouts(clock, timing.probe_timeout_s, self.lasted_s)
+        self.wheel = Wheel(clock, min(TICK_S, timing.probe_interval_s / TICKS_MIN))
+        self.demand_limit = budget_limit(timing.freshness_s, timing.probe_budget)
+        self.drop_log = DropLog(clock)
+        self.ways: dict[str, Any] = {}
+        """The transports of further ports, see `Entrance`."""
+        self._services: list[ServiceAgents] = []
+        """In the order in which the configuration names them; those that are leaving come last."""
+        self._by_number: dict[int, ServiceAgents] = {}
+        self.are_several = False
+        self._started = False
 
     def startProtocol(self) -> None:
+        self._started = True
         self._stall_detector.start()
-        self._on_demand.start()
+        for agents in self._services:
+            agents.start()
 
     def stopProtocol(self) -> None:
-        self._on_demand.stop()
+        self._started = False
+        for agents in self._services:
+            agents.stop()
         self._stall_detector.stop()
-        self._first_probes.stop()
-        self._drop_log.stop()
-        self._probers.stop()
+        self.drop_log.stop()
         self.timeouts.stop()
         self.wheel.stop()
+
+    # Services.
+
+    def add(self, pool: Pool, publish: Callable[[Events], None], own: Own | None = None) -> ServiceAgents:
+        """Fill another service's pool from now on, after the others in order.
+
+        The agents' timers follow the published events, so the caller subscribes them before anything else.
+        """
+        number = next(number for number in range(SERVICES_MAX) if number not in self._by_number)
+        agents = ServiceAgents(self, number, pool, publish, own or Own())
+        self._by_number[number] = agents
+        self._services.append(agents)
+        self.are_several = len(self._services) > 1
+        if self._started:
+            agents.start()
+        return agents
+
+    def remove(self, agents: ServiceAgents) -> None:
+        """Cease to probe a service's back-ends, and forget the service."""
+        agents.stop()
+        self._services.remove(agents)
+        del self._by_number[agents.number]
+        self.are_several = len(self._services) > 1
+
+    def arrange(self, services: Sequence[ServiceAgents]) -> None:
+        """Put these first, in this order."""
+        rest = [agents for agents in self._services if agents not in services]
+        self._services = [*services, *rest]
+
+    def elsewhere(self, agents: ServiceAgents, backend: Backend) -> Sequence[Backend]:
+        """See `Monitoring`."""
+        found = (other.pool.get(backend.address, backend.port) for other in self._services if other is not agents)
+        return [row for row in found if row is not None]
 
     # Receiving.
 
@@ -143,18 +160,20 @@ class Monitor(DatagramProtocol):
         source = self._source(addr)
         try:
             pdu = decode(self.envelope.open(datagram, source[0]))
-            if self._settings.trace:
+            if self.trace:
                 self.log.debug(">> [{source}] {pdu}", source=source[0], pdu=pdu)
             now = self.clock.seconds()
-            events: Events
             match pdu:
                 case ProbeResponse():
-                    events = self._pool.respond(source, pdu, now, self._stall_detector.lasted_s)
+                    agents = self._by_number.get(pdu.token >> TOKEN_BITS)
+                    if agents is None:
+                        raise Rejected(Refusal.UNKNOWN)
+                    agents.publish(agents.pool.respond(source, pdu, now, self.lasted_s))
                 case Register():
-                    self._demand_allowed(source[0], pdu)
-                    events = self._pool.register(source, pdu, now, local)
+                    _all(self._takers(source[0], pdu.service_port), lambda each: each.register(source, pdu, now, local))
                 case Unregister():
-                    events = self._pool.unregister(source, pdu, now)
+                    has = [each for each in self._services if each.has(source[0], pdu.service_port)]
+                    _all(has, lambda each: each.unregister(source, pdu, now))
                 case _:
                     raise Rejected(Refusal.UNEXPECTED_PROBE_REQUEST)
         except MalformedPdu as error:
@@ -163,111 +182,72 @@ class Monitor(DatagramProtocol):
             self._drop(source, error.refusal)
         else:
             self.counters.accepted[_NAMES[type(pdu)]] += 1
-            self._publish(events)
 
-    def _demand_allowed(self, host: str, pdu: Register) -> None:
-        """A back-end that is this proxy would be a loop. Raises `Rejected`."""
+    def _takers(self, host: str, service_port: int) -> list[ServiceAgents]:
+        """The services whose own a registration is; port 0 is only the first one's. Raises `Rejected` if none is."""
         if not self._is_allowed(host):
             raise Rejected(Refusal.NOT_ALLOWED)
-        service = host, pdu.service_port or self._pool.default_port
-        if self._settings.leads_here(service):
-            backend = self._pool.get(*service)
-            if backend is not None:  # the address has become ours since it registered
-                self.exclude(backend)
-            self._drop_log.leads_here(service)
-            raise Rejected(Refusal.OWN_LISTENER)
+        takers = [agents for agents in self._services if agents.takes(host, service_port)]
+        if not takers:
+            on_port = any(not each.is_leaving and each.own.takes_port(service_port) for each in self._services)
+            raise Rejected(Refusal.NOT_ALLOWED if on_port else Refusal.NO_SERVICE)
+        if not service_port:
+            return [agents for agents in takers if agents is takers[0] or agents.is_leaving]
+        return takers
 
     def _is_allowed(self, host: str) -> bool:
-        allow = self._settings.allow
-        return not allow or _within(host, allow)
+        return not self.allow or within(host, self.allow)
 
     def _drop(self, source: Address, reason: Flaw | Refusal) -> None:
         self.counters.dropped[reason.value] += 1
-        if self._settings.trace:
+        if self.trace:
             self.log.debug(">> [{source}] dropped: {reason}", source=source[0], reason=reason.value)
-        self._drop_log.dropped(source, reason)
-
-    def observers(self) -> Observers:
-        """The events that the timers follow."""
-        return {Registered: self.registered, **self._probers.observers()}
-
-    def registered(self, event: Registered) -> None:
-        """A REGISTER was accepted: its agent may have to be probed at once."""
-        backend = event.backend
-        self._probers.of(backend)
-        if event.probe_now:  # a confirmed agent: not subject to the limits of unknown hosts
-            self._probe_once(backend, backend.registration)
-        self._first_probes.proceed()
+        self.drop_log.dropped(source, reason)
 
     # Sending.
 
-    def probe(self, backend: Backend) -> None:
-        """Probe its agent; the probe counts as lost unless it is answered in time."""
-        self._send_probe(backend, backend.registration, PERIODIC)
-
-    def _probe_once(self, backend: Backend, registration: Registration) -> None:
-        if self._pool.may_probe(backend, registration):
-            self._send_probe(backend, registration, REGISTRATION)
-
-    def _probe_on_demand(self, backend: Backend) -> None:
-        self._send_probe(backend, backend.registration, ON_DEMAND)
-
-    def _held_back(self) -> None:
-        self.counters.probes[HELD_BACK] += 1
-
-    def _send_probe(self, backend: Backend, registration: Registration, cause: str) -> None:
-        on_demand = cause is ON_DEMAND
-        probe = self._pool.probe(backend, registration, self._token(), self.clock.seconds(), on_demand=on_demand)
-        self.counters.probes[cause] += 1
-        self._probers.of(backend).sent(probe)
-        assert self.transport is not None
-        agent = registration.agent
-        try:
-            datagram = self.envelope.seal(encode(probe.request), agent[0])
-            if not send(self.transport, datagram, agent, registration.local):
-                self.counters.send_errors[SOURCE_GONE] += 1
-        except Exception as error:
-            self.counters.send_errors[error.__class__.__name__] += 1
-        if self._settings.trace:
-            on_demand_mark = " on demand" if on_demand else ""
-            self.log.debug("<< [{backend}] {pdu}{mark}", backend=backend.name, pdu=probe.request, mark=on_demand_mark)
-
-    def timed_out(self, probe: Probe) -> None:
-        """A probe's timeout has passed without an answer; times in which this process was stalled do not count."""
-        self._publish(self._pool.lost(probe.request.token, self.clock.seconds()))
-
-    def check(self, backend: Backend) -> None:
-        """The liveness check of one back-end; times in which this process was stalled do not count."""
-        if self._settings.leads_here((backend.address, backend.port)):
-            self.exclude(backend)
-            return
-        now, lasted_s = self.clock.seconds(), self._stall_detector.lasted_s
-        self._publish(self._pool.check(backend, self.timing.liveness_s, lasted_s, now))
+    def way(self, local: str) -> tuple[Any, str]:
+        """See `Monitoring`."""
+        host, _, entrance = local.partition("@")
+        transport = self.ways.get(entrance)
+        return (self.transport, "") if transport is None else (transport, host)
 
     # As a `Source`.
 
     def exclude(self, backend: Backend) -> None:
         """See `Source`."""
-        self._publish(self._pool.exclude(backend, "leads back to this proxy", self.clock.seconds()))
-        if backend.state is State.DEPARTED:  # for some time perhaps: no event tells of the candidates it had
-            self._probers.end(backend)
+        for agents in self._services:
+            row = agents.pool.get(backend.address, backend.port)
+            if row is not None:
+                agents.exclude(row)
 
     def restore(self, rows: Iterable[tuple[Registration, int]]) -> None:
-        """See `Source`. The probes do not count toward the rate of first probes."""
+        """See `Source`."""
         for registration, port in rows:
             host = registration.agent[0]
-            if not self._is_allowed(host) or self._settings.leads_here((host, port)):
-                continue
-            backend = self._pool.restore(registration, port)
-            if backend is not None:
-                self._probers.of(backend)
-                self._first_probes.add_restored(backend, registration)
+            if self._is_allowed(host) and not self.leads_here((host, port)):
+                for agents in self._takers_of(registration, port):
+                    agents.restore([(registration, port)])
 
-    def is_restoring(self, backend: Backend, registration: Registration) -> bool:
+    def is_restoring(self, registration: Registration, port: int) -> bool:
         """See `Source`."""
-        return self._first_probes.is_restoring(backend, registration) or self._pool.is_probed(backend, registration)
+        return any(agents.is_restoring(registration, port) for agents in self._takers_of(registration, port))
+
+    def is_unconfirmed(self, registration: Registration, port: int) -> bool:
+        """See `Source`."""
+        return any(agents.is_unconfirmed(registration, port) for agents in self._takers_of(registration, port))
+
+    def _takers_of(self, registration: Registration, port: int) -> list[ServiceAgents]:
+        return [agents for agents in self._services if agents.takes(registration.agent[0], port)]
 
 
-def _within(address: str, networks: Collection[Network]) -> bool:
-    ip = ip_address(address)
-    return any(ip in network for network in networks)
+def _all(services: Sequence[ServiceAgents], process: Callable[[ServiceAgents], None]) -> None:
+    """Have each of these services process a PDU. Raises the first `Rejected` if all do, or if there is none."""
+    refused: list[Rejected] = []
+    for agents in services:
+        try:
+            process(agents)
+        except Rejected as error:
+            refused.append(error)
+    if len(refused) == len(services):
+        raise refused[0] if refused else Rejected(Refusal.UNKNOWN)

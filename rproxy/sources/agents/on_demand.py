@@ -57,12 +57,21 @@ class Demand(Protocol):
         """Whether a probe to that agent is on its way."""
 
 
+def budget_limit(freshness_s: float | None, budget: float) -> RateLimit:
+    """Limits probes on demand to `budget` a second. What a tick's time allows may be sent at once."""
+    return RateLimit(budget, max(1, ceil(budget * _tick_s(freshness_s))))
+
+
+def _tick_s(freshness_s: float | None) -> float:
+    return min((freshness_s or 0.0) / 2, TICK_MAX_S)
+
+
 class OnDemand:
     """While clients come, calls `probe` for the back-ends whose reports are older than `freshness_s`, the oldest first.
 
-    It makes at most `budget` calls a second, and one in `freshness_s` for each back-end, none while a probe to it is on
-    its way. `held_back` is called when the budget is spent although more are due. There is no timer while no clients
-    come. With None for `freshness_s` nothing is asked.
+    It makes no more calls than `limit` admits, which several may share (see `budget_limit`), and one in `freshness_s`
+    for each back-end, none while a probe to it is on its way. `held_back` is called when the budget is spent although
+    more are due. There is no timer while no clients come. With None for `freshness_s` nothing is asked.
     """
 
     log = Logger()
@@ -72,7 +81,7 @@ class OnDemand:
         clock: IReactorTime,
         pool: Demand,
         freshness_s: float | None,
-        budget: float,
+        limit: RateLimit,
         probe: Callable[[Backend], None],
         held_back: Callable[[], None],
     ) -> None:
@@ -81,9 +90,9 @@ class OnDemand:
         self._freshness_s = freshness_s
         self._probe = probe
         self._held_back = held_back
-        self._tick_s = min((freshness_s or 0.0) / 2, TICK_MAX_S)
-        self._limit = RateLimit(budget, max(1, ceil(budget * self._tick_s)))
-        self._spread = budget * SPREAD_S
+        self._tick_s = _tick_s(freshness_s)
+        self._limit = limit
+        self._spread = limit.rate * SPREAD_S
         """Back-ends that the budget suffices for."""
         self._next = 0
         """Index of the first eligible back-end to look at in the next turn, in a pool larger than `LOOKS_MAX`."""

@@ -1,9 +1,10 @@
-"""Keeps the pool's rows in a file while the proxy runs, and restores those of the previous run when it starts."""
+"""Keeps the pools' rows in a file while the proxy runs, and restores those of the previous run when it starts."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -13,7 +14,6 @@ from twisted.logger import Logger
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.pool import Pool
-from rproxy.pool.states import State
 from rproxy.sources.saved.rows import Rows, encoded, is_kept
 from rproxy.sources.saved.state_file import StateFile, StateFileError
 from rproxy.sources.source import Source
@@ -37,10 +37,9 @@ TRY_AGAIN_S: Final = 0.25
 class Restoring:
     """Restores rows through a source, with up to `TRIES` probes each; a row without an answer is dropped."""
 
-    def __init__(self, rows: Rows, pool: Pool, source: Source, clock: IReactorTime, turns: WorkQueue) -> None:
+    def __init__(self, rows: Rows, source: Source, clock: IReactorTime, turns: WorkQueue) -> None:
         self.left = dict(rows)
         """Rows that have neither answered nor been dropped."""
-        self._pool = pool
         self._source = source
         self._clock = clock
         self._turns = turns
@@ -66,19 +65,19 @@ class Restoring:
         if next(steps, steps) is None:
             self._turns.add(lambda: self._step(steps))
         elif self.left:
-            self._call = self._clock.callLater(self._pool.timeout_s + TRY_AGAIN_S, self.start)
+            self._call = self._clock.callLater(self._source.timeout_s + TRY_AGAIN_S, self.start)
 
     def _round(self) -> Iterator[None]:
         """Try each unconfirmed row once more. Others may have registered under its address."""
         for number, (address, registration) in enumerate(list(self.left.items())):
             if number and number % RESTORED_PER_TURN == 0:
                 yield
-            backend = self._pool.get(*address)
-            if backend is not None and self._source.is_restoring(backend, registration):
+            source, port = self._source, address[1]
+            if source.is_restoring(registration, port):
                 continue
-            if self._tries[address] and (backend is None or backend.state is State.REGISTERED):
+            if self._tries[address] and source.is_unconfirmed(registration, port):
                 self._tries[address] -= 1
-                self._source.restore([(registration, address[1])])
+                source.restore([(registration, port)])
             else:
                 del self.left[address]
 
@@ -104,14 +103,17 @@ def in_thread(reactor: Any) -> InBackground:
 
 
 class Keeper:
-    """Writes the rows into `file`, without those of `unsaved`, at most every `WRITE_EVERY_S` seconds if they change."""
+    """Writes the rows of all `pools` into `file`, at most every `WRITE_EVERY_S` seconds if they change.
+
+    A back-end of several pools is one row. Those of `unsaved` are left out.
+    """
 
     log = Logger()
 
     def __init__(
         self,
         file: StateFile,
-        pool: Pool,
+        pools: Callable[[], Iterable[Pool]],
         source: Source,
         clock: IReactorTime,
         turns: WorkQueue,
@@ -119,13 +121,13 @@ class Keeper:
         unsaved: Callable[[], Collection[Address]] = lambda: (),
     ) -> None:
         self._file = file
-        self._pool = pool
+        self._pools = pools
         self._source = source
         self._clock = clock
         self._turns = turns
         self._in_background = in_background
         self._unsaved = unsaved
-        self._restoring = Restoring({}, pool, source, clock, turns)
+        self._restoring = Restoring({}, source, clock, turns)
         self._written: Rows | None = None
         """The file's rows, None if unknown."""
         self._kept: Mapping[Backend, Registration] = {}
@@ -149,7 +151,7 @@ class Keeper:
             self.log.warn("--state-file {path}: {error}; it is not used", path=self._file.path, error=error)
         if rows:
             self.log.info("{number} back-end(s) known from {path}", number=len(rows), path=self._file.path)
-        self._restoring = Restoring(rows, self._pool, self._source, self._clock, self._turns)
+        self._restoring = Restoring(rows, self._source, self._clock, self._turns)
 
     def start(self) -> None:
         """Restore the file's rows, and keep the file up to date. Call it once the sources' ports are open."""
@@ -198,11 +200,11 @@ class Keeper:
             self._begin_pass()
 
     def _pass(self) -> Iterator[None]:
-        """Write the pool's rows if they differ from the last written ones. Allocates little if nothing changed."""
+        """Write the pools' rows if they differ from the last written ones. Allocates little if nothing changed."""
         seen = self._kept
         kept: dict[Backend, Registration] = {}
         changed = self._written is None or len(self._restoring.left) != self._left
-        for number, backend in enumerate(list(self._pool)):
+        for number, backend in enumerate(list(chain.from_iterable(self._pools()))):
             if number and number % COMPARED_PER_TURN == 0:
                 yield
             if is_kept(backend):

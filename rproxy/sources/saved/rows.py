@@ -93,8 +93,8 @@ def _registered(row: Any) -> tuple[Address, Registration]:
     local = row["local"]
     if not isinstance(local, str):
         raise ValueError
-    if local:
-        ip_address(local)
+    if ours := local.partition("@")[0]:
+        ip_address(ours)
     return (host, _whole(row["port"], 1, UINT16_MAX)), Registration(agent, instance, float(interval_s), weight, local)
 
 

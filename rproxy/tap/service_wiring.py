@@ -1,0 +1,81 @@
+"""Wires one service: its pool, its sessions, what fills and observes them, its listeners and timeouts."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import attrs
+
+from rproxy.carriers.carrier import Carrier
+from rproxy.config.model import ProxyConfig, ServiceConfig
+from rproxy.net.own_listeners import OwnListeners
+from rproxy.observe.pool_log import PoolLog
+from rproxy.observe.publisher import Publisher
+from rproxy.observe.service_log import logger_of
+from rproxy.pool.pool import Pool
+from rproxy.sources.agents.monitor import Monitor
+from rproxy.sources.agents.service_agents import Own
+from rproxy.sources.slow_start import SlowStart
+from rproxy.tap.listeners import ClientListeners
+from rproxy.tap.parts import Timers
+from rproxy.tap.policies import PolicyFailureLog, policy_of, saturation_of
+from rproxy.tap.service import serve_pool, terms_of
+from rproxy.tap.session_timeouts import SessionTimeouts
+
+
+@attrs.frozen
+class Surroundings:
+    """What the services of a process share."""
+
+    reactor: Any
+    config: ProxyConfig
+    monitor: Monitor
+    carrier: Carrier
+    own: OwnListeners
+
+
+class ServiceWiring:
+    """What the proxy has for each service: a pool, what fills and observes it, listeners, and timeouts of sessions.
+
+    `timers`, `listeners` and `timeouts` are parts, which the proxy starts and stops with those of other services.
+    """
+
+    def __init__(self, config: ServiceConfig, process: Surroundings) -> None:
+        """Raises `ConfigError`."""
+        self.config = config
+        reactor, limits, trace = process.reactor, process.config.limits, process.config.trace
+        self.pool = Pool(
+            policy_of(config, Random()),
+            PolicyFailureLog(reactor.seconds),
+            config.backend_port,
+            process.config.timing.probe_timeout_s,
+            limits,
+        )
+        self.publisher = Publisher()
+        self.agents = process.monitor.add(self.pool, self.publisher, own_agents(config))
+        slow_start = SlowStart(reactor, self.pool, self.publisher)
+        pool_log = PoolLog(reactor, limits.confirmed, trace=trace)
+        pool_log.log = logger_of(config.name, pool_log.log)
+        for observing in (self.agents, slow_start, pool_log):  # the agents' timers before all others
+            self.publisher.subscribe(observing.observers())
+        self.served = serve_pool(
+            self.pool,
+            reactor,
+            terms_of(config),
+            name=config.name,
+            saturation=saturation_of(config),
+            trace=trace,
+            publish=self.publisher,
+            may_self_connect=process.own.may_self_connect,
+        )
+        self.timers = Timers(slow_start, pool_log)
+        self.listeners = ClientListeners(
+            reactor, config, self.served.service, process.carrier, process.own, freebind=process.config.freebind
+        )
+        self.timeouts = SessionTimeouts(reactor, config, self.served, process.carrier, self.publisher)
+
+
+def own_agents(config: ServiceConfig) -> Own:
+    """Which agents a configuration gives to its service."""
+    return Own(config.service_port, config.allow, config.takes_agents)
