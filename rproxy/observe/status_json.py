@@ -53,7 +53,7 @@ class ServiceView:
             "eligible": len(service.pool.eligible),
             "sessions": service.sessions,
             "waiting": len(service.wait_queue.queue),
-            "counters": _ended([self.counters]),
+            "counters": _ended([self]),
         }
 
 
@@ -96,18 +96,24 @@ class Status:
                 "dropped": dict(self._datagrams.dropped),
                 "send_errors": dict(self._datagrams.send_errors),
                 "probes": dict(self._datagrams.probes),
-                **_ended([view.counters for view in views]),
+                **_ended(views),
             },
         }
 
 
-def _ended(all_counters: Sequence[SessionCounters]) -> dict[str, Any]:
+def _ended(views: Sequence[ServiceView]) -> dict[str, Any]:
     """Totals over the sessions that have ended."""
+    all_counters = [view.counters for view in views]
     endings: Counter[Ending] = Counter()
+    refused: Counter[str] = Counter()
+    for view in views:
+        if view.service.gate is not None:
+            refused.update(view.service.gate.refused)
     for counters in all_counters:
         endings.update(counters.endings)
     return {
         "sessions": {ending.value: count for ending, count in endings.items()},
+        "refused": dict(refused),
         "redispatches": sum(counters.redispatches for counters in all_counters),
         "bytes": {
             "up": sum(counters.up for counters in all_counters),

@@ -30,19 +30,27 @@ def sessions_for(descriptors: int) -> int:
 
 
 class Capacity:
-    """Counts the sessions of all carriers and services against the limit of the process.
+    """Counts sessions against a limit: those of the process on all carriers, or of one service.
 
-    A carrier that finds it `full` stops accepting and calls `wait`.
+    A carrier that finds it `full` stops accepting on the listeners that it counts, and calls `wait`.
     """
 
     log = Logger()
 
-    def __init__(self, sessions_max: int, seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        sessions_max: int,
+        seconds: Callable[[], float],
+        reason: str = "as many as fit (--max-connections, or the limit of open files)",
+    ) -> None:
+        """`reason` says in the log why there are no more."""
         self.sessions_max = sessions_max
         self.sessions = 0
+        self.reason = reason
         self._seconds = seconds
         self._pausing: list[Callable[[], None]] = []
-        self._waiting: list[Callable[[], None]] = []
+        self.waiting: list[Callable[[], None]] = []
+        """Called once a session has ended. Read by carriers that decrement `sessions` inline."""
         self._lines = RateLimit.once_in(LOG_EVERY_S)
 
     @property
@@ -61,23 +69,35 @@ class Capacity:
             pause()
 
     def when_full(self, pause: Callable[[], None]) -> None:
-        """Have `pause` called each time a session makes it full."""
-        self._pausing.append(pause)
+        """Have `pause` called, once, each time a session makes it full."""
+        if pause not in self._pausing:
+            self._pausing.append(pause)
 
     def leave(self, sessions: int = 1) -> None:
         """Discount `sessions` that have ended, once their sockets are closed."""
         self.sessions -= sessions
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            for resume in waiting:
-                resume()
+        if self.waiting:
+            self.resume()
+
+    def resume(self) -> None:
+        """Run the callbacks of `wait`. Called by `leave`, or by a carrier that decrements `sessions` inline."""
+        waiting, self.waiting = self.waiting, []
+        for resume in waiting:
+            resume()
+
+    def resize(self, sessions_max: int) -> None:
+        """Change the limit. Sessions beyond a lower one go on."""
+        was_full, self.sessions_max = self.full, sessions_max
+        if self.full and not was_full:
+            self.filled()
+        elif was_full and not self.full:
+            self.resume()
 
     def wait(self, resume: Callable[[], None]) -> None:
         """Have `resume` called once, when a session has ended. Logs that clients wait, at most every `LOG_EVERY_S`."""
-        self._waiting.append(resume)
+        if resume not in self.waiting:
+            self.waiting.append(resume)
         if self._lines.admit(self._seconds()):
             self.log.warn(
-                "{sessions} sessions, as many as fit (--max-connections, or the limit of open files): "
-                "further clients wait",
-                sessions=self.sessions,
+                "{sessions} sessions, {reason}: further clients wait", sessions=self.sessions, reason=self.reason
             )

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
 class Gate(Protocol):
     """Admits clients by their IP address. Methods must be quick, and raise nothing."""
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How many clients were not admitted, by reason."""
+        ...
 
     def admit(self, host: str) -> bool:
         """Whether a client at `host` is served; counts it if so. One that is not is reset.
@@ -15,6 +21,10 @@ class Gate(Protocol):
         """
         ...
 
+    def count(self, host: str) -> None:
+        """Count a client that was served already when the service got this gate; `leave` follows."""
+        ...
+
     def leave(self, host: str) -> None:
-        """The session of a client that was admitted has ended."""
+        """The session of a client that was admitted or counted has ended."""
         ...

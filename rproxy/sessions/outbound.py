@@ -1,10 +1,32 @@
-"""How a service's sessions connect to a back-end."""
+"""How a service's sessions connect to a back-end, and the seam for where from."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from socket import SocketType
+from typing import Any, Final, Protocol
 
 import attrs
+
+from rproxy.net.addresses import Address
+
+
+class Source(Protocol):
+    """Connects sockets from certain addresses."""
+
+    def check(self) -> None:
+        """Called before the start, and again once the process has shed its privileges.
+
+        Raises `net.outgoing.UnusableSource` if this host or this process cannot connect from it now.
+        """
+        ...
+
+    def connect(self, sock: SocketType, remote: Address, client: Address | None) -> int:
+        """Begin to connect a new non-blocking socket to `remote` for `client`, which is None without an IP address.
+
+        Returns what connect(2) would: 0, EINPROGRESS or the error. Where the source cannot be used, that is one of
+        this host, as EADDRNOTAVAIL, and is reported.
+        """
+        ...
 
 
 @attrs.frozen
@@ -13,17 +35,10 @@ class Outbound:
 
     send_proxy: int = 0
     """Version of the PROXY header that tells the back-end the client's address, 1 or 2; 0 for no header."""
-    sources: tuple[str, ...] = ()
-    """IP addresses of this host to connect from, taken in turn; without any, routing decides."""
-    transparent: bool = False
-    """Whether to connect from the client's own address (IP_TRANSPARENT)."""
+    source: Source | None = None
+    """Where to connect from; None for the address that routing chooses."""
     tls: Any = None
     """For TLS to the back-end: what makes its connection's TLS state; None for plain TCP. The portable carrier's."""
-
-    @property
-    def needs_client(self) -> bool:
-        """Whether the client's address matters to it."""
-        return self.send_proxy > 0 or self.transparent
 
 
 PLAIN: Final = Outbound()

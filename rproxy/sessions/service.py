@@ -13,6 +13,7 @@ from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Events
 from rproxy.pool.pool import Pool
+from rproxy.sessions.capacity import SESSIONS_MAX, Capacity
 from rproxy.sessions.first_byte import FirstByte
 from rproxy.sessions.gate import Gate
 from rproxy.sessions.observers import Observers
@@ -70,6 +71,9 @@ class Service:
         """How to connect to back-ends other than the `special` ones."""
         self.special: Mapping[Address, Outbound] = {}
         """The same of single back-ends, by address and port."""
+        full = f"as many as the service {name} may have (max-connections)"
+        self.capacity = Capacity(SESSIONS_MAX, clock.seconds, full)
+        """Its own sessions, which carriers count in addition to those of the process."""
         self.gate: Gate | None = None
         """None where every client is admitted."""
         self.sessions = 0

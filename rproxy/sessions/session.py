@@ -145,6 +145,13 @@ class Session:
         self.ended(Ending.DENIED)
         return False
 
+    def count_client(self) -> None:
+        """Have the service's gate count the client, if the gate is younger than the session."""
+        gate, client = self.service.gate, self.link.client()
+        if gate is not None and client is not None and self._admitted is None:
+            gate.count(client[0])
+            self._admitted = client[0]
+
     def choose_backend(self) -> Backend | None:
         """Take a lease on the back-end to connect to until `connect_deadline`.
 
@@ -220,6 +227,8 @@ class Session:
         service.pool.connected(self.backend)
         if service.first_byte is not None:
             service.first_byte.connected(self)
+        if service.gate is not None and self._admitted is None:
+            self.count_client()
 
     def connect_failed(self, *, backend_fault: bool = True) -> None:
         """The connect failed, through the back-end's fault or this host's. Returns the lease."""

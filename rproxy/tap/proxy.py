@@ -109,11 +109,13 @@ class ProxyService(ProcessService, MultiService):
         reactor, config, carrier = self._reactor, self._config, self.carrier
         agents = AgentsPort(reactor, config, self.monitor, carrier)
         self._demo = Demo(reactor, config, agents)
-        timers, listeners, timeouts = Group(), Group(), Group()
+        timers, listeners, timeouts, terms = Group(), Group(), Group(), Group()
         for each in self._services:
             each.timers.setServiceParent(timers)
             each.listeners.setServiceParent(listeners)
             each.timeouts.setServiceParent(timeouts)
+            each.outbound.setServiceParent(terms)
+            each.clients.setServiceParent(terms)
         self._parts: list[Part] = [
             Timers(self._work, self._deadlines),
             timers,
@@ -122,6 +124,7 @@ class ProxyService(ProcessService, MultiService):
             OperatorsListener(reactor, config, self._site(descriptors), self._own),
             self._demo,
             timeouts,  # after the listeners: ending a waiting client must not admit another one
+            terms,
             CarrierPart(reactor, carrier, self.capacity, self.monitor, self._own),
         ]
         if config.state_file is not None:

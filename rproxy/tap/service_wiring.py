@@ -17,7 +17,9 @@ from rproxy.pool.pool import Pool
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.agents.service_agents import Own
 from rproxy.sources.slow_start import SlowStart
+from rproxy.tap.client_limits import ClientLimits
 from rproxy.tap.listeners import ClientListeners
+from rproxy.tap.outbound import OutboundPart
 from rproxy.tap.parts import Timers
 from rproxy.tap.policies import PolicyFailureLog, policy_of, saturation_of
 from rproxy.tap.service import serve_pool, terms_of
@@ -38,7 +40,8 @@ class Surroundings:
 class ServiceWiring:
     """What the proxy has for each service: a pool, what fills and observes it, listeners, and timeouts of sessions.
 
-    `timers`, `listeners` and `timeouts` are parts, which the proxy starts and stops with those of other services.
+    `timers`, `listeners`, `outbound`, `clients` and `timeouts` are parts, which the proxy starts and stops with those of
+    other services.
     """
 
     def __init__(self, config: ServiceConfig, process: Surroundings) -> None:
@@ -73,6 +76,8 @@ class ServiceWiring:
         self.listeners = ClientListeners(
             reactor, config, self.served.service, process.carrier, process.own, freebind=process.config.freebind
         )
+        self.outbound = OutboundPart(reactor, config, self.served.service, process.config.freebind)
+        self.clients = ClientLimits(reactor, config, self.served.service, process.carrier)
         self.timeouts = SessionTimeouts(reactor, config, self.served, process.carrier, self.publisher)
 
 

@@ -223,7 +223,7 @@ class Splicing:
         self.assert_nothing_held()
 
     def assert_nothing_held(self) -> None:
-        assert self.capacity.sessions == 0
+        assert self.capacity.sessions == self.service.capacity.sessions == 0
         assert self.connections == [(0, 0)] * len(self.pool)
         assert self.policy.told["opened"] == self.policy.told["closed"]
         assert self.pipes.used == 0

@@ -139,11 +139,15 @@ class Nobody:
     """A `Gate` that admits no client."""
 
     def __init__(self) -> None:
-        self.refused: list[str] = []
+        self.asked: list[str] = []
+        self.refused: dict[str, int] = {}
 
     def admit(self, host: str) -> bool:
-        self.refused.append(host)
+        self.asked.append(host)
         return False
+
+    def count(self, host: str) -> None:
+        raise AssertionError("no client is older than the gate")
 
     def leave(self, host: str) -> None:
         raise AssertionError("a client that was not admitted is not counted")
@@ -176,5 +180,5 @@ def test_a_client_that_the_service_does_not_take_is_reset_without_a_backend(
     assert [record.ending for record in records] == [Ending.DENIED]
     assert records[0].backend is None
     assert records[0].tries == 0
-    assert gate.refused == ["127.0.0.9"]
+    assert gate.asked == ["127.0.0.9"]
     assert bench.capacity.sessions == 0

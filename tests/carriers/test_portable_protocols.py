@@ -57,7 +57,7 @@ class Proxy:
 
     def assert_over(self, ending: Ending) -> None:
         assert self.counters.endings == {ending: 1}
-        assert self.carrier.capacity.sessions == 0
+        assert self.carrier.capacity.sessions == self.service.capacity.sessions == 0
         assert not any(self.connections())
         assert len(self.deadlines) == 0
 

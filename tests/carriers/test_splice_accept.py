@@ -38,16 +38,17 @@ class Bench:
         self.woken = 0
 
     def _connect(self, client: Leg, backend: Backend | None) -> None:
-        assert backend is client.session.backend is not None
+        assert backend is not None
+        assert client.session.backend is backend
         self.opened.append(client)
         client.sock.close()
 
     def _wake(self) -> None:
         self.woken += 1
 
-    def listener(self, sock: socket.socket | None = None) -> Listener:
+    def listener(self, sock: socket.socket | None = None, service: Service | None = None) -> Listener:
         sock = self._stack.enter_context(listening(backlog=256) if sock is None else sock)
-        listener = self.listeners.add(sock, self.service, "a listener")
+        listener = self.listeners.add(sock, service or self.service, "a listener")
         self.epoll.register(sock.fileno(), listener.events)
         return listener
 
@@ -141,6 +142,35 @@ def test_listeners_share_the_capacity(stack: ExitStack) -> None:
     bench.capacity.leave()
     assert bench.listeners.paused == []
     assert set(bench.ready()) == {one.sock.fileno(), two.sock.fileno()}
+
+
+def test_a_service_that_is_full_pauses_its_own_listeners_alone(bench: Bench) -> None:
+    bench.service.capacity.resize(2)
+    full = bench.listener()
+    other = bench.listener(service=Service(pool_with(1), Clock(), name="other"))
+    for listener in (full, other):
+        bench.clients(listener, 4)
+        bench.accept(listener)
+    assert (len(bench.opened), bench.listeners.paused) == (2 + 4, [full])
+    bench.capacity.leave()
+    bench.listeners.resume_if_possible()
+    assert (bench.listeners.paused, bench.ready()) == ([full], [])
+    bench.service.capacity.leave()
+    assert (bench.listeners.paused, bench.ready()) == ([], [full.sock.fileno()])
+    bench.accept(full)
+    assert (len(bench.opened), bench.listeners.paused) == (7, [full])
+    assert bench.service.capacity.sessions == 2
+
+
+def test_a_higher_limit_resumes_the_listeners_at_once(bench: Bench) -> None:
+    bench.service.capacity.resize(1)
+    listener = bench.listener()
+    bench.clients(listener, 3)
+    bench.accept(listener)
+    bench.service.capacity.resize(2)
+    assert (bench.listeners.paused, bench.ready()) == ([], [listener.sock.fileno()])
+    bench.accept(listener)
+    assert (len(bench.opened), bench.listeners.paused) == (2, [listener])
 
 
 class FailingAccept:

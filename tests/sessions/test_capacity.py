@@ -16,7 +16,8 @@ from rproxy.sessions.capacity import (
     pipes_for,
     sessions_for,
 )
-from tests.fakes import logged, texts
+from rproxy.sessions.service import Service
+from tests.fakes import logged, pool_with, texts
 
 
 @pytest.mark.parametrize(
@@ -135,3 +136,54 @@ def test_full_capacity_is_one_warning_in_ten_seconds() -> None:
     assert texts(events)[0] == (
         "1 sessions, as many as fit (--max-connections, or the limit of open files): further clients wait"
     )
+
+
+def test_who_asks_twice_is_called_once() -> None:
+    bench, called = Bench(1), list[str]()
+
+    def call() -> None:
+        called.append("it")
+
+    for _ in range(2):
+        bench.capacity.when_full(call)
+    bench.fill()
+    assert called == ["it"]
+    with logged():
+        for _ in range(2):
+            bench.capacity.wait(call)
+    bench.capacity.leave()
+    assert called == ["it"] * 2
+
+
+def test_a_higher_limit_is_capacity_for_those_who_wait() -> None:
+    bench = Bench(1)
+    bench.fill()
+    with logged():
+        bench.wait("one")
+    bench.capacity.resize(1)
+    assert bench.resumed == []
+    bench.capacity.resize(2)
+    assert (bench.resumed, bench.capacity.full) == (["one"], False)
+
+
+def test_a_lower_limit_pauses_and_resumes_once_enough_have_ended() -> None:
+    bench = Bench(3)
+    paused: list[str] = []
+    bench.capacity.when_full(lambda: paused.append("it"))
+    bench.capacity.enter()
+    bench.capacity.enter()
+    bench.capacity.resize(1)
+    assert (paused, bench.capacity.full) == (["it"], True)
+    bench.capacity.leave()
+    assert bench.capacity.full
+    bench.capacity.leave()
+    assert not bench.capacity.full
+
+
+def test_the_log_says_whose_limit_it_is() -> None:
+    capacity = Service(pool_with(1), Clock(), name="web").capacity
+    capacity.resize(1)
+    capacity.enter()
+    with logged() as events:
+        capacity.wait(lambda: None)
+    assert texts(events) == ["1 sessions, as many as the service web may have (max-connections): further clients wait"]

@@ -387,12 +387,16 @@ class TwoOfEach:
 
     def __init__(self) -> None:
         self.inside: list[str] = []
+        self.refused: dict[str, int] = {}
 
     def admit(self, host: str) -> bool:
         if self.inside.count(host) == 2:
             return False
         self.inside.append(host)
         return True
+
+    def count(self, host: str) -> None:
+        self.inside.append(host)
 
     def leave(self, host: str) -> None:
         self.inside.remove(host)
@@ -428,3 +432,42 @@ def test_the_policy_gets_the_clients_address_where_it_matters() -> None:
         bench.service.chooses_by_client = matters
         assert Session(bench.service, FakeLink("10.9.0.1:7")).choose_backend() is not None
     assert bench.policy.clients == [None, ("10.9.0.1", 7)]
+
+
+def test_a_client_that_is_older_than_the_gate_is_counted_once_it_is_connected() -> None:
+    bench = Bench()
+    waiting = Session(bench.service, FakeLink("192.0.2.1:1234"))
+    taken(waiting)
+    gate = bench.service.gate = TwoOfEach()
+    waiting.connected()
+    assert gate.inside == ["192.0.2.1"]
+    waiting.ended(Ending.CLOSED)
+    assert gate.inside == []
+
+
+def test_a_client_is_counted_once_however_often_that_is_asked_for() -> None:
+    bench = Bench()
+    older = Session(bench.service, FakeLink("192.0.2.1:1234"))
+    older.count_client()
+    gate = bench.service.gate = TwoOfEach()
+    newer = Session(bench.service, FakeLink("192.0.2.2:1234"))
+    assert newer.admit()
+    for _ in range(2):
+        for session in (older, newer):
+            session.count_client()
+    assert sorted(gate.inside) == ["192.0.2.1", "192.0.2.2"]
+    for session in (older, newer):
+        session.ended(Ending.CLOSED)
+        session.count_client()
+    assert gate.inside == []
+
+
+def test_a_client_without_an_ip_address_is_admitted_and_not_counted() -> None:
+    bench = Bench()
+    gate = bench.service.gate = TwoOfEach()
+    for _ in range(3):
+        session = Session(bench.service, FakeLink("@abstract"))
+        assert session.admit()
+        taken(session)
+        session.connected()
+    assert gate.inside == []

@@ -55,6 +55,8 @@ WITHOUT_STATE = [
     "OperatorsListener",
     "Demo",
     "SessionTimeouts",
+    "OutboundPart",
+    "ClientLimits",
     "CarrierPart",
 ]
 IN_ORDER = [*WITHOUT_STATE, "StateKeeper"]

@@ -9,6 +9,7 @@ such, a reset as a reset.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -26,6 +27,7 @@ from rproxy.carriers.carrier import SLICE
 from rproxy.carriers.portable.backend_side import BackendFactory, BackendSide
 from rproxy.carriers.portable.client_side import ClientSide
 from rproxy.carriers.portable.ports import Ports
+from rproxy.net.outgoing_tcp import connect_tcp
 from rproxy.pool.backend import Backend
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
@@ -51,6 +53,10 @@ class ClientFactory(Factory):
         side = ClientSide(self._carrier)
         side.session = Session(self._service, side, self._name)
         self._carrier.capacity.enter()
+        own = self._service.capacity
+        own.sessions += 1
+        if own.sessions >= own.sessions_max:
+            own.filled()
         return side
 
 
@@ -72,20 +78,28 @@ class PortableCarrier:
         return factory
 
     def serve(self, endpoint: IStreamServerEndpoint, service: Service, name: str = "") -> Deferred[IListeningPort]:
-        return self.listen(endpoint, self.factory(service, name))
+        return self.listen(endpoint, self.factory(service, name), service)
 
-    def listen(self, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Accept clients on `endpoint` for a factory that `factory` returned."""
-        return endpoint.listen(factory).addCallback(self._opened)
+    def listen(
+        self, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, service: Service
+    ) -> Deferred[IListeningPort]:
+        """Accept clients of `service` on `endpoint` for a factory that `factory` returned."""
+        return endpoint.listen(factory).addCallback(self._opened, service)
 
-    def _opened(self, port: IListeningPort) -> IListeningPort:
-        self.ports.add(port)
+    def _opened(self, port: IListeningPort, service: Service) -> IListeningPort:
+        self.ports.add(port, service.capacity)
         return port
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
         """Start to connect to `backend`. `ClientSide` limits the time, so Twisted's own timeout is off."""
         factory = BackendFactory(client, self._enable_keepalive_later)
-        return self._reactor.connectTCP(backend.address, backend.port, factory, timeout=None)  # type: ignore[arg-type]
+        service = client.session.service
+        source = (service.outbound_to(backend) if service.special else service.outbound).source
+        address = (backend.address, backend.port)
+        if source is None:
+            return self._reactor.connectTCP(*address, factory, timeout=None)  # type: ignore[arg-type]
+        connect = partial(source.connect, remote=address, client=client.client())
+        return connect_tcp(address, factory, connect, self._reactor)
 
     def _enable_keepalive_later(self, side: BackendSide) -> None:
         """Enable keepalive on a back-end's connection if it lasts. One timer serves many connections."""

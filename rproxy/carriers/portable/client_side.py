@@ -264,6 +264,10 @@ class ClientSide(Side):
             self.peer.peer = None
             self.peer = None
         self._carrier.capacity.leave()
+        own = self.session.service.capacity
+        own.sessions -= 1
+        if own.waiting:
+            own.resume()
 
     def client_address(self) -> str:
         if self._address is not None:

@@ -6,6 +6,7 @@ import errno
 import select
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from rproxy.carriers.splice.endings import LegTable
@@ -38,7 +39,7 @@ def plain_socket(port: object, factory: object) -> socket.socket | None:
 
 
 class Listeners:
-    """Accepts clients while there is capacity; while there is none, they wait in the kernel's queue.
+    """Accepts clients while process and service have capacity; while there is none, they wait in the kernel's queue.
 
     `connect` gets the leg of each client, which has a session, and the back-end chosen for it. When descriptors or
     memory run out, `table.wake` is called: the next tick calls `resume_if_possible`.
@@ -69,11 +70,11 @@ class Listeners:
 
     def accept(self, listener: Listener) -> None:
         """The listener is readable."""
-        capacity = self._capacity
+        capacity, own = self._capacity, listener.service.capacity
         for _ in range(listener.batch):
-            if capacity.sessions >= capacity.sessions_max:
+            if capacity.sessions >= capacity.sessions_max or own.sessions >= own.sessions_max:
                 self._pause(listener)
-                capacity.wait(self._resume)
+                (capacity if capacity.full else own).wait(partial(self._resume, listener))
                 return
             try:
                 descriptor, address = listener.accept()
@@ -98,6 +99,10 @@ class Listeners:
         capacity.sessions += 1
         if capacity.sessions >= capacity.sessions_max:
             capacity.filled()
+        own = listener.service.capacity
+        own.sessions += 1
+        if own.sessions >= own.sessions_max:
+            own.filled()
         try:
             table.legs[descriptor] = client
         except IndexError:
@@ -116,12 +121,14 @@ class Listeners:
         self.paused.append(listener)
 
     def resume_if_possible(self) -> None:
-        """Accept again on paused listeners, if there is capacity."""
+        """Accept again on paused listeners, where there is capacity."""
         if self.paused and not self._capacity.full:
-            self._resume()
+            for listener in [each for each in self.paused if not each.service.capacity.full]:
+                self._resume(listener)
 
-    def _resume(self) -> None:
-        paused, self.paused = self.paused, []
-        for listener in paused:
-            if listener.sock.fileno() >= 0:
-                self._modify(listener.sock.fileno(), listener.events)
+    def _resume(self, listener: Listener) -> None:
+        if listener not in self.paused:
+            return
+        self.paused.remove(listener)
+        if listener.sock.fileno() >= 0:
+            self._modify(listener.sock.fileno(), listener.events)

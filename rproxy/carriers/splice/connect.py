@@ -70,8 +70,10 @@ class Connector:
         Without a back-end, the client waits in the queue if it may, or is refused.
         """
         session, table = client.session, self._table
+        service = session.service
         while backend is not None:
             address = backend.address
+            outbound = service.outbound_to(backend) if service.special else service.outbound
             try:
                 sock = socket.SocketType(socket.AF_INET6 if ":" in address else socket.AF_INET, _NONBLOCKING, 0)
             except OSError as failure:
@@ -80,7 +82,10 @@ class Connector:
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # the last ACK of the handshake carries data
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # later, urgent data could be lost
-            error = sock.connect_ex((address, backend.port))
+            if outbound.source is None:
+                error = sock.connect_ex((address, backend.port))
+            else:
+                error = outbound.source.connect(sock, (address, backend.port), session.link.client())
             if error and error != EINPROGRESS:
                 table.closing.append(sock)
                 session.connect_failed(backend_fault=error not in LOCAL_ERRORS)

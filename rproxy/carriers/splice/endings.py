@@ -74,6 +74,10 @@ class LegTable:
         leg.state = peer.state = CLOSED
         leg.peer = None  # breaks the reference cycle
         self._ended += 1
+        own = session.service.capacity  # `Capacity.leave` is inlined: one call fewer for each client
+        own.sessions -= 1
+        if own.waiting:
+            own.resume()
 
     def fail(self, leg: Leg) -> None:
         """End a leg's session because of the exception that is being handled, which is logged."""
@@ -108,6 +112,7 @@ class LegTable:
             leg.reset_on_close()
         self.close_leg(leg)
         self._ended += 1
+        leg.session.service.capacity.leave()
 
     def close_leg(self, leg: Leg) -> None:
         self.legs[leg.sock.fileno()] = CLOSED_SLOT

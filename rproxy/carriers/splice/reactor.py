@@ -62,7 +62,7 @@ class SpliceCarrier:
 
     def serve(self, endpoint: IStreamServerEndpoint, service: Service, name: str = "") -> Deferred[IListeningPort]:
         factory = self._portable.factory(service, name)
-        return self._portable.listen(endpoint, factory).addCallback(self._take_over, factory, service, name)
+        return self._portable.listen(endpoint, factory, service).addCallback(self._take_over, factory, service, name)
 
     def _take_over(
         self, port: IListeningPort, factory: IProtocolFactory, service: Service, name: str
