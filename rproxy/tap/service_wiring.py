@@ -40,8 +40,8 @@ class Surroundings:
 class ServiceWiring:
     """What the proxy has for each service: a pool, what fills and observes it, listeners, and timeouts of sessions.
 
-    `timers`, `listeners`, `outbound`, `clients` and `timeouts` are parts, which the proxy starts and stops with those of
-    other services.
+    `timers`, `listeners`, `outbound`, `clients` and `timeouts` are parts, which the proxy starts and stops with those
+    of other services.
     """
 
     def __init__(self, config: ServiceConfig, process: Surroundings) -> None:

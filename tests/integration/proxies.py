@@ -29,7 +29,8 @@ class Proxy(Twistd):
         **how: Any,
     ) -> None:
         defaults = [] if {"--listen", "--config"} & set(options) else ["--listen", f"{host}:0"]
-        defaults += ["--monitor", f"{host}:0", "--admin", f"{host}:0"]
+        for name in ("--monitor", "--admin"):
+            defaults += [] if name in options else [name, f"{host}:0"]
         super().__init__(folder, "rproxy", *defaults, *options, **how)
         try:
             self._status = self.logged(r"status at (http://\S+)")

@@ -22,13 +22,13 @@ MISSING = "192.0.2.77"
 
 
 def limits_of(bench: ProxyBench) -> ClientLimits:
-    (found,) = [part for part in bench.service if isinstance(part, ClientLimits)]
-    return found
+    (wiring,) = bench.service._services
+    return wiring.clients
 
 
 def outbound_of(bench: ProxyBench) -> OutboundPart:
-    (found,) = [part for part in bench.service if isinstance(part, OutboundPart)]
-    return found
+    (wiring,) = bench.service._services
+    return wiring.outbound
 
 
 def service_of(bench: ProxyBench) -> Service:
