@@ -37,8 +37,12 @@ class Carrier(Protocol):
     ways, and reports the ending.
     """
 
-    def serve(self, endpoint: IStreamServerEndpoint, service: Service, name: str = "") -> Deferred[IListeningPort]:
+    def serve(
+        self, endpoint: IStreamServerEndpoint, service: Service, name: str = "", tls: Any = None
+    ) -> Deferred[IListeningPort]:
         """Accept clients on `endpoint` for `service`; `name` becomes their `Session.listener`.
+
+        With `tls`, a `net.tls_server.ServerTls`, they speak TLS, after the PROXY header if there is one; None for TCP.
 
         May be called at any time before `abort`, for several services. Fires with the open port, which the caller stops
         with `stopListening`. Fails as `endpoint.listen` does, or with `ValueError` if the carrier cannot carry what

@@ -13,6 +13,8 @@ import attrs
 
 from rproxy.config.keyfile import Keyring
 from rproxy.net.addresses import Address, Network, is_loopback
+from rproxy.net.tls_settings import SendTlsConfig as SendTlsConfig
+from rproxy.net.tls_settings import TlsConfig as TlsConfig
 from rproxy.policies.formula import SATURATION
 from rproxy.pool.limits import Limits
 from rproxy.sessions.redispatch import Redispatch
@@ -40,38 +42,6 @@ AUTO_SCOPE: Final = "auto"
 """The agent's cgroup where it has a limit, else the host."""
 LOOPBACK: Final = "127.0.0.1"
 _OPTION: Final = "--"
-
-
-@attrs.frozen
-class TlsConfig:
-    """TLS towards clients. Files are absolute paths, of the PEM format."""
-
-    certificates: tuple[tuple[str, str], ...]
-    """Files of certificates, each with that of its key, which may be the same. The client's SNI selects among them; the
-    first one is for all other names.
-    """
-    alpn: tuple[str, ...] = ()
-    """Protocols offered, the preferred one first; none: the extension is not answered."""
-    min_version: str = "1.2"
-    """The lowest version of TLS: "1.2" or "1.3"."""
-    client_ca: str | None = None
-    """File of authorities: clients must have a certificate of one of them; None for no client certificates."""
-
-
-@attrs.frozen
-class SendTlsConfig:
-    """TLS towards back-ends."""
-
-    verify: bool = True
-    """Whether their certificates must be valid, for `server_name` or else the name or address of the back-end."""
-    ca: str | None = None
-    """File of the authorities to trust; None for those of the system."""
-    server_name: str | None = None
-    """The name to ask for (SNI) and to verify."""
-    certificate: str | None = None
-    key: str | None = None
-    """Files of our own certificate and its key, for back-ends that ask for one."""
-    alpn: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -115,6 +115,7 @@ def _ended(views: Sequence[ServiceView]) -> dict[str, Any]:
         "sessions": {ending.value: count for ending, count in endings.items()},
         "refused": dict(refused),
         "redispatches": sum(counters.redispatches for counters in all_counters),
+        "tls_connect_failures": sum(view.service.tls_failures.with_backends for view in views),
         "bytes": {
             "up": sum(counters.up for counters in all_counters),
             "down": sum(counters.down for counters in all_counters),

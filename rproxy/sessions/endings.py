@@ -14,6 +14,8 @@ class Ending(StrEnum):
     BACKEND_RESET = "backend-reset"
     CLIENT_GONE = "client-gone"
     """The client gave up before it was connected to a back-end."""
+    HANDSHAKE = "handshake"
+    """The client's TLS handshake failed, or took too long."""
     DENIED = "denied"
     """The service does not take this client, see `Gate`."""
     NO_BACKEND = "no-backend"

@@ -38,7 +38,7 @@ class Outbound:
     source: Source | None = None
     """Where to connect from; None for the address that routing chooses."""
     tls: Any = None
-    """For TLS to the back-end: what makes its connection's TLS state; None for plain TCP. The portable carrier's."""
+    """For TLS to the back-end, a `net.tls_client.ClientTls`; None for plain TCP. The portable carrier's."""
 
 
 PLAIN: Final = Outbound()

@@ -19,6 +19,7 @@ from rproxy.sessions.gate import Gate
 from rproxy.sessions.observers import Observers
 from rproxy.sessions.outbound import PLAIN, Outbound
 from rproxy.sessions.redispatch import Redispatch
+from rproxy.sessions.tls_failures import TlsFailures
 from rproxy.sessions.wait_queue import WaitQueue
 
 DEFAULT: Final = "default"
@@ -80,6 +81,7 @@ class Service:
         """Those that have begun and not ended, the waiting ones included. Kept by `Session`."""
         self.chooses_by_client = False
         """Whether the policy is to get the client's address."""
+        self.tls_failures = TlsFailures(clock)
         self.wait_queue = WaitQueue(clock, pool, self.terms.wait_s)
         limit_s = self.terms.first_byte_s
         self.first_byte = FirstByte(clock, limit_s, self._unresponsive) if limit_s else None
@@ -111,5 +113,6 @@ class Service:
     def stop(self) -> None:
         """Stop the timers. To be called when all sessions have ended."""
         self.wait_queue.stop()
+        self.tls_failures.stop()
         if self.first_byte is not None:
             self.first_byte.stop()

@@ -22,6 +22,7 @@ from rproxy.observe.service_log import logger_of
 from rproxy.sessions.service import Service
 from rproxy.tap.parts import Part, address_of, closed
 from rproxy.tap.startup import cannot_listen
+from rproxy.tap.tls import ServiceTls
 
 
 class Listeners(Part):
@@ -57,6 +58,7 @@ class ClientListeners(Listeners):
         service: Service,
         carrier: Carrier,
         own: OwnListeners,
+        tls: ServiceTls,
         *,
         freebind: bool,
     ) -> None:
@@ -66,6 +68,7 @@ class ClientListeners(Listeners):
         self._key = config.key("listen")
         self._service = service
         self._carrier = carrier
+        self._tls = tls
         self._endpoints = listen_endpoints(reactor, config.listen, key=self._key, freebind=freebind)
         self._stopped = False
 
@@ -76,7 +79,7 @@ class ClientListeners(Listeners):
     def _listen(self, text: str, endpoint: IStreamServerEndpoint) -> None:
         failures: list[Failure] = []
         remove_abandoned(endpoint)
-        listening = self._carrier.serve(endpoint, self._service, text)
+        listening = self._carrier.serve(endpoint, self._service, text, self._tls.listener(text))
         listening.addCallbacks(self._opened, failures.append)
         if failures:
             raise cannot_listen(f"{self._key} {text}", failures[0].value) from failures[0].value

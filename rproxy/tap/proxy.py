@@ -157,6 +157,16 @@ class ProxyService(ProcessService, MultiService):
         """Read the key file again, and use the keys that it holds now."""
         rotate(self._config.keyring, self.monitor, *self._demo.agents)
 
+    def read_tls_again(self) -> None:
+        """Read the files of certificates again, and use them for those who connect from now on."""
+        for each in self._services:
+            each.read_tls_again()
+
+    def read_again(self) -> None:
+        """Read the key file and those of certificates again."""
+        self.rotate_keys()
+        self.read_tls_again()
+
     def _bind(self) -> None:
         """Open every port or none. Raises `StartupError`."""
         self._bound = True
@@ -223,6 +233,6 @@ def makeService(options: ProxyOptions) -> ProxyService:
     if process is not None:
         process.run_on(reactor)
     tune_garbage_collector()
-    at_signal(reactor, service.rotate_keys)
+    at_signal(reactor, service.read_again)
     reactor.addSystemEventTrigger("before", "shutdown", _stop_at_once_at_second_signal, service)
     return service

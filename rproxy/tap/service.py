@@ -78,5 +78,6 @@ def serve_pool(
         publish=publish,
         may_self_connect=may_self_connect,
     )
-    refused.log = logger_of(name, refused.log)
+    for each in (refused, service.tls_failures):
+        each.log = logger_of(name, each.log)
     return ServedPool(service, counters, ServiceView(service, counters, score), refused)

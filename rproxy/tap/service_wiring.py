@@ -24,6 +24,7 @@ from rproxy.tap.parts import Timers
 from rproxy.tap.policies import PolicyFailureLog, policy_of, saturation_of
 from rproxy.tap.service import serve_pool, terms_of
 from rproxy.tap.session_timeouts import SessionTimeouts
+from rproxy.tap.tls import ServiceTls
 
 
 @attrs.frozen
@@ -72,13 +73,30 @@ class ServiceWiring:
             publish=self.publisher,
             may_self_connect=process.own.may_self_connect,
         )
+        self.tls = ServiceTls(config)
+        self._use_tls()
         self.timers = Timers(slow_start, pool_log)
         self.listeners = ClientListeners(
-            reactor, config, self.served.service, process.carrier, process.own, freebind=process.config.freebind
+            reactor,
+            config,
+            self.served.service,
+            process.carrier,
+            process.own,
+            self.tls,
+            freebind=process.config.freebind,
         )
         self.outbound = OutboundPart(reactor, config, self.served.service, process.config.freebind)
         self.clients = ClientLimits(reactor, config, self.served.service, process.carrier)
         self.timeouts = SessionTimeouts(reactor, config, self.served, process.carrier, self.publisher)
+
+    def _use_tls(self) -> None:
+        service = self.served.service
+        service.outbound = attrs.evolve(service.outbound, tls=self.tls.to_backends)
+
+    def read_tls_again(self) -> None:
+        """Read the files of certificates again; connections that are open keep theirs."""
+        self.tls.apply(self.config)
+        self._use_tls()
 
 
 def own_agents(config: ServiceConfig) -> Own:

@@ -47,18 +47,19 @@ class Pool:
         return next(agent for agent in self._agents if agent.backend == service)
 
     def listen(self, load: Load = IDLE) -> Listener:
-        return self._use(Listener(), load)
+        return self.use(Listener(), load)
 
     def serve(self, handle: Callable[[socket.socket], None], load: Load = IDLE) -> Server:
-        return self._use(Server(handle), load)
+        return self.use(Server(handle), load)
 
     def drop_syns(self, load: Load = IDLE) -> DeafListener:
-        return self._use(DeafListener(), load)
+        return self.use(DeafListener(), load)
 
     def refuse(self, load: Load = IDLE) -> RefusingPort:
-        return self._use(RefusingPort(), load)
+        return self.use(RefusingPort(), load)
 
-    def _use(self, service: Service, load: Load) -> Service:
+    def use(self, service: Service, load: Load = IDLE) -> Service:
+        """Register a back-end that is closed with the test."""
         self._stack.callback(service.close)
         self.register(service.address, load)
         return service

@@ -38,6 +38,10 @@ class BackendSide(Side):
             with suppress(OSError):  # the peer may be gone already
                 handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._established(self)
+        self.connected()
+
+    def connected(self) -> None:
+        """TCP is connected."""
         self._client.connect_succeeded(self)
 
     def _is_self_connected(self, handle: socket.socket) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -26,11 +26,13 @@ from twisted.internet.protocol import Factory
 from rproxy.carriers.carrier import SLICE
 from rproxy.carriers.portable.backend_side import BackendFactory, BackendSide
 from rproxy.carriers.portable.client_side import ClientSide
+from rproxy.carriers.portable.handshakes import Handshakes
 from rproxy.carriers.portable.ports import Ports
 from rproxy.net.outgoing_tcp import connect_tcp
 from rproxy.pool.backend import Backend
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
+from rproxy.sessions.outbound import Outbound
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.timing.wheel import Wheel
@@ -68,17 +70,24 @@ class PortableCarrier:
         self.capacity = capacity
         self.clients: set[ClientSide] = set()
         """Those with a connection left, to the client or to its back-end."""
+        self.handshakes = Handshakes(capacity)
         self.ports = Ports(capacity)
         self._reactor = reactor
         self._without_keepalive: list[BackendSide] = []
 
-    def factory(self, service: Service, name: str) -> IProtocolFactory:
-        """A factory for the clients of one listener."""
+    def factory(self, service: Service, name: str, tls: Any = None) -> IProtocolFactory:
+        """A factory for the clients of one listener; `tls` is as for `Carrier.serve`."""
         factory: IProtocolFactory = ClientFactory(self, service, name)
+        if tls is not None:
+            from twisted.protocols.tls import TLSMemoryBIOFactory  # needs pyOpenSSL
+
+            factory = TLSMemoryBIOFactory(tls, False, factory, self._reactor)
         return factory
 
-    def serve(self, endpoint: IStreamServerEndpoint, service: Service, name: str = "") -> Deferred[IListeningPort]:
-        return self.listen(endpoint, self.factory(service, name), service)
+    def serve(
+        self, endpoint: IStreamServerEndpoint, service: Service, name: str = "", tls: Any = None
+    ) -> Deferred[IListeningPort]:
+        return self.listen(endpoint, self.factory(service, name, tls), service)
 
     def listen(
         self, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, service: Service
@@ -92,14 +101,27 @@ class PortableCarrier:
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
         """Start to connect to `backend`. `ClientSide` limits the time, so Twisted's own timeout is off."""
-        factory = BackendFactory(client, self._enable_keepalive_later)
         service = client.session.service
-        source = (service.outbound_to(backend) if service.special else service.outbound).source
+        outbound = service.outbound_to(backend) if service.special else service.outbound
+        if outbound.tls is not None:
+            return self._connect_tls(client, backend, outbound)
+        return self._dial(BackendFactory(client, self._enable_keepalive_later), client, backend, outbound)
+
+    def _dial(self, factory: Any, client: ClientSide, backend: Backend, outbound: Outbound) -> IConnector:
+        """Start the TCP connection, from where `outbound` says."""
         address = (backend.address, backend.port)
-        if source is None:
+        if outbound.source is None:
             return self._reactor.connectTCP(*address, factory, timeout=None)  # type: ignore[arg-type]
-        connect = partial(source.connect, remote=address, client=client.client())
+        connect = partial(outbound.source.connect, remote=address, client=client.client())
         return connect_tcp(address, factory, connect, self._reactor)
+
+    def _connect_tls(self, client: ClientSide, backend: Backend, outbound: Outbound) -> IConnector:
+        from rproxy.carriers.portable.tls_backend import TlsAttempt  # needs pyOpenSSL
+
+        attempt: Any = TlsAttempt(client, self._enable_keepalive_later, backend)
+        below: Any = attempt.below(outbound.tls, self._reactor)
+        attempt.connector = self._dial(below, client, backend, outbound)
+        return attempt  # type: ignore[no-any-return]
 
     def _enable_keepalive_later(self, side: BackendSide) -> None:
         """Enable keepalive on a back-end's connection if it lasts. One timer serves many connections."""

@@ -13,6 +13,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rproxy.carriers.portable.handshakes import HANDSHAKE_S, Handshakes
 from rproxy.carriers.portable.side import Side
 from rproxy.carriers.portable.wrappers import pass_on
 from rproxy.net.addresses import Address, unmapped, written, written_unix
@@ -25,8 +26,6 @@ from rproxy.sessions.redispatch import EARLY_DATA_MAX, EARLY_END_S
 from rproxy.sessions.session import FLUSH_BACKEND_S, FLUSH_CLIENT_S, Session
 from rproxy.timing.wheel import Wheel
 
-HANDSHAKE_S: Final = 10.0
-"""For a client's whole TLS handshake, and for its close_notify when it is refused."""
 _PAUSED_POLL_S: Final = 0.2
 """Between checks whether a client that is not read has reset its connection."""
 
@@ -38,6 +37,7 @@ class ClientCarrier(Protocol):
     capacity: Capacity
     clients: set[ClientSide]
     """Those with a connection left, to the client or to its back-end."""
+    handshakes: Handshakes
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
         """Start to connect to `backend`. Calls `connect_succeeded` or `connect_failed` of `client`, not before the
@@ -73,13 +73,13 @@ class ClientSide(Side):
             self.transport.abortConnection()
             return
         if ISSLTransport.providedBy(self.transport):
-            self.deadlines.arm(self, HANDSHAKE_S, self.transport.abortConnection)
+            self._carrier.handshakes.begin(self)
         else:
             self._connect()
 
     def handshakeCompleted(self) -> None:
         """A TLS client gets a back-end only now: a port scan or a failed handshake costs none."""
-        self.deadlines.disarm(self)
+        self._carrier.handshakes.completed(self)
         self.session.handshake_completed()
         self._connect()
 
@@ -228,14 +228,18 @@ class ClientSide(Side):
         super().connectionLost(reason)
         self.deadlines.disarm(self.session)
         if self.peer is None:
-            self._lost_unconnected(clean=reason.check(ConnectionDone) is not None)
+            self._lost_unconnected(reason)
         else:
             self.side_lost(self, self.peer, reason)
 
-    def _lost_unconnected(self, *, clean: bool) -> None:
+    def _lost_unconnected(self, reason: Failure) -> None:
         if self._connector is None:
+            if self._carrier.handshakes.lost(self, reason):
+                self.session.ended(Ending.HANDSHAKE)
             self._end_unconnected()
-        elif not clean and self.session.ending is None:  # deliver what came before the reset, then the reset
+        elif (
+            not reason.check(ConnectionDone) and self.session.ending is None
+        ):  # deliver what came before the reset, then the reset
             self.deadlines.arm(self, FLUSH_BACKEND_S, self._stop_connecting)
         else:
             self._stop_connecting()

@@ -60,14 +60,18 @@ class SpliceCarrier:
         """Whether the reactor polls the epoll."""
         self._stopped = False
 
-    def serve(self, endpoint: IStreamServerEndpoint, service: Service, name: str = "") -> Deferred[IListeningPort]:
-        factory = self._portable.factory(service, name)
-        return self._portable.listen(endpoint, factory, service).addCallback(self._take_over, factory, service, name)
+    def serve(
+        self, endpoint: IStreamServerEndpoint, service: Service, name: str = "", tls: Any = None
+    ) -> Deferred[IListeningPort]:
+        factory = self._portable.factory(service, name, tls)
+        own = None if tls is not None or service.outbound.tls is not None else factory
+        return self._portable.listen(endpoint, factory, service).addCallback(self._take_over, own, service, name)
 
     def _take_over(
-        self, port: IListeningPort, factory: IProtocolFactory, service: Service, name: str
+        self, port: IListeningPort, factory: IProtocolFactory | None, service: Service, name: str
     ) -> IListeningPort:
-        sock = plain_socket(port, factory)
+        """Accept the port's clients here if it passes them to `factory`; None if they, or back-ends, speak TLS."""
+        sock = None if factory is None else plain_socket(port, factory)
         if self._stopped:
             port.stopListening()
             return port

@@ -144,7 +144,7 @@ def run(chosen: argparse.Namespace) -> Bench:
         sink = Server(rows.discard)
         stack.callback(sink.close)
         server = stack.enter_context(programs.http_backend(folder))
-        backends = {**dict.fromkeys(rows.ROWS, server), "upload": sink.address}
+        backends = {**dict.fromkeys(rows.ROWS, server), "upload": sink.address, "tls-upload": sink.address}
         bench = Bench(backends, Results(chosen.peers, chosen.rows), rows.Load(folder, chosen.seconds))
         if "latency" in chosen.rows:
             bench.load = attrs.evolve(bench.load, rate=bench.calibrate())

@@ -54,6 +54,12 @@ FIGURES: Final = (
     Figure("download_cpu_s_per_gb", "… CPU s/GB", "download", 3),
     Figure("upload_mb_per_s", "upload MB/s", "upload", more_is_better=True),
     Figure("upload_cpu_s_per_gb", "… CPU s/GB", "upload", 3),
+    Figure("tls_new_cpu_us", "CPU µs/TLS connection", "tls-connections"),
+    Figure("tls_reuse_cpu_us", "… session resumed", "tls-resumed"),
+    Figure("tls_download_mb_per_s", "TLS download MB/s", "tls-download", more_is_better=True),
+    Figure("tls_download_cpu_s_per_gb", "… CPU s/GB", "tls-download", 3),
+    Figure("tls_upload_mb_per_s", "TLS upload MB/s", "tls-upload", more_is_better=True),
+    Figure("tls_upload_cpu_s_per_gb", "… CPU s/GB", "tls-upload", 3),
     Figure("idle_kb", "kB/idle connection", "memory", 2),
 )
 BUSY: Final = (

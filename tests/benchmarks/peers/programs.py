@@ -19,14 +19,15 @@ from typing import Final
 import attrs
 
 from rproxy.net.addresses import Address, written
+from tests.certificates import Authority
 from tests.conftest import PACKAGES
-from tests.integration.addresses import LOOPBACK
+from tests.integration.addresses import LOOPBACK, parse_address
 from tests.integration.polling import READY_S, STOP_S, poll
 from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
 from tests.integration.twistd import environment
 
-NEEDED: Final = ("haproxy", "nginx", "wrk")
+NEEDED: Final = ("haproxy", "nginx", "openssl", "wrk")
 STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 DESCRIPTORS_MAX: Final = 20_000
 """The limit for all programs, so that tables sized by it do not differ between machines."""
@@ -55,7 +56,12 @@ global
 {defaults}{options}
 listen proxy
     bind {host}:{port} backlog 4096
+    bind {host}:{tls_port} backlog 4096 ssl crt {certificate}
     server backend {backend}
+"""
+_RPROXY: Final = """\
+[[service]]
+listen = ["{host}:0", {{ address = "{host}:0", tls = {{ certificate = "{certificate}" }} }}]
 """
 _NGINX: Final = """\
 {modules}
@@ -115,6 +121,8 @@ class Running:
     address: Address
     pid: int | None = None
     """The proxy's process id; None without a proxy."""
+    tls: Address | None = None
+    """Where it terminates TLS; None if it does not."""
 
     @property
     def pids(self) -> list[int]:
@@ -221,10 +229,12 @@ def _nginx_stream(folder: Path, backend: Address) -> AbstractContextManager[Runn
 
 @contextmanager
 def _haproxy(folder: Path, backend: Address, *options: str) -> Iterator[Running]:
-    port = _free_port()
+    port, tls_port = _free_port(), _free_port()
     config = folder / f"{port}.cfg"
     config.write_text(
         _HAPROXY.format(
+            tls_port=tls_port,
+            certificate=_certificate(folder),
             defaults=HAPROXY_DEFAULTS,
             connections=connections_max(),
             pipes=PIPES_MAX,
@@ -235,7 +245,15 @@ def _haproxy(folder: Path, backend: Address, *options: str) -> Iterator[Running]
         )
     )
     with _program(folder, [path("haproxy"), "-db", "-f", str(config)], port) as running:
-        yield running
+        yield attrs.evolve(running, tls=(LOOPBACK, tls_port))
+
+
+def _certificate(folder: Path) -> Path:
+    """A certificate with its key in one file: of the kind that most sites have now, ECDSA on P-256."""
+    files = Authority.root(folder).issue(LOOPBACK)
+    both = folder / "certificate.pem"
+    both.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
+    return both
 
 
 @contextmanager
@@ -261,13 +279,23 @@ class _QuietProxy(Proxy):
 
 
 @contextmanager
+def _rproxy_with_tls(folder: Path, backend: Address) -> Iterator[Running]:
+    """The carrier that does TLS is always the portable one."""
+    config = folder / "rproxy.toml"
+    config.write_text(_RPROXY.format(host=LOOPBACK, certificate=_certificate(folder)))
+    with _rproxy(folder, backend, "portable", "--config", str(config)) as running:
+        yield running
+
+
+@contextmanager
 def _rproxy(folder: Path, backend: Address, carrier: str, *options: str) -> Iterator[Running]:
     with (
         _QuietProxy(folder, "--carrier", carrier, *options, reactor="epoll") as proxy,
         _abandoning(Pool(proxy)) as pool,
     ):
         pool.register(backend)
-        yield Running(proxy.address, proxy.pid)
+        tls = [parse_address(text) for text in proxy.listeners[1:]]
+        yield Running(proxy.address, proxy.pid, *tls)
 
 
 @contextmanager
@@ -281,7 +309,7 @@ def _abandoning(pool: Pool) -> Iterator[Pool]:
 PEERS: Final[Mapping[str, Callable[[Path, Address], AbstractContextManager[Running]]]] = {
     "splice": lambda folder, backend: _rproxy(folder, backend, "splice"),
     "freshness-off": lambda folder, backend: _rproxy(folder, backend, "splice", "--freshness", "off"),
-    "portable": lambda folder, backend: _rproxy(folder, backend, "portable"),
+    "portable": _rproxy_with_tls,
     "haproxy": _haproxy,
     "haproxy-splice": lambda folder, backend: _haproxy(folder, backend, "splice-request", "splice-response"),
     "nginx": _nginx_stream,

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Final
 
 import attrs
 
+from rproxy.net.addresses import Address, written
 from tests.benchmarks.peers.pacing import answer_size, request
 from tests.benchmarks.peers.programs import LARGE, LARGE_BYTES, PIPES_MAX, SMALL, ProgramFailed, Running, path
 from tests.integration.polling import SOCKET_S, poll
@@ -204,6 +206,53 @@ def _move(move: Callable[[], int], seconds: float) -> int:
     return moved
 
 
+def tls_connections(peer: Running, load: Load) -> Figures:
+    """New connections with a full handshake, one after the other, a request on each."""
+    return _tls_connections(peer, load, "new", reused=False)
+
+
+def tls_resumed(peer: Running, load: Load) -> Figures:
+    """The same with the first one's session resumed."""
+    return _tls_connections(peer, load, "reuse", reused=True)
+
+
+def _tls_connections(peer: Running, load: Load, which: str, *, reused: bool) -> Figures:
+    if peer.tls is None:
+        return {}
+    seconds = math.ceil(load.seconds)
+    command = [path("openssl"), "s_time", f"-{which}", "-connect", written(peer.tls)]
+    with _using(peer) as used:
+        said = _output([*command, "-time", str(seconds), "-www", f"/{SMALL}"], seconds)
+    found = re.search(r"(\d+) connections in \d+ real seconds", said)
+    resumed = sum(len(letters) for letters in re.findall(r"^[*rt]*r[*rt]*$", said, re.MULTILINE))
+    if not found or not int(found[1]) or (resumed > 0) is not reused:
+        raise ProgramFailed(f"openssl s_time: {said.strip()[-300:]}")
+    return {f"tls_{which}_cpu_us": used.cpu_s / int(found[1]) * _MICRO}
+
+
+def tls_download(peer: Running, load: Load) -> Figures:
+    if peer.tls is None:
+        return {}
+    buffer = bytearray(CHUNK)
+    with _tls_client(peer.tls) as client:
+        client.sendall(request(LARGE) * PIPELINED)
+        return _bulk("tls_download", peer, load, lambda: client.recv_into(buffer, CHUNK))
+
+
+def tls_upload(peer: Running, load: Load) -> Figures:
+    if peer.tls is None:
+        return {}
+    data = bytes(CHUNK)
+    with _tls_client(peer.tls) as client:
+        return _bulk("tls_upload", peer, load, lambda: client.send(data))
+
+
+def _tls_client(address: Address) -> ssl.SSLSocket:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(connect(address))
+
+
 def memory(peer: Running, _: Load) -> Figures:
     """Memory per idle connection that has served one request, to prove that it reaches the back-end."""
     if peer.pid is None:
@@ -252,5 +301,9 @@ ROWS: Final[Mapping[str, Callable[[Running, Load], Figures]]] = {
     "latency": latency,
     "download": download,
     "upload": upload,
+    "tls-connections": tls_connections,
+    "tls-resumed": tls_resumed,
+    "tls-download": tls_download,
+    "tls-upload": tls_upload,
 }
 """Memory comes first, while the process has not done anything else."""

@@ -1,0 +1,77 @@
+"""The TLS of a service, made of the files that its configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from rproxy.config.model import ServiceConfig
+from rproxy.config.validators import ConfigError
+from rproxy.net.tls_settings import TlsFileError
+
+if TYPE_CHECKING:
+    from rproxy.net.tls_client import ClientTls
+    from rproxy.net.tls_server import ServerTls
+
+_MISSING: Final = "TLS needs pyOpenSSL, which 'pip install rproxy[tls]' brings"
+_Made = TypeVar("_Made")
+
+
+def server_key(config: ServiceConfig, text: str) -> str:
+    """The key of the TLS of the listener that has that text."""
+    return config.key(f"listen[{config.listen.index(text)}].tls" if text in config.listen_tls else "tls")
+
+
+def client_key(config: ServiceConfig) -> str:
+    """The key of the TLS to back-ends."""
+    return config.key("send-tls")
+
+
+def server_tls(config: ServiceConfig, text: str, before: ServerTls | None = None) -> ServerTls | None:
+    """TLS of the listener that has that text; None for plain TCP.
+
+    If there is one from `before`, that is returned with what the configuration and its files say now. Raises
+    `ConfigError`, and then leaves `before` as it was.
+    """
+    settings = config.listen_tls.get(text, config.tls)
+    if settings is None:
+        return None
+    several = len(settings.certificates) > 1
+
+    def make() -> ServerTls:
+        from rproxy.net.tls_server import ServerTls
+
+        if before is None:
+            return ServerTls(settings)
+        before.apply(settings)
+        return before
+
+    return _made(make, server_key(config, text), several=several)
+
+
+def client_tls(config: ServiceConfig, before: ClientTls | None = None) -> ClientTls | None:
+    """TLS to the service's back-ends; None for plain TCP. `before` and what is raised are as for `server_tls`."""
+    settings = config.send_tls
+    if settings is None:
+        return None
+
+    def make() -> ClientTls:
+        from rproxy.net.tls_client import ClientTls
+
+        if before is None:
+            return ClientTls(settings)
+        before.apply(settings)
+        return before
+
+    return _made(make, client_key(config), several=False)
+
+
+def _made(make: Callable[[], _Made], key: str, *, several: bool) -> _Made:
+    """What `make` returns. Raises `ConfigError` for a key below `key`, with a number if there are several of it."""
+    try:
+        return make()
+    except ImportError:
+        raise ConfigError(_MISSING, key) from None
+    except TlsFileError as error:
+        which = f"[{error.number}]" if several and error.part in ("certificate", "key") else ""
+        raise ConfigError(error.reason, f"{key}.{error.part}{which}", error.path) from None

@@ -1,0 +1,103 @@
+"""The TLS of a service as it runs: made at the start, and read again while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from rproxy.config.model import ServiceConfig
+from rproxy.config.tls import client_key, client_tls, server_key, server_tls
+from rproxy.config.validators import ConfigError
+from rproxy.observe.service_log import logger_of
+
+if TYPE_CHECKING:
+    from rproxy.net.tls_client import ClientTls
+    from rproxy.net.tls_files import Identity
+    from rproxy.net.tls_server import ServerTls
+
+
+class ServiceTls:
+    """What a service's listeners and its connections to back-ends use for TLS.
+
+    A listener keeps what it was given: that changes within when files are read again.
+    """
+
+    log = Logger()
+
+    def __init__(self, config: ServiceConfig) -> None:
+        """Reads the files. Raises `ConfigError`."""
+        self.log = logger_of(config.name, self.log)
+        self._config = config
+        self._listeners = {text: server_tls(config, text) for text in config.listen}
+        """By their text in the configuration; None for plain TCP."""
+        self.to_backends = client_tls(config)
+        """None for plain TCP."""
+        self._warn()
+
+    def listener(self, text: str) -> ServerTls | None:
+        """For the listener that has that text in the configuration; None for plain TCP."""
+        return self._listeners[text]
+
+    def apply(self, config: ServiceConfig) -> None:
+        """Use what the configuration and its files say now for all who connect from now on.
+
+        A listener that stays, and the connections to back-ends, keep what they have if it cannot be replaced, which is
+        logged. Raises `ConfigError` for what is new, and then changes nothing.
+        """
+        before = {text: self._listeners.get(text) for text in config.listen}
+        listeners = {text: server_tls(config, text) for text, tls in before.items() if tls is None}
+        to_backends = client_tls(config) if self.to_backends is None else self._client(config, self.to_backends)
+        for text, tls in before.items():
+            if tls is not None:
+                listeners[text] = self._server(config, text, tls)
+        self._config, self._listeners, self.to_backends = config, listeners, to_backends
+        self._tell()
+        self._warn()
+
+    def _server(self, config: ServiceConfig, text: str, before: ServerTls) -> ServerTls | None:
+        try:
+            return server_tls(config, text, before)
+        except ConfigError as error:
+            self.log.error("{error}; clients get the certificates that they got before", error=error)
+            return before
+
+    def _client(self, config: ServiceConfig, before: ClientTls) -> ClientTls | None:
+        try:
+            return client_tls(config, before)
+        except ConfigError as error:
+            self.log.error("{error}; TLS to back-ends stays as it was", error=error)
+            return before
+
+    def _identities(self) -> Iterator[tuple[str, Identity]]:
+        """The certificates in use, each with its key in the configuration. Listeners may have the same."""
+        seen = set()
+        for text, tls in self._listeners.items():
+            key = server_key(self._config, text)
+            if tls is not None and key not in seen:
+                seen.add(key)
+                yield from ((f"{key}.certificate", each) for each in tls.identities)
+        if self.to_backends is not None and self.to_backends.identity is not None:
+            yield f"{client_key(self._config)}.certificate", self.to_backends.identity
+
+    def _warn(self) -> None:
+        """Log which certificates are not valid now."""
+        now = datetime.now(UTC)
+        for key, identity in self._identities():
+            reason = identity.untimely(now)
+            if reason is not None:
+                self.log.warn("{key} {path}: {reason}", key=key, path=identity.path, reason=reason)
+
+    def _tell(self) -> None:
+        """Log that certificates were read again."""
+        identities = [identity for _, identity in self._identities()]
+        if identities:
+            first = min(identities, key=lambda each: each.expires)
+            self.log.info(
+                "TLS certificates read again: {number}; {path} expires first, on {date:%Y-%m-%d}",
+                number=len(identities),
+                path=first.path,
+                date=first.expires,
+            )
