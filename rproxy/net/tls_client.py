@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from rproxy.net.tls_contexts import encoded, new_context, trust, use_identity
 from rproxy.net.tls_files import Identity, read_identity
-from rproxy.net.tls_settings import SendTlsConfig
+from rproxy.net.tls_settings import SendTlsConfig, TlsFileError
 
 _REASONS: Final = {
     code: name.removeprefix("ERR_").replace("_", " ").lower()
@@ -88,6 +88,10 @@ class Connecting:
 
 def _client_context(config: SendTlsConfig) -> tuple[SSL.Context, Identity | None]:
     """Raises `TlsFileError`."""
+    try:
+        (config.server_name or "").encode("idna")
+    except UnicodeError:
+        raise TlsFileError("server-name", str(config.server_name), "not a host name") from None
     context = new_context(SSL.TLS_CLIENT_METHOD)
     identity = None
     if config.certificate is not None:

@@ -47,7 +47,7 @@ def test_a_handshake_that_takes_too_long_is_reset_and_logged() -> None:
         assert client.connected
         run(bench.reactor, 3 * TICK_S)
     assert client.ended is ConnectionAborted
-    assert texts(events) == ["192.0.2.1:4321: TLS handshake failed: it took more than 10 s"]
+    assert texts(events) == ["192.168.1.1:54321: TLS handshake failed: it took more than 10 s"]
     bench.assert_over(handshake=1)
 
 
@@ -57,7 +57,7 @@ def test_beyond_half_of_the_sessions_the_oldest_makes_room() -> None:
         clients = [bench.client() for _ in range(MOST // 2 + 2)]
         run(bench.reactor, TICK_S)
     assert [client.ended for client in clients] == [ConnectionAborted] * 2 + [None] * (MOST // 2)
-    assert "192.0.2.1:4321: TLS handshake failed: too many others began one meanwhile" in texts(events)
+    assert "192.168.1.1:54321: TLS handshake failed: too many others began one meanwhile" in texts(events)
     clients[2].shake_hands()
     assert len(bench.reactor.connects) == 1
     assert len(bench.carrier.handshakes) == MOST // 2 - 1
@@ -81,7 +81,7 @@ ERROR = SSL.Error([("SSL routines", "", "no shared cipher")])
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (ERROR, ["192.0.2.1:4321: TLS handshake failed: no shared cipher"]),
+        (ERROR, ["192.168.1.1:54321: TLS handshake failed: no shared cipher"]),
         (ConnectionDone(), []),
         (ConnectionLost(), []),
     ],

@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from twisted.internet import error
 from twisted.internet.address import IPv4Address
@@ -57,14 +56,11 @@ class Backend:
         return b""
 
 
-@attrs.define
 class Bench:
-    authority: Authority
-    reactor: Reactor = attrs.Factory(Reactor)
-    up: int = 2
-
-    def __attrs_post_init__(self) -> None:
-        self.served = serve_pool(pool_with(self.up), self.reactor)
+    def __init__(self, authority: Authority) -> None:
+        self.authority = authority
+        self.reactor = Reactor()
+        self.served = serve_pool(pool_with(2), self.reactor)
         self.service, self.counters = self.served.service, self.served.counters
         self.service.outbound = Outbound(
             tls=ClientTls(SendTlsConfig(ca=str(self.authority.path), server_name="b.example"))

@@ -38,9 +38,9 @@ class BackendSide(Side):
             with suppress(OSError):  # the peer may be gone already
                 handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._established(self)
-        self.connected()
+        self.tcp_connected()
 
-    def connected(self) -> None:
+    def tcp_connected(self) -> None:
         """TCP is connected."""
         self._client.connect_succeeded(self)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from OpenSSL.SSL import Error
-from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IAddress, IConnector, IHandshakeListener, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -29,9 +28,9 @@ class TlsBackendSide(BackendSide):
         self._is_complete = False
         """Whether the handshake is."""
 
-    def connected(self) -> None:
+    def tcp_connected(self) -> None:
         """TCP is connected. TLS begins its handshake when this has returned."""
-        self._attempt.side = self
+        self._attempt.side, self._attempt.connector = self, None
 
     def handshakeCompleted(self) -> None:
         self._is_complete = True
@@ -47,6 +46,7 @@ class TlsBackendSide(BackendSide):
             if not self._client.lost and self.session.ending is None:
                 self._attempt.report(reason)
             self._client.connect_failed(backend_fault=True)
+        self._attempt.side = None
 
 
 class TlsAttempt(BackendFactory):
@@ -62,11 +62,12 @@ class TlsAttempt(BackendFactory):
         self.client = client
         self.established = established
         self.side: TlsBackendSide | None = None
-        """Set once TCP is connected."""
+        """Set while TCP is connected."""
         self.connector: IConnector | None = None
-        """Of the connection below TLS; set by the caller of the constructor."""
+        """Set by the caller of the constructor, until then."""
         self._backend = backend
-        self._distrust = ""
+        self._reason = ""
+        """Why it fails, where that is known here."""
 
     def below(self, tls: ClientTls, clock: IReactorTime) -> IProtocolFactory:
         """The factory for the connection below TLS."""
@@ -77,21 +78,22 @@ class TlsAttempt(BackendFactory):
     def buildProtocol(self, addr: IAddress | None) -> TlsBackendSide:
         return TlsBackendSide(self)
 
-    def _distrusted(self, reason: str) -> None:
-        self._distrust = reason
+    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
+        self.connector = None
+        super().clientConnectionFailed(connector, reason)
 
-    def report(self, reason: Failure) -> None:
+    def _distrusted(self, reason: str) -> None:
+        self._reason = reason
+
+    def report(self, error: Failure) -> None:
         """The handshake failed, or seemed complete to us alone."""
-        text = self._distrust
-        if not text and reason.check(Error):
-            text = reason_of(reason.value)
-        elif not text:
-            text = "it took too long" if reason.check(ConnectionAborted) else "the connection was closed"
-        self.client.session.service.tls_failures.with_backend(self._backend, text)
+        known = reason_of(error.value) if error.check(Error) else "the connection was closed"
+        self.client.session.service.tls_failures.with_backend(self._backend, self._reason or known)
 
     def stopConnecting(self) -> None:
         """As `IConnector`. `connect_failed` follows, at once or in another turn of the reactor."""
         if self.side is not None:
+            self._reason = "it took too long"
             self.side.transport.abortConnection()
         elif self.connector is not None:
             self.connector.stopConnecting()

@@ -61,7 +61,7 @@ listen proxy
 """
 _RPROXY: Final = """\
 [[service]]
-listen = ["{host}:0", {{ address = "{host}:0", tls = {{ certificate = "{certificate}" }} }}]
+listen = ["{host}:0", {{ address = "localhost:0", tls = {{ certificate = "{certificate}" }} }}]
 """
 _NGINX: Final = """\
 {modules}
