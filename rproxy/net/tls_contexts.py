@@ -54,8 +54,9 @@ def encoded(protocols: Sequence[str]) -> list[bytes]:
     return [each.encode() for each in protocols]
 
 
-def reason_of(error: BaseException) -> str:
+def reason_of(error: BaseException | None) -> str:
     """What OpenSSL says in an `SSL.Error`, without the names of its functions; of others, their text."""
+    assert error is not None
     queue: Any = error.args[0] if error.args else ""
     if isinstance(error, SSL.SysCallError):
         return "the connection was closed"

@@ -15,7 +15,7 @@ from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDo
 
 from rproxy.carriers.portable import client_side, flush
 from rproxy.carriers.portable.carrier import PortableCarrier
-from rproxy.carriers.portable.client_side import HANDSHAKE_S
+from rproxy.carriers.portable.handshakes import HANDSHAKE_S
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.record import SessionRecord

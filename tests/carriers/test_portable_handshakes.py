@@ -26,7 +26,7 @@ class Bench:
         self.reactor = Reactor()
         self.served = serve_pool(pool_with(1), self.reactor)
         self.deadlines = Wheel(self.reactor)
-        self.carrier = PortableCarrier(self.reactor, self.deadlines, Capacity(MOST, self.reactor.seconds))  # type: ignore[arg-type]
+        self.carrier = PortableCarrier(self.reactor, self.deadlines, Capacity(MOST, self.reactor.seconds))
 
     def client(self) -> TlsStream:
         protocol: Any = self.carrier.factory(self.served.service, "").buildProtocol(CLIENT)

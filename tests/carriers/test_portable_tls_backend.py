@@ -66,7 +66,7 @@ class Bench:
             tls=ClientTls(SendTlsConfig(ca=str(self.authority.path), server_name="b.example"))
         )
         self.deadlines = Wheel(self.reactor)
-        self.carrier = PortableCarrier(self.reactor, self.deadlines, Capacity(100, self.reactor.seconds))  # type: ignore[arg-type]
+        self.carrier = PortableCarrier(self.reactor, self.deadlines, Capacity(100, self.reactor.seconds))
 
     def client(self) -> Stream:
         protocol: Any = self.carrier.factory(self.service, "").buildProtocol(CLIENT)

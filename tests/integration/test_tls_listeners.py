@@ -100,7 +100,7 @@ def test_a_client_gets_the_certificate_for_the_name_that_it_asks_for(
     asked: str | None, shown: str, version: ssl.TLSVersion, served: Served, pool: Pool
 ) -> None:
     pool.serve(echo)
-    settings = {"check_hostname": False, "minimum_version": version, "maximum_version": version}
+    settings: Any = {"check_hostname": False, "minimum_version": version, "maximum_version": version}
     with served.client(asked, **settings) as client:
         client.sendall(b"hello")
         assert receive(client, 5) == b"hello"

@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from rproxy.carriers.portable.client_side import HANDSHAKE_S
+from rproxy.carriers.portable.handshakes import HANDSHAKE_S
 from rproxy.net.addresses import Address
 from tests.conftest import need
 from tests.integration.addresses import LOOPBACK

@@ -197,7 +197,7 @@ def test_what_clients_must_meet_anew_ends_the_sessions_that_could_be_resumed(
         ours.path.write_bytes(ours.path.read_bytes() + next_one.path.read_bytes())
         server.apply(config)
     else:
-        value = {"alpn": ("h2",), "min_version": "1.3", "client_ca": None}[change]
+        value: Any = {"alpn": ("h2",), "min_version": "1.3", "client_ca": None}[change]
         server.apply(attrs.evolve(config, **{change: value}))
     assert not Client(server, context, "one.example", session).shake_hands().tls.session_reused
 

@@ -81,7 +81,8 @@ class PortableCarrier:
         if tls is not None:
             from twisted.protocols.tls import TLSMemoryBIOFactory  # needs pyOpenSSL
 
-            factory = TLSMemoryBIOFactory(tls, False, factory, self._reactor)
+            clock: Any = self._reactor
+            factory = TLSMemoryBIOFactory(tls, False, factory, clock)
         return factory
 
     def serve(
