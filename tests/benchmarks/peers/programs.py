@@ -165,7 +165,13 @@ def path(program: str) -> str:
 
 def version(program: str) -> str:
     """The version as the program prints it."""
-    said = subprocess.run([path(program), "version" if program == "openssl" else "-v"], capture_output=True, text=True, check=False, timeout=READY_S)
+    said = subprocess.run(
+        [path(program), "version" if program == "openssl" else "-v"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=READY_S,
+    )
     found = re.search(r"\d+\.\d[\w.+/:~-]*", said.stdout + said.stderr)
     return found[0] if found else "unknown"
 
