@@ -338,11 +338,11 @@ def spoiled(damage: Callable[[Files], object]) -> Callable[[Authority], str]:
 MISTAKES: Final[dict[str, tuple[Callable[[Authority], str], str]]] = {
     "a missing certificate": (
         spoiled(lambda files: files.certificate.unlink()),
-        r"service\[0\]\.tls\.certificate\S* \S+\.pem: No such file or directory",
+        r"service\[0\]\.tls\.certificate\[0\]: \S+: No such file or directory",
     ),
     "a missing key": (
         spoiled(lambda files: files.key.unlink()),
-        r"service\[0\]\.tls\.key\S* \S+\.key: No such file or directory",
+        r"service\[0\]\.tls\.key\[0\]: \S+: No such file or directory",
     ),
     "another's key": (
         spoiled(lambda files: files.key.write_bytes(pem(ec_key()))),
