@@ -136,7 +136,8 @@ class Stream(proto_helpers.StringTransport):
         self.aborting = False
         self.ended: type[Exception] | None = None
         self._clock = clock
-        self._protocol = protocol
+        self.protocol = protocol
+        """May be replaced, as that of Twisted's own transports may."""
         self._held = bytearray()
         self._producer_paused = False
         self._write_ending = False
@@ -153,12 +154,12 @@ class Stream(proto_helpers.StringTransport):
 
     def receive(self, data: bytes) -> None:
         assert self.reading
-        self._protocol.dataReceived(data)
+        self.protocol.dataReceived(data)
 
     def receive_end(self) -> None:
         assert self.reading
         self.producerState = "paused"
-        half_closeable = IHalfCloseableProtocol(self._protocol, None)
+        half_closeable = IHalfCloseableProtocol(self.protocol, None)
         if half_closeable is None:
             self._lose(ConnectionDone())
         else:
@@ -201,7 +202,7 @@ class Stream(proto_helpers.StringTransport):
             self._lose(ConnectionDone())
         elif self._write_ending and not self.write_ended:
             self.write_ended = True
-            half_closeable = IHalfCloseableProtocol(self._protocol, None)
+            half_closeable = IHalfCloseableProtocol(self.protocol, None)
             if half_closeable is not None:
                 half_closeable.writeConnectionLost()
 
@@ -233,7 +234,7 @@ class Stream(proto_helpers.StringTransport):
         producer, self.producer = self.producer, None
         if producer is not None:
             producer.stopProducing()
-        self._protocol.connectionLost(Failure(error))
+        self.protocol.connectionLost(Failure(error))
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         if self.disconnected:
@@ -274,7 +275,7 @@ class TlsStream(Stream):
     """A TLS transport: no half-close, and a handshake that ends when the test says."""
 
     def shake_hands(self) -> None:
-        self._protocol.handshakeCompleted()
+        self.protocol.handshakeCompleted()
 
 
 # Hidden from mypy: the fakes have the methods that the code under test uses, not all of the interface.
@@ -531,6 +532,12 @@ class FakeLink:
     def client(self) -> Address | None:
         host, colon, port = self.address.rpartition(":")
         return (host, int(port)) if colon else None
+
+    def peer_address(self) -> Address | None:
+        return self.client()
+
+    def destination(self) -> Address | None:
+        return "192.0.2.2", 80
 
     def carried(self) -> tuple[int, int]:
         return self.up, self.down

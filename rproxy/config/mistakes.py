@@ -11,6 +11,8 @@ from rproxy.config.model import ProxyConfig, ServiceConfig, liveness_least_s
 from rproxy.config.validators import ConfigError
 from rproxy.net.addresses import Address
 
+_HEADED: Final = "haproxy:"
+"""Begins the listeners of Twisted's that read PROXY headers."""
 _ANY: Final = "where 0.0.0.0/0 and ::/0 stand for any host at all"
 
 
@@ -64,8 +66,18 @@ def _services(config: ProxyConfig, options: OptionValues, file: FileValues) -> I
             yield ConfigError(f"service[{names[service.name]}] has the same name", service.key("name"), service.name)
         if file.proxy is not None and _admits_any(config, service):
             yield _who_may_register(config, service)
+        yield from _proxy_headers(service)
     if all(given is not None for given in file.services) and "listen" not in options.service:
         yield from _shared_listeners(config)
+
+
+def _proxy_headers(service: ServiceConfig) -> Iterator[ConfigError]:
+    """Twisted's listeners read headers only once a back-end is connected, and would read a second one."""
+    sent = bool(service.send_proxy) or any(backend.send_proxy for backend in service.backends)
+    for index, text in enumerate(service.listen):
+        if text.startswith(_HEADED) and (sent or service.proxy_protocol_from):
+            reason = f"a listener without {_HEADED}, and proxy-protocol-from, read the headers of such a service"
+            yield ConfigError(reason, f"{service.key('listen')}[{index}]", text)
 
 
 def _admits_any(config: ProxyConfig, service: ServiceConfig) -> bool:

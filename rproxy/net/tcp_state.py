@@ -9,7 +9,7 @@ import struct
 import termios
 from contextlib import suppress
 from socket import SocketType
-from typing import Final
+from typing import Any, Final
 
 import attrs
 from twisted.internet.interfaces import ISSLTransport
@@ -119,11 +119,16 @@ def protocol_of(sock: SocketType) -> int:
     return 0
 
 
-def socket_of(transport: object) -> socket.socket | None:
-    """A Twisted transport's own socket, below TLS if need be; None where there is none."""
+def below_tls(transport: object) -> Any:
+    """The transport that a TLS transport writes to; any other one as it is."""
     while ISSLTransport.providedBy(transport):
         transport = getattr(transport, "transport", None)
-    handle = getattr(transport, "getHandle", lambda: None)()
+    return transport
+
+
+def socket_of(transport: object) -> socket.socket | None:
+    """A Twisted transport's own socket, below TLS if need be; None where there is none."""
+    handle = getattr(below_tls(transport), "getHandle", lambda: None)()
     return handle if isinstance(handle, socket.socket) else None
 
 

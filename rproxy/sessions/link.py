@@ -25,7 +25,21 @@ class Link(Protocol):
     def client(self) -> Address | None:
         """The client's IP address and port, an IPv4-mapped one as IPv4; None for one without, as on a Unix socket.
 
+        Where a PROXY header told the client's, it is that. Not to be called once the session has ended.
+        """
+        ...
+
+    def peer_address(self) -> Address | None:
+        """As `client`, but always of the connection itself: behind another proxy, the address of that one.
+
         Not to be called once the session has ended.
+        """
+        ...
+
+    def destination(self) -> Address | None:
+        """The IP address and port at this end of the client's connection; None and IPv4-mapped ones as in `client`.
+
+        Takes a system call. Not to be called once the session has ended.
         """
         ...
 
@@ -65,6 +79,12 @@ class _NoLink:
         return "gone"
 
     def client(self) -> Address | None:
+        return None
+
+    def peer_address(self) -> Address | None:
+        return None
+
+    def destination(self) -> Address | None:
         return None
 
     def carried(self) -> tuple[int, int]:

@@ -138,8 +138,6 @@ class LoopDetector:
 
 
 def _comes_from_backend(session: Session) -> bool:
-    """Whether the client's address is that of the back-end's host."""
-    if session.backend is None:
-        return False
-    host, _, _ = session.link.client_address().rpartition(":")
-    return host.strip("[]") == session.backend.address
+    """Whether the client's connection comes from the back-end's host, whatever a PROXY header says."""
+    peer = session.link.peer_address()
+    return peer is not None and session.backend is not None and peer[0] == session.backend.address

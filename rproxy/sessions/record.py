@@ -26,7 +26,7 @@ class SessionRecord(NamedTuple):
     tries: int
     """Back-ends chosen, including those to which the connect failed."""
     started_at: float
-    """When the client was accepted, or its TLS handshake was complete."""
+    """When the client was accepted, or its PROXY header or TLS handshake was complete."""
     queue_s: float
     """Spent waiting for a back-end to become eligible."""
     connect_s: float | None

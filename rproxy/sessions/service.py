@@ -18,6 +18,7 @@ from rproxy.sessions.first_byte import FirstByte
 from rproxy.sessions.gate import Gate
 from rproxy.sessions.observers import Observers
 from rproxy.sessions.outbound import PLAIN, Outbound
+from rproxy.sessions.proxy_headers import ProxyHeaders
 from rproxy.sessions.redispatch import Redispatch
 from rproxy.sessions.tls_failures import TlsFailures
 from rproxy.sessions.wait_queue import WaitQueue
@@ -79,6 +80,8 @@ class Service:
         """None where every client is admitted."""
         self.sessions = 0
         """Those that have begun and not ended, the waiting ones included. Kept by `Session`."""
+        self.proxy_headers: ProxyHeaders | None = None
+        """None where clients' connections begin with no PROXY header."""
         self.chooses_by_client = False
         """Whether the policy is to get the client's address."""
         self.tls_failures = TlsFailures(clock)

@@ -26,6 +26,7 @@ from rproxy.sessions.link import NO_LINK, Link
 from rproxy.sessions.record import SessionRecord
 from rproxy.sessions.redispatch import EARLY_END_S, EarlyEnd, Verdict
 from rproxy.sessions.service import Service
+from rproxy.wire.proxy_header import Header
 
 TRIES_MAX: Final = 3
 """Most back-ends tried for one client."""
@@ -76,6 +77,7 @@ class Session:
         "early_data",
         "ending",
         "half_closed",
+        "header",
         "idle_sweeps",
         "link",
         "listener",
@@ -101,7 +103,7 @@ class Session:
         """Back-ends to which a connect failed."""
         self.backend: Backend | None = None
         self.started_at = service.seconds()
-        """When the client was accepted, or had completed its TLS handshake."""
+        """When the client was accepted, or had completed its PROXY header or TLS handshake."""
         self.waited = False
         """Whether the client is or was in the wait queue."""
         self._queued_at = 0.0
@@ -111,6 +113,8 @@ class Session:
         """When to give up the present attempt to connect, on the service's clock."""
         self.connected_at: float | None = None
         self.ending: Ending | None = None
+        self.header: Header | None = None
+        """The PROXY header that the client's connection began with."""
         self.half_closed = False
         """Whether exactly one side has ended its stream."""
         self.idle_sweeps = 0
@@ -129,7 +133,7 @@ class Session:
         return self.phase is _CONNECTED
 
     def handshake_completed(self) -> None:
-        """The client's TLS handshake is complete: its time starts now."""
+        """The client's PROXY header or TLS handshake is complete: its time starts now."""
         self.started_at = self.service.seconds()
 
     def admit(self) -> bool:

@@ -19,6 +19,7 @@ from rproxy.observe.trace import SessionTrace
 from rproxy.pool.events import Events
 from rproxy.pool.pool import Pool
 from rproxy.sessions.observers import Observers, SessionObserver
+from rproxy.sessions.proxy_headers import ProxyHeaders
 from rproxy.sessions.service import DEFAULT, DEFAULT_TERMS, Service, ServiceTerms
 
 
@@ -45,6 +46,15 @@ def terms_of(config: ServiceConfig) -> ServiceTerms:
         first_byte_s=config.first_byte_s,
         reader_timeout_s=config.idle_timeout_s or math.inf,
     )
+
+
+def use_proxy_headers(service: Service, config: ServiceConfig, clock: IReactorTime) -> None:
+    """Have a service read and send PROXY headers, for connections from now on, as a configuration says."""
+    service.outbound = attrs.evolve(service.outbound, send_proxy=config.send_proxy)
+    service.proxy_headers = None
+    if config.proxy_protocol_from:
+        service.proxy_headers = headers = ProxyHeaders(config.proxy_protocol_from, clock.seconds)
+        headers.log = logger_of(config.name, headers.log)
 
 
 def serve_pool(

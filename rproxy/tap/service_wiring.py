@@ -22,7 +22,7 @@ from rproxy.tap.listeners import ClientListeners
 from rproxy.tap.outbound import OutboundPart
 from rproxy.tap.parts import Timers
 from rproxy.tap.policies import PolicyFailureLog, policy_of, saturation_of
-from rproxy.tap.service import serve_pool, terms_of
+from rproxy.tap.service import serve_pool, terms_of, use_proxy_headers
 from rproxy.tap.session_timeouts import SessionTimeouts
 from rproxy.tap.tls import ServiceTls
 
@@ -75,6 +75,7 @@ class ServiceWiring:
         )
         self.tls = ServiceTls(config)
         self._use_tls()
+        use_proxy_headers(self.served.service, config, reactor)
         self.timers = Timers(slow_start, pool_log)
         self.listeners = ClientListeners(
             reactor,

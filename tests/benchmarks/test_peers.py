@@ -14,6 +14,7 @@ from tests.benchmarks.peers.figures import (
     FIGURES,
     GOALS,
     HAPROXIES,
+    HEADED,
     OURS,
     TITLES,
     UNPROBED,
@@ -110,6 +111,9 @@ def test_what_is_to_be_reached() -> None:
         "idle_kb": 0.2,
     }
     assert [(goal.figure.key, goal.bound) for goal in GOALS if goal.other == UNPROBED] == [("connection_cpu_us", 1.03)]
+    assert [(goal.peer, goal.figure.key, goal.bound) for goal in GOALS if goal.other == OURS] == [
+        (HEADED, "connection_cpu_us", 1.1)
+    ]
 
 
 def test_what_probes_on_demand_cost_is_the_ratio_to_ours_without_them() -> None:
@@ -119,9 +123,22 @@ def test_what_probes_on_demand_cost_is_the_ratio_to_ours_without_them() -> None:
         made.add(OURS, {"connection_cpu_us": cost})
         made.add(UNPROBED, {"connection_cpu_us": 50.0})
         made.add(PLAIN, {"connection_cpu_us": 60.0})
-    goal = GOALS[-1]
+    (goal,) = (goal for goal in GOALS if goal.other == UNPROBED)
     assert made.ours(goal) == 1.03
     assert f"CPU µs/connection, by {UNPROBED} at most 1.03 1.03 reached" in " ".join(goal_table(made).split())
+
+
+def test_what_headers_cost_is_the_ratio_to_ours_without_them() -> None:
+    made = Results([OURS, HEADED], ["connections"])
+    for cost in (54.0, 60.0, 55.0):
+        made.begin_round()
+        made.add(HEADED, {"connection_cpu_us": cost})
+        made.add(OURS, {"connection_cpu_us": 50.0})
+    (goal,) = (goal for goal in GOALS if goal.peer == HEADED)
+    assert made.ours(goal) == 1.1
+    assert f"rproxy PROXY v2: CPU µs/connection, by {OURS} at most 1.1 1.10 reached" in " ".join(
+        goal_table(made).split()
+    )
 
 
 def test_every_figure_comes_from_a_row_that_exists_and_every_peer_can_be_started() -> None:
@@ -188,7 +205,15 @@ def test_the_json_has_every_value_of_every_round() -> None:
     assert told["medians"][OURS] == {RATE.key: 60, COST.key: None, "requests_busy": None}
     assert told["ratios"][OURS] == {RATE.key: 0.9, COST.key: None}
     assert told["goals"] == [
-        {"figure": RATE.key, "bound": 1.0, "haproxy": PLAIN, "other": None, "ratio": 0.9, "reached": False}
+        {
+            "figure": RATE.key,
+            "bound": 1.0,
+            "haproxy": PLAIN,
+            "other": None,
+            "peer": OURS,
+            "ratio": 0.9,
+            "reached": False,
+        }
     ]
     assert told["failures"] == ["round 2, requests, haproxy: it has ended"]
 

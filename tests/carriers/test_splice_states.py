@@ -49,7 +49,7 @@ def test_a_state_is_described_by_the_names_of_its_bits() -> None:
 
 def test_every_bit_has_one_name_and_is_one_bit() -> None:
     assert all(bit & (bit - 1) == 0 for bit in NAMES)
-    assert len(set(NAMES.values())) == len(NAMES) == 18
+    assert len(set(NAMES.values())) == len(NAMES) == 19
     assert sum(NAMES) == (1 << len(NAMES)) - 1
 
 

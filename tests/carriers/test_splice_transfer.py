@@ -311,6 +311,7 @@ def test_what_was_to_be_written_can_be_discarded(stack: ExitStack) -> None:
 )
 def test_a_client_leg_has_the_address_of_its_client(moving: Moving, address: PeerAddress, expected: str) -> None:
     leg = ClientLeg(moving.client.sock, address, leg_table(moving.pipes).cut)
+    leg.session = moving.session
     assert [leg.client_address() for _ in range(2)] == [expected] * 2
 
 

@@ -323,6 +323,29 @@ def test_what_the_peer_sends_arrives(connection: Connection) -> None:
     assert connection.protocol.calls == ["data"]
 
 
+def test_a_protocol_that_has_read_its_part_can_hand_the_connection_over(connection: Connection) -> None:
+    """Within `dataReceived`: all further calls are the other protocol's."""
+    first, second = connection.protocol, HalfCloseableRecorder()
+
+    def hand_over() -> None:
+        connection.transport.protocol = second
+        second.makeConnection(connection.transport)
+
+    first.on["data"] = hand_over
+    connection.send(b"header")
+    until(connection, lambda: first.data == b"header")
+    connection.send(b"question")
+    connection.end()
+    until(connection, lambda: len(second.calls) >= 2)
+    connection.transport.write(b"answer")
+    until(connection, lambda: connection.received == b"answer")
+    connection.transport.loseWriteConnection()
+    until(connection, lambda: len(second.calls) >= 3)
+    connection.transport.loseConnection()
+    assert (first.calls, bytes(second.data)) == (["data"], b"question")
+    assert second.calls == ["data", "read ended", "write ended", ConnectionDone]
+
+
 def test_a_paused_transport_delivers_nothing_until_it_is_resumed(connection: Connection) -> None:
     connection.transport.pauseProducing()
     connection.send(b"question")

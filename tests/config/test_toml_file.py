@@ -383,3 +383,23 @@ def test_of_very_many_errors_the_first_hundred_are_told(tmp_path: Path) -> None:
     lines = errors_of(tmp_path, "\n".join(f"x{number} = 1" for number in range(250)))
     assert len(lines) == 101
     assert lines[-1] == f"{NAME}: and 150 more errors"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "send-proxy = 1",
+        'proxy-protocol-from = "10.0.0.0/8"',
+        '[[service.backend]]\naddress = "10.1.1.1:80"\nsend-proxy = 2',
+    ],
+)
+def test_twisteds_listeners_for_proxy_headers_do_not_go_with_our_own(tmp_path: Path, line: str) -> None:
+    listener = "haproxy:tcp:80"
+    assert error_of(tmp_path, f'[[service]]\nlisten = ["{listener}"]\n{line}\n') == (
+        f'service[0].listen[0]: "{listener}": a listener without haproxy:, and proxy-protocol-from, read the headers '
+        "of such a service"
+    )
+
+
+def test_alone_they_are_listeners_like_others(tmp_path: Path) -> None:
+    assert file_config(tmp_path, '[[service]]\nlisten = "haproxy:tcp:80"\n').services[0].listen == ("haproxy:tcp:80",)

@@ -35,7 +35,7 @@ OTHERS_FIELDS: Final = {
     ("sessions/first_byte.py", "watch.answered_at"),
     *(
         (f"carriers/splice/{module}.py", f"{leg}.state")
-        for module in ("connect", "dispatch", "endings", "transfer")
+        for module in ("connect", "dispatch", "endings", "headers", "transfer")
         for leg in ("leg", "peer", "client", "backend", "source", "target", "target.peer")
     ),
 }

@@ -13,9 +13,10 @@ from twisted.internet.protocol import ClientFactory, connectionDone
 from twisted.python.failure import Failure
 
 from rproxy.carriers.portable.client_side import ClientSide
+from rproxy.carriers.portable.outgoing_header import read_arrived
 from rproxy.carriers.portable.side import Side
 from rproxy.net.tcp_options import keep_alive, keep_urgent_in_line
-from rproxy.net.tcp_state import is_self_connected, socket_of
+from rproxy.net.tcp_state import below_tls, is_self_connected, socket_of
 from rproxy.sessions.session import LOCAL_ERRORS
 
 
@@ -38,11 +39,20 @@ class BackendSide(Side):
             with suppress(OSError):  # the peer may be gone already
                 handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._established(self)
+        self._send_header()
         self.tcp_connected()
 
     def tcp_connected(self) -> None:
         """TCP is connected."""
         self._client.connect_succeeded(self)
+
+    def _send_header(self) -> None:
+        """Write the PROXY header, below TLS, if the back-end gets one. What follows at once leaves in its packet."""
+        header = self._client.proxy_header
+        if header:
+            if not self._client.lost and not self.session.up:
+                read_arrived(self._client.transport)
+            below_tls(self.transport).write(header)
 
     def _is_self_connected(self, handle: socket.socket) -> bool:
         backend = self.session.backend

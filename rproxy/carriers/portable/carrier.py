@@ -27,6 +27,7 @@ from rproxy.carriers.carrier import SLICE
 from rproxy.carriers.portable.backend_side import BackendFactory, BackendSide
 from rproxy.carriers.portable.client_side import ClientSide
 from rproxy.carriers.portable.handshakes import Handshakes
+from rproxy.carriers.portable.header_reader import HeaderFactory
 from rproxy.carriers.portable.ports import Ports
 from rproxy.net.outgoing_tcp import connect_tcp
 from rproxy.pool.backend import Backend
@@ -52,7 +53,7 @@ class ClientFactory(Factory):
         self._name = name
 
     def buildProtocol(self, addr: IAddress | None) -> ClientSide:
-        side = ClientSide(self._carrier)
+        self._carrier.newest = side = ClientSide(self._carrier)
         side.session = Session(self._service, side, self._name)
         self._carrier.capacity.enter()
         own = self._service.capacity
@@ -71,6 +72,7 @@ class PortableCarrier:
         self.clients: set[ClientSide] = set()
         """Those with a connection left, to the client or to its back-end."""
         self.handshakes = Handshakes(capacity)
+        self.newest: ClientSide | None = None
         self.ports = Ports(capacity)
         self._reactor = reactor
         self._without_keepalive: list[BackendSide] = []
@@ -88,7 +90,21 @@ class PortableCarrier:
     def serve(
         self, endpoint: IStreamServerEndpoint, service: Service, name: str = "", tls: Any = None
     ) -> Deferred[IListeningPort]:
-        return self.listen(endpoint, self.factory(service, name, tls), service)
+        listening = self.listen(endpoint, self.factory(service, name, tls), service)
+        return listening.addCallback(self.read_headers, service)
+
+    def read_headers(self, port: IListeningPort, service: Service) -> IListeningPort:
+        """Have PROXY headers read on `port` if the service takes any, now or later: below TLS, next to the socket.
+
+        Raises `ValueError` if the port is of a kind that has no place for that, and `service` takes headers.
+        """
+        opened: Any = port
+        if isinstance(getattr(opened, "factory", None), Factory):
+            opened.factory = HeaderFactory(opened.factory, self, service)
+        elif service.proxy_headers is not None:
+            port.stopListening()
+            raise ValueError("PROXY headers cannot be read on it")
+        return port
 
     def listen(
         self, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, service: Service

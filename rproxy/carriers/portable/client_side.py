@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.carriers.portable.handshakes import HANDSHAKE_S, Handshakes
+from rproxy.carriers.portable.outgoing_header import header_for
 from rproxy.carriers.portable.side import Side
 from rproxy.carriers.portable.wrappers import pass_on
 from rproxy.net.addresses import Address, unmapped, written, written_unix
@@ -38,6 +39,8 @@ class ClientCarrier(Protocol):
     clients: set[ClientSide]
     """Those with a connection left, to the client or to its back-end."""
     handshakes: Handshakes
+    newest: ClientSide | None
+    """The one that was made last: the protocols around it may hide it."""
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
         """Start to connect to `backend`. Calls `connect_succeeded` or `connect_failed` of `client`, not before the
@@ -62,6 +65,8 @@ class ClientSide(Side):
         """Whether data sent to the back-end is kept for another one."""
         self._connector: IConnector | None = None
         self._address: str | None = None
+        self.proxy_header = b""
+        """For the present back-end, made while the client's addresses are known; empty for none."""
 
     def connectionMade(self) -> None:
         handle = socket_of(self.transport)
@@ -91,6 +96,7 @@ class ClientSide(Side):
                 self._refuse()
             return
         self.deadlines.arm(self, self.session.connect_timeout_s(), self._stop_connecting)
+        self.proxy_header = header_for(backend, self.session, self.transport)
         self._connector = self._carrier.connect(self, backend)
 
     def _refuse(self) -> None:
@@ -276,14 +282,21 @@ class ClientSide(Side):
     def client_address(self) -> str:
         if self._address is not None:
             return self._address
-        address = _written(self.transport.getPeer())
+        client = self.client()
+        address = _other(self.transport.getPeer()) if client is None else written(client)
         if self.session.ending is not None:  # until then, the header of a PROXY listener may change it
             self._address = address
         return address
 
     def client(self) -> Address | None:
-        peer: Any = self.transport.getPeer()
-        return (unmapped(peer.host), peer.port) if hasattr(peer, "host") else None
+        header = self.session.header
+        return self.peer_address() if header is None or header.source is None else header.source
+
+    def peer_address(self) -> Address | None:
+        return _of_ip(self.transport.getPeer())
+
+    def destination(self) -> Address | None:
+        return None if self.lost else _of_ip(self.transport.getHost())
 
     def carried(self) -> tuple[int, int]:
         return self.session.up, self.session.down
@@ -325,7 +338,10 @@ class ClientSide(Side):
         return None if self.peer is None or self.peer.lost else socket_of(self.peer.transport)
 
 
-def _written(peer: Any) -> str:
-    if hasattr(peer, "host"):
-        return written((unmapped(peer.host), peer.port))
+def _of_ip(address: Any) -> Address | None:
+    return (unmapped(address.host), address.port) if hasattr(address, "host") else None
+
+
+def _other(peer: Any) -> str:
+    """The text of an address that has no IP address."""
     return written_unix(peer.name) if isinstance(peer, UNIXAddress) else str(peer)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 from rproxy.carriers.splice.endings import LegTable
+from rproxy.carriers.splice.headers import HeaderReader
 from rproxy.carriers.splice.leg import EVENTS, ClientLeg, Listener, PeerAddress
 from rproxy.net.tcp_options import prepare_listener
 from rproxy.net.tcp_state import protocol_of
@@ -58,6 +59,7 @@ class Listeners:
         self._table = table
         self._cut = table.cut  # one bound method for all clients
         self._connect = connect
+        self.headers = HeaderReader(table, self._begin)
         self.paused: list[Listener] = []
 
     def add(self, sock: socket.socket, service: Service, name: str) -> Listener:
@@ -109,12 +111,24 @@ class Listeners:
             table.put(descriptor, client)
         try:
             self._register(descriptor, EVENTS)
-            if listener.service.gate is not None and not session.admit():
+            service = listener.service
+            if service.proxy_headers is not None:
+                self.headers.expect(client, service.proxy_headers)
+                return
+            if service.gate is not None and not session.admit():
                 table.close_last(client, reset=True)
                 return
             self._connect(client, session.choose_backend())
         except Exception:
             table.fail(client)
+
+    def _begin(self, client: ClientLeg) -> None:
+        """The PROXY header of a client is complete."""
+        session = client.session
+        if session.service.gate is not None and not session.admit():
+            self._table.close_last(client, reset=True)
+            return
+        self._connect(client, session.choose_backend())
 
     def _pause(self, listener: Listener) -> None:
         self._modify(listener.sock.fileno(), 0)

@@ -11,6 +11,7 @@ from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from typing import Final
 
 from rproxy.carriers.splice.endings import LegTable
+from rproxy.carriers.splice.headers import send_header
 from rproxy.carriers.splice.leg import EVENTS, Leg
 from rproxy.carriers.splice.states import (
     CLIENT,
@@ -31,6 +32,7 @@ from rproxy.net.tcp_options import keep_alive
 from rproxy.net.tcp_state import is_self_connected
 from rproxy.pool.backend import Backend
 from rproxy.sessions.endings import Ending
+from rproxy.sessions.origin import header_of
 from rproxy.sessions.redispatch import EARLY_END_S
 from rproxy.sessions.session import LOCAL_ERRORS
 
@@ -95,6 +97,8 @@ class Connector:
             if client.count or client.state & EOF:  # sent before, to a back-end that did not take it
                 leg.backlog = session.early_data
                 leg.state |= STALLED
+            if outbound.send_proxy:
+                leg.backlog = header_of(session, outbound.send_proxy) + (leg.backlog or b"")
             descriptor = sock.fileno()
             try:  # `LegTable.put` is inlined: one call fewer for each client
                 table.legs[descriptor] = leg
@@ -155,6 +159,8 @@ class Connector:
             assert client is not None
             if resend:
                 self._resend(leg)
+            elif leg.backlog is not None:
+                send_header(self._transfer, leg, client)
             elif client.state & READABLE:  # as if its data came only now
                 client.state &= ~READABLE
                 self._requeue(client.sock.fileno(), EPOLLIN | EPOLLRDHUP if client.state & HUNG_UP else EPOLLIN)

@@ -26,6 +26,7 @@ from rproxy.carriers.splice.states import (
     DEAD,
     EOF,
     FIRST_WRITES,
+    HEADER,
     HUNG_UP,
     LISTENING,
     READABLE,
@@ -73,6 +74,7 @@ class Dispatcher:
         )
         self.connector = Connector(epoll, table, self.transfer, requeue=self._requeue, handle=self._handle)
         self._listeners = Listeners(epoll, capacity, table, self.connector.connect)
+        self._headers = self._listeners.headers
         self._events: list[tuple[int, int]] = []
         self.watch_fired = False
         """Whether a watched descriptor has become readable."""
@@ -199,9 +201,11 @@ class Dispatcher:
         if state & CONNECTING:
             self.connector.connect_event(leg, event)
             return
-        if state & (LISTENING | CLOSED | WATCHED | WAITING):
+        if state & (LISTENING | CLOSED | WATCHED | WAITING | HEADER):
             if state & LISTENING:
                 self._listeners.accept(leg)
+            elif state & HEADER:
+                self._headers.event(leg, event)
             elif state & WAITING:
                 self.connector.waiting_event(leg, event)
             elif state & WATCHED:
@@ -237,6 +241,7 @@ class Dispatcher:
     def tick(self, now: float) -> bool:
         """Expire deadlines; return whether another tick is needed."""
         recent = self.connector.tick(now)
+        awaited = self._headers.tick(now)
         self.table.tick(now)
         self._listeners.resume_if_possible()
-        return bool(recent or self.table.flushing or self._listeners.paused)
+        return bool(recent or awaited or self.table.flushing or self._listeners.paused)

@@ -81,16 +81,21 @@ class ClientLeg(Leg):
         self._end = end
 
     def client_address(self) -> str:
-        if isinstance(self._address, tuple):
-            host, port, *_ = self._address
-            text = written((unmapped(host), port))
-        else:
-            text = written_unix(self._address)
-        return text
+        client = self.client()
+        if client is not None:
+            return written(client)
+        assert not isinstance(self._address, tuple)
+        return written_unix(self._address)
 
     def client(self) -> Address | None:
-        address = self._address
-        return (unmapped(address[0]), address[1]) if isinstance(address, tuple) else None
+        header = self.session.header
+        return self.peer_address() if header is None or header.source is None else header.source
+
+    def peer_address(self) -> Address | None:
+        return _of_ip(self._address)
+
+    def destination(self) -> Address | None:
+        return _of_ip(self.sock.getsockname())
 
     def carried(self) -> tuple[int, int]:
         return self.count, 0 if self.peer is None else self.peer.count
@@ -113,6 +118,13 @@ class ClientLeg(Leg):
 
     def cut(self, ending: Ending) -> None:
         self._end(self, ending)
+
+
+def _of_ip(address: PeerAddress) -> Address | None:
+    """The IP address and port in a socket's address; None if it has none."""
+    if not isinstance(address, tuple):
+        return None
+    return (address[0], address[1]) if len(address) == 2 else (unmapped(address[0]), address[1])
 
 
 class Listener:

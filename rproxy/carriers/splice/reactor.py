@@ -79,7 +79,7 @@ class SpliceCarrier:
             port.stopListening()
             raise ValueError("the splice carrier takes plain sockets only; --carrier auto takes this one, too")
         if sock is None:
-            return port
+            return self._portable.read_headers(port, service)
         self._portable.ports.remove(port)
         port.stopReading()  # type: ignore[attr-defined]
         self._dispatcher.listen(sock, service, name)

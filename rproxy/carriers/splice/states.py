@@ -43,6 +43,8 @@ WATCHED: Final = 1 << 16
 """A descriptor of another part of the process; when it is readable, the reactor gets its turn."""
 WAITING: Final = 1 << 17
 """A client in the wait queue."""
+HEADER: Final = 1 << 18
+"""A client whose PROXY header has not been read yet."""
 
 SLOW_PATH: Final = ~(CLIENT | NAGLE | WROTE | SHUT | HUNG_UP | EARLY)
 """An event of a leg with any of these bits is not handled by the dispatcher's inlined read and write."""
@@ -70,6 +72,7 @@ NAMES: Final = {
     ORPHANED: "ORPHANED",
     WATCHED: "WATCHED",
     WAITING: "WAITING",
+    HEADER: "HEADER",
 }
 
 
@@ -95,6 +98,7 @@ class LegalStates:
 _TRANSFER: Final = EOF | SHUT | HUNG_UP | READABLE | STALLED | BULK | UNSPLICEABLE | DEAD | ORPHANED
 LEGAL: Final = (
     LegalStates("client", CLIENT, _TRANSFER),
+    LegalStates("client before its header", CLIENT | HEADER),
     LegalStates("waiting client", CLIENT | WAITING, EOF | SHUT | HUNG_UP | READABLE | BULK | UNSPLICEABLE),
     LegalStates("connecting back-end", CONNECTING | NAGLE, STALLED),
     LegalStates("back-end", 0, NAGLE | WROTE | EARLY | _TRANSFER),

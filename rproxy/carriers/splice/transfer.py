@@ -263,12 +263,12 @@ class Transfer:
             self._pipes.release(target.pipe)
             target.pipe = None
 
-    def flush(self, target: Leg) -> None:
+    def flush(self, target: Leg, flags: int = DONTWAIT) -> None:
         """Write what is kept for a stalled leg, then go on reading for it."""
         backlog = target.backlog
         if backlog is not None:
             try:
-                sent = target.sock.send(backlog, DONTWAIT)
+                sent = target.sock.send(backlog, flags)
             except BlockingIOError:
                 return
             except OSError:

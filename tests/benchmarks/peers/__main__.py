@@ -141,8 +141,9 @@ def run(chosen: argparse.Namespace) -> Bench:
     with ExitStack() as stack:
         stack.callback(programs.end_children)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        sink = Server(rows.discard)
+        sink, headed_sink = (Server(rows.discard, port=port) for port in programs.free_pair())
         stack.callback(sink.close)
+        stack.callback(headed_sink.close)
         server = stack.enter_context(programs.http_backend(folder))
         backends = {**dict.fromkeys(rows.ROWS, server), "upload": sink.address, "tls-upload": sink.address}
         bench = Bench(backends, Results(chosen.peers, chosen.rows), rows.Load(folder, chosen.seconds))

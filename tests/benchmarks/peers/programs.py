@@ -57,7 +57,7 @@ global
 listen proxy
     bind {host}:{port} backlog 4096
     bind {host}:{tls_port} backlog 4096 ssl crt {certificate}
-    server backend {backend}
+    server backend {backend}{server_options}
 """
 _RPROXY: Final = """\
 [[service]]
@@ -104,6 +104,7 @@ http {{
     scgi_temp_path {port}.scgi;
     server {{
         listen {host}:{port} backlog=4096;
+        listen {host}:{headed_port} proxy_protocol backlog=4096;
         root {folder};
     }}
 }}
@@ -209,7 +210,7 @@ def _read(path: Path) -> None:
 
 @contextmanager
 def _nginx(folder: Path, purpose: str, modules: str = "", backend: str = "") -> Iterator[Running]:
-    port = _free_port()
+    port, headed_port = free_pair()
     config = folder / f"{port}.conf"
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     config.write_text(
@@ -221,6 +222,7 @@ def _nginx(folder: Path, purpose: str, modules: str = "", backend: str = "") -> 
             folder=folder,
             host=LOOPBACK,
             port=port,
+            headed_port=headed_port,
             backend=backend,
         )
     )
@@ -234,7 +236,7 @@ def _nginx_stream(folder: Path, backend: Address) -> AbstractContextManager[Runn
 
 
 @contextmanager
-def _haproxy(folder: Path, backend: Address, *options: str) -> Iterator[Running]:
+def _haproxy(folder: Path, backend: Address, *options: str, server_options: str = "") -> Iterator[Running]:
     port, tls_port = _free_port(), _free_port()
     config = folder / f"{port}.cfg"
     config.write_text(
@@ -248,6 +250,7 @@ def _haproxy(folder: Path, backend: Address, *options: str) -> Iterator[Running]
             host=LOOPBACK,
             port=port,
             backend=written(backend),
+            server_options=server_options,
         )
     )
     with _program(folder, [path("haproxy"), "-db", "-f", str(config)], port) as running:
@@ -304,6 +307,12 @@ def _rproxy(folder: Path, backend: Address, carrier: str, *options: str) -> Iter
         yield Running(proxy.address, proxy.pid, *tls)
 
 
+def _rproxy_with_headers(folder: Path, backend: Address) -> AbstractContextManager[Running]:
+    config = folder / "rproxy.toml"
+    config.write_text(f'[[service]]\nlisten = ["{LOOPBACK}:0"]\nsend-proxy = 2\n')
+    return _rproxy(folder, headed(backend), "splice", "--config", str(config))
+
+
 @contextmanager
 def _abandoning(pool: Pool) -> Iterator[Pool]:
     try:
@@ -315,14 +324,32 @@ def _abandoning(pool: Pool) -> Iterator[Pool]:
 PEERS: Final[Mapping[str, Callable[[Path, Address], AbstractContextManager[Running]]]] = {
     "splice": lambda folder, backend: _rproxy(folder, backend, "splice"),
     "freshness-off": lambda folder, backend: _rproxy(folder, backend, "splice", "--freshness", "off"),
+    "proxy-v2": _rproxy_with_headers,
     "portable": _rproxy_with_tls,
     "haproxy": _haproxy,
     "haproxy-splice": lambda folder, backend: _haproxy(folder, backend, "splice-request", "splice-response"),
+    "haproxy-proxy-v2": lambda folder, backend: _haproxy(
+        folder, headed(backend), "splice-request", "splice-response", server_options=" send-proxy-v2"
+    ),
     "nginx": _nginx_stream,
     "portforward": _portforward,
     "direct": _direct,
 }
 """Context managers that run a peer for a back-end, with its files in a folder."""
+
+
+def headed(backend: Address) -> Address:
+    """Where a back-end expects PROXY headers: at the next port."""
+    return backend[0], backend[1] + 1
+
+
+def free_pair() -> tuple[int, int]:
+    """Two consecutive ports that are free."""
+    while True:
+        port = _free_port()
+        with suppress(OSError), closing(socket.socket()) as sock:
+            sock.bind((LOOPBACK, port + 1))
+            return port, port + 1
 
 
 def _free_port() -> int:

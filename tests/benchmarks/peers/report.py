@@ -79,6 +79,8 @@ def goal_table(results: Results) -> str:
 def _goal_row(goal: Goal, ratio: float | None) -> list[str]:
     wanted = f"{'at least' if goal.figure.more_is_better else 'at most'} {goal.bound}"
     label = _full_label(goal.figure) + (f", by {goal.other}" if goal.other else "")
+    if goal.peer != OURS:
+        label = f"{' '.join(TITLES[goal.peer])}: {label}"
     if ratio is None:
         return [label, wanted, NO_FIGURE, "not measured"]
     return [label, wanted, _ratio(ratio), "reached" if goal.reached(ratio) else "not reached"]
@@ -125,6 +127,7 @@ def _goal_json(goal: Goal, results: Results) -> dict[str, Any]:
         "bound": goal.bound,
         "haproxy": results.best(goal.figure) if goal.other is None else None,
         "other": goal.other,
+        "peer": goal.peer,
         "ratio": ratio,
         "reached": None if ratio is None else goal.reached(ratio),
     }
