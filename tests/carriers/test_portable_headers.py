@@ -10,7 +10,7 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 
-from rproxy.carriers.portable.client_side import HANDSHAKE_S
+from rproxy.carriers.portable.handshakes import HANDSHAKE_S
 from rproxy.carriers.portable.header_reader import HeaderFactory
 from rproxy.carriers.portable.outgoing_header import tls_of
 from rproxy.sessions.endings import Ending

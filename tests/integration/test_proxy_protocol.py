@@ -693,6 +693,28 @@ def test_stream_proxy_protocol(proxies: Proxies, pools: Callable[[Proxy], Pool])
     assert receive_all(client) == f"PROXY TCP6 ::1 ::1 {address_of(client)[1]} {port}\r\nclose".encode()
 
 
+def test_stream_proxy_protocol_ssl(variant: Variant, certificate: Certificate, start: Starter, tmp_path: Path) -> None:
+    """TLS to the back-end begins behind the header."""
+    config = configured(
+        tmp_path, f'"{LOOPBACK}:0"', "send-proxy = 1", f'send-tls = {{ ca = "{certificate.certificate}" }}'
+    )
+    pool = start.pool("--config", str(config), *variant.tls_options, reactor=variant.reactor)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.certificate, certificate.key)
+
+    def echo_all(connection: socket.socket) -> None:
+        _, header = read_header(connection)
+        with context.wrap_socket(connection, server_side=True) as secured:
+            secured.sendall(header + secured.recv(65536))
+            secured.unwrap()
+
+    pool.serve(echo_all)
+    client = pool.connect()
+    client.sendall(b"test")
+    host, port = pool.proxy.address
+    assert receive_all(client) == f"PROXY TCP4 {host} {host} {address_of(client)[1]} {port}\r\ntest".encode()
+
+
 @pytest.mark.parametrize(
     ("header", "own"),
     [
