@@ -103,12 +103,13 @@ def table(first_heading: str, text: str = OPERATING) -> list[list[str]]:
 
 
 def test_the_transition_table_is_the_programs() -> None:
-    heading, *rows = table("state      answered")
+    heading, *rows = table("event        registered")
     shown = {
-        State(row[0]): {Event(event): State(cell) for event, cell in zip(heading[1:], row[1:], strict=True) if cell}
-        for row in rows
+        State(state): {Event(row[0]): State(row[column]) for row in rows if row[column]}
+        for column, state in enumerate(heading)
+        if column
     }
-    assert set(heading[1:]) == set(Event)
+    assert {row[0] for row in rows} == set(Event)
     assert {**shown, State.FORGOTTEN: {}} == TRANSITIONS
 
 

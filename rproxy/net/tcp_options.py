@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from contextlib import suppress
 from socket import SocketType
 from typing import Final
@@ -17,6 +18,7 @@ KEEPALIVE_PROBES: Final = 4
 """Keepalive probes without an answer that end the connection."""
 _NO_DELAY: Final = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 _URGENT_IN_LINE: Final = (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
@@ -61,7 +63,12 @@ def probe_soon(sock: SocketType) -> None:
         _set(sock, (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SOON_S))
 
 
-def _set(sock: SocketType, *options: tuple[int, int, int]) -> None:
+def reset_on_close(sock: SocketType) -> None:
+    """Have `close` reset the connection (SO_LINGER of 0 s): this host keeps nothing of it, not even TIME_WAIT."""
+    _set(sock, (socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER))
+
+
+def _set(sock: SocketType, *options: tuple[int, int, int | bytes]) -> None:
     for option in options:
         with suppress(OSError):  # the kind of socket lacks the option, or the peer is gone already
             sock.setsockopt(*option)

@@ -19,6 +19,21 @@ _RTO_FACTOR: Final = 1.5
 _TCP_CLOSE: Final = 7  # tcpi_state, linux/tcp_states.h
 _TCP_INFO: Final = struct.Struct("=3xB4x I 12x I 28x I")
 """tcpi_probes, tcpi_rto (µs), tcpi_unacked (packets), tcpi_last_ack_recv (ms), linux/tcp.h."""
+_TCP_INFO_RTT: Final = struct.Struct("=68x I")
+"""tcpi_rtt (µs)."""
+
+
+def rtt_ms(sock: SocketType) -> float | None:
+    """The kernel's smoothed round-trip time of a connection, which no pause of this process makes longer; None where
+    the system does not tell it.
+    """
+    if not hasattr(socket, "TCP_INFO"):
+        return None
+    try:
+        (rtt_us,) = _TCP_INFO_RTT.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RTT.size))
+    except (OSError, struct.error):
+        return None
+    return rtt_us / 1000 if rtt_us else None
 
 
 @attrs.frozen

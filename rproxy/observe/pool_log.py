@@ -13,6 +13,7 @@ from rproxy.pool.backend import Backend
 from rproxy.pool.events import (
     Administered,
     AgentRestarted,
+    Checked,
     DrainingChanged,
     Observers,
     PanicChanged,
@@ -21,6 +22,7 @@ from rproxy.pool.events import (
     ProbeLost,
     Reported,
     Transitioned,
+    WordsChanged,
 )
 from rproxy.pool.states import State
 from rproxy.timing.rate_limit import RateLimit
@@ -67,9 +69,10 @@ class PoolLog:
             DrainingChanged: self.draining_changed,
             Administered: self.administered,
             PassedOver: self.passed_over,
+            WordsChanged: self.words_changed,
         }
         if self._trace:
-            observers |= {Reported: self.reported, ProbeLost: self.lost}
+            observers |= {Reported: self.reported, ProbeLost: self.lost, Checked: self.checked}
         return observers
 
     def stop(self) -> None:
@@ -119,12 +122,12 @@ class PoolLog:
     def _log_change(self, transition: Transitioned, times: int) -> None:
         backend = transition.backend
         self.log.info(
-            "back-end {backend}: {before} -> {after} ({reason}; agent {agent}){sum}",
+            "back-end {backend}: {before} -> {after} ({reason}; {by}){sum}",
             backend=backend.name,
             before=transition.before.value,
             after=transition.after.value,
             reason=transition.reason,
-            agent=written(backend.registration.agent),
+            by=f"agent {written(backend.registration.agent)}" if backend.has_agent else "static",
             sum=_times(times),
         )
 
@@ -163,6 +166,21 @@ class PoolLog:
             request=request,
             sum=_times(times),
         )
+
+    def words_changed(self, event: WordsChanged) -> None:
+        """A back-end's agent-check says something else than before."""
+        backend = event.backend
+        self._others.say((backend.name, "says"), lambda times: self._log_words(backend, times))
+
+    def _log_words(self, backend: Backend, times: int) -> None:
+        """Log what is said by now, if the back-end is still one without an agent."""
+        if backend.static is not None:
+            self.log.info(
+                "back-end {backend}: its agent-check says: {said}{sum}",
+                backend=backend.name,
+                said=backend.static.said or "ready",
+                sum=_times(times),
+            )
 
     def panic(self, event: PanicChanged) -> None:
         """A panic has begun or ended."""
@@ -217,6 +235,11 @@ class PoolLog:
             sample_ms=event.sample_ms,
             smoothed_ms=event.backend.rtt.smoothed_ms,
         )
+
+    def checked(self, event: Checked) -> None:
+        """For a trace: the result of a check."""
+        result = f"failed: {event.failure}" if event.failure else "passed"
+        self.log.debug(":: [{backend}] check {result}", backend=event.backend.name, result=result)
 
     def lost(self, event: ProbeLost) -> None:
         """For a trace: a lost probe."""

@@ -19,7 +19,7 @@ class ReportScore:
 
     def __call__(self, backend: Backend) -> float:
         return score(
-            rtt_ms=backend.rtt.last_ms or 0.0,
+            rtt_ms=backend.rtt_ms,
             tcp=backend.tcp,
             loss=backend.losses.rate,
             cpu=backend.cpu,

@@ -39,7 +39,7 @@ class ServiceView:
 
     def _row(self, backend: Backend, now: float) -> dict[str, Any]:
         explanation, score = NO_EXPLANATION, None
-        if backend.answered_at is not None:
+        if backend.state is not State.REGISTERED:
             explanation, score = self.service.pool.explain(backend, now), self.report_score(backend)
         return {**backend_status(backend, explanation, score, now), "service": self.service.name}
 
@@ -135,6 +135,7 @@ def backend_status(
 ) -> dict[str, Any]:
     """One back-end. None for what it has not reported; `tcp` is the live count; times in s or ms as named."""
     state = "draining" if backend.is_up and not backend.available else backend.state.value
+    static = backend.static
     return {
         "address": backend.address,
         "port": backend.port,
@@ -145,15 +146,17 @@ def backend_status(
         "report_score": _rounded(report_score),
         "rtt_ms": _rounded(backend.rtt.last_ms),
         "srtt_ms": _rounded(backend.rtt.average_ms),
-        "loss": round(backend.losses.rate, 4),
+        "loss": round(backend.losses.rate, 4) if static is None else None,
         "tcp": None if backend.report.tcp is None else backend.tcp,
         "cpu": backend.report.cpu,
         "memory": backend.report.memory,
         "load": backend.report.load,
         "others": backend.report.others,
-        "weight": backend.registration.weight,
+        "weight": backend.registration.weight if static is None else static.weight,
         "share": round(backend.share, 2),
-        "interval_s": backend.registration.interval_s,
+        "interval_s": backend.registration.interval_s if static is None else None,
+        "check": "agent" if static is None else static.configured.check,
+        "said": "" if static is None else static.said,
         "connections": backend.connections,
         "total": backend.counts.total,
         "last_seen_s": None if backend.answered_at is None else _rounded(now - backend.answered_at),

@@ -193,7 +193,11 @@ class DelayEstimates(Ranked, ABC):
         record.told_at = told_at
         self._hear_others(record, report.tcp, report.counted, report.others, passed_s)
         cpu = backend.cpu if report.cpu is None else report.cpu
-        self._hear_cpu(record, cpu / 100, report.counted + record.told_foreign, passed_s)
+        if report.cpu is None and backend.static is not None:
+            each = max(EACH_MIN, self._cpu / self._sessions) if self._sessions > SESSIONS_MIN else EACH_UNKNOWN
+            record.assume_cpu(max(0.0, 1 - cpu / 100 / CROWDED), self._lengths.long_share, FULL, each)
+        else:
+            self._hear_cpu(record, cpu / 100, report.counted + record.told_foreign, passed_s)
         memory = backend.memory if report.memory is None else report.memory
         if (
             cpu > self._cpu_from

@@ -211,6 +211,13 @@ class DelayRecord(Place):
             self.limit_growth(after, now)
         self.set_pace()
 
+    def assume_cpu(self, apart: float, long_share: float, room: float, each: float) -> None:
+        """Take the CPU of a host that has no agent for usual: `room` without sessions, of which each takes `each` on
+        other hosts.
+        """
+        self.apart, self.shared, self.long_share = apart, 1 - apart, long_share
+        self.cpu_room, self.cpu_each = room, each * self.inverse_weight
+
     def settle_pace(self, finished: float, spent_s: float, kept: float, prior: float, rate: float) -> None:
         """Set the pace of the idle back-end. `finished` and `spent_s` are those of the last `recent_` ones and since,
         `kept` is the part of the older ones that still counts, `rate` the pool's.

@@ -216,7 +216,7 @@ def strained(sessions: float, record: Record | None, backend: Backend, now: floa
 
     A back-end that fails fast, or whose accept queue fills, has few sessions and is not idle.
     """
-    strain = (backend.report.load or 0) / QUEUE_PERCENT
+    strain = (backend.report.load or 0 if backend.static is None else backend.load) / QUEUE_PERCENT
     if record is not None and record.failures:
         strain += failures(record, now)
     return sessions + strain * (sessions + 1) if strain else sessions

@@ -53,7 +53,7 @@ class PeakEwmaPolicy(TwoChoicesPolicy):
             seconds += (latency.seconds - sample_s) * self._latencies.kept(latency, now)
         self._latencies.set(latency, seconds, sample_s, now)
 
-    def _cost(self, record: Record | None, sessions: int, now: float) -> float:
+    def _cost(self, record: Record | None, sessions: float, now: float) -> float:
         latency: Latency | None = None if record is None else record.figures
         if latency is None or not latency.seconds:
             return self._latencies.usual_s * (PENALTY if sessions else 1)

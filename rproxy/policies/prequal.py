@@ -10,6 +10,7 @@ import attrs
 from rproxy.policies.drawing import Drawing, Record, Rng, failures, strained
 from rproxy.policies.latency import SHORTEST_S, Latencies, Latency
 from rproxy.policies.own_options import option
+from rproxy.policies.pool_mean import PoolMean
 from rproxy.policies.two_choices import CHOICES_MAX, takes_over
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import Explanation
@@ -40,15 +41,16 @@ class _Figures:
 
     `latency`: the average length of sessions for each one in flight when they ended. `elsewhere`: other proxies'
     sessions, and the host's connections above those that are always there, by the last report. `base`: those that are
-    always there, as of `base_at`; None before the first report.
+    always there, as of `base_at`; None before the first report. `share_of_mean`: its part of the pool's mean.
     """
 
-    __slots__ = ("base", "base_at", "elsewhere", "latency")
+    __slots__ = ("base", "base_at", "elsewhere", "latency", "share_of_mean")
 
     def __init__(self) -> None:
         self.latency = Latency()
         self.elsewhere = self.base_at = 0.0
         self.base: float | None = None
+        self.share_of_mean: float | None = None
 
     def update(self, backend: Backend, now: float) -> None:
         """The back-end has reported. Connections that are fewer change `base` at once, and more of them in time."""
@@ -78,6 +80,8 @@ class PrequalPolicy(Drawing):
     def __init__(self, rng: Rng, options: PrequalOptions = PrequalOptions()) -> None:
         super().__init__(rng, options.choices)
         self._quantile = options.threshold
+        self._elsewhere = PoolMean()
+        """Of what back-ends with agents have in flight besides ours: one without has as much."""
         self._latencies = Latencies(DECAY_S)
         self._threshold = 0.0
         """What was in flight for a weight of 100 at the threshold of the last choice, for `explain`."""
@@ -89,8 +93,19 @@ class PrequalPolicy(Drawing):
         """See `Policy`."""
         if backend.slot >= 0:
             figures: _Figures = self._enter(backend, now).figures
-            figures.update(backend, now)
+            if backend.static is None:
+                figures.update(backend, now)
+                self._elsewhere.replace(figures.share_of_mean, figures.elsewhere)
+                figures.share_of_mean = figures.elsewhere
+            else:
+                figures.elsewhere = self._elsewhere.mean or 0.0
         return super().reported(backend, now)
+
+    def _drop(self, backend: Backend) -> None:
+        record = self._records.get(backend)
+        if record is not None:
+            self._elsewhere.replace(record.figures.share_of_mean, None)
+        super()._drop(backend)
 
     def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
         """See `Policy`."""
@@ -139,7 +154,7 @@ class PrequalPolicy(Drawing):
                 "in flight": flight,
                 "latency_s": each_s * (flight + 1),
                 "failures": failures(record, now),
-                "queue": backend.report.load or 0,
+                "queue": backend.load,
                 "weight": backend.weight,
             },
         )

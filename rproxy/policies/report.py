@@ -34,7 +34,7 @@ SATURATED_VALUE: Final = 1e11
 _Figures = tuple[float, float, float, float, bool]
 """The parts of the score that are constant until the next report: the sum without its TCP term, in steps; what one
 connection adds; what a session adds beyond that while slow start lasts; the host's connections that are not our
-sessions; whether means replace unknown figures.
+sessions; whether means replace figures that its agent does not know.
 """
 
 
@@ -115,7 +115,7 @@ class ReportPolicy(Ranked):
         cpu, memory, loss = backend.cpu, backend.memory, _loss(backend)
         _, term, starting, _, _ = self._figures(backend)
         parts = terms(
-            rtt_ms=max(backend.rtt.last_ms or 0.0, RTT_NOISE_MS),
+            rtt_ms=max(backend.rtt_ms, RTT_NOISE_MS),
             tcp=backend.tcp * WEIGHT_NORMAL / backend.registration.weight,
             loss=loss,
             cpu=cpu,
@@ -156,9 +156,9 @@ class ReportPolicy(Ranked):
         cpu: float | None = report.cpu
         memory: float | None = report.memory
         tcp = report.tcp
-        unknown = cpu is None or memory is None or tcp is None
+        unknown = (cpu is None or memory is None or tcp is None) and backend.static is None
         loss = _loss(backend)
-        rtt_ms = max(backend.rtt.last_ms or 0.0, RTT_NOISE_MS)
+        rtt_ms = max(backend.rtt_ms, RTT_NOISE_MS)
         if cpu is None or memory is None:
             cpu, memory = backend.cpu, backend.memory
         steps = unsaturated(rtt_ms=rtt_ms, tcp=0, loss=loss, cpu=cpu, memory=memory) / SCORE_RESOLUTION + _ROUNDING

@@ -35,10 +35,13 @@ def takes_over(cost: float, sessions: float, weight: float, than: tuple[float, f
     return cost * (sessions + 1) / weight <= other_cost * (other_sessions / other_weight + tie)
 
 
-def sessions_known(backend: Backend) -> int:
-    """Our sessions on it, the pending ones included, and those of other proxies, as its agent last told us."""
+def sessions_known(backend: Backend) -> float:
+    """Our sessions on it, the pending ones included, and those of other proxies, as its agent last told us; without an
+    agent, as many as agents tell on average.
+    """
     counts = backend.counts
-    return counts.pending + counts.established + (backend.report.others or 0)
+    others = backend.report.others or 0 if backend.static is None else backend.claimed
+    return counts.pending + counts.established + others
 
 
 class TwoChoicesPolicy(Drawing):
@@ -54,7 +57,7 @@ class TwoChoicesPolicy(Drawing):
     def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
         """See `Policy`: the sessions are counted in the back-end."""
 
-    def _cost(self, record: Record, sessions: int, now: float) -> float:
+    def _cost(self, record: Record, sessions: float, now: float) -> float:
         """What a session on this back-end costs, relative to others."""
         return 1.0
 
@@ -81,7 +84,7 @@ class TwoChoicesPolicy(Drawing):
             {
                 "sessions": sessions,
                 "failures": failures(record, now),
-                "queue": backend.report.load or 0,
+                "queue": backend.load,
                 "weight": backend.weight,
             },
         )

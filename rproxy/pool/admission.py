@@ -34,6 +34,7 @@ class Refusal(StrEnum):
     NO_SERVICE = "no-service"
     """No service takes agents that register this service port."""
     OWN_LISTENER = "own-listener"
+    STATIC = "static"
     UNEXPECTED_PROBE_REQUEST = "unexpected-probe-request"
 
 
@@ -108,8 +109,8 @@ class Admission:
         ):
             raise Rejected(Refusal.RATE_LIMITED)
 
-    def moved(self, host: str, before: State | None, after: State) -> None:
-        """Count a change of state. `before` is None for a new back-end."""
+    def moved(self, host: str, before: State | None, after: State | None) -> None:
+        """Count a change of state. None is for a back-end that is not limited: a new one, or one without an agent."""
         left, entered = _kind(before), _kind(after)
         if left is entered:
             return

@@ -11,8 +11,21 @@ from typing import Final
 import attrs
 
 from rproxy.net.addresses import Address, written
-from rproxy.pool.estimators import CPU, MEMORY, OTHERS, LossWindow, PoolMeans, Report, SmoothedRtt
+from rproxy.pool.estimators import (
+    CLAIMED,
+    CPU,
+    LOAD,
+    MEMORY,
+    OTHERS,
+    UNKNOWN_PERCENT,
+    LossWindow,
+    PoolMeans,
+    Report,
+    SmoothedRtt,
+)
 from rproxy.pool.states import Administration, State
+from rproxy.wire.agent_check import READY, Weight
+from rproxy.wire.pdu import WEIGHT_MAX
 
 FORGET_MIN_S: Final = 60.0
 """The least that `Backend.intervals_s` returns."""
@@ -47,14 +60,72 @@ class Registration:
         return self.agent == other.agent and self.instance == other.instance and self.local == other.local
 
 
+@attrs.frozen
+class StaticTerms:
+    """What a back-end without an agent is configured with. `check` is how it is checked, in words for operators."""
+
+    weight: int
+    check: str = ""
+    max_connections: int | None = None
+
+
+@attrs.define
+class Static:
+    """Of a back-end without an agent: how it is configured, and what its agent-check has said, if it has one.
+
+    Those words stay in force until the agent-check takes them back.
+    """
+
+    configured: StaticTerms
+    mode: str = attrs.field(init=False, default=READY)
+    """`READY`, `DRAIN` or `MAINT`."""
+    stopped: str = attrs.field(init=False, default="")
+    """The word for down, with its description; empty while it is not said to be down."""
+    said_weight: Weight | None = attrs.field(init=False, default=None)
+    said_max_connections: int | None = attrs.field(init=False, default=None)
+    """0 for no limit."""
+    refuses: bool = attrs.field(init=False, default=False)
+    """Whether the last check failed, but was answered: the host is alive."""
+
+    @property
+    def weight(self) -> int:
+        """The weight that it is to have now, 0 for no new clients: a percentage above 0 of a small one is not 0."""
+        configured, said = self.configured.weight, self.said_weight
+        if said is None:
+            return configured
+        if not said.relative:
+            return said.number
+        return min(max(configured * said.number // 100, 1 if said.number else 0), WEIGHT_MAX)
+
+    @property
+    def max_connections(self) -> int | None:
+        """Its own limit of sessions; None if it has none, 0 for no limit."""
+        return self.configured.max_connections if self.said_max_connections is None else self.said_max_connections
+
+    @property
+    def orders(self) -> tuple[str, str, bool, int | None]:
+        """What its agent-check has said, but for a weight above 0, which may be another one each time."""
+        return self.mode, self.stopped, not self.weight, self.said_max_connections
+
+    @property
+    def said(self) -> str:
+        """The words in force, for operators; empty if there are none."""
+        words = [self.stopped, "" if self.mode == READY else self.mode]
+        if self.weight != self.configured.weight:
+            words.append(f"weight {self.weight}")
+        if self.said_max_connections is not None:
+            words.append(f"maxconn {self.said_max_connections}")
+        return ", ".join(filter(None, words))
+
+
 @attrs.define
 class Health:
-    """Results of probes and connects: the counts in a row behind each state, and the hold-down (times in s)."""
+    """Results of probes, checks and connects: the counts in a row behind each state, and the hold-down (times in s)."""
 
     misses: int = attrs.field(init=False, default=0)
-    """Probes lost in a row."""
+    """Probes lost, or checks failed, in a row."""
     answers: int = attrs.field(init=False, default=0)
-    """Probes answered in a row."""
+    """Probes or checks answered in a row."""
     lost_on_demand: int = attrs.field(init=False, default=0)
     """Probes on demand lost in a row; they are no misses."""
     refusals: int = attrs.field(init=False, default=0)
@@ -88,7 +159,9 @@ class Probing:
     outstanding: set[int] = attrs.Factory(set)
     """Tokens of the probes that are neither answered nor lost."""
     asked_at: float = float("-inf")
-    """When its present agent was last sent a probe: the report is as old, unless that probe is on its way or lost."""
+    """When its present agent was last sent a probe: the report is as old, unless that probe is on its way or lost.
+    Infinite without an agent, which is never asked.
+    """
     waiting: int = 0
     """Registrations that wait for their first probe, see `Candidates`."""
 
@@ -101,11 +174,13 @@ class Backend:
     port: int
     registration: Registration
     means: PoolMeans = attrs.field(factory=PoolMeans, repr=False)
-    """Averages over the pool's agents, used for figures that its agent does not know."""
+    """Averages over the pool's agents, used for figures that are not known of it."""
+    static: Static | None = None
+    """Set if the configuration names it; None if it has an agent, which `registration` then tells of."""
     state: State = attrs.field(init=False, default=State.REGISTERED)
     administration: Administration = attrs.field(init=False, default=Administration.READY)
     draining: bool = attrs.field(init=False, default=False)
-    """The D bit of its agent's last answer."""
+    """The D bit of its agent's last answer; or its agent-check says so, or that its weight is 0."""
     report: Report = attrs.field(init=False, factory=Report)
     rtt: SmoothedRtt = attrs.field(init=False, factory=SmoothedRtt)
     losses: LossWindow = attrs.field(init=False, factory=LossWindow)
@@ -113,7 +188,7 @@ class Backend:
     counts: Counts = attrs.field(init=False, factory=Counts)
     probing: Probing = attrs.field(init=False, factory=Probing)
     answered_at: float | None = attrs.field(init=False, default=None)
-    """When a probe was last answered. A REGISTER is no sign of life: any host can replay one."""
+    """When a probe or a check was last answered. A REGISTER is no sign of life: any host can replay one."""
     registered_at: float = attrs.field(init=False, default=0.0)
     """When its present instance last registered."""
     share: float = attrs.field(init=False, default=1.0)
@@ -142,7 +217,7 @@ class Backend:
     @property
     def others(self) -> float:
         """The host's TCP connections that are not our sessions, by the last report: negative if the agent counted
-        before ours reached it. The pool's mean if the agent does not know, 0 if no agent does.
+        before ours reached it. The pool's mean if that is not known, 0 if no agent knows.
         """
         report = self.report
         return self.means.mean(OTHERS) or 0.0 if report.tcp is None else report.tcp - report.counted
@@ -158,14 +233,45 @@ class Backend:
         return now if now > 0 else 0
 
     @property
+    def rtt_ms(self) -> float:
+        """As last measured; the pool's mean where it was never."""
+        last_ms = self.rtt.last_ms
+        return self.means.rtt_ms if last_ms is None else last_ms
+
+    @property
+    def load(self) -> float:
+        """The application's, in percent, as last reported, 0 if its agent does not know; the pool's mean without an
+        agent.
+        """
+        load = self.report.load
+        if load is None and self.static is not None:
+            return self.means.mean(LOAD) or 0.0
+        return load or 0
+
+    @property
+    def claimed(self) -> float:
+        """Sessions of other proxies, as its agent last told, 0 if that has not heard of any; the pool's mean without an
+        agent.
+        """
+        claimed = self.report.others
+        if claimed is None and self.static is not None:
+            return self.means.mean(CLAIMED) or 0.0
+        return claimed or 0
+
+    @property
     def cpu(self) -> float:
         """In percent: as last reported, else the pool's mean, see `PoolMeans.percent`."""
-        return self.means.percent(self.report.cpu, CPU)
+        return self.means.percent(self.report.cpu, CPU, self._least_percent)
 
     @property
     def memory(self) -> float:
         """In percent: as last reported, else the pool's mean, see `PoolMeans.percent`."""
-        return self.means.percent(self.report.memory, MEMORY)
+        return self.means.percent(self.report.memory, MEMORY, self._least_percent)
+
+    @property
+    def _least_percent(self) -> int:
+        """An agent that hides a figure must not look idle. Without an agent, a back-end is like the others."""
+        return UNKNOWN_PERCENT if self.static is None else 0
 
     @property
     def weight(self) -> float:
@@ -178,8 +284,15 @@ class Backend:
 
     @property
     def available(self) -> bool:
-        """Whether neither an operator nor its agent drains it."""
+        """Whether nobody keeps clients away from it: an operator, its agent, or its agent-check."""
+        if self.static is not None and self.static.stopped:
+            return False
         return self.administration is Administration.READY and not self.draining
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether it registers itself; if not, the configuration names it."""
+        return self.static is None
 
     @property
     def eligible(self) -> bool:

@@ -22,12 +22,17 @@ _SLOT_MAX: Final = 255
 """Probes in a slot, at most: it is a byte."""
 UNKNOWN_PERCENT: Final = 50
 """The least value assumed for an unknown percentage, so that it never looks idle."""
-CPU, MEMORY, OTHERS = range(3)
+CPU, MEMORY, OTHERS, LOAD, CLAIMED = range(5)
 """Indices of `Figures`."""
+RTT_MEAN_GAIN: Final = 1 / 64
+LOSS_MEAN_GAIN: Final = 1 / 512
+"""Of one round trip, and of one probe, in the pool's means."""
 
 Figures = tuple[int | None, ...]
-"""One back-end's CPU and memory in percent, and its TCP connections that are not our sessions; None where unknown."""
-NO_FIGURES: Final[Figures] = (None, None, None)
+"""One back-end's CPU and memory in percent, its TCP connections that are not our sessions, its application's load in
+percent, and the sessions of other proxies, as they told the agent; None where unknown.
+"""
+NO_FIGURES: Final[Figures] = (None,) * 5
 
 
 @attrs.define
@@ -102,13 +107,17 @@ class LossWindow:
 class PoolMeans:
     """The means of the known figures of all back-ends that are up, in constant time and memory."""
 
-    _totals: list[int] = attrs.field(init=False, factory=lambda: [0, 0, 0])
-    _counts: list[int] = attrs.field(init=False, factory=lambda: [0, 0, 0])
+    rtt_ms: float = attrs.field(init=False, default=0.0)
+    """Of the last round-trip times measured, of whatever back-end; 0 before the first."""
+    loss: float = attrs.field(init=False, default=0.0)
+    """The fraction of the last probes that were lost, of whatever back-end."""
+    _totals: list[int] = attrs.field(init=False, factory=lambda: [0] * len(NO_FIGURES))
+    _counts: list[int] = attrs.field(init=False, factory=lambda: [0] * len(NO_FIGURES))
 
     def replace(self, before: Figures, after: Figures) -> None:
         """One back-end's figures have changed; `NO_FIGURES` before it contributes, and after."""
         totals, counts = self._totals, self._counts
-        for index in (CPU, MEMORY, OTHERS):
+        for index in (CPU, MEMORY, OTHERS, LOAD, CLAIMED):
             old, new = before[index], after[index]
             if old is not None:
                 totals[index] -= old
@@ -121,13 +130,14 @@ class PoolMeans:
         """None where no back-end contributes."""
         return self._totals[index] / self._counts[index] if self._counts[index] else None
 
-    def percent(self, known: int | None, index: int) -> float:
-        """A percentage, or if it is unknown the pool's mean, but at least `UNKNOWN_PERCENT`: it counts as saturated
-        where the pool is, and never as idle.
+    def percent(self, known: int | None, index: int, least: int = UNKNOWN_PERCENT) -> float:
+        """A percentage, or if it is unknown the pool's mean, but at least `least`: it counts as saturated where the
+        pool is, and not as idle. `UNKNOWN_PERCENT` if nothing is known of the whole pool.
         """
         if known is not None:
             return known
-        return max(self.mean(index) or 0.0, UNKNOWN_PERCENT)
+        mean = self.mean(index)
+        return UNKNOWN_PERCENT if mean is None else max(mean, least)
 
 
 @attrs.define
@@ -150,7 +160,8 @@ class Report:
         """Update this report's contribution to `means`; only back-ends that are up contribute."""
         figures = NO_FIGURES
         if is_up:
-            figures = (self.cpu, self.memory, None if self.tcp is None else max(self.tcp - self.counted, 0))
+            others = None if self.tcp is None else max(self.tcp - self.counted, 0)
+            figures = (self.cpu, self.memory, others, self.load, self.others)
         if figures != self._contributed:
             means.replace(self._contributed, figures)
             self._contributed = figures

@@ -64,6 +64,21 @@ class ProbeLost:
 
 
 @attrs.frozen
+class Checked:
+    """A check of a back-end without an agent has ended: `failure` says why it failed, empty if it was answered."""
+
+    backend: Backend
+    failure: str
+
+
+@attrs.frozen
+class WordsChanged:
+    """A back-end's agent-check says something else than before, see `Static.orders`: not merely another weight."""
+
+    backend: Backend
+
+
+@attrs.frozen
 class Transitioned:
     """A back-end's state changed by `event`; `reason` is for the log."""
 
@@ -111,6 +126,8 @@ PoolEvent = (
     | AgentRestarted
     | DrainingChanged
     | ProbeLost
+    | Checked
+    | WordsChanged
     | Transitioned
     | EligibilityChanged
     | PanicChanged

@@ -10,11 +10,11 @@ from rproxy.pool.estimators import LossWindow
 from rproxy.pool.states import Event, State
 
 FALL: Final = 3
-"""Probes lost in a row that take a back-end down."""
+"""Probes lost, or checks failed, in a row that take a back-end down."""
 URGENT: Final = 2
 """Probes on demand lost in a row after which the next periodic probe does not wait."""
 RISE: Final = 2
-"""Probes answered in a row that bring it up again."""
+"""Probes or checks answered in a row that bring it up again."""
 REFUSALS: Final = 3
 """Connects failed in a row that take a back-end down."""
 HOLD_MIN_S: Final = 10.0
@@ -53,11 +53,29 @@ def hold_down(backend: Backend, connects: int, now: float) -> None:
 
 
 def is_silent(backend: Backend) -> bool:
-    """Whether a back-end that is down leaves probes unanswered.
+    """Whether a back-end that is down leaves probes, or checks, unanswered.
 
-    If failed connects took it down, it may still answer them. If its host has vanished, connects may fail first.
+    If failed connects took it down, it may still answer them. If its host has vanished, connects may fail first. One
+    that refuses checks, or says that it is down, may still serve the sessions that it has.
     """
+    if backend.static is not None:
+        return backend.health.misses >= FALL and not backend.static.refuses
     return not backend.health.refusing or backend.health.misses >= FALL
+
+
+def miss(backend: Backend, now: float) -> Event:
+    """Count a probe that was lost, or a check that failed; returns the event that it is."""
+    health = backend.health
+    health.misses += 1
+    health.answers = 0
+    if health.refusing and now >= health.held_until:
+        health.refusing = False
+    return Event.FALLEN if backend.state is State.SUSPECT and health.misses >= FALL else Event.MISSED
+
+
+def rises(backend: Backend, now: float) -> bool:
+    """Whether enough probes or checks have been answered to bring up a back-end that is down."""
+    return backend.health.answers >= RISE and now >= backend.health.held_until
 
 
 def reset(backend: Backend) -> None:
@@ -79,7 +97,7 @@ def share_after(lasted_s: float, slow_start_s: float) -> float:
 
 def overdue(backend: Backend, liveness_s: float, lasted_s: LastedS, now: float) -> tuple[Event, str] | None:
     """The event that a back-end's silence has caused by now, and the reason for the log; None if none."""
-    if backend.state is State.FORGOTTEN or backend.state is State.DEPARTED:
+    if backend.static is not None or backend.state is State.FORGOTTEN or backend.state is State.DEPARTED:
         return None
     if backend.state is State.REGISTERED:
         return None if backend.awaited else (Event.SILENT, "never answered a probe")

@@ -24,6 +24,7 @@ from rproxy.pool.probes import Probe, Probes
 from rproxy.pool.registrations import Registrations
 from rproxy.pool.rows import Rows
 from rproxy.pool.states import Administration, Event, State
+from rproxy.pool.static_rows import StaticRows
 from rproxy.wire.pdu import ProbeResponse, Register, Unregister
 
 
@@ -53,6 +54,8 @@ class Pool:
     _rows: Rows = attrs.field(init=False)
     _probes: Probes = attrs.field(init=False)
     _registrations: Registrations = attrs.field(init=False)
+    static: StaticRows = attrs.field(init=False)
+    """Its back-ends without an agent."""
     _fallback: Fallback = attrs.field(init=False, factory=Fallback)
 
     def __attrs_post_init__(self) -> None:
@@ -60,6 +63,7 @@ class Pool:
         self._rows = Rows(Admission(self.limits), self._eligibility, self.slow_start_s)
         self._probes = Probes(self.timeout_s, self._rows, self._candidates)
         self._registrations = Registrations(self.default_port, self._rows, self._candidates, self._probes)
+        self.static = StaticRows(self._rows, self._registrations, self._propagate, self._reported, self._failed)
 
     # Queries.
 

@@ -12,9 +12,9 @@ from rproxy.net.addresses import Address
 from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.candidates import OUTSTANDING_MAX, Candidates
-from rproxy.pool.estimators import LossWindow
+from rproxy.pool.estimators import LOSS_MEAN_GAIN, RTT_MEAN_GAIN, LossWindow
 from rproxy.pool.events import NOTHING, AgentRestarted, DrainingChanged, Events, ProbeLost, Reported
-from rproxy.pool.health import FALL, RISE, URGENT, LastedS
+from rproxy.pool.health import RISE, URGENT, LastedS, miss, rises
 from rproxy.pool.rows import Rows
 from rproxy.pool.states import Event, State
 from rproxy.timing.rate_limit import trim
@@ -114,9 +114,9 @@ class Probes:
         self._end(probe, Refusal.DUPLICATE)
         restarted = self._confirm_agent(probe, now)
         draining_changed = backend.draining is not pdu.draining
-        rises = self._record(probe, pdu, sample_ms, now)
+        risen = self._record(probe, pdu, sample_ms, now)
         events: Events = (Reported(backend, pdu.token, sample_ms),)
-        if rises:
+        if risen:
             events += self._rows.transition(backend, Event.RISEN, now, f"answered {RISE} probes in a row")
         elif draining_changed or backend.state is not State.UP:  # else nothing but its figures has changed
             events += self._rows.transition(backend, Event.ANSWERED, now, "answered a probe")
@@ -157,6 +157,9 @@ class Probes:
             return False
         self._supersede(probe)
         backend.registration, backend.registered_at = registration, now
+        if backend.static is not None:  # the configuration no longer names it
+            backend.static = None
+            return False
         return backend.answered_at is not None and registration.instance != present.instance
 
     def _record(self, probe: Probe, pdu: ProbeResponse, sample_ms: float, now: float) -> bool:
@@ -171,14 +174,18 @@ class Probes:
         if backend.state is State.UP:
             report.contribute(backend.means, True)
         backend.rtt.add(sample_ms, now)
+        means = backend.means
+        means.rtt_ms += (sample_ms - means.rtt_ms) * RTT_MEAN_GAIN if means.rtt_ms else sample_ms
+        if means.loss:
+            means.loss -= means.loss * LOSS_MEAN_GAIN
         health.misses = health.lost_on_demand = 0
         if not probe.on_demand:
             health.answers += 1
-        rises = backend.state is State.DOWN and health.answers >= RISE and now >= health.held_until
-        if rises:
+        risen = backend.state is State.DOWN and rises(backend, now)
+        if risen:
             backend.losses = LossWindow()  # a path that recovers starts with a clean window
         backend.losses.add(now, lost=False)
-        return rises
+        return risen
 
     def lose(self, token: int, now: float) -> Events:
         """The timeout of a probe has passed, see `Pool.lost`."""
@@ -196,15 +203,11 @@ class Probes:
         if backend.state is State.DEPARTED or not probe.registration.same_agent(backend.registration):
             return (ProbeLost(backend, token, health.misses, counted=False, first=False),)
         backend.losses.add(now, lost=True)
+        backend.means.loss += (1 - backend.means.loss) * LOSS_MEAN_GAIN
         if probe.on_demand:
             return (self._lost_on_demand(backend, token),)
-        health.misses += 1
-        health.answers = 0
-        if health.refusing and now >= health.held_until:
-            health.refusing = False
-        fallen = backend.state is State.SUSPECT and health.misses >= FALL
-        event, reason = Event.FALLEN if fallen else Event.MISSED, f"{health.misses} in a row lost"
-        changed = self._rows.transition(backend, event, now, reason)
+        event = miss(backend, now)
+        changed = self._rows.transition(backend, event, now, f"{health.misses} in a row lost")
         first = health.misses == 1 and backend.is_up
         return (ProbeLost(backend, token, health.misses, counted=True, first=first), *changed)
 

@@ -33,6 +33,8 @@ class Registrations:
         key = self.key(source, pdu.service_port)
         registration = Registration(source, pdu.instance, pdu.interval_ms / 1000, pdu.weight, local)
         backend = self._rows.get(key)
+        if backend is not None and _is_static(backend):
+            raise Rejected(Refusal.STATIC)
         if (key, pdu.instance) in self._probes.retired:
             raise Rejected(Refusal.RETIRED)
         same_agent = backend is None or registration.same_agent(backend.registration)
@@ -70,7 +72,9 @@ class Registrations:
         backend = self._rows.get(key)
         if backend is None and len(self._rows) < self._rows.admission.limits.confirmed:
             return self._rows.add(key, registration)
-        return backend if backend is not None and backend.state is State.REGISTERED else None
+        if backend is None or backend.state is not State.REGISTERED or _is_static(backend):
+            return None
+        return backend
 
     def unregister(self, source: Address, pdu: Unregister, now: float) -> Events:
         """Process an UNREGISTER, see `Pool.unregister`."""
@@ -78,6 +82,8 @@ class Registrations:
         backend = self._rows.get(key)
         if backend is None or backend.state is State.DEPARTED:
             raise Rejected(Refusal.UNKNOWN)
+        if _is_static(backend):
+            raise Rejected(Refusal.STATIC)
         unconfirmed = backend.state is State.REGISTERED
         instances = self._awaited(backend) if unconfirmed else {backend.registration.instance}
         if (key, pdu.instance) in self._probes.retired:
@@ -102,3 +108,8 @@ class Registrations:
             self._probes.forget(backend)
             return NOTHING
         return self._rows.transition(backend, Event.UNREGISTERED, now, reason)
+
+
+def _is_static(backend: Backend) -> bool:
+    """Whether the configuration names it, so that no agent can."""
+    return not backend.has_agent and backend.state is not State.DEPARTED

@@ -10,7 +10,7 @@ import attrs
 
 from rproxy.net.addresses import Address
 from rproxy.pool.admission import Admission
-from rproxy.pool.backend import Backend, Registration
+from rproxy.pool.backend import Backend, Registration, Static
 from rproxy.pool.eligibility import Eligibility
 from rproxy.pool.estimators import PoolMeans
 from rproxy.pool.events import Events, Transitioned
@@ -44,10 +44,10 @@ class Rows:
         """The back-end of that address and service port, if there is one."""
         return self._by_key.get(key)
 
-    def add(self, key: Address, registration: Registration) -> Backend:
-        """Add an unconfirmed back-end."""
-        backend = self._by_key[key] = Backend(*key, registration, means=self._means)
-        self.admission.moved(backend.address, None, backend.state)
+    def add(self, key: Address, registration: Registration, static: Static | None = None) -> Backend:
+        """Add an unconfirmed back-end; with `static`, one without an agent."""
+        backend = self._by_key[key] = Backend(*key, registration, means=self._means, static=static)
+        self.admission.moved(backend.address, None, _limited(backend, backend.state))
         return backend
 
     def transition(self, backend: Backend, event: Event, now: float, reason: str) -> Events:
@@ -58,7 +58,7 @@ class Rows:
         backend.state = after(before, event)
         if backend.state is before:
             return self.update(backend)
-        self.admission.moved(backend.address, before, backend.state)
+        self.admission.moved(backend.address, _limited(backend, before), _limited(backend, backend.state))
         self._entered(backend, before, now)
         return (Transitioned(backend, before, backend.state, event, reason), *self.update(backend))
 
@@ -71,7 +71,8 @@ class Rows:
                 reset(backend)
                 self.ramping.pop(backend.name, None)
             case State.DOWN:
-                hold_down(backend, self.connects, now)
+                if backend.static is None or not backend.static.stopped:
+                    hold_down(backend, self.connects, now)
                 self.ramping.pop(backend.name, None)
             case State.UP if before is not State.SUSPECT:
                 backend.health.refusing = False
@@ -99,3 +100,11 @@ class Rows:
         """The back-end's state, figures or draining have changed."""
         backend.report.contribute(self._means, backend.is_up)
         return self.eligibility.update(backend, self._by_key.values())
+
+
+def _limited(backend: Backend, state: State) -> State | None:
+    """The state that counts toward the limits on what datagrams may cause; None for none.
+
+    One that has departed counts as any other, since an agent may take it over.
+    """
+    return state if backend.has_agent or state is State.DEPARTED else None

@@ -13,13 +13,14 @@ class State(StrEnum):
     """The operational state of a back-end."""
 
     REGISTERED = "registered"
-    """Its agent has not answered a probe yet."""
+    """Its agent has not answered a probe yet; or, without an agent, no check has told yet whether it is up."""
     UP = "up"
     SUSPECT = "suspect"
-    """Up, but its last probe was lost."""
+    """Up, but its last probe was lost, or its last check failed."""
     DOWN = "down"
     DEPARTED = "departed"
-    """It has unregistered or expired while sessions are on it. It gets no new ones."""
+    """It has unregistered or expired, or the configuration no longer names it, while sessions are on it. It gets no new
+    ones."""
     FORGOTTEN = "forgotten"
     """Removed from the pool."""
 
@@ -30,18 +31,23 @@ class Event(StrEnum):
     """What happens to a back-end."""
 
     ANSWERED = "answered"
-    """A valid response to a probe."""
+    """A valid response to a probe, or to a check."""
     RISEN = "risen"
-    """`RISE` probes in a row were answered, and the hold-down is over."""
+    """`RISE` probes or checks in a row were answered, and the hold-down is over."""
     MISSED = "missed"
-    """A probe was lost."""
+    """A probe was lost, or a check failed."""
     FALLEN = "fallen"
-    """`FALL` probes in a row were lost."""
+    """`FALL` probes in a row were lost, or as many checks failed."""
+    STOPPED = "stopped"
+    """Its agent-check says that it is down."""
     SILENT = "silent"
     """The liveness check found no answered probe for too long."""
     REFUSED = "refused"
     """`REFUSALS` connects in a row failed, or no new session got a byte."""
+    ADDED = "added"
+    """The configuration names it, while sessions are on it from before."""
     UNREGISTERED = "unregistered"
+    """Its agent says so, or the configuration does not name it any more."""
     EXPIRED = "expired"
     """No probe was answered, or no registration came, for longer than the row is kept."""
     LEFT = "left"
@@ -66,12 +72,16 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     _REGISTERED: {
         Event.ANSWERED: _UP,
         Event.MISSED: _FORGOTTEN,
+        Event.FALLEN: _DOWN,
+        Event.STOPPED: _DOWN,
         Event.SILENT: _FORGOTTEN,
         Event.UNREGISTERED: _FORGOTTEN,
+        Event.LEFT: _DEPARTED,
     },
     _UP: {
         Event.ANSWERED: _UP,
         Event.MISSED: _SUSPECT,
+        Event.STOPPED: _DOWN,
         Event.SILENT: _DOWN,
         Event.REFUSED: _DOWN,
         Event.UNREGISTERED: _FORGOTTEN,
@@ -82,6 +92,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.ANSWERED: _UP,
         Event.MISSED: _SUSPECT,
         Event.FALLEN: _DOWN,
+        Event.STOPPED: _DOWN,
         Event.SILENT: _DOWN,
         Event.REFUSED: _DOWN,
         Event.UNREGISTERED: _FORGOTTEN,
@@ -92,6 +103,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.ANSWERED: _DOWN,
         Event.RISEN: _UP,
         Event.MISSED: _DOWN,
+        Event.STOPPED: _DOWN,
         Event.REFUSED: _DOWN,
         Event.UNREGISTERED: _FORGOTTEN,
         Event.EXPIRED: _FORGOTTEN,
@@ -99,6 +111,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     },
     _DEPARTED: {
         Event.ANSWERED: _UP,
+        Event.ADDED: _REGISTERED,
         Event.EMPTIED: _FORGOTTEN,
     },
     _FORGOTTEN: {},

@@ -15,7 +15,6 @@ A session may end in any phase. It works in memory alone: no Deferred, no timer 
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
@@ -38,10 +37,6 @@ FLUSH_CLIENT_S: Final = 30.0
 """How long data already read may take to reach the client after the back-end was reset; then it is reset, too."""
 FLUSH_BACKEND_S: Final = 0.2
 """The same the other way round."""
-LOCAL_ERRORS: Final = frozenset(
-    {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EACCES, errno.EPERM}
-)
-"""Connect errors caused by this host, not by the back-end."""
 
 
 class Phase(Enum):

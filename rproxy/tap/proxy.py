@@ -90,7 +90,7 @@ class ProxyService(ProcessService, MultiService):
             envelope(config.keyring),
             MonitorSettings(config.timing, config.allow, self._own.leads_here, config.trace),
         )
-        shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own)
+        shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines)
         self._services = [ServiceWiring(each, shared) for each in config.services]
         views = lambda: [each.served.view for each in self._services]  # noqa: E731
         self._status = Status(views, self.monitor.counters, self.capacity)
@@ -109,10 +109,11 @@ class ProxyService(ProcessService, MultiService):
         reactor, config, carrier = self._reactor, self._config, self.carrier
         agents = AgentsPort(reactor, config, self.monitor, carrier)
         self._demo = Demo(reactor, config, agents)
-        timers, listeners, timeouts, terms = Group(), Group(), Group(), Group()
+        timers, listeners, statics, timeouts, terms = Group(), Group(), Group(), Group(), Group()
         for each in self._services:
             each.timers.setServiceParent(timers)
             each.listeners.setServiceParent(listeners)
+            each.static.setServiceParent(statics)
             each.timeouts.setServiceParent(timeouts)
             each.outbound.setServiceParent(terms)
             each.clients.setServiceParent(terms)
@@ -121,6 +122,7 @@ class ProxyService(ProcessService, MultiService):
             timers,
             agents,
             listeners,
+            statics,
             OperatorsListener(reactor, config, self._site(descriptors), self._own),
             self._demo,
             timeouts,  # after the listeners: ending a waiting client must not admit another one

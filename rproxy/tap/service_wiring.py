@@ -9,6 +9,7 @@ import attrs
 
 from rproxy.carriers.carrier import Carrier
 from rproxy.config.model import ProxyConfig, ServiceConfig
+from rproxy.net.lookups import Lookups
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.pool_log import PoolLog
 from rproxy.observe.publisher import Publisher
@@ -24,7 +25,9 @@ from rproxy.tap.parts import Timers
 from rproxy.tap.policies import PolicyFailureLog, policy_of, saturation_of
 from rproxy.tap.service import serve_pool, terms_of, use_proxy_headers
 from rproxy.tap.session_timeouts import SessionTimeouts
+from rproxy.tap.static_part import StaticPart
 from rproxy.tap.tls import ServiceTls
+from rproxy.timing.wheel import Wheel
 
 
 @attrs.frozen
@@ -36,13 +39,19 @@ class Surroundings:
     monitor: Monitor
     carrier: Carrier
     own: OwnListeners
+    deadlines: Wheel
+    lookups: Lookups = attrs.field(init=False)
+
+    @lookups.default
+    def _make_lookups(self) -> Lookups:
+        return Lookups(self.reactor)
 
 
 class ServiceWiring:
     """What the proxy has for each service: a pool, what fills and observes it, listeners, and timeouts of sessions.
 
-    `timers`, `listeners`, `outbound`, `clients` and `timeouts` are parts, which the proxy starts and stops with those
-    of other services.
+    `timers`, `listeners`, `static`, `outbound`, `clients` and `timeouts` are parts, which the proxy starts and stops
+    with those of other services.
     """
 
     def __init__(self, config: ServiceConfig, process: Surroundings) -> None:
@@ -88,6 +97,9 @@ class ServiceWiring:
         )
         self.outbound = OutboundPart(reactor, config, self.served.service, process.config.freebind)
         self.clients = ClientLimits(reactor, config, self.served.service, process.carrier)
+        self.static = StaticPart(
+            reactor, process.deadlines, process.lookups, process.own, self.served.service, self.publisher, config
+        )
         self.timeouts = SessionTimeouts(reactor, config, self.served, process.carrier, self.publisher)
 
     def _use_tls(self) -> None:
@@ -98,6 +110,7 @@ class ServiceWiring:
         """Read the files of certificates again; connections that are open keep theirs."""
         self.tls.apply(self.config)
         self._use_tls()
+        self.static.apply(self.config.backends)
 
 
 def own_agents(config: ServiceConfig) -> Own:

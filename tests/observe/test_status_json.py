@@ -13,7 +13,7 @@ from rproxy.observe.session_counters import SessionCounters
 from rproxy.observe.status_json import ROWS, ServiceView, Status
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.policies.registry import POLICIES
-from rproxy.pool.backend import Backend
+from rproxy.pool.backend import Backend, StaticTerms
 from rproxy.pool.policy import Explanation, Policy
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
@@ -21,6 +21,7 @@ from rproxy.sessions.observers import Observers
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.sources.agents.counters import Counters
+from rproxy.wire.agent_check import read
 from rproxy.wire.pdu import Unregister
 from tests.fakes import CountingPolicy, FakeLink, RaisingPolicy, confirm, logged, pool_with, registered
 from tests.policies.balancing import policy
@@ -28,7 +29,7 @@ from tests.policies.balancing import policy
 FIELDS = {
     *("service", "address", "port", "state", "passed_over", "score", "terms", "report_score"),
     *("rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory", "load", "others"),
-    *("weight", "share", "interval_s"),
+    *("weight", "share", "interval_s", "check", "said"),
     *("connections", "total", "last_seen_s"),
 }
 
@@ -80,6 +81,8 @@ def test_what_a_back_end_reports_is_shown() -> None:
         "weight": 100,
         "share": 0.1,
         "interval_s": 20.0,
+        "check": "agent",
+        "said": "",
         "connections": 1,
         "total": 0,
         "last_seen_s": 2.99,
@@ -89,6 +92,41 @@ def test_what_a_back_end_reports_is_shown() -> None:
     for number in range(7):
         backend.rtt.add(12.0, now=5.0 * (number + 1))
     assert 10.0 < status(view, Counters(), CAPACITY)["backends"][0]["srtt_ms"] < 12.0
+
+
+def test_a_static_back_end_shows_how_it_is_checked_and_what_was_said_of_it() -> None:
+    view = view_with(0)
+    pool = view.service.pool
+    pool.static.put(("10.0.0.9", 80), StaticTerms(50, "agent-check:9000"), 0.0)
+    (backend,) = pool
+    (shown,) = status(view, Counters(), CAPACITY)["backends"]
+    assert (shown["state"], shown["check"], shown["said"], shown["score"]) == (
+        "registered",
+        "agent-check:9000",
+        "",
+        None,
+    )
+    pool.static.checked(backend, 1.0, rtt_ms=0.25)
+    pool.static.said(backend, read("0% maxconn:5"), 1.0)
+    (shown,) = status(view, Counters(), CAPACITY)["backends"]
+    assert set(shown) == FIELDS
+    assert (shown["state"], shown["said"], shown["weight"]) == ("draining", "weight 0, maxconn 5", 0)
+    assert (shown["rtt_ms"], shown["interval_s"], shown["last_seen_s"], shown["cpu"]) == (0.25, None, 2.0, None)
+    assert shown["score"] is not None
+    pool.static.said(backend, read("100% stopped # backup"), 1.0)
+    (shown,) = status(view, Counters(), CAPACITY)["backends"]
+    assert (shown["state"], shown["said"], shown["weight"]) == ("down", "stopped (backup), maxconn 5", 50)
+
+
+def test_one_that_is_not_checked_has_a_score_as_well() -> None:
+    view = view_with(0)
+    pool = view.service.pool
+    pool.static.put(("10.0.0.9", 80), StaticTerms(100, "none"), 0.0)
+    (backend,) = pool
+    pool.static.checked(backend, 1.0)
+    (shown,) = status(view, Counters(), CAPACITY)["backends"]
+    assert (shown["state"], shown["last_seen_s"], shown["rtt_ms"]) == ("up", None, None)
+    assert None not in (shown["score"], shown["report_score"])
 
 
 def test_what_is_not_known_yet_is_null() -> None:

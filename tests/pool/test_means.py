@@ -10,16 +10,16 @@ from tests.pool.driving import Driver, agent
 
 def test_a_mean_of_nobody_is_none() -> None:
     means = PoolMeans()
-    means.replace(NO_FIGURES, (5, None, 7))
+    means.replace(NO_FIGURES, (5, None, 7, None, None))
     assert [means.mean(index) for index in (CPU, MEMORY, OTHERS)] == [5, None, 7]
-    means.replace((5, None, 7), NO_FIGURES)
+    means.replace((5, None, 7, None, None), NO_FIGURES)
     assert [means.mean(index) for index in (CPU, MEMORY, OTHERS)] == [None, None, None]
 
 
-@pytest.mark.parametrize("index", [CPU, MEMORY, OTHERS])
+@pytest.mark.parametrize("index", range(len(NO_FIGURES)))
 def test_a_mean_follows_what_changes(index: int) -> None:
     def only(number: int) -> tuple[int | None, ...]:
-        return tuple(number if each == index else None for each in (CPU, MEMORY, OTHERS))
+        return tuple(number if each == index else None for each in range(len(NO_FIGURES)))
 
     means = PoolMeans()
     for number in (1, 2, 6):
@@ -32,7 +32,7 @@ def test_a_mean_follows_what_changes(index: int) -> None:
 @pytest.mark.parametrize(("mean", "taken"), [(None, 50), (0, 50), (49, 50), (85, 85)])
 def test_an_unknown_percentage_is_never_idle_and_as_busy_as_a_busy_pool(mean: int | None, taken: int) -> None:
     means = PoolMeans()
-    means.replace(NO_FIGURES, (mean, None, None))
+    means.replace(NO_FIGURES, (mean, *NO_FIGURES[1:]))
     assert means.percent(None, CPU) == taken
     assert means.percent(0, CPU) == 0
     assert UNKNOWN_PERCENT == 50

@@ -14,17 +14,18 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.policies.registry import POLICIES
-from rproxy.pool.backend import Backend, Counts, Health, Probing
+from rproxy.pool.backend import Backend, Counts, Health, Probing, Static, StaticTerms
 from rproxy.pool.estimators import LossWindow, PoolMeans, Report, SmoothedRtt
 from rproxy.pool.states import Administration, State
 from rproxy.sessions.endings import Ending
 from rproxy.tap.service import serve_pool
+from rproxy.wire.agent_check import read
 from rproxy.wire.pdu import Unregister
 from tests.fakes import LinkedSessions, run
 from tests.sources.monitoring import Bench
 
 ROOT: Final = Path(__file__).parents[2] / "rproxy"
-RECORDS: Final = (Backend, Counts, Health, Probing, Report, SmoothedRtt, LossWindow, PoolMeans)
+RECORDS: Final = (Backend, Counts, Health, Probing, Report, SmoothedRtt, LossWindow, PoolMeans, Static)
 FIELDS: Final = {field.name for record in RECORDS for field in attrs.fields(record)}
 """Names that only the pool assigns to, but through `self`, which is another object elsewhere."""
 OTHERS_FIELDS: Final = {
@@ -172,14 +173,19 @@ def test_while_agents_sessions_and_operators_come_and_go_only_the_pool_writes(
     bench.silent.clear()
     run(bench.clock, 30.0)
     bench.publish(bench.pool.administer(third, Administration.DRAIN, bench.clock.seconds()))
+    pool = bench.pool
+    bench.publish(pool.static.put(("10.0.0.9", 80), StaticTerms(100), bench.clock.seconds()))
+    static = bench.backend("10.0.0.9")
+    bench.publish(pool.static.checked(static, bench.clock.seconds(), rtt_ms=0.5))
+    bench.publish(pool.static.said(static, read("50% drain"), bench.clock.seconds()))
     bench.receive(Unregister(80, 1), hosts[3])
     bench.monitor.exclude(second)
     run(bench.clock, 20.0)
-    assert (first.state, len(bench.pool)) == (State.UP, 2)
+    assert (first.state, len(bench.pool)) == (State.UP, 3)
     bench.stop()
     served.stop()
     assert {writer for writer in writers if not writer.startswith("rproxy.pool.")} == set()
-    assert set().union(*writers.values()) == {record.__name__ for record in RECORDS} - {"PoolMeans"}
+    assert set().union(*writers.values()) == {record.__name__ for record in RECORDS}
 
 
 def live(clock: Clock, sessions: LinkedSessions, many: int) -> None:

@@ -27,6 +27,7 @@ from rproxy.carriers.splice.states import (
     WAITING,
 )
 from rproxy.carriers.splice.transfer import Transfer
+from rproxy.net.local_errors import LOCAL_ERRORS
 from rproxy.net.own_addresses import ephemeral_ports
 from rproxy.net.tcp_options import keep_alive
 from rproxy.net.tcp_state import is_self_connected
@@ -34,7 +35,6 @@ from rproxy.pool.backend import Backend
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.origin import header_of
 from rproxy.sessions.redispatch import EARLY_END_S
-from rproxy.sessions.session import LOCAL_ERRORS
 
 _NONBLOCKING: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 _PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)

@@ -20,7 +20,7 @@ OWN_LISTENER_LOG_S: Final = 10.0
 _LOGGED: Final = frozenset(
     {
         *(Flaw.SEALED, Flaw.UNSEALED, Flaw.KEY_ID, Flaw.SEAL),
-        *(Refusal.NOT_ALLOWED, Refusal.NO_SERVICE, Refusal.TABLE_FULL, Refusal.RATE_LIMITED),
+        *(Refusal.NOT_ALLOWED, Refusal.NO_SERVICE, Refusal.TABLE_FULL, Refusal.RATE_LIMITED, Refusal.STATIC),
     }
 )
 """Reasons that suggest a configuration error."""

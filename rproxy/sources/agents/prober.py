@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Observers, ProbeLost, Reported, Transitioned
 from rproxy.pool.probes import Probe
-from rproxy.pool.states import State
+from rproxy.pool.states import Event, State
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
 from rproxy.timing.wheel import Wheel
 
@@ -209,8 +209,8 @@ class Probers:
             self.end(backend)
 
     def transitioned(self, event: Transitioned) -> None:
-        """A back-end's state has changed: one that has gone is not probed until it is registered again."""
-        if event.after is State.DEPARTED or event.after is State.FORGOTTEN:
+        """A back-end's state has changed: one that has gone, or is configured now, is probed no more."""
+        if event.after is State.DEPARTED or event.after is State.FORGOTTEN or event.event is Event.ADDED:
             self.end(event.backend)
 
     def end(self, backend: Backend) -> None:

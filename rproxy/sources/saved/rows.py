@@ -26,8 +26,8 @@ class RowsError(ValueError):
 
 
 def is_kept(backend: Backend) -> bool:
-    """Whether its agent has answered, and the back-end has not departed."""
-    return backend.state in _CONFIRMED
+    """Whether it has an agent that has answered, and the back-end has not departed."""
+    return backend.has_agent and backend.state in _CONFIRMED
 
 
 def encoded(rows: Rows, at_once: int) -> Iterator[bytes]:

@@ -1,0 +1,1 @@
+"""Back-ends that the configuration names: their addresses, and checks of them."""

@@ -1,0 +1,77 @@
+"""The static back-ends of one service as a part of the proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import random
+from typing import Any
+
+import attrs
+
+from rproxy.config.model import AGENT_CHECK, NO_CHECK, BackendConfig, ServiceConfig
+from rproxy.net.addresses import Address
+from rproxy.net.lookups import Lookups
+from rproxy.net.own_listeners import OwnListeners
+from rproxy.observe.publisher import Publisher
+from rproxy.observe.service_log import logger_of
+from rproxy.pool.backend import StaticTerms
+from rproxy.sessions.service import Service
+from rproxy.sources.static.backends import StaticBackends
+from rproxy.sources.static.row import Checks, Entry
+from rproxy.tap.parts import Part
+from rproxy.timing.wheel import Wheel
+
+
+class StaticPart(Part):
+    """Checks the static back-ends of `service`, whose pool's events `publisher` publishes, until the proxy stops."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        wheel: Wheel,
+        lookups: Lookups,
+        own: OwnListeners,
+        service: Service,
+        publisher: Publisher,
+        config: ServiceConfig,
+    ) -> None:
+        self._service = service
+        log = logger_of(config.name, StaticBackends.log)
+        checks = Checks(reactor, wheel, service.pool, publisher, random, own.leads_here, log=log)
+        self._backends = StaticBackends(checks, lookups, self._changed)
+        self.apply(config.backends)
+
+    def apply(self, backends: Sequence[BackendConfig]) -> None:
+        """Have these back-ends from now on. Those that are gone are drained; no session is touched.
+
+        Called again whenever `Service.outbound` is another one, from which their own ways to connect are derived.
+        """
+        self._backends.apply(map(_entry, backends))
+
+    def _changed(self, entries: Mapping[Address, Entry]) -> None:
+        """Those that have a PROXY version of their own are connected to in their own way."""
+        outbound = self._service.outbound
+        self._service.special = {
+            key: attrs.evolve(outbound, send_proxy=entry.send_proxy)
+            for key, entry in entries.items()
+            if entry.send_proxy is not None
+        }
+
+    def startService(self) -> None:
+        super().startService()
+        self._backends.start()
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._backends.stop()
+
+
+def _entry(config: BackendConfig) -> Entry:
+    port = int(config.check.removeprefix(AGENT_CHECK)) if config.check.startswith(AGENT_CHECK) else None
+    return Entry(
+        config.address,
+        StaticTerms(config.weight, config.check, config.max_connections),
+        connects=config.check != NO_CHECK,
+        agent_port=port,
+        send_proxy=config.send_proxy,
+    )
