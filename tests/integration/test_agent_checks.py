@@ -33,21 +33,31 @@ LINES: Final = (
         "down drain",
         "drain ready maint ready",
     ),
-    *("75%", "0%", "1%", "150%", "400%", "+5%", "-5%", "1.5%", "75%%", "5%x", "x5%", "%", "50%,25%", "50% 5%x"),
+    *("75%", "0%", "4%", "150%", "400%", "+5%", "-5%", "1.5%", "75%%", "5%x", "x5%", "%", "50%,25%", "50% 5%x"),
     *("maxconn:30", "maxconn:0", "MAXCONN:7,up", "maxconn:", "maxconn:5x", "maxconn:5 maxconn:9", "maxconn: 5"),
     *("hello", "hello 25% down # why", "up down", "down up", "drain\t25%  maxconn:5, up", "", " \t,", "up,,, 10%"),
     *("down\r", "0%\rup", "75% # of nothing", "fail ,#x", "0% ready up", "drain 0% 100%"),
 )
-"""All but ``weight:``, which this HAProxy does not know yet."""
+"""All but ``weight:``, which this HAProxy does not know yet, and percentages of which it makes a weight of 0."""
 
 
 @attrs.frozen
 class Standing:
-    """Of a server: up, down, drained or in maintenance, with its weight and its limit of connections."""
+    """Of a server: up, down, drained or in maintenance, with its weight and its limit of connections.
+
+    What the weight is in maintenance shows only afterwards.
+    """
 
     status: str
     weight: int
     limit: int
+
+    @classmethod
+    def of(cls, status: str, weight: int, limit: int) -> Standing:
+        """HAProxy's page for people calls it drained if its weight is 0, the table does not."""
+        if status == "UP" and not weight:
+            status = "DRAIN"
+        return cls(status, 0 if status == "MAINT" else weight, limit)
 
 
 class Ours:
@@ -77,7 +87,7 @@ class Ours:
             status = "DOWN"
         else:
             status = "UP" if self.backend.eligible else "DRAIN"
-        return Standing(status, static.weight, static.max_connections or 0)
+        return Standing.of(status, static.weight, static.max_connections or 0)
 
 
 class Theirs:
@@ -89,7 +99,7 @@ class Theirs:
     @property
     def standing(self) -> Standing:
         row = self._haproxy.server("checked", "one")
-        return Standing(row["status"].split(" ")[0], int(row["weight"]), int(row["slim"] or 0))
+        return Standing.of(row["status"].split(" ")[0], int(row["weight"]), int(row["slim"] or 0))
 
     def close(self) -> None:
         self._haproxy.close()
