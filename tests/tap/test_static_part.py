@@ -1,0 +1,69 @@
+"""Static back-ends as a part of a proxy on a reactor in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from rproxy.config.model import BackendConfig
+from rproxy.pool.states import State
+from rproxy.sessions.outbound import Outbound
+from rproxy.tap.static_part import StaticPart
+from tests.fakes import run
+from tests.tap.services import ProxyBench
+
+ONE = BackendConfig(("10.0.0.1", 80), weight=50, check="none")
+TWO = BackendConfig(("10.0.0.2", 80), check="none")
+
+
+def part(bench: ProxyBench) -> StaticPart:
+    (found,) = (each for each in bench.service if isinstance(each, StaticPart))
+    return found
+
+
+def test_they_are_in_the_pool_from_the_start_on() -> None:
+    bench = ProxyBench(backends=(ONE, TWO))
+    assert len(bench.service.service.pool) == 0
+    bench.start()
+    run(bench.reactor, 0.2)
+    rows = [(backend.name, backend.registration.weight, backend.state) for backend in bench.service.service.pool]
+    assert rows == [("10.0.0.1:80", 50, State.UP), ("10.0.0.2:80", 100, State.UP)]
+
+
+def test_other_ones_are_applied_while_it_runs_and_sessions_go_on() -> None:
+    bench = ProxyBench(listen=("8080",), backends=(ONE,))
+    bench.start()
+    run(bench.reactor, 0.2)
+    client, _ = bench.session()
+    part(bench).apply((TWO,))
+    run(bench.reactor, 0.2)
+    assert {backend.name: backend.state for backend in bench.service.service.pool} == {
+        "10.0.0.1:80": State.DEPARTED,
+        "10.0.0.2:80": State.UP,
+    }
+    assert client.ended is None
+    assert bench.service.capacity.sessions == 1
+
+
+@pytest.mark.parametrize(
+    ("check", "connects", "agent_port"),
+    [("connect", True, None), ("none", False, None), ("agent-check:9000", True, 9000)],
+)
+def test_how_each_is_checked(check: str, connects: bool, agent_port: int | None) -> None:
+    bench = ProxyBench(backends=(BackendConfig(("db.example", 80), 7, check, 30),))
+    (entry,) = part(bench)._backends._entries
+    assert (entry.connects, entry.agent_port, entry.address) == (connects, agent_port, ("db.example", 80))
+    assert (entry.terms.weight, entry.terms.check, entry.terms.max_connections) == (7, check, 30)
+
+
+def test_one_with_a_proxy_version_of_its_own_is_connected_to_in_its_own_way() -> None:
+    own = BackendConfig(("10.0.0.3", 80), check="none", send_proxy=0)
+    bench = ProxyBench(backends=(ONE, own))
+    service = bench.service.service
+    service.outbound = Outbound(send_proxy=2, sources=("10.1.1.10",))
+    bench.start()
+    assert service.special == {("10.0.0.3", 80): Outbound(send_proxy=0, sources=("10.1.1.10",))}
+    service.outbound = Outbound(send_proxy=1)
+    part(bench).apply((ONE, own))
+    assert service.special == {("10.0.0.3", 80): Outbound(send_proxy=0)}
+    part(bench).apply((ONE,))
+    assert service.special == {}
