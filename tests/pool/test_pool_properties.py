@@ -13,10 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rproxy.net.addresses import Address
 from rproxy.pool.admission import Rejected
-from rproxy.pool.backend import Backend
+from rproxy.pool.backend import Backend, StaticTerms
 from rproxy.pool.estimators import CPU, OTHERS
 from rproxy.pool.probes import Probe
 from rproxy.pool.states import Administration, State
+from rproxy.wire.agent_check import read
 from tests.fakes import UNLIMITED
 from tests.pool.driving import Driver
 
@@ -46,6 +47,22 @@ class PoolMachine(RuleBasedStateMachine):
         self.sessions: list[Session] = []
         self.established_ever: Counter[Backend] = Counter()
 
+    @property
+    def probed(self) -> list[Backend]:
+        return [backend for backend in self.pool if backend.has_agent]
+
+    @property
+    def taken_over(self) -> list[Backend]:
+        """Those that were configured, and that an agent has registered since."""
+        departed = [backend for backend in self.pool if not backend.has_agent and backend.state is State.DEPARTED]
+        return [backend for backend in departed if self.driver.candidate(backend) is not backend.registration]
+
+    @precondition(lambda self: bool(self.taken_over))
+    @rule(data=st.data())
+    def confirm_what_was_configured(self, data: st.DataObject) -> None:
+        backend = data.draw(st.sampled_from(self.taken_over))
+        self._answer(self.driver.probe(backend, self.driver.candidate(backend)), after_s=0.001, cpu=0)
+
     @rule(source=sources, port=ports, instance=instances, draining=st.booleans())
     def register(self, source: Address, port: int, instance: int, draining: bool) -> None:
         with suppress(Rejected):
@@ -56,16 +73,16 @@ class PoolMachine(RuleBasedStateMachine):
         with suppress(Rejected):
             self.driver.unregister(source, port=port, instance=instance)
 
-    @precondition(lambda self: bool(len(self.pool)))
+    @precondition(lambda self: bool(self.probed))
     @rule(data=st.data(), candidate=st.booleans())
     def probe(self, data: st.DataObject, candidate: bool) -> None:
-        backend = data.draw(st.sampled_from(list(self.pool)))
+        backend = data.draw(st.sampled_from(self.probed))
         self.probes.append(self.driver.probe(backend, self.driver.candidate(backend) if candidate else None))
 
-    @precondition(lambda self: bool(len(self.pool)))
+    @precondition(lambda self: bool(self.probed))
     @rule(data=st.data())
     def probe_and_answer(self, data: st.DataObject) -> None:
-        backend = data.draw(st.sampled_from(list(self.pool)))
+        backend = data.draw(st.sampled_from(self.probed))
         self._answer(self.driver.probe(backend), after_s=0.001)
 
     @precondition(lambda self: bool(self.probes))
@@ -85,18 +102,18 @@ class PoolMachine(RuleBasedStateMachine):
     def lose(self, data: st.DataObject) -> None:
         self.driver.lose(data.draw(st.sampled_from(self.probes)))
 
-    @precondition(lambda self: bool(len(self.pool)))
+    @precondition(lambda self: bool(self.probed))
     @rule(data=st.data())
     def lose_three_in_a_row(self, data: st.DataObject) -> None:
-        backend = data.draw(st.sampled_from(list(self.pool)))
+        backend = data.draw(st.sampled_from(self.probed))
         for _ in range(3):
             if backend.state is not State.FORGOTTEN:
                 self.driver.lose(self.driver.probe(backend))
 
-    @precondition(lambda self: bool(len(self.pool)))
+    @precondition(lambda self: bool(self.probed))
     @rule(data=st.data())
     def recover(self, data: st.DataObject) -> None:
-        backend = data.draw(st.sampled_from(list(self.pool)))
+        backend = data.draw(st.sampled_from(self.probed))
         with suppress(Rejected):
             self.driver.recover(backend)
 
@@ -109,6 +126,34 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data(), administration=st.sampled_from(list(Administration)))
     def administer(self, data: st.DataObject, administration: Administration) -> None:
         self.pool.administer(data.draw(st.sampled_from(list(self.pool))), administration, self.driver.now)
+
+    @rule(key=st.tuples(st.sampled_from(["10.0.0.1", "10.0.0.9"]), st.just(80)), check=st.sampled_from(["a", "b"]))
+    def configure(self, key: Address, check: str) -> None:
+        self.pool.static.put(key, StaticTerms(50, check), self.driver.now)
+
+    @precondition(lambda self: bool(len(self.pool)))
+    @rule(
+        data=st.data(),
+        failure=st.sampled_from(["", "", "Connection refused"]),
+        times=st.sampled_from([1, 3]),
+        rtt_ms=st.sampled_from([None, 0.5]),
+    )
+    def check_connects(self, data: st.DataObject, failure: str, times: int, rtt_ms: float | None) -> None:
+        """Of one that may be an agent's by now."""
+        backend = data.draw(st.sampled_from(list(self.pool)))
+        for _ in range(times):
+            self.driver.now += 2.0
+            self.pool.static.checked(backend, self.driver.now, failure, rtt_ms=rtt_ms)
+
+    @precondition(lambda self: bool(len(self.pool)))
+    @rule(data=st.data(), line=st.sampled_from(["up", "down", "drain", "ready", "maint", "0%", "50%", "up ready 100%"]))
+    def hear_agent_check(self, data: st.DataObject, line: str) -> None:
+        self.pool.static.said(data.draw(st.sampled_from(list(self.pool))), read(line), self.driver.now)
+
+    @precondition(lambda self: bool(len(self.pool)))
+    @rule(data=st.data())
+    def configure_no_more(self, data: st.DataObject) -> None:
+        self.pool.static.remove(data.draw(st.sampled_from(list(self.pool))), "test", self.driver.now)
 
     @precondition(lambda self: bool(len(self.pool)))
     @rule(data=st.data(), after_s=st.sampled_from([0.0, 9.0, 11.0, 61.0]))
@@ -146,6 +191,7 @@ class PoolMachine(RuleBasedStateMachine):
     def eligible_is_what_may_get_a_client(self) -> None:
         eligible = self.pool.eligible
         ready = [each for each in self.pool if each.administration is Administration.READY and not each.draining]
+        ready = [each for each in ready if each.static is None or not each.static.stopped]
         up = [backend for backend in ready if backend.state in (State.UP, State.SUSPECT)]
         down = [backend for backend in ready if backend.state is State.DOWN]
         assert self.pool.panicking is (2 * len(up) < len(up) + len(down))
@@ -156,12 +202,13 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def limits_hold(self) -> None:
-        registered = sum(backend.state is State.REGISTERED for backend in self.pool)
-        departed = sum(backend.state is State.DEPARTED for backend in self.pool)
+        limited = [each for each in self.pool if each.has_agent or each.state is State.DEPARTED]
+        registered = sum(backend.state is State.REGISTERED for backend in limited)
+        departed = sum(backend.state is State.DEPARTED for backend in limited)
         assert self.pool._rows.admission.unconfirmed == registered <= UNCONFIRMED_MAX
-        present = [backend.address for backend in self.pool if backend.state is not State.DEPARTED]
+        present = [backend.address for backend in limited if backend.state is not State.DEPARTED]
         assert dict(self.pool._rows.admission._on_host) == Counter(present)
-        assert self.pool._rows.admission.confirmed == len(self.pool) - registered - departed <= BACKENDS_MAX
+        assert self.pool._rows.admission.confirmed == len(limited) - registered - departed <= BACKENDS_MAX
 
     @invariant()
     def probes_outstanding_are_those_of_known_backends(self) -> None:
@@ -186,8 +233,17 @@ class PoolMachine(RuleBasedStateMachine):
         assert all(backend.connections and not backend.eligible for backend in departed)
 
     @invariant()
+    def what_is_configured_has_no_agent(self) -> None:
+        for backend in self.pool:
+            if not backend.has_agent:
+                assert backend.registration.agent[1] == 0
+                assert backend.report.cpu is None
+                if backend.state is not State.DEPARTED:
+                    assert not backend.awaited
+
+    @invariant()
     def the_usual_is_that_of_those_that_are_up(self) -> None:
-        told = [backend.report for backend in self.pool if backend.is_up]
+        told = [backend.report for backend in self.pool if backend.is_up and backend.has_agent]
         means = self.pool._rows._means
         assert (means._counts[CPU], means._counts[OTHERS]) == (
             len(told),
