@@ -86,9 +86,7 @@ class Pool:
     @property
     def tick_due(self) -> float | None:
         """When `tick` is to be called next; None while no back-end starts slowly. Any `Transitioned` may change it."""
-        for _, due in self._rows.ramping.values():
-            return due
-        return None
+        return next((due for _, due in self._rows.ramping.values()), None)
 
     def get(self, address: str, port: int) -> Backend | None:
         """The back-end of that address and service port, if there is one."""

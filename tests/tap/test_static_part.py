@@ -7,6 +7,7 @@ import pytest
 from rproxy.config.model import BackendConfig
 from rproxy.pool.states import State
 from rproxy.sessions.outbound import Outbound
+from rproxy.tap.parts import Group
 from rproxy.tap.static_part import StaticPart
 from tests.fakes import run
 from tests.tap.services import ProxyBench
@@ -16,7 +17,8 @@ TWO = BackendConfig(("10.0.0.2", 80), check="none")
 
 
 def part(bench: ProxyBench) -> StaticPart:
-    (found,) = (each for each in bench.service if isinstance(each, StaticPart))
+    groups = [each for each in bench.service if isinstance(each, Group)]
+    (found,) = (each for group in groups for each in group if isinstance(each, StaticPart))
     return found
 
 
