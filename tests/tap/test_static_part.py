@@ -9,7 +9,7 @@ from rproxy.pool.states import State
 from rproxy.sessions.outbound import Outbound
 from rproxy.tap.parts import Group
 from rproxy.tap.static_part import StaticPart
-from tests.fakes import run
+from tests.fakes import logged, run, texts
 from tests.tap.services import ProxyBench
 
 ONE = BackendConfig(("10.0.0.1", 80), weight=50, check="none")
@@ -69,3 +69,15 @@ def test_one_with_a_proxy_version_of_its_own_is_connected_to_in_its_own_way() ->
     assert service.special == {("10.0.0.3", 80): Outbound(send_proxy=0)}
     part(bench).apply((ONE,))
     assert service.special == {}
+
+
+def test_the_lines_of_a_named_service_name_it() -> None:
+    own = BackendConfig(("127.0.0.1", 8080), check="none")
+    bench = ProxyBench(name="web", listen=("8080",), backends=(ONE, own))
+    with logged() as events:
+        bench.start()
+        run(bench.reactor, 0.2)
+    lines = texts(events)
+    assert "web: static back-end(s) added: 10.0.0.1:80, 127.0.0.1:8080" in lines
+    assert "web: no back-end: 127.0.0.1:8080 leads to this proxy itself" in lines
+    assert "web: back-end 10.0.0.1:80: registered -> up (passed a check; static)" in lines

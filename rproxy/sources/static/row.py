@@ -172,7 +172,7 @@ class Row:
                 self._backend = None
             if not self._is_refused:
                 self._is_refused = True
-                self._checks.log.warn("no back-end: {service} leads to this proxy itself", service=written(self._key))
+                self._checks.log.warn("no back-end: {backend} leads to this proxy itself", backend=written(self._key))
             return False
         self._is_refused = False
         checks.publish(checks.pool.static.put(self._key, self.entry.terms, now))
