@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from random import random
+from socket import SocketType
 from typing import Any
 
 import attrs
@@ -11,12 +12,14 @@ import attrs
 from rproxy.config.model import AGENT_CHECK, NO_CHECK, BackendConfig, ServiceConfig
 from rproxy.net.addresses import Address
 from rproxy.net.lookups import Lookups
+from rproxy.net.outgoing import ClientSource
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.publisher import Publisher
 from rproxy.observe.service_log import logger_of
 from rproxy.pool.backend import StaticTerms
 from rproxy.sessions.service import Service
 from rproxy.sources.static.backends import StaticBackends
+from rproxy.sources.static.dial import connect
 from rproxy.sources.static.row import Checks, Entry
 from rproxy.tap.parts import Part
 from rproxy.timing.wheel import Wheel
@@ -37,7 +40,7 @@ class StaticPart(Part):
     ) -> None:
         self._service = service
         log = logger_of(config.name, StaticBackends.log)
-        checks = Checks(reactor, wheel, service.pool, publisher, random, own.leads_here, log=log)
+        checks = Checks(reactor, wheel, service.pool, publisher, random, own.leads_here, connect=self._connect, log=log)
         self._backends = StaticBackends(checks, lookups, self._changed)
         self.apply(config.backends)
 
@@ -47,6 +50,13 @@ class StaticPart(Part):
         Called again whenever `Service.outbound` is another one, from which their own ways to connect are derived.
         """
         self._backends.apply(map(_entry, backends))
+
+    def _connect(self, sock: SocketType, remote: Address) -> int:
+        """A check comes from where sessions come from, unless that is their client's address."""
+        source = self._service.outbound.source
+        if source is None or isinstance(source, ClientSource):
+            return connect(sock, remote)
+        return source.connect(sock, remote, None)
 
     def _changed(self, entries: Mapping[Address, Entry]) -> None:
         """Those that have a PROXY version of their own are connected to in their own way."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+from errno import EINPROGRESS
+
 import pytest
 
 from rproxy.config.model import BackendConfig
+from rproxy.net.outgoing import AddressSource, ClientSource
 from rproxy.pool.states import State
-from rproxy.sessions.outbound import Outbound
+from rproxy.sessions.outbound import Outbound, Source
 from rproxy.tap.parts import Group
 from rproxy.tap.static_part import StaticPart
 from tests.fakes import logged, run, texts
@@ -61,9 +65,10 @@ def test_one_with_a_proxy_version_of_its_own_is_connected_to_in_its_own_way() ->
     own = BackendConfig(("10.0.0.3", 80), check="none", send_proxy=0)
     bench = ProxyBench(backends=(ONE, own))
     service = bench.service.service
-    service.outbound = Outbound(send_proxy=2, sources=("10.1.1.10",))
+    source = AddressSource(("127.0.0.9",), lambda source, line: None)
+    service.outbound = Outbound(send_proxy=2, source=source)
     bench.start()
-    assert service.special == {("10.0.0.3", 80): Outbound(send_proxy=0, sources=("10.1.1.10",))}
+    assert service.special == {("10.0.0.3", 80): Outbound(send_proxy=0, source=source)}
     service.outbound = Outbound(send_proxy=1)
     part(bench).apply((ONE, own))
     assert service.special == {("10.0.0.3", 80): Outbound(send_proxy=0)}
@@ -81,3 +86,21 @@ def test_the_lines_of_a_named_service_name_it() -> None:
     assert "web: static back-end(s) added: 10.0.0.1:80, 127.0.0.1:8080" in lines
     assert "web: no back-end: 127.0.0.1:8080 leads to this proxy itself" in lines
     assert "web: back-end 10.0.0.1:80: registered -> up (passed a check; static)" in lines
+
+
+@pytest.mark.parametrize(("source", "peer"), [("127.0.0.9", "127.0.0.9"), ("client", "127.0.0.1"), (None, "127.0.0.1")])
+def test_checks_come_from_where_sessions_come_from(source: str | None, peer: str) -> None:
+    bench = ProxyBench(backends=(ONE,))
+    lines: list[str] = []
+
+    def report(who: str, line: str) -> None:
+        lines.append(f"{who}: {line}")
+
+    sources: dict[str, Source] = {"client": ClientSource(report), "127.0.0.9": AddressSource(("127.0.0.9",), report)}
+    bench.service.service.outbound = Outbound(source=sources.get(source or ""))
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as sock:
+        sock.settimeout(0)
+        assert part(bench)._connect(sock, server.getsockname()) in (0, EINPROGRESS)
+        accepted, (host, _) = server.accept()
+        accepted.close()
+    assert (host, lines) == (peer, [])

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 from errno import ECONNREFUSED, ECONNRESET, EINPROGRESS
+from socket import SocketType
 from typing import Any, Final
 
 import attrs
@@ -26,6 +27,15 @@ TIMEOUT_S: Final = 1.5
 _CHUNK: Final = LINE_MAX + 1
 _ANSWERS: Final = frozenset({ECONNREFUSED, ECONNRESET})
 """Errors with which a host answers."""
+
+
+Connect = Callable[[SocketType, Address], int]
+"""Begins to connect a non-blocking socket, and returns what connect(2) would."""
+
+
+def connect(sock: SocketType, remote: Address) -> int:
+    """From the address that routing chooses."""
+    return sock.connect_ex(remote)
 
 
 @attrs.frozen
@@ -61,6 +71,7 @@ class Dial:
         *,
         header: bytes = b"",
         reads: bool = False,
+        connect: Connect = connect,
     ) -> None:
         self._reactor = reactor
         self._wheel = wheel
@@ -68,6 +79,7 @@ class Dial:
         self._done = done
         self._header = header
         self._reads = reads
+        self._connect = connect
         self._socket: socket.socket | None = None
         self._started_at = 0.0
         self._rtt_ms: float | None = None
@@ -81,7 +93,7 @@ class Dial:
         try:
             family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
             self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            error = self._socket.connect_ex(self._address)
+            error = self._connect(self._socket, self._address)
         except OSError as failure:
             error = failure.errno or errno.EINVAL
         if error and error != EINPROGRESS:

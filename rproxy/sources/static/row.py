@@ -14,7 +14,7 @@ from rproxy.net.addresses import Address, written
 from rproxy.pool.backend import Backend, StaticTerms
 from rproxy.pool.events import Events
 from rproxy.pool.pool import Pool
-from rproxy.sources.static.dial import Dial, Outcome
+from rproxy.sources.static.dial import Connect, Dial, Outcome, connect
 from rproxy.timing.rate_limit import RateLimit
 from rproxy.timing.throttle import Throttle
 from rproxy.timing.wheel import Wheel
@@ -46,9 +46,10 @@ class Entry:
 class Dials:
     """Starts connections, at most `DIALS_MAX` at once."""
 
-    def __init__(self, reactor: Any, wheel: Wheel) -> None:
+    def __init__(self, reactor: Any, wheel: Wheel, connect: Connect = connect) -> None:
         self._reactor = reactor
         self._wheel = wheel
+        self._connect = connect
         self._open = 0
         self._waiting: deque[Dial] = deque()
         self._is_starting = False
@@ -57,7 +58,8 @@ class Dials:
         self, address: Address, done: Callable[[Outcome], None], *, header: bytes = b"", reads: bool = False
     ) -> Dial:
         """A connection that `start` starts, see `Dial`."""
-        return Dial(self._reactor, self._wheel, address, partial(self._done, done), header=header, reads=reads)
+        ended = partial(self._done, done)
+        return Dial(self._reactor, self._wheel, address, ended, header=header, reads=reads, connect=self._connect)
 
     def start(self, dial: Dial) -> None:
         """Start a connection, now or later. It may be done before this returns."""
@@ -93,7 +95,7 @@ class Checks:
     """What the rows of a service share.
 
     `leads_here` returns whether an address is this proxy itself. `header` returns what a connect to a back-end's port
-    must begin with. `jitter` draws from 0..1.
+    must begin with, `connect` connects. `jitter` draws from 0..1.
     """
 
     reactor: Any
@@ -103,6 +105,7 @@ class Checks:
     jitter: Callable[[], float]
     leads_here: Callable[[Address], bool] = lambda address: False
     header: Callable[[Entry], bytes] = lambda entry: b""
+    connect: Connect = connect
     log: Logger = Logger()
     dials: Dials = attrs.field()
     throttle: Throttle = attrs.field()
@@ -110,7 +113,7 @@ class Checks:
 
     @dials.default
     def _make_dials(self) -> Dials:
-        return Dials(self.reactor, self.wheel)
+        return Dials(self.reactor, self.wheel, self.connect)
 
     @throttle.default
     def _make_throttle(self) -> Throttle:

@@ -183,6 +183,19 @@ def test_a_connect_to_itself_is_a_refusal(bench: Bench, monkeypatch: pytest.Monk
         assert bench.outcomes == [Outcome("Connection refused", answered=True)]
 
 
+def test_it_may_be_connected_in_another_way(bench: Bench) -> None:
+    def from_elsewhere(sock: socket.socket, remote: Address) -> int:
+        sock.bind(("127.0.0.9", 0))
+        return sock.connect_ex(remote)
+
+    with listening() as (server, address):
+        bench.dial(address, connect=from_elsewhere)
+        bench.reactor.turn()
+        accepted, peer = server.accept()
+        accepted.close()
+    assert (peer[0], bench.outcomes[0].failure) == ("127.0.0.9", "")
+
+
 def test_one_that_is_cancelled_is_silent(bench: Bench) -> None:
     with listening() as (_, address):
         dial = bench.dial(address)
