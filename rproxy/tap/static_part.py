@@ -40,7 +40,12 @@ class StaticPart(Part):
     ) -> None:
         self._service = service
         log = logger_of(config.name, StaticBackends.log)
-        checks = Checks(reactor, wheel, service.pool, publisher, random, own.leads_here, connect=self._connect, log=log)
+        checks = Checks(
+            *(reactor, wheel, service.pool, publisher, random, own.leads_here),
+            send_proxy=lambda: service.outbound.send_proxy,
+            connect=self._connect,
+            log=log,
+        )
         self._backends = StaticBackends(checks, lookups, self._changed)
         self.apply(config.backends)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from rproxy.net.addresses import Address, written
+from rproxy.wire.proxy_header import LOCAL
 from tests.conftest import need
 from tests.integration.addresses import LOOPBACK, RefusingPort
 from tests.integration.conftest import Starter, Variant, every_carrier
@@ -185,3 +186,16 @@ def test_one_that_is_the_proxys_own_listener_is_refused(start: Starter, variant:
     assert set(proxy.backends()) == {server.address}
     assert f"no back-end: {LOOPBACK}:{port} leads to this proxy itself" in proxy.log
     assert says(proxy) == b"word"
+
+
+def test_checks_begin_with_local_where_the_service_sends_proxy_headers(start: Starter, variant: Variant) -> None:
+    received: list[bytes] = []
+    servers = [Server(lambda connection: received.append(connection.recv(100))) for _ in range(2)]
+    path = start.folder / "rproxy.toml"
+    static = [backend(servers[0].address), backend(servers[1].address, "send-proxy = 0")]
+    tables = "".join(f"[[service.backend]]\n{each}\n" for each in static)
+    path.write_text(f'[[service]]\nlisten = ["{LOOPBACK}:0"]\nsend-proxy = 2\n{tables}', encoding="utf-8")
+    proxy = start.proxy("--config", str(path), *variant.options, reactor=variant.reactor)
+    up(proxy, *(server.address for server in servers))
+    poll(lambda: received, DOWN_S, "a check has arrived")
+    assert set(received) == {LOCAL}

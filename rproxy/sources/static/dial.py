@@ -15,12 +15,13 @@ from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rproxy.net.addresses import Address
+from rproxy.net.addresses import Address, plain
 from rproxy.net.local_errors import LOCAL_ERRORS
 from rproxy.net.tcp_options import reset_on_close
 from rproxy.net.tcp_state import is_self_connected, rtt_ms
 from rproxy.timing.wheel import Wheel
 from rproxy.wire.agent_check import LINE_MAX, Incomplete, line_of
+from rproxy.wire.proxy_header import encode_check
 
 TIMEOUT_S: Final = 1.5
 """For everything: long enough for a SYN that is sent again after a second, and over before the next check is due."""
@@ -59,7 +60,7 @@ class Dial:
     """Connects to `address`, and calls `done` once, with the outcome: at once if that is known, after `TIMEOUT_S` at
     the latest, and never once it was cancelled.
 
-    `header` is sent where a connection must not begin without. If it `reads`, the outcome has the line that comes.
+    `send_proxy` is the version of the PROXY header that it sends, 0 for none. If it `reads`, the outcome has the line that comes.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Dial:
         address: Address,
         done: Callable[[Outcome], None],
         *,
-        header: bytes = b"",
+        send_proxy: int = 0,
         reads: bool = False,
         connect: Connect = connect,
     ) -> None:
@@ -77,7 +78,7 @@ class Dial:
         self._wheel = wheel
         self._address = address
         self._done = done
-        self._header = header
+        self._send_proxy = send_proxy
         self._reads = reads
         self._connect = connect
         self._socket: socket.socket | None = None
@@ -135,8 +136,8 @@ class Dial:
             return
         self._rtt_ms = rtt_ms(sock) or (self._reactor.seconds() - self._started_at) * 1000
         try:
-            if self._header:
-                sock.send(self._header)  # a buffer that is still empty takes it all
+            if self._send_proxy:  # a buffer that is still empty takes it all
+                sock.send(encode_check(self._send_proxy, plain(sock.getsockname()), self._address))
         except OSError as failure:
             self._fail(failure.errno)
             return

@@ -55,11 +55,13 @@ class Dials:
         self._is_starting = False
 
     def make(
-        self, address: Address, done: Callable[[Outcome], None], *, header: bytes = b"", reads: bool = False
+        self, address: Address, done: Callable[[Outcome], None], *, send_proxy: int = 0, reads: bool = False
     ) -> Dial:
         """A connection that `start` starts, see `Dial`."""
         ended = partial(self._done, done)
-        return Dial(self._reactor, self._wheel, address, ended, header=header, reads=reads, connect=self._connect)
+        return Dial(
+            self._reactor, self._wheel, address, ended, send_proxy=send_proxy, reads=reads, connect=self._connect
+        )
 
     def start(self, dial: Dial) -> None:
         """Start a connection, now or later. It may be done before this returns."""
@@ -94,8 +96,8 @@ class Dials:
 class Checks:
     """What the rows of a service share.
 
-    `leads_here` returns whether an address is this proxy itself. `header` returns what a connect to a back-end's port
-    must begin with, `connect` connects. `jitter` draws from 0..1.
+    `leads_here` returns whether an address is this proxy itself. `send_proxy` returns the version of the PROXY header
+    that the service's connections begin with, `connect` connects. `jitter` draws from 0..1.
     """
 
     reactor: Any
@@ -104,7 +106,7 @@ class Checks:
     publish: Callable[[Events], None]
     jitter: Callable[[], float]
     leads_here: Callable[[Address], bool] = lambda address: False
-    header: Callable[[Entry], bytes] = lambda entry: b""
+    send_proxy: Callable[[], int] = lambda: 0
     connect: Connect = connect
     log: Logger = Logger()
     dials: Dials = attrs.field()
@@ -197,7 +199,8 @@ class Row:
         if not entry.connects:
             checks.publish(checks.pool.static.checked(backend, checks.wheel.seconds()))
         elif self._port is None and (backend.static is None or backend.static.mode != MAINT):
-            self._port = checks.dials.make(self._key, self._port_done, header=checks.header(entry))
+            version = checks.send_proxy() if entry.send_proxy is None else entry.send_proxy
+            self._port = checks.dials.make(self._key, self._port_done, send_proxy=version)
             checks.dials.start(self._port)
         if entry.agent_port is not None and self._agent is None:
             self._agent = checks.dials.make((self._key[0], entry.agent_port), self._agent_done, reads=True)

@@ -29,15 +29,15 @@ class FakeDials(Dials):
         super().__init__(clock, wheel)
         self.clock = clock
         self.outcomes: dict[Address, Outcome] = {}
-        self.made: list[tuple[float, Address, bytes, bool]] = []
-        """When, and of what: the header, and whether it reads a line."""
+        self.made: list[tuple[float, Address, int, bool]] = []
+        """When, and of what: the version of its PROXY header, and whether it reads a line."""
         self.open: dict[Dial, tuple[Address, Callable[[Outcome], None]]] = {}
 
     def make(
-        self, address: Address, done: Callable[[Outcome], None], *, header: bytes = b"", reads: bool = False
+        self, address: Address, done: Callable[[Outcome], None], *, send_proxy: int = 0, reads: bool = False
     ) -> Dial:
-        dial = super().make(address, done, header=header, reads=reads)
-        self.made.append((self.clock.seconds(), address, header, reads))
+        dial = super().make(address, done, send_proxy=send_proxy, reads=reads)
+        self.made.append((self.clock.seconds(), address, send_proxy, reads))
         self.open[dial] = (address, done)
         return dial
 
@@ -92,6 +92,7 @@ class Bench:
         self.log = PoolLog(self.clock, 100, trace=False)
         self.publish.subscribe(self.log.observers())
         self.own: set[Address] = set()
+        self.send_proxy = 0
         self.dials = FakeDials(self.clock, self.wheel)
         self.lookups = FakeLookups()
         self.in_use: dict[Address, Entry] = {}
@@ -102,7 +103,7 @@ class Bench:
             self.publish,
             lambda: 0.5,
             self.own.__contains__,
-            lambda entry: b"LOCAL" if entry.send_proxy else b"",
+            lambda: self.send_proxy,
             dials=self.dials,
         )
         self.backends = StaticBackends(checks, self.lookups, self._changed)

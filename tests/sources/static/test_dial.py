@@ -19,6 +19,7 @@ from rproxy.net.addresses import Address
 from rproxy.sources.static.dial import TIMEOUT_S, Dial, Outcome
 from rproxy.timing.wheel import Wheel
 from rproxy.wire.agent_check import LINE_MAX
+from rproxy.wire.proxy_header import LOCAL
 from tests.fakes import run
 
 
@@ -88,13 +89,15 @@ def test_a_connect_passes_and_is_reset(bench: Bench, host: str) -> None:
             accepted.recv(1)
 
 
-def test_the_header_arrives_before_the_reset(bench: Bench) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_header_arrives_before_the_reset(bench: Bench, version: int) -> None:
     with listening() as (server, address):
-        bench.dial(address, header=b"PROXY UNKNOWN\r\n")
+        bench.dial(address, send_proxy=version)
         bench.reactor.turn()
-        accepted, _ = server.accept()
+        accepted, peer = server.accept()
         with accepted:
-            assert accepted.recv(100) == b"PROXY UNKNOWN\r\n"
+            line = f"PROXY TCP4 127.0.0.1 127.0.0.1 {peer[1]} {address[1]}\r\n".encode()
+            assert accepted.recv(100) == (LOCAL if version == 2 else line)
             with pytest.raises(ConnectionResetError):
                 accepted.recv(1)
 

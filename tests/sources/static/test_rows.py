@@ -67,13 +67,13 @@ class TestConnects:
         assert bench.backend(KEY).is_up
         assert texts(events) == ["cannot check: Too many open files"]
 
-    def test_it_begins_with_the_header_that_the_service_sends(self) -> None:
-        bench = Bench(entry(*KEY, check=SAYS, send_proxy=2))
+    @pytest.mark.parametrize(("own", "sent"), [(None, 2), (0, 0), (1, 1)])
+    def test_it_begins_with_the_header_that_sessions_begin_with(self, own: int | None, sent: int) -> None:
+        """Agent-checks expect none."""
+        bench = Bench(entry(*KEY, check=SAYS, send_proxy=own))
+        bench.send_proxy = 2
         bench.start()
-        assert [(of, header, reads) for _, of, header, reads in bench.dials.made] == [
-            (KEY, b"LOCAL", False),
-            (AGENT, b"", True),
-        ]
+        assert [made[1:] for made in bench.dials.made] == [(KEY, sent, False), (AGENT, 0, True)]
 
     def test_without_a_check_it_is_up_and_nothing_is_connected(self) -> None:
         bench = Bench(entry(*KEY, check="none"))
