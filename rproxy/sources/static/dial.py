@@ -60,7 +60,8 @@ class Dial:
     """Connects to `address`, and calls `done` once, with the outcome: at once if that is known, after `TIMEOUT_S` at
     the latest, and never once it was cancelled.
 
-    `send_proxy` is the version of the PROXY header that it sends, 0 for none. If it `reads`, the outcome has the line that comes.
+    `send_proxy` is the version of the PROXY header that it sends, 0 for none. If it `reads`, the outcome has the line
+    that comes.
     """
 
     def __init__(
