@@ -19,6 +19,8 @@ class CommandOptions(usage.Options):
     """A subcommand of twistd. Its methods may raise `UsageError` and `ConfigError` while options are parsed."""
 
     command = ""
+    replaced_pidfile = ""
+    """The pid file of a running process that this one's is to replace; empty for none."""
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse and fill in the model. Raises `SystemExit` with a line about a mistake, or about each of a file."""

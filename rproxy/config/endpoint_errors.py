@@ -25,7 +25,7 @@ _FILES: Final = "ssl:443:privateKey=FILE:certKey=FILE"
 def explained(prefix: str, error: Exception) -> str:
     """The message for what the parser of strings with this `prefix` raised, without the names of its functions."""
     if isinstance(error, IndexError):
-        return "so many sockets were not inherited (LISTEN_FDS, and a name for each in LISTEN_FDNAMES)"
+        return "so many sockets were not inherited (LISTEN_FDS)"
     if isinstance(error, KeyError):
         return f"no inherited socket is called {error} (LISTEN_FDNAMES)"
     if error.args and isinstance(error.args[0], list):  # OpenSSL's

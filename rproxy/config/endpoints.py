@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from rproxy.config.validators import ConfigError, host_and_port, local_address
 from rproxy.net.addresses import Address
 from rproxy.net.binding import ANY_IPV4, ANY_IPV6, Binding, bindings
 from rproxy.net.endpoints import innermost
-from rproxy.net.tcp_port import BACKLOG, FreeBinding, TcpEndpoint
+from rproxy.net.tcp_port import BACKLOG, BindingReactor, TcpEndpoint
 from rproxy.net.tls import ignore_offered_protocols
 
 _FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
@@ -27,28 +27,41 @@ _FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
 _BUILT_IN: Final = frozenset({"tcp", "tcp4", "tcp6", "ssl", "unix"})
 _WITH_BACKLOG: Final = re.compile(r"(haproxy:)*(tcp|tcp4|tcp6|ssl|tls|unix):")
 _BACKLOG: Final = re.compile(r"(?<!\\):backlog=")
+NONE_INHERITED: Final[Mapping[str, int]] = {}
 
 
 def listen_endpoints(
-    reactor: Any, texts: Sequence[str], *, key: str = "--listen", freebind: bool = False
+    reactor: Any,
+    texts: Sequence[str],
+    *,
+    key: str = "--listen",
+    freebind: bool = False,
+    reuse_port: bool = False,
+    inherited: Mapping[str, int] = NONE_INHERITED,
 ) -> list[tuple[str, IStreamServerEndpoint]]:
     """The endpoints that `texts` name, each with its text: PORT, HOST:PORT, or a Twisted server endpoint string.
 
     Of several that would accept the same clients, only the widest is returned; one text may stand for two sockets.
-    Raises `ConfigError` for a text of `key`.
+    `inherited` has the descriptors of those that are listened on already, by text. Raises `ConfigError` for a text of
+    `key`.
     """
-    own = {text: _address(key, text) for text in texts if not _is_string(key, text)}
+    own = {text: _address(key, text) for text in texts if text not in inherited and not _is_string(key, text)}
     named = Counter(own[text] for text in texts if text in own)
     endpoints: list[tuple[str, IStreamServerEndpoint]] = []
+    twisteds = BindingReactor(reactor, freebind=freebind, reuse_port=reuse_port) if freebind or reuse_port else reactor
     for text in texts:
+        if text in inherited:
+            endpoints.append((text, adopted(reactor, inherited[text])))
+            continue
         if text not in own:
-            endpoints.append((text, _from_string(FreeBinding(reactor) if freebind else reactor, key, text)))
+            endpoints.append((text, _from_string(twisteds, key, text)))
             continue
         address = own[text]
         if named[address] > 1 and address[1]:
             raise ConfigError("this port is given twice", key, text)
         endpoints += [
-            (text, TcpEndpoint(reactor, address[1], binding)) for binding in _bindings(address, named, freebind)
+            (text, TcpEndpoint(reactor, address[1], binding))
+            for binding in _bindings(address, named, freebind=freebind, reuse_port=reuse_port)
         ]
     return endpoints
 
@@ -65,15 +78,23 @@ def listener_address(key: str, text: str) -> Address | None:
     return None
 
 
-def _bindings(address: Address, named: Counter[Address], freebind: bool) -> Iterator[Binding]:
+def adopted(reactor: Any, descriptor: int) -> IStreamServerEndpoint:
+    """The endpoint of an inherited socket. Raises `ValueError` or `OSError` if it is none that clients connect to."""
+    with socket.socket(fileno=os.dup(descriptor)) as sock:
+        endpoint: IStreamServerEndpoint = AdoptedStreamServerEndpoint(reactor, descriptor, sock.family)
+    _check_listening(endpoint)
+    return endpoint
+
+
+def _bindings(address: Address, named: Counter[Address], *, freebind: bool, reuse_port: bool) -> Iterator[Binding]:
     """The sockets of one port, without those whose clients another of the `named` addresses accepts."""
     host, port = address
     if port and any((wider, port) in named for wider in wider_hosts(host)):
         return
     if host == ANY_IPV6 and port and (ANY_IPV4, port) in named:
-        yield Binding(host, ipv6_only=True)
+        yield Binding(host, ipv6_only=True, reuse_port=reuse_port)
         return
-    yield from bindings(host, freebind=freebind)
+    yield from bindings(host, freebind=freebind, reuse_port=reuse_port)
 
 
 def wider_hosts(host: str) -> tuple[str, ...]:
@@ -83,6 +104,11 @@ def wider_hosts(host: str) -> tuple[str, ...]:
     if host in (ANY_IPV4, ANY_IPV6):
         return ("",)
     return ("", ANY_IPV6) if ":" in host else ("", ANY_IPV4, ANY_IPV6)
+
+
+def endpoint_type(key: str, text: str) -> str:
+    """The type with which an endpoint string begins; empty for PORT and HOST:PORT. Raises `ConfigError`."""
+    return _prefix(text) if _is_string(key, text) else ""
 
 
 def _is_string(key: str, text: str) -> bool:

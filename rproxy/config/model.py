@@ -130,6 +130,8 @@ class ServiceConfig:
     """For all listeners but those of `listen_tls`; None for plain TCP."""
     listen_tls: Mapping[str, TlsConfig] = attrs.Factory(dict)
     """For single listeners, by their text in `listen`."""
+    inherited: Mapping[str, int] = attrs.field(factory=dict, eq=False)
+    """Descriptors of sockets that the service manager has passed for single listeners, by their text in `listen`."""
     send_tls: SendTlsConfig | None = None
     """None for plain TCP to back-ends."""
     prefix: str = attrs.field(default=_OPTION, eq=False)

@@ -12,6 +12,8 @@ import attrs
 ANY_IPV4: Final = "0.0.0.0"  # noqa: S104 - everywhere is twistd's own default for listeners
 ANY_IPV6: Final = "::"
 CAN_FREEBIND: Final = sys.platform == "linux"
+CAN_HAND_OVER: Final = sys.platform == "linux"
+"""Whether `handover` works: other systems distribute clients over the sockets of a port in other ways or not at all."""
 _FREEBIND: Final = {socket.AF_INET: (socket.IPPROTO_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
 """Linux's IP_FREEBIND and IPV6_FREEBIND, which Python does not name."""
 
@@ -20,12 +22,14 @@ _FREEBIND: Final = {socket.AF_INET: (socket.IPPROTO_IP, 15), socket.AF_INET6: (s
 class Binding:
     """One socket's address. `host` is an IP address in text; ``::`` accepts IPv4 as well unless it is `ipv6_only`.
 
-    With `freebind` the address need not be this host's yet. It needs a system that `CAN_FREEBIND`.
+    With `freebind` the address need not be this host's yet. It needs a system that `CAN_FREEBIND`. With `reuse_port`
+    other sockets of the same user that have it, too, may be bound to the same address (SO_REUSEPORT, socket(7)).
     """
 
     host: str
     ipv6_only: bool = False
     freebind: bool = False
+    reuse_port: bool = False
 
     @property
     def is_any(self) -> bool:
@@ -52,23 +56,28 @@ class Binding:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self.ipv6_only)
         if self.freebind:
             sock.setsockopt(*_FREEBIND[sock.family], 1)
+        if self.reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
-def bindings(host: str, *, freebind: bool = False) -> tuple[Binding, ...]:
+def bindings(host: str, *, freebind: bool = False, reuse_port: bool = False) -> tuple[Binding, ...]:
     """The sockets that `host` takes. An empty one means every address of both families.
 
     For that it is one socket of both families, whatever net.ipv6.bindv6only says; two where a system has no such
     sockets; and one of IPv4 where there is no IPv6.
     """
     if host:
-        return (Binding(host, freebind=freebind),)
+        return (Binding(host, freebind=freebind, reuse_port=reuse_port),)
     try:
         sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     except OSError:
-        return (Binding(ANY_IPV4),)
+        return (Binding(ANY_IPV4, reuse_port=reuse_port),)
     with sock:
         try:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         except OSError:
-            return Binding(ANY_IPV4), Binding(ANY_IPV6, ipv6_only=True)
-    return (Binding(ANY_IPV6),)
+            return (
+                Binding(ANY_IPV4, reuse_port=reuse_port),
+                Binding(ANY_IPV6, ipv6_only=True, reuse_port=reuse_port),
+            )
+    return (Binding(ANY_IPV6, reuse_port=reuse_port),)

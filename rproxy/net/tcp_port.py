@@ -53,17 +53,18 @@ class TcpEndpoint:
         return execute(listen_tcp, self.reactor, self.port, protocolFactory, self.binding)
 
 
-class FreeBinding:
-    """A reactor for endpoints, whose TCP ports may be bound to addresses that this host does not have yet."""
+class BindingReactor:
+    """A reactor for endpoints, whose TCP ports are bound with the options of a `Binding`."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, *, freebind: bool, reuse_port: bool) -> None:
         self._reactor = reactor
+        self._options = {"freebind": freebind, "reuse_port": reuse_port}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
 
     def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
-        binding = Binding(interface or ANY_IPV4, freebind=True)
+        binding = Binding(interface or ANY_IPV4, **self._options)
         return listen_tcp(self._reactor, port, factory, binding, backlog)
 
     def listenSSL(

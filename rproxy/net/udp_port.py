@@ -236,7 +236,13 @@ def send(transport: Any, datagram: bytes, address: Address, source: str = "") ->
 
 
 def listen_udp(
-    reactor: Any, port: int, protocol: DatagramProtocol, host: str, *, freebind: bool = False
+    reactor: Any,
+    port: int,
+    protocol: DatagramProtocol,
+    host: str,
+    *,
+    freebind: bool = False,
+    reuse_port: bool = False,
 ) -> IListeningPort:
     """Open a UDP port on `host`, an IP address; an empty one means every address of both families.
 
@@ -245,7 +251,8 @@ def listen_udp(
     if not isinstance(reactor, PosixReactorBase):
         opened: IListeningPort = reactor.listenUDP(port, protocol, host, maxPacketSize=DATAGRAM_MAX)
         return opened
-    ports = UdpPorts([BoundedPort(port, protocol, each, reactor) for each in bindings(host, freebind=freebind)])
+    chosen = bindings(host, freebind=freebind, reuse_port=reuse_port)
+    ports = UdpPorts([BoundedPort(port, protocol, each, reactor) for each in chosen])
     ports.startListening()
     return ports
 

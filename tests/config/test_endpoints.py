@@ -14,7 +14,7 @@ from rproxy.config import endpoints
 from rproxy.config.endpoints import listen_endpoints
 from rproxy.config.validators import ConfigError
 from rproxy.net.binding import Binding
-from rproxy.net.tcp_port import BACKLOG, FreeBinding, TcpEndpoint, TcpPort
+from rproxy.net.tcp_port import BACKLOG, BindingReactor, TcpEndpoint, TcpPort
 from tests.fakes import Reactor
 
 DUAL, SIX, FOUR = Binding("::"), Binding("::", ipv6_only=True), Binding("0.0.0.0")
@@ -68,7 +68,7 @@ def test_a_port_that_is_given_twice_is_one_line(texts: Sequence[str]) -> None:
 
 
 def test_two_sockets_are_two_listeners_of_one_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints, "bindings", lambda host, freebind: (FOUR, SIX))
+    monkeypatch.setattr(endpoints, "bindings", lambda host, **options: (FOUR, SIX))
     assert opened("80") == [(80, FOUR), (80, SIX)]
 
 
@@ -83,7 +83,9 @@ def test_free_binding_is_for_twisteds_strings_too(text: str) -> None:
     from twisted.internet import reactor, ssl
 
     if text.startswith("ssl"):
-        port: Any = FreeBinding(reactor).listenSSL(0, Factory(), ssl.CertificateOptions(), interface="192.0.2.1")
+        port: Any = BindingReactor(reactor, freebind=True, reuse_port=False).listenSSL(
+            0, Factory(), ssl.CertificateOptions(), interface="192.0.2.1"
+        )
     else:
         ((_, endpoint),) = listen_endpoints(reactor, [text], freebind=True)
         ports: list[Any] = []

@@ -121,7 +121,7 @@ def test_a_port_of_one_address_is_not_told_what_it_knows(bench: Bench) -> None:
 def test_two_sockets_are_one_port_of_one_protocol(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deferred[Any]]:
     from twisted.internet import reactor
 
-    monkeypatch.setattr(udp, "bindings", lambda host, freebind: (Binding(ANY_IPV4), Binding(ANY_IPV6, ipv6_only=True)))
+    monkeypatch.setattr(udp, "bindings", lambda host, **options: (Binding(ANY_IPV4), Binding(ANY_IPV6, ipv6_only=True)))
     protocol = Taker()
     ports = listen_udp(reactor, 0, protocol, "")
     each: list[Any] = list(udp_ports(ports))
@@ -149,7 +149,7 @@ def test_two_sockets_are_one_port_of_one_protocol(monkeypatch: pytest.MonkeyPatc
 def test_two_sockets_of_which_one_is_taken_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     from twisted.internet import reactor
 
-    monkeypatch.setattr(udp, "bindings", lambda host, freebind: (Binding(ANY_IPV4), Binding(ANY_IPV6, ipv6_only=True)))
+    monkeypatch.setattr(udp, "bindings", lambda host, **options: (Binding(ANY_IPV4), Binding(ANY_IPV6, ipv6_only=True)))
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as taken:
         taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:  # of the other family, too
