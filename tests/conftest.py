@@ -33,6 +33,8 @@ PACKAGES: Final = {
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
+    "systemd-analyze": "systemd",
+    "systemd-socket-activate": "systemd",
     "taskset": "util-linux",
     "unshare": "util-linux",
 }

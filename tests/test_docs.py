@@ -75,7 +75,8 @@ def test_readme_is_short_and_leads_to_every_page() -> None:
 
 
 def test_the_manuals_topics_are_its_files() -> None:
-    assert list(docs.pages()) == ["choosing", "clients", "developing", "measured", "operating", "protocol", "tls"]
+    topics = ["choosing", "clients", "developing", "measured", "operating", "protocol", "systemd", "tls"]
+    assert list(docs.pages()) == topics
     assert {f"{topic}.rst" for topic in docs.pages()} == {path.name for path in MANUAL.glob("*.rst")}
 
 

@@ -29,7 +29,7 @@ from rproxy.net.lookups import Lookups
 from rproxy.net.own_addresses import local_address
 from rproxy.tap.key_rotation import at_signal, rotate
 from rproxy.tap.pidfile import own_pidfile
-from rproxy.tap.process import ProcessService, process_of
+from rproxy.tap.process import ProcessService, process_of, reloading
 from rproxy.tap.startup import cannot_listen, use_monotonic_time
 
 
@@ -153,5 +153,5 @@ def makeService(options: AgentOptions) -> AgentService:
     service.process = process
     if process is not None:
         process.run_on(reactor)
-    at_signal(reactor, service.rotate_keys)
+    at_signal(reactor, reloading(process, service.rotate_keys))
     return service

@@ -13,7 +13,8 @@ from rproxy.carriers.carrier import Carrier
 from rproxy.config.model import LOOPBACK, ProxyConfig
 from rproxy.net.addresses import Address, written
 from rproxy.net.binding import ANY_IPV4, ANY_IPV6
-from rproxy.net.udp_port import listen_udp, udp_ports
+from rproxy.net.handover import give_to_newest
+from rproxy.net.udp_port import BoundedPort, listen_udp, udp_ports
 from rproxy.sources.agents.entrance import Entrance
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.tap.parts import Part, address_of, closed
@@ -23,7 +24,9 @@ from rproxy.tap.startup import cannot_listen
 class AgentsPort(Part):
     """Opens the monitor's ports if any service takes agents.
 
-    They are closed last: agents are answered until all sessions have ended.
+    They are closed last: agents are answered until all sessions have ended. With SO_REUSEPORT the newest process gets
+    all datagrams. They are closed first then: back-ends that do not answer this process any more must not go down, and
+    end its sessions with them.
     """
 
     log = Logger()
@@ -34,6 +37,8 @@ class AgentsPort(Part):
         self._monitor = monitor
         self._carrier = carrier
         self._ports: list[IListeningPort] = []
+        self._watched: set[int] = set()
+        """Descriptors that the carrier watches."""
 
     def privilegedStartService(self) -> None:
         if self._config.takes_agents:
@@ -45,7 +50,14 @@ class AgentsPort(Part):
     def _open(self, address: Address, protocol: DatagramProtocol) -> None:
         host, number = address
         try:
-            port = listen_udp(self._reactor, number, protocol, host, freebind=self._config.freebind)
+            port = listen_udp(
+                self._reactor,
+                number,
+                protocol,
+                host,
+                freebind=self._config.freebind,
+                reuse_port=self._config.reuse_port,
+            )
         except Exception as error:
             asked = written(address) if host else number
             raise cannot_listen(f"{self._config.key('monitor')} {asked} (UDP)", error) from error
@@ -53,13 +65,24 @@ class AgentsPort(Part):
         for each in udp_ports(port):
             if hasattr(each, "fileno"):
                 self._watch(each)
+            if self._config.reuse_port and isinstance(each, BoundedPort):
+                give_to_newest(each.socket)
             self.log.info("listening for agents on UDP {address}", address=address_of(each))
 
     def _watch(self, port: Any) -> None:
         """Have the carrier yield to the reactor while datagrams wait, except while the port does not read."""
         descriptor = port.fileno()
-        self._carrier.watch(descriptor)
-        port.watch = lambda watched: (self._carrier.watch if watched else self._carrier.unwatch)(descriptor)
+
+        def watch(watched: bool) -> None:
+            if watched:
+                self._watched.add(descriptor)
+                self._carrier.watch(descriptor)
+            elif descriptor in self._watched:
+                self._watched.discard(descriptor)
+                self._carrier.unwatch(descriptor)
+
+        watch(True)
+        port.watch = watch
 
     @property
     def local_address(self) -> Address:
@@ -67,7 +90,17 @@ class AgentsPort(Part):
         address: Any = self._ports[0].getHost()
         return LOOPBACK if address.host in (ANY_IPV4, ANY_IPV6) else address.host, address.port
 
+    def stop_accepting(self) -> Deferred[Any] | None:
+        return self._close() if self._config.reuse_port else None
+
     def stopService(self) -> Deferred[Any]:
         super().stopService()
+        return self._close()
+
+    def _close(self) -> Deferred[Any]:
         ports, self._ports = self._ports, []
+        for port in ports:
+            for each in udp_ports(port):
+                if isinstance(each, BoundedPort):
+                    each.watch(False)
         return closed(*ports)

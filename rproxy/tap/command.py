@@ -1,4 +1,4 @@
-"""The command `rproxy`, also `python -m rproxy`: makes keys, shows the manual, and compares policies."""
+"""The command `rproxy`, also `python -m rproxy`: makes keys, shows the manual and units, and compares policies."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from typing import Final, NoReturn
 from rproxy.config.command_options import version
 from rproxy.config.keyfile import read_keys
 from rproxy.study import command as study
-from rproxy.tap import docs
+from rproxy.tap import docs, systemd
 from rproxy.wire.keyfile import KeyringError, format_key
 from rproxy.wire.seal import KEY_BYTES_MIN, KEY_ID_MAX, Key
 
 DESCRIPTION: Final = """\
-Makes keys for a proxy and its agents, shows their manual, and compares ways of choosing a back-end. The proxy and the
-agents themselves are twistd commands."""
+Makes keys for a proxy and its agents, shows their manual and their systemd units, and compares ways of choosing a
+back-end. The proxy and the agents themselves are twistd commands."""
 KEYGEN: Final = """\
 Prints a line for a key file: a new master key, or with --agent the key of one agent, derived from the first key of
 the proxy's file or from the one that --id names. With --out it makes a new file, which nobody but its owner can read at
 any time; one that it is redirected to is made so only when the shell has opened it for all to read."""
 DOCS: Final = "Shows a page of the manual, through a pager on a terminal. Without a topic it lists them."
+SYSTEMD: Final = """\
+Prints a systemd unit for this installation, which belongs into /etc/systemd/system. Without a name it prints all."""
 _OWNERS: Final = stat.S_IRUSR | stat.S_IWUSR
 
 
@@ -51,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     manual = commands.add_parser("docs", help="show the manual", description=DOCS)
     manual.add_argument("topic", metavar="TOPIC", nargs="?", help="one of those that 'rproxy docs' lists")
     manual.set_defaults(run=lambda options: _show_docs(options.topic))
+    unit = commands.add_parser("systemd", help="show the systemd units", description=SYSTEMD)
+    unit.add_argument("name", metavar="NAME", nargs="?", help=f"one of {', '.join(systemd.NAMES)}")
+    unit.set_defaults(run=lambda options: _show_units(options.name))
     study.add_parser(commands)
     options = parser.parse_args(arguments)
     status: int = options.run(options)
@@ -86,6 +91,19 @@ def _show_docs(topic: str | None) -> int:
         pass
     except OSError as error:
         return _failed("docs", f"standard output: {error.strerror}", 1)
+    return 0
+
+
+def _show_units(name: str | None) -> int:
+    """Returns the exit status."""
+    if name is not None and name not in systemd.NAMES:
+        return _failed("systemd", f"there is no unit {name!r}, but {', '.join(systemd.NAMES)}", 2)
+    try:
+        _show(systemd.all_units() if name is None else systemd.unit(name))
+    except BrokenPipeError:  # the reader has seen enough
+        pass
+    except OSError as error:
+        return _failed("systemd", f"standard output: {error.strerror}", 1)
     return 0
 
 

@@ -20,7 +20,8 @@ from rproxy.net.unix_socket import remove_abandoned
 from rproxy.observe.http_server import BACKLOG, AdminSite
 from rproxy.observe.service_log import logger_of
 from rproxy.sessions.service import Service
-from rproxy.tap.parts import Part, address_of, closed
+from rproxy.tap.closing import Closing
+from rproxy.tap.parts import Part, address_of
 from rproxy.tap.startup import cannot_listen
 from rproxy.tap.tls import ServiceTls
 
@@ -34,6 +35,7 @@ class Listeners(Part):
         self._reactor = reactor
         self._own = own
         self._ports: list[IListeningPort] = []
+        self._closing = Closing(reactor, ())
 
     def _add(self, port: IListeningPort) -> None:
         self._ports.append(port)
@@ -43,9 +45,13 @@ class Listeners(Part):
             self._own.add(address.host, address.port, ipv6_only=ipv6_only)
 
     def stop_accepting(self) -> Deferred[Any]:
-        """Close the ports; connections that were accepted stay."""
+        """Close the ports, without losing those who wait to be accepted; connections that were accepted stay."""
         ports, self._ports = self._ports, []
-        return closed(*ports)
+        self._closing = Closing(self._reactor, ports)
+        return self._closing.start()
+
+    def hurry(self) -> None:
+        self._closing.finish()
 
 
 class ClientListeners(Listeners):
@@ -61,6 +67,7 @@ class ClientListeners(Listeners):
         tls: ServiceTls,
         *,
         freebind: bool,
+        reuse_port: bool,
     ) -> None:
         """Raises `ConfigError` for what cannot be listened on."""
         super().__init__(reactor, own)
@@ -69,7 +76,14 @@ class ClientListeners(Listeners):
         self._service = service
         self._carrier = carrier
         self._tls = tls
-        self._endpoints = listen_endpoints(reactor, config.listen, key=self._key, freebind=freebind)
+        self._endpoints = listen_endpoints(
+            reactor,
+            config.listen,
+            key=self._key,
+            freebind=freebind,
+            reuse_port=reuse_port,
+            inherited=config.inherited,
+        )
         self._stopped = False
 
     def privilegedStartService(self) -> None:
@@ -117,7 +131,7 @@ class OperatorsListener(Listeners):
             return
         host, port = self._config.admin
         try:
-            binding = Binding(host, freebind=self._config.freebind)
+            binding = Binding(host, freebind=self._config.freebind, reuse_port=self._config.reuse_port)
             listening = listen_tcp(self._reactor, port, self._site, binding, BACKLOG)
         except Exception as error:
             raise cannot_listen(f"{self._config.key('admin')} {written((host, port))}", error) from error

@@ -23,6 +23,9 @@ class Part(Service):
         """Take on nothing new, and finish what must be finished before the sessions end. Fires when that is done."""
         return None
 
+    def hurry(self) -> None:
+        """Finish `stop_accepting` as soon as possible, if it is under way: the sessions are about to be ended."""
+
 
 class Group(Part, MultiService):
     """Parts of one kind, one of each service, started in order and stopped in the opposite one."""
@@ -30,6 +33,11 @@ class Group(Part, MultiService):
     def stop_accepting(self) -> Deferred[Any]:
         """As `Part`: the first step of a stop."""
         return DeferredList([maybeDeferred(part.stop_accepting) for part in self])
+
+    def hurry(self) -> None:
+        """As `Part`."""
+        for part in self:
+            part.hurry()
 
 
 class Stoppable(Protocol):

@@ -11,6 +11,7 @@ import os
 import stat
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.python import usage
@@ -19,13 +20,20 @@ from rproxy.config.command_options import CommandOptions
 from rproxy.net.files import open_nonblocking
 
 _TWISTD_DEFAULT: Final = "twistd.pid"
+_NEW: Final = ".new"
+_OLD: Final = ".old"
 
 
-def own_pidfile(options: CommandOptions) -> None:
+class Held(usage.UsageError):
+    """Another process holds the file."""
+
+
+def own_pidfile(options: CommandOptions, *, takes_over: bool = False) -> None:
     """Choose twistd's pid file, after the options are parsed, and check that it can be written. Raises `UsageError`.
 
     Unless it was chosen, it is the command's own, so that a proxy and an agent can start in one folder, or none if
-    twistd stays in the foreground.
+    twistd stays in the foreground. If a process holds it whose ports this one `takes_over`, twistd gets another one,
+    which is to replace that later (`options.replaced_pidfile`).
     """
     twistd = options.parent
     if twistd is None:
@@ -38,7 +46,32 @@ def own_pidfile(options: CommandOptions) -> None:
     path = os.path.join(twistd.get("chroot") or "/", os.path.abspath(pidfile).lstrip("/"))
     if not os.access(os.path.dirname(path), os.W_OK):
         raise usage.UsageError(f"cannot write {pidfile} here: start elsewhere, or use twistd --pidfile FILE")
-    clear(path)
+    try:
+        clear(path)
+    except Held:
+        if not takes_over:
+            raise
+        clear(path + _NEW)
+        options.replaced_pidfile, twistd["pidfile"] = pidfile, pidfile + _NEW
+
+
+def take_over(path: str, final: str) -> None:
+    """Rename the file `path` to `final`, and the one there, which is another process', to `final` with ``.old``.
+
+    Raises `OSError`.
+    """
+    with suppress(FileNotFoundError):  # the other process has ended
+        os.replace(final, final + _OLD)
+    os.replace(path, final)
+
+
+def name_of(path: str, descriptor: int) -> str:
+    """The present name of the file that was held at `path`, which another process may have replaced; empty for none."""
+    for name in (path, path + _OLD):
+        with suppress(OSError):
+            if os.path.samestat(os.lstat(name), os.fstat(descriptor)):
+                return name
+    return ""
 
 
 def in_foreground(twistd: Mapping[str, Any]) -> bool:
@@ -90,7 +123,7 @@ def _lock(descriptor: int, path: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         number = os.pread(descriptor, 20, 0).decode("ascii", errors="replace").strip()
-        raise usage.UsageError(
+        raise Held(
             f"process {number} runs already with the pid file {path}; for a second one, give twistd another --pidfile"
         ) from None
     except OSError:

@@ -6,7 +6,7 @@ import os
 import pwd
 import stat
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -16,8 +16,10 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 
 from rproxy.config.command_options import CommandOptions, fail
+from rproxy.net.inherited import forget
 from rproxy.tap import pidfile
 from rproxy.tap.logs import Observer, RotatingFile, open_file, rotate_at_signal, standard_output
+from rproxy.tap.notify import Notifier
 from rproxy.tap.startup import StartupError, report_startup_errors_in_one_line
 
 DAEMON_UMASK: Final = 0o077
@@ -37,6 +39,10 @@ class Process:
         elsewhere = config.get("syslog") or config.get("logger")
         self._out = None if elsewhere else self._open_log(f"{name}.log")
         self.observer = None if self._out is None else Observer(self._out)
+        self.notifier = Notifier.of_environment()
+        forget()  # the sockets that were passed are this process' own
+        self.replaced_pidfile = ""
+        """See `CommandOptions`."""
         self._pid_file: int | None = None
         self._starting: int | None = None
         """The pipe on which a daemon's parent waits for the start; None in the foreground."""
@@ -77,9 +83,12 @@ class Process:
         if self._config.get("umask") is None:
             self._config["umask"] = DAEMON_UMASK
 
-    def run_on(self, reactor: Any) -> None:
-        """Have `reactor` report the start to the waiting parent, remove the pid file at the end, and rotate the log."""
+    def run_on(self, reactor: Any, status: Callable[[], str] = str) -> None:
+        """Have `reactor` report the start to the waiting parent and to the service manager, which `status` is for,
+        remove the pid file at the end, and rotate the log.
+        """
         reactor.callWhenRunning(self._started)
+        self.notifier.run_on(reactor, status)
         reactor.addSystemEventTrigger("after", "shutdown", self._remove_pid_file)
         rotate_at_signal(reactor, self._out if isinstance(self._out, RotatingFile) else None)
 
@@ -103,6 +112,16 @@ class Process:
         except usage.UsageError as error:
             self._config["pidfile"] = ""  # the file is the other process's: twistd must not remove it
             raise StartupError(str(error)) from None
+
+    def take_over_pid_file(self) -> None:
+        """Replace the pid file of a process whose ports this one has taken over. Raises `StartupError`."""
+        if not self.replaced_pidfile:
+            return
+        try:
+            pidfile.take_over(self._config["pidfile"], self.replaced_pidfile)
+        except OSError as error:
+            raise StartupError(f"cannot replace the pid file {self.replaced_pidfile}: {error.strerror}") from None
+        self._config["pidfile"] = self.replaced_pidfile
 
     def shed_privileges(self) -> None:
         """Change to the user and group of --uid and --gid, which need no entry in passwd. Raises `StartupError`."""
@@ -140,7 +159,8 @@ class Process:
         path = self._config.get("pidfile")
         if not path or self._pid_file is None:
             return
-        if not os.access(os.path.dirname(path), os.W_OK):
+        path = self._config["pidfile"] = pidfile.name_of(path, self._pid_file)
+        if not path or not os.access(os.path.dirname(path), os.W_OK):
             os.ftruncate(self._pid_file, 0)
             self._config["pidfile"] = ""
 
@@ -182,6 +202,7 @@ class ProcessService(Service):
             return
         self.process.hold_pid_file()
         self._bind()
+        self.process.take_over_pid_file()
         self.process.shed_privileges()
 
     def _bind(self) -> None:
@@ -198,5 +219,18 @@ def process_of(options: CommandOptions) -> Process | None:
         process = Process(options.parent, options.name)
     except usage.UsageError as error:
         fail(f"twistd {options.command}: {error}")
+    process.replaced_pidfile = options.replaced_pidfile
     process.go_to_background()
     return process
+
+
+def reloading(process: Process | None, reload: Callable[[], None]) -> Callable[[], None]:
+    """`reload`, during which the service manager knows of it."""
+    if process is None:
+        return reload
+
+    def told() -> None:
+        with process.notifier.reloading():
+            reload()
+
+    return told

@@ -9,16 +9,17 @@ from typing import Any, Final
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rproxy.carriers.carrier import Resources
 from rproxy.carriers.registry import make_carrier
+from rproxy.config.activation import activated
 from rproxy.config.command_options import fail
 from rproxy.config.keyfile import envelope
 from rproxy.config.model import ProxyConfig
 from rproxy.config.options import ProxyOptions
 from rproxy.config.validators import ConfigError
+from rproxy.net.inherited import inherited_sockets, tell_twisted
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.documents import Document, Folder
 from rproxy.observe.http_server import AdminSite
@@ -34,12 +35,14 @@ from rproxy.sources.saved.state_file import StateFile
 from rproxy.tap.agents_port import AgentsPort
 from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
+from rproxy.tap.draining import LOG_EVERY_S, Draining
 from rproxy.tap.key_rotation import at_signal, rotate
 from rproxy.tap.listeners import OperatorsListener
 from rproxy.tap.parts import Group, Part, Timers
 from rproxy.tap.pidfile import own_pidfile
-from rproxy.tap.process import ProcessService, process_of
+from rproxy.tap.process import ProcessService, process_of, reloading
 from rproxy.tap.service_wiring import ServiceWiring, Surroundings
+from rproxy.tap.signals import ReactorCall
 from rproxy.tap.startup import (
     StartupError,
     operators_max,
@@ -54,9 +57,8 @@ from rproxy.timing.work_queue import WorkQueue
 
 __all__ = ["Options", "ProxyService", "makeService"]
 
-DRAIN_S: Final = 1.0
-"""How long sessions may go on after the proxy has begun to stop."""
-_DRAIN_POLL_S: Final = 0.05
+_DRAIN_MARGIN_S: Final = 10.0
+"""How much later than expected the next message of a proxy that drains may reach the service manager."""
 
 
 class Options(ProxyOptions):
@@ -64,7 +66,7 @@ class Options(ProxyOptions):
 
     def postOptions(self) -> None:
         super().postOptions()
-        own_pidfile(self)
+        own_pidfile(self, takes_over=self.config.reuse_port)
 
 
 class ProxyService(ProcessService, MultiService):
@@ -95,8 +97,7 @@ class ProxyService(ProcessService, MultiService):
         views = lambda: [each.served.view for each in self._services]  # noqa: E731
         self._status = Status(views, self.monitor.counters, self.capacity)
         self._bound = False
-        self.stop_at_once = False
-        """Whether a stop ends the sessions at once."""
+        self._draining = Draining(reactor, self.capacity, config.drain_timeout_s, self._tell_draining)
         self._add_parts(descriptors)
 
     @property
@@ -142,7 +143,7 @@ class ProxyService(ProcessService, MultiService):
 
     def _keeper(self, path: str) -> Keeper:
         return Keeper(
-            StateFile(path),
+            StateFile(path, shared=self._config.reuse_port),
             lambda: [each.pool for each in self._services],
             self.monitor,
             self._reactor,
@@ -154,6 +155,12 @@ class ProxyService(ProcessService, MultiService):
     def status(self) -> dict[str, Any]:
         """The content of `/status.json`."""
         return self._status.document()
+
+    def status_line(self) -> str:
+        """What ``systemctl status`` shows."""
+        pools = [each.pool for each in self._services]
+        eligible, backends = sum(len(pool.eligible) for pool in pools), sum(len(pool) for pool in pools)
+        return f"{self.capacity.sessions} session(s), {eligible} of {backends} back-end(s) get clients"
 
     def rotate_keys(self) -> None:
         """Read the key file again, and use the keys that it holds now."""
@@ -187,54 +194,54 @@ class ProxyService(ProcessService, MultiService):
             self.log.warn("any host may register as a back-end; --keyring FILE limits that")
 
     def stopService(self) -> Deferred[Any]:
-        """Accept no more clients, give sessions `DRAIN_S` to end, then end them. Fires when all ports are closed."""
+        """Accept no more clients, give sessions `drain_timeout_s` to end, then end them. Fires when all is closed."""
         Service.stopService(self)
-        drained = self._stop_accepting().addCallback(lambda _: self._drain())
+        self._draining.start()
+        drained = self._stop_accepting().addCallback(lambda _: self._draining.wait())
         return drained.addCallback(lambda _: self._stop_parts())
 
     def _stop_accepting(self) -> Deferred[Any]:
         return DeferredList([maybeDeferred(part.stop_accepting) for part in self._parts])
 
-    def _drain(self) -> Deferred[Any]:
-        """Fires once no session is left, or their time is over."""
-        deadline = self._reactor.seconds() + DRAIN_S
-        loop = LoopingCall(lambda: self._stop_draining(loop, deadline))
-        loop.clock = self._reactor
-        return loop.start(_DRAIN_POLL_S)
+    def stop_at_once(self) -> None:
+        """End the sessions now, if `stopService` waits for them."""
+        for part in self._parts:
+            part.hurry()
+        self._draining.end()
 
-    def _stop_draining(self, loop: LoopingCall, deadline: float) -> None:
-        if not self.capacity.sessions or self.stop_at_once or self._reactor.seconds() >= deadline:
-            loop.stop()
+    def _tell_draining(self, sessions: int) -> None:
+        if self.process is not None:
+            self.process.notifier.draining(sessions, LOG_EVERY_S + _DRAIN_MARGIN_S)
 
     def _stop_parts(self) -> Deferred[Any]:
         stopped: Deferred[Any] = MultiService.stopService(self)
         return stopped
 
 
-def _stop_at_once_at_second_signal(service: ProxyService) -> None:
+def _stop_at_once_at_second_signal(reactor: Any, service: ProxyService) -> None:
     """Have a second SIGINT or SIGTERM end the sessions at once. Twisted would log an error, and go on waiting."""
-
-    def stop_at_once(*_: object) -> None:
-        service.stop_at_once = True
-
+    handler = ReactorCall(reactor, service.stop_at_once)
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, stop_at_once)
+        signal.signal(signum, handler)
 
 
 def makeService(options: ProxyOptions) -> ProxyService:
     """twistd's entry point."""
+    sockets = inherited_sockets()  # they are this process': a daemon's would have another id
     process = process_of(options)
     from twisted.internet import reactor  # only now: else a daemon's parent would install it, too
 
     use_monotonic_time(reactor)
     try:
-        service = ProxyService(reactor, options.config, descriptors=raise_descriptor_limit())
+        tell_twisted(sockets)
+        config = activated(options.config, sockets)
+        service = ProxyService(reactor, config, descriptors=raise_descriptor_limit())
     except ConfigError as error:
         fail(f"twistd {options.command}: {error}")
     service.process = process
     if process is not None:
-        process.run_on(reactor)
+        process.run_on(reactor, service.status_line)
     tune_garbage_collector()
-    at_signal(reactor, service.read_again)
-    reactor.addSystemEventTrigger("before", "shutdown", _stop_at_once_at_second_signal, service)
+    at_signal(reactor, reloading(process, service.read_again))
+    reactor.addSystemEventTrigger("before", "shutdown", _stop_at_once_at_second_signal, reactor, service)
     return service

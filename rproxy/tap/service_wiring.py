@@ -94,6 +94,7 @@ class ServiceWiring:
             process.own,
             self.tls,
             freebind=process.config.freebind,
+            reuse_port=process.config.reuse_port,
         )
         self.outbound = OutboundPart(reactor, config, self.served.service, process.config.freebind)
         self.clients = ClientLimits(reactor, config, self.served.service, process.carrier)

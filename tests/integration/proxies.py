@@ -9,13 +9,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rproxy.net.addresses import Address
 from tests.integration.addresses import LOOPBACK, parse_address
 from tests.integration.http_client import PRINT_BODY, get
 from tests.integration.polling import READY_S, poll
 from tests.integration.twistd import Twistd, environment
+
+DRAIN_S: Final = 1.0
 
 
 class Proxy(Twistd):
@@ -31,6 +33,7 @@ class Proxy(Twistd):
         defaults = [] if {"--listen", "--config"} & set(options) else ["--listen", f"{host}:0"]
         for name in ("--monitor", "--admin"):
             defaults += [] if name in options else [name, f"{host}:0"]
+        defaults += ["--drain-timeout", f"{DRAIN_S:g}"]  # tests end with sessions left
         super().__init__(folder, "rproxy", *defaults, *options, **how)
         try:
             self._status = self.logged(r"status at (http://\S+)")

@@ -5,6 +5,7 @@ from ipaddress import ip_network
 from typing import cast
 
 import attrs
+import pytest
 
 from rproxy.net.addresses import Address, Network
 from rproxy.observe.publisher import Publisher
@@ -12,7 +13,7 @@ from rproxy.pool.backend import Registration
 from rproxy.pool.states import State
 from rproxy.sources.saved.keeper import RETRY_S, STOP_S, TRIES, TRY_AGAIN_S, WRITE_EVERY_S, Keeper
 from rproxy.sources.saved.rows import Rows, decoded
-from rproxy.sources.saved.state_file import StateFile, StateFileError
+from rproxy.sources.saved.state_file import TAKEN_OVER, StateFile, StateFileError
 from rproxy.timing.work_queue import WorkQueue
 from rproxy.wire.pdu import ProbeRequest, Unregister
 from tests.fakes import AGENT_PORT, logged, pool_of, run, texts
@@ -28,6 +29,7 @@ class File:
     """One in memory; while `error` is set neither reading nor writing it succeeds."""
 
     path = "/state"
+    shared = False
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
@@ -394,3 +396,43 @@ def test_a_row_is_given_up_only_once_no_pool_waits_for_its_answer() -> None:
     keeping.run(GIVEN_UP_S)
     assert [len(pool) for pool in (keeping.bench.pool, other.pool)] == [0, 0]
     assert keeping.bench.monitor.counters.probes["registration"] == 2 * TRIES
+
+
+def test_a_shared_file_is_claimed_by_writing_it_although_nothing_has_changed() -> None:
+    keeping = Keeping({KEY: KNOWN})
+    keeping.file.shared = True
+    keeping.start()
+    keeping.run(WRITE_EVERY_S + 0.1)
+    assert (keeping.file.writes, keeping.file.rows) == (1, {KEY: KNOWN})
+    keeping.run(3 * WRITE_EVERY_S)
+    assert keeping.file.writes == 1
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_who_has_been_replaced_says_so_once_and_writes_no_more(*, hangs: bool) -> None:
+    keeping = Keeping()
+    keeping.start()
+    keeping.bench.up()
+    keeping.file.error = TAKEN_OVER
+    with logged() as events:
+        keeping.run(WRITE_EVERY_S + 0.1)
+        keeping.file.error = ""
+        keeping.run(3 * RETRY_S)
+        keeping.hangs = hangs
+        ended = keeping.stop()
+        keeping.run(0)
+    assert ended == [None]
+    assert keeping.file.writes == 0
+    assert texts(events).count(f"--state-file /state: {TAKEN_OVER}") == 1
+    assert not [text for text in texts(events) if "not kept" in text]
+    assert keeping.hanging == []
+
+
+def test_who_learns_on_stopping_that_it_has_been_replaced_stops_at_once() -> None:
+    keeping = Keeping()
+    keeping.start()
+    keeping.bench.up()
+    keeping.file.error = TAKEN_OVER
+    ended = keeping.stop()
+    keeping.run(0.1)
+    assert ended == [None]

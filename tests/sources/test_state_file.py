@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import socket
@@ -13,7 +14,7 @@ import pytest
 
 from rproxy.pool.backend import Registration
 from rproxy.sources.saved.rows import Rows, encoded
-from rproxy.sources.saved.state_file import BYTES_MAX, StateFile, StateFileError
+from rproxy.sources.saved.state_file import BYTES_MAX, TAKEN_OVER, StateFile, StateFileError
 
 ROWS: Rows = {("10.0.0.1", 80): Registration(("10.0.0.1", 5555), 7, 20.0, 100)}
 
@@ -144,3 +145,50 @@ def test_where_a_write_fails_the_old_one_stays_whole(path: Path) -> None:
         assert why_not(lambda path: write(path, many), path) == "File too large"
     assert read(path) == ROWS
     assert os.listdir(path.parent) == ["state"]
+
+
+def pieces(rows: Rows) -> list[bytes]:
+    return list(encoded(rows, 10))
+
+
+def test_the_last_one_to_claim_a_shared_file_keeps_it(path: Path) -> None:
+    old, new = StateFile(str(path), shared=True), StateFile(str(path), shared=True)
+    old.write(pieces({}))
+    old.write(pieces(ROWS))
+    assert new.read() == ROWS
+    old.write(pieces({}))  # the new one has only read it
+    new.write(pieces(ROWS))
+    for _ in range(2):
+        assert why_not(lambda _: old.write(pieces({})), path) == TAKEN_OVER
+    new.write(pieces(ROWS))
+    assert read(path) == ROWS
+    assert os.listdir(path.parent) == ["state"]
+
+
+def test_one_that_was_removed_is_written_again(path: Path) -> None:
+    file = StateFile(str(path), shared=True)
+    file.write(pieces(ROWS))
+    path.unlink()
+    file.write(pieces(ROWS))
+    assert read(path) == ROWS
+
+
+def test_one_that_is_not_shared_is_replaced_whoever_wrote_it(path: Path) -> None:
+    file = StateFile(str(path))
+    file.write(pieces({}))
+    path.write_bytes(b"an operator's")
+    file.write(pieces(ROWS))
+    assert read(path) == ROWS
+
+
+def test_two_that_write_a_shared_file_take_turns(path: Path) -> None:
+    """The second waits for the folder's lock: neither takes the other's half-written file for its own."""
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    writing = threading.Thread(target=StateFile(str(path), shared=True).write, args=(pieces(ROWS),), daemon=True)
+    writing.start()
+    writing.join(0.1)
+    assert (writing.is_alive(), path.exists()) == (True, False)
+    os.close(descriptor)
+    writing.join(5)
+    assert read(path) == ROWS

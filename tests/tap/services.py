@@ -16,6 +16,7 @@ from tests.fakes import Reactor, Stream, StubSampler
 
 AGENT = ("10.0.0.1", 5555)
 MONITOR = ("10.1.1.10", 5555)
+DRAIN_S = 1.0
 _PROCESS = ProxyConfig()
 
 
@@ -28,7 +29,8 @@ def config(**settings: Any) -> ProxyConfig:
 class ProxyBench:
     def __init__(self, reactor: Reactor | None = None, **settings: Any) -> None:
         self.reactor = reactor or Reactor()
-        self.service = ProxyService(self.reactor, config(**{"monitors": (MONITOR,), **settings}))
+        defaults = {"monitors": (MONITOR,), "drain_timeout_s": DRAIN_S}
+        self.service = ProxyService(self.reactor, config(**{**defaults, **settings}))
 
     def start(self) -> None:
         self.service.privilegedStartService()

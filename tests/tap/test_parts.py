@@ -12,11 +12,10 @@ from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
 from rproxy.tap.listeners import ClientListeners, OperatorsListener
 from rproxy.tap.parts import Group, Part
-from rproxy.tap.proxy import DRAIN_S
 from rproxy.tap.session_timeouts import SessionTimeouts
 from rproxy.tap.startup import StartupError
 from tests.fakes import run
-from tests.tap.services import ProxyBench, ended
+from tests.tap.services import DRAIN_S, ProxyBench, ended
 
 STEPS = ("privilegedStartService", "startService", "stop_accepting", "stopService")
 
@@ -95,7 +94,7 @@ def test_a_second_signal_ends_the_sessions_at_once(monkeypatch: pytest.MonkeyPat
     bench.backend_up()
     bench.session()
     stopped = ended(bench.service.stopService())
-    bench.service.stop_at_once = True
+    bench.service.stop_at_once()
     run(bench.reactor, 0.1)
     assert (bench.service.capacity.sessions, len(stopped)) == (0, 1)
 

@@ -97,3 +97,51 @@ def test_a_file_system_without_locks_does_not_prevent_a_start(tmp_path: Path, mo
     path.write_text("1")
     pidfile.clear(str(path))
     assert not path.exists()
+
+
+class Options:
+    """twistd's options, and what a command adds to them."""
+
+    name = "rproxy"
+    replaced_pidfile = ""
+
+    def __init__(self, path: Path) -> None:
+        self.parent = {"pidfile": str(path)}
+
+
+def test_one_that_takes_over_gets_another_file_until_it_has(held: Path) -> None:
+    options = Options(held)
+    with pytest.raises(usage.UsageError, match="process 1234 runs already"):
+        pidfile.own_pidfile(options)  # type: ignore[arg-type]
+    pidfile.own_pidfile(options, takes_over=True)  # type: ignore[arg-type]
+    assert (options.parent["pidfile"], options.replaced_pidfile) == (f"{held}.new", str(held))
+    new = Path(options.parent["pidfile"])
+    new.write_text("5678")
+    pidfile.take_over(str(new), str(held))
+    assert {path.name: path.read_text() for path in held.parent.iterdir()} == {
+        "rproxy.pid": "5678",
+        "rproxy.pid.old": "1234",
+    }
+
+
+def test_what_takes_over_where_nobody_is_left_needs_no_other_file(tmp_path: Path) -> None:
+    options = Options(tmp_path / "rproxy.pid")
+    pidfile.own_pidfile(options, takes_over=True)  # type: ignore[arg-type]
+    assert (options.parent["pidfile"], options.replaced_pidfile) == (f"{tmp_path}/rproxy.pid", "")
+    new, final = tmp_path / "rproxy.pid.new", tmp_path / "rproxy.pid"
+    new.write_text("5678")
+    pidfile.take_over(str(new), str(final))  # the other one has ended in the meantime
+    assert [path.name for path in tmp_path.iterdir()] == ["rproxy.pid"]
+
+
+def test_a_held_file_is_found_under_the_name_that_it_has_now(tmp_path: Path) -> None:
+    path = tmp_path / "rproxy.pid"
+    path.write_text("1234")
+    descriptor = pidfile.hold(str(path))
+    assert pidfile.name_of(str(path), descriptor) == str(path)
+    path.rename(f"{path}.old")
+    path.write_text("5678")
+    assert pidfile.name_of(str(path), descriptor) == f"{path}.old"
+    Path(f"{path}.old").unlink()
+    assert pidfile.name_of(str(path), descriptor) == ""
+    os.close(descriptor)

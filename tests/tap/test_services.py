@@ -18,12 +18,12 @@ from rproxy.config.keyfile import Keyring
 from rproxy.config.model import ServiceConfig
 from rproxy.tap import listeners
 from rproxy.tap.process import Process
-from rproxy.tap.proxy import DRAIN_S, ProxyService
+from rproxy.tap.proxy import ProxyService
 from rproxy.tap.startup import StartupError, operators_max
 from rproxy.wire.pdu import SIZE, Register, Unregister
 from rproxy.wire.seal import Key
 from tests.fakes import Port, Reactor, logged, run, texts
-from tests.tap.services import MONITOR, AgentBench, ProxyBench, config, ended
+from tests.tap.services import DRAIN_S, MONITOR, AgentBench, ProxyBench, config, ended
 
 KEYED_SIZE = 44
 
@@ -60,6 +60,9 @@ class NotedProcess(Process):
     def hold_pid_file(self) -> None:
         self.done.append(("hold", bool(self._reactor.open_ports)))
 
+    def take_over_pid_file(self) -> None:
+        self.done.append(("take over", bool(self._reactor.open_ports)))
+
     def shed_privileges(self) -> None:
         self.done.append(("shed", bool(self._reactor.open_ports)))
 
@@ -76,7 +79,7 @@ def test_the_pid_file_is_held_before_the_ports_open_and_privileges_go_after(
     service = make(reactor).service
     service.process = process = NotedProcess(reactor)
     service.privilegedStartService()
-    assert process.done == [("hold", False), ("shed", True)]
+    assert process.done == [("hold", False), ("take over", True), ("shed", True)]
 
 
 @pytest.mark.parametrize("start", [lambda reactor: ProxyBench(reactor).start(), lambda reactor: AgentBench(reactor)])
@@ -232,7 +235,7 @@ class LateEndpoint:
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> LateEndpoint:
     endpoint = LateEndpoint()
-    monkeypatch.setattr(listeners, "listen_endpoints", lambda reactor, texts, key, freebind: [(texts[0], endpoint)])
+    monkeypatch.setattr(listeners, "listen_endpoints", lambda reactor, texts, **options: [(texts[0], endpoint)])
     return endpoint
 
 

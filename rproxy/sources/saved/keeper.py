@@ -15,7 +15,7 @@ from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.pool import Pool
 from rproxy.sources.saved.rows import Rows, encoded, is_kept
-from rproxy.sources.saved.state_file import StateFile, StateFileError
+from rproxy.sources.saved.state_file import TAKEN_OVER, StateFile, StateFileError
 from rproxy.sources.source import Source
 from rproxy.timing.work_queue import WorkQueue
 
@@ -140,12 +140,15 @@ class Keeper:
         self._stopped: Deferred[None] | None = None
         self._is_last = False
         """Whether the current pass began after `stop` was called."""
+        self._taken_over = False
+        """Whether another process writes the file now, and this one no more."""
 
     def load(self) -> None:
         """Read the file, which blocks: call it before the reactor runs."""
         rows: Rows = {}
         try:
-            rows = self._written = self._file.read()
+            rows = self._file.read()
+            self._written = None if self._file.shared else rows  # a shared file is claimed by writing it
         except StateFileError as error:
             self._unread = str(error)
             self.log.warn("--state-file {path}: {error}; it is not used", path=self._file.path, error=error)
@@ -164,7 +167,9 @@ class Keeper:
         stopped = self._stopped = Deferred()
         deadline = self._clock.callLater(STOP_S, self._end)
         stopped.addCallback(lambda _: deadline.cancel() if deadline.active() else None)
-        if self._call is not None:
+        if self._taken_over:
+            self._end()
+        elif self._call is not None:
             self._call.cancel()
             self._begin_pass()
         return stopped  # otherwise a pass is running, and another follows it
@@ -191,10 +196,11 @@ class Keeper:
             self._end_pass(RETRY_S)
 
     def _end_pass(self, seconds: float) -> None:
-        """Schedule the next pass; while stopping, only if the last one is still due."""
+        """Schedule the next pass; while stopping, only if the last one is still due; none if it was taken over."""
         if self._stopped is None:
-            self._schedule(seconds)
-        elif self._is_last:
+            if not self._taken_over:
+                self._schedule(seconds)
+        elif self._is_last or self._taken_over:
             self._end()
         else:
             self._begin_pass()
@@ -234,6 +240,7 @@ class Keeper:
         def done(failure: str) -> None:
             if not failure:
                 self._written, self._kept, self._left = rows, kept, left
+            self._taken_over = failure == TAKEN_OVER
             self._log_outcome(failure)
             self._end_pass(RETRY_S if failure else WRITE_EVERY_S)
 
@@ -251,7 +258,9 @@ class Keeper:
         return ""
 
     def _log_outcome(self, failure: str) -> None:
-        if failure and failure not in (self._failure, self._unread):
+        if self._taken_over:
+            self.log.info("--state-file {path}: {error}", path=self._file.path, error=failure)
+        elif failure and failure not in (self._failure, self._unread):
             self.log.warn("--state-file {path}: {error}; back-ends are not kept", path=self._file.path, error=failure)
         elif self._failure and not failure:
             self.log.info("--state-file {path}: back-ends are kept again", path=self._file.path)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Final
 
 import attrs
@@ -15,17 +16,26 @@ from rproxy.sources.saved.rows import Rows, RowsError, decoded
 
 BYTES_MAX: Final = 64 << 20
 """More than the largest pool needs."""
+TAKEN_OVER: Final = "another process writes it now"
+"""Why a shared file cannot be written any more."""
 
 
 class StateFileError(Exception):
     """The file cannot be used; the message says why."""
 
 
-@attrs.frozen
+@attrs.define
 class StateFile:
-    """`path` is absolute, and no symbolic link."""
+    """`path` is absolute, and no symbolic link.
+
+    If it is `shared`, a proxy that takes over from this one may write it, too. Its first write is its claim: from then
+    on this one writes it no more.
+    """
 
     path: str
+    shared: bool = False
+    _version: tuple[int, ...] | None = None
+    """Which file this process has written; None before its first write, which replaces any file."""
 
     def read(self) -> Rows:
         """Its rows; none if it does not exist. Raises `StateFileError`."""
@@ -48,28 +58,54 @@ class StateFile:
 
         The new file is on the disk before it is renamed over the old one, so that either is always complete.
         """
-        new = f"{self.path}.new"
         try:
-            with suppress(FileNotFoundError):
-                _demand_regular(os.stat(self.path))
-            with suppress(FileNotFoundError):
-                os.unlink(new)
-            try:
-                descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
-                with open(descriptor, "wb") as file:
-                    file.writelines(pieces)
-                    file.flush()
-                    os.fsync(descriptor)
-                os.replace(new, self.path)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(new)
-                raise
+            with _locked(os.path.dirname(self.path)) if self.shared else nullcontext():
+                self._replace(pieces)
         except OSError as error:
             raise StateFileError(error.strerror or str(error)) from None
+
+    def _replace(self, pieces: Iterable[bytes]) -> None:
+        new = f"{self.path}.new"
+        with suppress(FileNotFoundError):
+            about = os.stat(self.path)
+            _demand_regular(about)
+            if self.shared and self._version not in (None, _version(about)):
+                raise StateFileError(TAKEN_OVER)
+        with suppress(FileNotFoundError):
+            os.unlink(new)
+        try:
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+            with open(descriptor, "wb") as file:
+                file.writelines(pieces)
+                file.flush()
+                os.fsync(descriptor)
+                version = _version(os.fstat(descriptor))
+            os.replace(new, self.path)
+            self._version = version
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(new)
+            raise
 
 
 def _demand_regular(about: os.stat_result) -> None:
     """Raises `StateFileError` unless it is a regular file: nothing else is read or replaced."""
     if not stat.S_ISREG(about.st_mode):
         raise StateFileError("it is no regular file")
+
+
+def _version(about: os.stat_result) -> tuple[int, ...]:
+    """What distinguishes a file from those that replace it, though they may get its inode."""
+    return about.st_dev, about.st_ino, about.st_mtime_ns, about.st_size
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Hold the lock on a folder, as far as its file system has locks. Raises `OSError` if it cannot be opened."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,143 @@
+"""A proxy that is replaced by a new process while clients come: nobody is refused, and the old one drains."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from rproxy.net.addresses import Address, written
+from tests.integration.addresses import LOOPBACK
+from tests.integration.agents import greeting, serve, start_agent, wait_until_up
+from tests.integration.conftest import CARRIERS, Starter, carrier_options
+from tests.integration.fake_agents import FakeAgent
+from tests.integration.logs import failures
+from tests.integration.polling import READY_S, STOP_S, poll
+from tests.integration.proxies import Proxy
+from tests.integration.sockets import connect, receive
+from tests.integration.steady_clients import SteadyClients
+from tests.integration.test_limits import _AS_SYSTEMD as AS_SYSTEMD
+
+RATE: Final = 1000
+RESTARTS: Final = 20
+SELDOM: Final = ("--interval", "300")
+
+
+@pytest.fixture
+def clients() -> Iterator[SteadyClients]:
+    with SteadyClients(RATE) as clients:
+        yield clients
+
+
+def agent_for(start: Starter, proxy: Proxy, service: Address) -> None:
+    """One that registers once, and answers whoever probes it."""
+    agent = FakeAgent(proxy.monitor, service[1], interval_s=300.0)
+    start.closing(lambda: agent.close(unregister=False))
+    wait_until_up(proxy, agent.backend)
+
+
+def options(folder: Path, carrier: str, *others: str) -> list[str]:
+    return ["--state-file", str(folder / "state"), *carrier_options(carrier), *others]
+
+
+def successor(start: Starter, proxy: Proxy, *options: str) -> Proxy:
+    """Another one on the ports of `proxy`, which has taken over its back-ends."""
+    there = ["--listen", written(proxy.address), "--monitor", written(proxy.monitor)]
+    new = start.elsewhere().proxy(*there, *options)
+    new.logged("(registered -> up)")
+    return new
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_twenty_processes_in_turn_refuse_nobody(start: Starter, clients: SteadyClients, carrier: str) -> None:
+    how = options(start.folder, carrier, "--reuse-port")
+    proxy = start.proxy(*how)
+    agent_for(start, proxy, (LOOPBACK, clients.server_port))
+    clients.begin(proxy.address)
+    for _ in range(RESTARTS):
+        old, proxy = proxy, successor(start, proxy, *how)
+        assert old.stop() == -signal.SIGTERM
+        assert failures(old.log) == []
+    outcome = clients.end()
+    assert outcome.failed == {}
+    assert outcome.served > RATE * RESTARTS / 2
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_twenty_processes_on_a_passed_socket_refuse_nobody(
+    start: Starter, clients: SteadyClients, carrier: str
+) -> None:
+    """As systemd does: the next one starts when the last one has ended, and clients wait in between."""
+    with socket.create_server((LOOPBACK, 0), backlog=4096) as sock:
+        how = {
+            "wrapper": [sys.executable, "-c", AS_SYSTEMD, str(sock.fileno())],
+            "pass_fds": [sock.fileno()],
+        }
+        proxy = start.proxy(*options(start.folder, carrier), **how)
+        agent_for(start, proxy, (LOOPBACK, clients.server_port))
+        clients.begin(sock.getsockname())
+        there = ["--monitor", written(proxy.monitor)]
+        for _ in range(RESTARTS):
+            assert proxy.stop() == -signal.SIGTERM
+            proxy = start.elsewhere().proxy(*options(start.folder, carrier, *there), **how)
+        outcome = clients.end()
+    assert outcome.failed == {}
+    assert outcome.served > RATE * RESTARTS / 2
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_the_old_one_drains_with_its_sessions_and_the_new_one_has_its_agents(start: Starter, carrier: str) -> None:
+    how = options(start.folder, carrier, "--reuse-port", "--drain-timeout", "60", "--probe-interval", "0.3")
+    how += ["--liveness", "1"]
+    old = start.proxy(*how)
+    agent = start_agent(start, old, serve(start, b"hello"), *SELDOM)
+    poll(lambda: "registered -> up" in old.log, READY_S, "it is up")
+    with connect(old.address) as client:
+        assert receive(client, 5) == b"hello"
+        new = successor(start, old, *how)
+        old.send_signal(signal.SIGTERM)
+        old.logged(r"stopping: 1 session\(s\) left, which may go on for (60) s")
+        for _ in range(20):
+            assert greeting(new) == b"hello"
+        assert new.status()["counters"]["sessions"].get("closed", 0) == 20
+        for _ in range(10):  # more than the liveness of agents that answer it no more
+            client.sendall(b"still")
+            assert receive(client, 5) == b"still"
+            time.sleep(0.2)
+        assert [row["state"] for row in new.backends().values()] == ["up"]
+        assert "-> down" not in old.log
+    assert old.wait(STOP_S) == -signal.SIGTERM
+    assert new.running
+    assert [failures(process.log) for process in (old, new, agent)] == [[]] * 3
+
+
+def test_the_new_one_keeps_the_state_file_and_the_old_one_does_not_write_it_any_more(start: Starter) -> None:
+    how = options(start.folder, "auto", "--reuse-port")
+    old = start.proxy(*how)
+    agent_for(start, old, (LOOPBACK, 8001))
+    new = successor(start, old, *how)
+    late = FakeAgent(new.monitor, 8002, interval_s=300.0)
+    start.closing(lambda: late.close(unregister=False))
+    wait_until_up(new, late.backend)
+    state = start.folder / "state"
+    poll(lambda: b"8002" in state.read_bytes(), READY_S, "the new one has written it")
+    old.stop()
+    assert b"8002" in state.read_bytes()
+    new.stop()
+    assert b"8001" in state.read_bytes()
+    assert b"8002" in state.read_bytes()
+
+
+def test_without_the_option_a_port_is_in_use(start: Starter) -> None:
+    proxy = start.proxy("--reuse-port")
+    other = start.elsewhere().twistd("rproxy", "--listen", written(proxy.address), "--monitor", f"{LOOPBACK}:0")
+    assert other.wait(READY_S) == 1
+    assert f"cannot listen on --listen {written(proxy.address)}: Address already in use" in other.errors
