@@ -6,12 +6,15 @@ has become of the clients.
 
 from __future__ import annotations
 
-import asyncio
+import errno
 import json
+import select
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Final, Self
 
 import attrs
@@ -23,7 +26,8 @@ from tests.integration.twistd import environment
 QUESTION: Final = b"?"
 ANSWER: Final = b"!"
 PATIENCE_S: Final = 10.0
-TICK_S: Final = 0.01
+TICK_S: Final = 0.005
+_READ: Final = 64
 
 
 @attrs.frozen
@@ -67,68 +71,139 @@ class SteadyClients:
         return Outcome(**json.loads(self._line()))
 
 
+class _Sockets:
+    """One epoll for all, without a layer between: on the machine of a test, clients must cost less than the proxy."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+
+    def add(self, sock: socket.socket, events: int, handle: Callable[[], None]) -> None:
+        self._handlers[sock.fileno()] = handle
+        self._epoll.register(sock, events)
+
+    def close(self, sock: socket.socket) -> None:
+        del self._handlers[sock.fileno()]
+        sock.close()
+
+    def turn(self, wait_s: float) -> None:
+        for descriptor, _ in self._epoll.poll(wait_s):
+            handle = self._handlers.get(descriptor)
+            if handle is not None:
+                handle()
+
+
+class _Server:
+    """Answers a question, and ends the connection."""
+
+    def __init__(self, sockets: _Sockets) -> None:
+        self._sockets = sockets
+        self._socket = socket.create_server((LOOPBACK, 0), backlog=4096)
+        self._socket.setblocking(False)
+        self.port: int = self._socket.getsockname()[1]
+        sockets.add(self._socket, select.EPOLLIN, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._socket.accept()
+        except BlockingIOError:
+            return
+        sock.setblocking(False)
+        self._sockets.add(sock, select.EPOLLIN, lambda: self._answer(sock))
+
+    def _answer(self, sock: socket.socket) -> None:
+        try:
+            if sock.recv(_READ):
+                sock.send(ANSWER)
+        except OSError:
+            pass
+        self._sockets.close(sock)
+
+
+class _Client:
+    def __init__(self, clients: _Clients, began: float) -> None:
+        self.began = began
+        self._clients = clients
+        self._got = b""
+        self._asked = False
+        clients.running[self] = None
+        self._socket = socket.socket()
+        self._socket.setblocking(False)
+        error = self._socket.connect_ex(clients.address)
+        if error not in (0, errno.EINPROGRESS):
+            self._socket.close()
+            clients.ended(self, errno.errorcode[error])
+            return
+        events = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
+        clients.sockets.add(self._socket, events, self._handle)
+
+    def _handle(self) -> None:
+        try:
+            if not self._asked:
+                self._socket.send(QUESTION)
+                self._asked = True
+            while data := self._socket.recv(_READ):
+                self._got += data
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.end(f"{errno.errorcode[error.errno or 0]} after {self._got!r}")
+            return
+        self.end("" if self._got == ANSWER else f"got {self._got!r}")
+
+    def end(self, failure: str) -> None:
+        self._clients.sockets.close(self._socket)
+        self._clients.ended(self, failure)
+
+
 class _Clients:
-    def __init__(self, host: str, port: int) -> None:
-        self._at = host, port
-        self.served = 0
-        self.failed: Counter[str] = Counter()
-        self.slowest_s = 0.0
-        self._running: set[asyncio.Task[None]] = set()
+    def __init__(self, sockets: _Sockets, address: Address) -> None:
+        self.sockets = sockets
+        self.address = address
+        self.running: dict[_Client, None] = {}
+        """In the order in which they came."""
+        self._served = 0
+        self._failed: Counter[str] = Counter()
+        self._slowest_s = 0.0
 
     def start(self) -> None:
-        task = asyncio.ensure_future(self._ask())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        _Client(self, time.monotonic())
 
-    async def wait(self) -> None:
-        await asyncio.gather(*self._running)
+    def ended(self, client: _Client, failure: str) -> None:
+        self.running.pop(client, None)
+        self._slowest_s = max(self._slowest_s, time.monotonic() - client.began)
+        if failure:
+            self._failed[failure] += 1
+        else:
+            self._served += 1
 
-    async def _ask(self) -> None:
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                reader, writer = await asyncio.open_connection(*self._at)
-                try:
-                    writer.write(QUESTION)
-                    answer = await reader.read()
-                finally:
-                    writer.close()
-            if answer == ANSWER:
-                self.served += 1
-            else:
-                self.failed[f"got {answer!r}"] += 1
-        except (OSError, TimeoutError) as error:
-            self.failed[type(error).__name__] += 1
-        self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+    def expire(self) -> None:
+        """End those who have waited for too long."""
+        while self.running:
+            eldest = next(iter(self.running))
+            if time.monotonic() - eldest.began < PATIENCE_S:
+                return
+            eldest.end("timeout")
+
+    def outcome(self) -> Outcome:
+        return Outcome(self._served, dict(self._failed), self._slowest_s)
 
 
-async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        await reader.readexactly(len(QUESTION))
-        writer.write(ANSWER)
-        await writer.drain()
-    except (OSError, EOFError):
-        pass
-    finally:
-        writer.close()
-
-
-async def _main(rate: int) -> None:
-    server = await asyncio.start_server(_serve, LOOPBACK, 0, backlog=4096)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    loop = asyncio.get_running_loop()
-    host, port = (await loop.run_in_executor(None, sys.stdin.readline)).split()
-    over = loop.run_in_executor(None, sys.stdin.readline)
-    clients, began, started = _Clients(host, int(port)), time.monotonic(), 0
-    while not over.done():
-        due = int((time.monotonic() - began) * rate)
+def _main(rate: int) -> None:
+    sockets = _Sockets()
+    print(_Server(sockets).port, flush=True)
+    host, port = sys.stdin.readline().split()
+    clients, began, started, over = _Clients(sockets, (host, int(port))), time.monotonic(), 0, False
+    while clients.running or not over:
+        over = over or bool(select.select([sys.stdin], [], [], 0)[0])
+        due = started if over else int((time.monotonic() - began) * rate)
         for _ in range(started, due):
             clients.start()
-        started = max(started, due)
-        await asyncio.sleep(TICK_S)
-    await clients.wait()
-    print(json.dumps(attrs.asdict(Outcome(clients.served, dict(clients.failed), clients.slowest_s))), flush=True)
+        started = due
+        sockets.turn(TICK_S)
+        clients.expire()
+    print(json.dumps(attrs.asdict(clients.outcome())), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1])))
+    _main(int(sys.argv[1]))

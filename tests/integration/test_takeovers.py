@@ -43,7 +43,7 @@ def agent_for(start: Starter, proxy: Proxy, service: Address) -> None:
 
 
 def options(folder: Path, carrier: str, *others: str) -> list[str]:
-    return ["--state-file", str(folder / "state"), *carrier_options(carrier), *others]
+    return ["--state-file", str(folder / "state"), "--drain-timeout", "30", *carrier_options(carrier), *others]
 
 
 def successor(start: Starter, proxy: Proxy, *options: str) -> Proxy:
@@ -63,7 +63,7 @@ def test_twenty_processes_in_turn_refuse_nobody(start: Starter, clients: SteadyC
     clients.begin(proxy.address)
     for _ in range(RESTARTS):
         old, proxy = proxy, successor(start, proxy, *how)
-        assert old.stop() == -signal.SIGTERM
+        assert old.stop(within_s=READY_S) == -signal.SIGTERM
         assert failures(old.log) == []
     outcome = clients.end()
     assert outcome.failed == {}
@@ -95,7 +95,7 @@ def test_twenty_processes_on_a_passed_socket_refuse_nobody(
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_the_old_one_drains_with_its_sessions_and_the_new_one_has_its_agents(start: Starter, carrier: str) -> None:
-    how = options(start.folder, carrier, "--reuse-port", "--drain-timeout", "60", "--probe-interval", "0.3")
+    how = options(start.folder, carrier, "--reuse-port", "--probe-interval", "0.3")
     how += ["--liveness", "1"]
     old = start.proxy(*how)
     agent = start_agent(start, old, serve(start, b"hello"), *SELDOM)
@@ -104,7 +104,7 @@ def test_the_old_one_drains_with_its_sessions_and_the_new_one_has_its_agents(sta
         assert receive(client, 5) == b"hello"
         new = successor(start, old, *how)
         old.send_signal(signal.SIGTERM)
-        old.logged(r"stopping: 1 session\(s\) left, which may go on for (60) s")
+        old.logged(r"stopping: 1 session\(s\) left, which may go on for (30) s")
         for _ in range(20):
             assert greeting(new) == b"hello"
         assert new.status()["counters"]["sessions"].get("closed", 0) == 20
