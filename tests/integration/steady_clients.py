@@ -32,11 +32,13 @@ _READ: Final = 64
 
 @attrs.frozen
 class Outcome:
-    """How many clients got their answer, what became of the others by reason, and how long the slowest took."""
+    """What became of the clients: those who got no answer by reason, how long the slowest took, and how many a second
+    got theirs.
+    """
 
-    served: int
     failed: dict[str, int]
     slowest_s: float
+    rate: float
 
 
 class SteadyClients:
@@ -185,8 +187,8 @@ class _Clients:
                 return
             eldest.end("timeout")
 
-    def outcome(self) -> Outcome:
-        return Outcome(self._served, dict(self._failed), self._slowest_s)
+    def outcome(self, lasted_s: float) -> Outcome:
+        return Outcome(dict(self._failed), self._slowest_s, self._served / lasted_s)
 
 
 def _main(rate: int) -> None:
@@ -194,15 +196,17 @@ def _main(rate: int) -> None:
     print(_Server(sockets).port, flush=True)
     host, port = sys.stdin.readline().split()
     clients, began, started, over = _Clients(sockets, (host, int(port))), time.monotonic(), 0, False
+    lasted_s = 0.0
     while clients.running or not over:
         over = over or bool(select.select([sys.stdin], [], [], 0)[0])
+        lasted_s = lasted_s if over else time.monotonic() - began
         due = started if over else int((time.monotonic() - began) * rate)
         for _ in range(started, due):
             clients.start()
         started = due
         sockets.turn(TICK_S)
         clients.expire()
-    print(json.dumps(attrs.asdict(clients.outcome())), flush=True)
+    print(json.dumps(attrs.asdict(clients.outcome(lasted_s))), flush=True)
 
 
 if __name__ == "__main__":
