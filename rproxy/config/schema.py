@@ -6,7 +6,6 @@ Options have these names after two dashes, and so have keys of a file. Those tha
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ from rproxy.config.validators import PORT_MAX, ConfigError, Value, host_and_port
 from rproxy.config.validators import choice as one_of
 from rproxy.config.validators import whole as whole_number
 from rproxy.net.addresses import Address
-from rproxy.net.binding import CAN_FREEBIND
+from rproxy.net.binding import CAN_FREEBIND, CAN_HAND_OVER
 from rproxy.pool.limits import Limits
 from rproxy.sessions.capacity import SESSIONS_MAX
 from rproxy.sessions.redispatch import Redispatch
@@ -64,8 +63,8 @@ def _needs_freebind(key: str) -> None:
 
 
 def _needs_reuse_port(key: str) -> None:
-    if not hasattr(socket, "SO_REUSEPORT"):
-        raise ConfigError("this system has no SO_REUSEPORT", key)
+    if not CAN_HAND_OVER:
+        raise ConfigError("needs Linux", key)
 
 
 def _monitor(key: str, value: Value) -> Address:
