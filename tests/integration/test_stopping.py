@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import Starter, Variant, every_transport
 from tests.integration.logs import failures
-from tests.integration.polling import PROMPT_S, READY_S, poll
+from tests.integration.polling import PROMPT_S, READY_S, STOP_S, poll
 from tests.integration.pools import Pool
 from tests.integration.servers import echo
 from tests.integration.sockets import receive, receive_until_reset
@@ -52,7 +52,7 @@ def test_sessions_go_on_and_the_process_ends_with_the_last(pool: Pool) -> None:
     for client, server in links:
         client.close()
         server.close()
-    assert pool.proxy.wait(PROMPT_S) == -signal.SIGTERM
+    assert pool.proxy.wait(STOP_S) == -signal.SIGTERM
     assert "stopping: no session is left" in pool.proxy.log
     assert failures(pool.proxy.log) == []
 
@@ -62,7 +62,7 @@ def test_a_second_signal_resets_them_at_once(pool: Pool) -> None:
     pool.proxy.send_signal(signal.SIGTERM)
     pool.proxy.logged(r"stopping: (1) session\(s\) left")
     pool.proxy.send_signal(signal.SIGINT)
-    assert pool.proxy.wait(PROMPT_S) == -signal.SIGTERM
+    assert pool.proxy.wait(STOP_S) == -signal.SIGTERM
     assert receive_until_reset(client) == b""
     assert failures(pool.proxy.log) == []
     assert pool.proxy.errors == ""

@@ -14,11 +14,11 @@ from rproxy.config.model import ProxyConfig, ServiceConfig
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Registration
 from rproxy.sources.saved.rows import encoded
-from rproxy.tap.proxy import DRAIN_S, ProxyService
+from rproxy.tap.proxy import ProxyService
 from rproxy.tap.startup import StartupError
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, encode
 from tests.fakes import Reactor, Stream, logged, run, texts
-from tests.tap.services import AGENT, MONITOR, ended
+from tests.tap.services import AGENT, DRAIN_S, MONITOR, ended
 
 WEB = ServiceConfig("web", ("8080",), 80, service_port=80, prefix="service[0].")
 DB = ServiceConfig("db", ("5432", "[::1]:5433"), 5432, service_port=5432, prefix="service[1].")
@@ -27,7 +27,7 @@ DB = ServiceConfig("db", ("5432", "[::1]:5433"), 5432, service_port=5432, prefix
 class Bench:
     def __init__(self, *services: ServiceConfig, **settings: Any) -> None:
         self.reactor = Reactor()
-        config = ProxyConfig(services=services, **{"monitors": (MONITOR,), **settings})
+        config = ProxyConfig(services=services, **{"monitors": (MONITOR,), "drain_timeout_s": DRAIN_S, **settings})
         self.service = ProxyService(self.reactor, config)
 
     def start(self) -> None:
