@@ -88,7 +88,7 @@ def test_twenty_processes_on_a_passed_socket_refuse_nobody(
         clients.begin(sock.getsockname())
         there = ["--monitor", written(proxy.monitor)]
         for _ in range(RESTARTS):
-            assert proxy.stop() == -signal.SIGTERM
+            assert proxy.stop(within_s=READY_S) == -signal.SIGTERM
             proxy = start.elsewhere().proxy(*options(start.folder, carrier, *there), **how)
         outcome = clients.end()
     assert outcome.failed == {}
