@@ -14,6 +14,7 @@ from rproxy.config.kinds import filled
 from rproxy.config.mistakes import mistakes
 from rproxy.config.model import LOOPBACK, ProxyConfig, ServiceConfig
 from rproxy.config.schema import TIMING
+from rproxy.config.validators import ConfigError
 from rproxy.sources.agents.prober import Timing
 
 SERVICE: Final = "service"
@@ -25,6 +26,14 @@ _OF_AGENTS: Final = ("monitor", "keyring", "allow", "demo")
 
 def assembled(options: OptionValues, file: FileValues | None = None) -> ProxyConfig:
     """The model. Raises `ConfigError`: for a file, `FileErrors` with everything that is wrong."""
+    config, errors = combined(options, file)
+    if errors:
+        raise errors[0] if file is None else FileErrors(file.name, errors)
+    return config
+
+
+def combined(options: OptionValues, file: FileValues | None = None) -> tuple[ProxyConfig, list[ConfigError]]:
+    """The model, in which tables of the file with errors have their defaults, and everything that is wrong."""
     given = FileValues() if file is None else file
     proxy = {**(given.proxy or {}), **options.proxy}
     config = ProxyConfig(
@@ -34,10 +43,7 @@ def assembled(options: OptionValues, file: FileValues | None = None) -> ProxyCon
         options=frozenset(options.proxy),
         **_process({**options.environment, **proxy}),
     )
-    errors = [*given.errors, *mistakes(config, options, given)]
-    if errors:
-        raise errors[0] if file is None else FileErrors(given.name, errors)
-    return config
+    return config, [*given.errors, *mistakes(config, options, given)]
 
 
 def _process(given: Values) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any, Final, Required, TypedDict
 
 import attrs
@@ -38,6 +39,11 @@ def read_file(path: str, name: str, owner: int | None = None) -> FileValues:
     except ConfigError as error:
         raise FileErrors(name, [error]) from None
     return attrs.evolve(_Reader(os.path.dirname(path), owner).read(tables), name=name, path=path)
+
+
+def starting_file() -> str:
+    """A file to begin with, which works as it is."""
+    return files("rproxy.config").joinpath("starting.toml").read_text("utf-8")
 
 
 def _tables(path: str) -> dict[str, Any]:

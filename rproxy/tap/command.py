@@ -1,10 +1,11 @@
-"""The command `rproxy`, also `python -m rproxy`: makes keys, shows the manual and units, and compares policies."""
+"""The command `rproxy`, also `python -m rproxy`: keys, configuration files, manual and units, and a study of policies."""
 
 from __future__ import annotations
 
 import argparse
 import errno
 import os
+import pwd
 import pydoc
 import secrets
 import stat
@@ -15,19 +16,27 @@ from ipaddress import ip_address
 from typing import Final, NoReturn
 
 from rproxy.config.command_options import version
+from rproxy.config.file_errors import FileErrors
 from rproxy.config.keyfile import read_keys
+from rproxy.config.toml_file import starting_file
 from rproxy.study import command as study
 from rproxy.tap import docs, systemd
+from rproxy.tap.check import check
 from rproxy.wire.keyfile import KeyringError, format_key
 from rproxy.wire.seal import KEY_BYTES_MIN, KEY_ID_MAX, Key
 
 DESCRIPTION: Final = """\
-Makes keys for a proxy and its agents, shows their manual and their systemd units, and compares ways of choosing a
-back-end. The proxy and the agents themselves are twistd commands."""
+Makes keys for a proxy and its agents, checks a proxy's configuration file, shows their manual and their systemd units,
+and compares ways of choosing a back-end. The proxy and the agents themselves are twistd commands."""
 KEYGEN: Final = """\
 Prints a line for a key file: a new master key, or with --agent the key of one agent, derived from the first key of
 the proxy's file or from the one that --id names. With --out it makes a new file, which nobody but its owner can read at
 any time; one that it is redirected to is made so only when the shell has opened it for all to read."""
+CHECK: Final = """\
+Prints what 'twistd rproxy --config FILE' would do, or everything that is wrong with the file, with status 1. Keys and
+certificates are read and names are looked up, but nothing is opened."""
+CONFIG: Final = """\
+Prints a configuration file to start with, which works as it is. 'rproxy docs configuration' lists all keys."""
 DOCS: Final = "Shows a page of the manual, through a pager on a terminal. Without a topic it lists them."
 SYSTEMD: Final = """\
 Prints a systemd unit for this installation, which belongs into /etc/systemd/system. Without a name it prints all."""
@@ -50,6 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keygen.add_argument("--id", metavar="N", type=int, help="with --agent: the id of the key to derive from")
     keygen.add_argument("--out", metavar="FILE", help="make this file, with mode 600, instead of printing")
     keygen.set_defaults(run=lambda options: _make_key(options, keygen.error))
+    checked = commands.add_parser("check", help="check a configuration file", description=CHECK)
+    checked.add_argument("file", metavar="FILE", help="as for 'twistd rproxy --config FILE'")
+    checked.add_argument("--uid", metavar="USER", type=_user, help="as for twistd: whose the key file may be, too")
+    checked.set_defaults(run=lambda options: _check(options.file, options.uid))
+    starting = commands.add_parser("config", help="print a configuration file", description=CONFIG)
+    starting.set_defaults(run=lambda _: _print("config", starting_file()))
     manual = commands.add_parser("docs", help="show the manual", description=DOCS)
     manual.add_argument("topic", metavar="TOPIC", nargs="?", help="one of those that 'rproxy docs' lists")
     manual.set_defaults(run=lambda options: _show_docs(options.topic))
@@ -77,6 +92,30 @@ def _make_key(options: argparse.Namespace, wrong: Callable[[str], NoReturn]) -> 
         _write(f"{line}\n".encode(), options.out)
     except OSError as error:
         return _failed("keygen", f"{options.out or 'standard output'}: {error.strerror}", 1)
+    return 0
+
+
+def _check(name: str, owner: int | None) -> int:
+    """Returns the exit status."""
+    if not name:
+        return _failed("check", "no file is named", 1)
+    try:
+        plan = check(name, owner)
+    except FileErrors as error:
+        print("\n".join(error.lines), file=sys.stderr)
+        return 1
+    return _print("check", plan)
+
+
+def _print(command: str, text: str) -> int:
+    """Returns the exit status."""
+    try:
+        _demand_output()
+        _write_all(sys.stdout.fileno(), text.encode(errors="surrogateescape"))  # files may have any names
+    except BrokenPipeError:  # the reader has seen enough
+        pass
+    except OSError as error:
+        return _failed(command, f"standard output: {error.strerror}", 1)
     return 0
 
 
@@ -132,6 +171,14 @@ def _ip(text: str) -> str:
         return str(ip_address(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
+
+
+def _user(text: str) -> int:
+    """The id of a user, who is named or given by number."""
+    try:
+        return int(text) if text.isascii() and text.isdigit() else pwd.getpwnam(text).pw_uid
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no user") from None
 
 
 def _chosen(known: Sequence[Key], number: int | None) -> Key:

@@ -101,13 +101,13 @@ def test_wheel_adds_one_plugin_file_to_twisted_and_replaces_none(wheel: Path) ->
     assert [name for name in names if name.startswith("twisted/")] == ["twisted/plugins/rproxy_plugin.py"]
 
 
-def test_wheel_has_every_module_the_manual_and_the_typing_marker(source: Path, wheel: Path) -> None:
-    with ZipFile(wheel) as files:
-        packed = {name for name in files.namelist() if name.startswith("rproxy/")}
-    modules = {str(path.relative_to(source)) for path in source.joinpath("rproxy").rglob("*.py")}
-    manual = {str(path.relative_to(source)) for path in source.joinpath("rproxy", "docs").iterdir()}
-    assert "rproxy/docs/operating.rst" in manual
-    assert packed == {*modules, *manual, "rproxy/py.typed"}
+def test_wheel_has_every_file_of_the_package(source: Path, wheel: Path) -> None:
+    with ZipFile(wheel) as packing:
+        packed = {name for name in packing.namelist() if name.startswith("rproxy/")}
+    files = (path for path in source.joinpath("rproxy").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    there = {str(path.relative_to(source)) for path in files}
+    assert {"rproxy/py.typed", "rproxy/docs/operating.rst", "rproxy/config/starting.toml"} <= there
+    assert packed == there
 
 
 def test_installed_wheel_is_found_from_any_folder(installed: Environment) -> None:
@@ -133,6 +133,12 @@ def test_installed_script_shows_the_manual(installed: Environment, source: Path)
     assert topics == sorted(path.stem for path in source.joinpath("rproxy", "docs").glob("*.rst"))
     for topic in topics:
         assert installed.run("rproxy", "docs", topic) == source.joinpath("rproxy", "docs", f"{topic}.rst").read_text()
+
+
+def test_installed_script_prints_a_file_that_it_takes(installed: Environment, tmp_path: Path) -> None:
+    path = tmp_path / "rproxy.toml"
+    path.write_text(installed.run("rproxy", "config"))
+    assert "service web" in installed.run("rproxy", "check", path).splitlines()
 
 
 def test_after_uninstalling_twisted_works_without_our_commands(installed: Environment) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rproxy.config.toml_file import starting_file
 from tests.integration.addresses import LOOPBACK
 from tests.integration.agents import greeting, serve, start_agent, wait_until_up
 from tests.integration.conftest import Starter, Variant, every_carrier
@@ -41,3 +42,14 @@ def test_a_broken_file_is_a_line_for_each_error_and_no_traceback(tmp_path: Path,
         f"twistd rproxy: {tmp_path}/rproxy.toml: proxy.monitr: there is no such key; do you mean monitor?",
         f"twistd rproxy: {tmp_path}/rproxy.toml: service[1].listen[0]: port 99999 is above 65535",
     ]
+
+
+def test_the_starting_file_works_as_it_is(start: Starter, variant: Variant) -> None:
+    text = starting_file()
+    proxy = start.proxy("--config", written(start.folder, text), "--listen", f"{LOOPBACK}:0", *variant.options)
+    service = serve(start, b"word")
+    start_agent(start, proxy, service)
+    wait_until_up(proxy, service)
+    assert greeting(proxy) == b"word"
+    proxy.stop()
+    assert failures(proxy.log) == []
