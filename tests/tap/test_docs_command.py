@@ -65,7 +65,7 @@ def test_the_topics_are_listed_with_their_titles(capfd: Captured) -> None:
     assert main(["docs"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == TOPICS
-    assert "choosing    How a back-end is chosen" in lines
+    assert "choosing       How a back-end is chosen" in lines
 
 
 @pytest.mark.parametrize(
