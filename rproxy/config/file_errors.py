@@ -30,6 +30,8 @@ _QUOTE: Final = '"'
 _LINES_MAX: Final = 100
 """Of a file with more errors only so many are told."""
 _OPTION: Final = "--"
+_TABLES: Final = ("proxy.", "service[")
+"""What the paths of keys begin with."""
 
 
 class FileErrors(ConfigError):
@@ -42,6 +44,13 @@ class FileErrors(ConfigError):
         if more >= _LINES_MAX:
             self.lines.append(f"{file}: and {len(errors) - _LINES_MAX} more errors")
         super().__init__(self.lines[0] + (f" (and {more} more error{'s' if more > 1 else ''})" if more else ""))
+
+
+def located(file: str | None, error: ConfigError) -> str:
+    """An error in one line, with the file's name where there is a file and the key is one of its."""
+    if file is None or not (error.key or "").startswith(_TABLES):
+        return str(error)
+    return _line(file, error)
 
 
 def _line(file: str, error: ConfigError) -> str:

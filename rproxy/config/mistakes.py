@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,6 +14,8 @@ from rproxy.net.addresses import Address
 
 _HEADED: Final = "haproxy:"
 """Begins the listeners of Twisted's that read PROXY headers."""
+_WITH_TLS: Final = re.compile(r"(haproxy:)*(ssl|tls):")
+"""Begins the listeners of Twisted's that speak TLS."""
 _ANY: Final = "where 0.0.0.0/0 and ::/0 stand for any host at all"
 
 
@@ -67,6 +70,7 @@ def _services(config: ProxyConfig, options: OptionValues, file: FileValues) -> I
         if file.proxy is not None and _admits_any(config, service):
             yield _who_may_register(config, service)
         yield from _proxy_headers(service)
+        yield from _tls_twice(service)
     if all(given is not None for given in file.services) and "listen" not in options.service:
         yield from _shared_listeners(config)
 
@@ -74,10 +78,24 @@ def _services(config: ProxyConfig, options: OptionValues, file: FileValues) -> I
 def _proxy_headers(service: ServiceConfig) -> Iterator[ConfigError]:
     """Twisted's listeners read headers only once a back-end is connected, and would read a second one."""
     sent = bool(service.send_proxy) or any(backend.send_proxy for backend in service.backends)
-    for index, text in enumerate(service.listen):
+    for key, text in _listeners(service):
         if text.startswith(_HEADED) and (sent or service.proxy_protocol_from):
             reason = f"a listener without {_HEADED}, and proxy-protocol-from, read the headers of such a service"
-            yield ConfigError(reason, f"{service.key('listen')}[{index}]", text)
+            yield ConfigError(reason, key, text)
+
+
+def _tls_twice(service: ServiceConfig) -> Iterator[ConfigError]:
+    """Listeners that would speak TLS within TLS."""
+    for key, text in _listeners(service):
+        if _WITH_TLS.match(text) and (service.tls is not None or text in service.listen_tls):
+            yield ConfigError("this endpoint has TLS of its own, and takes no tls", key, text)
+
+
+def _listeners(service: ServiceConfig) -> Iterator[tuple[str, str]]:
+    """Every listener with its key."""
+    key = service.key("listen")
+    for index, text in enumerate(service.listen):
+        yield key if "listen" in service.options else f"{key}[{index}]", text
 
 
 def _admits_any(config: ProxyConfig, service: ServiceConfig) -> bool:

@@ -9,6 +9,7 @@ from twisted.python import usage
 
 from rproxy.config.assembly import assembled
 from rproxy.config.command_options import CommandOptions
+from rproxy.config.file_errors import located
 from rproxy.config.file_schema import keyring_key
 from rproxy.config.given import OptionValues
 from rproxy.config.kinds import fields, parsed
@@ -145,6 +146,10 @@ class ProxyOptions(CommandOptions):
     def read_again(self) -> ProxyConfig:
         """What the same options and the file as it is now say. Raises `ConfigError` with one line."""
         return self._read(self._folder)
+
+    def told(self, error: ConfigError) -> str:
+        """A mistake that shows only when the result is used, in one line; of a file's key with the file's name."""
+        return located(self["config"], error)
 
     def _read(self, folder: str = "") -> ProxyConfig:
         """What options and file say; relative paths of options are relative to `folder`."""

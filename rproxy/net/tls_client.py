@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -39,6 +39,11 @@ class ClientTls:
         """
         self._context, self.identity = _client_context(config)
         self.config = config
+
+    @property
+    def identities(self) -> Sequence[Identity]:
+        """Our own certificate, if we have one."""
+        return () if self.identity is None else (self.identity,)
 
     def to(self, host: str, distrust: Callable[[str], None]) -> Connecting:
         """For one connection to the back-end of that name or address. `distrust` is told if it cannot be trusted."""

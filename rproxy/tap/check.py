@@ -5,21 +5,28 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rproxy.config.assembly import combined
 from rproxy.config.endpoints import listen_endpoints, listener_address
 from rproxy.config.file_errors import FileErrors
 from rproxy.config.given import OptionValues
 from rproxy.config.model import CLIENT_SOURCE, ProxyConfig, ServiceConfig
+from rproxy.config.tls import client_key, client_tls, server_key, server_tls
 from rproxy.config.toml_file import read_file
 from rproxy.config.validators import ConfigError
 from rproxy.net.addresses import written
 from rproxy.tap.plan import described
 from rproxy.tap.startup import raise_descriptor_limit, sessions_max
+
+if TYPE_CHECKING:
+    from rproxy.net.tls_client import ClientTls
+    from rproxy.net.tls_server import ServerTls
 
 _LOOKUPS_MAX: Final = 16
 """Names that are looked up at the same time."""
@@ -66,10 +73,23 @@ def _wrong(service: ServiceConfig, found: Mapping[str, Sequence[str] | OSError])
                 listen_endpoints(None, [text], key=f"{service.key('listen')}[{index}]")
         except ConfigError as error:
             yield error
+    for make in _tls(service).values():
+        try:
+            make()
+        except ConfigError as error:
+            yield error
     for backend in service.backends:
         got = found[backend.address[0]]
         if isinstance(got, OSError):
             yield ConfigError(got.strerror or str(got), f"{backend.prefix}address", written(backend.address))
+
+
+def _tls(service: ServiceConfig) -> Mapping[str, Callable[[], ServerTls | ClientTls | None]]:
+    """What makes the TLS of each key that has some. May raise `ConfigError`."""
+    makers: dict[str, Callable[[], ServerTls | ClientTls | None]] = {
+        server_key(service, text): partial(server_tls, service, text) for text in service.listen
+    }
+    return {**makers, client_key(service): partial(client_tls, service)}
 
 
 def _notes(config: ProxyConfig) -> Iterator[str]:
@@ -78,10 +98,23 @@ def _notes(config: ProxyConfig) -> Iterator[str]:
         for key, host in _own_hosts(config):
             if host and not _is_here(host):
                 yield f"{key} {host}: this host has no such address now"
+    for service in config.services:
+        yield from _untimely(service)
     try:
         sessions_max(config, raise_descriptor_limit())
     except ConfigError as error:
         yield str(error)
+
+
+def _untimely(service: ServiceConfig) -> Iterator[str]:
+    """The certificates that are not valid now."""
+    now = datetime.now(UTC)
+    for key, make in _tls(service).items():
+        tls = make()
+        for identity in () if tls is None else tls.identities:
+            reason = identity.untimely(now)
+            if reason is not None:
+                yield f"{key}.certificate {identity.path}: {reason}"
 
 
 def _own_hosts(config: ProxyConfig) -> Iterator[tuple[str, str]]:

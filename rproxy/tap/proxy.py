@@ -237,7 +237,7 @@ def makeService(options: ProxyOptions) -> ProxyService:
         config = activated(options.config, sockets)
         service = ProxyService(reactor, config, descriptors=raise_descriptor_limit())
     except ConfigError as error:
-        fail(f"twistd {options.command}: {error}")
+        fail(f"twistd {options.command}: {options.told(error)}")
     service.process = process
     if process is not None:
         process.run_on(reactor, service.status_line)

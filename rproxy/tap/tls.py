@@ -79,8 +79,8 @@ class ServiceTls:
             if tls is not None and key not in seen:
                 seen.add(key)
                 yield from ((f"{key}.certificate", each) for each in tls.identities)
-        if self.to_backends is not None and self.to_backends.identity is not None:
-            yield f"{client_key(self._config)}.certificate", self.to_backends.identity
+        if self.to_backends is not None:
+            yield from ((f"{client_key(self._config)}.certificate", each) for each in self.to_backends.identities)
 
     def _warn(self) -> None:
         """Log which certificates are not valid now."""

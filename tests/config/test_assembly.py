@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from rproxy.config.validators import ConfigError
+from tests.certificates import Authority
 from tests.config.commands import config_of, parsed
 from tests.config.files import NAME, error_of, errors_of, file_config, only_service, toml
 from tests.config.keyfiles import FIRST, SECOND, key_file
@@ -250,3 +251,38 @@ def test_a_service_without_a_name_is_called_by_its_first_listener(tmp_path: Path
 def test_networks_of_a_service_and_of_the_process_are_both_kept(tmp_path: Path) -> None:
     config = file_config(tmp_path, service("a", 80, 'from = "10.1.0.0/16"'), "--allow", "10.0.0.0/8")
     assert [config.allow, config.services[0].allow] == [(ip_network("10.0.0.0/8"),), (ip_network("10.1.0.0/16"),)]
+
+
+def test_a_listener_does_not_speak_tls_twice(tmp_path: Path) -> None:
+    files = Authority.root(tmp_path).issue("web.test")
+    ssl = f"ssl:8443:privateKey={files.key}:certKey={files.certificate}"
+    tls = f'{{ certificate = "{files.certificate}", key = "{files.key}" }}'
+    shared = f'[[service]]\nlisten = [443, "{ssl}", "haproxy:{ssl}"]\ntls = {tls}\n'
+    alone = f'[[service]]\nlisten = [444, {{ address = "{ssl}", tls = {tls} }}]\n'
+    lines = errors_of(tmp_path, shared + alone)
+    assert [line.partition(' "')[0] for line in lines] == [
+        f"{NAME}: service[0].listen[1]:",
+        f"{NAME}: service[0].listen[2]:",
+        f"{NAME}: service[1].listen[1]:",
+    ]
+    assert all(line.endswith(": this endpoint has TLS of its own, and takes no tls") for line in lines)
+    only = f"[[service]]\nlisten = 443\ntls = {tls}\n"
+    (line,) = errors_of(tmp_path, only, "--listen", ssl)
+    assert line == f"--listen {ssl}: this endpoint has TLS of its own, and takes no tls"
+    assert file_config(tmp_path, f'[[service]]\nlisten = ["{ssl}", {{ address = "443", tls = {tls} }}]')
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("proxy.max-connections", "{file}: proxy.max-connections: 9: too many"),
+        ("service[0].listen[0]", "{file}: service[0].listen[0]: 9: too many"),
+        ("--max-connections", "--max-connections 9: too many"),
+        ("LISTEN_FDS", "LISTEN_FDS 9: too many"),
+        (None, "9: too many"),
+    ],
+)
+def test_a_later_mistake_names_the_file_if_it_is_one_of_its(tmp_path: Path, key: str | None, message: str) -> None:
+    path = toml(tmp_path, "")
+    assert parsed("--config", path).told(ConfigError("too many", key, 9)) == message.format(file=path)
+    assert parsed().told(ConfigError("too many", key, 9)) == str(ConfigError("too many", key, 9))

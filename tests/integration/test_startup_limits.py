@@ -23,6 +23,13 @@ def test_more_connections_than_descriptors_allow_are_refused(tmp_path: Path) -> 
     assert_it_says_in_one_line(done, tmp_path, "--max-connections 1000")
 
 
+def test_the_file_that_wants_more_connections_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rproxy.toml"
+    path.write_text("[proxy]\nmax-connections = 1001\n")
+    done = run_twistd(tmp_path, *PROXY, "--config", str(path), prefix=shell("ulimit -n 1000"))
+    assert_it_says_in_one_line(done, tmp_path, f"{path}: proxy.max-connections: 1001: ")
+
+
 def test_descriptors_for_no_session_at_all_are_refused(tmp_path: Path) -> None:
     done = run_twistd(tmp_path, *PROXY, prefix=shell("ulimit -n 40"))
     assert_it_says_in_one_line(done, tmp_path, "40 open files")

@@ -10,6 +10,7 @@ import pytest
 
 from rproxy.tap import check as module
 from rproxy.tap.command import main
+from tests.certificates import DAY, Authority, Files
 from tests.config.files import NAME, toml
 from tests.config.keyfiles import FIRST, SECOND, key_file
 from tests.conftest import need
@@ -185,6 +186,31 @@ def test_listeners_of_plugins_are_made(tmp_path: Path, capfd: Captured) -> None:
     ]
 
 
+def with_tls(files: Files) -> str:
+    tls = f'{{ certificate = "{files.certificate}", key = "{files.key}" }}'
+    return f'[proxy]\nallow = "10.0.0.0/8"\n[[service]]\nlisten = [80, {{ address = 443, tls = {tls} }}]\n'
+
+
+def test_certificates_and_keys_are_read(tmp_path: Path, capfd: Captured) -> None:
+    files = Authority.root(tmp_path).issue("web.test")
+    path = toml(tmp_path, with_tls(files) + f'send-tls = {{ ca = "{files.key}" }}\ntls = {{ certificate = "{NAME}" }}')
+    assert wrong(capfd, path) == [
+        f'{NAME}: service[0].tls.certificate: "{NAME}": there is no certificate of the PEM format in it',
+        f'{NAME}: service[0].send-tls.ca: "{files.key}": there is no certificate of the PEM format in it',
+    ]
+    lines = plan(tmp_path, capfd, with_tls(files))
+    assert f"  clients at 443 of every address, TLS 1.2 or higher with {files.certificate}" in lines
+    assert [line for line in lines if line.startswith("note: ")] == []
+
+
+def test_a_certificate_that_has_expired_is_a_note(tmp_path: Path, capfd: Captured) -> None:
+    files = Authority.root(tmp_path).issue("web.test", starts=-2 * DAY, ends=-DAY)
+    (note,) = [line for line in plan(tmp_path, capfd, with_tls(files)) if line.startswith("note: ")]
+    assert note.startswith(
+        f"note: service[0].listen[1].tls.certificate {files.certificate}: the certificate has expired"
+    )
+
+
 def test_what_this_host_has_not_is_a_note(tmp_path: Path, capfd: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "raise_descriptor_limit", lambda: 1024)
     text = '[proxy]\nmonitor = "203.0.113.1:5555"\nallow = "10.0.0.0/8"\nadmin = "203.0.113.2:80"\n'
@@ -259,8 +285,9 @@ def test_every_setting_of_the_starting_file_that_is_commented_out_is_right(tmp_p
         elif setting and not setting.startswith(" "):
             tables[-1][setting.partition(" = ")[0]] = setting  # the later one of two
     key_file(tmp_path, FIRST, name="rproxy.keys")
-    (tmp_path / "certificate.pem").touch()
-    (tmp_path / "key.pem").touch()
+    files = Authority.root(tmp_path).issue("web.test")
+    files.certificate.rename(tmp_path / "certificate.pem")
+    files.key.rename(tmp_path / "key.pem")
     settings = [setting for table in tables for setting in table.values()]
     assert len(settings) > 30
     assert "  back-end 10.1.1.9:5432, weight 100, check connect" in plan(tmp_path, capfd, "\n".join(settings))
