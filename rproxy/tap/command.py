@@ -1,4 +1,4 @@
-"""The command `rproxy`, also `python -m rproxy`: keys, configuration files, manual and units, and a study of policies."""
+"""The command `rproxy`, also `python -m rproxy`: keys, configuration files, manual, units, and a study of policies."""
 
 from __future__ import annotations
 
