@@ -141,6 +141,7 @@ FIELDS: Final = {
     "instance": 0x1122334455667788,
     "token": 0x99AABBCCDDEEFF00,
     "weight": 300,
+    "session limit": 77,
     "instance tag": 0x55667788,
     "CPU": 11,
     "memory": 22,
@@ -150,7 +151,7 @@ FIELDS: Final = {
     "others' sessions": 6 + 1,
 }
 PDUS: Final[dict[str, Pdu]] = {
-    "REGISTER": Register(PORT, 20_000, FIELDS["instance"], 300),
+    "REGISTER": Register(PORT, 20_000, FIELDS["instance"], 300, max_connections=77),
     "PROBE REQUEST": ProbeRequest(FIELDS["sequence number"], FIELDS["token"], 5, FIELDS["instance tag"]),
     "PROBE RESPONSE": ProbeResponse(FIELDS["sequence number"], FIELDS["token"], 11, 22, 33, 444, others=6),
     "UNREGISTER": Unregister(PORT, FIELDS["instance"]),

@@ -42,13 +42,15 @@ class Registration:
     """What an agent registers.
 
     `interval_s` is the time between registrations; `instance` is random for every start; `port` is the service's TCP
-    port, 0 for the proxy's default; `weight` is relative to `WEIGHT_NORMAL`.
+    port, 0 for the proxy's default; `weight` is relative to `WEIGHT_NORMAL`; `max_connections` is the most sessions of
+    each proxy at once, None for no limit of the agent's.
     """
 
     interval_s: float
     instance: int
     port: int = 0
     weight: int = WEIGHT_NORMAL
+    max_connections: int | None = None
 
     @property
     def interval_ms(self) -> int:
@@ -218,6 +220,7 @@ class Registrar:
             registration.instance,
             registration.weight,
             self._agent.draining,
+            registration.max_connections,
         )
         for address in self._addresses.next_targets():
             self.send_to(address, pdu)

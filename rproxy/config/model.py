@@ -219,6 +219,8 @@ class AgentConfig:
     service_port: int = 0
     """The service's TCP port; 0 for the one that the proxy assumes."""
     weight: int = WEIGHT_NORMAL
+    max_connections: int | None = None
+    """Most sessions of each proxy at once; None for what the proxy has configured."""
     report: Mapping[str, int] = attrs.Factory(dict)
     """Figures to report instead of the measured ones, by name: cpu and memory in percent, tcp in connections."""
     keyring: Keyring | None = None

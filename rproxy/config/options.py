@@ -211,6 +211,7 @@ class AgentOptions(CommandOptions):
         ],
         ["load-file", None, None, "file whose last line is the service's load, instead of a command"],
         ["weight", "w", _default(_AGENT.weight), "share of clients relative to 100"],
+        ["max-connections", None, None, "most sessions of each proxy at once (default: what the proxy has configured)"],
         [
             "scope",
             None,

@@ -155,6 +155,7 @@ AGENT: Final = {
     "port": Key("port", whole(0, PORT_MAX)),
     "service-port": Key("service_port", whole(0, PORT_MAX)),
     "weight": Key("weight", whole(1, WEIGHT_MAX)),
+    "max-connections": Key("max_connections", whole(1, UINT32_MAX)),
     "report": Key("report", text(_report, "figures such as cpu=100,tcp=3")),
     "advertise": Key("advertise", text(ip, "an IP address")),
     "drain-file": Key("drain_file", file()),

@@ -17,6 +17,8 @@ LOG_EVERY_S: Final = 10.0
 _REASONS: Final = {
     Ending.NO_BACKEND: "no back-end is up",
     Ending.UNREACHABLE: "no back-end could be connected to",
+    Ending.QUEUE_FULL: "all back-ends are full, and so is the queue",
+    Ending.QUEUE_TIMEOUT: "all back-ends were full for too long",
 }
 
 

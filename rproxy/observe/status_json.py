@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import isfinite
+from math import isfinite, isinf
 from typing import Any, Final
 
 import attrs
@@ -52,7 +52,9 @@ class ServiceView:
             "known": len(service.pool),
             "eligible": len(service.pool.eligible),
             "sessions": service.sessions,
-            "waiting": len(service.wait_queue.queue),
+            "full": service.pool.full,
+            "waiting": service.wait_queue.waiting,
+            "waiting_s": _rounded(service.wait_queue.longest_s()),
             "counters": _ended([self]),
         }
 
@@ -158,6 +160,7 @@ def backend_status(
         "check": "agent" if static is None else static.configured.check,
         "said": "" if static is None else static.said,
         "connections": backend.connections,
+        "max_connections": None if isinf(backend.limit) else int(backend.limit),
         "total": backend.counts.total,
         "last_seen_s": None if backend.answered_at is None else _rounded(now - backend.answered_at),
     }

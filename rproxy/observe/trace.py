@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from twisted.logger import Logger
 
@@ -11,6 +12,8 @@ from rproxy.pool.pool import Pool
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import Link
 from rproxy.sessions.record import SessionRecord
+
+_REFUSED: Final = {Ending.NO_BACKEND, Ending.QUEUE_FULL, Ending.QUEUE_TIMEOUT}
 
 
 class SessionTrace:
@@ -63,7 +66,7 @@ class SessionTrace:
         )
 
     def session_ended(self, record: SessionRecord) -> None:
-        left_while_waiting = not record.tries and record.ending is not Ending.NO_BACKEND
+        left_while_waiting = not record.tries and record.ending not in _REFUSED
         self.log.debug(
             "session {client} -> {backend}: {ending} after {seconds:.3f} s, {up} bytes up, {down} bytes down, "
             "{tries} tries",

@@ -113,7 +113,7 @@ class DelayEstimates(Ranked, ABC):
     def opened(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
         self._now = now
-        if backend.slot < 0:
+        if not backend.usable:
             return
         record: DelayRecord = self._places.get(backend) or self._place(backend)
         counts = backend.counts
@@ -130,6 +130,8 @@ class DelayEstimates(Ranked, ABC):
         self._now = now
         record: DelayRecord | None = self._places.get(backend)
         if record is None:
+            if backend.slot >= 0:
+                self._enter(self._place(backend))
             return
         if served_s is not None:
             self._served(record, served_s, now)
@@ -147,7 +149,7 @@ class DelayEstimates(Ranked, ABC):
     def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`."""
         self._now = now
-        if backend.slot < 0:
+        if not backend.usable:
             self._drop(backend)
             return None
         record: DelayRecord = self._places.get(backend) or self._place(backend)

@@ -33,15 +33,16 @@ class Rng(Protocol):
 class Record:
     """What is kept of a back-end: its index in the tree of weights that it is drawn from, and its failures.
 
-    `figures` is for the policy.
+    `drawn` is whether it has its weight there; while it is full, it has none. `figures` is for the policy.
     """
 
-    __slots__ = ("backend", "failed_at", "failures", "figures", "index", "tree")
+    __slots__ = ("backend", "drawn", "failed_at", "failures", "figures", "index", "tree")
 
     def __init__(self, backend: Backend, index: int, tree: WeightTree, figures: Any) -> None:
         self.backend = backend
         self.index = index
         self.tree = tree
+        self.drawn = False
         self.failures = 0.0
         """As of `failed_at`, see `penalty.with_another`."""
         self.failed_at = 0.0
@@ -71,10 +72,6 @@ class Drawing(ABC):
         self._unused: list[int] = []
         """Indices that are None in `_at`."""
         self._sound, self._failed = WeightTree(), WeightTree()
-
-    @abstractmethod
-    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
-        """See `Policy`."""
 
     @abstractmethod
     def explain(self, backend: Backend, now: float) -> Explanation:
@@ -112,7 +109,10 @@ class Drawing(ABC):
             if not gone:
                 return drawn
             for record in gone:
-                self._drop(record.backend)
+                if record.backend.usable:
+                    self._hide(record)
+                else:
+                    self._drop(record.backend)
         return []
 
     def _draw_any(self, tree: WeightTree, exclude: Collection[Backend]) -> list[Record]:
@@ -155,10 +155,19 @@ class Drawing(ABC):
         """See `Policy`."""
         self._first = self._rng.random() if self._independent else (self._first + _GOLDEN) % 1
         self._numbers = [self._first]
+        if backend.slot < 0 and backend in self._records:
+            self._hide(self._records[backend])
+
+    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
+        """See `Policy`: one that was full is drawn again."""
+        record = self._records.get(backend)
+        if backend.slot >= 0 and (record is None or not record.drawn):
+            record = record or self._enter(backend, now)
+            self._place(record, record.tree, now)
 
     def failed(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
-        if backend.slot < 0:
+        if not backend.usable:
             return
         record = self._enter(backend, now)
         record.failures = with_another(record.failures, record.failed_at, now)
@@ -167,7 +176,7 @@ class Drawing(ABC):
 
     def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`."""
-        if backend.slot < 0:
+        if not backend.usable:
             self._drop(backend)
         else:
             record = self._enter(backend, now)
@@ -176,7 +185,7 @@ class Drawing(ABC):
         return None
 
     def _enter(self, backend: Backend, now: float) -> Record:
-        """The record of an eligible back-end, made if there is none."""
+        """The record of a back-end that is eligible or full, made if there is none."""
         record = self._records.get(backend)
         if record is None:
             if self._unused:
@@ -190,11 +199,17 @@ class Drawing(ABC):
         return record
 
     def _place(self, record: Record, tree: WeightTree, now: float) -> None:
-        """Have it drawn from this tree, by its present weight."""
+        """Have it drawn from this tree, by its present weight; not while it is full."""
         if record.tree is not tree:
             record.tree.set(record.index, 0)
             record.tree = tree
-        tree.set(record.index, self._weight(record.backend, record.figures, now))
+        record.drawn = record.backend.slot >= 0
+        tree.set(record.index, self._weight(record.backend, record.figures, now) if record.drawn else 0)
+
+    def _hide(self, record: Record) -> None:
+        """It is full: it is not drawn until a session on it ends."""
+        record.tree.set(record.index, 0)
+        record.drawn = False
 
     def _drop(self, backend: Backend) -> None:
         record = self._records.pop(backend, None)

@@ -52,7 +52,7 @@ class LeastConnectionsPolicy(Ranked):
 
     def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`."""
-        if backend.slot >= 0:
+        if backend.usable:
             place: _Place = self._place(backend)
             weight = backend.registration.weight
             if weight != place.weight:

@@ -44,6 +44,7 @@ class PeakEwmaPolicy(TwoChoicesPolicy):
 
     def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
         """See `Policy`."""
+        super().closed(backend, now, served_s)
         record = self._records.get(backend)
         if served_s is None or record is None:
             return

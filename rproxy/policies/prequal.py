@@ -91,7 +91,7 @@ class PrequalPolicy(Drawing):
 
     def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`."""
-        if backend.slot >= 0:
+        if backend.usable:
             figures: _Figures = self._enter(backend, now).figures
             if backend.static is None:
                 figures.update(backend, now)
@@ -109,6 +109,7 @@ class PrequalPolicy(Drawing):
 
     def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
         """See `Policy`."""
+        super().closed(backend, now, served_s)
         record = self._records.get(backend)
         if served_s is None or record is None:
             return

@@ -14,9 +14,6 @@ class RandomPolicy(Drawing):
     def __init__(self, rng: Rng) -> None:
         super().__init__(rng, independent=True)
 
-    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
-        """See `Policy`: it counts no sessions."""
-
     def explain(self, backend: Backend, now: float) -> Explanation:
         """See `Policy`: the lower, the more often it is drawn; 1 for a weight of 100."""
         return Explanation(WEIGHT_NORMAL / backend.weight, {"weight": backend.weight})

@@ -52,7 +52,8 @@ class Ranked(ABC):
     """Chooses the eligible back-end of the lowest rank; one that failed comes after all others, see `penalty`.
 
     Invariant: every eligible back-end has a live entry in the heap that is not above its rank. So one whose rank rises
-    is left alone until it reaches the top, and only one whose rank falls is pushed anew.
+    is left alone until it reaches the top, and only one whose rank falls is pushed anew. A full one loses its entry
+    when it reaches the top, and is entered again when a session on it ends.
 
     For turns by weight there is a virtual time, as in start-time fair queuing (Goyal, Vin and Cheng, SIGCOMM 1996): it
     advances to the turn of each back-end that is chosen, whose next turn comes a `Place.step` later. One that was
@@ -112,7 +113,10 @@ class Ranked(ABC):
             backend = place.backend
             if backend.slot < 0:
                 heappop(heap)
-                self._drop(backend)
+                if backend.usable:
+                    place.entry = None
+                else:
+                    self._drop(backend)
                 continue
             first, second = self._rank(backend, place)
             entry = (place.failed, first, second, place.chosen, place)
@@ -134,7 +138,7 @@ class Ranked(ABC):
 
     def opened(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
-        if backend.slot >= 0:
+        if backend.usable:
             self._take_turn(self._places.get(backend) or self._place(backend))
 
     def _take_turn(self, place: Place) -> None:
@@ -152,14 +156,14 @@ class Ranked(ABC):
 
     def failed(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
-        if backend.slot >= 0:
+        if backend.usable:
             place = self._place(backend)
             place.failed, place.failed_at = True, now
 
     def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`."""
         self._now = now
-        if backend.slot < 0:
+        if not backend.usable:
             self._drop(backend)
             return None
         place = self._places.get(backend) or self._place(backend)
@@ -202,6 +206,8 @@ class Ranked(ABC):
         place = self._places.get(backend)
         if place is not None:
             self._enter(place)
+        elif backend.slot >= 0:
+            self._enter(self._place(backend))
 
     def explain(self, backend: Backend, now: float) -> Explanation:
         """See `Policy`: the first part of the rank; the second one decides only between equal ones."""
@@ -216,7 +222,7 @@ class Ranked(ABC):
 
     def _compact(self) -> None:
         """Remove dead entries. Also called when nothing is chosen for long, so that the heap stays bounded."""
-        for backend in [backend for backend in self._places if backend.slot < 0]:
+        for backend in [backend for backend in self._places if not backend.usable]:
             self._drop(backend)
         self._heap = [entry for entry in self._heap if entry[4].entry is entry]
         heapify(self._heap)

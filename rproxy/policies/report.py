@@ -90,7 +90,7 @@ class ReportPolicy(Ranked):
 
     def opened(self, backend: Backend, now: float) -> None:
         """See `Policy`. Sessions tell back-ends of one weight apart: only idle ones take turns."""
-        if backend.slot >= 0:
+        if backend.usable:
             place = self._places.get(backend) or self._place(backend)
             if backend.connections == 1 or self._weights.differ:
                 self._take_turn(place)
@@ -99,14 +99,14 @@ class ReportPolicy(Ranked):
 
     def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`."""
-        if backend.slot >= 0:
+        if backend.usable:
             place: _Place = self._place(backend)
             weight = backend.registration.weight
             self._weights.replace(place.weight, weight)
             place.weight = weight
             self._set_step(place, TIE / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.weight)
         super().reported(backend, now)
-        return self._saturated(backend) if backend.slot >= 0 else None
+        return self._saturated(backend) if backend.usable else None
 
     def explain(self, backend: Backend, now: float) -> Explanation:
         """See `Policy`: the score, with the back-end's turn; `SATURATED_VALUE` more if it is saturated."""

@@ -22,13 +22,13 @@ class RoundRobinPolicy(Ranked):
 
     def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`. A new weight scales the time left until its next turn."""
-        if backend.slot >= 0:
+        if backend.usable:
             self._set_step(self._place(backend), 1 / backend.weight)
         return super().reported(backend, now)
 
     def opened(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
-        if backend.slot >= 0:
+        if backend.usable:
             self._take_turn(self._places.get(backend) or self._place(backend))
 
     def explain(self, backend: Backend, now: float) -> Explanation:

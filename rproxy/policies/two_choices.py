@@ -54,9 +54,6 @@ class TwoChoicesPolicy(Drawing):
     def __init__(self, rng: Rng, options: TwoChoicesOptions = TwoChoicesOptions()) -> None:
         super().__init__(rng, options.choices)
 
-    def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
-        """See `Policy`: the sessions are counted in the back-end."""
-
     def _cost(self, record: Record, sessions: float, now: float) -> float:
         """What a session on this back-end costs, relative to others."""
         return 1.0

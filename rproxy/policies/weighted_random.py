@@ -99,6 +99,7 @@ class WeightedRandomPolicy(Drawing):
 
     def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
         """See `Policy`."""
+        super().closed(backend, now, served_s)
         record = self._records.get(backend)
         if served_s is not None and record is not None:
             figures: _Figures = record.figures
@@ -107,7 +108,7 @@ class WeightedRandomPolicy(Drawing):
 
     def failed(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
-        if backend.slot >= 0:
+        if backend.usable:
             figures: _Figures = self._enter(backend, now).figures
             figures.age(now)
             figures.failures += 1 / AVERAGED_S
@@ -115,7 +116,7 @@ class WeightedRandomPolicy(Drawing):
 
     def reported(self, backend: Backend, now: float) -> str | None:
         """See `Policy`."""
-        if backend.slot >= 0:
+        if backend.usable:
             self._update(self._enter(backend, now).figures, backend, now)
         return super().reported(backend, now)
 

@@ -6,6 +6,7 @@ The pool alone writes to a `Backend` and its records; all others only read (test
 from __future__ import annotations
 
 from enum import IntEnum
+from math import inf
 from typing import Final
 
 import attrs
@@ -46,7 +47,8 @@ class Registration:
 
     `interval_s` is the time until the agent's next REGISTER. `local` is the source address of its probes, empty where
     routing decides; where we have several UDP ports, an @ and the one that received it may follow. The seal does not
-    cover it, so a new one counts only once a probe from there is answered.
+    cover it, so a new one counts only once a probe from there is answered. `max_connections` is the most sessions that
+    we may have on it at once; None for the service's limit.
     """
 
     agent: Address
@@ -54,6 +56,7 @@ class Registration:
     interval_s: float
     weight: int
     local: str = ""
+    max_connections: int | None = None
 
     def same_agent(self, other: Registration) -> bool:
         """Whether both come from the same agent, by the same path: its address, its instance, our address."""
@@ -195,6 +198,10 @@ class Backend:
     """The fraction of its weight that slow start grants, 0..1."""
     slot: int = attrs.field(init=False, default=-1)
     """Index in `Pool.eligible`; -1 while not eligible."""
+    usable: bool = attrs.field(init=False, default=False)
+    """Whether it may get clients whenever it is not full: so it is eligible, or full."""
+    limit: float = attrs.field(init=False, default=inf)
+    """From how many sessions on it is full, the pending ones included; `inf` for never."""
     passed_over: str = attrs.field(init=False, default="")
     """Why the policy passes it over, see `Policy.reported`; empty if it does not."""
     standing: Standing = attrs.field(init=False, default=Standing.UNCOUNTED)
@@ -298,6 +305,11 @@ class Backend:
     def eligible(self) -> bool:
         """Whether it may get a client now."""
         return self.slot >= 0
+
+    @property
+    def max_connections(self) -> int | None:
+        """Its own limit of sessions, 0 for no limit; None if it has none, so that the service's applies."""
+        return self.registration.max_connections if self.static is None else self.static.max_connections
 
     def intervals_s(self, intervals: int) -> float:
         """`intervals` of its registration intervals in seconds, at least `FORGET_MIN_S`."""

@@ -91,7 +91,11 @@ class Transitioned:
 
 @attrs.frozen
 class EligibilityChanged:
-    """A back-end became eligible for clients, or ceased to be."""
+    """A back-end became eligible for clients, or ceased to be.
+
+    There is no event when it becomes full, since sessions fill and free back-ends all the time; only when it no longer
+    is, or may get no clients even then.
+    """
 
     backend: Backend
     eligible: bool

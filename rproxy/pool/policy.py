@@ -42,16 +42,21 @@ class Policy(Protocol):
     ) -> Backend | None:
         """The back-end for the next client: one of `eligible`, which is in no order, and none of `exclude`.
 
+        Those that are full, see `Backend.usable`, are not among `eligible` until a session on them ends.
+
         `client` is the client's address, None where it is not known. Returns None only where no such back-end is to
         get the client, who is then turned away or waits. It must change nothing that a second call would notice: a
         choice is followed by `opened` only if a session takes it.
         """
 
     def opened(self, backend: Backend, now: float) -> None:
-        """A session takes the back-end that was chosen, and is connecting: `backend.counts.pending` includes it."""
+        """A session takes the back-end that was chosen, and is connecting: `backend.counts.pending` includes it.
+
+        If that fills the back-end, it is not eligible by now; no `reported` says so.
+        """
 
     def closed(self, backend: Backend, now: float, served_s: float | None) -> None:
-        """A session that was `opened` has ended, and is no longer counted.
+        """A session that was `opened` has ended, and is no longer counted. A back-end that was full is eligible again.
 
         `served_s` is how long it was connected, in seconds; None if it never was, or if the back-end failed it, see
         `failed`.
@@ -67,7 +72,8 @@ class Policy(Protocol):
     def reported(self, backend: Backend, now: float) -> str | None:
         """The back-end has changed: its registration, figures, state, draining, eligibility or share of weight.
 
-        Called after the change; before the first `opened` of a back-end, and last when it has gone (its `slot` is -1).
+        Called after the change; before the first `opened` of a back-end, and last when it has gone. One that is not
+        `usable` may be forgotten; one that is full may not.
         Returns why the back-end gets clients only while the others are as badly off, in a few words for operators that
         do not change with every report; empty or None if it is not passed over.
         """

@@ -17,9 +17,10 @@ from rproxy.pool.candidates import Candidates
 from rproxy.pool.eligibility import Eligibility
 from rproxy.pool.events import NOTHING, Administered, Events, PanicChanged, PassedOver, ProbeLost, Transitioned
 from rproxy.pool.fallback import Fallback, NotEligible
+from rproxy.pool.guard import Guard
 from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
 from rproxy.pool.limits import Limits
-from rproxy.pool.policy import NO_EXPLANATION, Explanation, Policy
+from rproxy.pool.policy import Explanation, Policy
 from rproxy.pool.probes import Probe, Probes
 from rproxy.pool.registrations import Registrations
 from rproxy.pool.rows import Rows
@@ -32,10 +33,9 @@ from rproxy.wire.pdu import ProbeResponse, Register, Unregister
 class Pool:
     """Back-ends and their `policy`, as one object.
 
-    `complain` is called while an exception of the policy is being handled. `default_port` stands in for service
-    port 0. A probe may be answered for `timeout_s` seconds. A back-end that comes up has its whole weight after
-    `slow_start_s` seconds. While less than the fraction `panic_below` of the pool is up, those that are down get
-    clients as well.
+    `complain` is called while an exception of the policy is being handled. `default_port` stands in for service port 0.
+    A probe may be answered for `timeout_s` seconds. A back-end has its whole weight `slow_start_s` seconds after it came
+    up. While less than the fraction `panic_below` of the pool is up, those that are down get clients as well.
     """
 
     _policy: Policy
@@ -57,13 +57,15 @@ class Pool:
     static: StaticRows = attrs.field(init=False)
     """Its back-ends without an agent."""
     _fallback: Fallback = attrs.field(init=False, factory=Fallback)
+    _guard: Guard = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._guard = Guard(self._policy, self.complain)
         self._eligibility = Eligibility(self.panic_below)
         self._rows = Rows(Admission(self.limits), self._eligibility, self.slow_start_s)
         self._probes = Probes(self.timeout_s, self._rows, self._candidates)
         self._registrations = Registrations(self.default_port, self._rows, self._candidates, self._probes)
-        self.static = StaticRows(self._rows, self._registrations, self._propagate, self._reported, self._failed)
+        self.static = StaticRows(self._rows, self._registrations, self._propagate, self._reported, self._guard.failed)
 
     # Queries.
 
@@ -77,6 +79,11 @@ class Pool:
     def eligible(self) -> Sequence[Backend]:
         """The back-ends that may get a client, in no order."""
         return self._eligibility.eligible
+
+    @property
+    def full(self) -> int:
+        """How many may get clients, but have as many sessions as they may."""
+        return self._eligibility.full
 
     @property
     def panicking(self) -> bool:
@@ -104,7 +111,7 @@ class Pool:
         registered = self._registrations.register(source, pdu, now, local)
         if not registered.changed:
             return (registered,)
-        return (registered, *self._reported(registered.backend, now))
+        return (registered, *self._rows.update(registered.backend), *self._reported(registered.backend, now))
 
     def restore(self, registration: Registration, port: int) -> Backend | None:
         """The row of a back-end that was up in an earlier run of this proxy: service `port` of that agent's host.
@@ -168,7 +175,7 @@ class Pool:
         lost = events[0]
         assert isinstance(lost, ProbeLost)
         if lost.counted and lost.backend.is_up:
-            self._failed(lost.backend, now)
+            self._guard.failed(lost.backend, now)
         elif lost.backend.eligible and not lost.backend.is_up:  # in a panic no answer may come that ends a `failed`
             events += self._reported(lost.backend, now)
         return self._propagate(events, now)
@@ -195,27 +202,38 @@ class Pool:
     def administer(self, backend: Backend, administration: Administration, now: float) -> Events:
         """An operator drains a back-end, or returns it to service; that lasts as long as the row."""
         backend.administration = administration
-        events = self._rows.update(backend)
-        events += self._reported(backend, now)
+        events = self._rows.update(backend) + self._reported(backend, now)
         return self._propagate((Administered(backend, administration), *events), now)
 
     def tick(self, now: float) -> Events:
         """Slow start goes on: every back-end whose next share of its weight is due by now gets it."""
         events = NOTHING
         while (backend := self._rows.next_ramped(now)) is not None:
-            events += self._reported(backend, now)
+            events += self._rows.update(backend) + self._reported(backend, now)
         return events
 
+    def limit_each(self, max_connections: int | None, now: float) -> Events:
+        """The limit of every back-end that has none of its own. More sessions than that go on until they end."""
+        self._eligibility.each = max_connections
+        return tuple(event for each in self for event in (*self._rows.update(each), *self._reported(each, now)))
+
     # Called by sessions.
+
+    def clients_wait(self, clients: int) -> None:
+        """So many clients wait for a back-end now; other proxies see them as sessions on those that are full."""
+        self._eligibility.waiting = clients
 
     def choose(self, now: float, exclude: Collection[Backend] = (), client: Address | None = None) -> Backend | None:
         """Take a lease on the back-end for the next client, none of `exclude`; None where there is none.
 
         It counts as connecting until `connected` or `closed`.
         """
-        backend = self._choose(now, exclude, client)
+        backend = self.would_choose(now, exclude, client)
         if backend is not None:
-            backend.counts.pending += 1
+            counts = backend.counts
+            counts.pending += 1
+            if counts.pending + counts.established >= backend.limit:
+                self._eligibility.place(backend)
             self.choices += 1
             if self.wake is not None:
                 self.wake()
@@ -228,18 +246,20 @@ class Pool:
     def would_choose(
         self, now: float, exclude: Collection[Backend] = (), client: Address | None = None
     ) -> Backend | None:
-        """What `choose` would return now; takes no lease."""
-        return self._choose(now, exclude, client)
+        """What `choose` would return now, by the policy if that is valid, else by the fallback; takes no lease."""
+        eligible = self._eligibility.eligible
+        try:
+            chosen = self._policy.choose(eligible, client, exclude, now)
+            if chosen is None or (eligible[chosen.slot] is chosen and chosen not in exclude):
+                return chosen
+            raise NotEligible(f"the policy chose {chosen.name}, which may not get this client")
+        except BaseException:
+            self.complain()
+            return self._fallback.choose(eligible, exclude)
 
     def explain(self, backend: Backend, now: float) -> Explanation:
         """What the policy compares for a back-end now, as floats; `NO_EXPLANATION` if that fails."""
-        try:
-            explained = self._policy.explain(backend, now)
-            terms = {str(name): float(term) for name, term in explained.terms.items()}
-            return Explanation(float(explained.value), terms)
-        except BaseException:
-            self.complain()
-            return NO_EXPLANATION
+        return self._guard.explain(backend, now)
 
     def connected(self, backend: Backend) -> None:
         """A lease's connection is established."""
@@ -263,7 +283,7 @@ class Pool:
 
         A back-end that went down by this is tried again after its hold-down; then a single failure takes it down.
         """
-        self._failed(backend, now)
+        self._guard.failed(backend, now)
         health = backend.health
         health.refusals += 1
         if health.refusals < REFUSALS or not (backend.is_up or backend.state is State.DOWN) or health.refusing:
@@ -275,7 +295,7 @@ class Pool:
 
     def unresponsive(self, backend: Backend, sessions: int, silent_s: float, now: float) -> Events:
         """None of its new sessions got a byte for `silent_s` seconds, while others' did: counts as failed connects."""
-        self._failed(backend, now)
+        self._guard.failed(backend, now)
         if backend.health.refusing or not backend.is_up:
             return NOTHING
         backend.health.refusing = True
@@ -289,36 +309,16 @@ class Pool:
             counts.established -= 1
         else:
             counts.pending -= 1
-        emptied = backend.state is State.DEPARTED and not backend.connections
-        events = (
-            self._rows.transition(backend, Event.EMPTIED, now, "its last session has ended") if emptied else NOTHING
-        )
+        events = NOTHING
+        if backend.state is State.DEPARTED and not backend.connections:
+            events = self._rows.transition(backend, Event.EMPTIED, now, "its last session has ended")
+        elif backend.usable and backend.slot < 0:
+            events = self._eligibility.place(backend)
         try:
             self._policy.closed(backend, now, served_s)
         except BaseException:
             self.complain()
         return self._propagate(events, now) if events else NOTHING
-
-    # Internal. A policy may be third-party code: it may raise anything, SystemExit included, and return anything.
-    # (Ctrl-C raises nothing here: it is a signal that the reactor handles.)
-
-    def _choose(self, now: float, exclude: Collection[Backend], client: Address | None) -> Backend | None:
-        """The policy's choice if it is valid, else the fallback's."""
-        eligible = self._eligibility.eligible
-        try:
-            chosen = self._policy.choose(eligible, client, exclude, now)
-            if chosen is None or (eligible[chosen.slot] is chosen and chosen not in exclude):
-                return chosen
-            raise NotEligible(f"the policy chose {chosen.name}, which may not get this client")
-        except BaseException:
-            self.complain()
-            return self._fallback.choose(eligible, exclude)
-
-    def _failed(self, backend: Backend, now: float) -> None:
-        try:
-            self._policy.failed(backend, now)
-        except BaseException:
-            self.complain()
 
     def _reported(self, backend: Backend, now: float) -> Events:
         """Notify the policy that a back-end has changed, and note whether it is passed over for that."""

@@ -80,6 +80,8 @@ class Probes:
         probing = backend.probing
         counts = backend.counts
         sessions, sequence, others = counts.pending + counts.established, probing.next_sequence, 0
+        if self._rows.eligibility.waiting:  # other proxies are to see that more will come
+            sessions += self._rows.eligibility.waiting_for(backend)
         for row in elsewhere:
             others += row.connections
             sequence = max(sequence, row.probing.next_sequence)
@@ -112,6 +114,7 @@ class Probes:
         backend = probe.backend
         sample_ms = waited_s * 1000
         self._end(probe, Refusal.DUPLICATE)
+        before = backend.registration
         restarted = self._confirm_agent(probe, now)
         draining_changed = backend.draining is not pdu.draining
         risen = self._record(probe, pdu, sample_ms, now)
@@ -120,6 +123,8 @@ class Probes:
             events += self._rows.transition(backend, Event.RISEN, now, f"answered {RISE} probes in a row")
         elif draining_changed or backend.state is not State.UP:  # else nothing but its figures has changed
             events += self._rows.transition(backend, Event.ANSWERED, now, "answered a probe")
+        elif backend.registration is not before:
+            events += self._rows.update(backend)
         if restarted:
             events += (AgentRestarted(backend),)
         if draining_changed:

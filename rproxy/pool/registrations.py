@@ -31,7 +31,9 @@ class Registrations:
     def register(self, source: Address, pdu: Register, now: float, local: str) -> Registered:
         """Process a REGISTER, see `Pool.register`."""
         key = self.key(source, pdu.service_port)
-        registration = Registration(source, pdu.instance, pdu.interval_ms / 1000, pdu.weight, local)
+        registration = Registration(
+            source, pdu.instance, pdu.interval_ms / 1000, pdu.weight, local, pdu.max_connections
+        )
         backend = self._rows.get(key)
         if backend is not None and _is_static(backend):
             raise Rejected(Refusal.STATIC)

@@ -119,7 +119,7 @@ class FirstByte:
         for backend, watch in list(self._watches.items()):
             if not self._has_answered(watch, now):
                 self._judge(backend, watch, now)
-            if not backend.eligible and not watch.unanswered:
+            if not backend.usable and not watch.unanswered:
                 del self._watches[backend]
 
     def _has_answered(self, watch: _Watch, now: float) -> bool:
@@ -142,7 +142,7 @@ class FirstByte:
         if waited < REFUSALS or now - since < self._limit_s:
             return
         others = [(each, other) for each, other in self._watches.items() if other is not watch]
-        if any(each.eligible and other.answered_at > since for each, other in others):
+        if any(each.usable and other.answered_at > since for each, other in others):
             watch.clear()
             self._unresponsive(backend, waited, now - since)
 

@@ -32,7 +32,11 @@ class ServiceTerms:
     """How a service treats its clients; times in seconds."""
 
     wait_s: float = 0.0
-    """How long a client waits for a back-end to become eligible; 0 for not at all."""
+    """How long a client waits while no back-end is up; 0 for not at all."""
+    queue: int = 1000
+    """Most clients that wait for each back-end that is full."""
+    queue_timeout_s: float = 5.0
+    """How long a client waits while those that are up are full; 0 for not at all."""
     redispatch: Redispatch = Redispatch.ALL
     first_byte_s: float = 0.0
     """A back-end goes down if no new session on it gets a byte for this long; 0 for never."""
@@ -85,7 +89,7 @@ class Service:
         self.chooses_by_client = False
         """Whether the policy is to get the client's address."""
         self.tls_failures = TlsFailures(clock)
-        self.wait_queue = WaitQueue(clock, pool, self.terms.wait_s)
+        self.wait_queue = WaitQueue(clock, pool, lambda: self.terms)
         limit_s = self.terms.first_byte_s
         self.first_byte = FirstByte(clock, limit_s, self._unresponsive) if limit_s else None
 

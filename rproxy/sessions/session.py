@@ -159,7 +159,7 @@ class Session:
         """
         service, failed = self.service, self._failed
         if not failed:
-            if service.wait_queue.queue and not self.waited:
+            if service.wait_queue.waiting and not self.waited:
                 return None  # those in the queue come first
             deadline = self.started_at + self.queue_s + CONNECT_TIMEOUT_S
         elif self._may_retry(len(failed)):
@@ -194,12 +194,13 @@ class Session:
         return self.connect_deadline - self.service.seconds()
 
     def wait_for_backend(self, call: Callable[[], None]) -> bool:
-        """Have `call` called once a back-end is eligible, or the client has waited for `ServiceTerms.wait_s`.
+        """Have `call` called once a back-end is eligible that it has not tried, or its time for waiting is over.
 
-        Returns False if the client may not wait: each waits at most once. The wait does not count towards its time
-        for connecting.
+        Returns False if the client may not wait, see `WaitQueue.add`, or has no attempt left. The wait does not count
+        towards its time for connecting.
         """
-        if self.waited:
+        failed = self._failed
+        if failed and not self._may_retry(len(failed)):
             return False
         service = self.service
 
@@ -207,14 +208,15 @@ class Session:
             self._stop_waiting()
             call()
 
-        self.waited = service.wait_queue.add(self, resume)
-        if self.waited:
-            self._queued_at = service.seconds()
-            self.phase = _WAITING
-        return self.waited
+        if not service.wait_queue.add(self, resume, failed, self.queue_s if self.waited else None):
+            return False
+        self.waited = True
+        self._queued_at = service.seconds()
+        self.phase = _WAITING
+        return True
 
     def _stop_waiting(self) -> None:
-        self.queue_s = self.service.seconds() - self._queued_at
+        self.queue_s += self.service.seconds() - self._queued_at
         self.phase = _ACCEPTED
 
     def connected(self) -> None:
@@ -260,7 +262,10 @@ class Session:
         )
         verdict = end.verdict(
             service.terms.redispatch,
-            has_other=lambda: service.pool.would_choose(service.seconds(), tried, client) is not None,
+            has_other=lambda: (
+                service.pool.would_choose(service.seconds(), tried, client) is not None
+                or service.wait_queue.is_full_besides(tried)
+            ),
             may_retry=self._may_retry(len(tried)),
         )
         if verdict is Verdict.SERVED:
@@ -283,6 +288,8 @@ class Session:
     def give_up(self) -> Ending:
         """End the session, because no back-end can be chosen and the client may not wait; returns the ending."""
         ending = Ending.UNREACHABLE if self._failed else Ending.NO_BACKEND
+        if self.service.wait_queue.is_full_besides(self._failed) and (not self._failed or self.waited):
+            ending = Ending.QUEUE_TIMEOUT if self.waited else Ending.QUEUE_FULL
         self.ended(ending)
         return ending
 

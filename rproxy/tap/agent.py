@@ -59,7 +59,9 @@ class AgentService(ProcessService):
             sampler = FixedSampler(sampler, **config.report)
         self._load = _application_load(config, reactor, lambda: self.agent.own_addresses())
         self.agent = Agent(
-            Registration(config.interval_s, _new_instance(), config.service_port, config.weight),
+            Registration(
+                config.interval_s, _new_instance(), config.service_port, config.weight, config.max_connections
+            ),
             config.proxies,
             sampler if self._load is None else ApplicationSampler(sampler, self._load),
             Environment(reactor, Lookups(reactor).resolve, random, _own_address(config)),

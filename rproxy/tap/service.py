@@ -42,6 +42,8 @@ def terms_of(config: ServiceConfig) -> ServiceTerms:
     """The terms that a configuration gives."""
     return ServiceTerms(
         wait_s=config.wait_s,
+        queue=config.each.queue,
+        queue_timeout_s=config.each.queue_timeout_s,
         redispatch=config.redispatch,
         first_byte_s=config.first_byte_s,
         reader_timeout_s=config.idle_timeout_s or math.inf,

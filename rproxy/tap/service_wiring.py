@@ -65,6 +65,7 @@ class ServiceWiring:
             process.config.timing.probe_timeout_s,
             limits,
         )
+        self.pool.limit_each(config.each.max_connections, reactor.seconds())
         self.publisher = Publisher()
         self.agents = process.monitor.add(self.pool, self.publisher, own_agents(config))
         slow_start = SlowStart(reactor, self.pool, self.publisher)
@@ -82,6 +83,7 @@ class ServiceWiring:
             publish=self.publisher,
             may_self_connect=process.own.may_self_connect,
         )
+        self.served.service.chooses_by_client = config.affinity is not None
         self.tls = ServiceTls(config)
         self._use_tls()
         use_proxy_headers(self.served.service, config, reactor)

@@ -1,8 +1,8 @@
 """Plain PDUs of the monitoring protocol, version 0, second edition: 24 bytes each, network byte order.
 
 Types 1 to 3 come from the report (chapters 3 and 4.1), which leaves their layout open. UNREGISTER, the token, the
-instance and its tag, weight, application load, the draining bit and the session counts are additions. A peer of the
-first edition sends 0 for the tag and the counts, and ignores those fields on receipt.
+instance and its tag, weight, limit of sessions, application load, the draining bit and the session counts are
+additions. A peer that does not know the tag, the limit or the counts sends 0 there, and ignores what it receives.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ For sessions that is 0, as a peer of the first edition sends it, and counts are 
 _DRAINING = 0b100
 """A bit of the first byte of REGISTER and PROBE RESPONSE."""
 
-_REGISTER = struct.Struct("!BxHIQI4x")
+_REGISTER = struct.Struct("!BxHIQII")
 _PROBE_REQUEST = struct.Struct("!B3xIQII")
 _PROBE_RESPONSE = struct.Struct("!BBBBIQII")
 _UNREGISTER = struct.Struct("!BxH4xQ8x")
@@ -101,7 +101,8 @@ class Register:
 
     `service_port` 0 stands for the proxy's default back-end port. `interval_ms` is the time until the next
     registration, in milliseconds, above 0. `instance` is random for every start of the agent. `weight` is relative to
-    `WEIGHT_NORMAL`. While `draining`, the back-end is to get no new clients.
+    `WEIGHT_NORMAL`. While `draining`, the back-end is to get no new clients. `max_connections` is the most sessions of
+    one proxy at once, above 0; None for no limit of its own.
     """
 
     service_port: int
@@ -109,6 +110,7 @@ class Register:
     instance: int
     weight: int = WEIGHT_NORMAL
     draining: bool = False
+    max_connections: int | None = None
 
     def __attrs_post_init__(self) -> None:
         _check_ranges(
@@ -117,6 +119,7 @@ class Register:
             ("interval_ms", self.interval_ms, 1, UINT32_MAX),
             ("instance", self.instance, 0, UINT64_MAX),
             ("weight", self.weight, 1, WEIGHT_MAX),
+            ("max_connections", 1 if self.max_connections is None else self.max_connections, 1, UINT32_MAX),
         )
 
 
@@ -235,18 +238,19 @@ def encode(pdu: Pdu) -> bytes:
             )
         case Register():
             first = _REGISTER_BYTE | (_DRAINING if pdu.draining else 0)
-            return _REGISTER.pack(first, pdu.service_port, pdu.interval_ms, pdu.instance, pdu.weight)
+            limit = pdu.max_connections or 0
+            return _REGISTER.pack(first, pdu.service_port, pdu.interval_ms, pdu.instance, pdu.weight, limit)
         case Unregister():
             return _UNREGISTER.pack(_UNREGISTER_BYTE, pdu.service_port, pdu.instance)
 
 
 def _decode_register(data: bytes) -> Register:
-    first, port, interval_ms, instance, weight = _REGISTER.unpack(data)
+    first, port, interval_ms, instance, weight, limit = _REGISTER.unpack(data)
     if interval_ms == 0:
         raise MalformedPdu(Flaw.INTERVAL)
     if not 1 <= weight <= WEIGHT_MAX:
         raise MalformedPdu(Flaw.WEIGHT)
-    return Register(port, interval_ms, instance, weight, bool(first & _DRAINING))
+    return Register(port, interval_ms, instance, weight, bool(first & _DRAINING), limit or None)
 
 
 def _decode_probe_request(data: bytes) -> ProbeRequest:

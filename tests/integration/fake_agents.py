@@ -34,6 +34,8 @@ class FakeAgent:
         self.draining = False
         self._delay_s = delay_s
         self.probes = 0
+        self.sessions: int | None = None
+        """How many sessions the proxy said that it has here, in its last probe."""
         self._monitor = monitor
         self._registration = Register(service_port, round(interval_s * 1000), random.getrandbits(64))
         self._socket = socket.socket(family(monitor[0]), socket.SOCK_DGRAM)
@@ -72,9 +74,15 @@ class FakeAgent:
         self.draining = draining
         self._register()
 
+    def limit(self, max_connections: int | None) -> None:
+        """Register another limit of sessions."""
+        self._registration = attrs.evolve(self._registration, max_connections=max_connections)
+        self._register()
+
     def _answer(self, pdu: object, source: Any) -> None:
         if isinstance(pdu, ProbeRequest):
             self.probes += 1
+            self.sessions = pdu.sessions
             load = self.load
             answer = ProbeResponse(
                 pdu.sequence, pdu.token, load.cpu, load.memory, load.application, load.tcp, self.draining

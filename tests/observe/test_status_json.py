@@ -30,7 +30,7 @@ FIELDS = {
     *("service", "address", "port", "state", "passed_over", "score", "terms", "report_score"),
     *("rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory", "load", "others"),
     *("weight", "share", "interval_s", "check", "said"),
-    *("connections", "total", "last_seen_s"),
+    *("connections", "max_connections", "total", "last_seen_s"),
 }
 
 
@@ -84,6 +84,7 @@ def test_what_a_back_end_reports_is_shown() -> None:
         "check": "agent",
         "said": "",
         "connections": 1,
+        "max_connections": None,
         "total": 0,
         "last_seen_s": 2.99,
     }
@@ -136,6 +137,7 @@ def test_what_is_not_known_yet_is_null() -> None:
     assert shown["state"] == "registered"
     assert {name for name, value in shown.items() if value is None} == {
         *("score", "report_score", "rtt_ms", "srtt_ms", "tcp", "cpu", "memory", "load", "others", "last_seen_s"),
+        "max_connections",
     }
     assert shown["terms"] == {}
 
@@ -221,6 +223,25 @@ def test_sessions_are_counted_against_their_limit_and_their_bytes_once_they_are_
     shown = status(view, Counters(), capacity)
     assert shown["connections"] == {"now": 1, "max": 10}
     assert shown["counters"]["bytes"] == {"up": 3, "down": 5}
+
+
+def test_limits_are_shown_and_who_waits_for_them() -> None:
+    view = view_with(2)
+    service, shown = view.service, status(view, Counters(), CAPACITY)
+    assert (shown["waiting"], shown["waiting_s"], shown["full"]) == (0, 0, 0)
+    service.pool.limit_each(1, 3.0)
+    for _ in range(2):
+        assert service.pool.choose(3.0) is not None
+    for _ in range(3):
+        session = Session(service, FakeLink())
+        assert session.choose_backend() is None
+        assert session.wait_for_backend(lambda: None)
+    shown = status(view, Counters(), CAPACITY)
+    assert (shown["waiting"], shown["waiting_s"], shown["full"]) == (3, 0, 2)
+    assert [(row["connections"], row["max_connections"], row["state"]) for row in shown["backends"]] == [
+        (1, 1, "up"),
+        (1, 1, "up"),
+    ]
 
 
 @pytest.mark.parametrize("backends", [0, 1, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS])

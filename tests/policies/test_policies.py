@@ -127,6 +127,31 @@ class TestContract:
         balance.report(backend, cpu=100, memory=100, load=100, tcp=COUNT_MAX)
         assert set(balance.serve(100, held=True)) == {backend}
 
+    def test_one_that_is_full_is_not_chosen_until_a_session_ends(self, balance: Balance) -> None:
+        backends = balance.all_up(3, max_connections=4)
+        assert shares(balance.serve(12, held=True), backends) == [4, 4, 4]
+        assert balance.choose() is None
+        for backend in backends:
+            balance.close(backend)
+            assert balance.open() is backend
+        assert balance.choose() is None
+
+    def test_while_one_is_full_the_others_get_its_share(self, balance: Balance) -> None:
+        small, *others = [balance.up(agent(1), max_connections=2), balance.up(agent(2)), balance.up(agent(3))]
+        of_small, *of_others = shares(balance.serve(602, held=True), [small, *others])
+        assert of_small == 2
+        assert of_others == pytest.approx([300, 300], rel=0.15)
+
+    def test_reports_and_failures_of_a_full_one_do_no_harm(self, balance: Balance) -> None:
+        full, other = balance.up(agent(1), max_connections=1), balance.up(agent(2))
+        balance.lease(full)
+        balance.report(full, cpu=50)
+        assert set(balance.serve(20, held=True)) == {other}
+        balance.pool.refused(full, balance.now)
+        balance.pool.closed(full, balance.now, was_connected=False, served_s=None)
+        assert balance.choose() is other
+        assert balance.choose(other) is full
+
     @pytest.mark.parametrize("way", ABSENCES)
     def test_one_that_comes_back_is_chosen_again(self, balance: Balance, way: str) -> None:
         returns, _ = balance.all_up(2)
@@ -302,13 +327,17 @@ class Machine(RuleBasedStateMachine):
         return [backend for backend in self.balance.pool if backend.state is not State.DEPARTED]
 
     @precondition(lambda self: len(self.present) < 8)
-    @rule(number=st.integers(0, 7), weight=st.sampled_from([1, 50, 100, 300]))
-    def arrive(self, number: int, weight: int) -> None:
+    @rule(
+        number=st.integers(0, 7),
+        weight=st.sampled_from([1, 50, 100, 300]),
+        most=st.sampled_from([None, None, None, 1, 2, 5]),
+    )
+    def arrive(self, number: int, weight: int, most: int | None) -> None:
         there = self.balance.pool.get(agent(number)[0], 80)
         if there is None or there.state is State.DEPARTED:
             if there is not None:
                 self.failed.pop(there, None)
-            self.balance.up(agent(number), weight=weight, instance=next(self.instances))
+            self.balance.up(agent(number), weight=weight, instance=next(self.instances), max_connections=most)
 
     @precondition(lambda self: bool(self.present))
     @rule(
@@ -353,7 +382,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.balance.choose() is not None)
     @rule(sessions=st.integers(1, 10))
     def open(self, sessions: int) -> None:
-        self.held += self.balance.serve(sessions, held=True)
+        for _ in range(sessions):
+            if self.balance.choose() is not None:
+                self.held.append(self.balance.open())
 
     @precondition(lambda self: bool(self.held))
     @rule(data=st.data(), served_s=st.floats(0, 1000), passed_s=st.floats(0, 100))

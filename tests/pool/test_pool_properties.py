@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
+from math import inf
 from typing import Any
 
 import attrs
@@ -27,6 +28,7 @@ BACKENDS_MAX = 3
 sources = st.tuples(st.sampled_from(["10.0.0.1", "10.0.0.2", "2001:db8::3"]), st.sampled_from([5555, 5556]))
 ports = st.sampled_from([0, 80, 81])
 instances = st.integers(1, 3)
+session_limits = st.sampled_from([None, None, 1, 2])
 delays = st.sampled_from([0.0, 0.001, 0.4, 0.6, 5.0, 30.0])
 
 
@@ -46,6 +48,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.probes: list[Probe] = []
         self.sessions: list[Session] = []
         self.established_ever: Counter[Backend] = Counter()
+        self.each: int | None = None
 
     @property
     def probed(self) -> list[Backend]:
@@ -63,10 +66,15 @@ class PoolMachine(RuleBasedStateMachine):
         backend = data.draw(st.sampled_from(self.taken_over))
         self._answer(self.driver.probe(backend, self.driver.candidate(backend)), after_s=0.001, cpu=0)
 
-    @rule(source=sources, port=ports, instance=instances, draining=st.booleans())
-    def register(self, source: Address, port: int, instance: int, draining: bool) -> None:
+    @rule(source=sources, port=ports, instance=instances, draining=st.booleans(), limit=session_limits)
+    def register(self, source: Address, port: int, instance: int, draining: bool, limit: int | None) -> None:
         with suppress(Rejected):
-            self.driver.register(source, service_port=port, instance=instance, draining=draining)
+            self.driver.register(source, service_port=port, instance=instance, draining=draining, max_connections=limit)
+
+    @rule(limit=session_limits)
+    def limit_each(self, limit: int | None) -> None:
+        self.pool.limit_each(limit, self.driver.now)
+        self.each = limit
 
     @rule(source=sources, port=ports, instance=instances)
     def unregister(self, source: Address, port: int, instance: int) -> None:
@@ -146,7 +154,12 @@ class PoolMachine(RuleBasedStateMachine):
             self.pool.static.checked(backend, self.driver.now, failure, rtt_ms=rtt_ms)
 
     @precondition(lambda self: bool(len(self.pool)))
-    @rule(data=st.data(), line=st.sampled_from(["up", "down", "drain", "ready", "maint", "0%", "50%", "up ready 100%"]))
+    @rule(
+        data=st.data(),
+        line=st.sampled_from(
+            ["up", "down", "drain", "ready", "maint", "0%", "50%", "up ready 100%", "maxconn:1", "maxconn:0"]
+        ),
+    )
     def hear_agent_check(self, data: st.DataObject, line: str) -> None:
         self.pool.static.said(data.draw(st.sampled_from(list(self.pool))), read(line), self.driver.now)
 
@@ -196,9 +209,18 @@ class PoolMachine(RuleBasedStateMachine):
         down = [backend for backend in ready if backend.state is State.DOWN]
         assert self.pool.panicking is (2 * len(up) < len(up) + len(down))
         others = [backend for backend in down if not backend.health.refusing] if self.pool.panicking else []
-        assert set(eligible) == {*up, *others} == {backend for backend in self.pool if backend.eligible}
+        usable = {*up, *others}
+        full = {backend for backend in usable if backend.connections >= self.limit(backend)}
+        assert usable == {backend for backend in self.pool if backend.usable}
+        assert set(eligible) == usable - full == {backend for backend in self.pool if backend.eligible}
+        assert self.pool.full == len(full)
         assert [backend.slot for backend in eligible] == list(range(len(eligible)))
         assert all(backend.slot == -1 for backend in self.pool if not backend.eligible)
+
+    def limit(self, backend: Backend) -> float:
+        static = backend.static
+        own = backend.registration.max_connections if static is None else static.max_connections
+        return (self.each if own is None else own) or inf
 
     @invariant()
     def limits_hold(self) -> None:

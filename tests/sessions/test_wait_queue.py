@@ -7,15 +7,17 @@ from twisted.internet.task import Clock
 from rproxy.pool.events import EligibilityChanged, Events
 from rproxy.pool.pool import Pool
 from rproxy.pool.states import Administration
+from rproxy.sessions.service import ServiceTerms
 from rproxy.sessions.wait_queue import AT_ONCE, PAUSE_S, WaitQueue
 from tests.fakes import confirm, logged, pool_of, pool_with, registered, run
 
 
 class Bench:
-    def __init__(self, *, limit_s: float = 5.0, pool: Pool | None = None) -> None:
+    def __init__(self, *, limit_s: float = 5.0, pool: Pool | None = None, queue: int = 10, full_s: float = 2.0) -> None:
         self.clock = Clock()
         self.pool = pool_of() if pool is None else pool
-        self.waiting = WaitQueue(self.clock, self.pool, limit_s)
+        self.terms = ServiceTerms(wait_s=limit_s, queue=queue, queue_timeout_s=full_s)
+        self.waiting = WaitQueue(self.clock, self.pool, lambda: self.terms)
         self.called: list[tuple[int, float]] = []
 
     def add(self, client: int) -> bool:

@@ -23,7 +23,7 @@ ROW = {
 ROWS: Rows = {
     ("10.0.0.1", 80): Registration(("10.0.0.1", 5555), 2**64 - 1, 20.0, 100, "10.0.0.10"),
     ("10.0.0.1", 81): Registration(("10.0.0.1", 5556), 0, 0.001, 65535),
-    ("2001:db8::1", 65535): Registration(("2001:db8::1", 1), 7, 4294967.295, 1),
+    ("2001:db8::1", 65535): Registration(("2001:db8::1", 1), 7, 4294967.295, 1, "", 2**32 - 1),
 }
 
 
@@ -58,6 +58,17 @@ def test_few_rows_are_encoded_at_once(at_once: int, pieces: int) -> None:
 
 def test_a_document_of_one_row() -> None:
     assert decoded(document()) == {("10.0.0.1", 80): ROWS["10.0.0.1", 80]}
+
+
+def test_a_limit_of_sessions_is_read_and_those_of_earlier_versions_have_none() -> None:
+    assert "max_connections" not in ROW
+    ((_, registration),) = decoded(document(max_connections=5)).items()
+    assert registration.max_connections == 5
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2**32, 1.5, "5", True])
+def test_a_limit_that_cannot_be_one_is_refused(limit: Any) -> None:
+    assert why_not(document(max_connections=limit)) == "back-end 1 of it makes no sense"
 
 
 @pytest.mark.parametrize(

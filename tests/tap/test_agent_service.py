@@ -33,6 +33,13 @@ def test_an_agent_opens_its_port_before_it_sheds_its_privileges_once_and_registe
     assert (address, pdu.service_port, pdu.weight, pdu.interval_ms) == (MONITOR, 8000, 7, 30_000)
 
 
+def test_an_agent_registers_its_limit_of_sessions() -> None:
+    bench = AgentBench(max_connections=12)
+    ((pdu, _),) = bench.reactor.datagrams[0].sent
+    assert isinstance(pdu, Register)
+    assert pdu.max_connections == 12
+
+
 def test_an_agent_that_is_started_without_privileges_opens_its_port_too() -> None:
     bench = AgentBench(start=False)
     bench.service.startService()

@@ -52,6 +52,7 @@ def _row(address: Address, registration: Registration) -> dict[str, Any]:
         "instance": registration.instance,
         "interval_s": registration.interval_s,
         "weight": registration.weight,
+        "max_connections": registration.max_connections,
         "local": registration.local,
     }
 
@@ -95,7 +96,11 @@ def _registered(row: Any) -> tuple[Address, Registration]:
         raise ValueError
     if ours := local.partition("@")[0]:
         ip_address(ours)
-    return (host, _whole(row["port"], 1, UINT16_MAX)), Registration(agent, instance, float(interval_s), weight, local)
+    limit = row.get("max_connections")  # rows of earlier versions have none
+    if limit is not None:
+        _whole(limit, 1, UINT32_MAX)
+    registration = Registration(agent, instance, float(interval_s), weight, local, limit)
+    return (host, _whole(row["port"], 1, UINT16_MAX)), registration
 
 
 def _whole(value: object, low: int, high: int) -> int:
