@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
-from rproxy.config.model import ServiceConfig
+from rproxy.config.model import SOURCE_AFFINITY, ServiceConfig
 from rproxy.config.validators import ConfigError
+from rproxy.policies.affinity import Affinity
 from rproxy.policies.drawing import Rng
 from rproxy.policies.own_options import PolicyError, read_options
 from rproxy.policies.registry import make_policy
@@ -43,11 +44,12 @@ def saturation_of(service: ServiceConfig) -> float | None:
 
 
 def policy_of(service: ServiceConfig, rng: Rng) -> Policy:
-    """The service's policy. Raises `ConfigError` if it cannot be made."""
+    """The service's policy, with the affinity around it. Raises `ConfigError` if it cannot be made."""
     try:
-        return make_policy(service.policy, _options(service), rng)
+        policy = make_policy(service.policy, _options(service), rng)
     except PolicyError as error:
         raise ConfigError(str(error), service.key("policy"), service.policy) from error
+    return Affinity(policy) if service.affinity == SOURCE_AFFINITY else policy
 
 
 def _options(service: ServiceConfig) -> dict[str, Any]:
