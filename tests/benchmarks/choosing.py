@@ -1,8 +1,9 @@
 """What one session costs the policy: run by hand, `python -m tests.benchmarks.choosing`.
 
 Microseconds of CPU to choose, open, connect and close a session, with two sessions held on every back-end and one
-report for every ten sessions; what the policy does with a report is counted, the pool's own work on it is not. Exits
-with status 1 when the default policy exceeds its limits.
+report for every ten sessions; what the policy does with a report is counted, the pool's own work on it is not. Every
+client has another address, which matters to the last line alone: that is affinity around the default policy. Exits with
+status 1 when the default policy exceeds its limits, or affinity its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 from attrs import evolve
 
 from rproxy.config.model import ServiceConfig
+from rproxy.policies.affinity import Affinity
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import Policy
@@ -24,7 +26,7 @@ from tests.fakes import UNLIMITED
 from tests.policies.balancing import policy
 from tests.pool.driving import Driver, agent
 
-SIZES: Final = (10, 1_000, 10_000)
+SIZES: Final = (10, 100, 1_000, 10_000)
 ROUNDS: Final = 7
 SESSIONS: Final = 20_000
 SESSIONS_PER_REPORT: Final = 10
@@ -33,6 +35,9 @@ HELD_PER_BACKEND: Final = 2
 CHECKED: Final = ServiceConfig().policy
 RATIO_MAX: Final = 3.0
 MICROSECONDS_MAX: Final = 10.0
+AFFINITY: Final = "affinity"
+AFFINITY_MAX: Final = 100.0
+"""Microseconds, for pools of any size: the most are needed for some 100 back-ends, see `affinity.SMALL`."""
 
 
 class Metered:
@@ -56,12 +61,13 @@ class Bench:
 
     def __init__(self, name: str, size: int, rng: Random) -> None:
         limits = evolve(UNLIMITED, unconfirmed=size, confirmed=size)
-        self._policy = Metered(policy(name))
+        self._policy = Metered(Affinity(policy(CHECKED)) if name == AFFINITY else policy(name))
         self._driver = Driver(self._policy, limits=limits, slow_start_s=0)
         self._rng = rng
         self._backends = [self._driver.register(agent(number)) for number in range(size)]
         self._others = [rng.randrange(30) for _ in self._backends]
         self._held: list[Backend] = []
+        self._clients = 0
         for number in range(size):
             self._report(number)
         for _ in range(HELD_PER_BACKEND * size):
@@ -80,7 +86,9 @@ class Bench:
 
     def _open(self) -> None:
         pool = self._driver.pool
-        backend = pool.choose(self._driver.now)
+        self._clients += 1
+        client = (f"10.{self._clients >> 16 & 255}.{self._clients >> 8 & 255}.{self._clients & 255}", 1024)
+        backend = pool.choose(self._driver.now, (), client)
         assert backend is not None
         pool.connected(backend)
         self._held.append(backend)
@@ -124,16 +132,28 @@ def exceeded(costs: list[float]) -> list[str]:
     return broken
 
 
+def too_dear(costs: list[float]) -> list[str]:
+    """The sizes for which affinity exceeds its limit, in words."""
+    limit = f"at most {AFFINITY_MAX:.0f} µs are allowed"
+    return [
+        f"{cost:.1f} µs for {size:,} back-ends, {limit}"
+        for size, cost in zip(SIZES, costs, strict=True)
+        if cost > AFFINITY_MAX
+    ]
+
+
 def main(write: Callable[[str], object] = print) -> int:
     write(f"{'µs a session, back-ends:':<26}" + "".join(f"{size:>9,}" for size in SIZES) + f"{'ratio':>9}")
-    broken = []
-    for name in POLICIES:
+    broken: list[str] = []
+    for name in (*POLICIES, AFFINITY):
         costs = measure(name)
         write(f"{name:<26}" + "".join(f"{cost:>9.2f}" for cost in costs) + f"{costs[-1] / costs[0]:>9.2f}")
         if name == CHECKED:
-            broken = exceeded(costs)
+            broken += [f"{name}: {limit}" for limit in exceeded(costs)]
+        elif name == AFFINITY:
+            broken += [f"{name}: {limit}" for limit in too_dear(costs)]
     for limit in broken:
-        write(f"{CHECKED}: {limit}")
+        write(limit)
     return 1 if broken else 0
 
 

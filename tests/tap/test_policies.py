@@ -7,8 +7,9 @@ from random import Random
 import pytest
 from twisted.internet.task import Clock
 
-from rproxy.config.model import ServiceConfig
+from rproxy.config.model import SOURCE_AFFINITY, ServiceConfig
 from rproxy.config.validators import ConfigError
+from rproxy.policies.affinity import Affinity
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.pool import Pool
 from rproxy.pool.states import Administration
@@ -21,6 +22,13 @@ def test_an_unknown_policy_is_reported_with_its_key(prefix: str) -> None:
     with pytest.raises(ConfigError) as raised:
         policy_of(ServiceConfig(policy="best", prefix=prefix), Random(1))
     assert str(raised.value) == f"{prefix}policy best: no such policy; there are {', '.join(POLICIES)}"
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_affinity_is_around_whatever_policy_is_configured(name: str) -> None:
+    policy = policy_of(ServiceConfig(policy=name, affinity=SOURCE_AFFINITY), Random(1))
+    assert isinstance(policy, Affinity)
+    assert type(policy._wrapped) is type(policy_of(ServiceConfig(policy=name), Random(1)))
 
 
 def test_what_a_policy_raises_is_logged_once_in_ten_seconds_with_its_traceback() -> None:
