@@ -115,7 +115,8 @@ def test_if_the_full_ones_go_down_the_time_without_a_back_end_counts_from_when_t
     bench.publish(bench.pool.administer(bench.backends[0], Administration.DRAIN, 1.0))
     run(bench.clock, 10)
     ((client, got, at),) = bench.called
-    assert (client, got, at) == (1, None, pytest.approx(5, abs=0.1))
+    assert (client, got) == (1, None)
+    assert at == pytest.approx(5, abs=0.1)
 
 
 def test_if_it_is_over_already_the_client_is_let_go_at_once() -> None:
@@ -200,7 +201,8 @@ def test_the_waits_of_one_client_count_together() -> None:
     assert bench.add(1, exclude=(failed,), waited_s=1.5)
     run(bench.clock, 10)
     ((client, got, at),) = bench.called
-    assert (client, got, at) == (1, None, pytest.approx(0.5, abs=0.1))
+    assert (client, got) == (1, None)
+    assert at == pytest.approx(0.5, abs=0.1)
     assert not bench.add(1, exclude=(failed,), waited_s=TIMEOUT_S)
 
 

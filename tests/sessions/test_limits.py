@@ -143,7 +143,7 @@ def test_it_gives_up_when_it_has_waited_as_long_as_it_may_in_all() -> None:
     run(bench.clock, 2)
     first_in.ended(Ending.CLOSED)
     run(bench.clock, 0.1)
-    assert client.session.phase is Phase.CONNECTING
+    assert client.backend is not None
     client.fail()
     assert client.session.phase is Phase.WAITING
     run(bench.clock, 10)
