@@ -362,7 +362,7 @@ class Machine(RuleBasedStateMachine):
         backend = self.backend(data)
         self.balance.now += before_s
         self.balance.report(backend, after_s=after_s, cpu=percent, tcp=tcp, others=others, load=tcp, draining=draining)
-        if not (self.penalises and backend.eligible and self.is_penalised(backend)):
+        if not (self.penalises and backend.usable and self.is_penalised(backend)):
             self.failed.pop(backend, None)
 
     @precondition(lambda self: bool(self.present))
@@ -370,7 +370,7 @@ class Machine(RuleBasedStateMachine):
     def miss(self, data: st.DataObject) -> None:
         backend = self.backend(data)
         self.balance.lose(self.balance.probe(backend))
-        if backend.is_up and backend.eligible:  # what may not be chosen anyway has nothing to be remembered
+        if backend.is_up and backend.usable:  # of others nothing is remembered; of full ones it is
             self.failed[backend] = self.balance.now
 
     @precondition(lambda self: bool(self.present))
@@ -452,7 +452,9 @@ class DrawingMachine(Machine):
             assert record.tree.weight(record.index) == drawing._weight(backend, record.figures, self.balance.now)
         for tree in (drawing._sound, drawing._failed):
             weights = [tree.weight(record.index) for record in drawing._records.values() if record.tree is tree]
-            assert (tree.total, tree.count) == (sum(weights), len(weights))
+            assert (tree.total, tree.count) == (sum(weights), sum(weight > 0 for weight in weights))
+        full = [record for backend, record in drawing._records.items() if not backend.eligible and backend.usable]
+        assert all(record.tree.weight(record.index) == 0 and not record.drawn for record in full)
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
