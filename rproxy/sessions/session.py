@@ -199,10 +199,9 @@ class Session:
         Returns False if the client may not wait, see `WaitQueue.add`, or has no attempt left. The wait does not count
         towards its time for connecting.
         """
-        failed = self._failed
+        service, failed = self.service, self._failed
         if failed and not self._may_retry(len(failed)):
             return False
-        service = self.service
 
         def resume() -> None:
             self._stop_waiting()

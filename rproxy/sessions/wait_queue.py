@@ -121,9 +121,10 @@ class WaitQueue:
 
     def leave(self, client: Hashable) -> None:
         """Remove a client that has gone; it may have been called back already."""
-        if self.queue.pop(client, None) is None:
-            self.again.pop(client, None)
+        left = self.queue.pop(client, None) is None and self.again.pop(client, None) is not None
         self._counted()
+        if left and self.again:
+            self._arm(self._clock.seconds())  # the next one may be waiting for another back-end
         if not self.waiting and self._timer is not None:
             self._timer.cancel()
             self._timer = None

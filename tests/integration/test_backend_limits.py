@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -47,8 +47,15 @@ def limit(pool: Pool, address: Address, sessions: int | None) -> None:
     poll(lambda: pool.proxy.backends()[address]["max_connections"] == sessions, READY_S, "the limit is known")
 
 
+def queue(pool: Pool) -> dict[str, Any]:
+    """What the status says of the service."""
+    (service,) = pool.proxy.status()["services"]
+    found: dict[str, Any] = service
+    return found
+
+
 def waiting(pool: Pool, clients: int) -> None:
-    poll(lambda: pool.proxy.status()["waiting"] == clients, PROMPT_S, f"{clients} wait")
+    poll(lambda: queue(pool)["waiting"] == clients, PROMPT_S, f"{clients} wait")
 
 
 def client(pool: Pool, word: bytes) -> socket.socket:
@@ -64,7 +71,7 @@ def test_as_many_as_fit_are_served_and_then_the_next_whenever_one_leaves(pool: P
     for number in range(3):
         assert receive(clients[number], 3) == b"%03d" % number
     waiting(pool, 9)
-    status = pool.proxy.status()
+    status = queue(pool)
     assert (status["full"], pool.proxy.backends()[server.address]["connections"]) == (1, 3)
     assert status["waiting_s"] > 0
     assert not any(is_readable(each) for each in clients[3:])
@@ -173,6 +180,29 @@ def test_a_full_back_end_that_goes_leaves_its_clients_to_the_one_that_comes(pool
     assert not is_readable(second)
     pool.serve(echo)
     assert receive(second, 4) == b"next"
+
+
+def test_a_file_has_limits_for_each_back_end_and_an_agent_may_have_its_own(
+    start: Starter, variant: Variant, tmp_path: Path
+) -> None:
+    file = tmp_path / "rproxy.toml"
+    limits = "max-connections = 1\nqueue = 1\nqueue-timeout = 1"
+    file.write_text(f'[[service]]\nlisten = "127.0.0.1:0"\n[service.backends]\n{limits}\n')
+    pool = start.pool("--config", str(file), *variant.options, reactor=variant.reactor)
+    server = pool.serve(echo)
+    assert pool.proxy.backends()[server.address]["max_connections"] == 1
+    first = client(pool, b"in")
+    assert receive(first, 2) == b"in"
+    started = time.monotonic()
+    second = pool.connect()
+    waiting(pool, 1)
+    assert receive_all(pool.connect()) == b""
+    assert time.monotonic() - started < 0.9
+    assert receive_all(second) == b""
+    assert 0.95 <= time.monotonic() - started < 1 + LATE_S
+    assert pool.proxy.sessions() == {"queue-full": 1, "queue-timeout": 1}
+    limit(pool, server.address, 2)
+    assert receive(client(pool, b"too"), 3) == b"too"
 
 
 def test_an_agent_registers_its_limit(start: Starter, variant: Variant) -> None:

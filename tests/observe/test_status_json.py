@@ -227,7 +227,7 @@ def test_sessions_are_counted_against_their_limit_and_their_bytes_once_they_are_
 
 def test_limits_are_shown_and_who_waits_for_them() -> None:
     view = view_with(2)
-    service, shown = view.service, status(view, Counters(), CAPACITY)
+    service, (shown,) = view.service, status(view, Counters(), CAPACITY)["services"]
     assert (shown["waiting"], shown["waiting_s"], shown["full"]) == (0, 0, 0)
     service.pool.limit_each(1, 3.0)
     for _ in range(2):
@@ -236,9 +236,10 @@ def test_limits_are_shown_and_who_waits_for_them() -> None:
         session = Session(service, FakeLink())
         assert session.choose_backend() is None
         assert session.wait_for_backend(lambda: None)
-    shown = status(view, Counters(), CAPACITY)
+    document = status(view, Counters(), CAPACITY)
+    (shown,) = document["services"]
     assert (shown["waiting"], shown["waiting_s"], shown["full"]) == (3, 0, 2)
-    assert [(row["connections"], row["max_connections"], row["state"]) for row in shown["backends"]] == [
+    assert [(row["connections"], row["max_connections"], row["state"]) for row in document["backends"]] == [
         (1, 1, "up"),
         (1, 1, "up"),
     ]

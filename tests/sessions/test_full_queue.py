@@ -184,6 +184,19 @@ def test_a_client_that_comes_then_is_served_in_the_next_turn() -> None:
     assert [(client, got) for client, got, _ in bench.called] == [(2, failed)]
 
 
+def test_when_the_first_of_those_who_could_not_connect_leaves_the_next_may_be_served_at_once() -> None:
+    bench = full(2)
+    failed, other = bench.backends
+    bench.add(1, exclude=(failed,))
+    bench.add(2, exclude=(other,))
+    bench.free(failed)
+    bench.clock.advance(0)
+    assert bench.called == []
+    bench.waiting.leave(1)
+    bench.clock.advance(0)
+    assert [(client, got) for client, got, _ in bench.called] == [(2, failed)]
+
+
 def test_a_client_that_only_full_ones_failed_does_not_wait_for_them() -> None:
     bench = full(1)
     assert not bench.add(1, exclude=tuple(bench.backends), waited_s=0.0)
