@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 import attrs
@@ -96,6 +96,11 @@ class Service:
     def outbound_to(self, backend: Backend) -> Outbound:
         """How to connect to `backend`."""
         return self.special.get((backend.address, backend.port), self.outbound) if self.special else self.outbound
+
+    def has_other(self, tried: Collection[Backend], client: Address | None) -> bool:
+        """Whether there is a back-end for this client that is none of `tried`, even if it has to wait for it."""
+        chosen = self.pool.would_choose(self.seconds(), tried, client)
+        return chosen is not None or self.wait_queue.is_full_besides(tried)
 
     def connect_failed(self, backend: Backend) -> None:
         """A connect to `backend` failed, and not through this host's fault."""

@@ -194,10 +194,9 @@ class Session:
         return self.connect_deadline - self.service.seconds()
 
     def wait_for_backend(self, call: Callable[[], None]) -> bool:
-        """Have `call` called once a back-end is eligible that it has not tried, or its time for waiting is over.
+        """Have `call` called as `WaitQueue.add` does; returns False if the client may not wait, or has no attempt left.
 
-        Returns False if the client may not wait, see `WaitQueue.add`, or has no attempt left. The wait does not count
-        towards its time for connecting.
+        The wait does not count towards its time for connecting.
         """
         service, failed = self.service, self._failed
         if failed and not self._may_retry(len(failed)):
@@ -261,10 +260,7 @@ class Session:
         )
         verdict = end.verdict(
             service.terms.redispatch,
-            has_other=lambda: (
-                service.pool.would_choose(service.seconds(), tried, client) is not None
-                or service.wait_queue.is_full_besides(tried)
-            ),
+            has_other=lambda: service.has_other(tried, client),
             may_retry=self._may_retry(len(tried)),
         )
         if verdict is Verdict.SERVED:
@@ -286,9 +282,7 @@ class Session:
 
     def give_up(self) -> Ending:
         """End the session, because no back-end can be chosen and the client may not wait; returns the ending."""
-        ending = Ending.UNREACHABLE if self._failed else Ending.NO_BACKEND
-        if self.service.wait_queue.is_full_besides(self._failed) and (not self._failed or self.waited):
-            ending = Ending.QUEUE_TIMEOUT if self.waited else Ending.QUEUE_FULL
+        ending = self.service.wait_queue.refusal(self._failed, waited=self.waited)
         self.ended(ending)
         return ending
 

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import EligibilityChanged
 from rproxy.pool.pool import Pool
+from rproxy.sessions.endings import Ending
 
 AT_ONCE: Final = 32
 """Most clients called back in one turn of the reactor: a millisecond or two of work."""
@@ -103,6 +104,12 @@ class WaitQueue:
     def is_full_besides(self, exclude: Collection[Backend]) -> bool:
         """Whether a back-end that is none of `exclude` may get clients, but is full."""
         return self._pool.full > sum(backend.usable and backend.slot < 0 for backend in exclude)
+
+    def refusal(self, exclude: Collection[Backend], *, waited: bool) -> Ending:
+        """Why a client is turned away that could not connect to `exclude`, and has waited or has not."""
+        if self.is_full_besides(exclude) and (waited or not exclude):
+            return Ending.QUEUE_TIMEOUT if waited else Ending.QUEUE_FULL
+        return Ending.UNREACHABLE if exclude else Ending.NO_BACKEND
 
     def longest_s(self) -> float:
         """How long the first client has waited, in seconds; 0 if there is none."""

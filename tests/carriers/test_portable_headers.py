@@ -16,6 +16,7 @@ from rproxy.carriers.portable.outgoing_header import tls_of
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.outbound import Outbound
 from rproxy.sessions.proxy_headers import HEADER_S, ProxyHeaders
+from rproxy.sessions.service import ServiceTerms
 from rproxy.timing.wheel import TICK_S
 from rproxy.wire.proxy_header import ALPN, AUTHORITY, LOCAL, SSL, UNIQUE_ID, encode
 from tests.carriers.test_client_addresses import Nobody
@@ -134,7 +135,7 @@ def test_a_header_has_to_be_complete_in_time() -> None:
 
 def test_a_complete_header_is_not_late() -> None:
     proxy = Accepting(up=0)
-    proxy.service.wait_queue._limit_s = 60.0
+    proxy.service.terms = ServiceTerms(wait_s=60)
     client = proxy.accept()
     client.receive(LINE)
     run(proxy.reactor, 2 * HEADER_S)
