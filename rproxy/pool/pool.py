@@ -34,8 +34,8 @@ class Pool:
     """Back-ends and their `policy`, as one object.
 
     `complain` is called while an exception of the policy is being handled. `default_port` stands in for service port 0.
-    A probe may be answered for `timeout_s` seconds. A back-end has its whole weight `slow_start_s` seconds after it came
-    up. While less than the fraction `panic_below` of the pool is up, those that are down get clients as well.
+    A probe may be answered for `timeout_s` seconds. A back-end that came up has its whole weight after `slow_start_s`
+    seconds. While less than the fraction `panic_below` of the pool is up, those that are down get clients as well.
     """
 
     _policy: Policy

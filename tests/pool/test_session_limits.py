@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import attrs
 import pytest
 
-from rproxy.pool.backend import Backend, Registration
+from rproxy.pool.backend import Backend, Registration, StaticTerms
 from rproxy.pool.events import EligibilityChanged, Events, PanicChanged
 from rproxy.pool.health import HOLD_MAX_S, RISE
 from rproxy.pool.states import Administration, State
+from rproxy.wire.agent_check import read
 from tests.fakes import UNLIMITED
 from tests.pool.driving import AGENT, Driver, agent
 
@@ -268,6 +270,22 @@ def test_the_policy_hears_of_a_full_one_as_of_any_other() -> None:
     after = {event: dict(counts) for event, counts in policy.told.items()}  # type: ignore[attr-defined]
     assert after["reported"] == told["reported"]
     assert (after["opened"], after["closed"]) == ({backend: 1}, {backend: 1})
+
+
+def test_a_static_one_has_its_own_limit_and_its_agent_check_may_set_another() -> None:
+    driver = Driver()
+    driver.pool.limit_each(1, driver.now)
+    driver.pool.static.put(("10.0.0.9", 80), StaticTerms(100, "agent-check:9000", 2), driver.now)
+    backend = driver.pool.get("10.0.0.9", 80)
+    assert backend is not None
+    driver.pool.static.checked(backend, driver.now)
+    fill(driver, backend, 2)
+    assert not backend.eligible
+    limits = []
+    for line in ("maxconn:3", "maxconn:1", "maxconn:0"):
+        driver.pool.static.said(backend, read(line), driver.now)
+        limits.append((backend.limit, backend.eligible))
+    assert limits == [(3, True), (1, False), (inf, True)]
 
 
 def test_the_registration_has_the_limit() -> None:
