@@ -10,9 +10,20 @@ from typing import Final
 
 import pytest
 
-from tests.parallel import pytest_collection_modifyitems, pytest_runtest_protocol, pytest_xdist_make_scheduler
+from tests.parallel import (
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_runtest_protocol,
+    pytest_xdist_make_scheduler,
+)
 
-__all__ = ["need", "pytest_collection_modifyitems", "pytest_runtest_protocol", "pytest_xdist_make_scheduler"]
+__all__ = [
+    "need",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_runtest_protocol",
+    "pytest_xdist_make_scheduler",
+]
 
 PACKAGES: Final = {
     "initdb": "postgresql",
