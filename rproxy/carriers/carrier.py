@@ -50,6 +50,14 @@ class Carrier(Protocol):
         """
         ...
 
+    def reassign(self, port: IListeningPort, service: Service, name: str, tls: Any = None) -> None:
+        """Have clients that `port`, with which `serve` fired, accepts from now on be `service`'s; the rest as `serve`.
+
+        Also called when the service's `outbound` has changed. Clients that were accepted before stay as they are. The
+        port stays open, and with it the kernel's queue. What the port's endpoint is made of stays, too.
+        """
+        ...
+
     def watch(self, descriptor: int) -> None:
         """Return to the reactor as soon as `descriptor`, which the reactor reads, is readable.
 

@@ -98,6 +98,13 @@ def _listeners(service: ServiceConfig) -> Iterator[tuple[str, str]]:
         yield key if "listen" in service.options else f"{key}[{index}]", text
 
 
+def admitted_unasked(config: ProxyConfig) -> Iterator[ConfigError]:
+    """An error for each service that any host's agent could register for, though nobody has said so."""
+    for service in config.services:
+        if _admits_any(config, service):
+            yield _who_may_register(config, service)
+
+
 def _admits_any(config: ProxyConfig, service: ServiceConfig) -> bool:
     """Whether any host's agent could register for the service, and nobody has said so."""
     return config.is_open and service.takes_agents and not config.allow and not service.allow

@@ -47,6 +47,15 @@ class OwnListeners:
         elif host != ANY_IPV6:
             self._addresses.add((unmapped(host.partition("%")[0]), port))
 
+    def remove(self, host: str, port: int, *, ipv6_only: bool = False) -> None:
+        """Remove a listener that was added with the same arguments."""
+        if host == ANY_IPV6:
+            self._wildcard_ports.discard((port, True))
+        if host == ANY_IPV4 or (host == ANY_IPV6 and not ipv6_only):
+            self._wildcard_ports.discard((port, False))
+        elif host != ANY_IPV6:
+            self._addresses.discard((unmapped(host.partition("%")[0]), port))
+
     def bar(self, service: Address) -> None:
         """The service leads here by way of another proxy: refuse it for `BARRED_S`."""
         self._barred[service] = self._seconds() + BARRED_S

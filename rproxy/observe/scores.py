@@ -8,7 +8,7 @@ from rproxy.policies.formula import score
 from rproxy.pool.backend import Backend
 
 
-@attrs.frozen
+@attrs.define
 class ReportScore:
     """The report's score of a back-end now (figure 4.4), whichever policy is in use.
 

@@ -25,6 +25,40 @@ ROWS: Final = 25
 
 
 @attrs.frozen
+class Ended:
+    """Totals over sessions that have ended, and clients that were refused."""
+
+    endings: Counter[Ending] = attrs.Factory(Counter)
+    refused: Counter[str] = attrs.Factory(Counter)
+    redispatches: int = 0
+    tls_connect_failures: int = 0
+    up: int = 0
+    """Bytes."""
+    down: int = 0
+    """Bytes."""
+
+    def __add__(self, other: Ended) -> Ended:
+        return Ended(
+            self.endings + other.endings,
+            self.refused + other.refused,
+            self.redispatches + other.redispatches,
+            self.tls_connect_failures + other.tls_connect_failures,
+            self.up + other.up,
+            self.down + other.down,
+        )
+
+    def document(self) -> dict[str, Any]:
+        """As `/status.json` has it."""
+        return {
+            "sessions": {ending.value: count for ending, count in self.endings.items()},
+            "refused": dict(self.refused),
+            "redispatches": self.redispatches,
+            "tls_connect_failures": self.tls_connect_failures,
+            "bytes": {"up": self.up, "down": self.down},
+        }
+
+
+@attrs.frozen
 class ServiceView:
     """A service and what is shown with it; `report_score` computes the report's score of a back-end."""
 
@@ -48,6 +82,7 @@ class ServiceView:
         service = self.service
         return {
             "name": service.name,
+            "leaving": service.is_leaving,
             "panic": service.pool.panicking,
             "known": len(service.pool),
             "eligible": len(service.pool.eligible),
@@ -55,17 +90,39 @@ class ServiceView:
             "full": service.pool.full,
             "waiting": service.wait_queue.waiting,
             "waiting_s": _rounded(service.wait_queue.longest_s()),
-            "counters": _ended([self]),
+            "counters": self.ended().document(),
         }
+
+    def ended(self) -> Ended:
+        """Totals over its sessions that have ended."""
+        counters, gate = self.counters, self.service.gate
+        return Ended(
+            counters.endings.copy(),
+            Counter() if gate is None else Counter(gate.refused),
+            counters.redispatches,
+            self.service.tls_failures.with_backends,
+            counters.up,
+            counters.down,
+        )
 
 
 class Status:
-    """The document, of all services together; `views` returns those of the present ones."""
+    """The document, of all services together. `views` returns those of the present ones."""
 
-    def __init__(self, views: Callable[[], Sequence[ServiceView]], datagrams: Counters, capacity: Capacity) -> None:
+    def __init__(
+        self,
+        views: Callable[[], Sequence[ServiceView]],
+        datagrams: Counters,
+        capacity: Capacity,
+    ) -> None:
         self._views = views
+        self._past = Ended()
         self._datagrams = datagrams
         self._capacity = capacity
+
+    def removed(self, view: ServiceView) -> None:
+        """A service has gone, and `views` does not return it any more; the totals keep it."""
+        self._past += view.ended()
 
     def document(self) -> dict[str, Any]:
         """The whole document."""
@@ -98,31 +155,9 @@ class Status:
                 "dropped": dict(self._datagrams.dropped),
                 "send_errors": dict(self._datagrams.send_errors),
                 "probes": dict(self._datagrams.probes),
-                **_ended(views),
+                **sum((view.ended() for view in views), self._past).document(),
             },
         }
-
-
-def _ended(views: Sequence[ServiceView]) -> dict[str, Any]:
-    """Totals over the sessions that have ended."""
-    all_counters = [view.counters for view in views]
-    endings: Counter[Ending] = Counter()
-    refused: Counter[str] = Counter()
-    for view in views:
-        if view.service.gate is not None:
-            refused.update(view.service.gate.refused)
-    for counters in all_counters:
-        endings.update(counters.endings)
-    return {
-        "sessions": {ending.value: count for ending, count in endings.items()},
-        "refused": dict(refused),
-        "redispatches": sum(counters.redispatches for counters in all_counters),
-        "tls_connect_failures": sum(view.service.tls_failures.with_backends for view in views),
-        "bytes": {
-            "up": sum(counters.up for counters in all_counters),
-            "down": sum(counters.down for counters in all_counters),
-        },
-    }
 
 
 def _parts(view: ServiceView) -> Iterator[tuple[ServiceView, list[Backend]]]:

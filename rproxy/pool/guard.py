@@ -1,4 +1,4 @@
-"""Calls of the policy that may go wrong without harm to clients; those for each client and report are in `pool`."""
+"""Calls of the policy that may go wrong without harm to clients; those for each client are in `pool`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import attrs
 
 from rproxy.pool.backend import Backend
+from rproxy.pool.events import NOTHING, Events, PassedOver
 from rproxy.pool.policy import NO_EXPLANATION, Explanation, Policy
 
 
@@ -37,3 +38,15 @@ class Guard:
         except BaseException:
             self.complain()
             return NO_EXPLANATION
+
+    def reported(self, backend: Backend, now: float) -> Events:
+        """Notify the policy that a back-end has changed, and note whether it is passed over for that."""
+        reason = ""
+        try:
+            reason = self.policy.reported(backend, now) or ""
+        except BaseException:
+            self.complain()
+        if reason == backend.passed_over:
+            return NOTHING
+        backend.passed_over = reason
+        return (PassedOver(backend, reason),)

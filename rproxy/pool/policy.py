@@ -35,6 +35,9 @@ class Policy(Protocol):
 
     A policy reads back-ends and never writes to them. What any method raises is logged, and costs no client its
     back-end: another eligible one is taken. `now` is in seconds, on the pool's clock, and never decreases.
+
+    A policy that replaces another one while the pool has back-ends gets a `reported` for each of them. It then gets a
+    `closed` for sessions that it was not told to have been `opened`; `backend.counts` has them.
     """
 
     def choose(

@@ -15,7 +15,7 @@ from rproxy.pool.admission import Admission
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.candidates import Candidates
 from rproxy.pool.eligibility import Eligibility
-from rproxy.pool.events import NOTHING, Administered, Events, PanicChanged, PassedOver, ProbeLost, Transitioned
+from rproxy.pool.events import NOTHING, Administered, Events, PanicChanged, ProbeLost, Transitioned
 from rproxy.pool.fallback import Fallback, NotEligible
 from rproxy.pool.guard import Guard
 from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
@@ -60,12 +60,12 @@ class Pool:
     _guard: Guard = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._guard = Guard(self._policy, self.complain)
         self._eligibility = Eligibility(self.panic_below)
         self._rows = Rows(Admission(self.limits), self._eligibility, self.slow_start_s)
         self._probes = Probes(self.timeout_s, self._rows, self._candidates)
         self._registrations = Registrations(self.default_port, self._rows, self._candidates, self._probes)
-        self.static = StaticRows(self._rows, self._registrations, self._propagate, self._reported, self._guard.failed)
+        guard = self._guard = Guard(self._policy, self.complain)
+        self.static = StaticRows(self._rows, self._registrations, self._propagate, guard.reported, guard.failed)
 
     # Queries.
 
@@ -111,7 +111,7 @@ class Pool:
         registered = self._registrations.register(source, pdu, now, local)
         if not registered.changed:
             return (registered,)
-        return (registered, *self._rows.update(registered.backend), *self._reported(registered.backend, now))
+        return (registered, *self._rows.update(registered.backend), *self._guard.reported(registered.backend, now))
 
     def restore(self, registration: Registration, port: int) -> Backend | None:
         """The row of a back-end that was up in an earlier run of this proxy: service `port` of that agent's host.
@@ -161,7 +161,7 @@ class Pool:
         The first event is its `Reported`. Raises `Rejected`.
         """
         backend, events = self._probes.respond(source, pdu, now, lasted_s)
-        events += self._reported(backend, now)
+        events += self._guard.reported(backend, now)
         return self._propagate(events, now) if len(events) > 1 else events
 
     def lost(self, token: int, now: float) -> Events:
@@ -177,7 +177,7 @@ class Pool:
         if lost.counted and lost.backend.is_up:
             self._guard.failed(lost.backend, now)
         elif lost.backend.eligible and not lost.backend.is_up:  # in a panic no answer may come that ends a `failed`
-            events += self._reported(lost.backend, now)
+            events += self._guard.reported(lost.backend, now)
         return self._propagate(events, now)
 
     def check(self, backend: Backend, liveness_s: float, lasted_s: LastedS, now: float) -> Events:
@@ -202,20 +202,29 @@ class Pool:
     def administer(self, backend: Backend, administration: Administration, now: float) -> Events:
         """An operator drains a back-end, or returns it to service; that lasts as long as the row."""
         backend.administration = administration
-        events = self._rows.update(backend) + self._reported(backend, now)
+        events = self._rows.update(backend) + self._guard.reported(backend, now)
         return self._propagate((Administered(backend, administration), *events), now)
 
     def tick(self, now: float) -> Events:
         """Slow start goes on: every back-end whose next share of its weight is due by now gets it."""
         events = NOTHING
         while (backend := self._rows.next_ramped(now)) is not None:
-            events += self._rows.update(backend) + self._reported(backend, now)
+            events += self._rows.update(backend) + self._guard.reported(backend, now)
         return events
 
     def limit_each(self, max_connections: int | None, now: float) -> Events:
         """The limit of every back-end that has none of its own. More sessions than that go on until they end."""
         self._eligibility.each = max_connections
-        return tuple(event for each in self for event in (*self._rows.update(each), *self._reported(each, now)))
+        return tuple(event for each in self for event in (*self._rows.update(each), *self._guard.reported(each, now)))
+
+    def replace_policy(self, policy: Policy, now: float) -> Events:
+        """Choose by `policy` from now on, which is notified of every back-end, see `Policy`."""
+        self._policy = self._guard.policy = policy
+        return tuple(event for backend in self for event in self._guard.reported(backend, now))
+
+    def use_default_port(self, port: int) -> None:
+        """Have `port` stand in for service port 0 from now on. Back-ends keep theirs."""
+        self.default_port = self._registrations.default_port = port
 
     # Called by sessions.
 
@@ -320,18 +329,6 @@ class Pool:
             self.complain()
         return self._propagate(events, now) if events else NOTHING
 
-    def _reported(self, backend: Backend, now: float) -> Events:
-        """Notify the policy that a back-end has changed, and note whether it is passed over for that."""
-        reason = ""
-        try:
-            reason = self._policy.reported(backend, now) or ""
-        except BaseException:
-            self.complain()
-        if reason == backend.passed_over:
-            return NOTHING
-        backend.passed_over = reason
-        return (PassedOver(backend, reason),)
-
     def _transition(self, backend: Backend, event: Event, now: float, reason: str) -> Events:
         return self._propagate(self._rows.transition(backend, event, now, reason), now)
 
@@ -343,8 +340,8 @@ class Pool:
                 self._probes.forget(event.backend)
                 if event.after is State.FORGOTTEN:
                     self._candidates.drop(event.backend)
-                caused += self._reported(event.backend, now)
+                caused += self._guard.reported(event.backend, now)
             elif isinstance(event, PanicChanged):
                 for backend in self.eligible:
-                    caused += self._reported(backend, now)
+                    caused += self._guard.reported(backend, now)
         return events + caused if caused else events

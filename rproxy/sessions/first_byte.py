@@ -67,6 +67,10 @@ class FirstByte:
         """When any back-end last spoke to a client that had sent nothing."""
         self._timer: IDelayedCall | None = None
 
+    def limit(self, limit_s: float) -> None:
+        """Have the sessions that are watched now, and all others, judged by this limit."""
+        self._limit_s = limit_s
+
     def start(self) -> None:
         self._timer = self._clock.callLater(self._limit_s / CHECKS, self._check)
 

@@ -29,8 +29,16 @@ class IdleTimeout:
     log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, slices: Slices, limit_s: float, *, half_closed: bool, reader_s: float = 0
+        self,
+        clock: IReactorTime,
+        slices: Slices,
+        limit_s: float,
+        *,
+        half_closed: bool,
+        reader_s: float = 0,
+        replaces: bool = False,
     ) -> None:
+        """`replaces` is whether it follows another one, of other limits: then it does not count what that one saw."""
         self._half_closed = half_closed
         self._interval_s = max(limit_s / SWEEPS, _SWEEP_MIN_S)
         self._limits = {Ending.HALF_CLOSED if half_closed else Ending.IDLE: limit_s}
@@ -38,6 +46,7 @@ class IdleTimeout:
         if half_closed:
             self._limits[Ending.IDLE] = reader_s
             self._reader_sweeps = reader_s / self._interval_s if reader_s else math.inf
+        self._forgets = replaces
         self._cut: Counter[Ending] = Counter()
         """Sessions cut by the present sweep."""
         self._sweep = Sweep(clock, slices, self._check, self._log_cut)
@@ -52,7 +61,7 @@ class IdleTimeout:
         if session.half_closed is not self._half_closed:
             return
         acknowledged = sum(session.link.carried()) - session.link.unsent()
-        if acknowledged != session.progress:
+        if acknowledged != session.progress or self._forgets:
             session.progress = acknowledged
             session.idle_sweeps = 0
         session.idle_sweeps += 1
@@ -69,6 +78,7 @@ class IdleTimeout:
         return Ending.IDLE if session.idle_sweeps > self._reader_sweeps > SWEEPS else Ending.HALF_CLOSED
 
     def _log_cut(self) -> None:
+        self._forgets = False
         for ending, count in self._cut.items():
             self.log.info(
                 "{count} session(s) closed: {ending} and silent for {seconds:g} s",

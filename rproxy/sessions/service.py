@@ -89,9 +89,31 @@ class Service:
         self.chooses_by_client = False
         """Whether the policy is to get the client's address."""
         self.tls_failures = TlsFailures(clock)
+        self.is_leaving = False
+        """Whether it is no longer configured: it only has the sessions that it had."""
         self.wait_queue = WaitQueue(clock, pool, lambda: self.terms)
-        limit_s = self.terms.first_byte_s
-        self.first_byte = FirstByte(clock, limit_s, self._unresponsive) if limit_s else None
+        self.first_byte: FirstByte | None = None
+        self._clock = clock
+        self._started = False
+        self._limit_first_bytes()
+
+    def use_terms(self, terms: ServiceTerms) -> None:
+        """Treat clients on these terms from now on, those that are there included."""
+        self.terms = terms
+        self.wait_queue.terms_changed()
+        self._limit_first_bytes()
+
+    def _limit_first_bytes(self) -> None:
+        limit_s, first_byte = self.terms.first_byte_s, self.first_byte
+        if first_byte is not None and limit_s:
+            first_byte.limit(limit_s)
+        elif first_byte is not None:
+            first_byte.stop()
+            self.first_byte = None
+        elif limit_s:
+            self.first_byte = FirstByte(self._clock, limit_s, self._unresponsive)
+            if self._started:
+                self.first_byte.start()
 
     def outbound_to(self, backend: Backend) -> Outbound:
         """How to connect to `backend`."""
@@ -115,6 +137,7 @@ class Service:
 
     def start(self) -> None:
         """Start the timers. To be called once, before the first client is accepted or soon after."""
+        self._started = True
         if self.first_byte is not None:
             self.first_byte.start()
 

@@ -126,6 +126,11 @@ class WaitQueue:
             return self._terms().queue_timeout_s
         return 0.0 if exclude and self._pool.eligible else self._terms().wait_s
 
+    def terms_changed(self) -> None:
+        """Those that wait, wait as long as the terms now say: see to them in the reactor's next turn."""
+        if self.waiting:
+            self._arm(self._clock.seconds())
+
     def leave(self, client: Hashable) -> None:
         """Remove a client that has gone; it may have been called back already."""
         left = self.queue.pop(client, None) is None and self.again.pop(client, None) is not None
@@ -142,8 +147,7 @@ class WaitQueue:
 
     def eligibility_changed(self, event: EligibilityChanged) -> None:
         """A back-end has become eligible, or ceased to be: see to the clients in the reactor's next turn."""
-        if self.waiting:
-            self._arm(self._clock.seconds())
+        self.terms_changed()
 
     def _arm(self, due: float) -> None:
         """Have the next turn at `due`, or before."""

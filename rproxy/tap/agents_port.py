@@ -18,7 +18,7 @@ from rproxy.net.udp_port import BoundedPort, listen_udp, udp_ports
 from rproxy.sources.agents.entrance import Entrance
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.tap.parts import Part, address_of, closed
-from rproxy.tap.startup import cannot_listen
+from rproxy.tap.startup import StartupError, cannot_listen
 
 
 class AgentsPort(Part):
@@ -42,10 +42,20 @@ class AgentsPort(Part):
 
     def privilegedStartService(self) -> None:
         if self._config.takes_agents:
-            first, *others = self._config.monitors
+            self.open()
+
+    def open(self) -> None:
+        """Open the ports, all or none, unless they are open: a service takes agents. Raises `StartupError`."""
+        if self._ports:
+            return
+        first, *others = self._config.monitors
+        try:
             self._open(first, self._monitor)
             for address in others:
                 self._open(address, Entrance(self._monitor, address))
+        except StartupError:
+            self.close()
+            raise
 
     def _open(self, address: Address, protocol: DatagramProtocol) -> None:
         host, number = address
@@ -85,19 +95,25 @@ class AgentsPort(Part):
         port.watch = watch
 
     @property
+    def is_open(self) -> bool:
+        """Whether agents can register."""
+        return bool(self._ports)
+
+    @property
     def local_address(self) -> Address:
         """Where an agent on this host can register, while the ports are open."""
         address: Any = self._ports[0].getHost()
         return LOOPBACK if address.host in (ANY_IPV4, ANY_IPV6) else address.host, address.port
 
     def stop_accepting(self) -> Deferred[Any] | None:
-        return self._close() if self._config.reuse_port else None
+        return self.close() if self._config.reuse_port else None
 
     def stopService(self) -> Deferred[Any]:
         super().stopService()
-        return self._close()
+        return self.close()
 
-    def _close(self) -> Deferred[Any]:
+    def close(self) -> Deferred[Any]:
+        """Close the ports. Fires when they are closed."""
         ports, self._ports = self._ports, []
         for port in ports:
             for each in udp_ports(port):

@@ -1,4 +1,4 @@
-"""The command `rproxy`, also `python -m rproxy`: keys, configuration files, manual, units, and a study of policies."""
+"""The command `rproxy`, also `python -m rproxy`: keys, files, reload, manual, units, and a study of policies."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from rproxy.config.toml_file import starting_file
 from rproxy.study import command as study
 from rproxy.tap import docs, systemd
 from rproxy.tap.check import check
+from rproxy.tap.reload_report import reload
 from rproxy.wire.keyfile import KeyringError, format_key
 from rproxy.wire.seal import KEY_BYTES_MIN, KEY_ID_MAX, Key
 
@@ -40,6 +41,12 @@ Prints a configuration file to start with, which works as it is. 'rproxy docs co
 DOCS: Final = "Shows a page of the manual, through a pager on a terminal. Without a topic it lists them."
 SYSTEMD: Final = """\
 Prints a systemd unit for this installation, which belongs into /etc/systemd/system. Without a name it prints all."""
+RELOAD: Final = """\
+Has a running proxy read its --config file again, and its keys and certificates, as SIGHUP does; and says what became of
+it. The exit status is 1 if the file was not used: then everything is as it was."""
+PIDFILE: Final = "rproxy.pid"
+RELOAD_S: Final = 10.0
+"""How long a proxy may take to answer."""
 _OWNERS: Final = stat.S_IRUSR | stat.S_IWUSR
 
 
@@ -71,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unit = commands.add_parser("systemd", help="show the systemd units", description=SYSTEMD)
     unit.add_argument("name", metavar="NAME", nargs="?", help=f"one of {', '.join(systemd.NAMES)}")
     unit.set_defaults(run=lambda options: _show_units(options.name))
+    again = commands.add_parser("reload", help="have a running proxy read its files again", description=RELOAD)
+    again.add_argument("--pidfile", metavar="FILE", default=PIDFILE, help=f"the proxy's pid file (default {PIDFILE})")
+    again.set_defaults(run=lambda options: _reload(options.pidfile))
     study.add_parser(commands)
     options = parser.parse_args(arguments)
     status: int = options.run(options)
@@ -116,6 +126,15 @@ def _print(command: str, text: str) -> int:
         pass
     except OSError as error:
         return _failed(command, f"standard output: {error.strerror}", 1)
+    return 0
+
+
+def _reload(pidfile: str) -> int:
+    """Returns the exit status."""
+    outcome = reload(pidfile, RELOAD_S)
+    if not outcome.worked:
+        return _failed("reload", outcome.text, 1)
+    print(f"rproxy reload: {outcome.text}")
     return 0
 
 

@@ -28,7 +28,8 @@ class Draining:
     ) -> None:
         self._reactor = reactor
         self._capacity = capacity
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
+        """From the start on; may be changed before."""
         self._tell = tell
         self._deadline = self._log_at = 0.0
         self._at_once = False
@@ -39,7 +40,7 @@ class Draining:
     def start(self) -> None:
         """The stop has begun: the time runs from now on."""
         now = self._reactor.seconds()
-        self._deadline = now + self._timeout_s
+        self._deadline = now + self.timeout_s
         self._log_at = now
         self._log(now)
 
@@ -68,7 +69,7 @@ class Draining:
 
     def _log(self, now: float) -> None:
         sessions = self._capacity.sessions
-        if not sessions or now < self._log_at or not self._timeout_s:
+        if not sessions or now < self._log_at or not self.timeout_s:
             return
         self._log_at += LOG_EVERY_S
         self._has_logged = True

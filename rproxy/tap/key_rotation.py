@@ -21,16 +21,25 @@ class HasEnvelope(Protocol):
     envelope: Envelope
 
 
-def rotate(keyring: Keyring | None, *owners: HasEnvelope) -> None:
-    """Read the key file again and give its keys to all `owners`. If it cannot be used, they keep their keys."""
+def rotate(keyring: Keyring | None, *owners: HasEnvelope) -> bool:
+    """Read the key file again and give its keys to all `owners`. If it cannot be used, they keep their keys.
+
+    Returns whether they have what the file says now.
+    """
     if keyring is None:
         _log.warn("told to read the keys again, but there is no --keyring")
-        return
+        return False
     try:
         keyring = keyring.reread()
     except KeyringError as error:
         _log.error("--keyring {path}: {error}; the keys stay as they were", path=keyring.path, error=error)
-        return
+        return False
+    use_keys(keyring, *owners)
+    return True
+
+
+def use_keys(keyring: Keyring, *owners: HasEnvelope) -> None:
+    """Give these keys to all `owners`."""
     for owner in owners:
         owner.envelope = envelope(keyring)
     ids = ", ".join(str(key.id) for key in keyring.keys)

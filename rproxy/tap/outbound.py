@@ -44,19 +44,27 @@ class OutboundPart(Part):
         self.log = SourceLog(reactor.seconds)
         self._service = service
         self._freebind = freebind
-        self._config = config
+        self._config = attrs.evolve(config, source=())
         self.apply(config)
 
     def apply(self, config: ServiceConfig) -> None:
         """Connect as this configuration says from now on. Raises `ConfigError`, and has changed nothing then."""
-        source = self._source(config)
+        self.prepared(config)()
+
+    def prepared(self, config: ServiceConfig) -> Callable[[], None]:
+        """Return what makes the service connect as this configuration says. Raises `ConfigError`; changes nothing."""
+        source = self._service.outbound.source if config.source == self._config.source else self._source(config)
         if source is not None:
             try:
                 source.check()
             except UnusableSource as error:
                 raise ConfigError(error.reason, config.key("source"), error.source) from None
-        self._config = config
-        self._service.outbound = attrs.evolve(self._service.outbound, source=source)
+
+        def apply() -> None:
+            self._config = config
+            self._service.outbound = attrs.evolve(self._service.outbound, source=source)
+
+        return apply
 
     def _source(self, config: ServiceConfig) -> Source | None:
         if not config.source:

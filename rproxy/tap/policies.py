@@ -52,6 +52,12 @@ def policy_of(service: ServiceConfig, rng: Rng) -> Policy:
     return Affinity(policy) if service.affinity == SOURCE_AFFINITY else policy
 
 
+def have_one_policy(service: ServiceConfig, other: ServiceConfig) -> bool:
+    """Whether two configurations name the same policy with the same options, and the same affinity."""
+    first, second = ((each.policy, _options(each), each.affinity) for each in (service, other))
+    return first == second
+
+
 def _options(service: ServiceConfig) -> dict[str, Any]:
     options = dict[str, Any](service.policy_options)
     if service.policy == REPORT:

@@ -20,6 +20,7 @@ from rproxy.net.inherited import forget
 from rproxy.tap import pidfile
 from rproxy.tap.logs import Observer, RotatingFile, open_file, rotate_at_signal, standard_output
 from rproxy.tap.notify import Notifier
+from rproxy.tap.reload_report import ReloadReport
 from rproxy.tap.startup import StartupError, report_startup_errors_in_one_line
 
 DAEMON_UMASK: Final = 0o077
@@ -44,6 +45,7 @@ class Process:
         self.replaced_pidfile = ""
         """See `CommandOptions`."""
         self._pid_file: int | None = None
+        self._report: ReloadReport | None = None
         self._starting: int | None = None
         """The pipe on which a daemon's parent waits for the start; None in the foreground."""
 
@@ -104,6 +106,18 @@ class Process:
         os.close(self._starting)
         self._config["nodaemon"] = False  # twistd looks at it when it reports a crash
 
+    def reload_report(self) -> ReloadReport | None:
+        """The file for what becomes of reloads, removed at the end; None without a pid file, or if it cannot be made.
+
+        To be called before privileges are shed.
+        """
+        path = self._config.get("pidfile")
+        try:
+            self._report = ReloadReport(path) if path else None
+        except OSError as error:
+            _log.warn("rproxy reload cannot tell what becomes of it: {path}: {error}", path=path, error=error.strerror)
+        return self._report
+
     def hold_pid_file(self) -> None:
         """Lock the pid file, which twistd has written. Raises `StartupError`."""
         path = self._config.get("pidfile")
@@ -155,8 +169,12 @@ class Process:
                     os.fchown(descriptor, -1 if uid is None else uid, gid)
 
     def _remove_pid_file(self) -> None:
-        """Empty the pid file if its folder is not writable since privileges were shed; otherwise twistd removes it."""
+        """Remove the report of reloads, and empty the pid file if its folder is not writable any more, since privileges
+        were shed. Otherwise twistd removes it.
+        """
         path = self._config.get("pidfile")
+        if self._report is not None:
+            self._report.close()
         if not path or self._pid_file is None:
             return
         path = self._config["pidfile"] = pidfile.name_of(path, self._pid_file)
@@ -203,7 +221,11 @@ class ProcessService(Service):
         self.process.hold_pid_file()
         self._bind()
         self.process.take_over_pid_file()
+        self._made_pid_file(self.process)
         self.process.shed_privileges()
+
+    def _made_pid_file(self, process: Process) -> None:
+        """The pid file has its place, and the process still has its privileges."""
 
     def _bind(self) -> None:
         """Open the ports, all or none. Raises `StartupError`."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import secrets
 import signal
+from collections.abc import Callable
+from itertools import chain
 from random import random
+from time import monotonic
 from typing import Any, Final
 
 from twisted.application.service import MultiService, Service
@@ -30,18 +33,22 @@ from rproxy.sessions.service import Service as SessionService
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.agents.monitor import Settings as MonitorSettings
 from rproxy.sources.agents.service_agents import TOKEN_BITS
-from rproxy.sources.saved.keeper import Keeper, in_thread
+from rproxy.sources.saved.keeper import Keeper, Restoring, in_thread
+from rproxy.sources.saved.rows import Rows, is_kept
 from rproxy.sources.saved.state_file import StateFile
 from rproxy.tap.agents_port import AgentsPort
 from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
 from rproxy.tap.draining import LOG_EVERY_S, Draining
-from rproxy.tap.key_rotation import at_signal, rotate
+from rproxy.tap.key_rotation import at_signal, rotate, use_keys
 from rproxy.tap.listeners import OperatorsListener
-from rproxy.tap.parts import Group, Part, Timers
+from rproxy.tap.parts import Part, Timers
 from rproxy.tap.pidfile import own_pidfile
-from rproxy.tap.process import ProcessService, process_of, reloading
-from rproxy.tap.service_wiring import ServiceWiring, Surroundings
+from rproxy.tap.process import Process, ProcessService, process_of, reloading
+from rproxy.tap.reload import in_force, waiting
+from rproxy.tap.reload_report import Outcome, ReloadReport
+from rproxy.tap.service_wiring import Surroundings
+from rproxy.tap.services import Services
 from rproxy.tap.signals import ReactorCall
 from rproxy.tap.startup import (
     StartupError,
@@ -93,41 +100,39 @@ class ProxyService(ProcessService, MultiService):
             MonitorSettings(config.timing, config.allow, self._own.leads_here, config.trace),
         )
         shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines)
-        self._services = [ServiceWiring(each, shared) for each in config.services]
-        views = lambda: [each.served.view for each in self._services]  # noqa: E731
-        self._status = Status(views, self.monitor.counters, self.capacity)
+        self._services = Services(config.services, shared, lambda view: self._status.removed(view))
+        self._status = Status(self._services.views, self.monitor.counters, self.capacity)
+        self._descriptors = descriptors
+        self._moving = Restoring({}, self.monitor, reactor, self._work)
+        """Back-ends that are another service's since the last reload."""
         self._bound = False
         self._draining = Draining(reactor, self.capacity, config.drain_timeout_s, self._tell_draining)
+        self.reread: Callable[[], ProxyConfig] | None = None
+        """Reads the configuration's file again, and raises `ConfigError`; None without one."""
+        self._report: ReloadReport | None = None
         self._add_parts(descriptors)
 
     @property
     def service(self) -> SessionService:
         """The first service."""
-        return self._services[0].served.service
+        return self._services.configured[0].served.service
 
     def _add_parts(self, descriptors: int) -> None:
         """In the order in which they start, and open their ports. They stop in the opposite order."""
         reactor, config, carrier = self._reactor, self._config, self.carrier
-        agents = AgentsPort(reactor, config, self.monitor, carrier)
-        self._demo = Demo(reactor, config, agents)
-        timers, listeners, statics, timeouts, terms = Group(), Group(), Group(), Group(), Group()
-        for each in self._services:
-            each.timers.setServiceParent(timers)
-            each.listeners.setServiceParent(listeners)
-            each.static.setServiceParent(statics)
-            each.timeouts.setServiceParent(timeouts)
-            each.outbound.setServiceParent(terms)
-            each.clients.setServiceParent(terms)
+        services = self._services
+        self._agents_port = AgentsPort(reactor, config, self.monitor, carrier)
+        self._demo = Demo(reactor, config, self._agents_port)
         self._parts: list[Part] = [
-            Timers(self._work, self._deadlines),
-            timers,
-            agents,
-            listeners,
-            statics,
+            Timers(self._work, self._deadlines, services),
+            services.timers,
+            self._agents_port,
+            services.listeners,
+            services.statics,
             OperatorsListener(reactor, config, self._site(descriptors), self._own),
             self._demo,
-            timeouts,  # after the listeners: ending a waiting client must not admit another one
-            terms,
+            services.timeouts,  # after the listeners: ending a waiting client must not admit another one
+            services.terms,
             CarrierPart(reactor, carrier, self.capacity, self.monitor, self._own),
         ]
         if config.state_file is not None:
@@ -144,7 +149,7 @@ class ProxyService(ProcessService, MultiService):
     def _keeper(self, path: str) -> Keeper:
         return Keeper(
             StateFile(path, shared=self._config.reuse_port),
-            lambda: [each.pool for each in self._services],
+            self._services.pools,
             self.monitor,
             self._reactor,
             self._work,
@@ -158,13 +163,13 @@ class ProxyService(ProcessService, MultiService):
 
     def status_line(self) -> str:
         """What ``systemctl status`` shows."""
-        pools = [each.pool for each in self._services]
+        pools = self._services.pools()
         eligible, backends = sum(len(pool.eligible) for pool in pools), sum(len(pool) for pool in pools)
         return f"{self.capacity.sessions} session(s), {eligible} of {backends} back-end(s) get clients"
 
-    def rotate_keys(self) -> None:
-        """Read the key file again, and use the keys that it holds now."""
-        rotate(self._config.keyring, self.monitor, *self._demo.agents)
+    def rotate_keys(self) -> bool:
+        """Read the key file again, and use the keys that it holds now. Returns whether they are in use."""
+        return rotate(self._config.keyring, self.monitor, *self._demo.agents)
 
     def read_tls_again(self) -> None:
         """Read the files of certificates again, and use them for those who connect from now on."""
@@ -172,9 +177,77 @@ class ProxyService(ProcessService, MultiService):
             each.read_tls_again()
 
     def read_again(self) -> None:
-        """Read the key file and those of certificates again."""
-        self.rotate_keys()
-        self.read_tls_again()
+        """Read the files of keys, of the configuration and of certificates again. Of a broken one nothing is used.
+
+        That is logged, and reported to `rproxy reload`.
+        """
+        began_at = monotonic()
+        outcome = self._read_again()
+        if self._report is not None:
+            self._report.write(began_at, outcome)
+
+    def _read_again(self) -> Outcome:
+        rotated = (self._config.keyring is not None or self.reread is None) and self.rotate_keys()
+        if self.reread is None or not self.running:
+            self.read_tls_again()
+            return Outcome(
+                rotated, "keys read again" if rotated else "no keys read again, and there is no --config FILE"
+            )
+        try:
+            return Outcome(True, self.apply(self.reread()))
+        except (ConfigError, StartupError) as error:
+            self.log.error("{error}; everything stays as it was", error=error)
+            return Outcome(False, f"{error}; everything stays as it was")
+        except Exception as error:
+            self.log.failure("the configuration could not be applied")
+            return Outcome(False, f"{type(error).__name__}: its log says more")
+
+    def apply(self, config: ProxyConfig) -> str:
+        """Do what this configuration says from now on. Returns what has changed, in one line, which is logged, too.
+
+        Sessions and listeners that stay do not notice. Keys of the process that a restart has to wait for stay as they
+        are. Raises `ConfigError` or `StartupError` with one line, and has changed nothing then.
+        """
+        before, rows = self._config, self._rows()
+        used = in_force(before, config)
+        capacity = sessions_max(used, self._descriptors)
+        opened = used.takes_agents and not self._agents_port.is_open
+        if opened:
+            self._agents_port.open()
+        try:
+            changes = self._services.apply(used.services)
+        except (ConfigError, StartupError):
+            if opened:
+                self._agents_port.close()
+            raise
+        if used.keyring is not None and before.keyring is not None and used.keyring.path != before.keyring.path:
+            use_keys(used.keyring, self.monitor, *self._demo.agents)
+        self.capacity.resize(capacity)
+        self.monitor.allow = used.allow
+        self._draining.timeout_s = used.drain_timeout_s
+        self._move_agents(rows)
+        self._config = used
+        if not before.lets_any_host_register:
+            self._warn_of_open_services()
+        text = f"{config.file} read again: {changes}"
+        self.log.info("{text}", text=text)
+        if not (keys := waiting(used, config)):
+            return text
+        wait = f"a restart has to come before these keys change: {', '.join(keys)}"
+        self.log.warn("{wait}", wait=wait)
+        return f"{text}; {wait}"
+
+    def _rows(self) -> Rows:
+        """The registrations of all back-ends."""
+        backends = chain.from_iterable(service.pool for service in self._services)
+        return {(each.address, each.port): each.registration for each in backends if is_kept(each)}
+
+    def _move_agents(self, rows: Rows) -> None:
+        """Have these back-ends be in the pools of those services whose own their agents are now, and in no others."""
+        self.monitor.exclude_others()
+        self._moving.stop()
+        self._moving = Restoring(rows, self.monitor, self._reactor, self._work)
+        self._moving.start()
 
     def _bind(self) -> None:
         """Open every port or none. Raises `StartupError`."""
@@ -186,16 +259,23 @@ class ProxyService(ProcessService, MultiService):
             self._stop_parts()
             raise
 
+    def _made_pid_file(self, process: Process) -> None:
+        self._report = process.reload_report()
+
     def startService(self) -> None:
         if not self._bound:
             self._bind()
         super().startService()
+        self._warn_of_open_services()
+
+    def _warn_of_open_services(self) -> None:
         if self._config.lets_any_host_register:
             self.log.warn("any host may register as a back-end; --keyring FILE limits that")
 
     def stopService(self) -> Deferred[Any]:
         """Accept no more clients, give sessions `drain_timeout_s` to end, then end them. Fires when all is closed."""
         Service.stopService(self)
+        self._moving.stop()
         self._draining.start()
         drained = self._stop_accepting().addCallback(lambda _: self._draining.wait())
         return drained.addCallback(lambda _: self._stop_parts())
@@ -239,6 +319,8 @@ def makeService(options: ProxyOptions) -> ProxyService:
     except ConfigError as error:
         fail(f"twistd {options.command}: {options.told(error)}")
     service.process = process
+    if options.config.file is not None:
+        service.reread = options.read_again
     if process is not None:
         process.run_on(reactor, service.status_line)
     tune_garbage_collector()

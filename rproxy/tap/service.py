@@ -21,6 +21,7 @@ from rproxy.pool.pool import Pool
 from rproxy.sessions.observers import Observers, SessionObserver
 from rproxy.sessions.proxy_headers import ProxyHeaders
 from rproxy.sessions.service import DEFAULT, DEFAULT_TERMS, Service, ServiceTerms
+from rproxy.tap.policies import saturation_of
 
 
 @attrs.frozen
@@ -31,6 +32,12 @@ class ServedPool:
     counters: SessionCounters
     view: ServiceView
     refused: RefusedClientsLog
+    score: ReportScore
+
+    def apply(self, config: ServiceConfig) -> None:
+        """Serve clients as this configuration says from now on."""
+        self.service.use_terms(terms_of(config))
+        self.score.saturation = saturation_of(config)
 
     def stop(self) -> None:
         """Called when all sessions have ended."""
@@ -92,4 +99,4 @@ def serve_pool(
     )
     for each in (refused, service.tls_failures):
         each.log = logger_of(name, each.log)
-    return ServedPool(service, counters, ServiceView(service, counters, score), refused)
+    return ServedPool(service, counters, ServiceView(service, counters, score), refused, score)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from rproxy.carriers.carrier import Carrier
 from rproxy.config.model import ProxyConfig, ServiceConfig
+from rproxy.config.validators import ConfigError
 from rproxy.net.lookups import Lookups
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.pool_log import PoolLog
@@ -21,13 +23,16 @@ from rproxy.sources.slow_start import SlowStart
 from rproxy.tap.client_limits import ClientLimits
 from rproxy.tap.listeners import ClientListeners
 from rproxy.tap.outbound import OutboundPart
-from rproxy.tap.parts import Timers
-from rproxy.tap.policies import PolicyFailureLog, policy_of, saturation_of
+from rproxy.tap.parts import Part, Timers
+from rproxy.tap.policies import PolicyFailureLog, have_one_policy, policy_of, saturation_of
 from rproxy.tap.service import serve_pool, terms_of, use_proxy_headers
 from rproxy.tap.session_timeouts import SessionTimeouts
 from rproxy.tap.static_part import StaticPart
 from rproxy.tap.tls import ServiceTls
 from rproxy.timing.wheel import Wheel
+
+_STRICT: Final = "splice"
+"""The carrier that takes plain sockets only."""
 
 
 @attrs.frozen
@@ -50,13 +55,13 @@ class Surroundings:
 class ServiceWiring:
     """What the proxy has for each service: a pool, what fills and observes it, listeners, and timeouts of sessions.
 
-    `timers`, `listeners`, `static`, `outbound`, `clients` and `timeouts` are parts, which the proxy starts and stops
-    with those of other services.
+    `parts` are its parts, which the proxy starts and stops with those of other services.
     """
 
     def __init__(self, config: ServiceConfig, process: Surroundings) -> None:
         """Raises `ConfigError`."""
         self.config = config
+        self._process = process
         reactor, limits, trace = process.reactor, process.config.limits, process.config.trace
         self.pool = Pool(
             policy_of(config, Random()),
@@ -104,6 +109,14 @@ class ServiceWiring:
             reactor, process.deadlines, process.lookups, process.own, self.served.service, self.publisher, config
         )
         self.timeouts = SessionTimeouts(reactor, config, self.served, process.carrier, self.publisher)
+        self.parts: Final[tuple[Part, ...]] = (
+            self.timers,
+            self.listeners,
+            self.static,
+            self.timeouts,
+            self.outbound,
+            self.clients,
+        )
 
     def _use_tls(self) -> None:
         service = self.served.service
@@ -114,6 +127,61 @@ class ServiceWiring:
         self.tls.apply(self.config)
         self._use_tls()
         self.static.apply(self.config.backends)
+
+    def prepared(self, config: ServiceConfig) -> Callable[[], None]:
+        """Make what `config` needs, and return what puts it into force, but for its listeners, and cannot fail.
+
+        Raises `ConfigError`, and has changed nothing then.
+        """
+        if self._process.config.carrier == _STRICT and (config.tls or config.listen_tls or config.send_tls):
+            raise ConfigError(
+                "the splice carrier takes plain sockets only", config.key("send-tls" if config.send_tls else "tls")
+            )
+        policy = None if have_one_policy(config, self.config) else policy_of(config, Random())
+        changes = self.outbound.prepared(config), self.tls.prepared(config)
+
+        def apply() -> None:
+            self.config = config
+            for change in changes:
+                change()
+            self._use_tls()
+            use_proxy_headers(self.served.service, config, self._process.reactor)
+            self.static.apply(config.backends)
+            self.clients.apply(config)
+            self.pool.use_default_port(config.backend_port)
+            self.served.apply(config)
+            self.timeouts.apply(config)
+            self.served.service.chooses_by_client = config.affinity is not None
+            self.publisher(self.pool.limit_each(config.each.max_connections, self._process.reactor.seconds()))
+            self.agents.own = own_agents(config)
+            self.is_leaving = False
+            if policy is not None:
+                self.publisher(self.pool.replace_policy(policy, self._process.reactor.seconds()))
+
+        return apply
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the service is no longer configured, and goes once its last session has ended."""
+        return self.agents.is_leaving
+
+    @is_leaving.setter
+    def is_leaving(self, leaving: bool) -> None:
+        self.agents.is_leaving = self.served.service.is_leaving = leaving
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has sessions, or may still get some."""
+        return self.served.service.sessions > 0 or self.listeners.is_closing
+
+    def release(self) -> None:
+        """Release everything, once there is no session left, or none was begun."""
+        for part in self.parts:
+            if part.parent is None:
+                part.stopService()
+            else:
+                part.disownServiceParent()
+        self._process.monitor.remove(self.agents)
 
 
 def own_agents(config: ServiceConfig) -> Own:

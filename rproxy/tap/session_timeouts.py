@@ -12,7 +12,7 @@ from rproxy.pool.events import EligibilityChanged, PanicChanged, Transitioned
 from rproxy.sessions.dead_peers import DeadPeers
 from rproxy.sessions.down_timeout import DownTimeout
 from rproxy.sessions.idle_timeout import IdleTimeout
-from rproxy.sessions.sweep import Slices, of_service
+from rproxy.sessions.sweep import of_service
 from rproxy.tap.parts import Part
 from rproxy.tap.service import ServedPool
 
@@ -24,16 +24,60 @@ class SessionTimeouts(Part):
         self, reactor: Any, config: ServiceConfig, served: ServedPool, carrier: Carrier, publisher: Publisher
     ) -> None:
         """`publisher` publishes the events of the service's pool."""
+        self._reactor = reactor
+        self._config = config
         self._served = served
-        slices = of_service(carrier.slices, served.service)
-        self._periodic = _periodic(reactor, config, slices)
-        self._down_timeout = DownTimeout(reactor, slices)
-        for timeout in (*self._periodic, self._down_timeout):
+        self._slices = of_service(carrier.slices, served.service)
+        self._dead_peers = DeadPeers(reactor, self._slices)
+        self._idle = self._idle_timeouts(replaces=False)
+        self._down_timeout = DownTimeout(reactor, self._slices)
+        for timeout in (self._dead_peers, self._down_timeout):
             timeout.log = logger_of(config.name, timeout.log)
-        if config.end_on_down:
-            down = self._down_timeout
-            publisher.subscribe({Transitioned: down.transitioned, PanicChanged: down.panic_changed})
-        publisher.subscribe({EligibilityChanged: served.service.wait_queue.eligibility_changed})
+        publisher.subscribe(
+            {
+                Transitioned: self._transitioned,
+                PanicChanged: self._down_timeout.panic_changed,
+                EligibilityChanged: served.service.wait_queue.eligibility_changed,
+            }
+        )
+
+    def _idle_timeouts(self, *, replaces: bool) -> list[IdleTimeout]:
+        config = self._config
+        idle_s, half_closed_s = config.idle_timeout_s, config.half_close_timeout_s
+        timeouts: list[IdleTimeout] = []
+        if idle_s:
+            timeouts.append(IdleTimeout(self._reactor, self._slices, idle_s, half_closed=False, replaces=replaces))
+        if half_closed_s:
+            timeouts.append(
+                IdleTimeout(
+                    self._reactor, self._slices, half_closed_s, half_closed=True, reader_s=idle_s, replaces=replaces
+                )
+            )
+        for timeout in timeouts:
+            timeout.log = logger_of(config.name, timeout.log)
+        return timeouts
+
+    @property
+    def _periodic(self) -> list[DeadPeers | IdleTimeout]:
+        return [self._dead_peers, *self._idle]
+
+    def _transitioned(self, event: Transitioned) -> None:
+        if self._config.end_on_down:
+            self._down_timeout.transitioned(event)
+
+    def apply(self, config: ServiceConfig) -> None:
+        """Use the timeouts of this configuration. Those that have changed count from now on."""
+        before, self._config = self._config, config
+        if not config.end_on_down:
+            self._down_timeout.stop()
+        if _idle_limits(before) == _idle_limits(config):
+            return
+        for timeout in self._idle:
+            timeout.stop()
+        self._idle = self._idle_timeouts(replaces=True)
+        if self.running:
+            for timeout in self._idle:
+                timeout.start()
 
     def startService(self) -> None:
         super().startService()
@@ -53,11 +97,5 @@ class SessionTimeouts(Part):
         self._served.stop()
 
 
-def _periodic(reactor: Any, config: ServiceConfig, slices: Slices) -> list[IdleTimeout | DeadPeers]:
-    timeouts: list[IdleTimeout | DeadPeers] = [DeadPeers(reactor, slices)]
-    idle_s, half_closed_s = config.idle_timeout_s, config.half_close_timeout_s
-    if idle_s:
-        timeouts.append(IdleTimeout(reactor, slices, idle_s, half_closed=False))
-    if half_closed_s:
-        timeouts.append(IdleTimeout(reactor, slices, half_closed_s, half_closed=True, reader_s=idle_s))
-    return timeouts
+def _idle_limits(config: ServiceConfig) -> tuple[float, float]:
+    return config.idle_timeout_s, config.half_close_timeout_s

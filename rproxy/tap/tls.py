@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -39,23 +39,33 @@ class ServiceTls:
 
     def listener(self, text: str) -> ServerTls | None:
         """For the listener that has that text in the configuration; None for plain TCP."""
-        return self._listeners[text]
+        return self._listeners.get(text)
 
-    def apply(self, config: ServiceConfig) -> None:
-        """Use what the configuration and its files say now for all who connect from now on.
+    def prepared(self, config: ServiceConfig) -> Callable[[], None]:
+        """Make what `config` has that there was not, and return what puts all of it into force, as its files are then,
+        for all who connect from then on.
 
         A listener that stays, and the connections to back-ends, keep what they have if it cannot be replaced, which is
-        logged. Raises `ConfigError` for what is new, and then changes nothing.
+        logged. Raises `ConfigError` for what is new, and changes nothing then.
         """
         before = {text: self._listeners.get(text) for text in config.listen}
-        listeners = {text: server_tls(config, text) for text, tls in before.items() if tls is None}
-        to_backends = client_tls(config) if self.to_backends is None else self._client(config, self.to_backends)
-        for text, tls in before.items():
-            if tls is not None:
-                listeners[text] = self._server(config, text, tls)
-        self._config, self._listeners, self.to_backends = config, listeners, to_backends
-        self._tell()
-        self._warn()
+        made = {text: server_tls(config, text) for text, tls in before.items() if tls is None}
+        made_to_backends = client_tls(config) if self.to_backends is None else None
+
+        def apply() -> None:
+            self._listeners = {
+                text: made[text] if tls is None else self._server(config, text, tls) for text, tls in before.items()
+            }
+            self.to_backends = made_to_backends if self.to_backends is None else self._client(config, self.to_backends)
+            self._config = config
+            self._tell()
+            self._warn()
+
+        return apply
+
+    def apply(self, config: ServiceConfig) -> None:
+        """Do both parts of `prepared` at once."""
+        self.prepared(config)()
 
     def _server(self, config: ServiceConfig, text: str, before: ServerTls) -> ServerTls | None:
         try:

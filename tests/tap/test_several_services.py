@@ -36,7 +36,11 @@ class Bench:
 
     def backend_up(self, service_port: int, agent: Address = AGENT) -> None:
         self.service.monitor.datagramReceived(encode(Register(service_port, 20_000, instance=service_port)), agent)
-        for request, address in self.reactor.datagrams[0].take():
+        self.answer()
+
+    def answer(self) -> None:
+        """Have the agents answer the probes that were sent."""
+        for request, address in self.reactor.datagrams[-1].take():
             assert isinstance(request, ProbeRequest)
             answer = ProbeResponse(request.sequence, request.token, 10, 20, None, 0)
             self.service.monitor.datagramReceived(encode(answer), address)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -49,14 +50,14 @@ class ClientFactory(Factory):
 
     def __init__(self, carrier: PortableCarrier, service: Service, name: str) -> None:
         self._carrier = carrier
-        self._service = service
-        self._name = name
+        self.service = service
+        self.listener = name
 
     def buildProtocol(self, addr: IAddress | None) -> ClientSide:
         self._carrier.newest = side = ClientSide(self._carrier)
-        side.session = Session(self._service, side, self._name)
+        side.session = Session(self.service, side, self.listener)
         self._carrier.capacity.enter()
-        own = self._service.capacity
+        own = self.service.capacity
         own.sessions += 1
         if own.sessions >= own.sessions_max:
             own.filled()
@@ -74,24 +75,38 @@ class PortableCarrier:
         self.handshakes = Handshakes(capacity)
         self.newest: ClientSide | None = None
         self.ports = Ports(capacity)
+        self._factories: WeakKeyDictionary[IListeningPort, tuple[ClientFactory, IProtocolFactory]] = WeakKeyDictionary()
+        """By port: the factory of its clients, and the one that `listen` got."""
         self._reactor = reactor
         self._without_keepalive: list[BackendSide] = []
 
     def factory(self, service: Service, name: str, tls: Any = None) -> IProtocolFactory:
         """A factory for the clients of one listener; `tls` is as for `Carrier.serve`."""
-        factory: IProtocolFactory = ClientFactory(self, service, name)
-        if tls is not None:
-            from twisted.protocols.tls import TLSMemoryBIOFactory  # needs pyOpenSSL
+        return self._below(ClientFactory(self, service, name), tls)
 
-            clock: Any = self._reactor
-            factory = TLSMemoryBIOFactory(tls, False, factory, clock)
+    def _below(self, clients: ClientFactory, tls: Any) -> IProtocolFactory:
+        """The factory of the layer below: that of TLS, or `clients` itself."""
+        if tls is None:
+            return clients
+        from twisted.protocols.tls import TLSMemoryBIOFactory  # needs pyOpenSSL
+
+        clock: Any = self._reactor
+        factory: IProtocolFactory = TLSMemoryBIOFactory(tls, False, clients, clock)
         return factory
 
     def serve(
         self, endpoint: IStreamServerEndpoint, service: Service, name: str = "", tls: Any = None
     ) -> Deferred[IListeningPort]:
-        listening = self.listen(endpoint, self.factory(service, name, tls), service)
-        return listening.addCallback(self.read_headers, service)
+        return self.listen(endpoint, service, name, tls).addCallback(self.read_headers, service)
+
+    def listen(
+        self, endpoint: IStreamServerEndpoint, service: Service, name: str, tls: Any
+    ) -> Deferred[IListeningPort]:
+        """As `serve`, but PROXY headers are not read."""
+        clients = ClientFactory(self, service, name)
+        factory = self._below(clients, tls)
+        listening: Deferred[IListeningPort] = endpoint.listen(factory)
+        return listening.addCallback(self._opened, clients, factory)
 
     def read_headers(self, port: IListeningPort, service: Service) -> IListeningPort:
         """Have PROXY headers read on `port` if the service takes any, now or later: below TLS, next to the socket.
@@ -106,15 +121,30 @@ class PortableCarrier:
             raise ValueError("PROXY headers cannot be read on it")
         return port
 
-    def listen(
-        self, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, service: Service
-    ) -> Deferred[IListeningPort]:
-        """Accept clients of `service` on `endpoint` for a factory that `factory` returned."""
-        return endpoint.listen(factory).addCallback(self._opened, service)
-
-    def _opened(self, port: IListeningPort, service: Service) -> IListeningPort:
-        self.ports.add(port, service.capacity)
+    def _opened(self, port: IListeningPort, clients: ClientFactory, factory: IProtocolFactory) -> IListeningPort:
+        self.ports.add(port, clients.service.capacity)
+        self._factories[port] = clients, factory
         return port
+
+    def reassign(self, port: IListeningPort, service: Service, name: str, tls: Any = None) -> None:
+        self.relisten(port, service, name, tls)
+        self.read_headers(port, service)
+
+    def relisten(self, port: IListeningPort, service: Service, name: str, tls: Any) -> None:
+        """As `reassign`, but PROXY headers are not read any more."""
+        clients, factory = self._factories[port]
+        clients.service, clients.listener = service, name
+        opened: Any = port
+        if isinstance(getattr(opened, "factory", None), HeaderFactory):
+            opened.factory = opened.factory.above
+        if getattr(opened, "factory", None) is factory:  # its endpoint has put no layer around it
+            opened.factory = factory = self._below(clients, tls)
+            self._factories[port] = clients, factory
+        self.ports.reassign(port, service.capacity)
+
+    def client_factory(self, port: IListeningPort) -> ClientFactory:
+        """The factory of the clients of a port that `serve` has opened."""
+        return self._factories[port][0]
 
     def connect(self, client: ClientSide, backend: Backend) -> IConnector:
         """Start to connect to `backend`. `ClientSide` limits the time, so Twisted's own timeout is off."""

@@ -23,12 +23,12 @@ class HeaderFactory(Factory):
     noisy = False
 
     def __init__(self, above: Factory, carrier: ClientCarrier, service: Service) -> None:
-        self._above = above
+        self.above = above
         self._carrier = carrier
         self._service = service
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        protocol: Any = self._above.buildProtocol(addr)
+        protocol: Any = self.above.buildProtocol(addr)
         rules, side = self._service.proxy_headers, self._carrier.newest
         if rules is None or protocol is None or side is None:
             return protocol  # type: ignore[no-any-return]
@@ -36,7 +36,7 @@ class HeaderFactory(Factory):
 
     def doStop(self) -> None:
         """The port, which started `above`, is closed."""
-        self._above.doStop()
+        self.above.doStop()
 
 
 @implementer(IHalfCloseableProtocol)

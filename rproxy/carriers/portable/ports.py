@@ -18,7 +18,7 @@ class Ports:
 
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
-        self._ports: list[tuple[Any, Capacity]] = []
+        self._ports: dict[Any, Capacity] = {}
         """Each with the capacity of its service."""
         capacity.when_full(self._pause)
 
@@ -28,20 +28,35 @@ class Ports:
         if isinstance(sock, socket.socket):
             prepare_listener(sock)
         if IReadDescriptor.providedBy(port):
-            self._ports.append((port, own))
-            own.when_full(self._pause)
+            self._forget_closed()
             descriptor: Any = port
-            descriptor.doRead = partial(self._accept, descriptor, own, descriptor.doRead)
-            if own.full or self._capacity.full:
-                self._pause()
+            descriptor.doRead = partial(self._accept, descriptor, descriptor.doRead)
+            self._own(port, own)
+
+    def _own(self, port: Any, own: Capacity) -> None:
+        self._ports[port] = own
+        own.when_full(self._pause)
+        if own.full or self._capacity.full:
+            self._pause()
+
+    def reassign(self, port: IListeningPort, own: Capacity) -> None:
+        """Another service's clients are accepted from now on, of which `own` is the capacity."""
+        if port in self._ports and self._ports[port] is not own:
+            self._own(port, own)
+            self._resume()
 
     def remove(self, port: IListeningPort) -> None:
         """Leave `port` to another carrier, which accepts its clients and pauses it."""
-        self._ports = [each for each in self._ports if each[0] is not port]
+        if self._ports.pop(port, None) is not None:
+            descriptor: Any = port
+            del descriptor.doRead
 
-    def _accept(self, port: Any, own: Capacity, accept: Callable[[], None]) -> None:
+    def _forget_closed(self) -> None:
+        self._ports = {port: own for port, own in self._ports.items() if port.connected}
+
+    def _accept(self, port: Any, accept: Callable[[], None]) -> None:
         """Accept no more clients than there is capacity for; Twisted accepts `numberAccepts` in one turn."""
-        left = min(each.sessions_max - each.sessions for each in (self._capacity, own))
+        left = min(each.sessions_max - each.sessions for each in (self._capacity, self._ports[port]))
         port.numberAccepts = max(min(port.numberAccepts, left), 0)
         accept()
 
@@ -49,15 +64,15 @@ class Ports:
         """The process or a service is full."""
         if self._capacity.full:
             self._capacity.wait(self._resume)
-        for port, own in self._ports:
+        for port, own in self._ports.items():
             if own.full:
                 own.wait(self._resume)
             if own.full or self._capacity.full:
                 port.stopReading()
 
     def _resume(self) -> None:
-        self._ports = [each for each in self._ports if each[0].connected]
-        for port, own in self._ports:
+        self._forget_closed()
+        for port, own in self._ports.items():
             if not (port.disconnecting or own.full or self._capacity.full):
                 port.startReading()
         self._pause()  # others may still be full, as after the limit was lowered

@@ -70,6 +70,11 @@ class Listeners:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
         return Listener(sock, service, name)
 
+    def forget(self, listener: Listener) -> None:
+        """Resume it no more."""
+        if listener in self.paused:
+            self.paused.remove(listener)
+
     def accept(self, listener: Listener) -> None:
         """The listener is readable."""
         capacity, own = self._capacity, listener.service.capacity

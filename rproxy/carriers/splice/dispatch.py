@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from rproxy.carriers.splice.accept import Listeners
 from rproxy.carriers.splice.connect import Connector
 from rproxy.carriers.splice.endings import LegTable
-from rproxy.carriers.splice.leg import Leg, Other
+from rproxy.carriers.splice.leg import CLOSED_SLOT, Leg, Listener, Other
 from rproxy.carriers.splice.pipes import Pipes
 from rproxy.carriers.splice.states import (
     CLOSED,
@@ -84,6 +84,17 @@ class Dispatcher:
         listener = self._listeners.add(sock, service, name)
         self.table.put(sock.fileno(), listener)
         self._register(sock.fileno(), listener.events)
+
+    def forget(self, sock: socket.socket) -> bool:
+        """Accept no more clients on `sock`, which stays open. Returns whether they were accepted here."""
+        descriptor, legs = sock.fileno(), self.table.legs
+        entry = legs[descriptor] if 0 <= descriptor < len(legs) else None
+        if not isinstance(entry, Listener) or entry.sock is not sock:
+            return False
+        self._listeners.forget(entry)
+        legs[descriptor] = CLOSED_SLOT
+        self._unregister(descriptor)
+        return True
 
     def watch(self, descriptor: int) -> None:
         self.table.put(descriptor, Other(WATCHED))

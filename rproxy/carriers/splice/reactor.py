@@ -6,6 +6,7 @@ Listening ports are Twisted's: opened, inherited and closed by it, but read here
 from __future__ import annotations
 
 import select
+import socket
 from collections.abc import Iterator
 from time import sleep
 from typing import Any, Final
@@ -14,7 +15,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IDelayedCall,
     IListeningPort,
-    IProtocolFactory,
     IReadDescriptor,
     IStreamServerEndpoint,
 )
@@ -63,30 +63,52 @@ class SpliceCarrier:
     def serve(
         self, endpoint: IStreamServerEndpoint, service: Service, name: str = "", tls: Any = None
     ) -> Deferred[IListeningPort]:
-        factory = self._portable.factory(service, name, tls)
-        own = None if tls is not None or service.outbound.tls is not None else factory
-        return self._portable.listen(endpoint, factory, service).addCallback(self._take_over, own, service, name)
+        return self._portable.listen(endpoint, service, name, tls).addCallback(self._opened, service, name)
 
-    def _take_over(
-        self, port: IListeningPort, factory: IProtocolFactory | None, service: Service, name: str
-    ) -> IListeningPort:
-        """Accept the port's clients here if it passes them to `factory`; None if they, or back-ends, speak TLS."""
-        sock = None if factory is None else plain_socket(port, factory)
+    def _opened(self, port: IListeningPort, service: Service, name: str) -> IListeningPort:
+        sock = self._socket(port, service)
         if self._stopped:
             port.stopListening()
-            return port
-        if sock is None and self._strict:
+        elif sock is not None:
+            self._take(port, sock, service, name)
+        elif self._strict:
             port.stopListening()
             raise ValueError("the splice carrier takes plain sockets only; --carrier auto takes this one, too")
-        if sock is None:
-            return self._portable.read_headers(port, service)
+        else:
+            self._portable.read_headers(port, service)
+        return port
+
+    def _socket(self, port: IListeningPort, service: Service) -> socket.socket | None:
+        """The port's socket if its clients are to be carried here: neither they nor back-ends speak TLS."""
+        if service.outbound.tls is not None:
+            return None
+        return plain_socket(port, self._portable.client_factory(port))
+
+    def _take(self, port: IListeningPort, sock: socket.socket, service: Service, name: str) -> None:
+        """Accept the port's clients here."""
         self._portable.ports.remove(port)
         port.stopReading()  # type: ignore[attr-defined]
         self._dispatcher.listen(sock, service, name)
         if not self._reading:
             self._reading = True
             self._reactor.addReader(self)
-        return port
+
+    def reassign(self, port: IListeningPort, service: Service, name: str, tls: Any = None) -> None:
+        self._portable.relisten(port, service, name, tls)
+        if self._stopped:
+            return
+        present = getattr(port, "socket", None)
+        is_here = isinstance(present, socket.socket) and self._dispatcher.forget(present)
+        sock = self._socket(port, service)
+        if sock is not None and is_here:
+            self._dispatcher.listen(sock, service, name)
+        elif sock is not None:
+            self._take(port, sock, service, name)
+        else:
+            if is_here:
+                self._portable.ports.add(port, service.capacity)
+                port.startReading()  # type: ignore[attr-defined]
+            self._portable.read_headers(port, service)
 
     def watch(self, descriptor: int) -> None:
         if not self._stopped:

@@ -20,6 +20,7 @@ from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.events import Events
 from rproxy.pool.pool import Pool
+from rproxy.pool.states import State
 from rproxy.sources.agents.counters import Counters
 from rproxy.sources.agents.drop_log import DropLog
 from rproxy.sources.agents.on_demand import budget_limit
@@ -147,6 +148,18 @@ class Monitor(DatagramProtocol):
         """Put these first, in this order."""
         rest = [agents for agents in self._services if agents not in services]
         self._services = [*services, *rest]
+
+    def exclude_others(self) -> None:
+        """Exclude the back-ends that would not be taken any more where they are, since `allow` or an `own` has changed.
+
+        The registration of one that another service takes now comes there with the agent's next REGISTER.
+        """
+        for agents in self._services:
+            for backend in list(agents.pool):
+                host, port = backend.address, backend.port
+                is_present = backend.has_agent and backend.state is not State.DEPARTED
+                if is_present and not (self._is_allowed(host) and agents.takes(host, port)):
+                    agents.exclude(backend, "it is not this service's any more")
 
     def elsewhere(self, agents: ServiceAgents, backend: Backend) -> Sequence[Backend]:
         """See `Monitoring`."""

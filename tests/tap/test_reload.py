@@ -1,0 +1,365 @@
+"""A changed configuration is applied to a proxy that runs, on a reactor in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from twisted.logger import LogLevel
+
+from rproxy.config.keyfile import Keyring
+from rproxy.config.model import ProxyConfig, ServiceConfig
+from rproxy.config.validators import ConfigError
+from rproxy.sources.agents.prober import Timing
+from rproxy.tap.services import LOOK_EVERY_S
+from rproxy.tap.startup import StartupError
+from tests.config.keyfiles import FIRST, SECOND, key_file, seals_with
+from tests.fakes import logged, run, texts
+from tests.tap.services import MONITOR, ended
+from tests.tap.test_several_services import DB, WEB, Bench
+
+ANY = (ip_network("0.0.0.0/0"),)
+OTHER = ("10.0.0.2", 5555)
+THIRD = ServiceConfig("mail", ("2525",), 25, service_port=25, prefix="service[2].")
+
+
+class Reloaded(Bench):
+    """A proxy that runs, to which configurations are applied."""
+
+    def __init__(self, *services: ServiceConfig, **settings: Any) -> None:
+        super().__init__(*services, file="/etc/rproxy.toml", prefix="proxy.", allow=ANY, **settings)
+        self.config = self.service._config
+        self.start()
+
+    def apply(self, *services: ServiceConfig, **settings: Any) -> None:
+        self.service.apply(attrs.evolve(self.config, services=services, **settings))
+
+    def tcp(self) -> list[int]:
+        return sorted(port for kind, port in self.opened() if kind == "TCP")
+
+    def names(self) -> list[str]:
+        return [each["name"] for each in self.service.status()["services"]]
+
+    def states(self) -> dict[tuple[str, str], str]:
+        return {(row["service"], row["address"]): row["state"] for row in self.service.status()["backends"]}
+
+    def settle(self) -> None:
+        """Answer the probes that are sent in the next turns of the reactor."""
+        for _ in range(3):
+            self.reactor.advance(0)
+            self.answer()
+
+
+def test_a_reload_without_a_change_opens_and_closes_nothing() -> None:
+    bench = Reloaded(WEB, DB)
+    before = list(bench.reactor.ports)
+    timers = len(bench.reactor.getDelayedCalls())
+    with logged() as events:
+        bench.apply(WEB, DB)
+    assert bench.reactor.ports == before == bench.reactor.open_ports
+    assert texts(events) == ["/etc/rproxy.toml read again: no service has changed"]
+    run(bench.reactor, 0)
+    assert len(bench.reactor.getDelayedCalls()) == timers
+
+
+def test_services_and_listeners_come_and_go_and_those_that_stay_are_the_same() -> None:
+    bench = Reloaded(WEB, DB)
+    stays = bench.reactor.open_ports[1]
+    with logged() as events:
+        bench.apply(attrs.evolve(WEB, listen=("8080", "8081")), THIRD)
+    assert (bench.names(), bench.tcp(), stays.open) == (["web", "mail"], [2525, 8080, 8081], True)
+    assert texts(events) == [
+        "web: listening for clients on [::]:8081",
+        "mail: listening for clients on [::]:2525",
+        "db: closed the listener on [::]:5432",
+        "db: closed the listener on [::1]:5433",
+        "service db: removed, and its last session has ended",
+        "/etc/rproxy.toml read again: added: mail; changed: web; removed: db",
+    ]
+    bench.backend_up(25)
+    bench.client(2525)
+    assert bench.reactor.connects[-1].address == ("10.0.0.1", 25)
+
+
+def test_sessions_and_rows_of_a_service_that_stays_do_not_notice() -> None:
+    bench = Reloaded(WEB, DB)
+    bench.backend_up(80)
+    client = bench.client(8080)
+    backend = bench.reactor.connects[-1].succeed()
+    bench.apply(attrs.evolve(WEB, listen=("8081",), policy="least-connections", idle_timeout_s=60.0))
+    assert bench.states() == {("web", "10.0.0.1"): "up"}
+    client.receive(b"hello")
+    bench.reactor.advance(0)
+    assert backend.value() == b"hello"
+    bench.client(8081)
+    assert len(bench.reactor.connects) == 2
+
+
+def test_a_listener_that_another_service_has_now_stays_open_and_its_new_clients_go_there() -> None:
+    bench = Reloaded(WEB, DB)
+    bench.backend_up(80)
+    bench.backend_up(5432, OTHER)
+    before = bench.client(5432)
+    port = bench.reactor.open_ports[2]
+    with logged() as events:
+        bench.apply(attrs.evolve(WEB, listen=("5432",)), attrs.evolve(DB, listen=("8080",)))
+    assert (port.open, bench.tcp(), len(bench.reactor.ports)) == (True, [5432, 8080], 4)
+    assert "web: takes over the listener on [::]:5432" in texts(events)
+    bench.client(5432)
+    bench.client(8080)
+    assert [each.address for each in bench.reactor.connects] == [
+        ("10.0.0.2", 5432),
+        ("10.0.0.1", 80),
+        ("10.0.0.2", 5432),
+    ]
+    assert before.connected
+
+
+def test_a_listener_that_cannot_be_opened_leaves_everything_as_it_was() -> None:
+    bench = Reloaded(WEB, DB)
+    bench.reactor.taken.add(2525)
+    timers = len(bench.reactor.getDelayedCalls())
+    terms = bench.service.service.terms
+    with pytest.raises(StartupError, match=r"^cannot listen on service\[2\].listen 2525: Address already in use$"):
+        bench.apply(attrs.evolve(WEB, listen=("8080", "8081"), wait_s=1.0), THIRD)
+    assert (bench.names(), bench.tcp()) == (["web", "db"], [5432, 5433, 8080])
+    assert (bench.service.service.terms, len(bench.reactor.getDelayedCalls())) == (terms, timers)
+    bench.reactor.taken.clear()
+    bench.apply(WEB, THIRD)
+    assert (bench.names(), bench.tcp()) == (["web", "mail"], [2525, 8080])
+
+
+def test_a_policy_that_cannot_be_made_leaves_everything_as_it_was() -> None:
+    bench = Reloaded(WEB, DB)
+    broken = attrs.evolve(WEB, listen=("8081",), policy="no-such-policy")
+    with pytest.raises(ConfigError):
+        bench.apply(THIRD, broken)
+    assert (bench.names(), bench.tcp()) == (["web", "db"], [5432, 5433, 8080])
+    assert bench.service.monitor.are_several
+
+
+def test_a_service_that_has_gone_ends_with_its_last_session() -> None:
+    bench = Reloaded(WEB, DB)
+    timers = len(bench.reactor.getDelayedCalls())
+    bench.backend_up(5432, OTHER)
+    client = bench.client(5432)
+    backend = bench.reactor.connects[-1].succeed()
+    bench.apply(WEB)
+    (_, db) = bench.service.status()["services"]
+    assert (db["name"], db["leaving"], db["sessions"]) == ("db", True, 1)
+    run(bench.reactor, 5)
+    bench.answer()
+    assert client.connected
+    client.receive(b"last")
+    bench.reactor.advance(0)
+    assert backend.value() == b"last"
+    client.reset()
+    run(bench.reactor, LOOK_EVERY_S + 1)
+    assert bench.names() == ["web"]
+    assert bench.service.status()["counters"]["sessions"] == {"client-reset": 1}
+    assert bench.service.status()["counters"]["bytes"]["up"] == 4
+    assert len(bench.reactor.getDelayedCalls()) == timers - 3
+
+
+def test_a_service_that_comes_back_while_it_is_leaving_is_the_same() -> None:
+    bench = Reloaded(WEB, DB)
+    bench.backend_up(5432, OTHER)
+    bench.client(5432)
+    bench.reactor.connects[-1].succeed()
+    bench.apply(WEB)
+    bench.apply(WEB, DB)
+    assert (bench.names(), bench.tcp()) == (["web", "db"], [5432, 5433, 8080])
+    assert bench.states() == {("db", "10.0.0.2"): "up"}
+    assert [each["leaving"] for each in bench.service.status()["services"]] == [False, False]
+    assert [each["sessions"] for each in bench.service.status()["services"]] == [0, 1]
+
+
+def test_agents_that_are_another_services_now_are_probed_for_it_at_once() -> None:
+    bench = Reloaded(WEB, DB)
+    bench.backend_up(80)
+    bench.backend_up(5432, OTHER)
+    bench.apply(
+        attrs.evolve(WEB, service_port=5432, backend_port=5432), attrs.evolve(DB, service_port=80, backend_port=80)
+    )
+    bench.settle()
+    assert bench.states() == {("web", "10.0.0.2"): "up", ("db", "10.0.0.1"): "up"}
+
+
+def test_a_service_under_another_name_has_the_agents_of_the_old_one() -> None:
+    bench = Reloaded(WEB)
+    bench.backend_up(80)
+    bench.apply(attrs.evolve(WEB, name="www"))
+    bench.settle()
+    assert bench.states() == {("www", "10.0.0.1"): "up"}
+    assert len(bench.reactor.ports) == 2
+
+
+def test_agents_from_networks_that_are_no_longer_allowed_go() -> None:
+    bench = Reloaded(WEB, DB)
+    bench.backend_up(80)
+    run(bench.reactor, 1)
+    bench.backend_up(80, OTHER)
+    bench.apply(WEB, allow=(ip_network("10.0.0.2/32"),))
+    assert bench.states() == {("web", "10.0.0.2"): "up"}
+
+
+def test_terms_and_timeouts_count_from_the_reload() -> None:
+    bench = Reloaded(attrs.evolve(WEB, idle_timeout_s=0.0, end_on_down=False))
+    bench.backend_up(80)
+    client = bench.client(8080)
+    bench.reactor.connects[-1].succeed()
+    run(bench.reactor, 20)
+    bench.apply(attrs.evolve(WEB, idle_timeout_s=16.0, end_on_down=False))
+    run(bench.reactor, 15)
+    assert client.connected
+    run(bench.reactor, 3)
+    assert not client.connected
+
+
+def test_an_idle_timeout_that_is_longer_now_ends_nobody_by_what_the_shorter_one_has_counted() -> None:
+    bench = Reloaded(attrs.evolve(WEB, idle_timeout_s=16.0, end_on_down=False))
+    bench.backend_up(80)
+    client = bench.client(8080)
+    bench.reactor.connects[-1].succeed()
+    run(bench.reactor, 15)
+    bench.apply(attrs.evolve(WEB, idle_timeout_s=160.0, end_on_down=False))
+    run(bench.reactor, 150)
+    assert client.connected
+    run(bench.reactor, 30)
+    assert not client.connected
+
+
+@pytest.mark.parametrize(("wait_s", "waits_s"), [(1.0, 1.0), (20.0, 20.0), (0.0, 0.0)])
+def test_clients_that_wait_do_so_as_long_as_the_new_terms_say(wait_s: float, waits_s: float) -> None:
+    bench = Reloaded(attrs.evolve(WEB, wait_s=5.0))
+    client = bench.client(8080)
+    bench.apply(attrs.evolve(WEB, wait_s=wait_s))
+    run(bench.reactor, max(waits_s - 0.1, 0))
+    assert client.connected is (waits_s > 0)
+    run(bench.reactor, 0.3)
+    assert not client.connected
+
+
+def test_first_bytes_are_watched_from_the_reload_on_and_no_longer_after_another() -> None:
+    bench = Reloaded(WEB)
+    timers = len(bench.reactor.getDelayedCalls())
+    bench.apply(attrs.evolve(WEB, first_byte_s=2.0))
+    assert len(bench.reactor.getDelayedCalls()) == timers + 1
+    assert bench.service.service.first_byte is not None
+    bench.apply(WEB)
+    assert bench.service.service.first_byte is None
+
+
+def test_limits_of_the_process_change() -> None:
+    bench = Reloaded(WEB)
+    bench.apply(WEB, max_connections=7)
+    assert bench.service.capacity.sessions_max == 7
+
+
+def test_keys_that_a_restart_has_to_wait_for_are_named_in_one_line_and_stay() -> None:
+    bench = Reloaded(WEB)
+    changed: dict[str, Any] = {
+        "monitors": (("10.1.1.10", 6666),),
+        "timing": Timing(probe_interval_s=2.0),
+        "admin": ("127.0.0.1", 8081),
+        "carrier": "portable",
+        "trace": True,
+        "reuse_port": True,
+    }
+    with logged() as events:
+        bench.apply(WEB, **changed)
+    (line,) = [event for event in events if event["log_level"] is LogLevel.warn and "restart" in event["log_format"]]
+    assert texts([line]) == [  # type: ignore[arg-type]
+        "a restart has to come before these keys change: proxy.monitor, proxy.admin, proxy.reuse-port, proxy.trace, "
+        "proxy.carrier, proxy.probe-interval"
+    ]
+    assert bench.service._config.monitors == (MONITOR,)
+    bench.apply(WEB, **changed)
+    assert bench.opened()[0] == ("UDP", 5555)
+
+
+def test_a_configuration_that_would_let_any_host_register_until_the_restart_is_refused() -> None:
+    bench = Reloaded(WEB)
+    with pytest.raises(ConfigError, match="who may register"):
+        bench.apply(WEB, monitors=(("127.0.0.1", 5555),), allow=())
+    assert bench.service.monitor.allow == ANY
+
+
+def test_another_key_file_is_used_and_the_last_one_stays_until_a_restart(tmp_path: Path) -> None:
+    first, second = (tmp_path / name for name in ("first", "second"))
+    for folder in (first, second):
+        folder.mkdir()
+    keyring = Keyring.read(str(key_file(first, FIRST)), derived=False)
+    bench = Reloaded(WEB, keyring=keyring)
+    other = Keyring.read(str(key_file(second, SECOND)), derived=False)
+    bench.apply(WEB, keyring=other)
+    assert seals_with(bench.service.monitor.envelope) == SECOND.id
+    with logged() as events:
+        bench.apply(WEB, keyring=None)
+    assert seals_with(bench.service.monitor.envelope) == SECOND.id
+    assert "a restart has to come before these keys change: proxy.keyring" in texts(events)
+
+
+def test_the_port_for_agents_opens_when_the_first_service_takes_some() -> None:
+    static = attrs.evolve(WEB, takes_agents=False)
+    bench = Reloaded(static)
+    assert bench.opened() == [("TCP", 8080)]
+    bench.reactor.taken.add(5555)
+    with pytest.raises(StartupError):
+        bench.apply(WEB)
+    bench.reactor.taken.clear()
+    bench.reactor.taken.add(2525)
+    with pytest.raises(StartupError):
+        bench.apply(WEB, THIRD)
+    assert bench.opened() == [("TCP", 8080)]
+    bench.reactor.taken.clear()
+    bench.apply(WEB)
+    bench.backend_up(80)
+    assert bench.states() == {("web", "10.0.0.1"): "up"}
+
+
+def reading(bench: Reloaded, read: Callable[[], ProxyConfig]) -> list[str]:
+    """What is logged when the file is read again."""
+    bench.service.reread = read
+    with logged() as events:
+        bench.service.read_again()
+    return texts(events)
+
+
+def test_a_broken_file_is_one_line_and_changes_nothing() -> None:
+    bench = Reloaded(WEB, DB)
+
+    def broken() -> ProxyConfig:
+        raise ConfigError("rproxy.toml: service[1].listen[0]: port 99999 is above 65535 (and 2 more errors)")
+
+    (line,) = reading(bench, broken)
+    assert line == (
+        "rproxy.toml: service[1].listen[0]: port 99999 is above 65535 (and 2 more errors); everything stays as it was"
+    )
+    assert bench.tcp() == [5432, 5433, 8080]
+
+
+def test_a_reload_while_the_proxy_stops_or_has_not_started_does_nothing() -> None:
+    bench = Reloaded(WEB)
+    bench.backend_up(80)
+    bench.client(8080)
+    bench.reactor.connects[-1].succeed()
+    stopped = ended(bench.service.stopService())
+    assert reading(bench, lambda: attrs.evolve(bench.config, services=(WEB, DB))) == []
+    run(bench.reactor, bench.config.drain_timeout_s + 1)
+    assert (len(stopped), bench.opened(), bench.reactor.getDelayedCalls()) == (1, [], [])
+
+
+def test_a_stop_ends_services_that_are_leaving_too() -> None:
+    bench = Reloaded(WEB, DB)
+    bench.backend_up(5432, OTHER)
+    bench.client(5432)
+    bench.reactor.connects[-1].succeed()
+    bench.apply(WEB)
+    stopped = ended(bench.service.stopService())
+    run(bench.reactor, bench.config.drain_timeout_s + 1)
+    assert (len(stopped), bench.opened(), bench.reactor.getDelayedCalls()) == (1, [], [])
