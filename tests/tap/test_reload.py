@@ -12,8 +12,9 @@ import pytest
 from twisted.logger import LogLevel
 
 from rproxy.config.keyfile import Keyring
-from rproxy.config.model import ProxyConfig, ServiceConfig
+from rproxy.config.model import BackendConfig, ProxyConfig, ServiceConfig
 from rproxy.config.validators import ConfigError
+from rproxy.policies.registry import POLICIES
 from rproxy.sources.agents.prober import Timing
 from rproxy.tap.services import LOOK_EVERY_S
 from rproxy.tap.startup import StartupError
@@ -272,11 +273,11 @@ def test_keys_that_a_restart_has_to_wait_for_are_named_in_one_line_and_stay() ->
     }
     with logged() as events:
         bench.apply(WEB, **changed)
-    (line,) = [event for event in events if event["log_level"] is LogLevel.warn and "restart" in event["log_format"]]
-    assert texts([line]) == [  # type: ignore[arg-type]
+    assert texts(events)[-1] == (
         "a restart has to come before these keys change: proxy.monitor, proxy.admin, proxy.reuse-port, proxy.trace, "
         "proxy.carrier, proxy.probe-interval"
-    ]
+    )
+    assert [event["log_level"] for event in events] == [LogLevel.info, LogLevel.warn]
     assert bench.service._config.monitors == (MONITOR,)
     bench.apply(WEB, **changed)
     assert bench.opened()[0] == ("UDP", 5555)
@@ -320,6 +321,63 @@ def test_the_port_for_agents_opens_when_the_first_service_takes_some() -> None:
     bench.apply(WEB)
     bench.backend_up(80)
     assert bench.states() == {("web", "10.0.0.1"): "up"}
+
+
+STATIC = BackendConfig(("10.0.0.9", 80), check="none")
+
+
+def test_static_back_ends_come_and_go() -> None:
+    bench = Reloaded(WEB)
+    bench.backend_up(80)
+    bench.apply(attrs.evolve(WEB, backends=(STATIC,)))
+    run(bench.reactor, 0)
+    assert bench.states() == {("web", "10.0.0.1"): "up", ("web", "10.0.0.9"): "up"}
+    bench.apply(attrs.evolve(WEB, backends=(STATIC,), service_port=81))
+    run(bench.reactor, 0)
+    assert bench.states() == {("web", "10.0.0.9"): "up"}
+    bench.apply(attrs.evolve(WEB, service_port=81))
+    run(bench.reactor, 0)
+    assert bench.states() == {}
+
+
+def test_clients_limits_and_headers_follow_the_file() -> None:
+    bench = Reloaded(WEB)
+    service = bench.service.service
+    assert (service.gate, service.proxy_headers, service.outbound.send_proxy) == (None, None, 0)
+    bench.apply(attrs.evolve(WEB, deny=ANY, proxy_protocol_from=ANY, send_proxy=2, max_connections=5))
+    assert (service.outbound.send_proxy, service.capacity.sessions_max) == (2, 5)
+    assert service.gate is not None
+    assert not service.gate.admit("192.0.2.1")
+    assert service.proxy_headers is not None
+    bench.apply(WEB)
+    assert (service.proxy_headers, service.outbound.send_proxy) == (None, 0)
+    assert service.gate.admit("192.0.2.1")
+
+
+def test_a_source_that_this_host_has_not_leaves_everything_as_it_was() -> None:
+    bench = Reloaded(WEB)
+    with pytest.raises(ConfigError, match=r"^service\[0\].source 192.0.2.77"):
+        bench.apply(attrs.evolve(WEB, listen=("8081",), source=("192.0.2.77",)))
+    assert bench.tcp() == [8080]
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_every_policy_takes_over_a_pool_with_sessions(policy: str) -> None:
+    bench = Reloaded(attrs.evolve(WEB, policy="random"))
+    bench.backend_up(80)
+    clients = [bench.client(8080) for _ in range(3)]
+    for connector in bench.reactor.connects:
+        connector.succeed()
+    with logged() as events:
+        bench.apply(attrs.evolve(WEB, policy=policy))
+        clients.append(bench.client(8080))
+        bench.reactor.connects[-1].succeed()
+        for client in clients:
+            client.reset()
+        run(bench.reactor, 2)
+        bench.client(8080)
+    assert len(bench.reactor.connects) == 5
+    assert not any("policy failed" in text for text in texts(events))
 
 
 def reading(bench: Reloaded, read: Callable[[], ProxyConfig]) -> list[str]:

@@ -63,6 +63,9 @@ class NotedProcess(Process):
     def take_over_pid_file(self) -> None:
         self.done.append(("take over", bool(self._reactor.open_ports)))
 
+    def reload_report(self) -> None:
+        """None is made."""
+
     def shed_privileges(self) -> None:
         self.done.append(("shed", bool(self._reactor.open_ports)))
 
