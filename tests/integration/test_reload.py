@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,10 +17,10 @@ from typing import Any, Final
 
 import pytest
 
-from rproxy.net.addresses import Address
+from rproxy.net.addresses import Address, written
 from tests.integration.addresses import LOOPBACK
 from tests.integration.agents import serve, start_agent
-from tests.integration.conftest import CARRIERS, Starter, carrier_options
+from tests.integration.conftest import CARRIERS, Certificate, Starter, carrier_options
 from tests.integration.logs import failures
 from tests.integration.polling import READY_S, in_background, poll
 from tests.integration.proxies import Proxy
@@ -53,7 +54,12 @@ class File:
     def again(self) -> None:
         self.proxy.send_signal(signal.SIGHUP)
         self._reloads += 1
-        poll(lambda: self.proxy.log.count(" read again: ") >= self._reloads, READY_S, "it has read it", every_s=0.01)
+        poll(
+            lambda: self.proxy.log.count("rproxy.toml read again: ") >= self._reloads,
+            READY_S,
+            "it has read it",
+            every_s=0.01,
+        )
 
     def services(self) -> dict[str, dict[str, Any]]:
         return {each["name"]: each for each in self.proxy.status()["services"]}
@@ -170,6 +176,69 @@ def test_a_listener_goes_to_another_service_under_a_storm_and_refuses_nobody(sta
     assert set(fared) == {"answered"}
     assert min(each["counters"]["sessions"]["closed"] for each in file.services().values()) > RATE / 10
     assert file.proxy.log.count("takes over the listener on") == 8
+    assert failures(file.proxy.log) == []
+
+
+def greeted_by_tls(port: int) -> bytes:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with connect((LOOPBACK, port)) as sock, context.wrap_socket(sock) as client:
+        return receive(client, 3)
+
+
+@pytest.mark.parametrize("carrier", ["portable", "auto"])
+def test_one_listener_speaks_tls_and_plain_tcp_by_turns_and_its_sessions_go_on(
+    start: Starter, carrier: str, certificate: Certificate
+) -> None:
+    web = serve(start, b"web")
+    port = free_port()
+    own = f"{listen(port)}\n{agents_of(web)}"
+    tls = f'{own}\ntls = {{ certificate = "{certificate.certificate}", key = "{certificate.key}" }}'
+    file = File(start, carrier, web=own)
+    start_agent(start, file.proxy, web)
+    file.wait_until_up("web", web)
+    with connect((LOOPBACK, port)) as plain:
+        assert receive(plain, 3) == b"web"
+        for _ in range(2):
+            file.reload(web=tls)
+            assert greeted_by_tls(port) == b"web"
+            file.reload(web=own)
+            assert greeted(port) == b"web"
+            plain.sendall(b"plain")
+            assert receive(plain, 5) == b"plain"
+    assert file.proxy.log.count("listening for clients") == 1
+    assert failures(file.proxy.log) == []
+
+
+@every_carrier
+def test_static_back_ends_headers_and_clients_rules_follow_the_file(start: Starter, carrier: str) -> None:
+    one, two = serve(start, b"one"), serve(start, b"two")
+    port = free_port()
+
+    def service(backend: Address, keys: str = "") -> str:
+        return f'{listen(port)}\n{keys}\n[[service.backend]]\naddress = "{written(backend)}"\ncheck = "none"'
+
+    file = File(start, carrier, web=service(one), other=f"{listen(free_port())}\nbackend-port = 81")
+    others = {"other": f"{listen(free_port())}\nbackend-port = 81"}
+    file.wait_until_up("web", one)
+    with connect((LOOPBACK, port)) as stays:
+        assert receive(stays, 3) == b"one"
+        file.reload(web=service(two), **others)
+        file.wait_until_up("web", two)
+        assert greeted(port) == b"two"
+        file.reload(web=service(two, "send-proxy = 1"), **others)
+        assert greeted(port).startswith(b"twoPROXY TCP4 127.0.0.1 127.0.0.1 ")
+        file.reload(web=service(two, f'deny = ["{LOOPBACK}/32"]'), **others)
+        with pytest.raises(ConnectionResetError):
+            greeted(port)
+        file.reload(web=service(two, f'proxy-protocol-from = ["{LOOPBACK}/32"]'), **others)
+        with connect((LOOPBACK, port)) as client:
+            client.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
+            assert receive(client, 3) == b"two"
+        file.reload(web=service(two), **others)
+        assert greeted(port) == b"two"
+        stays.sendall(b"still one")
+        assert receive(stays, 9) == b"still one"
     assert failures(file.proxy.log) == []
 
 
