@@ -70,7 +70,8 @@ class ServiceWiring:
             process.config.timing.probe_timeout_s,
             limits,
         )
-        self.pool.limit_each(config.each.max_connections, reactor.seconds())
+        self._max_connections_each = config.each.max_connections
+        self.pool.limit_each(self._max_connections_each, reactor.seconds())
         self.publisher = Publisher()
         self.agents = process.monitor.add(self.pool, self.publisher, own_agents(config))
         slow_start = SlowStart(reactor, self.pool, self.publisher)
@@ -152,13 +153,18 @@ class ServiceWiring:
             self.served.apply(config)
             self.timeouts.apply(config)
             self.served.service.chooses_by_client = config.affinity is not None
-            self.publisher(self.pool.limit_each(config.each.max_connections, self._process.reactor.seconds()))
+            self._limit_each(config.each.max_connections)
             self.agents.own = own_agents(config)
             self.is_leaving = False
             if policy is not None:
                 self.publisher(self.pool.replace_policy(policy, self._process.reactor.seconds()))
 
         return apply
+
+    def _limit_each(self, max_connections: int | None) -> None:
+        if max_connections != self._max_connections_each:
+            self._max_connections_each = max_connections
+            self.publisher(self.pool.limit_each(max_connections, self._process.reactor.seconds()))
 
     @property
     def is_leaving(self) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from twisted.logger import LogLevel
 
 from rproxy.config.keyfile import Keyring
-from rproxy.config.model import BackendConfig, ProxyConfig, ServiceConfig
+from rproxy.config.model import BackendConfig, BackendLimits, ProxyConfig, ServiceConfig
 from rproxy.config.validators import ConfigError
 from rproxy.policies.registry import POLICIES
 from rproxy.sources.agents.prober import Timing
@@ -353,6 +353,27 @@ def test_clients_limits_and_headers_follow_the_file() -> None:
     assert service.outbound.send_proxy == 0
     assert bench.service.service.proxy_headers is None
     assert service.gate.admit("192.0.2.1")
+
+
+def test_limits_of_back_ends_affinity_and_the_queue_follow_the_file() -> None:
+    bench = Reloaded(WEB)
+    bench.backend_up(80)
+    for _ in range(2):
+        bench.client(8080)
+        bench.reactor.connects[-1].succeed()
+    limited = attrs.evolve(WEB, each=BackendLimits(2, queue_timeout_s=50.0), affinity="source")
+    bench.apply(limited)
+    waiting = bench.client(8080)
+    assert bench.service.service.chooses_by_client
+    (web,) = bench.service.status()["services"]
+    assert (web["full"], web["waiting"], web["sessions"]) == (1, 1, 3)
+    bench.apply(attrs.evolve(limited, each=BackendLimits(3)))
+    bench.reactor.advance(0)
+    assert len(bench.reactor.connects) == 3
+    assert waiting.connected
+    bench.apply(WEB)
+    assert not bench.service.service.chooses_by_client
+    assert bench.service.status()["services"][0]["full"] == 0
 
 
 def test_a_source_that_this_host_has_not_leaves_everything_as_it_was() -> None:
