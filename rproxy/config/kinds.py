@@ -18,7 +18,7 @@ Parser = Callable[[str, Any], Any]
 """Gets a key as the user wrote it, and a value; returns the model's. Raises `ConfigError`."""
 
 OFF: Final = "off"
-_SHOWN_MAX: Final = 80
+_SHOWN_MAX: Final = 200
 """Longer values are cut in messages."""
 _BITS_MAX: Final = 64
 """Larger integers are out of every range, and Python refuses to write very large ones."""

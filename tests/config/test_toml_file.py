@@ -283,7 +283,7 @@ def test_all_errors_are_told_at_once_each_with_the_path_of_its_key(tmp_path: Pat
         ('[proxy]\ncarrier = "fast"', 'proxy.carrier: must be auto, splice or portable, not "fast"'),
         (
             '[proxy]\ncarrier = "' + "x" * 5000 + '"',
-            f'proxy.carrier: must be auto, splice or portable, not "{"x" * 80}…"',
+            f'proxy.carrier: must be auto, splice or portable, not "{"x" * 200}…"',
         ),
         ('[proxy]\ncarrier = "a\\nb"', r'proxy.carrier: must be auto, splice or portable, not "a\nb"'),
     ],
