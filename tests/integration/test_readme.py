@@ -81,8 +81,14 @@ def test_the_commands_of_two_services_do_what_they_say(tmp_path: Path) -> None:
         check=False,
         timeout=LONG_S,
     )
-    printed = [(tmp_path / f"{number}.out").read_text() for number in range(len(steps))]
-    for text, (command, expected) in zip(printed, steps, strict=True):
-        assert re.fullmatch(re.escape(expected).replace(ANYTHING, ".*"), text.replace("\r\n", "\n")), (command, text)
+    for number, (command, expected) in enumerate(steps):
+        printed = _text(tmp_path / f"{number}.out").replace("\r\n", "\n")
+        pattern = re.escape(expected).replace(ANYTHING, ".*")
+        assert re.fullmatch(pattern, printed), (command, printed, _text(tmp_path / f"{number}.err"), done.stderr)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in (work / "rproxy.log").read_text()
+
+
+def _text(path: Path) -> str:
+    """What a command has written; a note where it was not reached."""
+    return path.read_text() if path.exists() else "(not reached)"
