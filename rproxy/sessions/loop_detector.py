@@ -1,8 +1,8 @@
 """Detects loops through another proxy: a back-end of this proxy whose own back-end is this proxy.
 
-Each client of such a loop occupies one session after another, until the capacity is exhausted; so the detector runs
-when the capacity is full. Among the idle sessions whose client comes from the host of their back-end, it ends the
-newest. In a loop, and only there, many of the others end with it.
+Each client of such a loop occupies one session after another, until the capacity is exhausted; so a detector runs when
+the capacity of the process, or of a service, is full. Among the idle sessions whose client comes from the host of their
+back-end, it ends the newest. In a loop, and only there, many of the others end with it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ SESSIONS_MIN: Final = 8
 
 
 class LoopDetector:
-    """Checks for loops while `capacity` is full; calls `found` with the back-end that leads back to this proxy."""
+    """Checks for loops while `capacity` is full; calls `found` with the back-end that leads back to this proxy.
+
+    `slices` lists the sessions that count for `capacity`: those of the process, or of one service.
+    """
 
     log = Logger()
 

@@ -110,14 +110,14 @@ class ProxyService(ProcessService, MultiService):
         self.reread: Callable[[], ProxyConfig] | None = None
         """Reads the configuration's file again, and raises `ConfigError`; None without one."""
         self._report: ReloadReport | None = None
-        self._add_parts(descriptors)
+        self._add_parts(shared, descriptors)
 
     @property
     def service(self) -> SessionService:
         """The first service."""
         return self._services.configured[0].served.service
 
-    def _add_parts(self, descriptors: int) -> None:
+    def _add_parts(self, shared: Surroundings, descriptors: int) -> None:
         """In the order in which they start, and open their ports. They stop in the opposite order."""
         reactor, config, carrier = self._reactor, self._config, self.carrier
         services = self._services
@@ -133,7 +133,7 @@ class ProxyService(ProcessService, MultiService):
             self._demo,
             services.timeouts,  # after the listeners: ending a waiting client must not admit another one
             services.terms,
-            CarrierPart(reactor, carrier, self.capacity, self.monitor, self._own),
+            CarrierPart(reactor, carrier, self.capacity, shared.exclude_loop),
         ]
         if config.state_file is not None:
             self._parts.append(StateKeeper(reactor, self._keeper(config.state_file)))

@@ -16,7 +16,10 @@ from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.pool_log import PoolLog
 from rproxy.observe.publisher import Publisher
 from rproxy.observe.service_log import logger_of
+from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Pool
+from rproxy.sessions.loop_detector import LoopDetector
+from rproxy.sessions.sweep import of_service
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.agents.service_agents import Own
 from rproxy.sources.slow_start import SlowStart
@@ -50,6 +53,11 @@ class Surroundings:
     @lookups.default
     def _make_lookups(self) -> Lookups:
         return Lookups(self.reactor)
+
+    def exclude_loop(self, backend: Backend) -> None:
+        """A back-end leads back to this proxy by way of another one."""
+        self.own.bar((backend.address, backend.port))
+        self.monitor.exclude(backend)
 
 
 class ServiceWiring:
@@ -93,7 +101,7 @@ class ServiceWiring:
         self.tls = ServiceTls(config)
         self._use_tls()
         use_proxy_headers(self.served.service, config, reactor)
-        self.timers = Timers(slow_start, pool_log)
+        self.timers = Timers(slow_start, pool_log, self._loop_detector(process))
         self.listeners = ClientListeners(
             reactor,
             config,
@@ -118,6 +126,14 @@ class ServiceWiring:
             self.outbound,
             self.clients,
         )
+
+    def _loop_detector(self, process: Surroundings) -> LoopDetector:
+        """For loops that fill this service, which may have fewer sessions than the process."""
+        service = self.served.service
+        slices = of_service(process.carrier.slices, service)
+        detector = LoopDetector(process.reactor, slices, service.capacity, process.exclude_loop)
+        detector.log = logger_of(service.name, detector.log)
+        return detector
 
     def _use_tls(self) -> None:
         service = self.served.service

@@ -75,9 +75,19 @@ def visitor(proxy: Proxy) -> socket.socket:
     return connect(proxy.address)
 
 
+def places_of(limited: str, folder: Path) -> list[str]:
+    """The options for a proxy in which the process or its service has `PLACES`."""
+    if limited == "process":
+        return ["--max-connections", f"{PLACES}"]
+    path = folder / "rproxy.toml"
+    path.write_text(f'[[service]]\nname = "web"\nlisten = "{LOOPBACK}:0"\nmax-connections = {PLACES}\n')
+    return ["--config", str(path)]
+
+
+@pytest.mark.parametrize("limited", ["process", "service"])
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_a_loop_through_a_second_proxy_is_found_named_and_ended(carrier: str, start: Starter) -> None:
-    options = [*carrier_options(carrier), "--max-connections", f"{PLACES}"]
+def test_a_loop_through_a_second_proxy_is_found_named_and_ended(carrier: str, limited: str, start: Starter) -> None:
+    options = [*carrier_options(carrier), *places_of(limited, start.folder)]
     one, two = start.proxy(*options), start.elsewhere().proxy(*options)
     agents = [FakeAgent(one.monitor, two.address[1]), FakeAgent(two.monitor, one.address[1])]
     for agent in agents:
