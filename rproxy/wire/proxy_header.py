@@ -260,17 +260,18 @@ def crc32c(data: bytes | bytearray) -> int:
 def encode(version: int, source: Address | None, destination: Address | None, tlvs: Iterable[Tlv] = ()) -> bytes:
     """The header for the connection of a client at `source`, which connected to `destination`.
 
-    Without both addresses, as for a client of a Unix socket, it is UNKNOWN in version 1, and LOCAL in version 2.
-    Version 1 has no TLVs. If the families differ, the IPv4 address is sent as an IPv4-mapped one, as HAProxy does.
+    Without both addresses, as for a client of a Unix socket, it is UNKNOWN in version 1; in version 2 it is LOCAL, or
+    of the family UNSPEC if there are TLVs, which receivers of LOCAL ignore. Version 1 has no TLVs. If the families
+    differ, the IPv4 address is sent as an IPv4-mapped one, as HAProxy does.
     """
     if source is None or destination is None:
-        return b"PROXY UNKNOWN\r\n" if version == 1 else LOCAL
+        return b"PROXY UNKNOWN\r\n" if version == 1 else _encode_unspecified(tlvs)
     (source_host, source_port), (destination_host, destination_port) = source, destination
     over_ipv6 = ":" in source_host or ":" in destination_host
     if version == 1:
         hosts = f"{_shown(source_host, over_ipv6)} {_shown(destination_host, over_ipv6)}"
         return f"PROXY TCP{6 if over_ipv6 else 4} {hosts} {source_port} {destination_port}\r\n".encode()
-    more = b"".join(_TLV.pack(kind, len(value)) + value for kind, value in tlvs) if tlvs else b""
+    more = _encode_tlvs(tlvs) if tlvs else b""
     layout, kind, size = (_WHOLE_V6, _TCP6, _V6.size) if over_ipv6 else (_WHOLE_V4, _TCP4, _V4.size)
     packed = layout.pack(
         SIGNATURE,
@@ -283,6 +284,15 @@ def encode(version: int, source: Address | None, destination: Address | None, tl
         destination_port,
     )
     return packed + more
+
+
+def _encode_tlvs(tlvs: Iterable[Tlv]) -> bytes:
+    return b"".join(_TLV.pack(kind, len(value)) + value for kind, value in tlvs)
+
+
+def _encode_unspecified(tlvs: Iterable[Tlv]) -> bytes:
+    more = _encode_tlvs(tlvs)
+    return _FIXED.pack(SIGNATURE, _PROXY, 0, len(more)) + more if more else LOCAL
 
 
 LOCAL: Final = _FIXED.pack(SIGNATURE, _LOCAL, 0, 0)

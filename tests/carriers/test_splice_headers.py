@@ -430,6 +430,24 @@ def test_what_came_in_is_sent_on(stack: ExitStack, header: bytes) -> None:
     assert packets_to(backend) == 1
 
 
+@pytest.mark.parametrize("sent", [b"", b"question"])
+def test_a_client_that_ends_its_stream_with_its_header_waits_only_if_it_has_sent_data(
+    stack: ExitStack, sent: bytes
+) -> None:
+    """As the checks of load balancers do, which are gone by then."""
+    bench = expecting(stack, terms=ServiceTerms(wait_s=5.0))
+    (backend,) = bench.pool
+    bench.publish(bench.pool.administer(backend, Administration.DRAIN, bench.service.seconds()))
+    client = bench.dial()
+    client.send(LINE + sent)
+    client.shutdown(socket.SHUT_WR)
+    bench.quieten()
+    if sent:
+        assert len(bench.service.wait_queue.queue) == 1
+    else:
+        bench.assert_over(Ending.CLIENT_GONE)
+
+
 def test_a_unique_id_without_addresses_is_sent_on_with_the_connections_own(stack: ExitStack) -> None:
     bench = expecting(stack)
     bench.service.outbound = Outbound(send_proxy=2)
@@ -487,6 +505,10 @@ def test_on_a_unix_socket_headers_are_read_from_whoever_may_open_it(stack: ExitS
     assert bench.receive(bench.accept(bench.servers[0]), len(LINE)) == LINE
     dial().send(b"PROXY UNKNOWN\r\n")
     assert bench.receive(bench.accept(bench.servers[0]), 15) == b"PROXY UNKNOWN\r\n"
+    bench.service.outbound = Outbound(send_proxy=2)
+    unspecified = LOCAL[:12] + b"\x21\0\0\5\5\0\2id"
+    dial().send(unspecified)
+    assert bench.receive(bench.accept(bench.servers[0]), len(unspecified)) == unspecified
 
 
 def test_a_back_end_that_ends_with_its_first_read_gets_no_more_than_the_header(stack: ExitStack) -> None:

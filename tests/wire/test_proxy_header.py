@@ -290,7 +290,13 @@ def test_a_header_is_sent_for_the_families_of_both_addresses() -> None:
 @pytest.mark.parametrize(("source", "destination"), [(None, None), (SOURCE, None), (None, DESTINATION)])
 def test_without_addresses_a_header_says_so(source: Address | None, destination: Address | None) -> None:
     assert encode(1, source, destination) == b"PROXY UNKNOWN\r\n"
-    assert encode(2, source, destination, [(UNIQUE_ID, b"id")]) == SIGNATURE + b"\x20\0\0\0"
+    assert encode(2, source, destination) == SIGNATURE + b"\x20\0\0\0"
+
+
+def test_without_addresses_tlvs_are_sent_all_the_same() -> None:
+    header = encode(2, None, None, [(UNIQUE_ID, b"id")])
+    assert header == binary(0x00, tlv(UNIQUE_ID, b"id"))
+    assert parse(header) == Header(len(header), tlvs=((UNIQUE_ID, b"id"),))
 
 
 def test_a_check_is_local_or_has_the_addresses_of_its_own_connection() -> None:

@@ -111,6 +111,8 @@ class Connector:
             return
         if session.wait_for_backend(partial(self._resume, client)):
             client.state |= WAITING
+            if client.state & HUNG_UP:  # behind a PROXY header: no further event says so
+                self.waiting_event(client, EPOLLRDHUP)
             return
         session.give_up()
         table.close_last(client, reset=client.count > 0)  # a clean end would claim that its data was taken
