@@ -179,10 +179,15 @@ def _set_transparent(sock: SocketType, family: socket.AddressFamily) -> None:
 
 
 def _connect_from(sock: SocketType, local: Address, remote: Address) -> int:
-    """As connect(2), after bind(2), whose EADDRINUSE, and EACCES for a port below 1024, are EADDRNOTAVAIL."""
+    """As connect(2), after bind(2), whose EADDRINUSE, and EACCES for a port below 1024, are EADDRNOTAVAIL.
+
+    EINVAL of either is about the address: nothing can come from it, or not to there.
+    """
     try:
         sock.bind(local)
     except OSError as error:
+        if error.errno == errno.EINVAL:
+            return errno.EINVAL
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         return errno.EADDRNOTAVAIL

@@ -203,6 +203,16 @@ def test_ipv6_clients_are_seen_at_their_own_address(stack: ExitStack) -> None:
     assert sock.getsockname()[:2] == ("2001:db8::9", 45_005)
 
 
+@needs_root
+@pytest.mark.parametrize("host", ["fe80::1", "ff02::1", "ff0e::1"])
+def test_an_address_from_which_nothing_can_come_is_replaced_by_this_hosts(stack: ExitStack, host: str) -> None:
+    """As PROXY headers may tell: a link-local one without its interface, or a group's."""
+    bench = Bench(stack, "::1")
+    assert bench.seen(ClientSource(bench.report), (host, 45_008))[0] == "::1"
+    ((_, line),) = bench.reports
+    assert line.endswith(f"from the address of {host}, but only from this host's: Invalid argument")
+
+
 def test_without_the_capability_nothing_starts_and_the_error_is_this_hosts(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
