@@ -25,6 +25,7 @@ from tests.integration.logs import failures
 from tests.integration.polling import READY_S, in_background, poll
 from tests.integration.proxies import Proxy
 from tests.integration.sockets import connect, receive, receive_all
+from tests.integration.test_inherited_sockets import inherit
 from tests.integration.twistd import environment
 
 RATE: Final = 500
@@ -314,6 +315,27 @@ def test_a_flood_of_signals_and_a_stop_in_between_end_well(start: Starter, carri
             file.proxy.send_signal(signal.SIGHUP)
     assert file.proxy.wait() == -signal.SIGTERM
     assert failures(file.proxy.log) == []
+
+
+@every_carrier
+def test_a_socket_of_the_service_manager_stays_open_over_reloads(start: Starter, carrier: str) -> None:
+    web = serve(start, b"web")
+    with socket.create_server((LOOPBACK, 0)) as passed:
+        port, other = passed.getsockname()[1], free_port()
+        path = start.folder / "rproxy.toml"
+        own = f'[[service]]\nname = "web"\n{agents_of(web)}\n'
+        path.write_text(f"{own}{listen(port)}\n")
+        wrapper = inherit(passed)
+        options = ["--config", str(path), *carrier_options(carrier)]
+        proxy = start.proxy(*options, wrapper=wrapper, pass_fds=[passed.fileno()])
+    start_agent(start, proxy, web)
+    poll(lambda: proxy.state(web) == "up", READY_S, "it is up")
+    for number, ports in enumerate([(port, other), (port,)], start=1):
+        path.write_text(f"{own}{listen(*ports)}\n")
+        proxy.send_signal(signal.SIGHUP)
+        poll(lambda number=number: proxy.log.count("toml read again: ") == number, READY_S, "it has read it")
+        assert [greeted(each) for each in ports] == [b"web"] * len(ports)
+    assert failures(proxy.log) == []
 
 
 def reload_command(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
