@@ -18,6 +18,7 @@ from rproxy.carriers.carrier import Resources
 from rproxy.carriers.registry import make_carrier
 from rproxy.config.activation import activated
 from rproxy.config.command_options import fail
+from rproxy.config.file_errors import located
 from rproxy.config.keyfile import envelope
 from rproxy.config.model import ProxyConfig
 from rproxy.config.options import ProxyOptions
@@ -196,8 +197,9 @@ class ProxyService(ProcessService, MultiService):
         try:
             return Outcome(True, self.apply(self.reread()))
         except (ConfigError, StartupError) as error:
-            self.log.error("{error}; everything stays as it was", error=error)
-            return Outcome(False, f"{error}; everything stays as it was")
+            said = located(self._config.file, error) if isinstance(error, ConfigError) else str(error)
+            self.log.error("{error}; everything stays as it was", error=said)
+            return Outcome(False, f"{said}; everything stays as it was")
         except Exception as error:
             self.log.failure("the configuration could not be applied")
             return Outcome(False, f"{type(error).__name__}: its log says more")

@@ -423,6 +423,13 @@ def test_a_broken_file_is_one_line_and_changes_nothing() -> None:
     assert bench.tcp() == [5432, 5433, 8080]
 
 
+def test_a_mistake_that_shows_only_when_it_is_applied_names_the_file() -> None:
+    bench = Reloaded(WEB)
+    (line,) = reading(bench, lambda: attrs.evolve(bench.config, max_connections=10**6))
+    assert line.startswith("/etc/rproxy.toml: proxy.max-connections: 1000000: ")
+    assert line.endswith("; everything stays as it was")
+
+
 def test_a_reload_while_the_proxy_stops_or_has_not_started_does_nothing() -> None:
     bench = Reloaded(WEB)
     bench.backend_up(80)
