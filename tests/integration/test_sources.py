@@ -54,11 +54,11 @@ def test_a_back_end_sees_the_clients_own_address(start: Starter, variant: Varian
 def test_a_source_that_this_host_lacks_is_one_line(tmp_path: Path, variant: Variant) -> None:
     options = written(tmp_path, f'["127.0.0.5", "{MISSING}"]')
     done = run_twistd(tmp_path, "rproxy", *options, "--monitor", f"{LOOPBACK}:0", *variant.options)
-    assert_it_says_in_one_line(done, tmp_path, f"{MISSING}: this host does not have this address")
+    assert_it_says_in_one_line(done, tmp_path, f'service[0].source: "{MISSING}": this host does not have this address')
 
 
-@pytest.mark.parametrize("how", ["started without", "--uid"])
-def test_the_missing_capability_is_one_line(tmp_path: Path, variant: Variant, how: str) -> None:
+@pytest.mark.parametrize(("how", "named"), [("started without", 'source: "client":'), ("--uid", "source client:")])
+def test_the_missing_capability_is_one_line(tmp_path: Path, variant: Variant, how: str, named: str) -> None:
     (setpriv,) = need("setpriv", root=True)
     options = ["rproxy", *written(tmp_path, '"client"'), "--monitor", f"{LOOPBACK}:0", *variant.options]
     prefix = [setpriv, "--bounding-set=-net_admin,-net_raw", "--inh-caps=-all"] if how == "started without" else []
@@ -66,4 +66,4 @@ def test_the_missing_capability_is_one_line(tmp_path: Path, variant: Variant, ho
         tmp_path.chmod(0o777)
         options = ["--uid", "65534", "--gid", "65534", *options]
     done = run_twistd(tmp_path, *options, prefix=prefix)
-    assert_it_says_in_one_line(done, tmp_path, "source client: needs the capability CAP_NET_ADMIN")
+    assert_it_says_in_one_line(done, tmp_path, f"{named} needs the capability CAP_NET_ADMIN")
