@@ -15,6 +15,7 @@ from rproxy.config.mistakes import mistakes
 from rproxy.config.model import LOOPBACK, ProxyConfig, ServiceConfig
 from rproxy.config.schema import TIMING
 from rproxy.config.validators import ConfigError
+from rproxy.net.binding import widest
 from rproxy.sources.agents.prober import Timing
 
 SERVICE: Final = "service"
@@ -49,9 +50,10 @@ def combined(options: OptionValues, file: FileValues | None = None) -> tuple[Pro
 def _process(given: Values) -> dict[str, Any]:
     fields = filled(proxy_table(None), given)
     timing = {key.field: fields.pop(key.field) for key in TIMING.values() if key.field in fields}
+    monitors = fields.get("monitors", ProxyConfig().monitors)
     if fields.get("demo"):  # its agents are on this host, so that others need not reach it
-        monitors = fields.get("monitors", ProxyConfig().monitors)
-        fields["monitors"] = tuple((host or LOOPBACK, port) for host, port in monitors)
+        monitors = tuple((host or LOOPBACK, port) for host, port in monitors)
+    fields["monitors"] = widest(monitors)
     return {**fields, "timing": Timing(**timing)}
 
 

@@ -17,7 +17,7 @@ from twisted.plugin import getPlugins
 from rproxy.config.endpoint_errors import check_folder, check_no_type, explained
 from rproxy.config.validators import ConfigError, host_and_port, local_address
 from rproxy.net.addresses import Address
-from rproxy.net.binding import ANY_IPV4, ANY_IPV6, Binding, bindings
+from rproxy.net.binding import ANY_IPV4, ANY_IPV6, Binding, bindings, wider_hosts
 from rproxy.net.endpoints import innermost
 from rproxy.net.tcp_port import BACKLOG, BindingReactor, TcpEndpoint
 from rproxy.net.tls import ignore_offered_protocols
@@ -95,15 +95,6 @@ def _bindings(address: Address, named: Counter[Address], *, freebind: bool, reus
         yield Binding(host, ipv6_only=True, reuse_port=reuse_port)
         return
     yield from bindings(host, freebind=freebind, reuse_port=reuse_port)
-
-
-def wider_hosts(host: str) -> tuple[str, ...]:
-    """The hosts whose sockets accept all clients of `host`, so that binding both would fail."""
-    if not host:
-        return ()
-    if host in (ANY_IPV4, ANY_IPV6):
-        return ("",)
-    return ("", ANY_IPV6) if ":" in host else ("", ANY_IPV4, ANY_IPV6)
 
 
 def endpoint_type(key: str, text: str) -> str:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from rproxy.config.endpoints import listener_address, wider_hosts
+from rproxy.config.endpoints import listener_address
 from rproxy.config.given import FileValues, OptionValues
 from rproxy.config.model import ProxyConfig, ServiceConfig, liveness_least_s
 from rproxy.config.validators import ConfigError
 from rproxy.net.addresses import Address
+from rproxy.net.binding import wider_hosts
 
 _HEADED: Final = "haproxy:"
 """Begins the listeners of Twisted's that read PROXY headers."""

@@ -165,7 +165,7 @@ class ProxyOptions(CommandOptions):
         texts = {name: value for name, value in self.items() if isinstance(value, str) or value}
         given = {**texts, **{name: os.path.join(folder, texts[name]) for name in _PATHS if texts.get(name)}}
         proxy = parsed({**PROXY, **TIMING, "keyring": keyring_key(self.uid)}, given)
-        proxy |= {name: tuple(dict.fromkeys(values)) for name, values in self._repeated.items()}
+        proxy |= {name: tuple(values) for name, values in self._repeated.items()}
         service = parsed(SERVICE, given)
         if "listen" in proxy:
             service["listen"] = {"listen": proxy.pop("listen"), "listen_tls": {}}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
 import attrs
+
+from rproxy.net.addresses import Address
 
 ANY_IPV4: Final = "0.0.0.0"  # noqa: S104 - everywhere is twistd's own default for listeners
 ANY_IPV6: Final = "::"
@@ -81,3 +84,25 @@ def bindings(host: str, *, freebind: bool = False, reuse_port: bool = False) -> 
                 Binding(ANY_IPV6, ipv6_only=True, reuse_port=reuse_port),
             )
     return (Binding(ANY_IPV6, reuse_port=reuse_port),)
+
+
+def wider_hosts(host: str) -> tuple[str, ...]:
+    """The hosts whose sockets get all that those of `host` get, so that binding both would fail."""
+    if not host:
+        return ()
+    if host in (ANY_IPV4, ANY_IPV6):
+        return ("",)
+    return ("", ANY_IPV6) if ":" in host else ("", ANY_IPV4, ANY_IPV6)
+
+
+def widest(addresses: Iterable[Address]) -> tuple[Address, ...]:
+    """These addresses without those that others include. Port 0 is another port each time."""
+    given = dict.fromkeys(addresses)
+    for host, port in list(given):
+        if host == ANY_IPV4 and port and (ANY_IPV6, port) in given:
+            given["", port] = None
+    return tuple(
+        (host, port)
+        for host, port in given
+        if not port or not any((wider, port) in given for wider in wider_hosts(host))
+    )
