@@ -29,6 +29,8 @@ class Eligibility:
     """The limit of every back-end that has none of its own; None for no limit."""
     full: int = attrs.field(init=False, default=0)
     """Back-ends that may get clients, but are full."""
+    limited: int = attrs.field(init=False, default=0)
+    """Back-ends that may get clients, and have a limit: those that are full, and those that can be."""
     waiting: int = attrs.field(init=False, default=0)
     """Clients that wait for one of these."""
     eligible: list[Backend] = attrs.field(init=False, factory=list)
@@ -37,7 +39,10 @@ class Eligibility:
 
     def update(self, backend: Backend, pool: Iterable[Backend]) -> Events:
         """A back-end has changed. If that begins or ends a panic, all of `pool` is updated."""
-        backend.limit = self._limit(backend)
+        limit = self._limit(backend)
+        if backend.usable:
+            self.limited += (limit < inf) - (backend.limit < inf)
+        backend.limit = limit
         standing = _standing(backend)
         if standing is backend.standing:
             return self.place(backend)
@@ -72,6 +77,8 @@ class Eligibility:
         if eligible is was_eligible and full is was_full:
             return NOTHING
         self.full += full - was_full
+        if backend.limit < inf:
+            self.limited += usable - backend.usable
         backend.usable = usable
         if eligible is not was_eligible:
             self._move(backend, eligible)
@@ -89,9 +96,12 @@ class Eligibility:
                 last.slot = backend.slot
             backend.slot = -1
 
-    def waiting_for(self, backend: Backend) -> int:
-        """How many of the clients that wait it would get if every full back-end got as many."""
-        return ceil(self.waiting / self.full) if backend.usable and backend.slot < 0 else 0
+    def claimed(self, backend: Backend) -> int:
+        """Our sessions on it and, if it is full, the clients that wait which it would get if each of those got as many.
+
+        To other proxies they are sessions: they come as soon as there is room.
+        """
+        return backend.connections + (ceil(self.waiting / self.full) if backend.usable and backend.slot < 0 else 0)
 
 
 def _standing(backend: Backend) -> Standing:

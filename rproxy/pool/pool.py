@@ -21,7 +21,7 @@ from rproxy.pool.guard import Guard
 from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
 from rproxy.pool.limits import Limits
 from rproxy.pool.policy import Explanation, Policy
-from rproxy.pool.probes import Probe, Probes
+from rproxy.pool.probes import Elsewhere, Probe, Probes
 from rproxy.pool.registrations import Registrations
 from rproxy.pool.rows import Rows
 from rproxy.pool.states import Administration, Event, State
@@ -67,8 +67,6 @@ class Pool:
         guard = self._guard = Guard(self._policy, self.complain)
         self.static = StaticRows(self._rows, self._registrations, self._propagate, guard.reported, guard.failed)
 
-    # Queries.
-
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._rows)
 
@@ -86,6 +84,15 @@ class Pool:
         return self._eligibility.full
 
     @property
+    def limited(self) -> int:
+        """How many may get clients and have a limit: those that are full, and those that can be."""
+        return self._eligibility.limited
+
+    def claimed(self, backend: Backend) -> int:
+        """Our sessions on it, and its share of the clients that wait, as other proxies are to see them."""
+        return self._eligibility.claimed(backend)
+
+    @property
     def panicking(self) -> bool:
         """Whether back-ends that are down get clients as well."""
         return self._eligibility.panicking
@@ -98,8 +105,6 @@ class Pool:
     def get(self, address: str, port: int) -> Backend | None:
         """The back-end of that address and service port, if there is one."""
         return self._rows.get((address, port))
-
-    # Called by sources.
 
     def register(self, source: Address, pdu: Register, now: float, local: str = "") -> Events:
         """Process a REGISTER: at once from the agent of a back-end that is up, else to wait as a candidate for the
@@ -116,8 +121,7 @@ class Pool:
     def restore(self, registration: Registration, port: int) -> Backend | None:
         """The row of a back-end that was up in an earlier run of this proxy: service `port` of that agent's host.
 
-        It gets no client before its agent has answered a probe. It may have been registered by others
-        meanwhile. None if an agent has answered already, or the pool is full.
+        It gets no client before its agent has answered a probe. None if one has already, or the pool is full.
         """
         return self._registrations.restore(registration, port)
 
@@ -138,11 +142,11 @@ class Pool:
         now: float,
         *,
         on_demand: bool = False,
-        elsewhere: Sequence[Backend] = (),
+        elsewhere: Sequence[Elsewhere] = (),
     ) -> Probe:
         """Note a probe of `registration`'s agent, for the caller to send. `token` must be unpredictable and unused.
 
-        `elsewhere` has the rows of this back-end in the pools of this process' other services.
+        `elsewhere` tells of this back-end in the pools of this process' other services.
         """
         return self._probes.send(backend, registration, token, now, on_demand=on_demand, elsewhere=elsewhere)
 
@@ -170,10 +174,9 @@ class Pool:
         The first event is its `ProbeLost`.
         """
         events = self._probes.lose(token, now)
-        if not events:
+        lost = next(iter(events), None)
+        if not isinstance(lost, ProbeLost):
             return NOTHING
-        lost = events[0]
-        assert isinstance(lost, ProbeLost)
         if lost.counted and lost.backend.is_up:
             self._guard.failed(lost.backend, now)
         elif lost.backend.eligible and not lost.backend.is_up:  # in a panic no answer may come that ends a `failed`
@@ -225,8 +228,6 @@ class Pool:
     def use_default_port(self, port: int) -> None:
         """Have `port` stand in for service port 0 from now on. Back-ends keep theirs."""
         self.default_port = self._registrations.default_port = port
-
-    # Called by sessions.
 
     def clients_wait(self, clients: int) -> None:
         """So many clients wait for a back-end now; other proxies see them as sessions on those that are full."""
@@ -283,8 +284,7 @@ class Pool:
         health = backend.health
         if not health.refusals:
             return NOTHING
-        health.refusals = 0
-        health.refusing = False
+        health.refusals, health.refusing = 0, False
         return self._propagate(self._rows.update(backend), now)
 
     def refused(self, backend: Backend, now: float) -> Events:
@@ -308,8 +308,9 @@ class Pool:
         if backend.health.refusing or not backend.is_up:
             return NOTHING
         backend.health.refusing = True
-        reason = f"{sessions} new sessions got no byte for {silent_s:.0f} s"
-        return self._transition(backend, Event.REFUSED, now, reason)
+        return self._transition(
+            backend, Event.REFUSED, now, f"{sessions} new sessions got no byte for {silent_s:.0f} s"
+        )
 
     def closed(self, backend: Backend, now: float, *, was_connected: bool, served_s: float | None) -> Events:
         """A lease is over; the last one of a departed back-end removes it. `served_s`: see `Policy.closed`."""

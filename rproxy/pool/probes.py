@@ -29,10 +29,14 @@ ENDED_EACH: Final = 4
 """Ended probes that are remembered: `ENDED_MIN`, and `ENDED_EACH` more for each back-end."""
 
 
+Elsewhere = tuple[Backend, int]
+"""A back-end's row in the pool of another service of this process, and what that pool's `claimed` says of it."""
+
+
 @attrs.frozen
 class Probe:
     """A request that was sent. `counted` is how many of our sessions on the back-end were established then, and
-    `elsewhere` how many it had through other services of this process.
+    `elsewhere` how many it had through other services of this process, with those that waited for it there.
 
     An `on_demand` probe is sent for the agent's figures: its loss is no miss, see `_lost_on_demand`.
     """
@@ -70,7 +74,7 @@ class Probes:
         now: float,
         *,
         on_demand: bool = False,
-        elsewhere: Sequence[Backend] = (),
+        elsewhere: Sequence[Elsewhere] = (),
     ) -> Probe:
         """Note a probe of `registration`'s agent, see `Pool.probe`.
 
@@ -80,10 +84,10 @@ class Probes:
         probing = backend.probing
         counts = backend.counts
         sessions, sequence, others = counts.pending + counts.established, probing.next_sequence, 0
-        if self._rows.eligibility.waiting:  # other proxies are to see that more will come
-            sessions += self._rows.eligibility.waiting_for(backend)
-        for row in elsewhere:
-            others += row.connections
+        if self._rows.eligibility.waiting:
+            sessions = self._rows.eligibility.claimed(backend)
+        for row, claimed in elsewhere:
+            others += claimed
             sequence = max(sequence, row.probing.next_sequence)
         request = ProbeRequest(sequence, token, sessions + others, tag_of(registration.instance))
         probing.next_sequence = (sequence + 1) & UINT32_MAX

@@ -142,8 +142,8 @@ class Service:
             self.first_byte.start()
 
     def stop_waiting(self) -> None:
-        """To be called when the listeners are closed: resume all waiting clients now, and refuse to queue others."""
-        self.wait_queue.stop()
+        """To be called when the listeners are closed: only for full back-ends do clients wait from now on."""
+        self.wait_queue.drain()
 
     def stop(self) -> None:
         """Stop the timers. To be called when all sessions have ended."""

@@ -159,8 +159,9 @@ class Session:
         """
         service, failed = self.service, self._failed
         if not failed:
-            if service.wait_queue.waiting and not self.waited:
-                return None  # those in the queue come first
+            queue = service.wait_queue
+            if queue.waiting and not self.waited and queue.goes_first():
+                return None
             deadline = self.started_at + self.queue_s + CONNECT_TIMEOUT_S
         elif self._may_retry(len(failed)):
             deadline = min(service.seconds() + CONNECT_TIMEOUT_S, self._connect_end())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable
+from math import inf
 from typing import Final, Protocol
 
 import attrs
@@ -43,15 +44,20 @@ class _Waiting:
     """A client that waits since `since`, for a back-end that is none of `exclude`."""
 
     since: float
-    exclude: Collection[Backend]
+    exclude: frozenset[Backend]
     call: Callable[[], None]
+
+
+_Line = OrderedDict[Hashable, _Waiting]
+"""Clients that wait for the same back-ends. The order of arrival is also that of the deadlines."""
 
 
 class WaitQueue:
     """Calls clients back once a back-end of `pool` is eligible, or their time is over.
 
     `terms` returns the terms that apply now. How long they may wait depends on why they have to, as it is now: because
-    those that are up are full, or because none is up. Joining and leaving take O(1), and one timer serves all.
+    those that are up are full, or because none is up. One timer serves all. Joining and leaving take O(1), or as long
+    as there are lines of clients that could not connect.
     """
 
     log = Logger()
@@ -60,11 +66,11 @@ class WaitQueue:
         self._clock = clock
         self._pool = pool
         self._terms = terms
-        self.queue: OrderedDict[Hashable, _Waiting] = OrderedDict()
-        """By client. The order of arrival is also that of the deadlines."""
-        self.again: OrderedDict[Hashable, _Waiting] = OrderedDict()
-        """Those that could not connect to a back-end. They came before the others, and are called before them, but do
-        not keep the others from the back-ends that have failed them.
+        self.queue: _Line = OrderedDict()
+        """By client."""
+        self.again: dict[frozenset[Backend], _Line] = {}
+        """Those that could not connect to a back-end, by the ones that failed them; no line is empty. They came before
+        the others, and are called before them, but do not keep anyone from back-ends that have failed them.
         """
         self.waiting = 0
         """The clients in both."""
@@ -72,6 +78,8 @@ class WaitQueue:
         self._due = 0.0
         """When the timer fires."""
         self._in_turn = False
+        self._only_full = False
+        """Whether none may wait any more while no back-end is up."""
         self._stopped = False
 
     def add(
@@ -87,19 +95,32 @@ class WaitQueue:
         many do as may, or its time is over, or back-ends are eligible and the policy chooses none, so that a wait is
         pointless. While none is up, each waits at most once.
         """
-        if self._stopped or (self._may_serve(exclude) and (waited_s is not None or not self.waiting)):
+        may_serve = self._may_serve(exclude)
+        if self._stopped or (may_serve and (waited_s is not None or not self.goes_first())):
             return False
         if waited_s is not None and not self.is_full_besides(exclude):
             return False
-        limit_s, full = self._limit_s(exclude), self._pool.full
-        if limit_s - (waited_s or 0.0) <= _TOLERANCE_S or (full and self.waiting >= self._terms().queue * full):
+        limit_s = self._limit_s(exclude)
+        if self.waiting >= self._most(may_serve) or (not may_serve and limit_s - (waited_s or 0.0) <= _TOLERANCE_S):
             return False
         since = self._clock.seconds() - (waited_s or 0.0)
-        clients = self.again if exclude else self.queue
-        clients[client] = _Waiting(since, exclude, call)
+        self._insert(client, _Waiting(since, frozenset(exclude), call))
         self._counted()
-        self._arm(since if self._may_serve(exclude) else since + limit_s)
+        self._arm(since if may_serve else since + limit_s)
         return True
+
+    def _insert(self, client: Hashable, waiting: _Waiting) -> None:
+        """Behind those that have waited as long, in all."""
+        line = self.again.setdefault(waiting.exclude, OrderedDict()) if waiting.exclude else self.queue
+        later = []
+        while line and next(reversed(line.values())).since > waiting.since:
+            later.append(line.popitem())
+        line[client] = waiting
+        line.update(reversed(later))
+
+    def goes_first(self) -> bool:
+        """Whether a client that waits goes before one that comes now: it could get what is eligible."""
+        return bool(self.queue) or any(map(self._may_serve, self.again))
 
     def is_full_besides(self, exclude: Collection[Backend]) -> bool:
         """Whether a back-end that is none of `exclude` may get clients, but is full."""
@@ -107,14 +128,19 @@ class WaitQueue:
 
     def refusal(self, exclude: Collection[Backend], *, waited: bool) -> Ending:
         """Why a client is turned away that could not connect to `exclude`, and has waited or has not."""
-        if self.is_full_besides(exclude) and (waited or not exclude):
+        precedes = self._may_serve(exclude) and self.goes_first()  # those that wait are about to fill what is free
+        if (precedes or self.is_full_besides(exclude)) and (waited or not exclude):
             return Ending.QUEUE_TIMEOUT if waited else Ending.QUEUE_FULL
         return Ending.UNREACHABLE if exclude else Ending.NO_BACKEND
 
     def longest_s(self) -> float:
         """How long the first client has waited, in seconds; 0 if there is none."""
-        firsts = [next(iter(clients.values())) for clients in (self.again, self.queue) if clients]
-        return max((self._clock.seconds() - first.since for first in firsts), default=0.0)
+        return max((self._clock.seconds() - _first(line).since for line in self._lines()), default=0.0)
+
+    def _lines(self) -> list[_Line]:
+        """Those that are not empty, in the order in which they are served."""
+        lines = sorted(self.again.values(), key=lambda line: _first(line).since) if self.again else []
+        return [*lines, self.queue] if self.queue else lines
 
     def _may_serve(self, exclude: Collection[Backend]) -> bool:
         """Whether a back-end that is none of `exclude` is eligible."""
@@ -124,7 +150,19 @@ class WaitQueue:
         """How long clients may wait that could not connect to `exclude`."""
         if self.is_full_besides(exclude):
             return self._terms().queue_timeout_s
-        return 0.0 if exclude and self._pool.eligible else self._terms().wait_s
+        return 0.0 if self._only_full or (exclude and self._pool.eligible) else self._terms().wait_s
+
+    def _most(self, may_serve: bool) -> float:
+        """How many clients may wait. `may_serve` is whether a back-end has room for one that comes now.
+
+        If so, others that wait will have it in this turn or one of the next: then those back-ends count, too, that are
+        not full but can be, unless there is one that cannot.
+        """
+        pool = self._pool
+        backends = pool.full
+        if may_serve:
+            backends = pool.limited if pool.limited == pool.full + len(pool.eligible) else 0
+        return self._terms().queue * backends if backends else inf
 
     def terms_changed(self) -> None:
         """Those that wait, wait as long as the terms now say: see to them in the reactor's next turn."""
@@ -133,16 +171,23 @@ class WaitQueue:
 
     def leave(self, client: Hashable) -> None:
         """Remove a client that has gone; it may have been called back already."""
-        left = self.queue.pop(client, None) is None and self.again.pop(client, None) is not None
-        self._counted()
-        if left and self.again:
-            self._arm(self._clock.seconds())  # the next one may be waiting for another back-end
+        for line in (self.queue, *self.again.values()):
+            if client in line:
+                self._remove(line, client)
+                break
         if not self.waiting and self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def _remove(self, line: _Line, client: Hashable) -> _Waiting:
+        waiting = line.pop(client)
+        if not line and waiting.exclude:
+            del self.again[waiting.exclude]
+        self._counted()
+        return waiting
+
     def _counted(self) -> None:
-        self.waiting = len(self.queue) + len(self.again)
+        self.waiting = len(self.queue) + sum(map(len, self.again.values()))
         self._pool.clients_wait(self.waiting)
 
     def eligibility_changed(self, event: EligibilityChanged) -> None:
@@ -163,38 +208,43 @@ class WaitQueue:
         now = self._clock.seconds()
         self._in_turn = True
         for _ in range(AT_ONCE):
-            clients = self._first(now)
-            if clients is None:
+            line = next((line for line in self._lines() if self._due_of(line) <= now), None)
+            if line is None:
                 break
-            _, waiting = clients.popitem(last=False)
-            self._counted()
-            try:
-                waiting.call()
-            except Exception:
-                self.log.failure("a client that waited could not be served")
+            self._call_first(line)
         self._in_turn = False
         if self.waiting:
-            dues = [self._due_of(clients) for clients in (self.again, self.queue) if clients]
-            self._arm(max(min(dues), now + PAUSE_S))
+            self._arm(max(min(map(self._due_of, self._lines())), now + PAUSE_S))
 
-    def _first(self, now: float) -> OrderedDict[Hashable, _Waiting] | None:
-        """Where the client is that is to be called next; None if none is to be called now."""
-        return next((each for each in (self.again, self.queue) if each and self._due_of(each) <= now), None)
+    def _call_first(self, line: _Line) -> None:
+        waiting = self._remove(line, next(iter(line)))
+        try:
+            waiting.call()
+        except Exception:
+            self.log.failure("a client that waited could not be served")
 
-    def _due_of(self, clients: OrderedDict[Hashable, _Waiting]) -> float:
+    def _due_of(self, line: _Line) -> float:
         """When the first of them is to be called: its deadline, or since when it waits if it can be served."""
-        waiting = next(iter(clients.values()))
+        waiting = _first(line)
         if self._may_serve(waiting.exclude):
             return waiting.since
         return waiting.since + self._limit_s(waiting.exclude)
 
+    def drain(self) -> None:
+        """Call those back now that wait while no back-end is up; from now on only full ones are waited for."""
+        self._only_full = True
+        while line := next((line for line in self._lines() if self._limit_s(_first(line).exclude) <= 0.0), None):
+            self._call_first(line)
+
     def stop(self) -> None:
         """Call all clients back now, and refuse to queue others."""
         self._stopped = True
-        while self.waiting:
-            _, waiting = (self.again or self.queue).popitem(last=False)
-            self._counted()
-            waiting.call()
+        while lines := self._lines():
+            self._call_first(lines[0])
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _first(line: _Line) -> _Waiting:
+    return next(iter(line.values()))

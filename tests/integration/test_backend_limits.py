@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import pytest
 from rproxy.net.addresses import Address
 from tests.integration.conftest import BY_REPORT, Starter, Variant, every_transport
 from tests.integration.fake_agents import BUSY
-from tests.integration.polling import PROMPT_S, READY_S, poll
+from tests.integration.logs import failures
+from tests.integration.polling import PROMPT_S, READY_S, STOP_S, poll
 from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
 from tests.integration.servers import echo
@@ -62,6 +64,13 @@ def client(pool: Pool, word: bytes) -> socket.socket:
     connection = pool.connect()
     connection.sendall(word)
     return connection
+
+
+def limited(start: Starter, variant: Variant, folder: Path, limits: str) -> Pool:
+    """At a proxy of its own, whose file has these limits of back-ends."""
+    file = folder / "rproxy.toml"
+    file.write_text(f'[proxy]\ndrain-timeout = 30\n[[service]]\nlisten = "127.0.0.1:0"\n[service.backends]\n{limits}\n')
+    return start.pool("--config", str(file), *variant.options, reactor=variant.reactor)
 
 
 def test_as_many_as_fit_are_served_and_then_the_next_whenever_one_leaves(pool: Pool) -> None:
@@ -185,10 +194,7 @@ def test_a_full_back_end_that_goes_leaves_its_clients_to_the_one_that_comes(pool
 def test_a_file_has_limits_for_each_back_end_and_an_agent_may_have_its_own(
     start: Starter, variant: Variant, tmp_path: Path
 ) -> None:
-    file = tmp_path / "rproxy.toml"
-    limits = "max-connections = 1\nqueue = 1\nqueue-timeout = 1"
-    file.write_text(f'[[service]]\nlisten = "127.0.0.1:0"\n[service.backends]\n{limits}\n')
-    pool = start.pool("--config", str(file), *variant.options, reactor=variant.reactor)
+    pool = limited(start, variant, tmp_path, "max-connections = 1\nqueue = 1\nqueue-timeout = 1")
     server = pool.serve(echo)
     assert pool.proxy.backends()[server.address]["max_connections"] == 1
     first = client(pool, b"in")
@@ -203,6 +209,47 @@ def test_a_file_has_limits_for_each_back_end_and_an_agent_may_have_its_own(
     assert pool.proxy.sessions() == {"queue-full": 1, "queue-timeout": 1}
     limit(pool, server.address, 2)
     assert receive(client(pool, b"too"), 3) == b"too"
+    pool.close()
+
+
+def test_many_that_come_at_the_moment_a_session_ends_do_not_get_past_the_queues_bound(
+    start: Starter, variant: Variant, tmp_path: Path
+) -> None:
+    pool = limited(start, variant, tmp_path, "max-connections = 1\nqueue = 2")
+    pool.serve(echo)
+    first = client(pool, b"in")
+    assert receive(first, 2) == b"in"
+    second, third = client(pool, b"2"), pool.connect()
+    waiting(pool, 2)
+    pool.proxy.send_signal(signal.SIGSTOP)
+    first.close()
+    late = [pool.connect() for _ in range(20)]
+    pool.proxy.send_signal(signal.SIGCONT)
+    assert receive(second, 1) == b"2"
+    poll(lambda: sum(is_readable(each) for each in late) >= 19, PROMPT_S, "all but one are turned away")
+    assert queue(pool)["waiting"] <= 2
+    assert pool.proxy.sessions()["queue-full"] >= 19
+    assert not is_readable(third)
+    pool.close()
+
+
+def test_at_a_stop_those_who_wait_for_a_full_back_end_are_served_yet(
+    start: Starter, variant: Variant, tmp_path: Path
+) -> None:
+    pool = limited(start, variant, tmp_path, "max-connections = 1")
+    pool.serve(echo)
+    clients = [client(pool, b"%d" % number) for number in range(4)]
+    assert receive(clients[0], 1) == b"0"
+    waiting(pool, 3)
+    pool.proxy.send_signal(signal.SIGTERM)
+    pool.proxy.logged(r"stopping: (4) session\(s\) left")
+    for number in range(3):
+        clients[number].close()
+        assert receive(clients[number + 1], 1) == b"%d" % (number + 1)
+    clients[3].close()
+    assert pool.proxy.wait(STOP_S) == -signal.SIGTERM
+    assert failures(pool.proxy.log) == []
+    pool.abandon()
 
 
 def test_an_agent_registers_its_limit(start: Starter, variant: Variant) -> None:

@@ -172,29 +172,111 @@ def test_who_could_not_connect_does_not_keep_others_from_the_back_end_that_faile
     assert bench.waiting.waiting == 1
 
 
-def test_a_client_that_comes_then_is_served_in_the_next_turn() -> None:
+def test_nor_those_that_come_later_from_going_there_at_once() -> None:
     bench = full(2)
-    failed, _ = bench.backends
-    bench.add(1, exclude=(failed,))
+    failed, other = bench.backends
+    assert bench.add(1, exclude=(failed,))
     bench.free(failed)
     bench.clock.advance(0)
     assert bench.called == []
-    assert bench.add(2)
-    bench.clock.advance(0)
-    assert [(client, got) for client, got, _ in bench.called] == [(2, failed)]
+    assert not bench.waiting.goes_first()
+    assert not bench.add(2)  # it is to choose instead
+    bench.free(other)
+    assert bench.waiting.goes_first()
 
 
-def test_when_the_first_of_those_who_could_not_connect_leaves_the_next_may_be_served_at_once() -> None:
+def test_who_could_not_connect_does_not_wait_behind_one_that_others_have_failed() -> None:
     bench = full(2)
     failed, other = bench.backends
     bench.add(1, exclude=(failed,))
     bench.add(2, exclude=(other,))
     bench.free(failed)
     bench.clock.advance(0)
-    assert bench.called == []
-    bench.waiting.leave(1)
-    bench.clock.advance(0)
     assert [(client, got) for client, got, _ in bench.called] == [(2, failed)]
+    bench.waiting.leave(1)
+    assert (bench.waiting.waiting, bench.waiting.again) == (0, {})
+
+
+def test_who_has_waited_before_comes_before_those_that_have_not_and_is_let_go_in_time() -> None:
+    bench = full(2)
+    failed, _ = bench.backends
+    for client, waited_s in [(1, None), (2, 1.5), (3, 0.5), (4, None)]:
+        assert bench.add(client, exclude=(failed,), waited_s=waited_s)
+    run(bench.clock, 10)
+    assert [(client, round(at, 1)) for client, _, at in bench.called] == [(2, 0.5), (3, 1.5), (1, 2.0), (4, 2.0)]
+
+
+def test_while_a_freed_back_end_waits_for_the_next_turn_the_queue_is_as_bounded_as_before() -> None:
+    """A session ends, and many clients come in the same turn of the reactor."""
+    bench = full(queue=2)
+    (backend,) = bench.backends
+    bench.add(1)
+    bench.add(2)
+    bench.free(backend)
+    assert [bench.add(client) for client in range(3, 50)] == [False] * 47
+    bench.clock.advance(0)
+    assert bench.names == [1]
+    assert [bench.add(client) for client in range(50, 60)] == [True] + [False] * 9
+
+
+def test_while_others_are_called_one_after_another_a_client_that_comes_may_wait_for_them() -> None:
+    bench = Bench(wait_s=30, queue=1)
+    bench.publish(bench.pool.administer(bench.backends[0], Administration.DRAIN, 0.0))
+    for client in range(AT_ONCE + 1):
+        bench.add(client)
+    bench.publish(bench.pool.limit_each(None, 0.0))
+    bench.publish(bench.pool.administer(bench.backends[0], Administration.READY, 0.0))
+    bench.clock.advance(0)
+    assert len(bench.called) == AT_ONCE
+    assert bench.add(1000)
+    run(bench.clock, 1)
+    assert bench.called[-1][:2] == (1000, bench.backends[0])
+
+
+def test_a_full_back_end_beside_it_does_not_refuse_a_client_that_another_one_takes_soon() -> None:
+    bench = Bench(2, wait_s=30, timeout_s=0)
+    for backend in bench.backends:
+        bench.publish(bench.pool.administer(backend, Administration.DRAIN, 0.0))
+    bench.publish(bench.pool.limit_each(2 * AT_ONCE, 0.0))
+    for client in range(AT_ONCE + 1):
+        bench.add(client)
+    for backend in bench.backends:
+        bench.publish(bench.pool.administer(backend, Administration.READY, 0.0))
+    while bench.pool.full == 0:
+        bench.take(bench.backends[1])
+    bench.clock.advance(0)
+    assert bench.waiting.waiting == 1
+    assert bench.add(1000)
+    run(bench.clock, 1)
+    assert bench.called[-1][:2] == (1000, bench.backends[1])
+
+
+def test_in_a_drain_clients_wait_for_full_ones_only() -> None:
+    bench = full(2, wait_s=30)
+    _, other = bench.backends
+    assert bench.add(1)
+    assert bench.add(2, exclude=(other,))
+    bench.waiting.drain()
+    assert bench.called == []
+    assert bench.add(3)
+    bench.free(other)
+    bench.clock.advance(0)
+    assert [(client, got) for client, got, _ in bench.called] == [(1, other)]
+    for backend in bench.backends:
+        bench.publish(bench.pool.administer(backend, Administration.DRAIN, 0.0))
+    bench.clock.advance(0)
+    assert sorted(bench.names) == [1, 2, 3]
+    assert not bench.add(4)
+    assert bench.clock.getDelayedCalls() == []
+
+
+def test_a_drain_lets_those_go_at_once_that_wait_while_none_is_up() -> None:
+    bench = Bench(0, wait_s=30)
+    for client in range(3):
+        assert bench.add(client)
+    bench.waiting.drain()
+    assert bench.names == [0, 1, 2]
+    assert not bench.add(4)
 
 
 def test_a_client_that_only_full_ones_failed_does_not_wait_for_them() -> None:
@@ -297,7 +379,7 @@ class QueueMachine(RuleBasedStateMachine):
     def come(self, excluded: set[int], waited_s: float | None) -> None:
         self.count += 1
         exclude = tuple(self.bench.backends[number] for number in excluded)
-        if not self.bench.waiting.waiting and (got := self.bench.take(*exclude)) is not None:
+        if not self.bench.waiting.goes_first() and (got := self.bench.take(*exclude)) is not None:
             self.leases.append(got)
         elif self.bench.add(self.count, exclude, waited_s if exclude else None):
             self.there.append(self.count)
@@ -332,8 +414,10 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def they_are_counted(self) -> None:
         waiting = self.bench.waiting
-        assert waiting.waiting == len(waiting.queue) + len(waiting.again) == len(self.there)
-        assert set(self.there) == {*waiting.queue, *waiting.again}
+        lines = waiting._lines()
+        assert all(lines)
+        assert waiting.waiting == sum(map(len, lines)) == len(self.there)
+        assert set(self.there) == {client for line in lines for client in line}
         assert self.bench.pool._eligibility.waiting == waiting.waiting
 
     @invariant()
@@ -347,10 +431,11 @@ class QueueMachine(RuleBasedStateMachine):
             self.bench.clock.advance(PAUSE_S)
         self.collect()
         waiting = self.bench.waiting
-        for clients in (waiting.again, waiting.queue):
-            for _, first in list(clients.items())[:1]:
-                assert not waiting._may_serve(first.exclude)
-                assert self.bench.clock.seconds() - first.since <= 5.0 + 2 * PAUSE_S
+        for line in waiting._lines():
+            assert not waiting._may_serve(next(iter(line.values())).exclude)
+            waits = [each.since for each in line.values()]
+            assert waits == sorted(waits)
+            assert self.bench.clock.seconds() - waits[0] <= 5.0 + 2 * PAUSE_S
 
 
 TestQueueMachine = QueueMachine.TestCase

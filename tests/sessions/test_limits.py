@@ -206,10 +206,49 @@ def test_to_the_only_back_end_that_ends_connections_at_once_a_full_queue_makes_n
     assert not session.try_redispatch(0, reset=True)
 
 
-def test_when_the_listeners_are_closed_nobody_waits_on() -> None:
+def test_when_the_listeners_are_closed_clients_wait_on_for_full_back_ends() -> None:
     bench = limited()
-    held(bench)
+    (inside,) = held(bench)
     client = Client(bench)
     bench.service.stop_waiting()
-    assert client.session.ending is Ending.QUEUE_TIMEOUT
-    assert Client(bench).session.ending is Ending.QUEUE_FULL
+    late = Client(bench)
+    assert [each.session.phase for each in (client, late)] == [Phase.WAITING] * 2
+    inside.ended(Ending.CLOSED)
+    bench.clock.advance(0)
+    assert client.session.phase is Phase.CONNECTING
+    run(bench.clock, 10)
+    assert late.session.ending is Ending.QUEUE_TIMEOUT
+
+
+def test_but_not_for_one_that_may_come_up() -> None:
+    bench = limited(0)
+    client = Client(bench)
+    assert client.session.phase is Phase.WAITING
+    bench.service.stop_waiting()
+    assert client.session.ending is Ending.NO_BACKEND
+    assert Client(bench).session.ending is Ending.NO_BACKEND
+
+
+def test_those_that_come_in_the_turn_in_which_a_session_ends_do_not_get_past_the_bound() -> None:
+    bench = limited()
+    (inside,) = held(bench)
+    waiting = [Client(bench) for _ in range(2)]
+    inside.ended(Ending.CLOSED)
+    assert {Client(bench).session.ending for _ in range(20)} == {Ending.QUEUE_FULL}
+    bench.clock.advance(0)
+    assert [each.session.phase for each in waiting] == [Phase.CONNECTING, Phase.WAITING]
+
+
+def test_one_that_waits_for_another_back_end_keeps_nobody_from_one_with_room() -> None:
+    """Not even where no more may wait."""
+    bench = limited(2, terms=ServiceTerms(queue=1))
+    refused = Client(bench)
+    (other,) = held(bench)
+    failed = refused.backend
+    refused.fail()
+    assert refused.session.phase is Phase.WAITING
+    late = Client(bench)
+    assert (late.session.phase, late.backend) == (Phase.CONNECTING, failed)
+    other.ended(Ending.CLOSED)
+    bench.clock.advance(0)
+    assert refused.session.phase is Phase.CONNECTING

@@ -217,6 +217,20 @@ def test_its_probes_are_of_one_sequence_and_bear_the_sessions_of_all_services() 
     assert [(probe.sequence, probe.sessions) for probe in probes] == [(number, 5) for number in range(2, 8)]
 
 
+def test_its_probes_bear_the_clients_that_wait_for_it_in_any_service() -> None:
+    bench = Bench(Own(80), Own(80))
+    first, second = bench.services
+    rows = bench.up()
+    first.pool.limit_each(2, bench.clock.seconds())
+    for agents in (first, first, second):
+        assert agents.pool.choose(bench.clock.seconds()) is not None
+    first.pool.clients_wait(4)
+    second.pool.clients_wait(7)  # for another one: here, it has room
+    bench.others = 10
+    assert {probe.sessions for probe in bench.run(16)} == {2 + 4 + 1}
+    assert [row.report.others for row in rows] == [10 + 1, 10 + 2 + 4]
+
+
 def test_to_a_service_the_sessions_of_another_one_are_others() -> None:
     bench = Bench(Own(80), Own(80))
     rows = bench.up()

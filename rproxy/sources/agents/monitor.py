@@ -20,6 +20,7 @@ from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.events import Events
 from rproxy.pool.pool import Pool
+from rproxy.pool.probes import Elsewhere
 from rproxy.pool.states import State
 from rproxy.sources.agents.counters import Counters
 from rproxy.sources.agents.drop_log import DropLog
@@ -161,10 +162,11 @@ class Monitor(DatagramProtocol):
                 if is_present and not (self._is_allowed(host) and agents.takes(host, port)):
                     agents.exclude(backend, "it is not this service's any more")
 
-    def elsewhere(self, agents: ServiceAgents, backend: Backend) -> Sequence[Backend]:
+    def elsewhere(self, agents: ServiceAgents, backend: Backend) -> Sequence[Elsewhere]:
         """See `Monitoring`."""
-        found = (other.pool.get(backend.address, backend.port) for other in self._services if other is not agents)
-        return [row for row in found if row is not None]
+        pools = [other.pool for other in self._services if other is not agents]
+        found = ((pool, pool.get(backend.address, backend.port)) for pool in pools)
+        return [(row, pool.claimed(row)) for pool, row in found if row is not None]
 
     # Receiving.
 

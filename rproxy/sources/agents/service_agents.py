@@ -15,7 +15,7 @@ from rproxy.pool.admission import Refusal, Rejected
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.events import Events, Observers, Registered
 from rproxy.pool.pool import Pool
-from rproxy.pool.probes import Probe
+from rproxy.pool.probes import Elsewhere, Probe
 from rproxy.pool.states import State
 from rproxy.sources.agents.counters import HELD_BACK, ON_DEMAND, PERIODIC, REGISTRATION, Counters
 from rproxy.sources.agents.drop_log import DropLog
@@ -82,8 +82,8 @@ class Monitoring(Protocol):
     def leads_here(self, service: Address) -> bool:
         """Whether a service is this proxy itself."""
 
-    def elsewhere(self, agents: ServiceAgents, backend: Backend) -> Sequence[Backend]:
-        """The rows of the very same back-end in other services."""
+    def elsewhere(self, agents: ServiceAgents, backend: Backend) -> Sequence[Elsewhere]:
+        """The very same back-end in other services."""
 
     def way(self, local: str) -> tuple[Any, str]:
         """The transport and the source address to send from, for a registration that came by a further port.
