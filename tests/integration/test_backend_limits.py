@@ -69,8 +69,9 @@ def client(pool: Pool, word: bytes) -> socket.socket:
 def limited(start: Starter, variant: Variant, folder: Path, limits: str) -> Pool:
     """At a proxy of its own, whose file has these limits of back-ends."""
     file = folder / "rproxy.toml"
-    file.write_text(f'[proxy]\ndrain-timeout = 30\n[[service]]\nlisten = "127.0.0.1:0"\n[service.backends]\n{limits}\n')
-    return start.pool("--config", str(file), *variant.options, reactor=variant.reactor)
+    file.write_text(f'[[service]]\nlisten = "127.0.0.1:0"\n[service.backends]\n{limits}\n')
+    options = ("--config", str(file), "--drain-timeout", f"{STOP_S:g}")
+    return Pool(start.proxy(*options, *variant.options, reactor=variant.reactor))
 
 
 def test_as_many_as_fit_are_served_and_then_the_next_whenever_one_leaves(pool: Pool) -> None:

@@ -49,6 +49,8 @@ class Outcome:
     """Whether the host has answered, if only by a refusal."""
     is_local: bool = False
     """Whether it failed by this host's own fault, so that it says nothing."""
+    is_silent: bool = False
+    """Whether it has taken all its time."""
     rtt_ms: float | None = None
     """Round-trip time of the connect."""
     line: str = ""
@@ -82,6 +84,8 @@ class Dial:
         self._send_proxy = send_proxy
         self._reads = reads
         self._connect = connect
+        self.lane = 0
+        """See `Dials`."""
         self._socket: socket.socket | None = None
         self._started_at = 0.0
         self._rtt_ms: float | None = None
@@ -96,12 +100,12 @@ class Dial:
             family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
             self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             error = self._connect(self._socket, self._address)
+            if not error or error == EINPROGRESS:
+                self._reactor.addWriter(self)
+                return
         except OSError as failure:
             error = failure.errno or errno.EINVAL
-        if error and error != EINPROGRESS:
-            self._fail(error)
-        else:
-            self._reactor.addWriter(self)
+        self._fail(error)
 
     def cancel(self) -> None:
         """Close it; `done` will not be called. May come after it was."""
@@ -186,7 +190,7 @@ class Dial:
             self.doRead()
         if self._socket is not None:
             what = "no connection" if self._rtt_ms is None else "no line"
-            self._finish(Outcome(f"{what} in {TIMEOUT_S:g} s", answered=self._rtt_ms is not None))
+            self._finish(Outcome(f"{what} in {TIMEOUT_S:g} s", answered=self._rtt_ms is not None, is_silent=True))
 
     def _fail(self, error: int | None) -> None:
         number = error or errno.EINVAL

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any, Final
 
 import attrs
@@ -23,8 +24,12 @@ from rproxy.wire.agent_check import MAINT, read
 INTERVAL_S: Final = 2.0
 JITTER: Final = 0.1
 """Each interval is up to this fraction shorter or longer, so that checks spread."""
+LATE_S: Final = 0.5
+"""Checks that are so late are made all at once, as this process was stalled: after them, as after the first ones, the
+next interval is up to a half shorter, so that they spread again.
+"""
 DIALS_MAX: Final = 64
-"""Connections of checks at once; further ones wait for their turn."""
+"""Connections of checks at once, in either lane; further ones wait for their turn."""
 LOG_EVERY_S: Final = 60.0
 """At most one line in this time about an agent-check that cannot be reached or read."""
 
@@ -43,42 +48,61 @@ class Entry:
     """Version of the PROXY header that its connections begin with; None for the service's, 0 for none."""
 
 
+@attrs.define
+class _Lane:
+    open: int = 0
+    waiting: deque[Dial] = attrs.field(factory=deque)
+
+
 class Dials:
-    """Starts connections, at most `DIALS_MAX` at once."""
+    """Starts connections, at most `DIALS_MAX` at once in either of two lanes.
+
+    Those to which the last one timed out have a lane of their own: many hosts that drop packets do not delay the checks
+    of the others.
+    """
 
     def __init__(self, reactor: Any, wheel: Wheel, connect: Connect = connect) -> None:
         self._reactor = reactor
         self._wheel = wheel
         self._connect = connect
-        self._open = 0
-        self._waiting: deque[Dial] = deque()
+        self._lanes = (_Lane(), _Lane())
         self._is_starting = False
 
     def make(
-        self, address: Address, done: Callable[[Outcome], None], *, send_proxy: int = 0, reads: bool = False
+        self,
+        address: Address,
+        done: Callable[[Outcome], None],
+        *,
+        send_proxy: int = 0,
+        reads: bool = False,
+        after_silence: bool = False,
     ) -> Dial:
-        """A connection that `start` starts, see `Dial`."""
-        ended = partial(self._done, done)
-        return Dial(
+        """A connection that `start` starts, see `Dial`. `after_silence`: the last one to that port timed out."""
+        lane = int(after_silence)
+        ended = partial(self._done, done, lane)
+        dial = Dial(
             self._reactor, self._wheel, address, ended, send_proxy=send_proxy, reads=reads, connect=self._connect
         )
+        dial.lane = lane
+        return dial
 
     def start(self, dial: Dial) -> None:
         """Start a connection, now or later. It may be done before this returns."""
-        self._waiting.append(dial)
+        self._lanes[dial.lane].waiting.append(dial)
         self._start_next()
 
     def cancel(self, dial: Dial) -> None:
         """Close a connection that was started and is not done."""
-        if dial in self._waiting:
-            self._waiting.remove(dial)
+        lane = self._lanes[dial.lane]
+        if dial in lane.waiting:
+            lane.waiting.remove(dial)
             return
         dial.cancel()
-        self._open -= 1
+        lane.open -= 1
         self._start_next()
 
-    def _done(self, done: Callable[[Outcome], None], outcome: Outcome) -> None:
-        self._open -= 1
+    def _done(self, done: Callable[[Outcome], None], lane: int, outcome: Outcome) -> None:
+        self._lanes[lane].open -= 1
         self._start_next()
         done(outcome)
 
@@ -86,10 +110,12 @@ class Dials:
         if self._is_starting:  # one that was started just now has failed at once
             return
         self._is_starting = True
-        while self._waiting and self._open < DIALS_MAX:
-            self._open += 1
-            self._waiting.popleft().start()
-        self._is_starting = False
+        try:
+            while lane := next((each for each in self._lanes if each.waiting and each.open < DIALS_MAX), None):
+                lane.open += 1
+                lane.waiting.popleft().start()
+        finally:
+            self._is_starting = False
 
 
 @attrs.frozen
@@ -135,9 +161,12 @@ class Row:
         self._backend: Backend | None = None
         self._is_refused = False
         """Whether it is this proxy itself."""
-        self._is_first = True
+        self._due = -inf
+        """When the next checks are due, on the wheel's clock."""
         self._port: Dial | None = None
         self._agent: Dial | None = None
+        self._port_is_silent = self._agent_is_silent = False
+        """Whether the last connection to it timed out."""
         self._trouble = self._logged = ""
         """What is wrong with its agent-check, now and by the last line about it."""
 
@@ -150,7 +179,7 @@ class Row:
         """It is configured in another way now."""
         if entry.agent_port != self.entry.agent_port:
             self._cancel(self._agent)
-            self._agent, self._trouble = None, ""
+            self._agent, self._agent_is_silent, self._trouble = None, False, ""
         self.entry = entry
         self._ensure()
 
@@ -186,9 +215,8 @@ class Row:
 
     def _tick(self) -> None:
         wheel, jitter = self._checks.wheel, self._checks.jitter()
-        share = (1 + jitter) / 2 if self._is_first else 1 + JITTER * (2 * jitter - 1)  # the second ones spread
-        self._is_first = False
-        wheel.arm(self, share * INTERVAL_S, self._tick)
+        share = (1 + jitter) / 2 if wheel.seconds() - self._due > LATE_S else 1 + JITTER * (2 * jitter - 1)
+        self._due = wheel.arm(self, share * INTERVAL_S, self._tick)
         if self._ensure():
             self._check()
 
@@ -200,14 +228,18 @@ class Row:
             checks.publish(checks.pool.static.checked(backend, checks.wheel.seconds()))
         elif self._port is None and (backend.static is None or backend.static.mode != MAINT):
             version = checks.send_proxy() if entry.send_proxy is None else entry.send_proxy
-            self._port = checks.dials.make(self._key, self._port_done, send_proxy=version)
+            self._port = checks.dials.make(
+                self._key, self._port_done, send_proxy=version, after_silence=self._port_is_silent
+            )
             checks.dials.start(self._port)
         if entry.agent_port is not None and self._agent is None:
-            self._agent = checks.dials.make((self._key[0], entry.agent_port), self._agent_done, reads=True)
+            agent = (self._key[0], entry.agent_port)
+            self._agent = checks.dials.make(agent, self._agent_done, reads=True, after_silence=self._agent_is_silent)
             checks.dials.start(self._agent)
 
     def _port_done(self, outcome: Outcome) -> None:
         self._port = None
+        self._port_is_silent = outcome.is_silent
         checks, backend = self._checks, self._backend
         if outcome.is_local:
             checks.throttle.say("local", lambda times: checks.log.warn("cannot check: {why}", why=outcome.failure))
@@ -218,6 +250,7 @@ class Row:
     def _agent_done(self, outcome: Outcome) -> None:
         """What an agent-check that cannot be reached said last stays in force: connects tell whether the host lives."""
         self._agent = None
+        self._agent_is_silent = outcome.is_silent
         checks, backend, trouble = self._checks, self._backend, outcome.failure
         if not trouble and backend is not None:
             reply = read(outcome.line)

@@ -34,9 +34,15 @@ class FakeDials(Dials):
         self.open: dict[Dial, tuple[Address, Callable[[Outcome], None]]] = {}
 
     def make(
-        self, address: Address, done: Callable[[Outcome], None], *, send_proxy: int = 0, reads: bool = False
+        self,
+        address: Address,
+        done: Callable[[Outcome], None],
+        *,
+        send_proxy: int = 0,
+        reads: bool = False,
+        after_silence: bool = False,
     ) -> Dial:
-        dial = super().make(address, done, send_proxy=send_proxy, reads=reads)
+        dial = super().make(address, done, send_proxy=send_proxy, reads=reads, after_silence=after_silence)
         self.made.append((self.clock.seconds(), address, send_proxy, reads))
         self.open[dial] = (address, done)
         return dial
@@ -84,7 +90,7 @@ class FakeLookups(Lookups):
 class Bench:
     """`own` has the addresses that are this proxy itself."""
 
-    def __init__(self, *entries: Entry) -> None:
+    def __init__(self, *entries: Entry, jitter: Callable[[], float] = lambda: 0.5) -> None:
         self.clock = Clock()
         self.wheel = Wheel(self.clock)
         self.pool = pool_of(limits=UNLIMITED, slow_start_s=0, panic_below=0)
@@ -101,7 +107,7 @@ class Bench:
             self.wheel,
             self.pool,
             self.publish,
-            lambda: 0.5,
+            jitter,
             self.own.__contains__,
             lambda: self.send_proxy,
             dials=self.dials,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 
 import pytest
 
 from rproxy.net.addresses import Address
 from rproxy.pool.health import HOLD_MIN_S
 from rproxy.pool.states import State
-from rproxy.sources.static.dial import Outcome
+from rproxy.sources.static.dial import Dial, Outcome
 from rproxy.sources.static.row import DIALS_MAX, INTERVAL_S, JITTER, LOG_EVERY_S, Dials
 from rproxy.timing.wheel import TICK_S
 from tests.fakes import logged, texts
 from tests.sources.static.bench import PASSED, REFUSED, Bench, entry
 
 KEY: Address = ("10.0.0.9", 80)
+OTHER: Address = ("10.0.0.8", 80)
 AGENT: Address = ("10.0.0.9", 9000)
 SAYS = "agent-check:9000"
 
@@ -268,6 +270,64 @@ def test_few_are_open_at_once_and_all_have_their_turn(monkeypatch: pytest.Monkey
     dials.cancel(made[1])
     assert started[-2:] == ["cancelled", made[DIALS_MAX + 1]]
     assert done == [PASSED]
+
+
+def test_many_hosts_that_drop_packets_do_not_delay_the_checks_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Dial] = []
+    monkeypatch.setattr(Dial, "start", lambda dial: started.append(dial))
+    monkeypatch.setattr(Dial, "cancel", lambda dial: None)
+    dials = Dials(None, Bench().wheel)
+    done: list[Outcome] = []
+    silent = [dials.make(KEY, done.append, after_silence=True) for _ in range(DIALS_MAX + 1)]
+    for dial in silent:
+        dials.start(dial)
+    assert started == silent[:DIALS_MAX]
+    prompt = dials.make(OTHER, done.append)
+    dials.start(prompt)
+    assert started[-1] is prompt
+    dials.cancel(silent[0])
+    assert started[-1] is silent[DIALS_MAX]
+
+
+def test_a_connection_after_one_that_timed_out_is_known_as_such() -> None:
+    bench = Bench(entry(*KEY))
+    bench.start()
+    silences = []
+    for outcome in (Outcome("no connection in 1.5 s", is_silent=True), REFUSED, PASSED):
+        bench.dials.end(KEY, outcome)
+        bench.run(INTERVAL_S * (1 + JITTER))
+        silences.append([dial.lane for dial in bench.dials.open])
+    assert silences == [[1], [0], [0]]
+
+
+def test_one_that_cannot_even_be_started_does_not_keep_the_others_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    dials = Dials(None, Bench().wheel)
+    started: list[Dial] = []
+    broken, sound = (dials.make(KEY, lambda outcome: None) for _ in range(2))
+
+    def start(dial: Dial) -> None:
+        if dial is broken:
+            raise RuntimeError("a bug")
+        started.append(dial)
+
+    monkeypatch.setattr(Dial, "start", start)
+    with pytest.raises(RuntimeError):
+        dials.start(broken)
+    dials.start(sound)
+    assert started == [sound]
+
+
+def test_after_a_stall_of_the_process_checks_spread_again() -> None:
+    many = [(f"10.0.{number}.9", 80) for number in range(100)]
+    draws = Random(1)
+    bench = Bench(*(entry(*key) for key in many), jitter=draws.random)
+    bench.dials.outcomes = dict.fromkeys(many, PASSED)
+    bench.start(30)
+    bench.clock.advance(10)
+    stalled = bench.clock.seconds()
+    bench.run(3)
+    made = [at for at, *_ in bench.dials.made if at > stalled + TICK_S]
+    assert max(made.count(at) for at in set(made)) < 25
 
 
 def test_ten_thousand_that_fail_at_once_are_no_recursion(monkeypatch: pytest.MonkeyPatch) -> None:
