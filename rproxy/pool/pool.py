@@ -169,10 +169,7 @@ class Pool:
         return self._propagate(events, now) if len(events) > 1 else events
 
     def lost(self, token: int, now: float) -> Events:
-        """The timeout of a probe has passed. Its loss counts once; an unknown token changes nothing.
-
-        The first event is its `ProbeLost`.
-        """
+        """A probe's timeout has passed: it is lost, once. The first event is its `ProbeLost`; none if it is unknown."""
         events = self._probes.lose(token, now)
         lost = next(iter(events), None)
         if not isinstance(lost, ProbeLost):
@@ -308,9 +305,8 @@ class Pool:
         if backend.health.refusing or not backend.is_up:
             return NOTHING
         backend.health.refusing = True
-        return self._transition(
-            backend, Event.REFUSED, now, f"{sessions} new sessions got no byte for {silent_s:.0f} s"
-        )
+        reason = f"{sessions} new sessions got no byte for {silent_s:.0f} s"
+        return self._transition(backend, Event.REFUSED, now, reason)
 
     def closed(self, backend: Backend, now: float, *, was_connected: bool, served_s: float | None) -> Events:
         """A lease is over; the last one of a departed back-end removes it. `served_s`: see `Policy.closed`."""
