@@ -214,6 +214,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert usable == {backend for backend in self.pool if backend.usable}
         assert set(eligible) == usable - full == {backend for backend in self.pool if backend.eligible}
         assert self.pool.full == len(full)
+        assert self.pool.limited == sum(self.limit(backend) < inf for backend in usable)
         assert [backend.slot for backend in eligible] == list(range(len(eligible)))
         assert all(backend.slot == -1 for backend in self.pool if not backend.eligible)
 
