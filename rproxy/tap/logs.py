@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import select
@@ -69,7 +70,15 @@ def _reopened_nonblocking(descriptor: int) -> int:
 
 
 class RotatingFile(LogFile):
-    """Twisted's log file, which also reopens a file that logrotate has replaced, and survives a failed rename."""
+    """Twisted's log file, which also reopens a file that logrotate has replaced, and survives a failed rename.
+
+    Two processes may write to the same file, as during a hand-over with --reuse-port.
+    """
+
+    def _openFile(self) -> None:
+        super()._openFile()
+        flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
+        fcntl.fcntl(self._file, fcntl.F_SETFL, flags | os.O_APPEND)
 
     def rotate(self) -> None:
         """Rename the file and begin a new one, or open the one that has replaced it."""

@@ -52,7 +52,7 @@ def own_pidfile(options: CommandOptions, *, takes_over: bool = False) -> None:
         if not takes_over:
             raise
         clear(path + _NEW)
-        options.replaced_pidfile, twistd["pidfile"] = pidfile, pidfile + _NEW
+        options.replaced_pidfile, twistd["pidfile"] = os.path.abspath(pidfile), pidfile + _NEW
 
 
 def take_over(path: str, final: str) -> None:

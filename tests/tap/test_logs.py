@@ -150,6 +150,14 @@ def test_a_log_that_was_moved_is_begun_anew(tmp_path: Path, recreated: bool) -> 
     assert not tmp_path.joinpath("log.1").exists()
 
 
+def test_two_processes_do_not_overwrite_each_others_lines(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    old, new = file_at(path), file_at(path)
+    for file, text in ((old, "one"), (new, "two"), (old, "three"), (new, "four")):
+        file.write(f"{text}\n")
+    assert lines(path) == ["one", "two", "three", "four"]
+
+
 def test_a_log_that_cannot_be_renamed_goes_on_and_is_not_tried_at_every_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

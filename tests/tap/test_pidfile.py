@@ -124,6 +124,13 @@ def test_one_that_takes_over_gets_another_file_until_it_has(held: Path) -> None:
     }
 
 
+def test_the_file_to_replace_is_known_from_any_folder(held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(held.parent)
+    options = Options(Path(held.name))
+    pidfile.own_pidfile(options, takes_over=True)  # type: ignore[arg-type]
+    assert options.replaced_pidfile == str(held)
+
+
 def test_what_takes_over_where_nobody_is_left_needs_no_other_file(tmp_path: Path) -> None:
     options = Options(tmp_path / "rproxy.pid")
     pidfile.own_pidfile(options, takes_over=True)  # type: ignore[arg-type]
