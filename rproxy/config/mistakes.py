@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from rproxy.config.endpoints import listener_address
@@ -72,8 +72,9 @@ def _services(config: ProxyConfig, options: OptionValues, file: FileValues) -> I
             yield _who_may_register(config, service)
         yield from _proxy_headers(service)
         yield from _tls_twice(service)
-    if all(given is not None for given in file.services) and "listen" not in options.service:
-        yield from _shared_listeners(config)
+    if "listen" not in options.service:
+        pairs = zip(config.services, file.services, strict=True)
+        yield from _shared_listeners([service for service, given in pairs if given is not None and "listen" in given])
 
 
 def _proxy_headers(service: ServiceConfig) -> Iterator[ConfigError]:
@@ -122,10 +123,10 @@ def _who_may_register(config: ProxyConfig, service: ServiceConfig | None = None)
     )
 
 
-def _shared_listeners(config: ProxyConfig) -> Iterator[ConfigError]:
+def _shared_listeners(services: Iterable[ServiceConfig]) -> Iterator[ConfigError]:
     """Listeners of two services for the same clients: only one of them could be opened."""
     owners: dict[Address, tuple[ServiceConfig, str]] = {}
-    for service in config.services:
+    for service in services:
         for index, text in enumerate(service.listen):
             address = listener_address(service.key("listen"), text)
             if address is not None and address[1]:

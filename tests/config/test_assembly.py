@@ -202,6 +202,7 @@ def test_who_may_register_need_not_be_said_where_nobody_else_can(tmp_path: Path)
             [],
             'service[0].listen[0]: "port 80": service[1].listen[0] accepts these clients',
         ),
+        ("[[service]]\nname = 'a'\n" + service("b", 80), [], "service[0].listen: is missing"),
         ("[proxy]\nliveness = 3", [], "proxy.liveness: must be at least 6, proxy.probe-interval with its jitter and "),
         ("", ["--liveness", "3"], None),
         (
@@ -241,6 +242,11 @@ def test_what_does_not_go_together_is_told_beside_what_cannot_be(tmp_path: Path)
     text = "[proxy]\nliveness = 3\n" + service("a", 80) + service("a", 81, "weight = 3") + "[[service]]\nname = 'c'"
     lines = errors_of(tmp_path, text)
     assert [line.split(": ")[1] for line in lines] == ["service[1].weight", "proxy.liveness", "service[2].listen"]
+
+
+def test_listeners_of_two_services_are_compared_beside_a_service_that_has_errors(tmp_path: Path) -> None:
+    lines = errors_of(tmp_path, "[[service]]\nlisten = 80\npolcy = 'random'\n" + service("b", 81) + service("c", 81))
+    assert [line.split(": ")[1] for line in lines] == ["service[0].polcy", "service[2].listen[0]"]
 
 
 def test_a_service_without_a_name_is_called_by_its_first_listener(tmp_path: Path) -> None:
