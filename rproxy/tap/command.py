@@ -43,7 +43,8 @@ SYSTEMD: Final = """\
 Prints a systemd unit for this installation, which belongs into /etc/systemd/system. Without a name it prints all."""
 RELOAD: Final = """\
 Has a running proxy read its --config file again, and its keys and certificates, as SIGHUP does; and says what became of
-it. The exit status is 1 if the file was not used: then everything is as it was."""
+it. The exit status is 1 if the file was not used: then everything is as it was. It is 1, too, if certificates could not
+be used: those before them stay in use."""
 PIDFILE: Final = "rproxy.pid"
 RELOAD_S: Final = 10.0
 """How long a proxy may take to answer."""

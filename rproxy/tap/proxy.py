@@ -195,7 +195,7 @@ class ProxyService(ProcessService, MultiService):
                 rotated, "keys read again" if rotated else "no keys read again, and there is no --config FILE"
             )
         try:
-            return Outcome(True, self.apply(self.reread()))
+            changes = self.apply(self.reread())
         except (ConfigError, StartupError) as error:
             said = located(self._config.file, error) if isinstance(error, ConfigError) else str(error)
             self.log.error("{error}; everything stays as it was", error=said)
@@ -203,6 +203,8 @@ class ProxyService(ProcessService, MultiService):
         except Exception as error:
             self.log.failure("the configuration could not be applied")
             return Outcome(False, f"{type(error).__name__}: its log says more")
+        kept = [f"{each.config.name}: {why}" for each in self._services.configured for why in each.tls.kept]
+        return Outcome(not kept, "; ".join([changes, *kept]))
 
     def apply(self, config: ProxyConfig) -> str:
         """Do what this configuration says from now on. Returns what has changed, in one line, which is logged, too.

@@ -35,6 +35,10 @@ class ServiceTls:
         """By their text in the configuration; None for plain TCP."""
         self.to_backends = client_tls(config)
         """None for plain TCP."""
+        self.kept: list[str] = []
+        """Why what was there before is still in use since files were read last, a line for each listener and for the
+        connections to back-ends.
+        """
         self._warn()
 
     def listener(self, text: str) -> ServerTls | None:
@@ -53,6 +57,7 @@ class ServiceTls:
         made_to_backends = client_tls(config) if self.to_backends is None else None
 
         def apply() -> None:
+            self.kept = []
             self._listeners = {
                 text: made[text] if tls is None else self._server(config, text, tls) for text, tls in before.items()
             }
@@ -71,15 +76,19 @@ class ServiceTls:
         try:
             return server_tls(config, text, before)
         except ConfigError as error:
-            self.log.error("{error}; clients get the certificates that they got before", error=error)
+            self._keep(f"{error}; clients get the certificates that they got before")
             return before
 
     def _client(self, config: ServiceConfig, before: ClientTls) -> ClientTls | None:
         try:
             return client_tls(config, before)
         except ConfigError as error:
-            self.log.error("{error}; TLS to back-ends stays as it was", error=error)
+            self._keep(f"{error}; TLS to back-ends stays as it was")
             return before
+
+    def _keep(self, why: str) -> None:
+        self.kept.append(why)
+        self.log.error("{why}", why=why)
 
     def _identities(self) -> Iterator[tuple[str, Identity]]:
         """The certificates in use, each with its key in the configuration. Listeners may have the same."""

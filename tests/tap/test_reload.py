@@ -12,12 +12,14 @@ import pytest
 from twisted.logger import LogLevel
 
 from rproxy.config.keyfile import Keyring
-from rproxy.config.model import BackendConfig, BackendLimits, ProxyConfig, ServiceConfig
+from rproxy.config.model import BackendConfig, BackendLimits, ProxyConfig, ServiceConfig, TlsConfig
 from rproxy.config.validators import ConfigError
 from rproxy.policies.registry import POLICIES
 from rproxy.sources.agents.prober import Timing
+from rproxy.tap.reload_report import Outcome
 from rproxy.tap.services import LOOK_EVERY_S
 from rproxy.tap.startup import StartupError
+from tests.certificates import Authority
 from tests.config.keyfiles import FIRST, SECOND, key_file, seals_with
 from tests.fakes import logged, run, texts
 from tests.tap.services import MONITOR, ended
@@ -402,6 +404,16 @@ def test_every_policy_takes_over_a_pool_with_sessions(policy: str) -> None:
     assert not any("policy failed" in text for text in texts(events))
 
 
+class Outcomes(list[Outcome]):
+    """What became of reloads, in the report's place."""
+
+    def write(self, began_at: float, outcome: Outcome) -> None:
+        self.append(outcome)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 def reading(bench: Reloaded, read: Callable[[], ProxyConfig]) -> list[str]:
     """What is logged when the file is read again."""
     bench.service.reread = read
@@ -428,6 +440,21 @@ def test_a_mistake_that_shows_only_when_it_is_applied_names_the_file() -> None:
     (line,) = reading(bench, lambda: attrs.evolve(bench.config, max_connections=10**6))
     assert line.startswith("/etc/rproxy.toml: proxy.max-connections: 1000000: ")
     assert line.endswith("; everything stays as it was")
+
+
+def test_certificates_that_cannot_be_used_are_reported_beside_what_has_changed(tmp_path: Path) -> None:
+    files = Authority.root(tmp_path).issue("one.example")
+    web = attrs.evolve(WEB, tls=TlsConfig((files.pair,)))
+    bench, outcomes = Reloaded(web), Outcomes()
+    bench.service._report = outcomes  # type: ignore[assignment]
+    files.key.write_bytes(b"")
+    reading(bench, lambda: attrs.evolve(bench.config, services=(web, DB)))
+    reading(bench, lambda: bench.config)
+    with_db, alone = outcomes
+    why = f"web: service[0].tls.key {files.key}: there is no private key of the PEM format in it; clients get"
+    assert [with_db.worked, alone.worked] == [False, False]
+    assert with_db.text.startswith(f"/etc/rproxy.toml read again: added: db; {why}")
+    assert bench.tcp() == [8080]
 
 
 def test_a_reload_while_the_proxy_stops_or_has_not_started_does_nothing() -> None:

@@ -66,6 +66,10 @@ def test_a_broken_file_keeps_what_there_was_and_is_one_line_for_each_listener(be
         "clients get the certificates that they got before"
     )
     assert told["log_level"] is LogLevel.info
+    assert bench.tls.kept == texts(events)[:1]
+    bench.renew("renewed")
+    bench.tls.apply(attrs.evolve(bench.config, listen=("443",)))
+    assert bench.tls.kept == []
 
 
 def test_what_is_new_must_be_good_or_nothing_changes(bench: Bench) -> None:
