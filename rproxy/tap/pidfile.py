@@ -22,6 +22,8 @@ from rproxy.net.files import open_nonblocking
 _TWISTD_DEFAULT: Final = "twistd.pid"
 _NEW: Final = ".new"
 _OLD: Final = ".old"
+_OLDER_MAX: Final = 9
+"""How many processes that go on beside the present one have a pid file: ``.old``, ``.old.old`` and so on."""
 
 
 class Held(usage.UsageError):
@@ -58,16 +60,28 @@ def own_pidfile(options: CommandOptions, *, takes_over: bool = False) -> None:
 def take_over(path: str, final: str) -> None:
     """Rename the file `path` to `final`, and the one there, which is another process', to `final` with ``.old``.
 
-    Raises `OSError`.
+    A file of that name whose process goes on gets another ``.old``. Raises `OSError`.
     """
     with suppress(FileNotFoundError):  # the other process has ended
-        os.replace(final, final + _OLD)
+        _put_aside(final, _OLDER_MAX)
     os.replace(path, final)
+
+
+def _put_aside(path: str, older_max: int) -> None:
+    """Add ``.old`` to a file's name, and before to those of up to `older_max` - 1 that are in the way."""
+    old = path + _OLD
+    with suppress(usage.UsageError):  # if it is no file, it cannot be replaced either
+        try:
+            clear(old)
+        except Held:
+            if older_max > 1:
+                _put_aside(old, older_max - 1)
+    os.replace(path, old)
 
 
 def name_of(path: str, descriptor: int) -> str:
     """The present name of the file that was held at `path`, which another process may have replaced; empty for none."""
-    for name in (path, path + _OLD):
+    for name in (path + _OLD * times for times in range(_OLDER_MAX + 1)):
         with suppress(OSError):
             if os.path.samestat(os.lstat(name), os.fstat(descriptor)):
                 return name

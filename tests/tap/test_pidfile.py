@@ -124,6 +124,26 @@ def test_one_that_takes_over_gets_another_file_until_it_has(held: Path) -> None:
     }
 
 
+def test_the_files_of_all_who_go_on_are_kept(tmp_path: Path) -> None:
+    final, new = tmp_path / "rproxy.pid", tmp_path / "rproxy.pid.new"
+    held: dict[str, int] = {}
+    for text in ("1", "2", "3", "4"):
+        new.write_text(text)
+        held[text] = pidfile.hold(str(new))
+        pidfile.take_over(str(new), str(final))
+    names = {"4": "rproxy.pid", "3": "rproxy.pid.old", "2": "rproxy.pid.old.old", "1": "rproxy.pid.old.old.old"}
+    assert {path.read_text(): path.name for path in tmp_path.iterdir()} == names
+    assert {text: Path(pidfile.name_of(str(final), each)).name for text, each in held.items()} == names
+    os.close(held.pop("3"))
+    new.write_text("5")
+    pidfile.take_over(str(new), str(final))
+    assert final.read_text() == "5"
+    assert final.with_name("rproxy.pid.old").read_text() == "4"
+    assert final.with_name("rproxy.pid.old.old").read_text() == "2"
+    for each in held.values():
+        os.close(each)
+
+
 def test_the_file_to_replace_is_known_from_any_folder(held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(held.parent)
     options = Options(Path(held.name))
