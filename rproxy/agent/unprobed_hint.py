@@ -39,7 +39,7 @@ class UnprobedHint:
         )
         self.log.warn(
             "{proxy} does not probe this agent: is it running, does UDP pass both ways, do its --allow and --keyring "
-            "fit this host? trying on{others}",
+            "fit this host, and does a service of it take this --service-port? trying on{others}",
             proxy=written(self._proxy),
             others=others,
         )

@@ -29,7 +29,7 @@ KEY = Sealed((Key(1, bytes(range(32)), is_derived=False),))
 OWN = {FOUR: "10.1.1.1", SIX: "2001:db8::1", FURTHER: "10.9.9.9"}
 HINT = (
     "10.1.1.10:5555 does not probe this agent: is it running, does UDP pass both ways, do its --allow and --keyring "
-    "fit this host? trying on"
+    "fit this host, and does a service of it take this --service-port? trying on"
 )
 
 
