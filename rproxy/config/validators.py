@@ -187,9 +187,9 @@ def _idna_reason(error: UnicodeError) -> str:
 
 
 def local_address(key: str, host: str) -> str:
-    """A host of this machine as an IP address; a name is looked up now, once. "" stays "": every address."""
-    if not host:
-        return host
+    """A host of this machine as an IP address; a name is looked up now, once. "" and "*" are "": every address."""
+    if host in ("", "*"):
+        return ""
     try:
         return str(ip_address(host))
     except ValueError:

@@ -29,6 +29,7 @@ def opened(*texts: str, freebind: bool = False) -> list[tuple[int, Binding]]:
     ("texts", "sockets"),
     [
         (["80"], [(80, DUAL)]),
+        (["*:80"], [(80, DUAL)]),
         (["[::]:80"], [(80, DUAL)]),
         (["0.0.0.0:80"], [(80, FOUR)]),
         (["80", "[::]:80"], [(80, DUAL)]),
