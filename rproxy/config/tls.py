@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rproxy.net.tls_server import ServerTls
 
 _MISSING: Final = "TLS needs pyOpenSSL, which 'pip install rproxy[tls]' brings"
+_NO_EXECUTABLE: Final = "pyOpenSSL needs memory that is writable and executable (MemoryDenyWriteExecute=no in the unit)"
 _Made = TypeVar("_Made")
 
 
@@ -72,6 +73,8 @@ def _made(make: Callable[[], _Made], key: str, *, several: bool) -> _Made:
         return make()
     except ImportError:
         raise ConfigError(_MISSING, key) from None
+    except MemoryError:  # of cffi, for callbacks
+        raise ConfigError(_NO_EXECUTABLE, key) from None
     except TlsFileError as error:
         which = f"[{error.number}]" if several and error.part in ("certificate", "key") else ""
         raise ConfigError(error.reason, f"{key}.{error.part}{which}", error.path) from None

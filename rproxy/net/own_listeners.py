@@ -56,6 +56,17 @@ class OwnListeners:
         elif host != ANY_IPV6:
             self._addresses.discard((unmapped(host.partition("%")[0]), port))
 
+    def overlaps(self, host: str, port: int, *, ipv6_only: bool = False) -> bool:
+        """Whether a listener that was added accepts clients of this one, too, which SO_REUSEPORT permits."""
+        if host in (ANY_IPV4, ANY_IPV6):
+            families = {host == ANY_IPV6, host == ANY_IPV6 and ipv6_only}
+            taken = {":" in single for single, number in self._addresses if number == port}
+            return any(family in taken or (port, family) in self._wildcard_ports for family in families)
+        if "%" in host:  # the same address on another link is another one
+            return (port, True) in self._wildcard_ports
+        host = unmapped(host)
+        return (host, port) in self._addresses or (port, ":" in host) in self._wildcard_ports
+
     def bar(self, service: Address) -> None:
         """The service leads here by way of another proxy: refuse it for `BARRED_S`."""
         self._barred[service] = self._seconds() + BARRED_S

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +42,10 @@ class Listeners(Part):
         self._closing: set[Closing] = set()
 
     def _add(self, port: IListeningPort) -> None:
+        """Raises `OSError` if clients of this port could come to another one of this process: they would by chance."""
+        if _is_shared(port) and self._own.overlaps(*_address(port), ipv6_only=_is_ipv6_only(port)):
+            port.stopListening()
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         self._ports.append(port)
         if hasattr(port.getHost(), "port"):
             self._own.add(*_address(port), ipv6_only=_is_ipv6_only(port))
@@ -76,6 +82,11 @@ class Listeners(Part):
 def _address(port: IListeningPort) -> Address:
     address: Any = port.getHost()
     return address.host, address.port
+
+
+def _is_shared(port: IListeningPort) -> bool:
+    """Whether other processes may listen at its address, too."""
+    return isinstance(port, TcpPort) and port.binding.reuse_port
 
 
 def _is_ipv6_only(port: IListeningPort) -> bool:
@@ -155,7 +166,7 @@ class ClientListeners(Listeners):
         self.opened[listener] = None
         text = listener.text
         listening = self._carrier.serve(listener.endpoint, self._service, text, self._tls.listener(text))
-        listening.addCallbacks(self._opened, failures.append, callbackArgs=(listener,))
+        listening.addCallback(self._opened, listener).addErrback(failures.append)
         if failures:
             del self.opened[listener]
             raise cannot_listen(listener.name, failures[0].value) from failures[0].value
@@ -233,9 +244,9 @@ class OperatorsListener(Listeners):
         try:
             binding = Binding(host, freebind=self._config.freebind, reuse_port=self._config.reuse_port)
             listening = listen_tcp(self._reactor, port, self._site, binding, BACKLOG)
+            self._add(listening)
         except Exception as error:
             raise cannot_listen(f"{self._config.key('admin')} {written((host, port))}", error) from error
-        self._add(listening)
         self.log.info("status at http://{address}/status.json", address=address_of(listening))
 
     def stopService(self) -> None:

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,18 +15,27 @@ from typing import Final
 import pytest
 
 from rproxy.net.addresses import Address, written
+from rproxy.tap.systemd import unit
+from tests.certificates import Authority
 from tests.conftest import need
 from tests.integration.addresses import LOOPBACK
-from tests.integration.agents import serve, start_agent
+from tests.integration.agents import serve, start_agent, wait_until_up
 from tests.integration.conftest import CARRIERS, Starter, carrier_options
 from tests.integration.logs import failures
 from tests.integration.polling import READY_S, STOP_S, poll
 from tests.integration.pools import Pool
 from tests.integration.servers import echo
 from tests.integration.sockets import connect, receive
-from tests.integration.twistd import REACTORS, environment, twistd
+from tests.integration.tls import client_context, config_file, table, tls_connect, tls_server, tls_table
+from tests.integration.twistd import REACTORS, environment, run_twistd, twistd
 
 WATCHDOG_S: Final = 0.6
+NO_EXECUTABLE_MEMORY: Final = [
+    sys.executable,
+    "-c",
+    "import ctypes, os, sys; assert not ctypes.CDLL(None).prctl(65, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])",
+]
+"""PR_SET_MDWE with PR_MDWE_REFUSE_EXEC_GAIN, which stays over an exec."""
 
 
 class Manager:
@@ -247,11 +257,42 @@ def test_sockets_that_do_not_fit_are_one_line(start: Starter, sockets: int, list
     assert "Traceback" not in activated.log.read_text()
 
 
-ALONE_WITH_NO_EXECUTABLE_MEMORY: Final = """
-import ctypes, os, sys
-REFUSE_EXEC_GAIN = 1
-if ctypes.CDLL(None, use_errno=True).prctl(65, REFUSE_EXEC_GAIN, 0, 0, 0):
-    sys.exit(77)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-"""PR_SET_MDWE, which is inherited by what is executed (PR_SET_MDWE(2const)); MemoryDenyWriteExecute= uses it."""
+def as_unit(name: str) -> list[str]:
+    """A wrapper with the memory of a unit's processes, as systemd sets it (PR_SET_MDWE(2const), Linux 6.3)."""
+    return NO_EXECUTABLE_MEMORY if "\nMemoryDenyWriteExecute=yes\n" in unit(name) else []
+
+
+def test_an_agent_starts_with_the_memory_of_its_unit(start: Starter) -> None:
+    wrapper = as_unit("rproxy-agent.service")
+    assert wrapper
+    proxy = start.proxy()
+    service = serve(start, b"hello")
+    start_agent(start, proxy, service, "--check", "connect", wrapper=wrapper)
+    wait_until_up(proxy, service)
+
+
+def test_a_proxy_speaks_tls_both_ways_with_the_memory_of_its_unit(start: Starter) -> None:
+    authority = Authority.root(start.folder)
+    files = authority.issue(LOOPBACK)
+    server = tls_server(files, echo)
+    start.closing(server.close)
+    backend = table("[service.backend]", address=written(server.address))
+    tables = [tls_table(files), table("service.send-tls", ca=str(authority.path)), backend]
+    path = config_file(start.folder, *tables)
+    proxy = start.proxy("--config", str(path), wrapper=as_unit("rproxy.service"))
+    with tls_connect(proxy.address, client_context(authority)) as client:
+        client.sendall(b"hello")
+        assert receive(client, 5) == b"hello"
+
+
+@pytest.mark.parametrize("tls", [True, False], ids=["tls", "send-tls"])
+def test_without_executable_memory_tls_is_one_line(start: Starter, tls: bool) -> None:
+    made = tls_table(Authority.root(start.folder).issue(LOOPBACK)) if tls else table("service.send-tls")
+    path = config_file(start.folder, made)
+    done = run_twistd(
+        start.folder, "rproxy", "--config", str(path), "--monitor", f"{LOOPBACK}:0", prefix=NO_EXECUTABLE_MEMORY
+    )
+    key = "service[0].tls" if tls else "service[0].send-tls"
+    why = "pyOpenSSL needs memory that is writable and executable (MemoryDenyWriteExecute=no in the unit)"
+    assert done.returncode == 1
+    assert done.stderr == f"twistd rproxy: {path}: {key}: {why}\n"

@@ -24,6 +24,8 @@ from tests.integration.sockets import connect, receive
 from tests.integration.steady_clients import SteadyClients
 from tests.integration.test_limits import _AS_SYSTEMD as AS_SYSTEMD
 from tests.integration.test_restarts import wait_until_kept
+from tests.integration.test_service_manager import free_ports
+from tests.integration.twistd import run_twistd
 
 RATE: Final = 1000
 RESTARTS: Final = 20
@@ -144,3 +146,15 @@ def test_without_the_option_a_port_is_in_use(start: Starter) -> None:
     other = start.elsewhere().twistd("rproxy", "--listen", written(proxy.address), "--monitor", f"{LOOPBACK}:0")
     assert other.wait(READY_S) == 1
     assert f"cannot listen on --listen {written(proxy.address)}: Address already in use" in other.errors
+
+
+@pytest.mark.parametrize(
+    "second", [["--admin", "{}"], ["--listen", "tcp:{1}:interface={0}"], ["--admin", "0.0.0.0:{1}"]]
+)
+def test_one_process_has_a_port_once(start: Starter, second: list[str]) -> None:
+    (address,) = free_ports(1)
+    option, text = second[0], second[1].replace("{}", written(address)).format(*address)
+    there = ["--listen", written(address), option, text, "--monitor", f"{LOOPBACK}:0"]
+    done = run_twistd(start.folder, "rproxy", "--reuse-port", *there)
+    assert done.returncode == 1
+    assert done.stderr == f"twistd: cannot listen on {option} {text}: Address already in use\n"

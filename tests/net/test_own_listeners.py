@@ -119,3 +119,30 @@ def test_the_kernel_tells_which_ports_it_gives_to_connections() -> None:
         listener.listen()
         client.connect(listener.getsockname())
         assert client.getsockname()[1] in ephemeral_ports()
+
+
+@pytest.mark.parametrize(
+    ("listening", "other", "overlaps"),
+    [
+        (("192.0.2.1", False), ("192.0.2.1", False), True),
+        (("192.0.2.1", False), ("192.0.2.2", False), False),
+        (("192.0.2.1", False), ("::ffff:192.0.2.1", False), True),
+        (("192.0.2.1", False), ("0.0.0.0", False), True),
+        (("192.0.2.1", False), ("::", False), True),
+        (("192.0.2.1", False), ("::", True), False),
+        (("0.0.0.0", False), ("192.0.2.1", False), True),
+        (("0.0.0.0", False), ("::", False), True),
+        (("0.0.0.0", False), ("::", True), False),
+        (("0.0.0.0", False), ("2001:db8::1", False), False),
+        (("::", True), ("2001:db8::1", False), True),
+        (("::", True), ("fe80::1%2", False), True),
+        (("::", True), ("192.0.2.1", False), False),
+        (("fe80::1%1", False), ("fe80::1%2", False), False),
+    ],
+)
+def test_listeners_overlap_whose_clients_could_be_the_same(
+    listening: tuple[str, bool], other: tuple[str, bool], overlaps: bool, bench: Bench
+) -> None:
+    bench.own.add(listening[0], 80, ipv6_only=listening[1])
+    assert bench.own.overlaps(other[0], 80, ipv6_only=other[1]) is overlaps
+    assert not bench.own.overlaps(other[0], 81, ipv6_only=other[1])
