@@ -61,21 +61,32 @@ def give_to_newest(sock: socket.socket) -> bool:
     """Have the last socket that joined the group of `sock` get everything. Returns whether there are others in it."""
     number = members(sock)
     if number > 1:
-        with suppress(OSError):  # a kernel without these programs: the hash goes on to decide
-            _attach(sock, _ATTACH_REUSEPORT_CBPF, ((_RETURN, 0, 0, number - 1),))
+        _give_to(sock, number - 1)
     return number > 1
+
+
+def give_to_previous(sock: socket.socket) -> None:
+    """Have `sock`, which has just joined its group, get nothing yet: all goes to the one that joined before it."""
+    number = members(sock)
+    if number > 1:
+        _give_to(sock, number - 2)
+
+
+def give_to_all(sock: socket.socket) -> None:
+    """Undo both: the hash decides again. Call it just before closing `sock`, too: its place changes its owner then."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _DETACH_REUSEPORT_BPF, 0)
+
+
+def _give_to(sock: socket.socket, place: int) -> None:
+    with suppress(OSError):  # a kernel without these programs: the hash goes on to decide
+        _attach(sock, _ATTACH_REUSEPORT_CBPF, ((_RETURN, 0, 0, place),))
 
 
 def refuse_syns(sock: socket.socket) -> None:
     """Have a listening socket drop further SYNs, which its clients send again later. Handshakes under way go on."""
     with suppress(OSError):
         _attach(sock, _ATTACH_FILTER, _NO_SYN)
-
-
-def leave(sock: socket.socket) -> None:
-    """Undo what `give_to_newest` has done to the group: to be called just before `sock` is closed."""
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, _DETACH_REUSEPORT_BPF, 0)
 
 
 def has_queued(sock: socket.socket) -> bool:

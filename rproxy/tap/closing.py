@@ -59,7 +59,7 @@ class Closing:
             self._timer = None
         ports, self._ports = self._ports, ()
         for sock in self._shared:
-            handover.leave(sock)
+            handover.give_to_all(sock)
         self._shared = []
         if not self._closed.called:
             closed(*ports).addBoth(self._closed.callback)

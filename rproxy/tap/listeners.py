@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -18,6 +18,7 @@ from rproxy.config.endpoints import listen_endpoints
 from rproxy.config.model import ProxyConfig, ServiceConfig
 from rproxy.net.addresses import Address, written
 from rproxy.net.binding import Binding
+from rproxy.net.handover import give_to_all, give_to_previous
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.net.tcp_port import TcpEndpoint, TcpPort, listen_tcp
 from rproxy.net.unix_socket import remove_abandoned
@@ -25,7 +26,7 @@ from rproxy.observe.http_server import BACKLOG, AdminSite
 from rproxy.observe.service_log import logger_of
 from rproxy.sessions.service import Service
 from rproxy.tap.closing import Closing
-from rproxy.tap.parts import Part, address_of
+from rproxy.tap.parts import Part, address_of, closed
 from rproxy.tap.startup import StartupError, cannot_listen
 from rproxy.tap.tls import ServiceTls
 
@@ -72,6 +73,8 @@ class Listeners(Part):
         """Close the ports, without losing those who wait to be accepted; connections that were accepted stay."""
         self.hurry()
         ports, self._ports = self._ports, []
+        if not self.running:  # the start has failed: they have let nobody in
+            return closed(*ports)
         return self._drain(*ports)
 
     def hurry(self) -> None:
@@ -84,7 +87,7 @@ def _address(port: IListeningPort) -> Address:
     return address.host, address.port
 
 
-def _is_shared(port: IListeningPort) -> bool:
+def _is_shared(port: IListeningPort) -> TypeGuard[TcpPort]:
     """Whether other processes may listen at its address, too."""
     return isinstance(port, TcpPort) and port.binding.reuse_port
 
@@ -158,6 +161,13 @@ class ClientListeners(Listeners):
         for listener in self._at_start:
             self.open(listener, self._stop_process)
 
+    def startService(self) -> None:
+        """Everything has started, so nothing fails any more that would lose clients: take some."""
+        super().startService()
+        for port in self._ports:
+            if _is_shared(port):
+                give_to_all(port.socket)
+
     def open(self, listener: Listener, failed: Callable[[StartupError], None]) -> None:
         """Open a listener. Raises `StartupError`, or calls `failed` with it: an endpoint may fail later."""
         failures: list[Failure] = []
@@ -178,6 +188,8 @@ class ClientListeners(Listeners):
             port.stopListening()
             return
         self._add(port)
+        if _is_shared(port) and not self.running:
+            give_to_previous(port.socket)
         self.opened[listener] = port
         self.log.info("listening for clients on {address}", address=address_of(port))
 

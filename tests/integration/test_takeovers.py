@@ -141,6 +141,24 @@ def test_the_new_one_keeps_the_state_file_and_the_old_one_does_not_write_it_any_
     assert b"8002" in state.read_bytes()
 
 
+def test_one_that_cannot_start_loses_none_of_the_clients(start: Starter, clients: SteadyClients) -> None:
+    """It listens for them before it finds that another port of it is taken."""
+    proxy = start.proxy("--reuse-port")
+    agent = FakeAgent(proxy.monitor, clients.server_port)
+    start.closing(lambda: agent.close(unregister=False))
+    wait_until_up(proxy, agent.backend)
+    clients.begin(proxy.address)
+    there = ["--listen", written(proxy.address), "--monitor", written(proxy.monitor)]
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        for _ in range(4):
+            failing = run_twistd(
+                start.elsewhere().folder, "rproxy", "--reuse-port", *there, "--admin", written(taken.getsockname())
+            )
+            assert "Address already in use" in failing.stderr
+    outcome = clients.end()
+    assert outcome.failed == {}
+
+
 def test_without_the_option_a_port_is_in_use(start: Starter) -> None:
     proxy = start.proxy("--reuse-port")
     other = start.elsewhere().twistd("rproxy", "--listen", written(proxy.address), "--monitor", f"{LOOPBACK}:0")

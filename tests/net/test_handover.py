@@ -12,7 +12,7 @@ import pytest
 
 from rproxy.net import handover
 from rproxy.net.binding import CAN_HAND_OVER, Binding
-from rproxy.net.handover import give_to_newest, has_queued, leave, members, refuse_syns
+from rproxy.net.handover import give_to_all, give_to_newest, give_to_previous, has_queued, members, refuse_syns
 
 pytestmark = pytest.mark.skipif(not CAN_HAND_OVER, reason="needs Linux")
 
@@ -106,11 +106,39 @@ def test_the_newest_gets_everything_until_it_is_alone(host: str, kind: socket.So
     assert taken(new) == [MANY]
 
 
+@pytest.mark.parametrize("others", [1, 2])
+def test_one_that_joins_gets_nothing_until_it_wants_to_and_loses_none_if_it_closes(
+    others: int, stack: ExitStack
+) -> None:
+    group = Group(stack, "127.0.0.1")
+    olds = [group.join() for _ in range(others)]
+    failing = group.join()
+    give_to_previous(failing)
+    group.send()
+    assert taken(*olds, failing)[-2:] == [MANY, 0]
+    failing.close()
+    group.send()
+    assert sum(taken(*olds)) == MANY
+    new = group.join()
+    give_to_previous(new)
+    give_to_all(new)
+    group.send()
+    assert min(taken(*olds, new)) > 0
+
+
+def test_one_that_is_alone_gets_everything_at_once(stack: ExitStack) -> None:
+    group = Group(stack, "127.0.0.1")
+    only = group.join()
+    give_to_previous(only)
+    group.send()
+    assert taken(only) == [MANY]
+
+
 def test_the_hash_decides_again_once_it_has_left(stack: ExitStack) -> None:
     group = Group(stack, "127.0.0.1")
     old, new, newer = group.join(), group.join(), group.join()
     give_to_newest(old)
-    leave(old)
+    give_to_all(old)
     old.close()
     group.send()
     assert min(taken(new, newer)) > 0
@@ -159,7 +187,7 @@ def test_a_kernel_that_takes_no_programs_changes_nothing(stack: ExitStack, monke
     old, new = group.join(), group.join()
     assert give_to_newest(old)
     refuse_syns(old)
-    leave(old)
+    give_to_all(old)
     group.send()
     assert min(taken(old, new)) > 0
 

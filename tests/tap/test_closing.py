@@ -97,7 +97,7 @@ def test_a_port_that_another_process_has_too_stays_for_the_time_of_a_handshake(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    for step in ("refuse_syns", "leave"):
+    for step in ("refuse_syns", "give_to_all"):
         monkeypatch.setattr(handover, step, noting(steps, step))
     clock, old = Clock(), Listening(stack, reuse_port=True)
     new, alone = Listening(stack, old.address[1], reuse_port=True), Listening(stack)
@@ -110,7 +110,7 @@ def test_a_port_that_another_process_has_too_stays_for_the_time_of_a_handshake(
     with new.socket.accept()[0] as accepted:
         assert accepted.getpeername() == client.getsockname()
     run(clock, 0.1)
-    assert (len(done), old.is_open, alone.is_open, steps) == (1, False, False, ["refuse_syns", "leave"])
+    assert (len(done), old.is_open, alone.is_open, steps) == (1, False, False, ["refuse_syns", "give_to_all"])
 
 
 def test_told_to_hurry_it_closes_at_once_and_once(stack: ExitStack) -> None:
