@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ from typing import Final
 import pytest
 
 from rproxy.net.addresses import Address, written
+from tests.conftest import need
+from tests.integration import slow_page
 from tests.integration.addresses import LOOPBACK
 from tests.integration.agents import greeting, serve, start_agent, wait_until_up
 from tests.integration.conftest import CARRIERS, Starter, carrier_options
@@ -25,10 +29,13 @@ from tests.integration.steady_clients import SteadyClients
 from tests.integration.test_limits import _AS_SYSTEMD as AS_SYSTEMD
 from tests.integration.test_restarts import wait_until_kept
 from tests.integration.test_service_manager import free_ports
-from tests.integration.twistd import run_twistd
+from tests.integration.twistd import environment, run_twistd
 
 RATE: Final = 1000
 RESTARTS: Final = 20
+FEW: Final = 4
+MORE: Final = 1.5
+"""Connections that wrk has open at once, to those that would do if the proxy took no time."""
 SELDOM: Final = ("--interval", "300")
 
 
@@ -58,26 +65,50 @@ def successor(start: Starter, proxy: Proxy, *options: str) -> Proxy:
     return new
 
 
-@pytest.mark.alone
-@pytest.mark.parametrize("carrier", CARRIERS)
-def test_twenty_processes_in_turn_refuse_nobody(start: Starter, clients: SteadyClients, carrier: str) -> None:
-    how = options(start.folder, carrier, "--reuse-port")
-    proxy = start.proxy(*how)
-    agent_for(start, proxy, (LOOPBACK, clients.server_port))
-    clients.begin(proxy.address)
-    for _ in range(RESTARTS):
+def replace(start: Starter, proxy: Proxy, times: int, *how: str) -> Proxy:
+    """Replace a proxy by another one so many times; returns the last one."""
+    for _ in range(times):
         old, proxy = proxy, successor(start, proxy, *how)
         assert old.stop(within_s=READY_S) == -signal.SIGTERM
         assert failures(old.log) == []
+    return proxy
+
+
+@pytest.mark.alone
+def test_wrk_sees_no_error_while_twenty_processes_take_turns(start: Starter) -> None:
+    (wrk,) = need("wrk")
+    how = options(start.folder, "auto", "--reuse-port")
+    proxy = start.proxy(*how)
+    serving = [sys.executable, "-m", slow_page.__name__]
+    page = subprocess.Popen(serving, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    start.closing(lambda: page.__exit__(None, None, None))
+    assert page.stdout is not None
+    agent_for(start, proxy, (LOOPBACK, int(page.stdout.readline())))
+    command = [wrk, "-t1", f"-c{round(RATE * slow_page.TAKES_S * MORE)}", "-d300s", "--timeout", "10s"]
+    with subprocess.Popen([*command, f"http://{written(proxy.address)}/"], stdout=subprocess.PIPE, text=True) as client:
+        replace(start, proxy, RESTARTS, *how)
+        client.send_signal(signal.SIGINT)  # it prints what it has seen so far
+        told, _ = client.communicate(timeout=READY_S)
+    assert not re.search("Socket errors|Non-2xx", told), told
+    assert float(re.findall(r"Requests/sec: +([0-9.]+)", told)[0]) > 0.9 * RATE
+
+
+@pytest.mark.alone
+def test_processes_in_turn_refuse_nobody_with_the_portable_carrier(start: Starter, clients: SteadyClients) -> None:
+    how = options(start.folder, "portable", "--reuse-port")
+    proxy = start.proxy(*how)
+    agent_for(start, proxy, (LOOPBACK, clients.server_port))
+    clients.begin(proxy.address)
+    replace(start, proxy, FEW, *how)
     outcome = clients.end()
     assert outcome.failed == {}
     assert outcome.rate > 0.9 * RATE
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("carrier", CARRIERS)
-def test_twenty_processes_on_a_passed_socket_refuse_nobody(
-    start: Starter, clients: SteadyClients, carrier: str
+@pytest.mark.parametrize(("carrier", "restarts"), [("splice", RESTARTS), ("portable", FEW)])
+def test_processes_on_a_passed_socket_refuse_nobody(
+    start: Starter, clients: SteadyClients, carrier: str, restarts: int
 ) -> None:
     """As systemd does: the next one starts when the last one has ended, and clients wait in between."""
     with socket.create_server((LOOPBACK, 0), backlog=4096) as sock:
@@ -89,7 +120,7 @@ def test_twenty_processes_on_a_passed_socket_refuse_nobody(
         agent_for(start, proxy, (LOOPBACK, clients.server_port))
         clients.begin(sock.getsockname())
         there = ["--monitor", written(proxy.monitor)]
-        for _ in range(RESTARTS):
+        for _ in range(restarts):
             assert proxy.stop(within_s=READY_S) == -signal.SIGTERM
             proxy = start.elsewhere().proxy(*options(start.folder, carrier, *there), **how)
         outcome = clients.end()
