@@ -225,6 +225,37 @@ def test_sockets_are_taken_in_the_order_of_the_listeners(start: Starter, carrier
     assert failures(activated.log.read_text() + agent.log) == []
 
 
+@pytest.mark.parametrize("carrier", ["auto", "portable"])
+def test_sockets_are_for_the_services_of_a_file_by_name_with_tls_where_their_listeners_have_it(
+    start: Starter, carrier: str
+) -> None:
+    authority = Authority.root(start.folder)
+    tables = [
+        "[[service]]\nname = 'plain'\nlisten = ['1']",
+        table("[service.backend]", address=greeter(start, b"plain")),
+    ]
+    tls = tls_table(authority.issue(LOOPBACK), name="tls").replace("[tls]\n", "").replace("\n", ", ")
+    tables += [f'[[service]]\nname = "secure"\nlisten = ["2", {{ address = "3", tls = {{ {tls} }} }}]']
+    tables += [table("[service.backend]", address=greeter(start, b"secure"))]
+    path = start.folder / "rproxy.toml"
+    path.write_text("\n".join(tables))
+    unencrypted, encrypted, plain = free_ports(3)
+    there = [written(each) for each in (unencrypted, encrypted, plain)]
+    options = ["--config", str(path), *carrier_options(carrier)]
+    activated = Activated(start.folder, there, *options, names="secure:secure:plain")
+    start.closing(activated.close)
+    for address, word in ((plain, b"plain"), (unencrypted, b"secure")):
+        with connect(address) as client:
+            assert receive(client, len(word)) == word
+    with tls_connect(encrypted, client_context(authority)) as client:
+        assert receive(client, 6) == b"secure"
+    assert failures(activated.log.read_text()) == []
+
+
+def greeter(start: Starter, word: bytes) -> str:
+    return written(serve(start, word))
+
+
 @pytest.mark.parametrize("text", ["systemd:domain=INET:index=0", "systemd:domain=INET:name=web"])
 def test_an_endpoint_string_may_name_a_socket_with_or_without_names(start: Starter, text: str) -> None:
     (address,) = free_ports(1)

@@ -5,22 +5,26 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from rproxy.net.addresses import Address, written
+from tests.certificates import Authority
 from tests.conftest import need
 from tests.integration import slow_page
 from tests.integration.addresses import LOOPBACK
 from tests.integration.agents import greeting, serve, start_agent, wait_until_up
 from tests.integration.conftest import CARRIERS, Starter, carrier_options
 from tests.integration.fake_agents import FakeAgent
+from tests.integration.keys import Keys
 from tests.integration.logs import failures
 from tests.integration.polling import READY_S, STOP_S, poll
 from tests.integration.proxies import Proxy
@@ -29,6 +33,7 @@ from tests.integration.steady_clients import SteadyClients
 from tests.integration.test_limits import _AS_SYSTEMD as AS_SYSTEMD
 from tests.integration.test_restarts import wait_until_kept
 from tests.integration.test_service_manager import free_ports
+from tests.integration.tls import client_context, table, tls_connect, tls_table
 from tests.integration.twistd import environment, run_twistd
 
 RATE: Final = 1000
@@ -153,6 +158,66 @@ def test_the_old_one_drains_with_its_sessions_and_the_new_one_has_its_agents(sta
     assert old.wait(STOP_S) == -signal.SIGTERM
     assert new.running
     assert [failures(process.log) for process in (old, new, agent)] == [[]] * 3
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keyed"])
+def test_three_processes_of_two_services_with_tls_overlap_and_any_of_them_may_end(
+    start: Starter, clients: SteadyClients, keyed: bool
+) -> None:
+    """The oldest one ends its session when its time is over, the newest one is stopped before the one in between."""
+    authority = Authority.root(start.folder)
+    web, db = free_ports(2)
+    tables = [
+        "[proxy]\nreuse-port = true\nstate-file = 'state'",
+        f"[[service]]\nname = 'web'\nlisten = ['{written(web)}']\nbackend-port = {clients.server_port}",
+        f"[[service]]\nname = 'db'\nlisten = ['{written(db)}']",
+        tls_table(authority.issue(LOOPBACK)),
+        table("[service.backend]", address=written(serve(start, b"hello"))),
+    ]
+    path = start.folder / "rproxy.toml"
+    path.write_text("\n".join(tables))
+    keys = ["--keyring", str(Keys(start.folder).master("keys"))] if keyed else []
+    how = ["--config", str(path), *keys]
+
+    def successor(old: Proxy, *others: str) -> Proxy:
+        new = start.elsewhere().proxy(*how, "--monitor", written(old.monitor), *others)
+        new.logged(rf"({clients.server_port}: registered -> up)")
+        return new
+
+    def session() -> ssl.SSLSocket:
+        client = tls_connect(db, client_context(authority))
+        start.closing(client.close)
+        assert receive(client, 5) == b"hello"
+        return client
+
+    def goes_on(client: ssl.SSLSocket) -> bool:
+        client.sendall(b"still")
+        return receive(client, 5) == b"still"
+
+    oldest = start.proxy(*how)
+    agent = start_agent(start, oldest, (LOOPBACK, clients.server_port), *SELDOM, *keys)
+    wait_until_kept(start.folder / "state", (LOOPBACK, clients.server_port))
+    clients.begin(web)
+    first = session()
+    between = successor(oldest, "--drain-timeout", "20")
+    newest = successor(between)
+    newest.send_signal(signal.SIGTERM)
+    assert newest.wait(READY_S) == -signal.SIGTERM
+    assert goes_on(first)
+    oldest.send_signal(signal.SIGTERM)
+    assert oldest.wait(READY_S) == -signal.SIGTERM
+    assert "stopping: 1 session(s) left, which are reset" in oldest.log
+    with suppress(ConnectionResetError):
+        assert receive(first, 1) == b""
+    second = session()
+    last = successor(between)
+    between.send_signal(signal.SIGTERM)
+    between.logged(r"stopping: (\d+) session\(s\) left, which may go on")
+    assert all(goes_on(each) for each in (second, session()))
+    second.close()
+    assert between.wait(READY_S) == -signal.SIGTERM
+    assert clients.end().failed == {}
+    assert [failures(each.log) for each in (oldest, between, newest, last, agent)] == [[]] * 5
 
 
 def test_the_new_one_keeps_the_state_file_and_the_old_one_does_not_write_it_any_more(start: Starter) -> None:
