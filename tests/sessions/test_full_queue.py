@@ -347,25 +347,6 @@ def test_it_is_told_who_has_waited_longest() -> None:
     assert bench.waiting.longest_s() == pytest.approx(1)
 
 
-def test_those_who_wait_for_full_back_ends_go_on_while_draining_until_these_go_down() -> None:
-    bench = full()
-    (backend,) = bench.backends
-    bench.add(1)
-    bench.waiting.drain()
-    bench.add(2)
-    bench.add(3)
-    bench.clock.advance(0)
-    assert bench.names == []
-    bench.free(backend)
-    bench.clock.advance(0)
-    assert bench.names == [1]
-    bench.publish(bench.pool.administer(backend, Administration.DRAIN, 0.0))
-    run(bench.clock, 0.1)
-    assert bench.names == [1, 2, 3]
-    assert not bench.add(4)
-    assert bench.clock.getDelayedCalls() == []
-
-
 def test_after_a_stop_nobody_waits() -> None:
     bench = full(2)
     bench.add(1)

@@ -132,16 +132,6 @@ def test_an_exception_of_one_callback_does_not_keep_the_others_from_being_called
     assert len(events) == 1
 
 
-def test_draining_calls_all_at_once_while_none_is_up() -> None:
-    bench = Bench()
-    for client in range(100):
-        bench.add(client)
-    bench.waiting.drain()
-    assert bench.names == list(range(100))
-    assert not bench.add(1)
-    assert bench.clock.getDelayedCalls() == []
-
-
 def test_a_stop_calls_all_at_once_and_no_client_waits_afterwards() -> None:
     bench = Bench()
     for client in range(100):
