@@ -269,19 +269,3 @@ def test_an_agent_registers_its_limit(start: Starter, variant: Variant) -> None:
         pool.connect()
     waiting(pool, 1)
     agent.close()
-
-
-def test_who_waits_for_a_full_back_end_is_served_while_the_proxy_stops(variant: Variant, start: Starter) -> None:
-    pool = Pool(start.proxy(*BY_REPORT, *variant.options, "--drain-timeout", "30", reactor=variant.reactor))
-    start.closing(pool.abandon)
-    server = pool.serve(echo)
-    limit(pool, server.address, 1)
-    clients = [client(pool, b"%d" % number) for number in range(3)]
-    waiting(pool, 2)
-    pool.proxy.send_signal(signal.SIGTERM)
-    pool.proxy.logged(r"stopping: (3) session\(s\) left")
-    for number, each in enumerate(clients):
-        assert receive(each, 1) == b"%d" % number
-        each.close()
-    assert pool.proxy.wait(STOP_S) == -signal.SIGTERM
-    assert failures(pool.proxy.log) == []
