@@ -102,7 +102,10 @@ def _assigned(service: ServiceConfig, sockets: Sequence[InheritedSocket]) -> Map
 
 
 def _check(each: InheritedSocket, text: str, *, unix: bool) -> None:
-    """Raises `ConfigError` if it is no listening stream socket of the listener's family."""
+    """Raises `ConfigError` if it is no listening stream socket, or a Unix socket for a TCP listener or the reverse.
+
+    Its address is whatever the service manager has bound it to.
+    """
     try:
         adopted(None, each.descriptor)
         with socket.socket(fileno=os.dup(each.descriptor)) as sock:

@@ -92,5 +92,8 @@ def _of_file(given: Values, number: int) -> dict[str, Any]:
 def _service(options: OptionValues, given: Values, fields: Mapping[str, Any]) -> ServiceConfig:
     """The service of the values that a file has `given`, and of further `fields`."""
     whole = {**filled(SERVICE_TABLE, {**given, **options.service}), **fields}
-    whole["policy_options"] = {**whole.get("policy_options", {}), **options.policy_options}
+    own = dict(whole.get("policy_options", {}))
+    if "saturation" in options.service:
+        own.pop("saturation", None)
+    whole["policy_options"] = {**own, **options.policy_options}
     return ServiceConfig(options=frozenset(options.service), **whole)

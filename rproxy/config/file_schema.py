@@ -33,6 +33,7 @@ from rproxy.config.validators import (
 )
 from rproxy.config.validators import whole as whole_number
 from rproxy.net.addresses import Address, written
+from rproxy.net.tls_settings import TLS_VERSIONS
 from rproxy.policies.own_options import PolicyError
 from rproxy.policies.registry import make_policy
 from rproxy.sessions.capacity import SESSIONS_MAX
@@ -156,7 +157,7 @@ TLS: Final = {
     "certificate": Key("certificate", _EXISTING, tuple),
     "key": Key("key", _EXISTING, tuple),
     "alpn": _ALPN,
-    "min-version": Key("min_version", choice("1.2", "1.3")),
+    "min-version": Key("min_version", choice(*TLS_VERSIONS)),
     "client-ca": Key("client_ca", _EXISTING),
 }
 """For `model.TlsConfig`: `tls` of a service or of one of its listeners."""

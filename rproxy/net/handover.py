@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
-HANDSHAKE_S: Final = 0.9
+LAST_HANDSHAKES_S: Final = 0.9
 """How long a socket is accepted from after the last SYN. A SYN that its filter drops is sent again after 1 s (RFC 6298,
 2.1), and finds the socket closed then.
 """

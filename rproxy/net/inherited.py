@@ -44,7 +44,7 @@ def parse(environment: Mapping[str, str], pid: int) -> tuple[InheritedSocket, ..
     number = environment.get("LISTEN_FDS", "")
     if environment.get("LISTEN_PID") != str(pid) or not (number.isascii() and number.isdigit()):
         return ()
-    if int(number[:6]) > _COUNT_MAX:
+    if len(number) > len(str(_COUNT_MAX)) or int(number) > _COUNT_MAX:
         return ()
     names = environment.get("LISTEN_FDNAMES", "")
     named = names.split(":") if names else []

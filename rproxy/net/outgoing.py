@@ -114,7 +114,7 @@ class ClientSource:
             raise UnusableSource(
                 CLIENT,
                 "needs the capability CAP_NET_ADMIN, which this process does not have (root without --uid has it; "
-                "systemd: AmbientCapabilities=CAP_NET_ADMIN)",
+                "systemd: in AmbientCapabilities= and CapabilityBoundingSet=)",
             ) from None
         except OSError as error:
             raise UnusableSource(CLIENT, f"this system has no IP_TRANSPARENT ({error.strerror})") from None

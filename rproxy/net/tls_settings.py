@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
+
+TLS_VERSIONS: Final = ("1.2", "1.3")
 
 
 @attrs.frozen
@@ -15,8 +19,8 @@ class TlsConfig:
     """
     alpn: tuple[str, ...] = ()
     """Protocols offered, the preferred one first; none: the extension is not answered."""
-    min_version: str = "1.2"
-    """The lowest version of TLS: "1.2" or "1.3"."""
+    min_version: str = TLS_VERSIONS[0]
+    """The lowest version of TLS, one of `TLS_VERSIONS`."""
     client_ca: str | None = None
     """File of authorities: clients must have a certificate of one of them; None for no client certificates."""
 

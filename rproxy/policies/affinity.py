@@ -195,7 +195,7 @@ class Affinity:
         self._wrapped.failed(backend, now)
 
     def reported(self, backend: Backend, now: float) -> None:
-        """See `Policy`. None is passed over, whatever the wrapped policy says: its clients keep it."""
+        """See `Policy`. Unlike the wrapped policy, this one passes nobody over for a report: clients keep back-ends."""
         if backend.usable:
             self._settle(backend)
         else:
@@ -203,7 +203,7 @@ class Affinity:
         self._wrapped.reported(backend, now)
 
     def explain(self, backend: Backend, now: float) -> Explanation:
-        """See `Policy`: sessions by the number from which its clients go elsewhere, and what they are compared by then.
+        """See `Policy`: its sessions divided by its bound, and the wrapped policy's value, which decides beyond it.
 
         Below 1, a back-end gets all clients whose first choice it is.
         """

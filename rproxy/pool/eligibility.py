@@ -97,9 +97,9 @@ class Eligibility:
             backend.slot = -1
 
     def claimed(self, backend: Backend) -> int:
-        """Our sessions on it and, if it is full, the clients that wait which it would get if each of those got as many.
+        """Our sessions on it; if it is full, also its equal share of the waiting clients, rounded up.
 
-        To other proxies they are sessions: they come as soon as there is room.
+        These come as soon as there is room, so other proxies are told of them as sessions.
         """
         return backend.connections + (ceil(self.waiting / self.full) if backend.usable and backend.slot < 0 else 0)
 

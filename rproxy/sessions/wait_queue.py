@@ -155,8 +155,8 @@ class WaitQueue:
     def _most(self, may_serve: bool) -> float:
         """How many clients may wait. `may_serve` is whether a back-end has room for one that comes now.
 
-        If so, others that wait will have it in this turn or one of the next: then those back-ends count, too, that are
-        not full but can be, unless there is one that cannot.
+        If so, those who wait are about to take it. Then not only full back-ends count, but all that have a limit; if
+        any eligible one has none, the queue is not bounded.
         """
         pool = self._pool
         backends = pool.full

@@ -39,7 +39,7 @@ class Closing:
         handed_over = [sock for sock in self._shared if handover.give_to_newest(sock)]
         for sock in handed_over:
             handover.refuse_syns(sock)
-        self._earliest += handover.HANDSHAKE_S if handed_over else 0.0
+        self._earliest += handover.LAST_HANDSHAKES_S if handed_over else 0.0
         self._latest = self._earliest + QUEUE_S
         self._look()
         return self._closed

@@ -68,7 +68,7 @@ def take_over(path: str, final: str) -> None:
 
 
 def _put_aside(path: str, older_max: int) -> None:
-    """Add ``.old`` to a file's name, and before to those of up to `older_max` - 1 that are in the way."""
+    """Rename `path` to `path`.old; if a running process holds that name, its file first, up to `older_max` deep."""
     old = path + _OLD
     with suppress(usage.UsageError):  # if it is no file, it cannot be replaced either
         try:

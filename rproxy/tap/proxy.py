@@ -188,9 +188,11 @@ class ProxyService(ProcessService, MultiService):
             self._report.write(began_at, outcome)
 
     def _read_again(self) -> Outcome:
-        rotated = (self._config.keyring is not None or self.reread is None) and self.rotate_keys()
         if self.reread is None or not self.running:
+            rotated = (self._config.keyring is not None or self.reread is None) and self.rotate_keys()
             self.read_tls_again()
+            if self.reread is not None:
+                return Outcome(False, "the proxy does not run: its file was not read again")
             return Outcome(
                 rotated, "keys read again" if rotated else "no keys read again, and there is no --config FILE"
             )
@@ -203,6 +205,8 @@ class ProxyService(ProcessService, MultiService):
         except Exception as error:
             self.log.failure("the configuration could not be applied")
             return Outcome(False, f"{type(error).__name__}: its log says more")
+        if self._config.keyring is not None:
+            self.rotate_keys()
         kept = [f"{each.config.name}: {why}" for each in self._services.configured for why in each.tls.kept]
         return Outcome(not kept, "; ".join([changes, *kept]))
 

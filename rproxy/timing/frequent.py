@@ -20,7 +20,7 @@ class Frequent(Generic[Key]):
         """The most that may be missing from each count."""
 
     def add(self, key: Key) -> None:
-        """Count `key` once. Constant time on average: what is taken off a count was added to it."""
+        """Count `key` once. Amortised constant time: a count is lowered at most as often as it was raised."""
         if key in self._counts:
             self._counts[key] += 1
         elif len(self._counts) < self._keys_max:

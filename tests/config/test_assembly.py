@@ -60,6 +60,12 @@ def test_another_policy_has_no_options_of_the_files(tmp_path: Path) -> None:
     assert only_service(tmp_path, text, "--policy-option", "saturation=0.6").policy_options == {"saturation": "0.6"}
 
 
+def test_the_option_saturation_wins_over_the_files_policy(tmp_path: Path) -> None:
+    text = 'policy = { name = "report", saturation = 0.5 }'
+    service = only_service(tmp_path, text, "--saturation", "0.9")
+    assert (service.saturation, service.policy_options) == (0.9, {})
+
+
 def test_the_state_file_of_the_environment_is_the_last_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/rproxy")
     assert file_config(tmp_path, "").state_file == "/var/lib/rproxy/rproxy.state"

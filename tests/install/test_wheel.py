@@ -27,7 +27,7 @@ def run(*command: str | Path, cwd: Path) -> str:
     """The output of a command that must succeed, with nothing of this test's own environment in its way."""
     env = {name: value for name, value in os.environ.items() if not re.match("PYTHONPATH|VIRTUAL_ENV|PYTEST_", name)}
     done = subprocess.run(
-        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=300
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, f"{command}:\n{done.stdout}"
     return done.stdout

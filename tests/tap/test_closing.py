@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 
 from rproxy.net import handover
 from rproxy.net.binding import CAN_HAND_OVER, Binding
-from rproxy.net.handover import HANDSHAKE_S
+from rproxy.net.handover import LAST_HANDSHAKES_S
 from rproxy.net.tcp_port import TcpPort
 from rproxy.tap.closing import QUEUE_S, Closing
 from tests.fakes import Port, run
@@ -103,7 +103,7 @@ def test_a_port_that_another_process_has_too_stays_for_the_time_of_a_handshake(
     new, alone = Listening(stack, old.address[1], reuse_port=True), Listening(stack)
     _, done = closing(clock, old, alone)
     client = stack.enter_context(socket.create_connection(old.address))
-    run(clock, HANDSHAKE_S - 0.05)
+    run(clock, LAST_HANDSHAKES_S - 0.05)
     assert (done, old.is_open, steps) == ([], True, ["refuse_syns"])
     with pytest.raises(BlockingIOError):
         old.socket.accept()

@@ -435,6 +435,24 @@ def test_a_broken_file_is_one_line_and_changes_nothing() -> None:
     assert bench.tcp() == [5432, 5433, 8080]
 
 
+def test_a_broken_file_changes_no_keys_either(tmp_path: Path) -> None:
+    first, second = (tmp_path / name for name in ("first", "second"))
+    for folder in (first, second):
+        folder.mkdir()
+    path = key_file(first, FIRST)
+    bench = Reloaded(WEB, keyring=Keyring.read(str(path), derived=False))
+    before = bench.service.monitor.envelope
+    path.write_text(key_file(second, SECOND).read_text())
+
+    def broken() -> ProxyConfig:
+        raise ConfigError("rproxy.toml: service: is missing")
+
+    assert reading(bench, broken) == ["rproxy.toml: service: is missing; everything stays as it was"]
+    assert bench.service.monitor.envelope is before
+    reading(bench, lambda: bench.config)
+    assert bench.service.monitor.envelope is not before
+
+
 def test_a_mistake_that_shows_only_when_it_is_applied_names_the_file() -> None:
     bench = Reloaded(WEB)
     (line,) = reading(bench, lambda: attrs.evolve(bench.config, max_connections=10**6))
