@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from twisted.internet.interfaces import IStreamServerEndpointStringParser
+from twisted.plugin import getPlugins
 
 from rproxy.config.activation import activated
 from rproxy.config.endpoints import listen_endpoints
@@ -145,7 +147,18 @@ def test_a_unix_socket_is_for_a_unix_listener(manager: Manager) -> None:
     assert why_not([service], manager.passed("")).endswith("the inherited socket is AF_INET")
 
 
-@pytest.mark.parametrize("text", ["ssl:443:privateKey=k", "haproxy:tcp:80", "tls:/certificates:443"])
+WITH_TLS = {"tls": "tls:/certificates:443"}
+"""A type of endpoint that only newer versions of Twisted have."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ssl:443:privateKey=k",
+        "haproxy:tcp:80",
+        *(WITH_TLS[each.prefix] for each in getPlugins(IStreamServerEndpointStringParser) if each.prefix in WITH_TLS),
+    ],
+)
 def test_no_socket_stands_for_a_listener_with_a_layer(manager: Manager, text: str) -> None:
     service = ServiceConfig(listen=(text,))
     assert why_not([service], manager.passed("")) == (
