@@ -1,4 +1,4 @@
-"""What is wrong with a configuration though each of its keys may have its value."""
+"""Errors between keys: each value is valid by itself, but not together with others."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Checks of single values. Each takes the key as the user wrote it, to name it in errors.
 
-A key is ``--probe-interval`` or ``service[1].probe-interval``; a value is a text or a
-number. All raise `ConfigError`.
+A key is ``--probe-interval`` or ``service[1].probe-interval``; a value is a text or a number. All raise `ConfigError`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ HEADER_S: Final = 5.0
 LOG_EVERY_S: Final = 10.0
 """Between two lines about the same ending."""
 _HOSTS_MAX: Final = 1024
-"""Addresses of which it is kept whether they may send headers."""
+"""Size of the cache of `trusts`, in addresses."""
 _REASONS: Final = {
     Ending.UNTRUSTED: "is not of proxy-protocol-from",
     Ending.BAD_HEADER: "sent a bad PROXY header",

@@ -146,14 +146,13 @@ class ServiceWiring:
         self.static.apply(self.config.backends)
 
     def prepared(self, config: ServiceConfig) -> Callable[[], None]:
-        """Make what `config` needs, and return what puts it into force, but for its listeners, and cannot fail.
+        """Make all of `config` that can fail, except listeners; return a function that applies it and cannot fail.
 
         Raises `ConfigError`, and has changed nothing then.
         """
         if self._process.config.carrier == _STRICT and (config.tls or config.listen_tls or config.send_tls):
-            raise ConfigError(
-                "the splice carrier takes plain sockets only", config.key("send-tls" if config.send_tls else "tls")
-            )
+            reason = "the splice carrier takes plain sockets only; --carrier auto takes TLS, too"
+            raise ConfigError(reason, config.key("send-tls" if config.send_tls else "tls"))
         policy = None if have_one_policy(config, self.config) else policy_of(config, Random())
         changes = self.outbound.prepared(config), self.tls.prepared(config)
 

@@ -36,9 +36,7 @@ class ServiceTls:
         self.to_backends = client_tls(config)
         """None for plain TCP."""
         self.kept: list[str] = []
-        """Why what was there before is still in use since files were read last, a line for each listener and for the
-        connections to back-ends.
-        """
+        """Errors of the last reading: a line for each listener, and for back-ends, whose earlier TLS is still used."""
         self._warn()
 
     def listener(self, text: str) -> ServerTls | None:
@@ -46,8 +44,7 @@ class ServiceTls:
         return self._listeners.get(text)
 
     def prepared(self, config: ServiceConfig) -> Callable[[], None]:
-        """Make what `config` has that there was not, and return what puts all of it into force, as its files are then,
-        for all who connect from then on.
+        """Load TLS that is new in `config`; return a function that reads all files again, for later connections.
 
         A listener that stays, and the connections to back-ends, keep what they have if it cannot be replaced, which is
         logged. Raises `ConfigError` for what is new, and changes nothing then.

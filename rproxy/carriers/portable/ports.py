@@ -40,7 +40,7 @@ class Ports:
             self._pause()
 
     def reassign(self, port: IListeningPort, own: Capacity) -> None:
-        """Another service's clients are accepted from now on, of which `own` is the capacity."""
+        """From now on `port` accepts another service's clients; `own` is that service's capacity."""
         if port in self._ports and self._ports[port] is not own:
             self._own(port, own)
             self._resume()

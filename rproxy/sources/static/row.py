@@ -25,8 +25,8 @@ INTERVAL_S: Final = 2.0
 JITTER: Final = 0.1
 """Each interval is up to this fraction shorter or longer, so that checks spread."""
 LATE_S: Final = 0.5
-"""Checks that are so late are made all at once, as this process was stalled: after them, as after the first ones, the
-next interval is up to a half shorter, so that they spread again.
+"""After a stall all checks are due at once. So after a check this late, as after the first one, the next interval is up
+to a half shorter, to spread them.
 """
 DIALS_MAX: Final = 64
 """Connections of checks at once, in either lane; further ones wait for their turn."""
