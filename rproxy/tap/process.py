@@ -163,6 +163,8 @@ class Process:
         files = [(self._config.get("pidfile"), self._pid_file)]
         if isinstance(self._out, RotatingFile):
             files.append((self._out.path, self._out.descriptor))
+        if self._report is not None:
+            files.append((self._report.path, self._report.descriptor))
         for path, descriptor in files:
             if path and descriptor is not None and _is_at(path, descriptor):
                 with suppress(PermissionError):  # another user's file that all may write

@@ -268,7 +268,8 @@ class ProxyService(ProcessService, MultiService):
             raise
 
     def _made_pid_file(self, process: Process) -> None:
-        self._report = process.reload_report()
+        if self.reread is not None or self._config.keyring is not None:  # there is something to read again
+            self._report = process.reload_report()
 
     def startService(self) -> None:
         if not self._bound:

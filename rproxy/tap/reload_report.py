@@ -35,26 +35,26 @@ class ReloadReport:
 
     def __init__(self, pidfile: str) -> None:
         """Make an empty file in place of one that was left behind. Raises `OSError`."""
-        self._path = os.path.abspath(pidfile) + SUFFIX
+        self.path = os.path.abspath(pidfile) + SUFFIX
         with suppress(FileNotFoundError):
-            os.unlink(self._path)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        os.fchmod(self._descriptor, 0o644)  # whatever the umask
+            os.unlink(self.path)
+        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        os.fchmod(self.descriptor, 0o644)  # whatever the umask
 
     def write(self, began_at: float, outcome: Outcome) -> None:
         """Replace what is in the file. A full disk costs the report, and nothing else."""
         word = _DONE if outcome.worked else _FAILED
         line = f"{began_at:.6f} {word} {' '.join(outcome.text.split())}\n".encode()[:_BYTES_MAX]
         with suppress(OSError):
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, line, 0)
+            os.ftruncate(self.descriptor, 0)
+            os.pwrite(self.descriptor, line, 0)
 
     def close(self) -> None:
         """Remove the file, unless another process has put its own there. Called once."""
         with suppress(OSError):
-            if os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
-                os.unlink(self._path)
-        os.close(self._descriptor)
+            if os.path.samestat(os.stat(self.path), os.fstat(self.descriptor)):
+                os.unlink(self.path)
+        os.close(self.descriptor)
 
 
 def reload(pidfile: str, within_s: float) -> Outcome:

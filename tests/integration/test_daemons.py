@@ -232,6 +232,22 @@ def test_with_another_user_everything_is_that_users_and_can_be_rotated_and_remov
         daemons.close()
 
 
+def test_with_another_user_the_report_of_reloads_is_that_users_and_goes_with_the_proxy(open_folder: Path) -> None:
+    need(root=True)
+    shutil.chown(open_folder, NOBODY)
+    file = open_folder / "rproxy.toml"
+    file.write_text('[[service]]\nlisten = "127.0.0.1:0"\n')
+    daemons = Daemons(open_folder)
+    try:
+        pid = daemons.start("rproxy", f"--uid={NOBODY}", *PROXY, "--config", str(file))
+        report = open_folder / "rproxy.pid.reload"
+        assert report.stat().st_uid == NOBODY
+        daemons.stop(pid)
+        assert not report.exists()
+    finally:
+        daemons.close()
+
+
 def test_with_another_user_in_roots_folder_it_starts_again_and_logrotates_new_file_is_used(open_folder: Path) -> None:
     need(root=True)
     daemons = Daemons(open_folder)
