@@ -346,19 +346,19 @@ MISTAKES: Final[dict[str, tuple[Callable[[Authority], str], str]]] = {
     ),
     "another's key": (
         spoiled(lambda files: files.key.write_bytes(pem(ec_key()))),
-        r"service\[0\]\.tls\.key\S* \S+\.key: the key is not that of the first certificate in \S+\.pem",
+        r'service\[0\]\.tls\.key: "\S+\.key": the key is not that of the first certificate in \S+\.pem',
     ),
     "a passphrase": (
         spoiled(lambda files: files.key.write_bytes(pem(ec_key(), "secret"))),
-        r"service\[0\]\.tls\.key\S* \S+\.key: the key has a passphrase",
+        r'service\[0\]\.tls\.key: "\S+\.key": the key has a passphrase',
     ),
     "authorities that are none": (
         lambda authority: tls_table(files := authority.issue(LOOPBACK), client_ca=str(files.certificate)),
-        r"service\[0\]\.tls\.client-ca \S+: no certificate there is that of an authority",
+        r'service\[0\]\.tls\.client-ca: "\S+": no certificate there is that of an authority',
     ),
     "back-ends' authorities that are none": (
         lambda authority: f'[service.send-tls]\nca = "{authority.issue(LOOPBACK).key}"',
-        r"service\[0\]\.send-tls\.ca \S+: there is no certificate of the PEM format in it",
+        r'service\[0\]\.send-tls\.ca: "\S+": there is no certificate of the PEM format in it',
     ),
 }
 
