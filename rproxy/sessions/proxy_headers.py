@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from ipaddress import ip_address
 from typing import Final
 
 from twisted.logger import Logger
 
 from rproxy.net.addresses import Address, Network, written
+from rproxy.net.networks import Networks, packed
 from rproxy.sessions.endings import Ending
 from rproxy.timing.rate_limit import RateLimit
 
@@ -18,8 +17,6 @@ HEADER_S: Final = 5.0
 """For the whole header, from accept on."""
 LOG_EVERY_S: Final = 10.0
 """Between two lines about the same ending."""
-_HOSTS_MAX: Final = 1024
-"""Size of the cache of `trusts`, in addresses."""
 _REASONS: Final = {
     Ending.UNTRUSTED: "is not of proxy-protocol-from",
     Ending.BAD_HEADER: "sent a bad PROXY header",
@@ -36,9 +33,8 @@ class ProxyHeaders:
 
     def __init__(self, networks: Sequence[Network], seconds: Callable[[], float]) -> None:
         """`seconds` is a monotonic clock."""
-        self._networks = tuple(networks)
+        self._networks = Networks(networks)
         self._seconds = seconds
-        self._is_trusted = lru_cache(_HOSTS_MAX)(self._look_up)
         self._lines = RateLimit.once_in(LOG_EVERY_S)
         self._unlogged: Counter[Ending] = Counter()
 
@@ -47,14 +43,7 @@ class ProxyHeaders:
 
         None is a client of a Unix socket: the permissions of that file are the rule for those.
         """
-        return peer is None or self._is_trusted(peer[0])
-
-    def _look_up(self, host: str) -> bool:
-        try:
-            address = ip_address(host.partition("%")[0])
-        except ValueError:
-            return False
-        return any(address in network for network in self._networks)
+        return peer is None or packed(peer[0]) in self._networks
 
     def refused(self, ending: Ending, peer: Address | None, why: str = "") -> None:
         """Log a client that is turned away; `why` is the flaw of its header."""
