@@ -126,10 +126,29 @@ def _signed(
     builder = x509.CertificateBuilder(
         _named(issuer), _named(name), public_key, x509.random_serial_number(), now + starts, now + ends
     )
+    signs = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
     builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    builder = builder.add_extension(signs, critical=False)
+    builder = builder.add_extension(_usage(authority=authority), critical=True)
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(each) for each in names]), False)
     return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    """RFC 5280 asks for it, and Python from 3.13 on looks whether an authority may sign."""
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _named(name: str) -> x509.Name:
