@@ -25,6 +25,8 @@ FLOORS: Final = {
     "observe": 5,
     "config": 5,
     "study": 6,
+    "admin": 6,
+    "cli": 6,
     "tap": 7,
 }
 PURE: Final = ("wire", "pool", "policies")

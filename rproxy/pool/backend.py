@@ -152,6 +152,10 @@ class Counts:
     pending: int = 0
     established: int = 0
     total: int = 0
+    bytes_up: int = 0
+    """Bytes from clients, of the sessions that have ended."""
+    bytes_down: int = 0
+    """Bytes to clients, likewise."""
 
 
 @attrs.define
@@ -310,6 +314,11 @@ class Backend:
     def max_connections(self) -> int | None:
         """Its own limit of sessions, 0 for no limit; None if it has none, so that the service's applies."""
         return self.registration.max_connections if self.static is None else self.static.max_connections
+
+    def report_age_s(self, now: float) -> float | None:
+        """How old its figures are, counted from the last probe that asked for them; None where it was never asked."""
+        age_s = now - self.probing.asked_at
+        return age_s if -inf < age_s < inf else None
 
     def intervals_s(self, intervals: int) -> float:
         """`intervals` of its registration intervals in seconds, at least `FORGET_MIN_S`."""

@@ -14,8 +14,9 @@ from rproxy.net.addresses import Address
 from rproxy.pool.admission import Admission
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.candidates import Candidates
+from rproxy.pool.consequences import Consequences
 from rproxy.pool.eligibility import Eligibility
-from rproxy.pool.events import NOTHING, Administered, Events, PanicChanged, ProbeLost, Transitioned
+from rproxy.pool.events import NOTHING, Administered, Events, ProbeLost
 from rproxy.pool.fallback import Fallback, NotEligible
 from rproxy.pool.guard import Guard
 from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
@@ -49,6 +50,9 @@ class Pool:
     """Clients that were given a back-end so far."""
     wake: Callable[[], None] | None = attrs.field(init=False, default=None)
     """Called when a client is given a back-end, before `choose` returns; None for not at all."""
+    notes_values: bool = attrs.field(init=False, default=False)
+    """Whether `choose` is to keep what the policy compared of the one that it chose, in `chosen_value`."""
+    chosen_value: float | None = attrs.field(init=False, default=None)
     _candidates: Candidates = attrs.field(init=False, factory=Candidates)
     _eligibility: Eligibility = attrs.field(init=False)
     _rows: Rows = attrs.field(init=False)
@@ -58,6 +62,7 @@ class Pool:
     """Its back-ends without an agent."""
     _fallback: Fallback = attrs.field(init=False, factory=Fallback)
     _guard: Guard = attrs.field(init=False)
+    _propagate: Consequences = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._eligibility = Eligibility(self.panic_below)
@@ -65,6 +70,7 @@ class Pool:
         self._probes = Probes(self.timeout_s, self._rows, self._candidates)
         self._registrations = Registrations(self.default_port, self._rows, self._candidates, self._probes)
         guard = self._guard = Guard(self._policy, self.complain)
+        self._propagate = Consequences(self._probes, self._candidates, self._eligibility, guard)
         self.static = StaticRows(self._rows, self._registrations, self._propagate, guard.reported, guard.failed)
 
     def __iter__(self) -> Iterator[Backend]:
@@ -237,6 +243,8 @@ class Pool:
         """
         backend = self.would_choose(now, exclude, client)
         if backend is not None:
+            if self.notes_values:
+                self.chosen_value = self._guard.explain(backend, now).value
             counts = backend.counts
             counts.pending += 1
             if counts.pending + counts.established >= backend.limit:
@@ -308,9 +316,21 @@ class Pool:
         reason = f"{sessions} new sessions got no byte for {silent_s:.0f} s"
         return self._transition(backend, Event.REFUSED, now, reason)
 
-    def closed(self, backend: Backend, now: float, *, was_connected: bool, served_s: float | None) -> Events:
-        """A lease is over; the last one of a departed back-end removes it. `served_s`: see `Policy.closed`."""
+    def closed(
+        self,
+        backend: Backend,
+        now: float,
+        *,
+        was_connected: bool,
+        served_s: float | None,
+        carried: tuple[int, int] = (0, 0),
+    ) -> Events:
+        """A lease is over; the last one of a departed back-end removes it. `served_s`: see `Policy.closed`.
+
+        `carried` are the bytes of its session: from the client, and to it.
+        """
         counts = backend.counts
+        counts.bytes_up, counts.bytes_down = counts.bytes_up + carried[0], counts.bytes_down + carried[1]
         if was_connected:
             counts.established -= 1
         else:
@@ -328,17 +348,3 @@ class Pool:
 
     def _transition(self, backend: Backend, event: Event, now: float, reason: str) -> Events:
         return self._propagate(self._rows.transition(backend, event, now, reason), now)
-
-    def _propagate(self, events: Events, now: float) -> Events:
-        """Update probes, candidates and the policy for `events`, and return them with what that has caused."""
-        caused = NOTHING
-        for event in events:
-            if isinstance(event, Transitioned) and event.after in (State.DEPARTED, State.FORGOTTEN):
-                self._probes.forget(event.backend)
-                if event.after is State.FORGOTTEN:
-                    self._candidates.drop(event.backend)
-                caused += self._guard.reported(event.backend, now)
-            elif isinstance(event, PanicChanged):
-                for backend in self.eligible:
-                    caused += self._guard.reported(backend, now)
-        return events + caused if caused else events

@@ -38,6 +38,12 @@ class SessionRecord(NamedTuple):
     down: int
     """Bytes from the back-end to the client."""
     ending: Ending
+    id: int = 0
+    """`Session.id`."""
+    score: float | None = None
+    """`Session.score`, of `backend`."""
+    report_age_s: float | None = None
+    """`Session.report_age_s`, of `backend`."""
 
     @property
     def client(self) -> str:

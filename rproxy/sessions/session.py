@@ -16,12 +16,13 @@ A session may end in any phase. It works in memory alone: no Deferred, no timer 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum, auto
+from itertools import count
 from typing import Final
 
 from rproxy.pool.backend import Backend
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import NO_LINK, Link
+from rproxy.sessions.phases import Phase
 from rproxy.sessions.record import SessionRecord
 from rproxy.sessions.redispatch import EARLY_END_S, EarlyEnd, Verdict
 from rproxy.sessions.service import Service
@@ -39,16 +40,7 @@ FLUSH_BACKEND_S: Final = 0.2
 """The same the other way round."""
 
 
-class Phase(Enum):
-    """A session's phase, see the diagram above."""
-
-    ACCEPTED = auto()
-    """Without a back-end: accepted, called back by the wait queue, or after a failed connect."""
-    WAITING = auto()
-    """In the service's wait queue, because no back-end was eligible."""
-    CONNECTING = auto()
-    CONNECTED = auto()
-    ENDED = auto()
+_NUMBERS: Final = count(1)
 
 
 _ACCEPTED, _WAITING, _CONNECTING, _CONNECTED, _ENDED = Phase  # an attribute of an enumeration takes 40 ns more
@@ -73,12 +65,15 @@ class Session:
         "ending",
         "half_closed",
         "header",
+        "id",
         "idle_sweeps",
         "link",
         "listener",
         "phase",
         "progress",
         "queue_s",
+        "report_age_s",
+        "score",
         "service",
         "started_at",
         "up",
@@ -86,6 +81,7 @@ class Session:
     )
 
     def __init__(self, service: Service, link: Link, listener: str = "") -> None:
+        self.id = next(_NUMBERS)
         self.service = service
         service.sessions += 1
         self.link = link
@@ -99,13 +95,16 @@ class Session:
         self.backend: Backend | None = None
         self.started_at = service.seconds()
         """When the client was accepted, or had completed its PROXY header or TLS handshake."""
+        self.score: float | None = None
+        """What the policy compared of the back-end that was chosen last; None unless `Pool.notes_values`."""
+        self.report_age_s: float | None = None
+        """How old that back-end's report was at the choice, in s; None as for `score`, and where there is no report."""
         self.waited = False
         """Whether the client is or was in the wait queue."""
         self._queued_at = 0.0
         self.queue_s = 0.0
         """Time spent in the wait queue."""
         self.connect_deadline = 0.0
-        """When to give up the present attempt to connect, on the service's clock."""
         self.connected_at: float | None = None
         self.ending: Ending | None = None
         self.header: Header | None = None
@@ -171,7 +170,8 @@ class Session:
         if observers.choices:
             observers.choosing(self.link)
         client = self.link.client() if service.chooses_by_client else None
-        backend = service.pool.choose(service.seconds(), failed, client)
+        now = service.seconds()
+        backend = service.pool.choose(now, failed, client)
         if observers.choices:
             observers.chosen(self.link, backend)
         if backend is None:
@@ -179,6 +179,8 @@ class Session:
         if failed:
             observers.redispatched(failed[-1], backend)
         self.backend = backend
+        if service.pool.notes_values:
+            self.score, self.report_age_s = service.pool.chosen_value, backend.report_age_s(now)
         self.connect_deadline = deadline
         self.phase = _CONNECTING
         return backend
@@ -324,6 +326,9 @@ class Session:
             self.up,
             self.down,
             ending,
+            self.id,
+            self.score,
+            self.report_age_s,
         )
 
     def _report_service(self, backend: Backend) -> None:
@@ -339,6 +344,7 @@ class Session:
     def _return_lease(self, backend: Backend, now: float, served_s: float | None) -> None:
         """`served_s` is how long the back-end has served the session; None if it failed or was never connected."""
         self.backend = None
-        events = self.service.pool.closed(backend, now, was_connected=self.connected_at is not None, served_s=served_s)
+        carried, connected = (self.up, self.down), self.connected_at is not None
+        events = self.service.pool.closed(backend, now, was_connected=connected, served_s=served_s, carried=carried)
         if events:
             self.service.publish(events)

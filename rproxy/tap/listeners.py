@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamSer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rproxy.admin.http_server import BACKLOG, AdminSite
 from rproxy.carriers.carrier import Carrier
 from rproxy.config.endpoints import listen_endpoints
 from rproxy.config.model import ProxyConfig, ServiceConfig
@@ -22,7 +23,6 @@ from rproxy.net.handover import give_to_all, give_to_previous
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.net.tcp_port import TcpEndpoint, TcpPort, listen_tcp
 from rproxy.net.unix_socket import remove_abandoned
-from rproxy.observe.http_server import BACKLOG, AdminSite
 from rproxy.observe.service_log import logger_of
 from rproxy.sessions.service import Service
 from rproxy.tap.closing import Closing

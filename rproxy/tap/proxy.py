@@ -14,6 +14,9 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 
+from rproxy.admin.documents import Document, Folder
+from rproxy.admin.http_server import AdminSite
+from rproxy.admin.snapshots import Snapshots
 from rproxy.carriers.carrier import Resources
 from rproxy.carriers.registry import make_carrier
 from rproxy.config.activation import activated
@@ -25,9 +28,6 @@ from rproxy.config.options import ProxyOptions
 from rproxy.config.validators import ConfigError
 from rproxy.net.inherited import inherited_sockets, tell_twisted
 from rproxy.net.own_listeners import OwnListeners
-from rproxy.observe.documents import Document, Folder
-from rproxy.observe.http_server import AdminSite
-from rproxy.observe.snapshots import Snapshots
 from rproxy.observe.status_json import CONTENT_TYPE, Status
 from rproxy.sessions.capacity import Capacity, pipes_for
 from rproxy.sessions.service import Service as SessionService

@@ -13,9 +13,9 @@ from typing import Any, Final
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
+from rproxy.admin.http_server import CONNECTIONS_MAX
 from rproxy.config.model import ProxyConfig
 from rproxy.config.validators import ConfigError
-from rproxy.observe.http_server import CONNECTIONS_MAX
 from rproxy.sessions.capacity import SESSIONS_MAX, sessions_for
 
 _OPERATORS_SHARE: Final = 32

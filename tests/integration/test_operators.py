@@ -17,8 +17,8 @@ from typing import Final
 import attrs
 import pytest
 
+from rproxy.admin.http_server import CONNECTIONS_MAX
 from rproxy.net.addresses import Address
-from rproxy.observe.http_server import CONNECTIONS_MAX
 from rproxy.wire.seal import Unsealed
 from tests.benchmarks.operators import ATTACKS, GET
 from tests.benchmarks.simulator import Simulator, register_all

@@ -7,8 +7,9 @@ import pytest
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import Administration, State
 from rproxy.sessions.endings import Ending
+from rproxy.sessions.phases import Phase
 from rproxy.sessions.service import ServiceTerms
-from rproxy.sessions.session import CONNECT_TIMEOUT_S, TRIES_MAX, Phase, Session
+from rproxy.sessions.session import CONNECT_TIMEOUT_S, TRIES_MAX, Session
 from tests.fakes import logged, run, texts
 from tests.sessions.opening import Bench, taken
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from rproxy.pool.states import Administration, State
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import NO_LINK
+from rproxy.sessions.phases import Phase
 from rproxy.sessions.service import ServiceTerms
-from rproxy.sessions.session import CONNECT_TIMEOUT_S, TRIES_MAX, Phase, Session
+from rproxy.sessions.session import CONNECT_TIMEOUT_S, TRIES_MAX, Session
 from tests.fakes import FakeLink, confirm, logged, registered
 from tests.sessions.opening import Bench, taken
 

@@ -19,7 +19,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.pages import forbidden
 from twisted.web.resource import IResource
 
-from rproxy.observe.request_filter import is_permitted
+from rproxy.admin.request_filter import is_permitted
 from rproxy.timing.work_queue import WorkQueue
 
 CONNECTIONS_MAX: Final = 64

@@ -11,8 +11,8 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from rproxy.observe.http_server import Request
-from rproxy.observe.snapshots import Snapshot, Snapshots
+from rproxy.admin.http_server import Request
+from rproxy.admin.snapshots import Snapshot, Snapshots
 from rproxy.timing.work_queue import WorkQueue
 
 METHODS: Final = (b"GET", b"HEAD")

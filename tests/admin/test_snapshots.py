@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from twisted.internet.task import Clock
 
-from rproxy.observe.snapshots import REUSED_S, Snapshot, Snapshots
+from rproxy.admin.snapshots import REUSED_S, Snapshot, Snapshots
 from rproxy.timing.work_queue import WorkQueue
 from tests.fakes import logged, run, texts, turn
 

@@ -8,9 +8,9 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
-from rproxy.observe.documents import Document, Folder
-from rproxy.observe.http_server import CONNECTIONS_MAX, AdminSite, Channel
-from rproxy.observe.snapshots import Snapshots
+from rproxy.admin.documents import Document, Folder
+from rproxy.admin.http_server import CONNECTIONS_MAX, AdminSite, Channel
+from rproxy.admin.snapshots import Snapshots
 from rproxy.timing.work_queue import WorkQueue
 from tests.fakes import Stream, run
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from twisted.web.http_headers import Headers
 
-from rproxy.observe.request_filter import is_permitted
+from rproxy.admin.request_filter import is_permitted
 
 NAMES = {"front.example"}
 

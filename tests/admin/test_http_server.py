@@ -12,7 +12,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.web.resource import Resource
 
-from rproxy.observe.http_server import (
+from rproxy.admin.http_server import (
     ANSWER_S,
     CONNECTIONS_MAX,
     IDLE_S,
@@ -25,9 +25,9 @@ from rproxy.observe.http_server import (
     Channel,
     Request,
 )
-from rproxy.observe.snapshots import OUTDATED_BYTES, REUSED_S
+from rproxy.admin.snapshots import OUTDATED_BYTES, REUSED_S
+from tests.admin.clients import Client, ServerBench
 from tests.fakes import logged, run, turn
-from tests.observe.clients import Client, ServerBench
 
 GET = b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
 DOCUMENT = b"a document\n"

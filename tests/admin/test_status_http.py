@@ -18,8 +18,8 @@ from rproxy.sessions.session import Session
 from rproxy.sources.agents.counters import Counters
 from rproxy.tap.service import serve_pool
 from rproxy.wire.pdu import Unregister
+from tests.admin.clients import ServerBench
 from tests.fakes import FakeLink, confirm, logged, pool_of, registered
-from tests.observe.clients import ServerBench
 
 FIGURE_5_10 = Load(cpu=17, memory=89, tcp=0)
 
