@@ -7,16 +7,13 @@ import signal
 from collections.abc import Callable
 from itertools import chain
 from random import random
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 
-from rproxy.admin.documents import Document, Folder
-from rproxy.admin.http_server import AdminSite
-from rproxy.admin.snapshots import Snapshots
 from rproxy.carriers.carrier import Resources
 from rproxy.carriers.registry import make_carrier
 from rproxy.config.activation import activated
@@ -28,7 +25,8 @@ from rproxy.config.options import ProxyOptions
 from rproxy.config.validators import ConfigError
 from rproxy.net.inherited import inherited_sockets, tell_twisted
 from rproxy.net.own_listeners import OwnListeners
-from rproxy.observe.status_json import CONTENT_TYPE, Status
+from rproxy.observe.history import History
+from rproxy.observe.status_json import Status
 from rproxy.sessions.capacity import Capacity, pipes_for
 from rproxy.sessions.service import Service as SessionService
 from rproxy.sources.agents.monitor import Monitor
@@ -43,6 +41,7 @@ from rproxy.tap.demo import Demo
 from rproxy.tap.draining import LOG_EVERY_S, Draining
 from rproxy.tap.key_rotation import at_signal, rotate, use_keys
 from rproxy.tap.listeners import OperatorsListener
+from rproxy.tap.operators import Operators
 from rproxy.tap.parts import Part, Timers
 from rproxy.tap.pidfile import own_pidfile
 from rproxy.tap.process import Process, ProcessService, process_of, reloading
@@ -53,7 +52,6 @@ from rproxy.tap.services import Services
 from rproxy.tap.signals import ReactorCall
 from rproxy.tap.startup import (
     StartupError,
-    operators_max,
     raise_descriptor_limit,
     sessions_max,
     tune_garbage_collector,
@@ -100,9 +98,11 @@ class ProxyService(ProcessService, MultiService):
             envelope(config.keyring),
             MonitorSettings(config.timing, config.allow, self._own.leads_here, config.trace),
         )
-        shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines)
+        history = History(time)
+        shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines, history)
         self._services = Services(config.services, shared, lambda view: self._status.removed(view))
         self._status = Status(self._services.views, self.monitor.counters, self.capacity)
+        self._operators = Operators(reactor, config, self._services, self._status, history, self._work)
         self._descriptors = descriptors
         self._moving = Restoring({}, self.monitor, reactor, self._work)
         """Back-ends that are another service's since the last reload."""
@@ -130,7 +130,7 @@ class ProxyService(ProcessService, MultiService):
             self._agents_port,
             services.listeners,
             services.statics,
-            OperatorsListener(reactor, config, self._site(descriptors), self._own),
+            OperatorsListener(reactor, config, self._operators.site(descriptors), self._own),
             self._demo,
             services.timeouts,  # after the listeners: ending a waiting client must not admit another one
             services.terms,
@@ -140,12 +140,6 @@ class ProxyService(ProcessService, MultiService):
             self._parts.append(StateKeeper(reactor, self._keeper(config.state_file)))
         for part in self._parts:
             part.setServiceParent(self)
-
-    def _site(self, descriptors: int) -> AdminSite:
-        shown = Snapshots(self._status.rendered, self._work, self._reactor.seconds)
-        root = Folder()
-        root.putChild(b"status.json", Document(CONTENT_TYPE, shown, self._work))
-        return AdminSite(root, self._reactor, self._work, self._config.admin_names, operators_max(descriptors))
 
     def _keeper(self, path: str) -> Keeper:
         return Keeper(

@@ -13,6 +13,7 @@ from rproxy.config.model import ProxyConfig, ServiceConfig
 from rproxy.config.validators import ConfigError
 from rproxy.net.lookups import Lookups
 from rproxy.net.own_listeners import OwnListeners
+from rproxy.observe.history import History
 from rproxy.observe.pool_log import PoolLog
 from rproxy.observe.publisher import Publisher
 from rproxy.observe.service_log import logger_of
@@ -48,6 +49,7 @@ class Surroundings:
     carrier: Carrier
     own: OwnListeners
     deadlines: Wheel
+    history: History
     lookups: Lookups = attrs.field(init=False)
 
     @lookups.default
@@ -87,6 +89,7 @@ class ServiceWiring:
         pool_log.log = logger_of(config.name, pool_log.log)
         for observing in (self.agents, slow_start, pool_log):  # the agents' timers before all others
             self.publisher.subscribe(observing.observers())
+        self.publisher.subscribe(process.history.observers(config.name))
         self.served = serve_pool(
             self.pool,
             reactor,

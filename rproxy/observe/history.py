@@ -1,0 +1,128 @@
+"""What has happened to back-ends in the last hour, for operators: who went down, when and why."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import attrs
+
+from rproxy.pool.backend import Backend
+from rproxy.pool.events import (
+    Administered,
+    AgentRestarted,
+    DrainingChanged,
+    Observers,
+    PanicChanged,
+    PassedOver,
+    PoolEvent,
+    Transitioned,
+    WordsChanged,
+)
+from rproxy.pool.states import State
+
+KEPT_S: Final = 3600.0
+KEPT: Final = 5000
+"""Most of them, whatever their age: any host can make a back-end come and go."""
+_UP_OR_SUSPECT: Final = {State.UP, State.SUSPECT}
+
+
+@attrs.frozen
+class Happening:
+    """One event, as operators see it."""
+
+    id: int
+    """Counts up from 1."""
+    at: float
+    """Unix time, in s."""
+    service: str
+    """Empty if it concerns the whole process."""
+    backend: str
+    """Its address:port; empty if it concerns the whole service."""
+    kind: str
+    """A word such as "up", "down", "drain", "restarted", "panic" or "doubt"."""
+    text: str
+    """A sentence without its subject."""
+
+
+class History:
+    """The happenings of all services. `wall` returns Unix time in s."""
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._kept: deque[Happening] = deque(maxlen=KEPT)
+        self._last = 0
+        self.followers: list[Callable[[Happening], None]] = []
+        """Called with every new one. They raise nothing."""
+
+    def note(self, service: str, backend: str, kind: str, text: str) -> None:
+        """Something has happened now."""
+        self._last += 1
+        happening = Happening(self._last, self._wall(), service, backend, kind, text)
+        self._kept.append(happening)
+        for follow in list(self.followers):
+            follow(happening)
+
+    def after(self, id: int) -> Iterable[Happening]:  # noqa: A002 - the field's name
+        """Those later than the one of that number and no older than `KEPT_S`, the oldest first."""
+        since = self._wall() - KEPT_S
+        return [each for each in self._kept if each.id > id and each.at >= since]
+
+    def observers(self, service: str) -> Observers:
+        """The events of a service's pool that are kept."""
+        of = _ServiceHistory(self, service)
+        observers: dict[type[PoolEvent], Callable[[Any], None]] = {
+            Transitioned: of.changed,
+            PanicChanged: of.panic,
+            AgentRestarted: of.restarted,
+            DrainingChanged: of.draining_changed,
+            Administered: of.administered,
+            PassedOver: of.passed_over,
+            WordsChanged: of.words_changed,
+        }
+        return observers
+
+
+@attrs.frozen
+class _ServiceHistory:
+    history: History
+    service: str
+
+    def _note(self, backend: Backend, kind: str, text: str) -> None:
+        self.history.note(self.service, backend.name, kind, text)
+
+    def changed(self, event: Transitioned) -> None:
+        """Not noted: one lost probe and its recovery, and the removal of one that never answered."""
+        before, after = event.before, event.after
+        if {before, after} == _UP_OR_SUSPECT or (before, after) == (State.REGISTERED, State.FORGOTTEN):
+            return
+        self._note(event.backend, after.value, event.reason)
+
+    def restarted(self, event: AgentRestarted) -> None:
+        self._note(event.backend, "restarted", "its agent was started again")
+
+    def draining_changed(self, event: DrainingChanged) -> None:
+        draining = event.backend.draining
+        text = "no new clients: it drains, or its service fails its check" if draining else "clients again"
+        self._note(event.backend, "drain" if draining else "ready", f"its agent asks for {text}")
+
+    def administered(self, event: Administered) -> None:
+        self._note(event.backend, event.administration.value, "an operator says so")
+
+    def passed_over(self, event: PassedOver) -> None:
+        reason = event.reason
+        self._note(
+            event.backend,
+            "passed-over" if reason else "considered",
+            f"passed over while others are better off: {reason}" if reason else "no longer passed over",
+        )
+
+    def words_changed(self, event: WordsChanged) -> None:
+        static = event.backend.static
+        if static is not None:
+            self._note(event.backend, "says", f"its agent-check says: {static.said or 'ready'}")
+
+    def panic(self, event: PanicChanged) -> None:
+        texts = {True: "less than half of the back-ends are up", False: "at least half of the back-ends are up again"}
+        self.history.note(self.service, "", "panic" if event.panicking else "calm", texts[event.panicking])
