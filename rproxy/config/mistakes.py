@@ -10,13 +10,15 @@ from rproxy.config.endpoints import listener_address
 from rproxy.config.given import FileValues, OptionValues
 from rproxy.config.model import ProxyConfig, ServiceConfig, liveness_least_s
 from rproxy.config.validators import ConfigError
-from rproxy.net.addresses import Address
+from rproxy.net.addresses import Address, written
 from rproxy.net.binding import wider_hosts
 
 _HEADED: Final = "haproxy:"
 """Begins the listeners of Twisted's that read PROXY headers."""
 _WITH_TLS: Final = re.compile(r"(haproxy:)*(ssl|tls):")
 """Begins the listeners of Twisted's that speak TLS."""
+_PLAIN: Final = "splice"
+"""The carrier that takes plain sockets only."""
 _ANY: Final = "where 0.0.0.0/0 and ::/0 stand for any host at all"
 
 
@@ -72,9 +74,14 @@ def _services(config: ProxyConfig, options: OptionValues, file: FileValues) -> I
             yield _who_may_register(config, service)
         yield from _proxy_headers(service)
         yield from _tls_twice(service)
+        if file.proxy is not None:
+            yield from carrier_without_tls(config.carrier, service)
     if "listen" not in options.service:
         pairs = zip(config.services, file.services, strict=True)
-        yield from _shared_listeners([service for service, given in pairs if given is not None and "listen" in given])
+        listening = [service for service, given in pairs if given is not None and "listen" in given]
+        yield from _shared_listeners(listening)
+        if file.proxy is not None:
+            yield from _operators_listener(config, listening)
 
 
 def _proxy_headers(service: ServiceConfig) -> Iterator[ConfigError]:
@@ -91,6 +98,24 @@ def _tls_twice(service: ServiceConfig) -> Iterator[ConfigError]:
     for key, text in _listeners(service):
         if _WITH_TLS.match(text) and (service.tls is not None or text in service.listen_tls):
             yield ConfigError("this endpoint has TLS of its own, and takes no tls", key, text)
+
+
+def carrier_without_tls(carrier: str, service: ServiceConfig) -> Iterator[ConfigError]:
+    """A service with TLS of a process that was given the carrier which does not take it."""
+    if carrier == _PLAIN and (service.tls or service.listen_tls or service.send_tls):
+        reason = "the splice carrier takes plain sockets only; --carrier auto takes TLS, too"
+        yield ConfigError(reason, service.key("send-tls" if service.send_tls else "tls"))
+
+
+def _operators_listener(config: ProxyConfig, services: Iterable[ServiceConfig]) -> Iterator[ConfigError]:
+    """A listener for clients where that for operators is to be."""
+    if config.admin is None or not config.admin[1]:
+        return
+    host, port = config.admin
+    for service in services:
+        for key, text in _listeners(service):
+            if listener_address(key, text) in [(each, port) for each in (host, *wider_hosts(host))]:
+                yield ConfigError(f"{key} accepts clients there", config.key("admin"), written(config.admin))
 
 
 def _listeners(service: ServiceConfig) -> Iterator[tuple[str, str]]:

@@ -9,8 +9,8 @@ from typing import Any, Final
 import attrs
 
 from rproxy.carriers.carrier import Carrier
+from rproxy.config.mistakes import carrier_without_tls
 from rproxy.config.model import ProxyConfig, ServiceConfig
-from rproxy.config.validators import ConfigError
 from rproxy.net.lookups import Lookups
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.history import History
@@ -34,9 +34,6 @@ from rproxy.tap.session_timeouts import SessionTimeouts
 from rproxy.tap.static_part import StaticPart
 from rproxy.tap.tls import ServiceTls
 from rproxy.timing.wheel import Wheel
-
-_STRICT: Final = "splice"
-"""The carrier that takes plain sockets only."""
 
 
 @attrs.frozen
@@ -153,9 +150,8 @@ class ServiceWiring:
 
         Raises `ConfigError`, and has changed nothing then.
         """
-        if self._process.config.carrier == _STRICT and (config.tls or config.listen_tls or config.send_tls):
-            reason = "the splice carrier takes plain sockets only; --carrier auto takes TLS, too"
-            raise ConfigError(reason, config.key("send-tls" if config.send_tls else "tls"))
+        for mistake in carrier_without_tls(self._process.config.carrier, config):
+            raise mistake
         policy = None if have_one_policy(config, self.config) else policy_of(config, Random())
         changes = self.outbound.prepared(config), self.tls.prepared(config)
 

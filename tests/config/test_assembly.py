@@ -226,6 +226,26 @@ def test_who_may_register_need_not_be_said_where_nobody_else_can(tmp_path: Path)
             [],
             "proxy.demo: no service takes agents",
         ),
+        (
+            "[proxy]\ncarrier = 'splice'\n" + service("a", 80, "send-tls = true\n" + STATIC),
+            [],
+            "service[0].send-tls: the splice carrier takes plain sockets only",
+        ),
+        (
+            service("a", 80, "send-tls = true\n" + STATIC),
+            ["--carrier", "splice"],
+            "service[0].send-tls: the splice carrier takes plain sockets only",
+        ),
+        (
+            "[proxy]\nadmin = '127.0.0.1:81'\n" + service("a", 80) + service("b", 81),
+            [],
+            'proxy.admin: "127.0.0.1:81": service[1].listen[0] accepts clients there',
+        ),
+        (
+            "[proxy]\nadmin = '[::1]:81'\n[[service]]\nlisten = '[::]:81'",
+            [],
+            'proxy.admin: "[::1]:81": service[0].listen[0] accepts clients there',
+        ),
     ],
 )
 def test_what_does_not_go_together_is_one_line(
