@@ -33,7 +33,10 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots of one document. `render` yields a new one piece by piece, one in each turn of the reactor."""
+    """The snapshots of one document. `render` yields a new one piece by piece, one in each turn of the reactor.
+
+    A piece may be empty: then there was work that wrote nothing.
+    """
 
     log = Logger()
 
@@ -47,6 +50,8 @@ class Snapshots:
         self._reused_until = float("-inf")
         self._rendering: Iterator[bytes] = iter(())
         self._rendered: list[bytes] = []
+        self._turns = 0
+        """That rendering has taken so far."""
         self._ready: list[Callable[[Snapshot | None], None]] = []
         self._failures = RateLimit.once_in(LOG_EVERY_S)
 
@@ -58,7 +63,7 @@ class Snapshots:
         self._ready.append(ready)
         if len(self._ready) == 1:
             self._last = None
-            self._rendered = []
+            self._rendered, self._turns = [], 0
             self._rendering = self._render()
             self._work.add(self._go_on)
 
@@ -71,11 +76,13 @@ class Snapshots:
             self._answer(None)
             return
         if piece is not None:
-            self._rendered.append(piece)
+            self._turns += 1
+            if piece:
+                self._rendered.append(piece)
             self._work.add(self._go_on)
             return
         self._last = self._new()
-        self._reused_until = self._seconds() + REUSED_S * (len(self._rendered) - 1)
+        self._reused_until = self._seconds() + REUSED_S * (self._turns - 1)
         self._answer(self._last)
 
     def _new(self) -> Snapshot:

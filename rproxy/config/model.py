@@ -185,6 +185,11 @@ class ProxyConfig:
     """Keys that were given as options instead."""
 
     @property
+    def has_operators(self) -> bool:
+        """Whether there is an operators' listener, and so anything to be counted for it."""
+        return self.admin is not None
+
+    @property
     def takes_agents(self) -> bool:
         """Whether agents register for any of its services; otherwise no port is opened for them."""
         return any(service.takes_agents for service in self.services)

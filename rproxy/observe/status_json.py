@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import attrs
 
+from rproxy.observe.service_figures import ServiceFigures
 from rproxy.observe.session_counters import SessionCounters
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import NO_EXPLANATION, Explanation
@@ -20,6 +21,9 @@ from rproxy.sessions.service import Service
 from rproxy.sources.agents.counters import Counters
 
 CONTENT_TYPE: Final = "application/json"
+DRAINING: Final = "draining"
+SHOWN_STATES: Final = (*(state.value for state in State if state is not State.FORGOTTEN), DRAINING)
+"""The states of a back-end as operators see them."""
 ROWS: Final = 25
 """Back-ends rendered in one go."""
 
@@ -65,6 +69,12 @@ class ServiceView:
     service: Service
     counters: SessionCounters
     report_score: Callable[[Backend], float]
+    figures: ServiceFigures = attrs.field()
+    """Only `/metrics` shows them. They stay as they are unless they observe the service."""
+
+    @figures.default
+    def _make_figures(self) -> ServiceFigures:
+        return ServiceFigures(self.service.seconds)
 
     def rows(self, backends: Iterable[Backend]) -> list[dict[str, Any]]:
         """The rows of these back-ends of the service."""
@@ -124,6 +134,10 @@ class Status:
         """A service has gone, and `views` does not return it any more; the totals keep it."""
         self._past += view.ended()
 
+    def ended(self) -> Ended:
+        """Totals over all services, those that have gone included."""
+        return sum((view.ended() for view in self._views()), self._past)
+
     def document(self) -> dict[str, Any]:
         """The whole document."""
         return {"backends": [row for view in self._views() for row in view.rows(view.service.pool)]} | self._totals()
@@ -155,7 +169,7 @@ class Status:
                 "dropped": dict(self._datagrams.dropped),
                 "send_errors": dict(self._datagrams.send_errors),
                 "probes": dict(self._datagrams.probes),
-                **sum((view.ended() for view in views), self._past).document(),
+                **self.ended().document(),
             },
         }
 
@@ -171,12 +185,11 @@ def backend_status(
     backend: Backend, explanation: Explanation, report_score: float | None, now: float
 ) -> dict[str, Any]:
     """One back-end. None for what it has not reported; `tcp` is the live count; times in s or ms as named."""
-    state = "draining" if backend.is_up and not backend.available else backend.state.value
     static = backend.static
     return {
         "address": backend.address,
         "port": backend.port,
-        "state": state,
+        "state": shown_state(backend),
         "passed_over": backend.passed_over or _failure(backend),
         "score": _significant(explanation.value),
         "terms": {name: _significant(term) for name, term in explanation.terms.items()},
@@ -199,6 +212,11 @@ def backend_status(
         "total": backend.counts.total,
         "last_seen_s": None if backend.answered_at is None else _rounded(now - backend.answered_at),
     }
+
+
+def shown_state(backend: Backend) -> str:
+    """One of `SHOWN_STATES`."""
+    return DRAINING if backend.is_up and not backend.available else backend.state.value
 
 
 def _significant(value: float) -> float | None:

@@ -133,6 +133,8 @@ class Health:
     """Probes on demand lost in a row; they are no misses."""
     refusals: int = attrs.field(init=False, default=0)
     """Connects failed in a row."""
+    refused: int = attrs.field(init=False, default=0)
+    """Connects that failed ever."""
     refusing: bool = attrs.field(init=False, default=False)
     """Whether failed connects took it down: then not even a panic uses it before its hold-down is over."""
     hold_s: float = attrs.field(init=False, default=0.0)
@@ -144,6 +146,11 @@ class Health:
     up_since: float = attrs.field(init=False, default=0.0)
     """When it last came up, from another state than SUSPECT."""
 
+    def count_refusal(self) -> None:
+        """A connect has failed."""
+        self.refusals += 1
+        self.refused += 1
+
 
 @attrs.define
 class Counts:
@@ -152,6 +159,8 @@ class Counts:
     pending: int = 0
     established: int = 0
     total: int = 0
+    unconnected: int = 0
+    """Those that ended before they were established."""
     bytes_up: int = 0
     """Bytes from clients, of the sessions that have ended."""
     bytes_down: int = 0

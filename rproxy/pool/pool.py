@@ -299,7 +299,7 @@ class Pool:
         """
         self._guard.failed(backend, now)
         health = backend.health
-        health.refusals += 1
+        health.count_refusal()
         if health.refusals < REFUSALS or not (backend.is_up or backend.state is State.DOWN) or health.refusing:
             return NOTHING
         health.refusing = True
@@ -334,7 +334,7 @@ class Pool:
         if was_connected:
             counts.established -= 1
         else:
-            counts.pending -= 1
+            counts.pending, counts.unconnected = counts.pending - 1, counts.unconnected + 1
         events = NOTHING
         if backend.state is State.DEPARTED and not backend.connections:
             events = self._rows.transition(backend, Event.EMPTIED, now, "its last session has ended")

@@ -14,6 +14,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 
+from rproxy.admin.metrics_page import MetricsPage
 from rproxy.carriers.carrier import Resources
 from rproxy.carriers.registry import make_carrier
 from rproxy.config.activation import activated
@@ -102,7 +103,8 @@ class ProxyService(ProcessService, MultiService):
         shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines, history)
         self._services = Services(config.services, shared, lambda view: self._status.removed(view))
         self._status = Status(self._services.views, self.monitor.counters, self.capacity)
-        self._operators = Operators(reactor, config, self._services, self._status, history, self._work)
+        metrics = MetricsPage(self._services.views, self._status.ended, self.monitor.counters, self.capacity)
+        self._operators = Operators(reactor, config, self._services, self._status, metrics, history, self._work)
         self._descriptors = descriptors
         self._moving = Restoring({}, self.monitor, reactor, self._work)
         """Back-ends that are another service's since the last reload."""

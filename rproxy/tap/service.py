@@ -12,6 +12,7 @@ from rproxy.config.model import ServiceConfig
 from rproxy.net.addresses import Address
 from rproxy.observe.refused_clients import RefusedClientsLog
 from rproxy.observe.scores import ReportScore
+from rproxy.observe.service_figures import ServiceFigures
 from rproxy.observe.service_log import logger_of
 from rproxy.observe.session_counters import SessionCounters
 from rproxy.observe.status_json import ServiceView
@@ -75,13 +76,16 @@ def serve_pool(
     saturation: float | None = None,
     trace: bool = False,
     observers: Sequence[SessionObserver] = (),
+    counts_figures: bool = False,
     publish: Callable[[Events], None] = lambda events: None,
     may_self_connect: Callable[[Address], bool] = lambda address: False,
 ) -> ServedPool:
     """A service of `pool`; `saturation` is that of the report's score that is shown, `observers` are further ones of
-    sessions.
+    sessions. `counts_figures` is whether `ServiceView.figures` observes it.
     """
     counters, refused, score = SessionCounters(), RefusedClientsLog(clock, pool), ReportScore(saturation)
+    figures = ServiceFigures(clock.seconds)
+    counting = [figures] if counts_figures else []
     traces = [SessionTrace(pool, score, clock.seconds)] if trace else []
     service = Service(
         pool,
@@ -90,13 +94,13 @@ def serve_pool(
         name=name,
         observers=Observers(
             clock.seconds,
-            sessions=[counters, refused, *traces, *observers],
+            sessions=[counters, refused, *traces, *observers, *counting],
             choices=traces,
-            redispatches=[counters],
+            redispatches=[counters, *counting],
         ),
         publish=publish,
         may_self_connect=may_self_connect,
     )
     for each in (refused, service.tls_failures):
         each.log = logger_of(name, each.log)
-    return ServedPool(service, counters, ServiceView(service, counters, score), refused, score)
+    return ServedPool(service, counters, ServiceView(service, counters, score, figures), refused, score)

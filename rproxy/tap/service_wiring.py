@@ -94,9 +94,13 @@ class ServiceWiring:
             name=config.name,
             saturation=saturation_of(config),
             trace=trace,
+            counts_figures=process.config.has_operators,
             publish=self.publisher,
             may_self_connect=process.own.may_self_connect,
         )
+        if process.config.has_operators:
+            self.pool.notes_values = True
+            self.publisher.subscribe(self.served.view.figures.observers())
         self.served.service.chooses_by_client = config.affinity is not None
         self.tls = ServiceTls(config)
         self._use_tls()

@@ -94,3 +94,18 @@ def test_one_that_cannot_be_rendered_is_said_seldom_and_tried_again() -> None:
     bench.ask()
     run(bench.clock, 0)
     assert bench.answers[-1] is not None
+
+
+def test_empty_pieces_take_their_turn_and_are_not_sent() -> None:
+    bench = Bench(0)
+    bench.snapshots = Snapshots(lambda: iter((b"", b"a", b"", b"b")), WorkQueue(bench.clock), bench.clock.seconds)
+    bench.ask()
+    bench.turns(4)
+    assert bench.answers == []
+    bench.turns(1)
+    (snapshot,) = bench.answers
+    assert snapshot is not None
+    assert (snapshot.pieces, snapshot.size) == ((b"a", b"b"), 2)
+    run(bench.clock, 2.9 * REUSED_S)
+    bench.ask()
+    assert bench.answers[1] is snapshot

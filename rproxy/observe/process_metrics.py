@@ -1,0 +1,105 @@
+"""The families of `/metrics` that the process has once."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Final, NamedTuple
+
+from rproxy.observe.metric_family import Family
+from rproxy.observe.process_figures import ProcessFigures
+from rproxy.observe.status_json import Ended
+from rproxy.pool.admission import Refusal
+from rproxy.sessions.capacity import Capacity
+from rproxy.sources.agents.counters import HELD_BACK, Counters
+from rproxy.wire.pdu import Flaw
+
+
+class ProcessRow(NamedTuple):
+    ended: Ended
+    """Of all services, those that have gone included."""
+    sessions: int
+    capacity: Capacity
+    datagrams: Counters
+    figures: ProcessFigures
+
+
+_VERSION: Final = metadata.version("rproxy")
+_DROPS: Final = [reason.value for reason in (*Flaw, *Refusal)]
+
+PROCESS_FAMILIES: Final[tuple[Family[ProcessRow], ...]] = (
+    Family("rproxy_process_build_info", "gauge", "1, with the version.", lambda row: {_VERSION: 1}, "version"),
+    Family(
+        "rproxy_process_current_connections", "gauge", "Sessions of all services.", lambda row: row.capacity.sessions
+    ),
+    Family(
+        "rproxy_process_max_connections",
+        "gauge",
+        "Most sessions of all services.",
+        lambda row: row.capacity.sessions_max,
+    ),
+    Family(
+        "rproxy_process_connections_total",
+        "counter",
+        "Sessions that have begun, those of services that have gone included.",
+        lambda row: row.ended.endings.total() + row.sessions,
+    ),
+    Family(
+        "rproxy_process_bytes_in_total",
+        "counter",
+        "Bytes from clients, of all services, as those have them.",
+        lambda row: row.ended.up,
+    ),
+    Family(
+        "rproxy_process_bytes_out_total",
+        "counter",
+        "Bytes to clients, likewise.",
+        lambda row: row.ended.down,
+    ),
+    Family(
+        "rproxy_datagrams_accepted_total",
+        "counter",
+        "Agents' datagrams that were accepted.",
+        lambda row: row.datagrams.accepted,
+        "type",
+    ),
+    Family(
+        "rproxy_datagrams_dropped_total",
+        "counter",
+        "Datagrams that were dropped, by reason.",
+        lambda row: {reason: row.datagrams.dropped[reason] for reason in _DROPS},
+        "reason",
+    ),
+    Family(
+        "rproxy_datagram_errors_total",
+        "counter",
+        "Datagrams that could not be sent, by error.",
+        lambda row: row.datagrams.send_errors,
+        "error",
+    ),
+    Family(
+        "rproxy_probes_total",
+        "counter",
+        "Probes, by what they were sent for.",
+        lambda row: {cause: count for cause, count in row.datagrams.probes.items() if cause != HELD_BACK},
+        "cause",
+    ),
+    Family(
+        "rproxy_probes_held_back_total",
+        "counter",
+        "Times that the budget of probes on demand was spent.",
+        lambda row: row.datagrams.probes[HELD_BACK],
+    ),
+    Family(
+        "process_cpu_seconds_total", "counter", "CPU time, of user and system.", lambda row: row.figures.cpu_seconds
+    ),
+    Family("process_resident_memory_bytes", "gauge", "Resident memory.", lambda row: row.figures.resident_bytes),
+    Family("process_virtual_memory_bytes", "gauge", "Virtual memory.", lambda row: row.figures.virtual_bytes),
+    Family(
+        "process_start_time_seconds",
+        "gauge",
+        "When the process was started, in Unix time.",
+        lambda row: row.figures.started,
+    ),
+    Family("process_open_fds", "gauge", "Open descriptors.", lambda row: row.figures.open_fds),
+    Family("process_max_fds", "gauge", "Most descriptors that may be open.", lambda row: row.figures.max_fds),
+)
