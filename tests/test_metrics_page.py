@@ -42,4 +42,5 @@ def test_the_tables_are_the_programs(families: Sequence[Family[Any]]) -> None:
 
 def test_no_other_metric_is_described() -> None:
     named = set(re.findall(r"^``(\w+)``", docs.pages()["metrics"], re.MULTILINE))
-    assert named == {family.name for family in (*BACKEND_FAMILIES, *SERVICE_FAMILIES, *PROCESS_FAMILIES)}
+    families: list[Family[Any]] = [*BACKEND_FAMILIES, *SERVICE_FAMILIES, *PROCESS_FAMILIES]
+    assert named == {family.name for family in families}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from prometheus_client import parser
@@ -14,6 +14,7 @@ from rproxy.admin import metrics_page
 from rproxy.admin.metrics_page import MetricsPage
 from rproxy.agent.sampler import Load
 from rproxy.observe.backend_metrics import BACKEND_FAMILIES
+from rproxy.observe.metric_family import Family
 from rproxy.observe.process_metrics import PROCESS_FAMILIES
 from rproxy.observe.publisher import Publisher
 from rproxy.observe.service_metrics import SERVICE_FAMILIES
@@ -28,7 +29,7 @@ from rproxy.wire.pdu import Unregister
 from tests.conftest import need
 from tests.fakes import FakeLink, confirm, pool_of, registered
 
-FAMILIES = (*BACKEND_FAMILIES, *SERVICE_FAMILIES, *PROCESS_FAMILIES)
+FAMILIES: Final[list[Family[Any]]] = [*BACKEND_FAMILIES, *SERVICE_FAMILIES, *PROCESS_FAMILIES]
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
 
