@@ -531,7 +531,7 @@ class FakeLink:
 
     def client(self) -> Address | None:
         host, colon, port = self.address.rpartition(":")
-        return (host, int(port)) if colon else None
+        return (host.strip("[]"), int(port)) if colon else None
 
     def peer_address(self) -> Address | None:
         return self.client()

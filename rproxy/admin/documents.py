@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Mapping
 from http import HTTPStatus
-from typing import Final
 
 from twisted.internet.interfaces import IPushProducer
-from twisted.web.pages import errorPage, notFound
-from twisted.web.resource import IResource, Resource
+from twisted.logger import Logger
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from rproxy.admin.http_server import Request
-from rproxy.admin.snapshots import Snapshot, Snapshots
+from rproxy.admin.answers import JSON, READING, Folder, allows, refuse
+from rproxy.admin.channel import Request
+from rproxy.admin.query import parameters_of
+from rproxy.admin.snapshots import Outdated, Snapshot, Snapshots
+from rproxy.observe.parameters import BadParameter, Missing
 from rproxy.timing.work_queue import WorkQueue
-
-METHODS: Final = (b"GET", b"HEAD")
-
-
-class Folder(Resource):
-    """Serves the children that were added with `putChild`; any other path below it is not found."""
-
-    def getChild(self, path: bytes, request: Request) -> IResource:
-        return notFound()
 
 
 class Document(Folder):
@@ -35,35 +28,78 @@ class Document(Folder):
         self._work = work
 
     def render(self, request: Request) -> int:
-        if request.method not in METHODS:
-            request.setHeader(b"allow", b", ".join(METHODS))
-            return _refuse(request, HTTPStatus.METHOD_NOT_ALLOWED)
-        self._snapshots.request(lambda snapshot: self._answer(request, snapshot))
+        if allows(request, *READING):
+            self._snapshots.request(lambda snapshot: self._answer(request, snapshot))
         return NOT_DONE_YET
 
     def _answer(self, request: Request, snapshot: Snapshot | None) -> None:
         if request.channel is None:  # connection lost
             return
         if snapshot is None:
-            _refuse(request, HTTPStatus.INTERNAL_SERVER_ERROR)
+            refuse(request, HTTPStatus.INTERNAL_SERVER_ERROR, "the document cannot be rendered: the log says why")
             return
         request.setHeader("content-type", self._content_type)
         request.setHeader("content-length", str(snapshot.size))
         if request.method == b"HEAD":
             request.finish()
         else:
-            _Sending(request, snapshot, self._work).resumeProducing()
+            _Sending(request, snapshot.read(), self._work).resumeProducing()
+
+
+class Query(Folder):
+    """Answers GET and HEAD with what `render` makes of the parameters, as JSON.
+
+    `render` gets those that are given, of the `names` that there are. It is run piece by piece while the client reads,
+    so that no document is kept; an empty piece is a pause. It may raise `BadParameter` before its first piece.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, names: Collection[str], render: Callable[[Mapping[str, str]], Iterator[bytes]], work: WorkQueue
+    ) -> None:
+        super().__init__()
+        self._names = names
+        self._rendered = render
+        self._work = work
+
+    def render(self, request: Request) -> int:
+        if allows(request, *READING):
+            self._work.add(lambda: self._begin(request))
+        return NOT_DONE_YET
+
+    def _begin(self, request: Request) -> None:
+        if request.channel is None:  # connection lost
+            return
+        try:
+            pieces = self._rendered(parameters_of(request, self._names))
+            first = next(pieces, b"")
+        except BadParameter as error:
+            status = HTTPStatus.NOT_FOUND if isinstance(error, Missing) else HTTPStatus.BAD_REQUEST
+            refuse(request, status, str(error))
+            return
+        except Exception:
+            refuse(request, HTTPStatus.INTERNAL_SERVER_ERROR, "the answer cannot be rendered: the log says why")
+            raise
+        request.setHeader("content-type", JSON)
+        if request.method == b"HEAD":
+            request.finish()
+        else:
+            _Sending(request, _followed(first, pieces), self._work).resumeProducing()
+
+
+def _followed(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
 
 
 @implementer(IPushProducer)
 class _Sending:
     """A push producer that writes the next piece whenever the kernel has taken the last one."""
 
-    def __init__(self, request: Request, snapshot: Snapshot, work: WorkQueue) -> None:
+    def __init__(self, request: Request, pieces: Iterator[bytes], work: WorkQueue) -> None:
         self._request = request
-        self._snapshot = snapshot
-        self._written = 0
-        """Pieces."""
+        self._pieces = pieces
         self._work = work
         request.registerProducer(self, True)
 
@@ -78,19 +114,24 @@ class _Sending:
         self._request.unregisterProducer()
 
     def _write(self) -> None:
-        request, pieces = self._request, self._snapshot.pieces
+        request = self._request
         if request.channel is None:  # connection lost
             return
-        if pieces is None:
+        try:
+            piece = next(self._pieces, None)
+        except Outdated:
             request.channel.abort()
-        elif self._written < len(pieces):
-            request.write(pieces[self._written])
-            self._written += 1
+        except Exception:
+            request.channel.abort()
+            raise
         else:
-            request.unregisterProducer()
-            request.finish()
+            self._go_on(piece)
 
-
-def _refuse(request: Request, status: HTTPStatus) -> int:
-    errorPage(status, status.phrase, status.description).render(request)
-    return NOT_DONE_YET
+    def _go_on(self, piece: bytes | None) -> None:
+        if piece:
+            self._request.write(piece)
+        elif piece is not None:
+            self._work.add(self._write)
+        else:
+            self._request.unregisterProducer()
+            self._request.finish()

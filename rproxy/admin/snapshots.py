@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -22,14 +22,47 @@ OUTDATED_BYTES: Final = 32 << 20
 LOG_EVERY_S: Final = 10.0
 
 
+class Outdated(Exception):
+    """A snapshot has been given up: its client is to be disconnected."""
+
+
 @attrs.define(eq=False)
 class Snapshot:
     """A document as it was at one time, shared by all clients that it is sent to."""
 
     pieces: tuple[bytes, ...] | None
-    """None once it has been given up: its clients are to be disconnected."""
+    """None once it has been given up."""
     size: int
     """Bytes."""
+
+    def read(self) -> Iterator[bytes]:
+        """Its pieces. Raises `Outdated` when the next one is asked for after it has been given up."""
+        number = 0
+        while True:
+            if self.pieces is None:
+                raise Outdated
+            if number == len(self.pieces):
+                return
+            yield self.pieces[number]
+            number += 1
+
+
+class Shared:
+    """The snapshots that are still being sent: if they are too large together, the oldest is given up."""
+
+    def __init__(self) -> None:
+        self._made: list[weakref.ref[Snapshot]] = []
+        """The oldest first."""
+
+    def new(self, pieces: Iterable[bytes]) -> Snapshot:
+        """A further one."""
+        made = [snapshot for reference in self._made if (snapshot := reference()) is not None]
+        while sum(snapshot.size for snapshot in made) > OUTDATED_BYTES:
+            made.pop(0).pieces = None
+        kept = tuple(pieces)
+        made.append(Snapshot(kept, sum(map(len, kept))))
+        self._made = [weakref.ref(snapshot) for snapshot in made]
+        return made[-1]
 
 
 class Snapshots:
@@ -45,8 +78,7 @@ class Snapshots:
         self._work = work
         self._seconds = seconds
         self._last: Snapshot | None = None
-        self._made: list[weakref.ref[Snapshot]] = []
-        """Those that are still being sent, the oldest first."""
+        self._shared = Shared()
         self._reused_until = float("-inf")
         self._rendering: Iterator[bytes] = iter(())
         self._rendered: list[bytes] = []
@@ -81,17 +113,9 @@ class Snapshots:
                 self._rendered.append(piece)
             self._work.add(self._go_on)
             return
-        self._last = self._new()
+        self._last = self._shared.new(self._rendered)
         self._reused_until = self._seconds() + REUSED_S * (self._turns - 1)
         self._answer(self._last)
-
-    def _new(self) -> Snapshot:
-        made = [snapshot for reference in self._made if (snapshot := reference()) is not None]
-        while sum(snapshot.size for snapshot in made) > OUTDATED_BYTES:
-            made.pop(0).pieces = None
-        made.append(Snapshot(tuple(self._rendered), sum(map(len, self._rendered))))
-        self._made = [weakref.ref(snapshot) for snapshot in made]
-        return made[-1]
 
     def _answer(self, snapshot: Snapshot | None) -> None:
         waiting, self._ready = self._ready, []

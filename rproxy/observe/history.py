@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, Final
 
 import attrs
@@ -67,7 +68,13 @@ class History:
     def after(self, id: int) -> Iterable[Happening]:  # noqa: A002 - the field's name
         """Those later than the one of that number and no older than `KEPT_S`, the oldest first."""
         since = self._wall() - KEPT_S
-        return [each for each in self._kept if each.id > id and each.at >= since]
+        known = max(id + len(self._kept) - self._last, 0)
+        return [each for each in islice(self._kept, known, None) if each.at >= since]
+
+    @property
+    def last(self) -> int:
+        """The number of the newest; 0 if there was none."""
+        return self._last
 
     def observers(self, service: str) -> Observers:
         """The events of a service's pool that are kept."""

@@ -20,12 +20,23 @@ from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
 from rproxy.sources.agents.counters import Counters
 
-CONTENT_TYPE: Final = "application/json"
 DRAINING: Final = "draining"
 SHOWN_STATES: Final = (*(state.value for state in State if state is not State.FORGOTTEN), DRAINING)
 """The states of a back-end as operators see them."""
 ROWS: Final = 25
 """Back-ends rendered in one go."""
+AGES: Final = ("last_seen_s", "report_age", "since")
+"""Of a row: times that grow while nothing else changes."""
+
+
+@attrs.frozen
+class ProcessFacts:
+    """What does not change while the process runs."""
+
+    version: str = ""
+    started: float = 0.0
+    """Unix time, in s."""
+    pid: int = 0
 
 
 @attrs.frozen
@@ -124,8 +135,10 @@ class Status:
         views: Callable[[], Sequence[ServiceView]],
         datagrams: Counters,
         capacity: Capacity,
+        process: ProcessFacts = ProcessFacts(),
     ) -> None:
         self._views = views
+        self._process = process
         self._past = Ended()
         self._datagrams = datagrams
         self._capacity = capacity
@@ -148,11 +161,11 @@ class Status:
         Back-ends may change between two pieces: those listed are the ones at the first, except the forgotten.
         """
         text, separator = '{"backends": [\n', ""
-        for number, (view, backends) in enumerate([part for each in self._views() for part in _parts(each)]):
+        for number, (view, backends) in enumerate([part for each in self._views() for part in parts(each)]):
             if number and text:
                 yield text.encode()
                 text = ""
-            for row in view.rows(backend for backend in backends if backend.state is not State.FORGOTTEN):
+            for row in view.rows(present(backends)):
                 text += separator + json.dumps(row)
                 separator = ",\n"
         yield f"{text}\n], {json.dumps(self._totals())[1:]}\n".encode()
@@ -161,6 +174,7 @@ class Status:
         """Everything but the back-ends; `bytes` are those of the sessions that have ended."""
         views = self._views()
         return {
+            **attrs.asdict(self._process),
             "services": [view.totals() for view in views],
             "panic": any(view.service.pool.panicking for view in views),
             "connections": {"now": self._capacity.sessions, "max": self._capacity.sessions_max},
@@ -174,11 +188,16 @@ class Status:
         }
 
 
-def _parts(view: ServiceView) -> Iterator[tuple[ServiceView, list[Backend]]]:
+def parts(view: ServiceView) -> Iterator[tuple[ServiceView, list[Backend]]]:
     """The service's back-ends, `ROWS` at a time."""
     backends = list(view.service.pool)
     for start in range(0, len(backends), ROWS):
         yield view, backends[start : start + ROWS]
+
+
+def present(backends: Iterable[Backend]) -> Iterator[Backend]:
+    """Those that are still in the pool."""
+    return (backend for backend in backends if backend.state is not State.FORGOTTEN)
 
 
 def backend_status(
@@ -204,12 +223,19 @@ def backend_status(
         "others": backend.report.others,
         "weight": backend.registration.weight if static is None else static.weight,
         "share": round(backend.share, 2),
+        "eligible": backend.eligible,
+        "full": backend.usable and not backend.eligible,
+        "since": None if backend.changed_at is None else _rounded(now - backend.changed_at),
+        "refusals": backend.health.refusals,
         "interval_s": backend.registration.interval_s if static is None else None,
         "check": "agent" if static is None else static.configured.check,
         "said": "" if static is None else static.said,
         "connections": backend.connections,
         "max_connections": None if isinf(backend.limit) else int(backend.limit),
         "total": backend.counts.total,
+        "bytes_up": backend.counts.bytes_up,
+        "bytes_down": backend.counts.bytes_down,
+        "report_age": _rounded(backend.report_age_s(now)),
         "last_seen_s": None if backend.answered_at is None else _rounded(now - backend.answered_at),
     }
 

@@ -18,6 +18,7 @@ from rproxy.pool.health import SLOW_START_STEP_S, hold_down, reset, share_after
 from rproxy.pool.states import Event, State, after
 
 _TOLERANCE_S: Final = 1e-9
+_UP_OR_SUSPECT: Final = {State.UP, State.SUSPECT}
 
 
 @attrs.define(eq=False)
@@ -63,6 +64,8 @@ class Rows:
         return (Transitioned(backend, before, backend.state, event, reason), *self.update(backend))
 
     def _entered(self, backend: Backend, before: State, now: float) -> None:
+        if {before, backend.state} != _UP_OR_SUSPECT:
+            backend.changed_at = now
         match backend.state:
             case State.FORGOTTEN:
                 del self._by_key[backend.address, backend.port]

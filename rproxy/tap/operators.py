@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator
+from time import time
 from typing import Any
 
 from rproxy.admin import metrics_page
-from rproxy.admin.documents import Document, Folder
+from rproxy.admin.answers import JSON, Folder
+from rproxy.admin.documents import Document, Query
+from rproxy.admin.health import Health
 from rproxy.admin.http_server import AdminSite
 from rproxy.admin.metrics_page import MetricsPage
 from rproxy.admin.snapshots import Snapshots
+from rproxy.admin.stream import Stream, Streams
+from rproxy.carriers.carrier import Carrier
 from rproxy.config.model import ProxyConfig
+from rproxy.observe import backend_list, event_list, session_list
+from rproxy.observe.backend_list import BackendList
+from rproxy.observe.event_list import EventList
 from rproxy.observe.history import History
-from rproxy.observe.status_json import CONTENT_TYPE, Status
+from rproxy.observe.readiness import faults
+from rproxy.observe.session_list import SessionList
+from rproxy.observe.status_json import Status
 from rproxy.tap.services import Services
 from rproxy.tap.startup import operators_max
 from rproxy.timing.work_queue import WorkQueue
@@ -29,6 +41,7 @@ class Operators:
         metrics: MetricsPage,
         history: History,
         work: WorkQueue,
+        carrier: Carrier,
     ) -> None:
         """Opens nothing."""
         self._reactor = reactor
@@ -38,12 +51,38 @@ class Operators:
         self._history = history
         self._work = work
         self._metrics = metrics
+        self._carrier = carrier
+        self.stopping = False
+        """Whether the process takes no more clients."""
 
     def site(self, descriptors: int) -> AdminSite:
         """For the listener; `descriptors` is how many the process may have open."""
+        root, connections_max = Folder(), operators_max(descriptors)
         shown = Snapshots(self._status.rendered, self._work, self._reactor.seconds)
-        root = Folder()
-        root.putChild(b"status.json", Document(CONTENT_TYPE, shown, self._work))
+        root.putChild(b"status.json", Document(JSON, shown, self._work))
         metrics = Snapshots(self._metrics.rendered, self._work, self._reactor.seconds)
         root.putChild(b"metrics", Document(metrics_page.CONTENT_TYPE, metrics, self._work))
-        return AdminSite(root, self._reactor, self._work, self._config.admin_names, operators_max(descriptors))
+        root.putChild(b"healthz", Health("ok"))
+        root.putChild(b"readyz", Health("ready", self._faults))
+        root.putChild(b"api", self._api(connections_max))
+        return AdminSite(root, self._reactor, self._work, self._config.admin_names, connections_max)
+
+    def _api(self, connections_max: int) -> Folder:
+        work, api, views = self._work, Folder(), self._services.views
+        lists, events = BackendList(views), EventList(self._history)
+        sessions = SessionList(self._carrier.slices, self._names, time)
+        streams = Streams(
+            views, self._history, work, self._reactor, most=connections_max // 2, began=secrets.token_hex(4)
+        )
+        api.putChild(b"backends", Query(backend_list.PARAMETERS, lists.backends, work))
+        api.putChild(b"services", Query((), lists.services, work))
+        api.putChild(b"sessions", Query(session_list.PARAMETERS, sessions.rendered, work))
+        api.putChild(b"events", Query(event_list.PARAMETERS, events.rendered, work))
+        api.putChild(b"stream", Stream(streams))
+        return api
+
+    def _names(self) -> list[str]:
+        return [view.service.name for view in self._services.views()]
+
+    def _faults(self) -> Iterator[str]:
+        return faults([view.service for view in self._services.views()], stopping=self.stopping)

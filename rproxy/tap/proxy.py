@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 from collections.abc import Callable
+from importlib.metadata import version
 from itertools import chain
 from random import random
 from time import monotonic, time
@@ -27,7 +29,7 @@ from rproxy.config.validators import ConfigError
 from rproxy.net.inherited import inherited_sockets, tell_twisted
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.history import History
-from rproxy.observe.status_json import Status
+from rproxy.observe.status_json import ProcessFacts, Status
 from rproxy.sessions.capacity import Capacity, pipes_for
 from rproxy.sessions.service import Service as SessionService
 from rproxy.sources.agents.monitor import Monitor
@@ -102,9 +104,16 @@ class ProxyService(ProcessService, MultiService):
         history = History(time)
         shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines, history)
         self._services = Services(config.services, shared, lambda view: self._status.removed(view))
-        self._status = Status(self._services.views, self.monitor.counters, self.capacity)
+        self._status = Status(
+            self._services.views,
+            self.monitor.counters,
+            self.capacity,
+            ProcessFacts(version("rproxy"), round(time(), 3), os.getpid()),
+        )
         metrics = MetricsPage(self._services.views, self._status.ended, self.monitor.counters, self.capacity)
-        self._operators = Operators(reactor, config, self._services, self._status, metrics, history, self._work)
+        self._operators = Operators(
+            reactor, config, self._services, self._status, metrics, history, self._work, self.carrier
+        )
         self._descriptors = descriptors
         self._moving = Restoring({}, self.monitor, reactor, self._work)
         """Back-ends that are another service's since the last reload."""
@@ -280,6 +289,7 @@ class ProxyService(ProcessService, MultiService):
     def stopService(self) -> Deferred[Any]:
         """Accept no more clients, give sessions `drain_timeout_s` to end, then end them. Fires when all is closed."""
         Service.stopService(self)
+        self._operators.stopping = True
         self._moving.stop()
         self._draining.start()
         drained = self._stop_accepting().addCallback(lambda _: self._draining.wait())

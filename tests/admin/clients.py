@@ -8,8 +8,10 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
-from rproxy.admin.documents import Document, Folder
-from rproxy.admin.http_server import CONNECTIONS_MAX, AdminSite, Channel
+from rproxy.admin.answers import Folder
+from rproxy.admin.channel import Channel
+from rproxy.admin.documents import Document
+from rproxy.admin.http_server import CONNECTIONS_MAX, AdminSite
 from rproxy.admin.snapshots import Snapshots
 from rproxy.timing.work_queue import WorkQueue
 from tests.fakes import Stream, run
@@ -63,8 +65,8 @@ class ServerBench:
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self.clock = Clock()
-        work = WorkQueue(self.clock)
-        root = Folder()
+        self.work = work = WorkQueue(self.clock)
+        self.root = root = Folder()
         root.putChild(b"status.json", Document("text/plain", Snapshots(render, work, self.clock.seconds), work))
         self.server = AdminSite(root, self.clock, work, names, connections_max)
         self.server.doStart()

@@ -12,9 +12,9 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.web.resource import Resource
 
-from rproxy.admin.http_server import (
+from rproxy.admin.channel import (
     ANSWER_S,
-    CONNECTIONS_MAX,
+    BODY_MAX,
     IDLE_S,
     LINGER_BYTES,
     LINGER_S,
@@ -25,6 +25,7 @@ from rproxy.admin.http_server import (
     Channel,
     Request,
 )
+from rproxy.admin.http_server import CONNECTIONS_MAX
 from rproxy.admin.snapshots import OUTDATED_BYTES, REUSED_S
 from tests.admin.clients import Client, ServerBench
 from tests.fakes import logged, run, turn
@@ -145,7 +146,9 @@ def test_head_gets_only_the_length() -> None:
         (GET.replace(b"HTTP/1.1", b"HTTP/1.0"), HTTPStatus.OK, False),
         (GET.replace(b" HTTP/1.1", b""), HTTPStatus.BAD_REQUEST, False),
         (GET.replace(b"/status.json", b"http://evil.example/status.json"), HTTPStatus.NOT_FOUND, True),
-        (GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\n\r\nabc"), 413, False),
+        (GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\n\r\nabc"), HTTPStatus.OK, True),
+        (GET.replace(b"\r\n\r\n", b"\r\nContent-Length: %d\r\n\r\n" % BODY_MAX) + bytes(BODY_MAX), 200, True),
+        (GET.replace(b"\r\n\r\n", b"\r\nContent-Length: %d\r\n\r\n" % (BODY_MAX + 1)), 413, False),
         (GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 0\r\n\r\n") + b"\x01\r\n", 400, False),
         (GET.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"), 413, False),
         (GET.replace(b"\r\n\r\n", b"\r\nContent-Length: " + 5000 * b"9" + b"\r\n\r\n"), 400, False),

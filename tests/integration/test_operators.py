@@ -85,7 +85,7 @@ def test_programs_are_served_on_one_connection_or_many(start: Starter, reactor: 
 
 BODIES: Final = {
     "a length": (b"Content-Length: 300000000", 300 * MB),
-    "a small one": (b"Content-Length: 5", 5),
+    "one that is a little too long": (b"Content-Length: 1025", 1025),
     "chunks": (b"Transfer-Encoding: chunked", 300 * MB),
     "asked for first": (b"Content-Length: 300000000\r\nExpect: 100-continue", 0),
 }

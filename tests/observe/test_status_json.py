@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from rproxy.agent.sampler import Load
 from rproxy.observe.scores import ReportScore
 from rproxy.observe.session_counters import SessionCounters
-from rproxy.observe.status_json import ROWS, ServiceView, Status
+from rproxy.observe.status_json import ROWS, ProcessFacts, ServiceView, Status
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend, StaticTerms
@@ -23,7 +23,7 @@ from rproxy.sessions.session import Session
 from rproxy.sources.agents.counters import Counters
 from rproxy.wire.agent_check import read
 from rproxy.wire.pdu import Unregister
-from tests.fakes import CountingPolicy, FakeLink, RaisingPolicy, confirm, logged, pool_with, registered
+from tests.fakes import AGENT_PORT, CountingPolicy, FakeLink, RaisingPolicy, confirm, logged, pool_with, registered
 from tests.policies.balancing import policy
 
 FIELDS = {
@@ -31,6 +31,7 @@ FIELDS = {
     *("rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory", "load", "others"),
     *("weight", "share", "interval_s", "check", "said"),
     *("connections", "max_connections", "total", "last_seen_s"),
+    *("eligible", "full", "since", "refusals", "bytes_up", "bytes_down", "report_age"),
 }
 
 
@@ -86,6 +87,13 @@ def test_what_a_back_end_reports_is_shown() -> None:
         "connections": 1,
         "max_connections": None,
         "total": 0,
+        "eligible": True,
+        "full": False,
+        "since": 2.99,
+        "refusals": 0,
+        "bytes_up": 0,
+        "bytes_down": 0,
+        "report_age": 3.0,
         "last_seen_s": 2.99,
     }
     assert shown["report_score"] == pytest.approx(0.15 + 0.15 + 0.085 + 0.25)
@@ -137,7 +145,7 @@ def test_what_is_not_known_yet_is_null() -> None:
     assert shown["state"] == "registered"
     assert {name for name, value in shown.items() if value is None} == {
         *("score", "report_score", "rtt_ms", "srtt_ms", "tcp", "cpu", "memory", "load", "others", "last_seen_s"),
-        "max_connections",
+        *("max_connections", "since", "report_age"),
     }
     assert shown["terms"] == {}
 
@@ -305,3 +313,31 @@ def test_one_that_has_just_failed_says_at_what() -> None:
     assert [each["passed_over"] for each in shown] == ["connects failed in a row: 1", "its last probe was lost"]
     pool.served(refusing, 2.0)
     assert status(view, Counters(), CAPACITY)["backends"][0]["passed_over"] == ""
+
+
+def test_the_state_is_as_old_as_its_last_change_and_a_lost_probe_is_none() -> None:
+    view = view_with(1)
+    (backend,) = view.service.pool
+    pool = view.service.pool
+    pool.probe(backend, backend.registration, 99, 1.0)
+    pool.lost(99, 2.0)
+    assert [(row["state"], row["since"]) for row in view.rows(pool)] == [("suspect", 2.99)]
+    pool.unregister(("10.0.0.1", AGENT_PORT), Unregister(80, 1), 2.5)
+    assert backend.changed_at == 2.5
+
+
+def test_who_is_full_is_shown_apart_from_who_is_eligible() -> None:
+    view = view_with(2)
+    pool = view.service.pool
+    pool.limit_each(1, 0.0)
+    taken = pool.choose(3.0)
+    assert {row["address"]: (row["eligible"], row["full"]) for row in view.rows(pool)} == {
+        each.address: (each is not taken, each is taken) for each in pool
+    }
+
+
+def test_the_process_is_told_of() -> None:
+    view = view_with(1)
+    facts = ProcessFacts("1.2", 1000.5, 77)
+    shown = Status(lambda: [view], Counters(), CAPACITY, facts).document()
+    assert (shown["version"], shown["started"], shown["pid"]) == ("1.2", 1000.5, 77)

@@ -1,0 +1,36 @@
+"""The parameters of a request, from its query."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from urllib.parse import unquote_to_bytes
+
+from rproxy.admin.channel import Request
+from rproxy.observe.parameters import BadParameter
+
+
+def parameters_of(request: Request, names: Collection[str]) -> Mapping[str, str]:
+    """Those of the query, by name; each must be one of `names`, and given once. Raises `BadParameter`."""
+    _, _, query = request.uri.partition(b"?")
+    found: dict[str, str] = {}
+    for part in filter(None, query.split(b"&")):
+        name, _, value = (text(each.replace(b"+", b" ")) for each in part.partition(b"="))
+        if name not in names:
+            raise BadParameter(f"{name!r} is no parameter of this: {_listed(names)}")
+        if name in found:
+            raise BadParameter(f"{name} is given twice")
+        if value:
+            found[name] = value
+    return found
+
+
+def text(quoted: bytes) -> str:
+    """A part of a request target, without percent-encoding. Raises `BadParameter` if it is no text in UTF-8."""
+    try:
+        return unquote_to_bytes(quoted).decode()
+    except UnicodeDecodeError:
+        raise BadParameter("what is asked for is no text in UTF-8") from None
+
+
+def _listed(names: Collection[str]) -> str:
+    return f"there are {', '.join(names)}" if names else "there are none"

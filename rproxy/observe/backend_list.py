@@ -1,0 +1,51 @@
+"""`/api/backends` and `/api/services`: parts of `/status.json`, by service and state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import attrs
+
+from rproxy.observe.parameters import BadParameter, Parameters, service
+from rproxy.observe.status_json import SHOWN_STATES, ServiceView, parts, present
+
+PARAMETERS: Final = ("service", "state")
+
+
+@attrs.frozen
+class BackendList:
+    """`views` returns those of the present services."""
+
+    views: Callable[[], Sequence[ServiceView]]
+
+    def backends(self, parameters: Parameters) -> Iterator[bytes]:
+        """The rows as JSON, in pieces that take a fraction of a millisecond each.
+
+        Raises `BadParameter` before the first piece.
+        """
+        wanted = service(parameters, [view.service.name for view in self.views()])
+        state = parameters.get("state")
+        if state is not None and state not in SHOWN_STATES:
+            raise BadParameter(f"state must be one of {', '.join(SHOWN_STATES)}")
+        text, separator = '{"backends": [\n', ""
+        for view, backends in [part for each in self._of(wanted) for part in parts(each)]:
+            for row in view.rows(present(backends)):
+                if state is None or row["state"] == state:
+                    text += separator + json.dumps(row)
+                    separator = ",\n"
+            yield text.encode()
+            text = ""
+        yield f"{text}\n]}}\n".encode()
+
+    def services(self, parameters: Parameters) -> Iterator[bytes]:
+        """The services as JSON, one a piece."""
+        text, separator = '{"services": [\n', ""
+        for view in self.views():
+            yield f"{text}{separator}{json.dumps(view.totals())}".encode()
+            text, separator = "", ",\n"
+        yield f"{text}\n]}}\n".encode()
+
+    def _of(self, name: str | None) -> list[ServiceView]:
+        return [view for view in self.views() if name in (None, view.service.name)]

@@ -1,0 +1,108 @@
+"""What changes in the services and their back-ends, from one look to the next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import attrs
+
+from rproxy.observe.status_json import AGES, ServiceView, parts, present
+
+_KEY: Final = ("service", "address", "port")
+"""Of a row."""
+_Key = tuple[str, str, int]
+_MOVING: Final = (*AGES, "score", "terms")
+"""Of a row: what moves a little all the time."""
+
+
+@attrs.frozen
+class Look:
+    """One look at everything, as JSON: `whole` for who has seen nothing yet, `changed` for who has seen the last one.
+
+    Each in pieces; `changed` is empty if nothing has changed.
+    """
+
+    whole: list[bytes]
+    changed: list[bytes]
+
+
+class StatusChanges:
+    """Looks at what `views` returns.
+
+    A row counts as changed if more of it is new than its `AGES` and, of score and terms, what three digits do not show.
+    """
+
+    def __init__(self, views: Callable[[], Sequence[ServiceView]]) -> None:
+        self._views = views
+        self._rows: dict[_Key, int] = {}
+        """Hashes of the rows of the last look."""
+        self._services = ""
+
+    def forget(self) -> None:
+        """Nobody has seen the last look."""
+        self._rows, self._services = {}, ""
+
+    def look(self, *, whole: bool) -> Iterator[Look | None]:
+        """Look again: None after each piece of work, a fraction of a millisecond, and the `Look` at last.
+
+        `whole` is whether its `whole` is wanted. Nothing counts as seen if the iterator is not exhausted.
+        """
+        rows: dict[_Key, int] = {}
+        pieces = _Pieces(whole)
+        for view, backends in [part for each in self._views() for part in parts(each)]:
+            for row in view.rows(present(backends)):
+                moving = {name: row.pop(name) for name in _MOVING}
+                text = json.dumps(row)
+                key = row["service"], row["address"], row["port"]
+                rows[key] = hash((text, _rough(moving["score"]), *map(_rough, moving["terms"].values())))
+                pieces.add(text, moving, changed=self._rows.get(key) != rows[key])
+            pieces.cut()
+            yield None
+        services = json.dumps([view.totals() for view in self._views()])
+        gone = [dict(zip(_KEY, key, strict=True)) for key in self._rows if key not in rows]
+        yield pieces.ended(services, gone, services_changed=services != self._services)
+        self._rows, self._services = rows, services
+
+
+class _Pieces:
+    """The texts of a `Look`, as they grow."""
+
+    def __init__(self, whole: bool) -> None:
+        self._wants_whole = whole
+        self._whole: list[bytes] = []
+        self._changed: list[bytes] = []
+        self._rows: list[str] = []
+        self._changed_rows: list[str] = []
+
+    def add(self, text: str, moving: dict[str, Any], *, changed: bool) -> None:
+        """A row, in two parts."""
+        if changed or self._wants_whole:
+            full = f"{text[:-1]}, {json.dumps(moving)[1:]}"
+            if self._wants_whole:
+                self._rows.append(full)
+            if changed:
+                self._changed_rows.append(full)
+
+    def cut(self) -> None:
+        """The end of a piece."""
+        for rows, pieces in ((self._rows, self._whole), (self._changed_rows, self._changed)):
+            if rows:
+                pieces.append(((", " if pieces else '{"backends": [') + ", ".join(rows)).encode())
+                rows.clear()
+
+    def ended(self, services: str, gone: list[dict[str, Any]], *, services_changed: bool) -> Look:
+        """Everything."""
+        if not self._whole:
+            self._whole = [b'{"backends": [']
+        if self._changed or gone or services_changed:
+            self._changed = self._changed or [b'{"backends": [']
+            self._changed.append(f'], "services": {services}, "gone": {json.dumps(gone)}}}'.encode())
+        self._whole.append(f'], "services": {services}, "gone": []}}'.encode())
+        return Look(self._whole, self._changed)
+
+
+def _rough(value: float | None) -> str:
+    """With three digits."""
+    return "" if value is None else f"{value:.3g}"
