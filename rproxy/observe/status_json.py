@@ -225,7 +225,7 @@ def backend_status(
         "share": round(backend.share, 2),
         "eligible": backend.eligible,
         "full": backend.usable and not backend.eligible,
-        "since": None if backend.changed_at is None else _rounded(now - backend.changed_at),
+        "since": None if backend.state_since is None else _rounded(now - backend.state_since),
         "refusals": backend.health.refusals,
         "interval_s": backend.registration.interval_s if static is None else None,
         "check": "agent" if static is None else static.configured.check,

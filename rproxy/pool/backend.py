@@ -205,7 +205,7 @@ class Backend:
     probing: Probing = attrs.field(init=False, factory=Probing)
     answered_at: float | None = attrs.field(init=False, default=None)
     """When a probe or a check was last answered. A REGISTER is no sign of life: any host can replay one."""
-    changed_at: float | None = attrs.field(init=False, default=None)
+    state_since: float | None = attrs.field(init=False, default=None)
     """When its present state began, of which SUSPECT and UP are the same one; None for that in which it was added."""
     registered_at: float = attrs.field(init=False, default=0.0)
     """When its present instance last registered."""

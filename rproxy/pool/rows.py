@@ -65,7 +65,7 @@ class Rows:
 
     def _entered(self, backend: Backend, before: State, now: float) -> None:
         if {before, backend.state} != _UP_OR_SUSPECT:
-            backend.changed_at = now
+            backend.state_since = now
         match backend.state:
             case State.FORGOTTEN:
                 del self._by_key[backend.address, backend.port]

@@ -323,7 +323,7 @@ def test_the_state_is_as_old_as_its_last_change_and_a_lost_probe_is_none() -> No
     pool.lost(99, 2.0)
     assert [(row["state"], row["since"]) for row in view.rows(pool)] == [("suspect", 2.99)]
     pool.unregister(("10.0.0.1", AGENT_PORT), Unregister(80, 1), 2.5)
-    assert backend.changed_at == 2.5
+    assert backend.state_since == 2.5
 
 
 def test_who_is_full_is_shown_apart_from_who_is_eligible() -> None:
