@@ -46,7 +46,9 @@ from rproxy.pool.events import Events, Registered
 from rproxy.pool.limits import Limits
 from rproxy.pool.policy import Explanation, Policy
 from rproxy.pool.pool import Pool
+from rproxy.sessions import sweep
 from rproxy.sessions.endings import Ending
+from rproxy.sessions.phases import Phase
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.tap.policies import PolicyFailureLog
@@ -507,7 +509,7 @@ class RaisingPolicy(CountingPolicy):
 
 def connected(carrier: Carrier) -> list[Session]:
     """All connected sessions of a carrier."""
-    return [session for sessions in carrier.slices() for session in sessions]
+    return [session for sessions in sweep.connected(carrier.slices)() for session in sessions]
 
 
 class FakeLink:
@@ -570,9 +572,11 @@ class LinkedSessions:
         self.error: Exception | None = None
         self._service = service
 
-    def open(self) -> Session:
+    def open(self, *, connected: bool = True) -> Session:
         link = FakeLink()
         session = Session(self._service, link)
+        if connected:
+            session.phase = Phase.CONNECTED
         self.links[session] = link
         link.on_cut = partial(self._cut, session)
         return session

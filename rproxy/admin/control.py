@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import attrs
+from twisted.internet.defer import Deferred
 
 
 class Refusal(Exception):
@@ -26,40 +27,47 @@ class Target:
 
 
 class Control(Protocol):
-    """Changes what a running proxy does. Every call is done when it returns, and noted in the log and the history.
+    """Changes what a running proxy does. Everything that is done is in the log and the history.
 
     What an operator says of a back-end holds until he says otherwise: it survives its agent's restart, the row's
-    removal, a reload, and, with a state file, the proxy's restart. All raise `Unknown`, or `Refusal` with the reason.
+    removal, a reload, and, with a state file, the proxy's restart. It is in force when the call returns; the Deferred
+    fires once it is in the state file, if there is one, or that has failed, which is logged.
+
+    Each method raises `Unknown`, or `Refusal` with the reason, or its Deferred fails with that; it fails with nothing
+    else. Use `maybeDeferred`.
     """
 
-    def drain(self, target: Target) -> None:
+    def drain(self, target: Target) -> Deferred[None]:
         """No new sessions; those that there are go on. The back-end is probed as before."""
         ...
 
-    def maint(self, target: Target) -> None:
+    def maint(self, target: Target) -> Deferred[None]:
         """As `drain`, and whatever its agent or its checks say is of no consequence: it does not count as down."""
         ...
 
-    def ready(self, target: Target) -> None:
-        """Ends `drain` and `maint`."""
+    def ready(self, target: Target) -> Deferred[None]:
+        """Ends `drain` and `maint`. What its agent or its agent-check says counts: it may still get no clients."""
         ...
 
-    def weigh(self, target: Target, weight: int | None) -> None:
+    def weigh(self, target: Target, weight: int | None) -> Deferred[None]:
         """Have it count with this weight, 1 to 65535, whatever its agent or the configuration says; None ends that."""
         ...
 
-    def kill(self, session: int) -> None:
-        """End the session of that number at once; both sides are reset."""
+    def kill(self, session: int) -> Deferred[None]:
+        """End the session of that number, in whatever phase it is: both sides are reset. Fires when that is done."""
         ...
 
-    def kill_all(self, target: Target) -> int:
-        """End all sessions on a back-end at once. Returns how many."""
+    def kill_all(self, target: Target) -> Deferred[int]:
+        """End the sessions that a back-end has now, a few in each turn of the reactor: both sides are reset.
+
+        Fires with how many these were when that is done.
+        """
         ...
 
-    def shed(self, target: Target, per_s: float) -> int:
-        """End the sessions on a back-end little by little, at most `per_s` a second, those that are idle first.
+    def shed(self, target: Target, per_s: float) -> Deferred[int]:
+        """End the sessions that a back-end has now little by little, at most `per_s` a second, the idle ones first.
 
-        Returns how many there are. 0 stops that. It ends when none is left; new sessions still come, unless the
-        back-end drains.
+        It ends when none of them is left; new ones still come, unless the back-end drains.
+        Fires at once, with how many it has. Another call changes the rate, or stops that if it is 0.
         """
         ...

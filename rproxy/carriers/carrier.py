@@ -71,9 +71,11 @@ class Carrier(Protocol):
         ...
 
     def slices(self) -> Iterator[list[Session]]:
-        """The connected sessions of all services, in slices short enough to be visited in one turn of the reactor.
+        """The sessions of all services, in slices short enough to be visited in one turn of the reactor.
 
-        A slice holds the sessions that are connected when it is produced. Between slices, sessions may begin and end.
+        A slice holds those that have begun and not ended when it is produced, in every phase: those whose TLS handshake
+        or PROXY header is awaited, those that wait or connect, and those that are connected. Between slices, sessions
+        may begin and end.
         """
         ...
 

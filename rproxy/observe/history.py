@@ -19,6 +19,7 @@ from rproxy.pool.events import (
     PassedOver,
     PoolEvent,
     Transitioned,
+    Weighed,
     WordsChanged,
 )
 from rproxy.pool.states import State
@@ -85,6 +86,7 @@ class History:
             AgentRestarted: of.restarted,
             DrainingChanged: of.draining_changed,
             Administered: of.administered,
+            Weighed: of.weighed,
             PassedOver: of.passed_over,
             WordsChanged: of.words_changed,
         }
@@ -116,6 +118,10 @@ class _ServiceHistory:
 
     def administered(self, event: Administered) -> None:
         self._note(event.backend, event.administration.value, "an operator says so")
+
+    def weighed(self, event: Weighed) -> None:
+        weight = event.weight
+        self._note(event.backend, "weight", f"an operator says {'its own again' if weight is None else weight}")
 
     def passed_over(self, event: PassedOver) -> None:
         reason = event.reason

@@ -22,6 +22,7 @@ from rproxy.pool.events import (
     ProbeLost,
     Reported,
     Transitioned,
+    Weighed,
     WordsChanged,
 )
 from rproxy.pool.states import State
@@ -68,6 +69,7 @@ class PoolLog:
             AgentRestarted: self.restarted,
             DrainingChanged: self.draining_changed,
             Administered: self.administered,
+            Weighed: self.weighed,
             PassedOver: self.passed_over,
             WordsChanged: self.words_changed,
         }
@@ -200,10 +202,15 @@ class PoolLog:
     def administered(self, event: Administered) -> None:
         """An operator has made a back-end ready, or drains it."""
         self.log.info(
-            "back-end {backend}: {administration}",
+            "back-end {backend}: {administration}, says an operator",
             backend=event.backend.name,
             administration=event.administration.value,
         )
+
+    def weighed(self, event: Weighed) -> None:
+        """An operator has given a back-end a weight, or its own one again."""
+        weight = "its own weight again" if event.weight is None else f"weight {event.weight}"
+        self.log.info("back-end {backend}: {weight}, says an operator", backend=event.backend.name, weight=weight)
 
     def passed_over(self, event: PassedOver) -> None:
         """The policy passes over a back-end, or does not any more."""

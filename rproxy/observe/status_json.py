@@ -14,14 +14,15 @@ from rproxy.observe.service_figures import ServiceFigures
 from rproxy.observe.session_counters import SessionCounters
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import NO_EXPLANATION, Explanation
-from rproxy.pool.states import State
+from rproxy.pool.states import Administration, State
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
 from rproxy.sources.agents.counters import Counters
 
 DRAINING: Final = "draining"
-SHOWN_STATES: Final = (*(state.value for state in State if state is not State.FORGOTTEN), DRAINING)
+MAINT: Final = Administration.MAINT.value
+SHOWN_STATES: Final = (*(state.value for state in State if state is not State.FORGOTTEN), DRAINING, MAINT)
 """The states of a back-end as operators see them."""
 ROWS: Final = 25
 """Back-ends rendered in one go."""
@@ -205,6 +206,7 @@ def backend_status(
 ) -> dict[str, Any]:
     """One back-end. None for what it has not reported; `tcp` is the live count; times in s or ms as named."""
     static = backend.static
+    own_weight = backend.registration.weight if static is None else static.weight
     return {
         "address": backend.address,
         "port": backend.port,
@@ -221,7 +223,9 @@ def backend_status(
         "memory": backend.report.memory,
         "load": backend.report.load,
         "others": backend.report.others,
-        "weight": backend.registration.weight if static is None else static.weight,
+        "administration": backend.administration.value,
+        "weight": own_weight if backend.word.weight is None else backend.word.weight,
+        "own_weight": own_weight,
         "share": round(backend.share, 2),
         "eligible": backend.eligible,
         "full": backend.usable and not backend.eligible,
@@ -242,6 +246,8 @@ def backend_status(
 
 def shown_state(backend: Backend) -> str:
     """One of `SHOWN_STATES`."""
+    if backend.administration is Administration.MAINT and backend.state is not State.DEPARTED:
+        return MAINT
     return DRAINING if backend.is_up and not backend.available else backend.state.value
 
 

@@ -233,7 +233,7 @@ class Affinity:
         whole = backend.share >= 1
         self._whole += whole - member.whole
         member.whole = whole
-        weight = backend.registration.weight * (backend.share if member.starts else 1)
+        weight = backend.base_weight * (backend.share if member.starts else 1)
         self._weigh(member, max(1, round(weight * WEIGHT_SCALE)))
         self._count(member)
 

@@ -160,7 +160,7 @@ class DelayEstimates(Ranked, ABC):
             record.count_time(ours, now)
         if ours or record.ended:
             self._lengths.settle(record, ours, now)
-        weight = backend.registration.weight * backend.share
+        weight = backend.base_weight * backend.share
         if weight != record.weight or self._weights.moved:
             self._weigh(record, backend, weight)
         self._hear(backend, record)
@@ -296,8 +296,8 @@ class DelayEstimates(Ranked, ABC):
     def _weigh(self, record: DelayRecord, backend: Backend, weight: float) -> None:
         """Take in its weight, of which slow start's share is a part, and that of the pool."""
         weights = self._weights
-        weights.replace(record.registered_weight, backend.registration.weight)
-        record.registered_weight, record.weight = backend.registration.weight, weight
+        weights.replace(record.registered_weight, backend.base_weight)
+        record.registered_weight, record.weight = backend.base_weight, weight
         weights.moved = False
         mean, normal = weights.mean, self._normal_weight
         if weights.differ is not self._weighted or not normal / NORMAL_FACTOR <= mean <= normal * NORMAL_FACTOR:

@@ -54,7 +54,7 @@ class LeastConnectionsPolicy(Ranked):
         """See `Policy`."""
         if backend.usable:
             place: _Place = self._place(backend)
-            weight = backend.registration.weight
+            weight = backend.base_weight
             if weight != place.weight:
                 self._weights.replace(place.weight, weight)
                 place.weight = weight

@@ -101,7 +101,7 @@ class ReportPolicy(Ranked):
         """See `Policy`."""
         if backend.usable:
             place: _Place = self._place(backend)
-            weight = backend.registration.weight
+            weight = backend.base_weight
             self._weights.replace(place.weight, weight)
             place.weight = weight
             self._set_step(place, TIE / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.weight)
@@ -116,7 +116,7 @@ class ReportPolicy(Ranked):
         _, term, starting, _, _ = self._figures(backend)
         parts = terms(
             rtt_ms=max(backend.rtt_ms, RTT_NOISE_MS),
-            tcp=backend.tcp * WEIGHT_NORMAL / backend.registration.weight,
+            tcp=backend.tcp * WEIGHT_NORMAL / backend.base_weight,
             loss=loss,
             cpu=cpu,
             memory=memory,
@@ -165,7 +165,7 @@ class ReportPolicy(Ranked):
         if is_saturated(self._saturation, loss=loss, cpu=cpu, memory=memory):
             steps += SATURATED_VALUE / SCORE_RESOLUTION
         others = backend.others if tcp is None else tcp - report.counted
-        term = TCP_TERM / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.registration.weight
+        term = TCP_TERM / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.base_weight
         return steps, term, term * (1 / backend.share - 1), others, unknown
 
     def _raised(self, backend: Backend, figures: _Figures) -> _Figures:

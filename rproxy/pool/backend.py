@@ -24,7 +24,7 @@ from rproxy.pool.estimators import (
     Report,
     SmoothedRtt,
 )
-from rproxy.pool.states import Administration, State
+from rproxy.pool.states import NO_WORD, Administration, State, Word
 from rproxy.wire.agent_check import READY, Weight
 from rproxy.wire.pdu import WEIGHT_MAX
 
@@ -194,9 +194,12 @@ class Backend:
     static: Static | None = None
     """Set if the configuration names it; None if it has an agent, which `registration` then tells of."""
     state: State = attrs.field(init=False, default=State.REGISTERED)
-    administration: Administration = attrs.field(init=False, default=Administration.READY)
+    word: Word = attrs.field(init=False, default=NO_WORD)
+    """What an operator says of it; see `Words`, which keeps that longer than the row."""
     draining: bool = attrs.field(init=False, default=False)
-    """The D bit of its agent's last answer; or its agent-check says so, or that its weight is 0."""
+    """The D bit of its agent's last answer; or its agent-check says so, or that its weight is 0 and no operator says
+    another one.
+    """
     report: Report = attrs.field(init=False, factory=Report)
     rtt: SmoothedRtt = attrs.field(init=False, factory=SmoothedRtt)
     losses: LossWindow = attrs.field(init=False, factory=LossWindow)
@@ -209,6 +212,8 @@ class Backend:
     """When its present state began, of which SUSPECT and UP are the same one; None for that in which it was added."""
     registered_at: float = attrs.field(init=False, default=0.0)
     """When its present instance last registered."""
+    base_weight: int = attrs.field(init=False)
+    """Its weight without slow start: the operator's, else that of `registration`."""
     share: float = attrs.field(init=False, default=1.0)
     """The fraction of its weight that slow start grants, 0..1."""
     slot: int = attrs.field(init=False, default=-1)
@@ -225,6 +230,7 @@ class Backend:
 
     def __attrs_post_init__(self) -> None:
         self.name = written((self.address, self.port))
+        self.base_weight = self.registration.weight
 
     @property
     def connections(self) -> int:
@@ -298,7 +304,7 @@ class Backend:
     @property
     def weight(self) -> float:
         """Its share of clients now, relative to 100."""
-        return self.registration.weight * self.share
+        return self.base_weight * self.share
 
     @property
     def is_up(self) -> bool:
@@ -309,7 +315,12 @@ class Backend:
         """Whether nobody keeps clients away from it: an operator, its agent, or its agent-check."""
         if self.static is not None and self.static.stopped:
             return False
-        return self.administration is Administration.READY and not self.draining
+        return self.word.administration is Administration.READY and not self.draining
+
+    @property
+    def administration(self) -> Administration:
+        """Whether an operator keeps clients away from it."""
+        return self.word.administration
 
     @property
     def has_agent(self) -> bool:

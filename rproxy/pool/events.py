@@ -117,6 +117,14 @@ class Administered:
 
 
 @attrs.frozen
+class Weighed:
+    """An operator gave a back-end a weight, or, with None, its own one again."""
+
+    backend: Backend
+    weight: int | None
+
+
+@attrs.frozen
 class PassedOver:
     """The policy passes over a back-end from now on, for `reason`; with none, it does not any more."""
 
@@ -136,6 +144,7 @@ PoolEvent = (
     | EligibilityChanged
     | PanicChanged
     | Administered
+    | Weighed
     | PassedOver
 )
 Events = tuple[PoolEvent, ...]

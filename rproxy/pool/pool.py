@@ -16,7 +16,7 @@ from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.candidates import Candidates
 from rproxy.pool.consequences import Consequences
 from rproxy.pool.eligibility import Eligibility
-from rproxy.pool.events import NOTHING, Administered, Events, ProbeLost
+from rproxy.pool.events import NOTHING, Events, ProbeLost
 from rproxy.pool.fallback import Fallback, NotEligible
 from rproxy.pool.guard import Guard
 from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
@@ -27,6 +27,7 @@ from rproxy.pool.registrations import Registrations
 from rproxy.pool.rows import Rows
 from rproxy.pool.states import Administration, Event, State
 from rproxy.pool.static_rows import StaticRows
+from rproxy.pool.words import Words
 from rproxy.wire.pdu import ProbeResponse, Register, Unregister
 
 
@@ -47,7 +48,7 @@ class Pool:
     slow_start_s: float = SLOW_START_S
     panic_below: float = 0.5
     choices: int = attrs.field(init=False, default=0)
-    """Clients that were given a back-end so far."""
+    """How often a client was given a back-end."""
     wake: Callable[[], None] | None = attrs.field(init=False, default=None)
     """Called when a client is given a back-end, before `choose` returns; None for not at all."""
     notes_values: bool = attrs.field(init=False, default=False)
@@ -60,6 +61,7 @@ class Pool:
     _registrations: Registrations = attrs.field(init=False)
     static: StaticRows = attrs.field(init=False)
     """Its back-ends without an agent."""
+    words: Words = attrs.field(init=False)
     _fallback: Fallback = attrs.field(init=False, factory=Fallback)
     _guard: Guard = attrs.field(init=False)
     _propagate: Consequences = attrs.field(init=False)
@@ -72,6 +74,7 @@ class Pool:
         guard = self._guard = Guard(self._policy, self.complain)
         self._propagate = Consequences(self._probes, self._candidates, self._eligibility, guard)
         self.static = StaticRows(self._rows, self._registrations, self._propagate, guard.reported, guard.failed)
+        self.words = Words(self._rows, self._propagate, guard.reported)
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._rows)
@@ -86,7 +89,7 @@ class Pool:
 
     @property
     def full(self) -> int:
-        """How many may get clients, but have as many sessions as they may."""
+        """How many may get clients, but are full."""
         return self._eligibility.full
 
     @property
@@ -105,7 +108,7 @@ class Pool:
 
     @property
     def tick_due(self) -> float | None:
-        """When `tick` is to be called next; None while no back-end starts slowly. Any `Transitioned` may change it."""
+        """When `tick` is to be called next; None for never. `Transitioned` and `Administered` may change it."""
         return next((due for _, due in self._rows.ramping.values()), None)
 
     def get(self, address: str, port: int) -> Backend | None:
@@ -187,12 +190,9 @@ class Pool:
         return self._propagate(events, now)
 
     def check(self, backend: Backend, liveness_s: float, lasted_s: LastedS, now: float) -> Events:
-        """The liveness check: a back-end that is silent for `liveness_s` goes down, and is removed if that lasts.
-
-        `lasted_s` returns how many seconds since a moment this process could have received anything.
-        """
+        """One that is silent for `liveness_s` goes down, and is removed if that lasts. `lasted_s`: see `respond`."""
         found = overdue(backend, liveness_s, lasted_s, now)
-        return NOTHING if found is None else self._transition(backend, found[0], now, found[1])
+        return self._transition(backend, found[0], now, found[1]) if found else NOTHING
 
     def unregister(self, source: Address, pdu: Unregister, now: float) -> Events:
         """Process an UNREGISTER: the back-end goes, and its instance may not register again (rule 4).
@@ -206,10 +206,8 @@ class Pool:
         return self._propagate(self._registrations.exclude(backend, reason, now), now)
 
     def administer(self, backend: Backend, administration: Administration, now: float) -> Events:
-        """An operator drains a back-end, or returns it to service; that lasts as long as the row."""
-        backend.administration = administration
-        events = self._rows.update(backend) + self._guard.reported(backend, now)
-        return self._propagate((Administered(backend, administration), *events), now)
+        """See `Words.administer`."""
+        return self.words.administer((backend.address, backend.port), administration, now)
 
     def tick(self, now: float) -> Events:
         """Slow start goes on: every back-end whose next share of its weight is due by now gets it."""

@@ -15,7 +15,7 @@ from rproxy.pool.eligibility import Eligibility
 from rproxy.pool.estimators import PoolMeans
 from rproxy.pool.events import Events, Transitioned
 from rproxy.pool.health import SLOW_START_STEP_S, hold_down, reset, share_after
-from rproxy.pool.states import Event, State, after
+from rproxy.pool.states import NO_WORD, Event, State, Word, after
 
 _TOLERANCE_S: Final = 1e-9
 _UP_OR_SUSPECT: Final = {State.UP, State.SUSPECT}
@@ -32,6 +32,8 @@ class Rows:
     """Connects that have succeeded, to any back-end."""
     ramping: OrderedDict[str, tuple[Backend, float]] = attrs.field(init=False, factory=OrderedDict)
     """By name, the back-ends whose share slow start limits, and when each gets its next one; the earliest first."""
+    words: dict[Address, Word] = attrs.field(init=False, factory=dict)
+    """What operators say of back-ends, whether these have a row or not."""
     _by_key: dict[Address, Backend] = attrs.field(init=False, factory=dict)
     _means: PoolMeans = attrs.field(init=False, factory=PoolMeans)
 
@@ -48,6 +50,7 @@ class Rows:
     def add(self, key: Address, registration: Registration, static: Static | None = None) -> Backend:
         """Add an unconfirmed back-end; with `static`, one without an agent."""
         backend = self._by_key[key] = Backend(*key, registration, means=self._means, static=static)
+        backend.word = self.words.get(key, NO_WORD)
         self.admission.moved(backend.address, None, _limited(backend, backend.state))
         return backend
 
@@ -79,8 +82,13 @@ class Rows:
                 self.ramping.pop(backend.name, None)
             case State.UP if before is not State.SUSPECT:
                 backend.health.refusing = False
-                backend.health.up_since = now
-                self._ramp(backend, now, now + SLOW_START_STEP_S)
+                self.start_slowly(backend, now)
+
+    def start_slowly(self, backend: Backend, now: float) -> None:
+        """It gets clients from now on, after a time in which it may have been started again."""
+        backend.health.up_since = now
+        self.ramping.pop(backend.name, None)
+        self._ramp(backend, now, now + SLOW_START_STEP_S)
 
     def next_ramped(self, now: float) -> Backend | None:
         """Set the share of a back-end that is due for its next one by now; None once none is."""
@@ -100,7 +108,9 @@ class Rows:
             self.ramping[backend.name] = backend, due
 
     def update(self, backend: Backend) -> Events:
-        """The back-end's state, figures or draining have changed."""
+        """The back-end's state, figures, registration, draining or word have changed."""
+        weight = backend.word.weight
+        backend.base_weight = backend.registration.weight if weight is None else weight
         backend.report.contribute(self._means, backend.is_up)
         return self.eligibility.update(backend, self._by_key.values())
 

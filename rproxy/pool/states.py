@@ -8,6 +8,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+import attrs
+
 
 class State(StrEnum):
     """The operational state of a back-end."""
@@ -64,6 +66,22 @@ class Administration(StrEnum):
     READY = "ready"
     DRAIN = "drain"
     """No new sessions; existing ones continue until they end."""
+    MAINT = "maint"
+    """As `DRAIN`; and whatever its agent or its checks say, it does not count as down."""
+
+
+@attrs.frozen
+class Word:
+    """What an operator says of a back-end."""
+
+    administration: Administration = Administration.READY
+    weight: int | None = None
+    """In place of the one that its agent or the configuration says; None for that one."""
+    since: float = 0.0
+    """When he last changed `administration`, as Unix time in s; 0 for never."""
+
+
+NO_WORD: Final = Word()
 
 
 _REGISTERED, _UP, _SUSPECT, _DOWN, _DEPARTED, _FORGOTTEN = State

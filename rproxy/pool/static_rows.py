@@ -19,7 +19,7 @@ from rproxy.pool.events import NOTHING, Checked, Events, WordsChanged
 from rproxy.pool.health import FALL, RISE, miss, rises
 from rproxy.pool.registrations import Registrations
 from rproxy.pool.rows import Rows
-from rproxy.pool.states import Event, State
+from rproxy.pool.states import Event, State, Word
 from rproxy.wire.agent_check import READY, UP, Reply
 
 _WEIGHT_MIN: Final = 1
@@ -144,7 +144,7 @@ class StaticRows:
     def _settle(self, backend: Backend, static: Static, now: float) -> Events:
         """Its terms, or the words in force, have changed."""
         weight = static.weight
-        backend.draining = static.mode != READY or weight == 0
+        backend.draining = drains(static, backend.word)
         backend.registration = attrs.evolve(backend.registration, weight=max(weight, _WEIGHT_MIN))
         if static.stopped:
             events = self._rows.transition(backend, Event.STOPPED, now, f"its agent-check says {static.stopped}")
@@ -156,6 +156,13 @@ class StaticRows:
 
     def _transition(self, backend: Backend, event: Event, now: float, reason: str) -> Events:
         return self._propagate(self._rows.transition(backend, event, now, reason), now)
+
+
+def drains(static: Static, word: Word) -> bool:
+    """Whether a back-end without an agent is to get no clients: a weight of 0 says so, unless an operator says another
+    one.
+    """
+    return static.mode != READY or (static.weight == 0 and word.weight is None)
 
 
 def _registration(key: Address, weight: int) -> Registration:

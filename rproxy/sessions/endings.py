@@ -39,6 +39,10 @@ class Ending(StrEnum):
     """One side stopped acknowledging the data sent to it."""
     BACKEND_DOWN = "backend-down"
     """The back-end went down by silence, and the session made no progress."""
+    KILLED = "killed"
+    """An operator ended the session."""
+    SHED = "shed"
+    """An operator moves clients away from the back-end, little by little."""
     STOPPED = "stopped"
     """The proxy itself ended the session."""
 

@@ -10,21 +10,31 @@ from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 
 Slices = Callable[[], Iterator[list[Session]]]
-"""Lists the connected sessions in slices, each short enough to be visited in one turn of the reactor."""
+"""Lists sessions in slices, each short enough to be visited in one turn of the reactor."""
+
+
+def connected(slices: Slices) -> Slices:
+    """Lists those that are connected, of all sessions, which `slices` lists as a carrier does."""
+
+    def listed() -> Iterator[list[Session]]:
+        for sessions in slices():
+            yield [session for session in sessions if session.is_connected]
+
+    return listed
 
 
 def of_service(slices: Slices, service: Service) -> Slices:
     """Lists the connected sessions of `service` alone; `slices` lists those of all services, as a carrier does."""
 
-    def own() -> Iterator[list[Session]]:
+    def listed() -> Iterator[list[Session]]:
         for sessions in slices():
-            yield [session for session in sessions if session.service is service]
+            yield [session for session in sessions if session.is_connected and session.service is service]
 
-    return own
+    return listed
 
 
 class Sweep:
-    """Calls `visit` with every connected session, one slice a turn of the reactor, and then `done`.
+    """Calls `visit` with every session, one slice a turn of the reactor, and then `done`.
 
     Sessions may begin and end meanwhile, and `visit` may cut the one that it is called with. An exception of `visit`
     ends the slice, not the sweep.

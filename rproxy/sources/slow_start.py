@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from rproxy.pool.events import Events, Observers, Transitioned
+from rproxy.pool.events import Administered, Events, Observers, Transitioned
 
 RETRY_S: Final = 1.0
 """Until the next `tick` after one that raised."""
@@ -41,10 +41,10 @@ class SlowStart:
 
     def observers(self) -> Observers:
         """The events that start and stop the timer."""
-        return {Transitioned: self.transitioned}
+        return {Transitioned: self.changed, Administered: self.changed}
 
-    def transitioned(self, event: Transitioned) -> None:
-        """A back-end's state has changed."""
+    def changed(self, event: Transitioned | Administered) -> None:
+        """A back-end's state has changed, or what an operator says of it."""
         self._await(self._pool.tick_due)
 
     def stop(self) -> None:

@@ -53,6 +53,6 @@ class FormulaPolicy(ReportPolicy):
         steps = total / SCORE_RESOLUTION + _ROUNDING
         if is_saturated(factors.saturation, loss=loss, cpu=cpu, memory=memory):
             steps += _SATURATED
-        term = factors.tcp / 10 / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.registration.weight
+        term = factors.tcp / 10 / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.base_weight
         unknown = report.cpu is None or report.memory is None or report.tcp is None
         return steps, term, term * (1 / backend.share - 1), backend.others, unknown

@@ -9,6 +9,7 @@ from rproxy.carriers.carrier import Carrier
 from rproxy.pool.backend import Backend
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.loop_detector import LoopDetector
+from rproxy.sessions.sweep import connected
 from rproxy.tap.parts import Part
 
 
@@ -20,7 +21,7 @@ class CarrierPart(Part):
     ) -> None:
         """`exclude_loop` is called with a back-end that leads back to this proxy."""
         self._carrier = carrier
-        self._loop_detector = LoopDetector(reactor, carrier.slices, capacity, exclude_loop)
+        self._loop_detector = LoopDetector(reactor, connected(carrier.slices), capacity, exclude_loop)
 
     def stopService(self) -> None:
         super().stopService()

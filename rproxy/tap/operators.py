@@ -9,6 +9,7 @@ from typing import Any
 
 from rproxy.admin import metrics_page
 from rproxy.admin.answers import JSON, Folder
+from rproxy.admin.control import Control
 from rproxy.admin.documents import Document, Query
 from rproxy.admin.health import Health
 from rproxy.admin.http_server import AdminSite
@@ -40,6 +41,7 @@ class Operators:
         status: Status,
         metrics: MetricsPage,
         history: History,
+        control: Control,
         work: WorkQueue,
         carrier: Carrier,
     ) -> None:
@@ -49,6 +51,7 @@ class Operators:
         self._services = services
         self._status = status
         self._history = history
+        self._control = control
         self._work = work
         self._metrics = metrics
         self._carrier = carrier

@@ -61,6 +61,7 @@ from rproxy.tap.startup import (
     use_monotonic_time,
 )
 from rproxy.tap.state_keeper import StateKeeper
+from rproxy.tap.steering import Steering
 from rproxy.timing.wheel import Wheel
 from rproxy.timing.work_queue import WorkQueue
 
@@ -111,8 +112,10 @@ class ProxyService(ProcessService, MultiService):
             ProcessFacts(version("rproxy"), round(time(), 3), os.getpid()),
         )
         metrics = MetricsPage(self._services.views, self._status.ended, self.monitor.counters, self.capacity)
+        self._steering = Steering(reactor, self._services, self.carrier.slices, self._work, history, time)
         self._operators = Operators(
-            reactor, config, self._services, self._status, metrics, history, self._work, self.carrier
+            *(reactor, config, self._services, self._status, metrics, history, self._steering, self._work),
+            self.carrier,
         )
         self._descriptors = descriptors
         self._moving = Restoring({}, self.monitor, reactor, self._work)
@@ -136,7 +139,7 @@ class ProxyService(ProcessService, MultiService):
         self._agents_port = AgentsPort(reactor, config, self.monitor, carrier)
         self._demo = Demo(reactor, config, self._agents_port)
         self._parts: list[Part] = [
-            Timers(self._work, self._deadlines, services),
+            Timers(self._steering, self._work, self._deadlines, services),
             services.timers,
             self._agents_port,
             services.listeners,

@@ -285,7 +285,7 @@ def test_back_ends_come_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None
     of_backends = [[line for line in piece.splitlines() if "backend=" in line] for piece in pieces]
     one_a_line = [lines for lines in of_backends if lines and "rproxy_server_status" not in lines[0]]
     assert {len(lines) for lines in one_a_line} == {4, 2}
-    assert max(map(len, of_backends)) == 4 * 6
+    assert max(map(len, of_backends)) == 4 * 7
     assert "".join(pieces).count("rproxy_server_score{") == 10
 
 

@@ -102,3 +102,15 @@ def test_a_client_that_leaves_later_has_not_failed_its_handshake() -> None:
     client._lose(ConnectionDone())
     run(bench.reactor, TICK_S)
     assert bench.served.counters.endings == {Ending.CLIENT_GONE: 1}
+
+
+def test_a_client_whose_handshake_is_not_complete_is_listed_and_can_be_cut() -> None:
+    bench = Bench()
+    with logged() as events:
+        client = bench.client()
+        ((session,),) = bench.carrier.slices()
+        session.link.cut(Ending.KILLED)
+        run(bench.reactor, HANDSHAKE_S + 1)
+    assert client.ended is ConnectionAborted
+    assert texts(events) == []
+    bench.assert_over(killed=1)

@@ -182,6 +182,17 @@ def test_clients_whose_headers_are_awaited_are_ended_with_all_others() -> None:
     proxy.assert_over(Ending.STOPPED)
 
 
+def test_a_client_whose_header_is_awaited_is_listed_and_can_be_cut() -> None:
+    proxy = Accepting()
+    client = proxy.accept()
+    ((session,),) = proxy.carrier.slices()
+    session.link.cut(Ending.KILLED)
+    proxy.turn()
+    assert client.ended is ConnectionAborted
+    assert not proxy.reactor.connects
+    proxy.assert_over(Ending.KILLED)
+
+
 def test_a_service_without_headers_pays_nothing_and_reads_none() -> None:
     proxy = Accepting(networks="")
     client = proxy.accept()

@@ -16,6 +16,7 @@ from rproxy.pool.policy import Policy
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.redispatch import EARLY_DATA_MAX
+from rproxy.sessions.service import ServiceTerms
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, FLUSH_BACKEND_S
 from rproxy.tap.service import serve_pool
 from rproxy.timing.wheel import TICK_S, Wheel
@@ -282,6 +283,19 @@ def test_full_capacity_pauses_the_ports_until_a_session_has_ended() -> None:
         port.stopListening()
     proxy.turn()
     assert proxy.reactor.getReaders() == []
+
+
+@pytest.mark.parametrize("up", [0, 1])
+def test_a_client_that_waits_or_whose_back_end_does_not_answer_is_listed_and_can_be_cut(up: int) -> None:
+    proxy = Proxy(up)
+    proxy.service.use_terms(ServiceTerms(wait_s=5.0))
+    client = proxy.client()
+    ((session,),) = proxy.carrier.slices()
+    session.link.cut(Ending.KILLED)
+    run(proxy.reactor, 6)
+    assert client.ended is ConnectionAborted
+    assert list(proxy.carrier.slices()) == []
+    proxy.assert_over(Ending.KILLED)
 
 
 def test_a_session_is_known_by_what_it_carries_and_can_be_cut() -> None:

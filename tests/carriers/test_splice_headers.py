@@ -532,3 +532,15 @@ def test_an_ended_client_is_told_of_no_header(stack: ExitStack) -> None:
     client.shutdown(socket.SHUT_WR)
     bench.quieten()
     assert ends(backend)
+
+
+def test_a_client_whose_header_is_awaited_is_listed_and_can_be_cut(stack: ExitStack) -> None:
+    bench = expecting(stack)
+    client = bench.dial()
+    bench.until(lambda: bench.sessions)
+    assert [session for each in bench.carrier.slices() for session in each] == bench.sessions
+    bench.sessions[0].link.cut(Ending.KILLED)
+    assert bench.is_reset(client)
+    bench.assert_over(Ending.KILLED)
+    bench.pass_s(HEADER_S + 1)
+    assert list(bench.counters.endings) == [Ending.KILLED]

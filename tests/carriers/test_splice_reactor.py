@@ -15,6 +15,8 @@ from twisted.protocols.policies import WrappingFactory
 
 from rproxy.carriers.splice.reactor import ROUNDS, TICK_S
 from rproxy.sessions.endings import Ending
+from rproxy.sessions.service import ServiceTerms
+from rproxy.sessions.session import Session
 from tests.carriers.loopback import listening, reset
 from tests.carriers.splicing import LoopbackEndpoint, Splicing, black_hole, with_one_server
 from tests.fakes import connected, logged, run
@@ -217,6 +219,26 @@ def test_only_connected_sessions_are_connected(stack: ExitStack) -> None:
     bench.dial()
     bench.until(lambda: bench.sessions)
     assert connected(bench.carrier) == []
+    assert listed(bench) == bench.sessions
+
+
+def listed(bench: Splicing) -> list[Session]:
+    return [session for each in bench.carrier.slices() for session in each]
+
+
+@pytest.mark.parametrize("phase", ["waiting", "connecting"])
+def test_a_client_without_a_connection_is_listed_and_can_be_cut(stack: ExitStack, phase: str) -> None:
+    servers = [black_hole(stack, "127.0.0.2")] if phase == "connecting" else []
+    bench = Splicing(stack, *servers, terms=ServiceTerms(wait_s=5.0))
+    client = bench.dial()
+    bench.until(lambda: bench.sessions and bench.sessions[0].phase.name.lower() == phase)
+    (session,) = listed(bench)
+    session.link.cut(Ending.KILLED)
+    assert listed(bench) == []
+    assert bench.is_reset(client)
+    bench.assert_over(Ending.KILLED)
+    bench.pass_s(6)
+    assert list(bench.counters.endings) == [Ending.KILLED]
 
 
 def test_what_a_session_carries_and_what_the_kernel_holds_are_known(bench: Splicing) -> None:

@@ -74,7 +74,7 @@ def test_a_session_is_shown_with_who_to_what_how_long_and_how_much() -> None:
 
 def test_each_phase_has_its_word() -> None:
     bench = Bench()
-    accepted, connecting, connected, half = (bench.linked.open() for _ in range(4))
+    accepted, connecting, connected, half = (bench.linked.open(connected=False) for _ in range(4))
     for session in (connecting, connected, half):
         session.choose_backend()
     for session in (connected, half):

@@ -29,7 +29,7 @@ from tests.policies.balancing import policy
 FIELDS = {
     *("service", "address", "port", "state", "passed_over", "score", "terms", "report_score"),
     *("rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory", "load", "others"),
-    *("weight", "share", "interval_s", "check", "said"),
+    *("administration", "weight", "own_weight", "share", "interval_s", "check", "said"),
     *("connections", "max_connections", "total", "last_seen_s"),
     *("eligible", "full", "since", "refusals", "bytes_up", "bytes_down", "report_age"),
 }
@@ -79,7 +79,9 @@ def test_what_a_back_end_reports_is_shown() -> None:
         "memory": None,
         "load": 30,
         "others": 6,
+        "administration": "ready",
         "weight": 100,
+        "own_weight": 100,
         "share": 0.1,
         "interval_s": 20.0,
         "check": "agent",

@@ -45,7 +45,7 @@ class Ramp:
         self._publish(State.FORGOTTEN)
 
     def _publish(self, after: State) -> None:
-        self.slow_start.transitioned(Transitioned(cast(Backend, None), State.DOWN, after, Event.RISEN, "so"))
+        self.slow_start.changed(Transitioned(cast(Backend, None), State.DOWN, after, Event.RISEN, "so"))
 
 
 def test_the_share_of_one_that_rose_grows_every_second_until_it_is_whole() -> None:
@@ -72,7 +72,7 @@ def test_one_that_is_due_earlier_than_all_others_brings_the_timer_forward() -> N
     ramp = Ramp()
     ramp.rose()
     ramp.due.insert(0, 0.25)
-    ramp.slow_start.transitioned(Transitioned(cast(Backend, None), State.DOWN, State.UP, Event.RISEN, "so"))
+    ramp.slow_start.changed(Transitioned(cast(Backend, None), State.DOWN, State.UP, Event.RISEN, "so"))
     run(ramp.clock, 0.5)
     assert ramp.ticks == [0.25]
 

@@ -39,9 +39,9 @@ class ProxyBench:
     def receive(self, pdu: Register | ProbeResponse) -> None:
         self.service.monitor.datagramReceived(encode(pdu), AGENT)
 
-    def backend_up(self) -> None:
+    def backend_up(self, instance: int = 1) -> None:
         """A back-end that registers for the default port, and answers its probe."""
-        self.receive(Register(0, 20_000, instance=1))
+        self.receive(Register(0, 20_000, instance=instance))
         ((request, _),) = self.reactor.datagrams[0].take()
         assert isinstance(request, ProbeRequest)
         self.receive(ProbeResponse(request.sequence, request.token, 10, 20, None, 0))

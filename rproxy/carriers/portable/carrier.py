@@ -191,7 +191,7 @@ class PortableCarrier:
         clients = list(self.clients)
         for start in range(0, len(clients), SLICE):
             part = clients[start : start + SLICE]
-            yield [client.session for client in part if client.session.is_connected]
+            yield [client.session for client in part if client.session.ending is None]
 
     def abort(self) -> None:
         for client in list(self.clients):

@@ -163,7 +163,7 @@ class SpliceCarrier:
 
     def slices(self) -> Iterator[list[Session]]:
         for legs in self._dispatcher.table.slices():
-            yield [leg.session for leg in legs if leg.session.is_connected]
+            yield [leg.session for leg in legs if leg.session.ending is None]
         yield from self._portable.slices()
 
     def abort(self) -> None:

@@ -1,0 +1,160 @@
+"""What operators say, done: the `Control` of a running proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from math import isfinite
+from typing import Final
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from rproxy.admin.control import Refusal, Target, Unknown
+from rproxy.net.addresses import Address, written
+from rproxy.observe.history import History
+from rproxy.observe.service_log import logger_of
+from rproxy.pool.backend import Backend
+from rproxy.pool.events import Events
+from rproxy.pool.states import Administration
+from rproxy.sessions.kills import Kills
+from rproxy.sessions.shedding import PER_S_MAX, Shedding
+from rproxy.sessions.sweep import Slices
+from rproxy.tap.service_wiring import ServiceWiring
+from rproxy.tap.services import Services
+from rproxy.timing.work_queue import WorkQueue
+from rproxy.wire.pdu import WEIGHT_MAX
+
+NEAR: Final = 3
+"""Names that are suggested for one that is unknown."""
+COMPARED_MAX: Final = 50
+"""Names that are compared with it: a millisecond of work."""
+
+
+class Steering:
+    """A `Control` of all services. `wall` returns Unix time in s, `save` is called after every word of an operator."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        services: Services,
+        slices: Slices,
+        turns: WorkQueue,
+        history: History,
+        wall: Callable[[], float],
+        save: Callable[[], Deferred[None]] = lambda: succeed(None),
+    ) -> None:
+        self._clock = clock
+        self._services = services
+        self._history = history
+        self._wall = wall
+        self._save = save
+        self._kills = Kills(slices, turns)
+        self._shedding = Shedding(clock, slices, self._shed)
+        self._shed_of: dict[Backend, str] = {}
+        """By back-end whose sessions are shed: its service."""
+
+    def stop(self) -> None:
+        """Cancel all timers. May be called twice."""
+        self._shedding.stop()
+        self._shed_of.clear()
+
+    # As a `Control`.
+
+    def drain(self, target: Target) -> Deferred[None]:
+        return self._administer(target, Administration.DRAIN)
+
+    def maint(self, target: Target) -> Deferred[None]:
+        return self._administer(target, Administration.MAINT)
+
+    def ready(self, target: Target) -> Deferred[None]:
+        return self._administer(target, Administration.READY)
+
+    def _administer(self, target: Target, administration: Administration) -> Deferred[None]:
+        service, key = self._known(target)
+        events = service.pool.words.administer(key, administration, self._clock.seconds(), self._wall())
+        return self._said(service, key, events, administration.value)
+
+    def weigh(self, target: Target, weight: int | None) -> Deferred[None]:
+        service, key = self._known(target)
+        if weight is not None and not 1 <= weight <= WEIGHT_MAX:
+            raise Refusal(f"a weight is 1 to {WEIGHT_MAX}: drain keeps all clients away")
+        events = service.pool.words.weigh(key, weight, self._clock.seconds())
+        return self._said(service, key, events, "its own weight again" if weight is None else f"weight {weight}")
+
+    def _said(self, service: ServiceWiring, key: Address, events: Events, word: str) -> Deferred[None]:
+        if service.pool.get(*key) is None:  # no event tells of it
+            self._note(service.config.name, written(key), "word", f"{word}, says an operator; it is not there now")
+        service.publisher(events)
+        return self._save()
+
+    def kill(self, session: int) -> Deferred[None]:
+        def killed(sessions: int) -> None:
+            if not sessions:
+                raise Unknown(f"there is no session {session}: it may have ended")
+            self._note("", "", "kill", f"session {session} was ended, says an operator")
+
+        return self._kills.one(session).addCallback(killed)
+
+    def kill_all(self, target: Target) -> Deferred[int]:
+        service, backend = self._present(target)
+
+        def killed(sessions: int) -> int:
+            self._note(service.config.name, backend.name, "kill", f"{sessions} session(s) ended, says an operator")
+            return sessions
+
+        return self._kills.all_of(backend).addCallback(killed)
+
+    def shed(self, target: Target, per_s: float) -> Deferred[int]:
+        service, backend = self._present(target)
+        if not isfinite(per_s) or not 0 <= per_s <= PER_S_MAX:
+            raise Refusal(f"a rate is 0 to {PER_S_MAX:g} a second: kill ends all at once")
+        sessions, name = backend.counts.established, service.config.name
+        if per_s:
+            self._shed_of[backend] = name
+            self._shedding.begin(backend, per_s)
+            text = f"{sessions} session(s) are shed, at most {per_s:g} a second, says an operator"
+            self._note(name, backend.name, "shed", text)
+        elif (cut := self._shedding.end(backend)) is not None:
+            self._note(name, backend.name, "shed", f"{cut} session(s) were shed, and no more are, says an operator")
+        return succeed(sessions)
+
+    def _shed(self, backend: Backend, sessions: int) -> None:
+        text = f"{sessions} session(s) were shed: none is left of those that it had"
+        self._note(self._shed_of.pop(backend, ""), backend.name, "shed", text)
+
+    def _note(self, service: str, backend: str, kind: str, text: str) -> None:
+        self._history.note(service, backend, kind, text)
+        log = logger_of(service, self.log) if service else self.log
+        log.info("{subject}{text}", subject=f"back-end {backend}: " if backend else "", text=text)
+
+    def _present(self, target: Target) -> tuple[ServiceWiring, Backend]:
+        """A back-end that has a row. Raises `Unknown`."""
+        service, key = self._known(target)
+        backend = service.pool.get(*key)
+        if backend is None:
+            raise Unknown(f"back-end {target.backend} is not there now")
+        return service, backend
+
+    def _known(self, target: Target) -> tuple[ServiceWiring, Address]:
+        """A back-end that has a row, or of which an operator has said something. Raises `Unknown`."""
+        services = {each.config.name: each for each in self._services}
+        service = services.get(target.service)
+        if service is None:
+            raise Unknown(f"there is no service {target.service}{_near(target.service, list(services))}")
+        host, _, port = target.backend.rpartition(":")
+        key = host.removeprefix("[").removesuffix("]"), int(port) if port.isdecimal() and len(port) <= 5 else 0
+        words = service.pool.words
+        if written(key) != target.backend or (service.pool.get(*key) is None and key not in words):
+            names = [backend.name for backend in service.pool] + [written(key) for key in words]
+            alike = [name for name in names if name.startswith(host) or name.endswith(f":{port}")]
+            raise Unknown(f"service {target.service} has no back-end {target.backend}{_near(target.backend, alike)}")
+        return service, key
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    near = get_close_matches(name, names[:COMPARED_MAX], NEAR)
+    return f"; there is {', '.join(near)}" if near else ""
