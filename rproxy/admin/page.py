@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import attrs
 
-from rproxy.admin.documents import Document, Folder
+from rproxy.admin.answers import Folder
+from rproxy.admin.channel import Request
+from rproxy.admin.documents import Document
 from rproxy.admin.figures import count, duration, size
-from rproxy.admin.http_server import Request
 from rproxy.admin.page_rows import FAILED, BackendRows, service_columns, service_row
 from rproxy.admin.snapshots import Snapshots
 from rproxy.observe.history import Happening, History
@@ -61,7 +62,7 @@ class Page:
         self._columns = service_columns(template)
 
     def rendered(self) -> Iterator[bytes]:
-        """In pieces that take a millisecond at most, none of which is empty."""
+        """In pieces that take a millisecond at most."""
         services = [view.totals() for view in self._shown.views()]
         values = self._values(services)
         text = ""
@@ -81,7 +82,7 @@ class Page:
         rows: list[dict[str, Any]] = []
         for view, backends in self._slices():
             rows += view.rows(backends)
-            yield b"\n"
+            yield b""
         self._rows.scale(rows)
         for start in range(0, len(rows), ROWS):
             yield "".join(map(self._rows.row, rows[start : start + ROWS])).encode()

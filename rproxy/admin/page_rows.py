@@ -76,9 +76,15 @@ def _columns(fractions: Iterable[float]) -> str:
     return f"<svg {frame}>{rects}</svg>"
 
 
+def _rtt_ms(row: Row) -> float | None:
+    """Smoothed, once there were enough probes."""
+    value: float | None = row["rtt_ms"] if row["srtt_ms"] is None else row["srtt_ms"]
+    return value
+
+
 def _backend(row: Row) -> str:
     why = row["passed_over"] or row["said"]
-    note = why or f"{row['state']} · {significant(row['score'])} · {milliseconds(row['srtt_ms'])} ms"
+    note = why or f"{row['state']} · {significant(row['score'])} · {milliseconds(_rtt_ms(row))} ms"
     marked = ' data-why="yes"' if why else ""
     name = escape(written((row["address"], row["port"])))
     return f'<i class="dot"></i><b class="name">{name}</b><span class="note"{marked}>{escape(note)}</span>'
@@ -119,7 +125,7 @@ _CELLS: Final[dict[str, Callable[[Row], str]]] = {
     "backend": _backend,
     "service": lambda row: escape(row["service"]),
     "state": _state,
-    "rtt": lambda row: milliseconds(row["srtt_ms"]),
+    "rtt": lambda row: milliseconds(_rtt_ms(row)),
     "loss": lambda row: percentage(row["loss"]),
     "cpu": _percent("cpu"),
     "memory": _percent("memory"),

@@ -144,7 +144,7 @@ class Recent:
                         name = json.dumps(f"{view.service.name}/{backend.name}")
                         text += f"{separator}{name}: {json.dumps(self._ordered(series))}"
                         separator = ",\n"
-                yield text.encode() or b"\n"
+                yield text.encode()
         yield b"\n}}\n"
 
     def _ordered(self, series: Series | ServiceSeries) -> dict[str, list[int | None]]:

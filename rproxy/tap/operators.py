@@ -25,6 +25,7 @@ from rproxy.observe.history import History
 from rproxy.observe.readiness import faults
 from rproxy.observe.session_list import SessionList
 from rproxy.observe.status_json import Status
+from rproxy.tap.page import LivePage
 from rproxy.tap.services import Services
 from rproxy.tap.startup import operators_max
 from rproxy.timing.work_queue import WorkQueue
@@ -40,6 +41,7 @@ class Operators:
         services: Services,
         status: Status,
         metrics: MetricsPage,
+        page: LivePage,
         history: History,
         control: Control,
         work: WorkQueue,
@@ -54,6 +56,7 @@ class Operators:
         self._control = control
         self._work = work
         self._metrics = metrics
+        self._page = page
         self._carrier = carrier
         self.stopping = False
         """Whether the process takes no more clients."""
@@ -67,7 +70,9 @@ class Operators:
         root.putChild(b"metrics", Document(metrics_page.CONTENT_TYPE, metrics, self._work))
         root.putChild(b"healthz", Health("ok"))
         root.putChild(b"readyz", Health("ready", self._faults))
-        root.putChild(b"api", self._api(connections_max))
+        api = self._api(connections_max)
+        root.putChild(b"api", api)
+        self._page.add(root, api)
         return AdminSite(root, self._reactor, self._work, self._config.admin_names, connections_max)
 
     def _api(self, connections_max: int) -> Folder:

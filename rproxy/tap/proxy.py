@@ -45,6 +45,7 @@ from rproxy.tap.draining import LOG_EVERY_S, Draining
 from rproxy.tap.key_rotation import at_signal, rotate, use_keys
 from rproxy.tap.listeners import OperatorsListener
 from rproxy.tap.operators import Operators
+from rproxy.tap.page import LivePage
 from rproxy.tap.parts import Part, Timers
 from rproxy.tap.pidfile import own_pidfile
 from rproxy.tap.process import Process, ProcessService, process_of, reloading
@@ -105,16 +106,13 @@ class ProxyService(ProcessService, MultiService):
         history = History(time)
         shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines, history)
         self._services = Services(config.services, shared, lambda view: self._status.removed(view))
-        self._status = Status(
-            self._services.views,
-            self.monitor.counters,
-            self.capacity,
-            ProcessFacts(version("rproxy"), round(time(), 3), os.getpid()),
-        )
+        facts = ProcessFacts(version("rproxy"), round(time(), 3), os.getpid())
+        self._status = Status(self._services.views, self.monitor.counters, self.capacity, facts)
+        self._page = LivePage(reactor, config, self._services.views, self.capacity, facts, history, self._work)
         metrics = MetricsPage(self._services.views, self._status.ended, self.monitor.counters, self.capacity)
         self._steering = Steering(reactor, self._services, self.carrier.slices, self._work, history, time)
         self._operators = Operators(
-            *(reactor, config, self._services, self._status, metrics, history, self._steering, self._work),
+            *(reactor, config, self._services, self._status, metrics, self._page, history, self._steering, self._work),
             self.carrier,
         )
         self._descriptors = descriptors
@@ -144,6 +142,7 @@ class ProxyService(ProcessService, MultiService):
             self._agents_port,
             services.listeners,
             services.statics,
+            self._page,
             OperatorsListener(reactor, config, self._operators.site(descriptors), self._own),
             self._demo,
             services.timeouts,  # after the listeners: ending a waiting client must not admit another one

@@ -52,6 +52,7 @@ WITHOUT_STATE = [
     "AgentsPort",
     "ClientListeners",
     "StaticPart",
+    "LivePage",
     "OperatorsListener",
     "Demo",
     "SessionTimeouts",

@@ -21,7 +21,7 @@ const ORDERS = {
   service: [(entry) => `${entry.row.service} ${entry.order}`, false],
   state: [(entry) => TROUBLE.indexOf(entry.row.state), false],
   score: [({ row }) => row.score ?? Infinity, false],
-  rtt: [({ row }) => last(row.srtt_ms), true],
+  rtt: [({ row }) => last((row.srtt_ms ?? row.rtt_ms)), true],
   loss: [({ row }) => last(row.loss), true],
   cpu: [({ row }) => last(row.cpu), true],
   memory: [({ row }) => last(row.memory), true],
@@ -302,7 +302,7 @@ const CELLS = {
       const [, opener, note] = cell.childNodes;
       show(opener, name);
       const why = row.passed_over || row.said || "";
-      const figures = [row.state, format.significant(row.score), `${format.milliseconds(row.srtt_ms)} ms`];
+      const figures = [row.state, format.significant(row.score), `${format.milliseconds((row.srtt_ms ?? row.rtt_ms))} ms`];
       show(note, why || figures.join(" · "));
       attribute(opener, "title", name);
       attribute(note, "data-why", why && "yes");
@@ -328,7 +328,7 @@ const CELLS = {
       attribute(cell, "title", terms.map(([name, value]) => `${name}: ${format.significant(value)}`).join("\n"));
     },
   },
-  rtt: figure(({ row }) => format.milliseconds(row.srtt_ms)),
+  rtt: figure(({ row }) => format.milliseconds((row.srtt_ms ?? row.rtt_ms))),
   loss: figure(({ row }) => format.percentage(row.loss)),
   ...Object.fromEntries(Object.entries(PERCENT).map(([key, name]) => [key, percent(name)])),
   sessions: {
