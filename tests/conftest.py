@@ -35,6 +35,7 @@ PACKAGES: Final = {
     "nsenter": "util-linux",
     "pgbench": "postgresql",
     "postgres": "postgresql",
+    "promtool": "prometheus",
     "psql": "postgresql",
     "redis-benchmark": "redis-tools",
     "redis-cli": "redis-tools",

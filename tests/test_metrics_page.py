@@ -13,7 +13,7 @@ from rproxy.observe.backend_metrics import BACKEND_FAMILIES
 from rproxy.observe.metric_family import Family
 from rproxy.observe.process_metrics import PROCESS_FAMILIES
 from rproxy.observe.service_metrics import SERVICE_FAMILIES
-from rproxy.tap import docs
+from rproxy.tap import docs, prometheus
 
 WIDTHS = (44, 9, 8, 56)
 
@@ -41,6 +41,12 @@ def test_the_tables_are_the_programs(families: Sequence[Family[Any]]) -> None:
 
 
 def test_no_other_metric_is_described() -> None:
-    named = set(re.findall(r"^``(\w+)``", docs.pages()["metrics"], re.MULTILINE))
+    named = set(re.findall(r"^``(\w+)`` +(?:gauge|counter|histogram)", docs.pages()["metrics"], re.MULTILINE))
     families: list[Family[Any]] = [*BACKEND_FAMILIES, *SERVICE_FAMILIES, *PROCESS_FAMILIES]
     assert named == {family.name for family in families}
+
+
+def test_every_alert_is_described_with_its_severity() -> None:
+    shown = dict(re.findall(r"^``(Rproxy\w+)`` +(\w+) ", docs.pages()["metrics"], re.MULTILINE))
+    rules = prometheus.text_of("alerts")
+    assert shown == dict(re.findall(r"alert: (\w+)\n(?:.*\n)+? +severity: (\w+)", rules))

@@ -1,4 +1,4 @@
-"""The command `rproxy`, also `python -m rproxy`: keys, files, reload, manual, units, and a study of policies."""
+"""The command `rproxy`, also `python -m rproxy`: keys, files, reload, manual, units, metrics, a study of policies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rproxy.config.file_errors import FileErrors
 from rproxy.config.keyfile import read_keys
 from rproxy.config.toml_file import starting_file
 from rproxy.study import command as study
-from rproxy.tap import docs, systemd
+from rproxy.tap import docs, prometheus, systemd
 from rproxy.tap.check import check
 from rproxy.tap.reload_report import reload
 from rproxy.wire.keyfile import KeyringError, format_key
@@ -41,6 +41,8 @@ Prints a configuration file to start with, which works as it is. 'rproxy docs co
 DOCS: Final = "Shows a page of the manual, through a pager on a terminal. Without a topic it lists them."
 SYSTEMD: Final = """\
 Prints a systemd unit for this installation, which belongs into /etc/systemd/system. Without a name it prints all."""
+PROMETHEUS: Final = """\
+Prints a file for Prometheus, or for Grafana. Without a name it lists them; 'rproxy docs metrics' tells more."""
 RELOAD: Final = """\
 Has a running proxy read its --config file again, and its keys and certificates, as SIGHUP does; and says what became of
 it. The exit status is 1 if the file was not used: then everything is as it was. It is 1, too, if certificates could not
@@ -79,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unit = commands.add_parser("systemd", help="show the systemd units", description=SYSTEMD)
     unit.add_argument("name", metavar="NAME", nargs="?", help=f"one of {', '.join(systemd.NAMES)}")
     unit.set_defaults(run=lambda options: _show_units(options.name))
+    scraped = commands.add_parser("prometheus", help="show files for Prometheus and Grafana", description=PROMETHEUS)
+    scraped.add_argument("name", metavar="NAME", nargs="?", help=f"one of {', '.join(prometheus.FILES)}")
+    scraped.set_defaults(run=lambda options: _show_prometheus(options.name))
     again = commands.add_parser("reload", help="have a running proxy read its files again", description=RELOAD)
     again.add_argument("--pidfile", metavar="FILE", default=PIDFILE, help=f"the proxy's pid file (default {PIDFILE})")
     again.set_defaults(run=lambda options: _reload(options.pidfile))
@@ -164,6 +169,13 @@ def _show_units(name: str | None) -> int:
     except OSError as error:
         return _failed("systemd", f"standard output: {error.strerror}", 1)
     return 0
+
+
+def _show_prometheus(name: str | None) -> int:
+    """Returns the exit status."""
+    if name is not None and name not in prometheus.FILES:
+        return _failed("prometheus", f"there is no {name!r}, but {', '.join(prometheus.FILES)}", 2)
+    return _print("prometheus", prometheus.contents() if name is None else prometheus.text_of(name))
 
 
 def _show(text: str) -> None:
