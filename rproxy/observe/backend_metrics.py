@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from rproxy.observe.metric_family import Family
 from rproxy.observe.service_figures import BackendFigures
-from rproxy.observe.status_json import SHOWN_STATES, shown_state
+from rproxy.observe.status_json import SHOWN_STATES, shown_state, shown_weight
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
 from rproxy.sessions.service import Service
@@ -30,11 +30,6 @@ def _ratio(percent: float | None) -> float | None:
 def _states(row: BackendRow) -> Mapping[str, float]:
     shown = shown_state(row.backend)
     return {state: state == shown for state in SHOWN_STATES}
-
-
-def _weight(row: BackendRow) -> float:
-    static = row.backend.static
-    return row.backend.registration.weight if static is None else static.weight
 
 
 def _score(row: BackendRow) -> float | None:
@@ -110,7 +105,7 @@ BACKEND_FAMILIES: Final[tuple[Family[BackendRow], ...]] = (
         "Bytes to clients, in sessions that have ended.",
         lambda row: row.backend.counts.bytes_down,
     ),
-    Family("rproxy_server_weight", "gauge", "Its weight; 100 is the usual one.", _weight),
+    Family("rproxy_server_weight", "gauge", "Its weight; 100 is the usual one.", lambda row: shown_weight(row.backend)),
     Family(
         "rproxy_server_slow_start_ratio",
         "gauge",

@@ -206,7 +206,6 @@ def backend_status(
 ) -> dict[str, Any]:
     """One back-end. None for what it has not reported; `tcp` is the live count; times in s or ms as named."""
     static = backend.static
-    own_weight = backend.registration.weight if static is None else static.weight
     return {
         "address": backend.address,
         "port": backend.port,
@@ -224,8 +223,8 @@ def backend_status(
         "load": backend.report.load,
         "others": backend.report.others,
         "administration": backend.administration.value,
-        "weight": own_weight if backend.word.weight is None else backend.word.weight,
-        "own_weight": own_weight,
+        "weight": shown_weight(backend),
+        "own_weight": _own_weight(backend),
         "share": round(backend.share, 2),
         "eligible": backend.eligible,
         "full": backend.usable and not backend.eligible,
@@ -249,6 +248,16 @@ def shown_state(backend: Backend) -> str:
     if backend.administration is Administration.MAINT and backend.state is not State.DEPARTED:
         return MAINT
     return DRAINING if backend.is_up and not backend.available else backend.state.value
+
+
+def shown_weight(backend: Backend) -> int:
+    """The weight in force, without slow start: an operator's, else its own."""
+    return _own_weight(backend) if backend.word.weight is None else backend.word.weight
+
+
+def _own_weight(backend: Backend) -> int:
+    """The agent's, or the configuration's with what the agent-check says."""
+    return backend.registration.weight if backend.static is None else backend.static.weight
 
 
 def _significant(value: float) -> float | None:
