@@ -45,15 +45,12 @@ class Refused(Resource):
 
     isLeaf = True
 
-    def __init__(self, status: HTTPStatus, error: str, **headers: str) -> None:
+    def __init__(self, status: HTTPStatus, error: str) -> None:
         super().__init__()
         self._status = status
         self._error = error
-        self._headers = headers
 
     def render(self, request: Request) -> Any:
-        for name, value in self._headers.items():
-            request.setHeader(name.replace("_", "-"), value)
         return refuse(request, self._status, self._error)
 
 

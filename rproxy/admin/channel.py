@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import HTTPChannel
 
+from rproxy.net.peer_credentials import peer_uid
 from rproxy.timing.work_queue import WorkQueue
 
 REQUEST_S: Final = 10.0
@@ -169,6 +170,10 @@ class Channel(HTTPChannel):
             self._tcp.resumeProducing()  # to see that the client has left
         elif not self._ending:
             self.setTimeout(ANSWER_S)
+
+    def peer_uid(self) -> int | None:
+        """The user who has connected, if it was by a Unix socket; None for others."""
+        return peer_uid(self._tcp.getHandle())
 
     def answers_endlessly(self) -> None:
         """The answer to the present request has no end: it has no time limit but those that its producer keeps.

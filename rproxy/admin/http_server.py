@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.web import server
 from twisted.web.resource import IResource
 
+from rproxy.admin.access import Access, Denied
 from rproxy.admin.answers import Refused
 from rproxy.admin.channel import REQUEST_S, Channel, Request
 from rproxy.admin.request_filter import is_permitted
@@ -20,6 +21,8 @@ from rproxy.timing.work_queue import WorkQueue
 
 CONNECTIONS_MAX: Final = 64
 """Beyond it, the connection that has been idle or slow for longest is closed; if there is none, the new one is."""
+OPEN: Final = (b"/healthz", b"/readyz")
+"""Paths that need no token anywhere."""
 BACKLOG: Final = 16
 """Of listen(2). Small, because all of them are accepted in one turn of the reactor."""
 
@@ -38,11 +41,14 @@ class AdminSite(server.Site):
         work: WorkQueue,
         names: Collection[str] = (),
         connections_max: int = CONNECTIONS_MAX,
+        access: Access | None = None,
     ) -> None:
+        """Without `access`, everybody may read."""
         super().__init__(root, timeout=REQUEST_S, reactor=clock)
         self.work = work
         self._names = frozenset(name.lower().removesuffix(".") for name in names)
         self._connections_max = connections_max
+        self._access = access
         self.connections: set[Channel] = set()
         self.awaited: dict[Channel, None] = {}
         """Connections that wait for their client, the longest first."""
@@ -66,7 +72,8 @@ class AdminSite(server.Site):
                 HTTPStatus.FORBIDDEN,
                 "another site's page, or a Host that is neither an IP address, localhost nor the listener's own name",
             )
-        return super().getResourceFor(request)
+        denial = None if self._access is None or request.path in OPEN else self._access.to_read(request)
+        return super().getResourceFor(request) if denial is None else Denied(denial)
 
     def stop(self) -> None:
         """Abort all connections."""

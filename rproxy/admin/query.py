@@ -14,7 +14,7 @@ def parameters_of(request: Request, names: Collection[str]) -> Mapping[str, str]
     _, _, query = request.uri.partition(b"?")
     found: dict[str, str] = {}
     for part in filter(None, query.split(b"&")):
-        name, _, value = (text(each.replace(b"+", b" ")) for each in part.partition(b"="))
+        name, _, value = (decoded(unquote_to_bytes(each.replace(b"+", b" "))) for each in part.partition(b"="))
         if name not in names:
             raise BadParameter(f"{name!r} is no parameter of this: {_listed(names)}")
         if name in found:
@@ -24,10 +24,10 @@ def parameters_of(request: Request, names: Collection[str]) -> Mapping[str, str]
     return found
 
 
-def text(quoted: bytes) -> str:
-    """A part of a request target, without percent-encoding. Raises `BadParameter` if it is no text in UTF-8."""
+def decoded(part: bytes) -> str:
+    """A part of a request target, without percent-encoding, as text. Raises `BadParameter` if it is none in UTF-8."""
     try:
-        return unquote_to_bytes(quoted).decode()
+        return part.decode()
     except UnicodeDecodeError:
         raise BadParameter("what is asked for is no text in UTF-8") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Final
@@ -40,6 +41,14 @@ def whole(parameters: Parameters, name: str, default: int, low: int, high: int) 
     if not (text.isascii() and text.isdigit()) or len(text) > _DIGITS_MAX or not low <= int(text) <= high:
         raise BadParameter(f"{name} must be a whole number from {low} to {high}")
     return int(text)
+
+
+def number(parameters: Parameters, name: str, low: float, high: float) -> float:
+    """The number `name`, low <= number <= high, which must be given. Raises `BadParameter`."""
+    text = parameters.get(name, "")
+    if not re.fullmatch(r"[0-9]{1,15}(\.[0-9]{0,15})?", text, re.ASCII) or not low <= float(text) <= high:
+        raise BadParameter(f"{name} must be a number from {low:g} to {high:g}")
+    return float(text)
 
 
 def network(parameters: Parameters, name: str) -> Network | None:
