@@ -49,8 +49,9 @@ class Document(Folder):
 class Query(Folder):
     """Answers GET and HEAD with what `render` makes of the parameters, as JSON.
 
-    `render` gets those that are given, of the `names` that there are. It is run piece by piece while the client reads,
-    so that no document is kept; an empty piece is a pause. It may raise `BadParameter` before its first piece.
+    `render` gets those that are given and not empty, of the `names` that there are. It is run piece by piece while the
+    client reads, so that no document is kept; an empty piece is a pause. It may raise `BadParameter` before its first
+    piece.
     """
 
     log = Logger()
@@ -72,7 +73,8 @@ class Query(Folder):
         if request.channel is None:  # connection lost
             return
         try:
-            pieces = self._rendered(parameters_of(request, self._names))
+            given = parameters_of(request, self._names)
+            pieces = self._rendered({name: value for name, value in given.items() if value})
             first = next(pieces, b"")
         except BadParameter as error:
             status = HTTPStatus.NOT_FOUND if isinstance(error, Missing) else HTTPStatus.BAD_REQUEST

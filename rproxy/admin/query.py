@@ -19,8 +19,7 @@ def parameters_of(request: Request, names: Collection[str]) -> Mapping[str, str]
             raise BadParameter(f"{name!r} is no parameter of this: {_listed(names)}")
         if name in found:
             raise BadParameter(f"{name} is given twice")
-        if value:
-            found[name] = value
+        found[name] = value
     return found
 
 

@@ -8,8 +8,10 @@ from time import time
 from typing import Any
 
 from rproxy.admin import metrics_page
+from rproxy.admin.access import Access
 from rproxy.admin.answers import JSON, Folder
-from rproxy.admin.control import Control
+from rproxy.admin.changes import Changes, ChangingBackends, ChangingSessions, Row
+from rproxy.admin.control import Control, Target
 from rproxy.admin.documents import Document, Query
 from rproxy.admin.health import Health
 from rproxy.admin.http_server import AdminSite
@@ -58,6 +60,7 @@ class Operators:
         self._metrics = metrics
         self._page = page
         self._carrier = carrier
+        self.access = Access(None, reactor.seconds)
         self.stopping = False
         """Whether the process takes no more clients."""
 
@@ -73,7 +76,7 @@ class Operators:
         api = self._api(connections_max)
         root.putChild(b"api", api)
         self._page.add(root, api)
-        return AdminSite(root, self._reactor, self._work, self._config.admin_names, connections_max)
+        return AdminSite(root, self._reactor, self._work, self._config.admin_names, connections_max, self.access)
 
     def _api(self, connections_max: int) -> Folder:
         work, api, views = self._work, Folder(), self._services.views
@@ -82,15 +85,26 @@ class Operators:
         streams = Streams(
             views, self._history, work, self._reactor, most=connections_max // 2, began=secrets.token_hex(4)
         )
-        api.putChild(b"backends", Query(backend_list.PARAMETERS, lists.backends, work))
+        backends = Query(backend_list.PARAMETERS, lists.backends, work)
+        listed = Query(session_list.PARAMETERS, sessions.rendered, work)
+        changes = Changes(self._control, self._row)
+        api.putChild(b"backends", ChangingBackends(backends, changes, self.access, work))
+        api.putChild(b"sessions", ChangingSessions(listed, changes, self.access, work))
         api.putChild(b"services", Query((), lists.services, work))
-        api.putChild(b"sessions", Query(session_list.PARAMETERS, sessions.rendered, work))
         api.putChild(b"events", Query(event_list.PARAMETERS, events.rendered, work))
         api.putChild(b"stream", Stream(streams))
         return api
 
     def _names(self) -> list[str]:
         return [view.service.name for view in self._services.views()]
+
+    def _row(self, target: Target) -> Row | None:
+        for view in self._services.views():
+            if view.service.name == target.service:
+                host, _, port = target.backend.rpartition(":")
+                backend = view.service.pool.get(host.removeprefix("[").removesuffix("]"), int(port))
+                return None if backend is None else view.rows([backend])[0]
+        return None
 
     def _faults(self) -> Iterator[str]:
         return faults([view.service for view in self._services.views()], stopping=self.stopping)
