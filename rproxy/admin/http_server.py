@@ -21,8 +21,10 @@ from rproxy.timing.work_queue import WorkQueue
 
 CONNECTIONS_MAX: Final = 64
 """Beyond it, the connection that has been idle or slow for longest is closed; if there is none, the new one is."""
-OPEN: Final = (b"/healthz", b"/readyz")
-"""Paths that need no token anywhere."""
+OPEN: Final = (b"/healthz", b"/readyz", b"/")
+"""Paths that need no token anywhere. The page shows nothing without it, but asks for it."""
+OPEN_FOLDER: Final = b"/static/"
+"""What the page loads."""
 BACKLOG: Final = 16
 """Of listen(2). Small, because all of them are accepted in one turn of the reactor."""
 
@@ -72,10 +74,14 @@ class AdminSite(server.Site):
                 HTTPStatus.FORBIDDEN,
                 "another site's page, or a Host that is neither an IP address, localhost nor the listener's own name",
             )
-        denial = None if self._access is None or request.path in OPEN else self._access.to_read(request)
+        denial = None if self._access is None or _is_open(request.path) else self._access.to_read(request)
         return super().getResourceFor(request) if denial is None else Denied(denial)
 
     def stop(self) -> None:
         """Abort all connections."""
         for channel in list(self.connections):
             channel.abort()
+
+
+def _is_open(path: bytes) -> bool:
+    return path in OPEN or path.startswith(OPEN_FOLDER)

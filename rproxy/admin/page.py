@@ -15,7 +15,7 @@ import attrs
 from rproxy.admin.answers import Folder
 from rproxy.admin.channel import Request
 from rproxy.admin.documents import Document
-from rproxy.admin.figures import count, duration, size
+from rproxy.admin.figures import UNKNOWN, count, duration, size
 from rproxy.admin.page_rows import FAILED, BackendRows, service_columns, service_row
 from rproxy.admin.snapshots import Snapshots
 from rproxy.observe.history import Happening, History
@@ -28,13 +28,17 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Content-Security-Policy: nothing but this server's own files and answers."""
+"""Nothing but this server's own files and answers."""
+HEADERS: Final = {"content-security-policy": POLICY, "referrer-policy": "no-referrer", "x-frame-options": "DENY"}
+Seconds = Callable[[], float]
 ROWS_MAX: Final = 1000
 """Back-ends shown without JavaScript."""
 EVENTS_MAX: Final = 100
 """Events shown without JavaScript."""
 TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 """Of the files that the page loads, by what their names end in; UTF-8."""
+_FIGURES: Final = ("sessions", "sessions_max", "eligible", "known", "waiting", "down", "failed", "ended")
+"""Places of figures that are unknown to those who may not read."""
 _PLACE: Final = re.compile(r"\{([a-z_]+)\}")
 _FOLDER: Final = files("rproxy.admin").joinpath("static")
 
@@ -77,6 +81,14 @@ class Page:
                 text += values[part]
         yield text.encode()
 
+    def locked(self) -> Iterator[bytes]:
+        """The page for those who may not read: its scripts ask for the token."""
+        values = dict.fromkeys(self._parts[1::2], "")
+        values |= dict.fromkeys(_FIGURES, UNKNOWN)
+        values |= {"doubts_hidden": " hidden", "now": _at(time.time())}
+        values["more"] = "Reading needs the token: press the button Token, or use rproxy status --token-file FILE."
+        yield "".join(values[part] if number % 2 else part for number, part in enumerate(self._parts)).encode()
+
     def _table(self) -> Iterator[bytes]:
         """Rows are read first and rendered then: bars are relative to the largest of all."""
         rows: list[dict[str, Any]] = []
@@ -115,6 +127,7 @@ class Page:
             "failed": count(sum(each.get(name, 0) for each in endings for name in FAILED)),
             "ended": count(sum(sum(each.values()) for each in endings)),
             "doubts_hidden": "" if doubts else " hidden",
+            "doubts_count": f"{len(doubts)} doubt{'s' * (len(doubts) != 1)}",
             "doubts": "\n".join(map(_doubt, doubts)),
             "services": "\n".join(service_row(each, self._columns) for each in services),
             "more": f"{count(known - ROWS_MAX)} more: rproxy status, or /status.json" if known > ROWS_MAX else "",
@@ -148,25 +161,22 @@ def _at(unix: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(unix))
 
 
-class PageDocument(Document):
-    """The page, with headers that keep everything foreign out of it."""
+class PageDocument(Folder):
+    """The page, or the locked one for those who may not read, with headers that keep everything foreign out of it."""
 
-    def __init__(self, snapshots: Snapshots, work: WorkQueue) -> None:
-        super().__init__(CONTENT_TYPE, snapshots, work)
+    def __init__(self, page: Page, may_read: Callable[[Request], bool], work: WorkQueue, seconds: Seconds) -> None:
+        super().__init__()
+        self._may_read = may_read
+        self._whole = Document(CONTENT_TYPE, Snapshots(page.rendered, work, seconds), work)
+        self._locked = Document(CONTENT_TYPE, Snapshots(page.locked, work, seconds), work)
 
     def render(self, request: Request) -> int:
-        protect(request)
-        return super().render(request)
+        for name, value in HEADERS.items():
+            request.setHeader(name, value)
+        return (self._whole if self._may_read(request) else self._locked).render(request)
 
 
-def protect(request: Request) -> None:
-    """Set the headers of the page and its files."""
-    request.setHeader("content-security-policy", POLICY)
-    request.setHeader("referrer-policy", "no-referrer")
-    request.setHeader("x-frame-options", "DENY")
-
-
-def static(work: WorkQueue, seconds: Callable[[], float]) -> Folder:
+def static(work: WorkQueue, seconds: Seconds) -> Folder:
     """The files that the page loads, as `/static/NAME`."""
     folder = Folder()
     for file in _FOLDER.iterdir():

@@ -75,7 +75,7 @@ class Operators:
         root.putChild(b"readyz", Health("ready", self._faults))
         api = self._api(connections_max)
         root.putChild(b"api", api)
-        self._page.add(root, api)
+        self._page.add(root, api, lambda request: self.access.to_read(request) is None)
         return AdminSite(root, self._reactor, self._work, self._config.admin_names, connections_max, self.access)
 
     def _api(self, connections_max: int) -> Folder:

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from rproxy.admin.answers import JSON, Folder
+from rproxy.admin.channel import Request
 from rproxy.admin.documents import Document
 from rproxy.admin.page import Page, PageDocument, Shown, static
 from rproxy.admin.snapshots import Snapshots
@@ -42,10 +43,10 @@ class LivePage(Part):
         self._recent = Recent(views, work, reactor, time)
         self._page = Page(Shown(views, history, tuple, self._process))
 
-    def add(self, root: Folder, api: Folder) -> None:
-        """Add its resources to those of the listener."""
+    def add(self, root: Folder, api: Folder, may_read: Callable[[Request], bool]) -> None:
+        """Add its resources to those of the listener. `may_read` is whether a client may see what it shows."""
         seconds = self._reactor.seconds
-        root.putChild(b"", PageDocument(Snapshots(self._page.rendered, self._work, seconds), self._work))
+        root.putChild(b"", PageDocument(self._page, may_read, self._work, seconds))
         root.putChild(b"static", static(self._work, seconds))
         recent = Snapshots(lambda: self._recent.rendered(self._process()), self._work, seconds)
         api.putChild(b"recent", Document(JSON, recent, self._work))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -27,6 +28,9 @@ class Client(Stream):
         super().__init__(clock, connection)
         self._time = clock
         self.socket_options: list[tuple[object, ...]] = []
+
+    family = socket.AF_INET
+    """Of the socket, which is this object, too."""
 
     def getHandle(self) -> Any:
         return self

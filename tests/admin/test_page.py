@@ -12,11 +12,11 @@ from typing import Any, Final
 import pytest
 from twisted.internet.task import Clock
 
+from rproxy.admin.access import Access
 from rproxy.admin.answers import Folder
 from rproxy.admin.http_server import AdminSite
 from rproxy.admin.page import EVENTS_MAX, POLICY, ROWS_MAX, Page, PageDocument, Shown, static
 from rproxy.admin.page_rows import FAILED
-from rproxy.admin.snapshots import Snapshots
 from rproxy.agent.sampler import Load
 from rproxy.observe.history import History
 from rproxy.observe.scores import ReportScore
@@ -148,18 +148,23 @@ def test_a_large_pool_is_rendered_in_pieces_and_says_how_many_are_left_out() -> 
 # Its files
 
 
-def served(path: str) -> tuple[HTTPStatus, str, bytes]:
-    """Status, head and body of the answer to a GET."""
+def served(path: str, *, token: bytes | None = None, given: str = "") -> tuple[HTTPStatus, str, bytes]:
+    """Status, head and body of the answer to a GET; reading needs `token` if there is one."""
     clock, root, bench = Clock(), Folder(), Bench()
     work = WorkQueue(clock)
-    root.putChild(b"", PageDocument(Snapshots(bench.page.rendered, work, clock.seconds), work))
+    access = Access(None if token is None else [token], clock.seconds, reads_openly=token is None)
+    page = PageDocument(bench.page, lambda request: access.to_read(request) is None, work, clock.seconds)
+    confirm(bench.pool, registered(bench.pool, "10.0.0.1"), token=1)
+    bench.history.note("default", "10.0.0.1:80", "up", "an event")
+    root.putChild(b"", page)
     root.putChild(b"static", static(work, clock.seconds))
-    site = AdminSite(root, clock, work)
+    root.putChild(b"status.json", static(work, clock.seconds))
+    site = AdminSite(root, clock, work, access=access)
     site.doStart()
     connection = site.buildProtocol(None)
     client = Client(clock, connection)
     connection.makeConnection(client)
-    head, _, body = client.ask(f"GET {path} HTTP/1.0\r\n\r\n".encode()).partition(b"\r\n\r\n")
+    head, _, body = client.ask(f"GET {path} HTTP/1.0\r\n{given}\r\n".encode()).partition(b"\r\n\r\n")
     return HTTPStatus(int(head.split()[1])), head.decode().lower(), body
 
 
@@ -171,6 +176,23 @@ def test_the_page_lets_a_browser_run_and_load_only_its_own_files() -> None:
     assert "unsafe" not in POLICY
     assert "content-type: text/html; charset=utf-8" in head
     assert not re.search(rb"<[^>]+ (style|on\w+)=|<script>|<style", body)
+
+
+def test_without_the_token_the_page_shows_nothing_and_its_scripts_can_ask_for_it() -> None:
+    status, head, body = served("/", token=b"secret")
+    assert (status, Parsed(body.decode()).errors) == (HTTPStatus.OK, [])
+    assert f"content-security-policy: {POLICY}".lower() in head
+    assert not re.search(rb"10\.0\.0\.1|an event|default<|1\.2 |pid 42", body)
+    assert b"Reading needs the token" in body
+    assert served("/static/page.js", token=b"secret")[0] == HTTPStatus.OK
+    assert served("/status.json", token=b"secret")[0] == HTTPStatus.UNAUTHORIZED
+    assert b"10.0.0.1" in served("/", token=b"secret", given="Authorization: Bearer secret\r\n")[2]
+
+
+@pytest.mark.parametrize("path", ["//", "/static", "/static/../status.json", "/static/%2e%2e/status.json", "/?/"])
+def test_no_path_beside_the_page_opens_more(path: str) -> None:
+    status, _, body = served(path, token=b"secret")
+    assert status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND) or b"Reading needs the token" in body
 
 
 def test_every_file_that_the_page_names_is_served_with_its_type() -> None:

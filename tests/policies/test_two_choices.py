@@ -7,8 +7,7 @@ from random import Random
 
 import pytest
 
-from rproxy.policies.rules import takes_over
-from rproxy.policies.two_choices import TwoChoicesOptions, TwoChoicesPolicy
+from rproxy.policies.two_choices import TwoChoicesOptions, TwoChoicesPolicy, takes_over
 from tests.policies.balancing import Balance, balance_by, shares
 from tests.pool.driving import agent
 

@@ -133,7 +133,8 @@ function happening({ time, service, backend, kind, text }) {
 }
 
 function showDoubts({ doubts }) {
-  $("doubts").hidden = !doubts.length;
+  $("doubts").hidden = $("doubts-link").hidden = !doubts.length;
+  show($("doubts-link"), `${doubts.length} doubt${doubts.length === 1 ? "" : "s"}`);
   const list = $("doubts").querySelector("ul");
   list.replaceChildren(
     ...doubts.map(({ since, service, backend, text }) => {
@@ -168,7 +169,6 @@ function said(text, state) {
 
 async function opened() {
   pool.opened();
-  said("Live", "live");
   const after = happenings.length ? happenings[0].id : 0;
   await quietly(`api/events?after=${after}`, ({ events, last }) => {
     if (last < after) happenings.length = 0; // another process
@@ -185,6 +185,7 @@ function took(name, value) {
     const first = pool.complete;
     pool.take(value);
     pool.sample();
+    said("Live", "live");
     if (first) quietly("api/recent", (recent) => (pool.restore(recent), about(recent.process), paint()));
     paint();
   }

@@ -6,6 +6,7 @@ import * as format from "./format.js";
 
 const PAGE = 200; // rows shown before one asks for more
 const ORDER_EVERY_MS = 5000; // rows do not change places more often than this by themselves
+const IN_USE_MS = 10000;
 const GROUPS = [
   ["all", "All", () => true],
   ["used", "In use", (row) => row.eligible],
@@ -48,6 +49,7 @@ export class Table {
     this.descending = false;
     this.shown = []; // entries in the order of their rows
     this.orderedAt = 0;
+    this.usedAt = -Infinity; // when the pointer or a key was last used in a row
     this.active = null; // the entry whose button can be reached by Tab
     this.body = document.querySelector("#rows tbody");
     this.heads = [...document.querySelectorAll("#rows th")];
@@ -58,6 +60,9 @@ export class Table {
     this.makeTools();
     this.body.addEventListener("click", (event) => this.clicked(event));
     this.body.addEventListener("keydown", (event) => this.pressed(event));
+    for (const name of ["pointermove", "keydown", "focusin"]) {
+      this.body.addEventListener(name, () => (this.usedAt = performance.now()), { passive: true });
+    }
   }
 
   makeHeads() {
@@ -125,13 +130,15 @@ export class Table {
   update() {
     this.count();
     this.rescale();
-    if (this.pool.changed || (performance.now() - this.orderedAt > ORDER_EVERY_MS && !this.isInUse())) this.arrange();
+    const waited = performance.now() - this.orderedAt > ORDER_EVERY_MS;
+    if ((this.pool.changed || waited) && !this.isInUse()) this.arrange();
     else this.render();
   }
 
-  /** Whether somebody points at a row or has the focus in one: it must not move away. */
+  /** Whether somebody is about to use a row: it must not move away from under the pointer or the focus. */
   isInUse() {
-    return this.body.matches(":hover") || this.body.contains(document.activeElement);
+    const near = this.body.matches(":hover") || this.body.contains(document.activeElement);
+    return near && performance.now() - this.usedAt < IN_USE_MS;
   }
 
   count() {
