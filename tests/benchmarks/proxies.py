@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TypeVar
 
-from rproxy.tap.command import new_key
+from rproxy.tap.keygen import new_key
 from rproxy.wire.keyfile import format_key
 from rproxy.wire.seal import Key
 from tests.integration.twistd import Twistd

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import pytest
 
 from rproxy.config.keyfile import read_keys
-from rproxy.tap.command import main, new_key
+from rproxy.tap.command import main
+from rproxy.tap.keygen import new_key
 from rproxy.wire.keyfile import format_key, parse_keys
 from rproxy.wire.pdu import MalformedPdu
 from rproxy.wire.seal import Key, Sealed

@@ -1,0 +1,157 @@
+"""Which back-end an operator means by ``10.1.1.2:80``, ``web/10.1.1.2:80``, or by a host alone where that is one."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from difflib import get_close_matches
+from ipaddress import ip_address
+from typing import Final
+
+import attrs
+
+from rproxy.cli.client import Client, Failure
+from rproxy.cli.figures import backend_name, printable
+from rproxy.cli.grid import Row
+from rproxy.net.addresses import plain, unmapped, written
+
+PATH: Final = "/api/backends"
+NAMED: Final = 6
+"""Most back-ends that a message names."""
+
+
+@attrs.frozen
+class Target:
+    """One back-end of one service."""
+
+    service: str
+    backend: str
+    """address:port."""
+
+    def __str__(self) -> str:
+        return f"{self.service}/{self.backend}"
+
+
+@attrs.frozen
+class _Asked:
+    """What an operator wrote."""
+
+    text: str
+    service: str | None
+    host: str
+    port: int | None
+    """None for any."""
+
+    @property
+    def ip(self) -> str:
+        """Its host as an IP address in its usual form; empty if it is a name."""
+        return _ip(self.host)
+
+    @property
+    def name(self) -> str:
+        """As a back-end's row has it; empty if it is not whole."""
+        return written((self.ip, self.port)) if self.ip and self.port is not None else ""
+
+
+def find(client: Client, text: str, service: str | None) -> Target:
+    """The one back-end that `text` names, of a `service` if that is given. Raises `Failure` if none is, or several are.
+
+    An address with its port is enough although no such back-end is there: an operator's word for it may be.
+    """
+    asked = _parse(text, service)
+    if asked.name and asked.service is not None:
+        return Target(asked.service, asked.name)
+    rows = client.rows(PATH, "backends", {"service": asked.service})
+    found = matching(asked, rows)
+    if len(found) > 1:
+        raise Failure(f"{text!r} may be {_listed(list(map(str, found)), 'or')}: name one of them")
+    if found:
+        return found[0]
+    services = {str(row.get("service")) for row in rows}
+    if asked.name and len(services) == 1:
+        return Target(services.pop(), asked.name)
+    raise Failure(unknown(asked, rows))
+
+
+def find_all(client: Client, text: str, service: str | None) -> list[Target]:
+    """All back-ends that `text` names. Raises `Failure` if none is; one with its port has an empty service for any."""
+    asked = _parse(text, service)
+    if asked.name:
+        return [Target(asked.service or "", asked.name)]
+    rows = client.rows(PATH, "backends", {"service": asked.service})
+    found = matching(asked, rows)
+    if not found:
+        raise Failure(unknown(asked, rows))
+    return found
+
+
+def address_of(client: Client, text: str, service: str | None) -> str:
+    """address:port of the back-end that `text` names, whatever services have it. Raises `Failure` if it is not one."""
+    targets = find_all(client, text, service)
+    names = list(dict.fromkeys(target.backend for target in targets))
+    if len(names) > 1:
+        raise Failure(f"{text!r} may be {_listed(names, 'or')}: name one of them")
+    return names[0]
+
+
+def matching(asked: _Asked, rows: Sequence[Row]) -> list[Target]:
+    """The back-ends that are meant; a name that is no address is looked up."""
+    hosts = {asked.ip} if asked.ip else {asked.host}
+    found = _of_hosts(hosts, asked.port, rows)
+    return found if found or asked.ip else _of_hosts(_looked_up(asked.host), asked.port, rows)
+
+
+def _of_hosts(hosts: set[str], port: int | None, rows: Sequence[Row]) -> list[Target]:
+    return [
+        Target(str(row.get("service")), backend_name(row))
+        for row in rows
+        if (_ip(str(row.get("address"))) or row.get("address")) in hosts and port in (None, row.get("port"))
+    ]
+
+
+def unknown(asked: _Asked, rows: Sequence[Row]) -> str:
+    """The message about a back-end that is not there, with those that it may have been meant for."""
+    where = "there is no back-end" if asked.service is None else f"service {printable(asked.service)} has no back-end"
+    names = list(dict.fromkeys(backend_name(row) for row in rows))
+    near = get_close_matches(asked.text.rpartition("/")[2], names, 3, 0.7) if len(names) <= 10_000 else []
+    if near:
+        return f"{where} {printable(asked.text)!r}; do you mean {_listed(near, 'or')}?"
+    return f"{where} {printable(asked.text)!r}" + (f", but {_listed(names)}" if names else "")
+
+
+def _listed(names: Sequence[str], last: str = "and") -> str:
+    shown = [*names[:NAMED], f"{len(names) - NAMED} more"] if len(names) > NAMED else list(names)
+    return f" {last} ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def _parse(text: str, service: str | None) -> _Asked:
+    """Raises `Failure`."""
+    named, slash, address = text.rpartition("/")
+    if slash and service not in (None, named):
+        raise Failure(f"{text!r} is of service {named!r}, but --service is {service!r}")
+    host, port = address, ""
+    if address.startswith("["):
+        host, _, port = address[1:].partition("]")
+        port = port.removeprefix(":")
+    elif address.count(":") == 1:
+        host, _, port = address.partition(":")
+    if not host or (port and not (port.isascii() and port.isdecimal())):
+        raise Failure(f"{text!r} names no back-end: give ADDRESS:PORT, ADDRESS or SERVICE/ADDRESS:PORT")
+    return _Asked(text, named if slash else service, host, int(port) if port else None)
+
+
+def _ip(host: str) -> str:
+    """Its usual form; empty for what is no IP address."""
+    try:
+        return unmapped(str(ip_address(host)))
+    except ValueError:
+        return ""
+
+
+def _looked_up(name: str) -> set[str]:
+    """The addresses of a host; none if it is unknown here."""
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return set()
+    return {plain(address)[0] for *_, address in found}

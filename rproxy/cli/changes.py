@@ -1,0 +1,90 @@
+"""The commands that change something: drain, maint, ready, weight, kill, shed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+from rich.console import Console
+
+from rproxy.cli import backend_names
+from rproxy.cli.backend_names import Target
+from rproxy.cli.client import Client, Failure, Query
+from rproxy.cli.figures import backend_name, count, printable
+from rproxy.cli.grid import Row
+from rproxy.cli.output import Output
+
+POLL_S: Final = 1.0
+"""Between two looks at a back-end that is waited for."""
+_PATIENCE: Final = 10
+"""And at least so many times as long as the answer takes."""
+
+
+def change(
+    client: Client, output: Output, names: Sequence[str], service: str | None, do: str, query: Query | None = None
+) -> list[Target]:
+    """Have the proxy `do` something with back-ends, and print what it says. Returns them. All are found before any is
+    changed."""
+    targets = [backend_names.find(client, name, service) for name in names]
+    for target in targets:
+        path = f"/api/backends/{quote(target.service, safe='')}/{quote(target.backend, safe='')}/{do}"
+        _tell(output, client.post(path, query), f"{target}: {do}")
+    return targets
+
+
+def kill_sessions(client: Client, output: Output, sessions: Sequence[int]) -> None:
+    """End them one by one."""
+    for session in sessions:
+        _tell(output, client.post(f"/api/sessions/{session}/kill"), f"session {session}: killed")
+
+
+def _tell(output: Output, answer: dict[str, Any], otherwise: str) -> None:
+    output.lines([printable(answer.get("done") or otherwise)])
+
+
+def wait_until_drained(client: Client, output: Output, targets: Sequence[Target], within_s: float) -> None:
+    """Until no session is left on any. Raises `Failure` if that takes longer than `within_s`."""
+    _wait(client, output, targets, within_s, "no session is left", _sessions_left)
+
+
+def wait_until_usable(client: Client, output: Output, targets: Sequence[Target], within_s: float) -> None:
+    """Until all may get clients. Raises `Failure` if that takes longer than `within_s`."""
+    _wait(client, output, targets, within_s, "it may get clients", _not_usable)
+
+
+def _sessions_left(row: Row | None) -> str:
+    """What is still waited for; empty for nothing. There is no row if the back-end has gone."""
+    left = row.get("connections") if row is not None else 0
+    return f"{count(left)} session{'' if left == 1 else 's'} left" if left else ""
+
+
+def _not_usable(row: Row | None) -> str:
+    if row is None:
+        return "it is not there yet"
+    usable = row.get("eligible", row.get("state") == "up")
+    return "" if usable else f"it is {printable(row.get('state'))}"
+
+
+def _wait(client: Client, output: Output, targets: Sequence[Target], within_s: float, end: str, left: Any) -> None:
+    deadline = time.monotonic() + within_s
+    with Console(stderr=True, markup=False).status("waiting") as progress:  # nothing unless stderr is a terminal
+        for target in targets:
+            while True:
+                began_at = time.monotonic()
+                still = left(_row(client, target))
+                if not still:
+                    break
+                now = time.monotonic()
+                if now >= deadline:
+                    raise Failure(f"{target}: {still} after {within_s:g} s")
+                progress.update(f"{target}: {still}")
+                time.sleep(min(max(POLL_S, _PATIENCE * (now - began_at)), deadline - now))
+            output.lines([f"{target}: {end}"])
+
+
+def _row(client: Client, target: Target) -> Row | None:
+    """The back-end's row; None if it has gone."""
+    rows = client.rows(backend_names.PATH, "backends", {"service": target.service})
+    return next((row for row in rows if backend_name(row) == target.backend), None)

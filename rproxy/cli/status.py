@@ -1,0 +1,120 @@
+"""`rproxy status`: services and back-ends as tables."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+from rich.text import Text
+
+from rproxy.cli import figures
+from rproxy.cli.client import Place, rows_of
+from rproxy.cli.columns import BACKENDS, SERVICES, WARNING
+from rproxy.cli.figures import number_of, printable
+from rproxy.cli.grid import Column, Row, Table, table
+from rproxy.cli.output import Output
+
+PATH: Final = "/status.json"
+BY_NAME: Final = "backend"
+Document = Mapping[str, Any]
+
+
+@attrs.frozen
+class Selection:
+    """Which rows are shown, in which order."""
+
+    service: str | None = None
+    """None for all."""
+    states: tuple[str, ...] = ()
+    """None for all."""
+    text: str = ""
+    """What a back-end's or its service's name must contain."""
+    sort: str = BY_NAME
+    """The key of a column: figures the largest first."""
+    backwards: bool = False
+
+    def services(self, document: Document, place: Place) -> list[Row]:
+        """Raises `Failure`."""
+        return [row for row in rows_of(document, "services", place) if self.service in (None, row.get("name"))]
+
+    def backends(self, document: Document, place: Place) -> list[Row]:
+        """Raises `Failure`."""
+        return ordered(
+            [row for row in rows_of(document, "backends", place) if self._has(row)], self.sort, self.backwards
+        )
+
+    def _has(self, row: Row) -> bool:
+        service = row.get("service")
+        if self.service not in (None, service) or (self.states and row.get("state") not in self.states):
+            return False
+        return not self.text or self.text in figures.backend_name(row) or self.text in str(service)
+
+
+def show(document: Document, place: Place, output: Output, selection: Selection) -> None:
+    """Print the tables once. Raises `Failure`."""
+    services, rows = selection.services(document, place), selection.backends(document, place)
+    output.lines([heading(document, place)])
+    output.table(table(SERVICES, services, output.width))
+    output.write("\n")
+    output.table(backends_table(rows, output.width))
+    output.lines(doubts(document))
+
+
+def show_json(document: Document, place: Place, output: Output, selection: Selection) -> None:
+    """Print the document, with the services and back-ends that are selected. Raises `Failure`."""
+    services, rows = selection.services(document, place), selection.backends(document, place)
+    output.write(json.dumps({**document, "services": services, "backends": rows}, indent=1) + "\n")
+
+
+def heading(document: Document, place: Place) -> Text:
+    """Which proxy it is, and what concerns it as a whole."""
+    parts = [f"rproxy {printable(document['version'])}" if "version" in document else "rproxy", f"at {place}"]
+    if number_of(document.get("pid")) is not None:
+        parts.append(f"pid {figures.count(document['pid'])}")
+    if (started := number_of(document.get("started"))) is not None:
+        parts.append(f"up {figures.age(time.time() - started)}")
+    connections = document.get("connections")
+    if isinstance(connections, dict):
+        parts.append(f"{figures.count(connections.get('now'))} of {figures.count(connections.get('max'))} sessions")
+    return Text(", ".join(parts))
+
+
+def doubts(document: Document) -> list[Text]:
+    """A line for each."""
+    found = document.get("doubts")
+    if not isinstance(found, list):
+        return []
+    return [Text(f"doubt: {_doubt(each)}", WARNING) for each in found if isinstance(each, dict)]
+
+
+def _doubt(doubt: Row) -> str:
+    subject = "/".join(printable(doubt[key]) for key in ("service", "backend") if doubt.get(key))
+    return f"{subject}: {printable(doubt.get('text'))}" if subject else printable(doubt.get("text"))
+
+
+def column_of(key: str) -> Column:
+    return next(column for column in BACKENDS if column.key == key)
+
+
+def ordered(rows: Sequence[Row], key: str, backwards: bool = False) -> list[Row]:
+    """Sorted by a column, and by service and address where that is the same; rows without the figure come last."""
+    name = column_of(BY_NAME)
+    assert name.order is not None
+    by_name = sorted(rows, key=name.order)
+    column = column_of(key)
+    order = column.order or column.cell
+    if not column.right:
+        return sorted(by_name, key=order, reverse=backwards)
+    known = [row for row in by_name if order(row) is not None]
+    return sorted(known, key=order, reverse=not backwards) + [row for row in by_name if order(row) is None]
+
+
+def backends_table(rows: Sequence[Row], width: int | None, *, watched: bool = False) -> Table:
+    """Of the back-ends: with rates where they are watched, and on a terminal without the name of the only service."""
+    hidden = set() if watched else {"rate"}
+    if width is not None and len({row.get("service") for row in rows}) < 2:
+        hidden.add("service")
+    return table([column for column in BACKENDS if column.key not in hidden], rows, width)
