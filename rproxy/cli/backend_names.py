@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from difflib import get_close_matches
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 import attrs
@@ -13,7 +13,7 @@ import attrs
 from rproxy.cli.client import Client, Failure
 from rproxy.cli.figures import backend_name, printable
 from rproxy.cli.grid import Row
-from rproxy.net.addresses import plain, unmapped, written
+from rproxy.net.addresses import plain, written
 
 PATH: Final = "/api/backends"
 NAMED: Final = 6
@@ -111,12 +111,12 @@ def _of_hosts(hosts: set[str], port: int | None, rows: Sequence[Row]) -> list[Ta
 
 def unknown(asked: _Asked, rows: Sequence[Row]) -> str:
     """The message about a back-end that is not there, with those that it may have been meant for."""
-    where = "there is no back-end" if asked.service is None else f"service {printable(asked.service)} has no back-end"
+    where = "there is no" if asked.service is None else f"service {printable(asked.service)} has no"
+    wanted = asked.text.rpartition("/")[2]
     names = list(dict.fromkeys(backend_name(row) for row in rows))
-    near = get_close_matches(asked.text.rpartition("/")[2], names, 3, 0.7) if len(names) <= 10_000 else []
-    if near:
-        return f"{where} {printable(asked.text)!r}; do you mean {_listed(near, 'or')}?"
-    return f"{where} {printable(asked.text)!r}" + (f", but {_listed(names)}" if names else "")
+    if near := get_close_matches(wanted, names, 3, 0.7):
+        return f"{where} back-end {wanted!r}; do you mean {_listed(near, 'or')}?"
+    return f"{where} back-end {wanted!r}" + (f", but {_listed(names)}" if names else "")
 
 
 def _listed(names: Sequence[str], last: str = "and") -> str:
@@ -143,9 +143,10 @@ def _parse(text: str, service: str | None) -> _Asked:
 def _ip(host: str) -> str:
     """Its usual form; empty for what is no IP address."""
     try:
-        return unmapped(str(ip_address(host)))
+        ip = ip_address(host)
     except ValueError:
         return ""
+    return str((ip.ipv4_mapped if isinstance(ip, IPv6Address) else None) or ip)
 
 
 def _looked_up(name: str) -> set[str]:

@@ -81,7 +81,7 @@ def note(row: Row) -> str:
     if said:
         notes.append(f"agent-check: {printable(said)}")
     if weight(row).endswith("*"):
-        notes.append(f"weight by an operator, its own is {figures.count(own)}")
+        notes.append(f"weight by an operator, own {figures.count(own)}")
     return "; ".join(notes)
 
 
@@ -96,22 +96,22 @@ BACKENDS: Final[Sequence[Column]] = (
     word("service", "SERVICE", 1),
     Column("backend", "BACKEND", figures.backend_name, order=services_backend),
     Column("state", "STATE", state, style=state_style, order=lambda row: _STATES.get(str(row.get("state")), -1)),
+    figure("since", "SINCE", figures.age, 4),
     Column("sessions", "SESS", sessions, right=True, order=by("connections")),
     figure("rate", "NEW/S", lambda number: NONE if number is None else f"{number:.1f}", 4),
     figure("total", "TOTAL", figures.count, 8),
-    figure("score", "SCORE", figures.value, 5),
+    figure("score", "SCORE", figures.value, 6),
     figure("cpu", "CPU", figures.percent, 2, style=level("cpu")),
     figure("memory", "MEM", figures.percent, 3, style=level("memory")),
     figure("load", "LOAD", figures.percent, 6, style=level("load")),
-    figure("rtt_ms", "RTT", figures.milliseconds, 6),
+    figure("rtt_ms", "RTT", figures.milliseconds, 7),
     figure("loss", "LOSS", figures.share, 7, style=lambda row: WARNING if row.get("loss") else ""),
     figure("tcp", "TCP", figures.count, 13),
     Column("weight", "WGHT", weight, 9, right=True, order=by("weight")),
     figure("bytes_up", "UP", figures.size, 10),
     figure("bytes_down", "DOWN", figures.size, 10),
     figure("report_age", "AGE", figures.age, 11),
-    figure("since", "SINCE", figures.age, 8),
-    Column("note", "NOTE", note, 12, is_text=True),
+    Column("note", "NOTE", note, 5, is_text=True),
 )
 SERVICES: Final[Sequence[Column]] = (
     Column("name", "SERVICE", lambda row: printable(row.get("name"))),

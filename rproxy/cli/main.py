@@ -102,11 +102,13 @@ def _choices(client: Client, output: Output, options: Options) -> None:
     if options.json:
         reports.as_json(client, output, choices.PATH, query)
     else:
-        choices.show(client, output, query)
+        choices.show(client, output, query, whole=options.candidates)
 
 
 def _explain(client: Client, output: Output, options: Options) -> None:
-    if options.backend is None:
+    if options.backend is None and options.json:
+        reports.as_json(client, output, choices.PATH, {"service": options.service, "limit": 1})
+    elif options.backend is None:
         choices.show_last(client, output, options.service)
     elif options.json:
         reports.as_json(client, output, reports.EXPLAIN, _query(client, options, "backend", "service"))

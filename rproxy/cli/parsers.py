@@ -94,9 +94,10 @@ def _events(commands: Any) -> None:
 
 def _choices(commands: Any) -> None:
     parser = _parser(commands, "choices", "list the last choices of back-ends, the newest first")
-    parser.add_argument("--client", metavar="IP", help="for one client")
+    parser.add_argument("--client", metavar="IP|NETWORK", help="for these clients")
     parser.add_argument("--backend", metavar="BACKEND", help=f"of one back-end: {BACKEND}")
     _add_service(parser)
+    parser.add_argument("--candidates", action="store_true", help="show each with all that were compared")
     parser.add_argument("--limit", metavar="N", type=_natural, help="at most so many (default 50)")
     _add_json(parser)
 

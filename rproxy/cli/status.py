@@ -115,6 +115,6 @@ def ordered(rows: Sequence[Row], key: str, backwards: bool = False) -> list[Row]
 def backends_table(rows: Sequence[Row], width: int | None, *, watched: bool = False) -> Table:
     """Of the back-ends: with rates where they are watched, and on a terminal without the name of the only service."""
     hidden = set() if watched else {"rate"}
-    if width is not None and len({row.get("service") for row in rows}) < 2:
+    if width is not None and len({str(row.get("service")) for row in rows}) < 2:
         hidden.add("service")
     return table([column for column in BACKENDS if column.key not in hidden], rows, width)

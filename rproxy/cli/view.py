@@ -121,14 +121,14 @@ class View:
             return top[:height]
         rows = self.selection.backends(self._document, self.place)
         doubts = status.doubts(self._document)
-        below = [*doubts[:DOUBTS], self._footer(len(rows), len(doubts) - DOUBTS)]
-        below = below if height - len(top) - len(below) > 2 else below[-1:]
-        self._page = max(height - len(top) - len(below) - 1, 1)
+        below = doubts[:DOUBTS] if height - len(top) > DOUBTS + 4 else []
+        self._page = max(height - len(top) - len(below) - 2, 1)
         self._offset = max(min(self._offset, len(rows) - self._page), 0)
+        footer = self._footer(len(rows), len(doubts) - len(below))
         shown = status.backends_table(rows, width, watched=True)
         self._sortable = [column.key for column in shown.columns if not column.is_text]
         body = [shown.heading(self.selection.sort), *shown.lines(self._offset, self._offset + self._page)]
-        return [*top, *body, *[Text()] * (self._page + 1 - len(body)), *below][:height]
+        return [*top, *body, *[Text()] * (self._page + 1 - len(body)), *below, footer][:height]
 
     def _top(self, width: int, height: int, at: float) -> list[Text]:
         """All that is above the back-ends."""
