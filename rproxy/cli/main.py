@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from rproxy.cli import backend_names, changes, choices, reports, status, watch
 from rproxy.cli.client import DEFAULT_URL, Client, Failure, place_of
+from rproxy.cli.columns import STATE_STYLES
 from rproxy.cli.output import Output, discard_output
 from rproxy.cli.status import Selection
 from rproxy.net.files import open_regular
@@ -59,6 +61,8 @@ def token_in(path: str) -> str:
 
 
 def _status(client: Client, output: Output, options: Options) -> None:
+    if unknown := set(options.state) - STATE_STYLES.keys():
+        raise Failure(f"--state {', '.join(sorted(unknown))}: the states are {', '.join(STATE_STYLES)}")
     selection = Selection(options.service, options.state, sort=options.sort, backwards=options.reverse)
     if options.watch and output.is_terminal and not options.json:
         watch.on_screen(client, output, selection, options.interval)
@@ -124,13 +128,15 @@ def _doubts(client: Client, output: Output, options: Options) -> None:
 
 
 def _steer(do: str, client: Client, output: Output, options: Options) -> None:
-    names = [*options.more, *options.backends]
+    names, wait_s = list(options.backends), options.wait
+    if isinstance(wait_s, str):
+        names, wait_s = [wait_s, *names], math.inf
     if not names:
         options.wrong("the following arguments are required: BACKEND")
     targets = changes.change(client, output, names, options.service, do)
-    if options.wait is not None:
+    if wait_s is not None:
         wait = changes.wait_until_usable if do == "ready" else changes.wait_until_drained
-        wait(client, output, targets, options.wait)
+        wait(client, output, targets, wait_s)
 
 
 def _weight(client: Client, output: Output, options: Options) -> None:
@@ -147,8 +153,8 @@ def _kill(client: Client, output: Output, options: Options) -> None:
 
 
 def _shed(client: Client, output: Output, options: Options) -> None:
-    if options.more:
-        options.wrong(f"argument --wait: {options.more[0]!r} is no number of seconds")
+    if isinstance(options.wait, str):
+        options.wrong(f"argument --wait: {options.wait!r} is no number of seconds")
     targets = changes.change(client, output, [options.backend], options.service, "shed", {"rate": f"{options.rate:g}"})
     if options.wait is not None and options.rate:
         changes.wait_until_drained(client, output, targets, options.wait)

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
+from io import StringIO
 from typing import Final
 
 from rich.console import Console
@@ -21,21 +22,28 @@ PIECE: Final = 500
 
 
 class Output:
-    """Standard output. Its methods raise `BrokenPipeError`, and `Failure` for other errors."""
+    """Standard output. What writes raises `BrokenPipeError`, and `Failure` for other errors.
+
+    rich decides whether there are colours (NO_COLOR, FORCE_COLOR, TERM) and renders them, but does not write.
+    """
 
     def __init__(self) -> None:
         if sys.stdout is None:
             raise Failure(f"standard output: {os.strerror(errno.EBADF)}")
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")  # for encodings that lack a character
-        self.console = Console(markup=False, emoji=False, highlight=False)
-        self.is_terminal = sys.stdout.isatty() and not self.console.is_dumb_terminal
+        found = Console()
+        self.is_terminal = sys.stdout.isatty() and not found.is_dumb_terminal
+        self._text = StringIO()
+        self._console = Console(
+            file=self._text, force_terminal=found.is_terminal, markup=False, emoji=False, highlight=False
+        )
 
     @property
     def width(self) -> int | None:
         """Columns of the terminal, or those that the environment gives; None for programs, which get everything."""
         if sys.stdout.isatty() or os.environ.get(COLUMNS, "").isdecimal():
-            return shutil.get_terminal_size().columns or None
+            return self.size[0]
         return None
 
     @property
@@ -43,6 +51,17 @@ class Output:
         """Columns and lines of the terminal."""
         columns, lines = shutil.get_terminal_size()
         return max(columns, 1), max(lines, 1)
+
+    def rendered(self, line: Text, width: int | None = None) -> str:
+        """A line with its styles, cut off at `width`."""
+        if width is None:
+            self._console.print(line, soft_wrap=True, end="")
+        else:
+            self._console.print(line, width=width, no_wrap=True, overflow="crop", crop=True, end="")
+        text = self._text.getvalue()
+        self._text.seek(0)
+        self._text.truncate()
+        return text
 
     def table(self, table: Table, *, heading: bool = True) -> None:
         """Print it."""
@@ -53,13 +72,10 @@ class Output:
     def lines(self, lines: Iterable[Text | str]) -> None:
         """Print them; the terminal wraps those that are too long."""
         text = Text("\n").join(Text(line) if isinstance(line, str) else line for line in lines)
-        if text:
-            with self.console.capture() as rendered:
-                self.console.print(text, soft_wrap=True)
-            self.write("".join(f"{line.rstrip()}\n" for line in rendered.get().splitlines()))
+        self.write("".join(f"{line.rstrip()}\n" for line in self.rendered(text).splitlines()))
 
     def write(self, text: str) -> None:
-        """Print it as it is."""
+        """Print it as it is, at once."""
         try:
             sys.stdout.write(text)
             sys.stdout.flush()

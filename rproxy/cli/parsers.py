@@ -115,18 +115,6 @@ def _doubts(commands: Any) -> None:
     _add_json(_parser(commands, "doubts", "list what looks wrong"))
 
 
-class _Wait(argparse.Action):
-    """``--wait [S]``: a word after it that is no number is a back-end."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
-        namespace.wait = math.inf
-        if values is not None:
-            try:
-                namespace.wait = _seconds(values)
-            except argparse.ArgumentTypeError:
-                namespace.more = [values]
-
-
 def _steer(commands: Any) -> None:
     add = partial(_steering, commands)
     add("drain", "give a back-end no new clients", "until its sessions have ended")
@@ -142,8 +130,8 @@ def _steering(commands: Any, name: str, text: str, until: str) -> None:
 
 
 def _add_wait(parser: argparse.ArgumentParser, until: str) -> None:
-    parser.add_argument("--wait", metavar="S", nargs="?", action=_Wait, help=f"wait {until}, at most S seconds")
-    parser.set_defaults(more=[])
+    text = f"wait {until}, at most S seconds"
+    parser.add_argument("--wait", metavar="S", nargs="?", type=_seconds_or_word, const=math.inf, help=text)
 
 
 def _weight(commands: Any) -> None:
@@ -186,6 +174,14 @@ def _seconds(text: str) -> float:
     if not 0 < seconds <= 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return seconds
+
+
+def _seconds_or_word(text: str) -> float | str:
+    """A word after ``--wait`` that is no number is a back-end."""
+    try:
+        return _seconds(text)
+    except argparse.ArgumentTypeError:
+        return text
 
 
 def _rate(text: str) -> float:

@@ -11,7 +11,7 @@ import attrs
 from rich.text import Text
 
 from rproxy.cli import figures
-from rproxy.cli.client import Place, rows_of
+from rproxy.cli.client import Failure, Place, rows_of
 from rproxy.cli.columns import BACKENDS, SERVICES, WARNING
 from rproxy.cli.figures import number_of, printable
 from rproxy.cli.grid import Column, Row, Table, table
@@ -37,8 +37,14 @@ class Selection:
     backwards: bool = False
 
     def services(self, document: Document, place: Place) -> list[Row]:
-        """Raises `Failure`."""
-        return [row for row in rows_of(document, "services", place) if self.service in (None, row.get("name"))]
+        """Raises `Failure`, also if there is none of that name."""
+        rows = rows_of(document, "services", place)
+        if self.service is None:
+            return rows
+        names = [printable(row.get("name")) for row in rows]
+        if self.service not in names:
+            raise Failure(f"no service has the name {self.service!r}; there are {', '.join(names)}")
+        return [row for row in rows if row.get("name") == self.service]
 
     def backends(self, document: Document, place: Place) -> list[Row]:
         """Raises `Failure`."""

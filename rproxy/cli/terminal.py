@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, Final, Self
 
-from rich.console import Console
 from rich.text import Text
+
+from rproxy.cli.output import Output
 
 _KEYS: Final = re.compile(rb"\x1b(?:\[|O)([0-9;]*[A-Za-z~])|([^\x1b]|\x1b)", re.DOTALL)
 _NAMES: Final = {
@@ -33,6 +34,9 @@ _NAMES: Final = {
     b"\x7f": "backspace",
     b"\x08": "backspace",
 }
+_ENTER: Final = "\x1b[?1049h\x1b[?25l"
+_LEAVE: Final = "\x1b[?25h\x1b[?1049l"
+"""xterm's alternate screen, and the cursor."""
 ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 """Signals that end the command; the terminal is left as it was."""
 
@@ -50,8 +54,8 @@ def keys_in(data: bytes) -> Iterator[str]:
 class Terminal:
     """A context in which standard output is a screen that is painted over, and standard input has keys."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, output: Output) -> None:
+        self._output = output
         self._has_keys = sys.stdin is not None and sys.stdin.isatty()
         self._before: list[Any] = []
         self.resumed = False
@@ -72,12 +76,10 @@ class Terminal:
         if self._has_keys:
             self._before = termios.tcgetattr(sys.stdin)
             tty.setcbreak(sys.stdin)
-        self._console.set_alt_screen(True)
-        self._console.show_cursor(False)
+        self._output.write(_ENTER)
 
     def _leave(self) -> None:
-        self._console.show_cursor(True)
-        self._console.set_alt_screen(False)
+        self._output.write(_LEAVE)
         if self._before:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._before)
 
@@ -106,10 +108,6 @@ class Terminal:
         return list(keys_in(data))
 
     def paint(self, lines: Sequence[Text], width: int) -> None:
-        """Show these lines, which are cut off at `width`, and nothing else. Raises `OSError`."""
-        with self._console.capture() as rendered:
-            for line in lines:
-                self._console.print(line, width=width, no_wrap=True, overflow="crop", crop=True)
-        painted = "\x1b[K\r\n".join(rendered.get().splitlines())
-        sys.stdout.write(f"\x1b[H{painted}\x1b[K\x1b[J")
-        sys.stdout.flush()
+        """Show these lines, which are cut off at `width`, and nothing else."""
+        painted = "\x1b[K\r\n".join(self._output.rendered(line, width) for line in lines)
+        self._output.write(f"\x1b[H{painted}\x1b[K\x1b[J")

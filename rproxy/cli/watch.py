@@ -74,7 +74,7 @@ def on_screen(client: Client, output: Output, selection: Selection, interval_s: 
     view.take(client.get(status.PATH), time.monotonic())
     poller = Poller(client, interval_s)
     try:
-        with Terminal(output.console) as terminal:
+        with Terminal(output) as terminal:
             poller.start()
             _serve(view, terminal, poller, output)
     except (KeyboardInterrupt, EOFError):

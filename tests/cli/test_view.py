@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rproxy.cli.client import Failure
@@ -10,11 +12,11 @@ from rproxy.cli.view import SORTS, View
 from tests.cli.fake_proxy import PLACE, row, service, status
 
 
-def many(number: int = 100) -> list[dict[str, object]]:
+def many(number: int = 100) -> list[dict[str, Any]]:
     return [row(f"10.1.1.{each}", cpu=each % 50, connections=each) for each in range(number)]
 
 
-def watching(*rows: dict[str, object], **how: object) -> View:
+def watching(*rows: dict[str, Any], **how: Any) -> View:
     view = View(PLACE, Selection())
     view.take(status(*rows, **how), 10.0)
     return view
@@ -149,7 +151,8 @@ def test_a_proxy_that_has_gone_is_said_above_what_it_was() -> None:
 
 def test_an_answer_that_is_none_changes_nothing() -> None:
     view = watching(row("10.1.1.1"))
-    for broken in ({}, {"backends": []}, {"backends": [], "services": 5}):
+    documents: list[dict[str, Any]] = [{}, {"backends": []}, {"backends": [], "services": 5}]
+    for broken in documents:
         with pytest.raises(Failure):
             view.take(broken, 12.0)
     assert names(view) == ["10.1.1.1:80"]
