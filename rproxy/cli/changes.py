@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import quote
-
-from rich.console import Console
 
 from rproxy.cli import backend_names
 from rproxy.cli.backend_names import Target
@@ -67,21 +66,42 @@ def _not_usable(row: Row | None) -> str:
     return "" if usable else f"it is {printable(row.get('state'))}"
 
 
-def _wait(client: Client, output: Output, targets: Sequence[Target], within_s: float, end: str, left: Any) -> None:
+def _wait(
+    client: Client,
+    output: Output,
+    targets: Sequence[Target],
+    within_s: float,
+    end: str,
+    left: Callable[[Row | None], str],
+) -> None:
+    """Until nothing is `left` of the row of each; it is None if there is none."""
     deadline = time.monotonic() + within_s
-    with Console(stderr=True, markup=False).status("waiting") as progress:  # nothing unless stderr is a terminal
+    try:
         for target in targets:
-            while True:
-                began_at = time.monotonic()
-                still = left(_row(client, target))
-                if not still:
-                    break
-                now = time.monotonic()
-                if now >= deadline:
+            while still := _look(client, target, deadline, left):
+                if time.monotonic() >= deadline:
                     raise Failure(f"{target}: {still} after {within_s:g} s")
-                progress.update(f"{target}: {still}")
-                time.sleep(min(max(POLL_S, _PATIENCE * (now - began_at)), deadline - now))
+            _show_progress("")
             output.lines([f"{target}: {end}"])
+    finally:
+        _show_progress("")
+
+
+def _look(client: Client, target: Target, deadline: float, left: Callable[[Row | None], str]) -> str:
+    """What is still left, after a pause if something is."""
+    began_at = time.monotonic()
+    still = left(_row(client, target))
+    now = time.monotonic()
+    if still and now < deadline:
+        _show_progress(f"{target}: {still}")
+        time.sleep(min(max(POLL_S, _PATIENCE * (now - began_at)), deadline - now))
+    return still
+
+
+def _show_progress(text: str) -> None:
+    """In place of what was shown before; for people only."""
+    if sys.stderr.isatty():
+        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _row(client: Client, target: Target) -> Row | None:

@@ -16,7 +16,6 @@ from rich.text import Text
 from rproxy.cli.client import Failure
 from rproxy.cli.grid import Table
 
-COLUMNS: Final = "COLUMNS"
 PIECE: Final = 500
 """Lines that are written at once."""
 
@@ -41,10 +40,8 @@ class Output:
 
     @property
     def width(self) -> int | None:
-        """Columns of the terminal, or those that the environment gives; None for programs, which get everything."""
-        if sys.stdout.isatty() or os.environ.get(COLUMNS, "").isdecimal():
-            return self.size[0]
-        return None
+        """Columns of the terminal; None for programs, which get everything."""
+        return self.size[0] if sys.stdout.isatty() else None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -60,7 +60,7 @@ def test_sessions_are_a_table(capsys: Captured) -> None:
 
 
 def test_people_are_told_that_there_are_more_sessions(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(Output, "width", 60)
     reports.sessions(Canned({"/api/sessions": {"sessions": [session(7)], "total": 12}}), Output(), {})
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "1 of 12 sessions: --limit N shows more"
@@ -74,7 +74,7 @@ def test_events_are_a_table_and_a_text_for_people_is_wrapped(capsys: Captured, m
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith("a long text a long text")
     assert lines[2].split()[2:] == ["-", "-", "doubt\\x1b[31m", "number", "2"]
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(Output, "width", 40)
     rows[1]["kind"] = "doubt"
     reports.events(client, Output(), {}, reports.print_events)
     lines = capsys.readouterr().out.splitlines()
@@ -132,7 +132,7 @@ def test_doubts_are_a_table(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -
     client.documents["/api/doubts"] = {"doubts": []}
     reports.doubts(client, Output())
     assert len(words(capsys)) == 1
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(Output, "width", 80)
     reports.doubts(client, Output())
     assert capsys.readouterr().out == "nothing looks wrong\n"
 
