@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
 from heapq import heapify, heappop, heappush, merge
+from itertools import islice
 from math import ceil, log1p
 from typing import Final
 
 from rproxy.net.addresses import Address
 from rproxy.policies.drawing import WEIGHT_SCALE
+from rproxy.policies.rules import FIRST_WITH_ROOM
 from rproxy.pool.backend import Backend
+from rproxy.pool.comparison import Comparison, Key
+from rproxy.pool.guard import comparison_of
 from rproxy.pool.policy import Explanation, Policy
 
 BOUND: Final = 1.25
@@ -156,19 +160,43 @@ class Affinity:
         """See `Policy`."""
         if client is None:
             return self._wrapped.choose(eligible, client, exclude, now)
-        if self._eligible != len(eligible):
-            self._count_anew(eligible)
         refused = list(exclude)
-        for looks, (_, _, member) in enumerate(self._nearest(_Client(client[0])), 1):
-            backend = member.backend
-            if backend.slot >= 0 and backend not in exclude:
-                if member.sessions < self._bound(member):
-                    return backend
-                refused.append(backend)
-            if looks == LOOKS:
-                break
+        for _, member in self._order(eligible, client, exclude):
+            if member.sessions < self._bound(member):
+                return member.backend
+            refused.append(member.backend)
         chosen = self._wrapped.choose(eligible, client, refused, now)
         return self._wrapped.choose(eligible, client, exclude, now) if chosen is None else chosen
+
+    def compare(
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float, most: int
+    ) -> Comparison[Backend]:
+        """See `Comparing`: the beginning of the client's order, and what the wrapped policy compares beyond."""
+        if client is None:
+            return comparison_of(self._wrapped, eligible, client, exclude, now, most)
+        candidates, keys, refused = list[Backend](), list[Key](), list(exclude)
+        for nearness, member in self._order(eligible, client, exclude):
+            bound = self._bound(member)
+            candidates.append(member.backend)
+            keys.append((nearness, member.sessions, bound))
+            if member.sessions < bound:
+                left = len(eligible) - len(candidates) - sum(each.slot >= 0 for each in exclude)
+                return Comparison(FIRST_WITH_ROOM, candidates, keys, more=left)
+            refused.append(member.backend)
+        if self._wrapped.choose(eligible, client, refused, now) is None:
+            refused = list(exclude)
+        otherwise = comparison_of(self._wrapped, eligible, client, refused, now, most)
+        return Comparison(FIRST_WITH_ROOM, candidates, keys, otherwise=otherwise)
+
+    def _order(
+        self, eligible: Sequence[Backend], client: Address, exclude: Collection[Backend]
+    ) -> Iterator[tuple[float, _Member]]:
+        """How near the client is to those of its first `LOOKS` that may get it, in its order, and which they are."""
+        if self._eligible != len(eligible):
+            self._count_anew(eligible)
+        for nearness, _, member in islice(self._nearest(_Client(client[0])), LOOKS):
+            if member.backend.slot >= 0 and member.backend not in exclude:
+                yield nearness, member
 
     def _nearest(self, client: _Client) -> Iterator[_Near]:
         orders = [each.nearest(client) for each in self._classes.values()]
@@ -202,16 +230,20 @@ class Affinity:
             self._drop(backend)
         self._wrapped.reported(backend, now)
 
-    def explain(self, backend: Backend, now: float) -> Explanation:
-        """See `Policy`: its sessions divided by its bound, and the wrapped policy's value, which decides beyond it.
+    def value(self, backend: Backend, now: float) -> float:
+        """See `Comparing`: its sessions divided by its bound. Below 1, it gets all clients whose first choice it is."""
+        return backend.connections / self._bound_of(backend)
 
-        Below 1, a back-end gets all clients whose first choice it is.
-        """
+    def _bound_of(self, backend: Backend) -> int:
         member = self._members.get(backend)
-        bound = FEW if member is None or not self._weights else self._bound(member)
+        return FEW if member is None or not self._weights else self._bound(member)
+
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        """See `Policy`; the wrapped policy's value decides beyond the bound."""
+        bound = self._bound_of(backend)
         compared = self._wrapped.explain(backend, now)
         return Explanation(
-            backend.connections / bound,
+            self.value(backend, now),
             {"sessions": backend.connections, "bound": bound, "weight": backend.weight, "elsewhere": compared.value},
         )
 

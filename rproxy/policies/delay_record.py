@@ -174,6 +174,15 @@ class DelayRecord(Place):
         """With slow start's share; 0 before the first report."""
         self.registered_weight = 0
 
+    @property
+    def aged(self) -> tuple[float, float, float, float, float, float]:
+        """What `pass_time` changes; setting it takes that back."""
+        return self.spent_s, self.spent_at, self.foreign, self.grows_at, self.pace, self.idle_pace
+
+    @aged.setter
+    def aged(self, kept: tuple[float, float, float, float, float, float]) -> None:
+        self.spent_s, self.spent_at, self.foreign, self.grows_at, self.pace, self.idle_pace = kept
+
     def count_time(self, before: int, now: float) -> None:
         """Count the time since the last call, in which `before` sessions of ours were open."""
         if before:

@@ -9,8 +9,10 @@ from typing import Any, Final, Protocol
 
 from rproxy.net.addresses import Address
 from rproxy.policies.penalty import faded, is_penalised, with_another
+from rproxy.policies.rules import DRAWN
 from rproxy.policies.weight_tree import WeightTree
 from rproxy.pool.backend import Backend
+from rproxy.pool.comparison import Comparison, Key, Rule
 from rproxy.pool.policy import Explanation
 
 WEIGHT_SCALE: Final = 10
@@ -50,7 +52,7 @@ class Record:
 
 
 class Drawing(ABC):
-    """Draws distinct back-ends in proportion to their weights, and has `_pick` choose among them.
+    """Draws distinct back-ends in proportion to their weights, and has its `rule` pick one by their `_keys`.
 
     Back-ends that have failed, see `penalty`, are drawn only if there are no others. The random numbers of a
     choice are kept until a session takes it, so that choosing again gives the same. Every method costs O(log n).
@@ -58,6 +60,10 @@ class Drawing(ABC):
     Unless draws are `independent`, the first candidate is drawn by numbers that are the golden section apart, from a
     random one on (a Kronecker sequence): with few clients, shares are nearer to the weights.
     """
+
+    rule: Rule = DRAWN
+    _given: Key = ()
+    """What the rule needs besides the keys."""
 
     def __init__(self, rng: Rng, choices: int = 1, *, independent: bool = False) -> None:
         self._rng = rng
@@ -73,13 +79,22 @@ class Drawing(ABC):
         """Indices that are None in `_at`."""
         self._sound, self._failed = WeightTree(), WeightTree()
 
+    def value(self, backend: Backend, now: float) -> float:
+        """See `Comparing`."""
+        return self.explain(backend, now).value
+
     @abstractmethod
     def explain(self, backend: Backend, now: float) -> Explanation:
         """See `Policy`."""
 
     def _pick(self, drawn: list[Record], now: float) -> Record:
-        """One of those that were drawn, in the order in which they were: at least one. It must change nothing."""
-        return drawn[0]
+        """One of those that were drawn, in the order in which they were: at least two. It must change nothing."""
+        picked = self.rule.pick(self._keys(drawn, now), self._given)
+        return drawn[picked or 0]
+
+    def _keys(self, drawn: list[Record], now: float) -> list[Key]:
+        """What `rule` compares of those that were drawn."""
+        raise NotImplementedError
 
     def _weight(self, backend: Backend, figures: Any, now: float) -> int:
         """The weight, at least 1, by which an eligible back-end is drawn until it next reports or fails."""
@@ -100,6 +115,36 @@ class Drawing(ABC):
         if not drawn:
             return None
         return (drawn[0] if len(drawn) == 1 else self._pick(drawn, now)).backend
+
+    def compare(
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float, most: int
+    ) -> Comparison[Backend]:
+        """See `Comparing`: those that are drawn."""
+        self.choose(eligible, client, exclude, now)
+        drawn = self._draw(self._sound, exclude) or self._draw(self._failed, exclude)
+        keys, given = list[Key](), self._given
+        if drawn and self.rule is DRAWN:
+            drawn, keys, given = self._parts(drawn[0], exclude, most)
+        elif drawn:
+            keys = self._keys(drawn, now)
+        more = len(eligible) - len(drawn) - sum(backend.slot >= 0 for backend in exclude)
+        return Comparison(self.rule, [record.backend for record in drawn], keys, given, more)
+
+    def _parts(self, drawn: Record, exclude: Collection[Backend], most: int) -> tuple[list[Record], list[Key], Key]:
+        """For `DRAWN`: parts of the weights of all that may be drawn, or of the one `drawn` if they are many."""
+        tree = drawn.tree
+        taken = self._spans(tree, exclude) if exclude else []
+        left = tree.total - sum(weight for _, weight in taken)
+        listed = [drawn]
+        if len(self._at) <= most:
+            of_tree = [record for record in self._at if record is not None and record.tree is tree]
+            listed = [record for record in of_tree if tree.weight(record.index) and record.backend not in exclude]
+        starts = [tree.start(record.index) for record in listed]
+        keys: list[Key] = [
+            (start - sum(weight for other, weight in taken if other < start), tree.weight(record.index))
+            for start, record in zip(starts, listed, strict=True)
+        ]
+        return listed, keys, (min(int(self._numbers[0] * left), left - 1), left)
 
     def _draw(self, tree: WeightTree, exclude: Collection[Backend]) -> list[Record]:
         """The candidates, in the order in which they were drawn; without those that turn out not to be eligible."""

@@ -57,11 +57,34 @@ class ExpectedDelayPolicy(DelayEstimates):
                 delay = place.turn + idle
         return (int(delay * STEPS), 0.0)
 
-    def explain(self, backend: Backend, now: float) -> Explanation:
-        """See `Policy`: the delay relative to that of an idle back-end as fast as the pool."""
+    def _peek(self, backend: Backend, place: DelayRecord) -> Rank:
+        if self._now < place.grows_at:
+            return self._rank(backend, place)
+        aged = place.aged
+        rank = self._rank(backend, place)
+        place.aged = aged
+        return rank
+
+    def value(self, backend: Backend, now: float) -> float:
+        """See `Comparing`: the delay relative to that of an idle back-end as fast as the pool."""
         self._now = now
+        steps, _ = self._peek(backend, self._places.get(backend) or self._new_place(backend))
+        return steps / STEPS - self._time if self._weighted else steps / STEPS
+
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        """See `Policy`."""
+        value = self.value(backend, now)
         record: DelayRecord = self._places.get(backend) or self._new_place(backend)
-        steps, _ = self._rank(backend, record)
+        if now < record.grows_at:
+            return Explanation(value, self._terms(backend, record, now))
+        aged = record.aged
+        self._rank(backend, record)
+        terms = self._terms(backend, record, now)
+        record.aged = aged
+        return Explanation(value, terms)
+
+    def _terms(self, backend: Backend, record: DelayRecord, now: float) -> dict[str, float]:
+        """What its delay is made of, as `_rank` has left the record."""
         terms = {
             "own sessions": float(backend.connections),
             "others' sessions": record.foreign,
@@ -75,8 +98,6 @@ class ExpectedDelayPolicy(DelayEstimates):
             seen = backend.connections + record.foreign
             terms["CPU expected"] = FULL - record.cpu_room + seen * record.cpu_each
             terms["share of CPU"] = record.long_share
-        value = steps / STEPS
         if self._weighted:
-            value -= self._time
             terms["turns ahead"] = max(0.0, record.turn - self._time)
-        return Explanation(value, terms)
+        return terms

@@ -65,10 +65,11 @@ class LeastConnectionsPolicy(Ranked):
             self._enter_all(self._places)
         return None
 
-    def explain(self, backend: Backend, now: float) -> Explanation:
-        """See `Policy`: sessions for a weight of 100; where weights differ, how far its turn is if that is more."""
+    def value(self, backend: Backend, now: float) -> float:
+        """See `Comparing`: sessions for a weight of 100; where weights differ, how far its turn is if that is more."""
         value, _ = self.rank(backend)
-        return Explanation(
-            value - self._time if self._weighted else value,
-            {"sessions": backend.connections, "weight": backend.weight},
-        )
+        return value - self._time if self._weighted else value
+
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        """See `Policy`."""
+        return Explanation(self.value(backend, now), {"sessions": backend.connections, "weight": backend.weight})

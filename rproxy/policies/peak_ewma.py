@@ -60,8 +60,13 @@ class PeakEwmaPolicy(TwoChoicesPolicy):
             return self._latencies.usual_s * (PENALTY if sessions else 1)
         return self._latencies.read(latency, now)
 
+    def value(self, backend: Backend, now: float) -> float:
+        """See `Comparing`: the seconds until a client would be served, for a weight of 100."""
+        cost = self._cost(self._records.get(backend), sessions_known(backend), now)
+        return cost * super().value(backend, now)
+
     def explain(self, backend: Backend, now: float) -> Explanation:
-        """See `Policy`: the seconds until a client would be served, for a weight of 100."""
+        """See `Policy`."""
         cost = self._cost(self._records.get(backend), sessions_known(backend), now)
         load = super().explain(backend, now)
-        return Explanation(cost * load.value, {"latency_s": cost, **load.terms})
+        return Explanation(load.value, {"latency_s": cost, **load.terms})

@@ -11,8 +11,10 @@ from rproxy.policies.drawing import Drawing, Record, Rng, failures, strained
 from rproxy.policies.latency import SHORTEST_S, Latencies, Latency
 from rproxy.policies.own_options import option
 from rproxy.policies.pool_mean import PoolMean
-from rproxy.policies.two_choices import CHOICES_MAX, takes_over
+from rproxy.policies.rules import HOT_COLD, quantile
+from rproxy.policies.two_choices import CHOICES_MAX
 from rproxy.pool.backend import Backend
+from rproxy.pool.comparison import Key
 from rproxy.pool.policy import Explanation
 from rproxy.wire.pdu import WEIGHT_NORMAL
 
@@ -77,14 +79,16 @@ class PrequalPolicy(Drawing):
     then. The paper's threshold is 0.84, with which clients were seen to follow each other to the same back-end.
     """
 
+    rule = HOT_COLD
+
     def __init__(self, rng: Rng, options: PrequalOptions = PrequalOptions()) -> None:
         super().__init__(rng, options.choices)
-        self._quantile = options.threshold
+        self._given = (options.threshold,)
         self._elsewhere = PoolMean()
         """Of what back-ends with agents have in flight besides ours: one without has as much."""
         self._latencies = Latencies(DECAY_S)
-        self._threshold = 0.0
-        """What was in flight for a weight of 100 at the threshold of the last choice, for `explain`."""
+        self._loads = [0.0]
+        """What was in flight for its weight on each that was drawn for the last choice."""
 
     def _new_figures(self, now: float) -> _Figures:
         return _Figures()
@@ -118,22 +122,15 @@ class PrequalPolicy(Drawing):
         before_s = figures.latency.seconds or each_s
         self._latencies.set(figures.latency, before_s + (each_s - before_s) * GAIN, each_s, now)
 
-    def _pick(self, drawn: list[Record], now: float) -> Record:
+    def _keys(self, drawn: list[Record], now: float) -> list[Key]:
         """The one that was drawn first is compared without the client, as in `takes_over`."""
         flights = [strained(_in_flight(record.backend, record), record, record.backend, now) for record in drawn]
-        loads = [(flight + 1) / record.backend.weight for flight, record in zip(flights, drawn, strict=True)]
-        loads[0] = flights[0] / drawn[0].backend.weight
-        threshold = sorted(loads)[int(self._quantile * (len(loads) - 1))]
-        self._threshold = threshold * WEIGHT_NORMAL
-        best: Record | None = None
-        least = (0.0, 0.0, 0.0)
-        for record, flight, load in zip(drawn, flights, loads, strict=True):
-            if load <= threshold:
-                this = (self._each_s(record, now), flight, record.backend.weight)
-                if best is None or takes_over(*this, least):
-                    best, least = record, this
-        assert best is not None
-        return best
+        weights = [record.backend.weight for record in drawn]
+        loads = [(flight + 1) / weight for flight, weight in zip(flights, weights, strict=True)]
+        loads[0] = flights[0] / weights[0]
+        self._loads = loads
+        each_s = [self._each_s(record, now) for record in drawn]
+        return list(zip(each_s, flights, weights, loads, strict=True))
 
     def _each_s(self, record: Record | None, now: float) -> float:
         figures: _Figures | None = None if record is None else record.figures
@@ -141,19 +138,30 @@ class PrequalPolicy(Drawing):
             return self._latencies.usual_s
         return self._latencies.read(figures.latency, now)
 
+    def value(self, backend: Backend, now: float) -> float:
+        """See `Comparing`: the expected latency in seconds for a weight of 100; much more if it is hot."""
+        record = self._records.get(backend)
+        load = self._load(backend, record, now)
+        return HOT + load if self._is_hot(backend, load) else self._each_s(record, now) * load
+
+    def _load(self, backend: Backend, record: Record | None, now: float) -> float:
+        """What would be in flight with the client, for a weight of 100."""
+        return (strained(_in_flight(backend, record), record, backend, now) + 1) * WEIGHT_NORMAL / backend.weight
+
+    def _is_hot(self, backend: Backend, load: float) -> bool:
+        """Whether it would have been at the last choice, if it was drawn."""
+        return (load - WEIGHT_NORMAL / backend.weight) / WEIGHT_NORMAL > quantile(self._loads, self._given[0])
+
     def explain(self, backend: Backend, now: float) -> Explanation:
-        """See `Policy`: the expected latency in seconds for a weight of 100; much more if it is hot."""
+        """See `Policy`."""
         record = self._records.get(backend)
         flight = _in_flight(backend, record)
-        load = (strained(flight, record, backend, now) + 1) * WEIGHT_NORMAL / backend.weight
-        each_s = self._each_s(record, now)
-        hot = load - WEIGHT_NORMAL / backend.weight > self._threshold
         return Explanation(
-            HOT + load if hot else each_s * load,
+            self.value(backend, now),
             {
-                "hot": float(hot),
+                "hot": float(self._is_hot(backend, self._load(backend, record, now))),
                 "in flight": flight,
-                "latency_s": each_s * (flight + 1),
+                "latency_s": self._each_s(record, now) * (flight + 1),
                 "failures": failures(record, now),
                 "queue": backend.load,
                 "weight": backend.weight,

@@ -14,6 +14,10 @@ class RandomPolicy(Drawing):
     def __init__(self, rng: Rng) -> None:
         super().__init__(rng, independent=True)
 
+    def value(self, backend: Backend, now: float) -> float:
+        """See `Comparing`: the lower, the more often it is drawn; 1 for a weight of 100."""
+        return WEIGHT_NORMAL / backend.weight
+
     def explain(self, backend: Backend, now: float) -> Explanation:
-        """See `Policy`: the lower, the more often it is drawn; 1 for a weight of 100."""
-        return Explanation(WEIGHT_NORMAL / backend.weight, {"weight": backend.weight})
+        """See `Policy`."""
+        return Explanation(self.value(backend, now), {"weight": backend.weight})

@@ -14,7 +14,9 @@ from typing import Any, Final
 
 from rproxy.net.addresses import Address
 from rproxy.policies.penalty import is_penalised
+from rproxy.policies.rules import LOWEST
 from rproxy.pool.backend import Backend
+from rproxy.pool.comparison import Comparison, Key
 from rproxy.pool.policy import Explanation
 
 Rank = tuple[float, float]
@@ -24,8 +26,10 @@ _Entry = tuple[bool, float, float, int, "Place"]
 
 The fourth differs between back-ends, so that two places are never compared.
 """
-_NEVER_CHOSEN: Final = -(1 << 62)
-"""Back-ends that were never chosen are numbered from here, and so precede all others."""
+_NEVER_CHOSEN: Final = -(1 << 52)
+"""Back-ends that were never chosen are numbered from here, and so precede all others. Exact as a float."""
+LOOKS: Final = 4
+"""Entries of the heap that are looked at for each candidate of a comparison, dead ones included."""
 
 
 class Place:
@@ -209,9 +213,43 @@ class Ranked(ABC):
         elif backend.slot >= 0:
             self._enter(self._place(backend))
 
+    def compare(
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float, most: int
+    ) -> Comparison[Backend]:
+        """See `Comparing`: of more back-ends those with the lowest entries, since none has a rank below its entry."""
+        self.choose(eligible, client, exclude, now)
+        heap, looks = self._heap, LOOKS * most
+        candidates, keys = list[Backend](), list[Key]()
+        ahead = [(heap[0], 0)] if heap else []
+        while ahead and looks and len(candidates) < most:
+            looks -= 1
+            entry, index = heappop(ahead)
+            place = entry[4]
+            if place.entry is entry and place.backend.slot >= 0 and place.backend not in exclude:
+                candidates.append(place.backend)
+                keys.append((place.failed, *self._peek(place.backend, place), place.chosen))
+            for child in (2 * index + 1, 2 * index + 2):
+                if child < len(heap):
+                    heappush(ahead, (heap[child], child))
+        more = len(eligible) - len(candidates) - sum(backend.slot >= 0 for backend in exclude)
+        return Comparison(LOWEST, candidates, keys, more=more, floor=ahead[0][0][:4] if ahead else None)
+
+    def _peek(self, backend: Backend, place: Any) -> Rank:
+        """Its rank, without a trace: a choice ages and caches only the figures of back-ends that it looks at."""
+        figures = place.figures
+        rank = self._rank(backend, place)
+        place.figures = figures
+        return rank
+
+    def value(self, backend: Backend, now: float) -> float:
+        """See `Comparing`."""
+        self._now = now
+        return self._peek(backend, self._places.get(backend) or self._new_place(backend))[0]
+
     def explain(self, backend: Backend, now: float) -> Explanation:
         """See `Policy`: the first part of the rank; the second one decides only between equal ones."""
-        first, second = self.rank(backend)
+        self._now = now
+        first, second = self._peek(backend, self._places.get(backend) or self._new_place(backend))
         return Explanation(first, {"then by": second})
 
     def _drop(self, backend: Backend) -> None:

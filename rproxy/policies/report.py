@@ -108,10 +108,13 @@ class ReportPolicy(Ranked):
         super().reported(backend, now)
         return self._saturated(backend) if backend.usable else None
 
+    def value(self, backend: Backend, now: float) -> float:
+        """See `Comparing`: the score, with the back-end's turn; `SATURATED_VALUE` more if it is saturated."""
+        return (super().value(backend, now) - self._time) * SCORE_RESOLUTION
+
     def explain(self, backend: Backend, now: float) -> Explanation:
-        """See `Policy`: the score, with the back-end's turn; `SATURATED_VALUE` more if it is saturated."""
+        """See `Policy`."""
         place: _Place = self._places.get(backend) or self._new_place(backend)
-        compared, _ = self._rank(backend, place)
         cpu, memory, loss = backend.cpu, backend.memory, _loss(backend)
         _, term, starting, _, _ = self._figures(backend)
         parts = terms(
@@ -128,7 +131,7 @@ class ReportPolicy(Ranked):
             explained["slow start"] = starting * sessions * SCORE_RESOLUTION
         if is_saturated(self._saturation, loss=loss, cpu=cpu, memory=memory):
             explained["saturated"] = SATURATED_VALUE
-        return Explanation((compared - self._time) * SCORE_RESOLUTION, explained)
+        return Explanation(self.value(backend, now), explained)
 
     def _new_place(self, backend: Backend) -> _Place:
         place = _Place(backend)

@@ -31,8 +31,12 @@ class RoundRobinPolicy(Ranked):
         if backend.usable:
             self._take_turn(self._places.get(backend) or self._place(backend))
 
-    def explain(self, backend: Backend, now: float) -> Explanation:
-        """See `Policy`: how far its next turn is, where the turns of a back-end of weight 100 are 1 apart."""
+    def value(self, backend: Backend, now: float) -> float:
+        """See `Comparing`: how far its next turn is, where the turns of a back-end of weight 100 are 1 apart."""
         place: Place | None = self._places.get(backend)
         turn = self._time if place is None else place.turn
-        return Explanation(max(0.0, turn - self._time) * WEIGHT_NORMAL, {"weight": backend.weight})
+        return max(0.0, turn - self._time) * WEIGHT_NORMAL
+
+    def explain(self, backend: Backend, now: float) -> Explanation:
+        """See `Policy`."""
+        return Explanation(self.value(backend, now), {"weight": backend.weight})

@@ -157,12 +157,17 @@ class WeightedRandomPolicy(Drawing):
     def _weight(self, backend: Backend, figures: _Figures, now: float) -> int:
         return max(1, round(backend.weight * WEIGHT_SCALE * _SCALE * figures.factor))
 
+    def value(self, backend: Backend, now: float) -> float:
+        """See `Comparing`: the lower, the more often it is drawn; 1 for a weight of 100 and the pool's efficiency."""
+        record: Record | None = self._records.get(backend)
+        return WEIGHT_NORMAL / (backend.weight * (1.0 if record is None else record.figures.factor))
+
     def explain(self, backend: Backend, now: float) -> Explanation:
-        """See `Policy`: the lower, the more often it is drawn; 1 for a weight of 100 and the pool's efficiency."""
+        """See `Policy`."""
         record: Record | None = self._records.get(backend)
         figures = _Figures(now) if record is None else record.figures
         return Explanation(
-            WEIGHT_NORMAL / (backend.weight * figures.factor),
+            self.value(backend, now),
             {
                 "weight": backend.weight,
                 "factor": figures.factor,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from itertools import islice
+from math import isfinite
 
 import attrs
 
+from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
+from rproxy.pool.comparison import OWN_RULE, Comparison
 from rproxy.pool.events import NOTHING, Events, PassedOver
 from rproxy.pool.policy import NO_EXPLANATION, Explanation, Policy
+
+Compare = Callable[[Sequence[Backend], Address | None, Collection[Backend], float, int], Comparison[Backend] | None]
+"""`Guard.compare`."""
 
 
 @attrs.define(eq=False)
@@ -39,6 +46,26 @@ class Guard:
             self.complain()
             return NO_EXPLANATION
 
+    def value(self, backend: Backend, now: float) -> float | None:
+        """The value of `explain` alone; None if that fails or is no number. For every session: see `Comparing`."""
+        try:
+            value = getattr(self.policy, "value", None)
+            found = float(self.policy.explain(backend, now).value if value is None else value(backend, now))
+            return found if isfinite(found) else None
+        except BaseException:
+            self.complain()
+            return None
+
+    def compare(
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float, most: int
+    ) -> Comparison[Backend] | None:
+        """See `comparison_of`; None if that fails."""
+        try:
+            return comparison_of(self.policy, eligible, client, exclude, now, most)
+        except BaseException:
+            self.complain()
+            return None
+
     def reported(self, backend: Backend, now: float) -> Events:
         """Notify the policy that a back-end has changed, and note whether it is passed over for that."""
         reason = ""
@@ -50,3 +77,25 @@ class Guard:
             return NOTHING
         backend.passed_over = reason
         return (PassedOver(backend, reason),)
+
+
+def comparison_of(
+    policy: Policy,
+    eligible: Sequence[Backend],
+    client: Address | None,
+    exclude: Collection[Backend],
+    now: float,
+    most: int,
+) -> Comparison[Backend]:
+    """See `Comparing`. Of a policy that tells no comparison, the values of the first `most` candidates.
+
+    Raises what the policy raises.
+    """
+    compare = getattr(policy, "compare", None)
+    if compare is not None:
+        comparison: Comparison[Backend] = compare(eligible, client, exclude, now, most)
+        return comparison
+    candidates = list(islice((each for each in eligible if each not in exclude), most))
+    keys = [(float(policy.explain(each, now).value),) for each in candidates]
+    more = len(eligible) - len(candidates) - sum(each.eligible for each in exclude)
+    return Comparison(OWN_RULE, candidates, keys, more=more)

@@ -10,6 +10,7 @@ import attrs
 
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
+from rproxy.pool.comparison import Comparison
 
 Notification = Literal["opened", "closed", "failed", "reported"]
 """The methods of `Policy` that notify it of a change of one back-end."""
@@ -83,3 +84,22 @@ class Policy(Protocol):
 
     def explain(self, backend: Backend, now: float) -> Explanation:
         """What is compared for a back-end if a client came now; it may be one that is not eligible."""
+
+
+class Comparing(Policy, Protocol):
+    """A policy that tells what it compares, as all built-in ones do; the pool takes others as well.
+
+    Both methods change nothing that any other call would notice, so that recording choices does not change them. What
+    they raise is logged, and costs no more than the record.
+    """
+
+    def value(self, backend: Backend, now: float) -> float:
+        """`explain(backend, now).value`, without the cost of its terms."""
+
+    def compare(
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float, most: int
+    ) -> Comparison[Backend]:
+        """What `choose` with these arguments compares now: its `Comparison.winner` is what `choose` returns.
+
+        It has about `most` candidates: of more back-ends, those that are the likeliest to win, and always the winner.
+        """

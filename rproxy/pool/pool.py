@@ -18,7 +18,7 @@ from rproxy.pool.consequences import Consequences
 from rproxy.pool.eligibility import Eligibility
 from rproxy.pool.events import NOTHING, Events, ProbeLost
 from rproxy.pool.fallback import Fallback, NotEligible
-from rproxy.pool.guard import Guard
+from rproxy.pool.guard import Compare, Guard
 from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
 from rproxy.pool.limits import Limits
 from rproxy.pool.policy import Explanation, Policy
@@ -64,6 +64,9 @@ class Pool:
     words: Words = attrs.field(init=False)
     _fallback: Fallback = attrs.field(init=False, factory=Fallback)
     _guard: Guard = attrs.field(init=False)
+    explain: Callable[[Backend, float], Explanation] = attrs.field(init=False)
+    compare: Compare = attrs.field(init=False)
+    """What the policy compares of a back-end, and of all, see `Guard`."""
     _propagate: Consequences = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -72,6 +75,7 @@ class Pool:
         self._probes = Probes(self.timeout_s, self._rows, self._candidates)
         self._registrations = Registrations(self.default_port, self._rows, self._candidates, self._probes)
         guard = self._guard = Guard(self._policy, self.complain)
+        self.explain, self.compare = guard.explain, guard.compare
         self._propagate = Consequences(self._probes, self._candidates, self._eligibility, guard)
         self.static = StaticRows(self._rows, self._registrations, self._propagate, guard.reported, guard.failed)
         self.words = Words(self._rows, self._propagate, guard.reported)
@@ -242,7 +246,7 @@ class Pool:
         backend = self.would_choose(now, exclude, client)
         if backend is not None:
             if self.notes_values:
-                self.chosen_value = self._guard.explain(backend, now).value
+                self.chosen_value = self._guard.value(backend, now)
             counts = backend.counts
             counts.pending += 1
             if counts.pending + counts.established >= backend.limit:
@@ -269,10 +273,6 @@ class Pool:
         except BaseException:
             self.complain()
             return self._fallback.choose(eligible, exclude)
-
-    def explain(self, backend: Backend, now: float) -> Explanation:
-        """What the policy compares for a back-end now, as floats; `NO_EXPLANATION` if that fails."""
-        return self._guard.explain(backend, now)
 
     def connected(self, backend: Backend) -> None:
         """A lease's connection is established."""

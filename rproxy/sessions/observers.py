@@ -6,14 +6,16 @@ exception of one is logged, at most every `LOG_EVERY_S` seconds; the session and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 from twisted.logger import Logger
 
+from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
 from rproxy.sessions.link import Link
 from rproxy.sessions.record import SessionRecord
+from rproxy.timing.cpu_budget import CpuBudget
 from rproxy.timing.rate_limit import RateLimit
 
 LOG_EVERY_S: Final = 10.0
@@ -39,6 +41,22 @@ class ChoiceObserver(Protocol):
 
     def chosen(self, link: Link, backend: Backend | None) -> None:
         """Called after `choosing`, once the lease is taken; `backend` is None if no back-end could be chosen."""
+        ...
+
+
+class ChoiceRecorder(Protocol):
+    """Records how back-ends are chosen, as far as its budget goes. A service without one pays nothing for it."""
+
+    budget: CpuBudget
+    """A choice before `budget.due`, on the service's clock, is made without calling the recorder."""
+
+    def choose(
+        self, session: int, link: Link, now: float, exclude: Collection[Backend], client: Address | None
+    ) -> Backend | None:
+        """Called in the place of `Pool.choose`, whose result it returns. Raises nothing.
+
+        `session` is the number of the session, and `client` None unless the policy gets the client's address.
+        """
         ...
 
 

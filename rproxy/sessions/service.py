@@ -16,7 +16,7 @@ from rproxy.pool.pool import Pool
 from rproxy.sessions.capacity import SESSIONS_MAX, Capacity
 from rproxy.sessions.first_byte import FirstByte
 from rproxy.sessions.gate import Gate
-from rproxy.sessions.observers import Observers
+from rproxy.sessions.observers import ChoiceRecorder, Observers
 from rproxy.sessions.outbound import PLAIN, Outbound
 from rproxy.sessions.proxy_headers import ProxyHeaders
 from rproxy.sessions.redispatch import Redispatch
@@ -88,6 +88,7 @@ class Service:
         """None where clients' connections begin with no PROXY header."""
         self.chooses_by_client = False
         """Whether the policy is to get the client's address."""
+        self.recorder: ChoiceRecorder | None = None
         self.tls_failures = TlsFailures(clock)
         self.is_leaving = False
         """Whether it is no longer configured: it only has the sessions that it had."""

@@ -111,13 +111,10 @@ class Session:
         """The PROXY header that the client's connection began with."""
         self.half_closed = False
         """Whether exactly one side has ended its stream."""
-        self.idle_sweeps = 0
-        self.progress = 0
+        self.idle_sweeps = self.progress = 0
         """Idle sweeps in a row, and the byte count at the last progress. Kept by `IdleTimeout`."""
-        self.up = 0
-        """Bytes carried from client to back-end; final when `ended` is called."""
-        self.down = 0
-        """Bytes carried from back-end to client."""
+        self.up = self.down = 0
+        """Bytes carried from client to back-end, final when `ended` is called, and from back-end to client."""
         self.early_data = b""
         """What the client has sent, kept while it may have to be sent to another back-end."""
         self.backend_spoke_first = False
@@ -170,8 +167,11 @@ class Session:
         if observers.choices:
             observers.choosing(self.link)
         client = self.link.client() if service.chooses_by_client else None
-        now = service.seconds()
-        backend = service.pool.choose(now, failed, client)
+        now, recorder = service.seconds(), service.recorder
+        if recorder is None or now < recorder.budget.due:
+            backend = service.pool.choose(now, failed, client)
+        else:
+            backend = recorder.choose(self.id, self.link, now, failed, client)
         if observers.choices:
             observers.chosen(self.link, backend)
         if backend is None:

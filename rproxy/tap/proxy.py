@@ -28,6 +28,7 @@ from rproxy.config.options import ProxyOptions
 from rproxy.config.validators import ConfigError
 from rproxy.net.inherited import inherited_sockets, tell_twisted
 from rproxy.net.own_listeners import OwnListeners
+from rproxy.observe.choices import ChoiceBook
 from rproxy.observe.history import History
 from rproxy.observe.status_json import ProcessFacts, Status
 from rproxy.sessions.capacity import Capacity, pipes_for
@@ -103,8 +104,8 @@ class ProxyService(ProcessService, MultiService):
             envelope(config.keyring),
             MonitorSettings(config.timing, config.allow, self._own.leads_here, config.trace),
         )
-        history = History(time)
-        shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines, history)
+        history, choices = History(time), None if config.admin is None else ChoiceBook(time)
+        shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines, history, choices)
         self._services = Services(config.services, shared, lambda view: self._status.removed(view))
         facts = ProcessFacts(version("rproxy"), round(time(), 3), os.getpid())
         self._status = Status(self._services.views, self.monitor.counters, self.capacity, facts)

@@ -13,6 +13,7 @@ from rproxy.config.mistakes import carrier_without_tls
 from rproxy.config.model import ProxyConfig, ServiceConfig
 from rproxy.net.lookups import Lookups
 from rproxy.net.own_listeners import OwnListeners
+from rproxy.observe.choices import ChoiceBook
 from rproxy.observe.history import History
 from rproxy.observe.pool_log import PoolLog
 from rproxy.observe.publisher import Publisher
@@ -47,6 +48,8 @@ class Surroundings:
     own: OwnListeners
     deadlines: Wheel
     history: History
+    choices: ChoiceBook | None
+    """Of the choices of all services; None where nobody looks at them."""
     lookups: Lookups = attrs.field(init=False)
 
     @lookups.default
@@ -102,6 +105,9 @@ class ServiceWiring:
             self.pool.notes_values = True
             self.publisher.subscribe(self.served.view.figures.observers())
         self.served.service.chooses_by_client = config.affinity is not None
+        if process.choices is not None:
+            self.pool.notes_values = True
+            self.served.service.recorder = process.choices.add(config.name, self.pool)
         self.tls = ServiceTls(config)
         self._use_tls()
         use_proxy_headers(self.served.service, config, reactor)
@@ -206,6 +212,8 @@ class ServiceWiring:
             else:
                 part.disownServiceParent()
         self._process.monitor.remove(self.agents)
+        if self._process.choices is not None:
+            self._process.choices.remove(self.pool)
 
 
 def own_agents(config: ServiceConfig) -> Own:

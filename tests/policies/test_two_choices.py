@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from rproxy.policies.two_choices import TwoChoicesOptions, TwoChoicesPolicy, takes_over
+from rproxy.policies.rules import takes_over
+from rproxy.policies.two_choices import TwoChoicesOptions, TwoChoicesPolicy
 from tests.policies.balancing import Balance, balance_by, shares
 from tests.pool.driving import agent
 

@@ -162,7 +162,9 @@ class Driver:
                 self.pool.connected(backend)
                 self.pool.served(backend, self.now)
 
-    def close(self, backend: Backend, *, was_connected: bool = True, served_s: float = 0.001) -> Transitioned | None:
+    def close(
+        self, backend: Backend, *, was_connected: bool = True, served_s: float | None = 0.001
+    ) -> Transitioned | None:
         """One of its sessions is over."""
         served = served_s if was_connected else None
         return transition_of(self.pool.closed(backend, self.now, was_connected=was_connected, served_s=served))

@@ -151,3 +151,58 @@ def test_a_good_choice_is_the_policys_own() -> None:
         policy.choice = backend
         assert pool.would_choose(0.0) is backend
         assert complaints.count == 0
+
+
+class Telling(CountingPolicy):
+    """Says `said` of every value."""
+
+    def __init__(self, said: Any) -> None:
+        super().__init__()
+        self.said = said
+
+    def value(self, backend: Backend, now: float) -> Any:
+        if isinstance(self.said, BaseException):
+            raise self.said
+        return self.said
+
+
+@pytest.mark.parametrize(
+    ("told", "noted", "complaints"),
+    [
+        (3, 3.0, 0),
+        ("2.5", 2.5, 0),
+        (float("nan"), None, 0),
+        (float("inf"), None, 0),
+        ("much", None, 1),
+        (KeyError(), None, 1),
+    ],
+)
+def test_a_value_that_is_no_number_is_not_noted(told: Any, noted: float | None, complaints: int) -> None:
+    pool, complained = guarded(Telling(told))
+    pool.notes_values = True
+    assert pool.choose(0.0) is not None
+    assert (pool.chosen_value, complained.count) == (noted, complaints)
+
+
+def test_the_value_of_a_policy_that_has_none_of_its_own_is_the_one_explained() -> None:
+    pool, _ = guarded(CountingPolicy())
+    pool.notes_values = True
+    backend = pool.choose(0.0)
+    assert backend is not None
+    assert pool.chosen_value == pool.explain(backend, 0.0).value == 0.0
+
+
+def test_without_the_wish_for_it_no_value_is_noted() -> None:
+    pool, complained = guarded(Telling(KeyError()))
+    assert pool.choose(0.0) is not None
+    assert (pool.chosen_value, complained.count) == (None, 0)
+
+
+def test_a_policy_that_tells_no_comparison_is_asked_to_explain_the_first_candidates() -> None:
+    pool, _ = guarded(CountingPolicy(), up=5)
+    first = pool.eligible[0]
+    comparison = pool.compare(pool.eligible, None, (first,), 0.0, 3)
+    assert comparison is not None
+    assert [backend.name for backend in comparison.candidates] == ["10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"]
+    assert list(comparison.keys) == [(1.0,), (2.0,), (3.0,)]
+    assert (comparison.more, comparison.winner()) == (1, None)

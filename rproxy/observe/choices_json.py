@@ -1,0 +1,137 @@
+"""`/api/choices`: the recorded choices, newest first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from heapq import merge
+from ipaddress import ip_network
+from math import isfinite
+from typing import Any, Final
+
+import attrs
+
+from rproxy.net.addresses import Network, within
+from rproxy.observe.choices import Choice, ChoiceBook, ChoiceLog, Compared
+
+SHOWN: Final = 50
+LOOKED: Final = 100
+"""Choices that are looked at in one go, where few are asked for."""
+
+
+@attrs.frozen
+class Wanted:
+    """Which choices are asked for: of this service and client, and in which this back-end took part; empty for any."""
+
+    service: str = ""
+    backend: str = ""
+    client: Network | None = None
+    limit: int = SHOWN
+
+    @classmethod
+    def of(cls, service: str = "", backend: str = "", client: str = "", limit: str = "") -> Wanted:
+        """Of the texts of a query. Raises `ValueError` with one line."""
+        try:
+            network = ip_network(client, strict=False) if client else None
+        except ValueError:
+            raise ValueError(f"client={client}: neither an IP address nor a network") from None
+        if limit and not (limit.isascii() and limit.isdecimal() and len(limit) < 10):
+            raise ValueError(f"limit={limit}: not a number")
+        return cls(service, backend, network, int(limit) if limit else SHOWN)
+
+    def includes(self, choice: Choice) -> bool:
+        """Whether a choice of the service is asked for."""
+        if self.client is not None and (choice.host is None or not within(choice.host, (self.client,))):
+            return False
+        return not self.backend or choice.concerns(self.backend)
+
+
+def rendered(book: ChoiceBook, wanted: Wanted) -> Iterator[bytes]:
+    """The document as JSON, a choice a line, in pieces that take a fraction of a millisecond each.
+
+    Beside the choices, `services` says by name how many are kept, and for how many the budget did not suffice.
+    """
+    logs = [log for log in book.logs if wanted.service in ("", log.name)]
+    newest_first = merge(*map(_newest_first, logs), key=lambda each: -each[1].id)
+    text, shown = '{"choices": [\n', 0
+    for looked, (service, choice) in enumerate(newest_first):
+        if shown == wanted.limit:
+            break
+        if wanted.includes(choice):
+            yield (text + json.dumps(document(service, choice))).encode()
+            text = ",\n"
+            shown += 1
+        elif looked % LOOKED == 0:
+            yield b" "
+    counts = {log.name: {"kept": len(log.kept), "unrecorded": log.unrecorded} for log in logs}
+    yield f"{'' if shown else text}\n], {json.dumps({'services': counts})[1:]}\n".encode()
+
+
+def _newest_first(log: ChoiceLog) -> Iterator[tuple[str, Choice]]:
+    for choice in reversed(list(log.kept)):
+        yield log.name, choice
+
+
+def document(service: str, choice: Choice) -> dict[str, Any]:
+    """One choice of a service. Its `rule` and `candidates` are those that decided, `before` those that picked none."""
+    decided = next((index for index, each in enumerate(choice.compared) if each.picked is not None), None)
+    comparisons = [_comparison(each) for each in choice.compared]
+    decisive = comparisons[-1 if decided is None else decided] if comparisons else NOTHING_COMPARED
+    return {
+        "id": choice.id,
+        "time": choice.at,
+        "service": service,
+        "session": choice.session,
+        "client": choice.client,
+        "chosen": choice.chosen,
+        "why": choice.why(),
+        "recomputed": choice.recomputed(),
+        **decisive,
+        "before": [each for each in comparisons if each is not decisive],
+        "left_out": {
+            "tried": choice.tried,
+            "full": choice.full,
+            "ineligible": choice.ineligible,
+            "others": decisive["others"],
+        },
+    }
+
+
+def _comparison(compared: Compared) -> dict[str, Any]:
+    parts = compared.rule.parts
+    rows = zip(compared.names, compared.values, compared.terms, compared.ages_s, compared.keys, strict=True)
+    return {
+        "rule": compared.rule.name,
+        "given": dict(zip(compared.rule.given, map(_exact, compared.given), strict=True)),
+        "candidates": [
+            {
+                "backend": name,
+                "value": _number(value),
+                "terms": {term: _number(number) for term, number in terms.items()},
+                "report_age": _number(age_s),
+                "key": {part: _exact(number) for part, number in zip(parts, key, strict=True)},
+            }
+            for name, value, terms, age_s, key in rows
+        ],
+        "others": compared.more,
+        "others_from": compared.floor,
+    }
+
+
+NOTHING_COMPARED: Final[dict[str, Any]] = {
+    "rule": "unknown",
+    "given": {},
+    "candidates": [],
+    "others": 0,
+    "others_from": None,
+}
+
+
+def _exact(number: float) -> float | None:
+    """None for what JSON has no number for."""
+    return number if isfinite(number) else None
+
+
+def _number(number: float) -> float | None:
+    """Rounded to six digits: what it says can be read, what a rule compares is in the key."""
+    return float(f"{number:.6g}") if isfinite(number) else None

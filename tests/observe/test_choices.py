@@ -1,0 +1,242 @@
+"""The record of choices: complete within its budget, recomputed from itself, and no client's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import pytest
+from twisted.internet.task import Clock
+
+from rproxy.net.addresses import Address
+from rproxy.observe.choices import KEPT, LOG_EVERY_S, Choice, ChoiceBook, ChoiceLog
+from rproxy.policies.affinity import FEW, Affinity
+from rproxy.pool.backend import Backend
+from rproxy.pool.comparison import Comparison
+from rproxy.pool.policy import Policy
+from rproxy.sessions.service import Service
+from rproxy.sessions.session import Session
+from rproxy.timing.cpu_budget import CpuBudget
+from tests.fakes import CountingPolicy, FakeLink, RaisingPolicy, logged, pool_with, texts
+from tests.policies.balancing import policy
+from tests.policies.choosing import NAMES, Turmoil
+from tests.sessions.opening import taken
+
+UNLIMITED = 1e9
+WALL = 1_700_000_000.0
+
+
+def book(*, budget: CpuBudget | None = None, cpu: Callable[[], float] = lambda: 0.0) -> ChoiceBook:
+    return ChoiceBook(lambda: WALL, cpu, budget)
+
+
+class Recorded:
+    """A service whose choices are recorded, at no cost unless `cpu_s` says how much each call of the clock takes."""
+
+    def __init__(self, policy: Policy | None = None, *, up: int = 3, cpu_s: float = 0.0) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.spent_s = 0.0
+        self._cpu_s = cpu_s
+        self.pool = pool_with(up, policy)
+        self.service = Service(self.pool, self.clock)
+        self.book = book(cpu=self._cpu)
+        self.log = self.book.add("default", self.pool)
+        self.service.recorder = self.log
+
+    def _cpu(self) -> float:
+        self.spent_s += self._cpu_s
+        return self.spent_s
+
+    def come(self, address: str = "192.0.2.1:1234") -> Session:
+        session = Session(self.service, FakeLink(address))
+        taken(session)
+        return session
+
+    @property
+    def last(self) -> Choice:
+        return self.log.kept[-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_choice_is_recomputed_from_its_record_to_the_same_winner(name: str) -> None:
+    turmoil = Turmoil(name, 7)
+    log = book(budget=CpuBudget(UNLIMITED, UNLIMITED)).add("default", turmoil.pool)
+    chosen = []
+    for number, client in enumerate(turmoil.clients(3000)):
+        backend = log.choose(number, FakeLink(), turmoil.now, client.exclude, client.address)
+        turmoil.take(backend)
+        chosen.append(None if backend is None else backend.name)
+        assert log.kept[-1].recomputed() == log.kept[-1].chosen == chosen[-1]
+        assert log.kept[-1].why()
+    assert [choice.chosen for choice in log.kept] == chosen[-KEPT:]
+
+
+def test_what_a_record_says() -> None:
+    recorded = Recorded(policy("least-connections"))
+    session = recorded.come()
+    session.connect_failed()
+    taken(session)
+    first, second = recorded.log.kept
+    assert (first.id, second.id) == (1, 2)
+    assert (first.at, first.session, first.client, first.host) == (WALL, session.id, "192.0.2.1:1234", "192.0.2.1")
+    assert second.tried == (first.chosen,)
+    (compared,) = first.compared
+    assert compared.names == ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80")
+    assert list(compared.values) == [0, 0, 0]
+    assert compared.terms == [{"sessions": 0, "weight": 10}] * 3
+    assert list(compared.ages_s) == pytest.approx([1000] * 3)
+    assert first.why() == "its value, 0, is as low as that of 10.0.0.2:80, and it was chosen longer ago"
+    assert first.concerns("10.0.0.3:80")
+    assert not second.concerns(str(first.chosen))
+
+
+def test_values_are_those_before_the_session_counts_and_agree_with_what_is_explained() -> None:
+    recorded = Recorded(policy("expected-delay"))
+    for _ in range(20):
+        explained = {each.name: recorded.pool.explain(each, 1000.0) for each in recorded.pool.eligible}
+        recorded.come()
+        (compared,) = recorded.last.compared
+        for name, value, terms in zip(compared.names, compared.values, compared.terms, strict=True):
+            assert value == explained[name].value
+            assert terms == explained[name].terms
+
+
+def test_who_is_left_out_is_counted() -> None:
+    recorded = Recorded(policy("least-connections"), up=4)
+    down, full, *_ = recorded.pool
+    recorded.pool.limit_each(1, 1000.0)
+    recorded.pool.exclude(down, "a test", 1000.0)
+    recorded.come()
+    recorded.come()
+    assert (recorded.last.full, recorded.last.ineligible) == (1, 0)
+    assert full.name == recorded.log.kept[0].chosen
+
+
+def test_where_nobody_can_be_chosen_that_is_recorded() -> None:
+    recorded = Recorded(up=0)
+    assert Session(recorded.service, FakeLink()).choose_backend() is None
+    assert recorded.last.chosen is None
+    assert recorded.last.why() == "no back-end could get the client"
+    assert recorded.log.unrecorded == 0
+
+
+def test_affinity_is_told_of_with_the_policy_that_decides_beyond_it() -> None:
+    recorded = Recorded(Affinity(policy("least-connections")), up=2)
+    recorded.service.chooses_by_client = True
+    for _ in range(FEW):
+        recorded.come()
+        assert recorded.last.why() == "it comes first in this client's order"
+    (first,) = {session.chosen for session in recorded.log.kept}
+    recorded.come()
+    assert recorded.last.chosen != first
+    assert recorded.last.why() == f"it comes next in this client's order: too many sessions are on {first}"
+    (other,) = [backend for backend in recorded.pool if backend.name != first]
+    recorded.log.choose(1, FakeLink(), 1000.0, (other,), ("192.0.2.1", 1234))
+    assert [compared.rule.name for compared in recorded.last.compared] == ["affinity", "lowest"]
+    assert recorded.last.why() == f"no room by affinity on {first}, so the policy decided: no other may get this client"
+    assert {choice.recomputed() == choice.chosen for choice in recorded.log.kept} == {True}
+
+
+def test_a_policy_that_tells_no_rule_is_recorded_with_its_values() -> None:
+    recorded = Recorded(CountingPolicy())
+    recorded.come()
+    (compared,) = recorded.last.compared
+    assert list(compared.values) == [0, 1, 2]
+    assert (recorded.last.chosen, recorded.last.recomputed()) == ("10.0.0.1:80", None)
+    assert recorded.last.why() == "by a rule that the policy does not tell, or because the policy failed"
+
+
+class Comparing(CountingPolicy):
+    """Raises `error` where it is asked what it compares."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        super().__init__()
+        self.broken = error
+
+    def compare(
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float, most: int
+    ) -> Comparison[Backend]:
+        if self.broken is not None:
+            raise self.broken
+        return None  # type: ignore[return-value]
+
+    def value(self, backend: Backend, now: float) -> float:
+        if self.broken is not None:
+            raise self.broken
+        return float("inf")
+
+
+@pytest.mark.parametrize("error", [None, ValueError(), SystemExit(1)])
+def test_a_policy_that_cannot_tell_costs_the_record_and_not_the_client(error: BaseException | None) -> None:
+    recorded = Recorded(Comparing(error))
+    recorded.pool.notes_values = True
+    session = recorded.come()
+    assert session.backend is not None
+    assert session.score is None
+    assert (recorded.last.chosen, recorded.last.compared, recorded.last.recomputed()) == ("10.0.0.1:80", (), None)
+
+
+def test_a_policy_that_fails_to_choose_is_told_from_one_that_chose() -> None:
+    recorded = Recorded(RaisingPolicy("choose"))
+    recorded.come()
+    assert recorded.last.chosen is not None
+    assert recorded.last.recomputed() is None
+
+
+def test_what_cannot_be_recorded_is_logged_once_and_the_client_gets_a_back_end() -> None:
+    class Strange(Comparing):
+        def compare(self, *args: object) -> Comparison[Backend]:
+            return "a text"  # type: ignore[return-value]
+
+    recorded = Recorded(Strange())
+    with logged() as events:
+        for _ in range(3):
+            assert recorded.come().backend is not None
+    assert len([text for text in texts(events) if "could not be recorded" in text]) == 1
+    recorded.clock.advance(LOG_EVERY_S)
+    with logged() as events:
+        recorded.come()
+    assert len(events) == 1
+
+
+def test_within_its_budget_every_choice_is_recorded_and_beyond_it_they_are_counted() -> None:
+    recorded = Recorded(cpu_s=0.001)
+    for _ in range(200):
+        recorded.come()
+    kept = len(recorded.log.kept)
+    assert 45 <= kept <= 55  # a burst of 50 ms
+    assert recorded.log.unrecorded == 200 - kept
+    recorded.clock.advance(1.0)  # brings 10 ms
+    for _ in range(100):
+        recorded.come()
+    assert 8 <= len(recorded.log.kept) - kept <= 12
+    assert recorded.log.unrecorded == 300 - len(recorded.log.kept)
+
+
+def test_services_share_the_budget_and_the_numbers() -> None:
+    shared = book(cpu=iter(range(10**6)).__next__)
+    logs = [shared.add(name, pool_with(2)) for name in ("one", "two")]
+    assert logs[0].choose(1, FakeLink(), 0.0, (), None) is not None
+    assert logs[1].budget.due > 0
+    logs[1].choose(2, FakeLink(), 0.0, (), None)
+    assert [log.kept[-1].id for log in logs] == [1, 2]
+    shared.remove(logs[0].pool)
+    assert shared.logs == [logs[1]]
+
+
+def test_so_many_are_kept_the_oldest_go_first() -> None:
+    recorded = Recorded()
+    for _ in range(KEPT + 5):
+        recorded.come()
+    assert [recorded.log.kept[0].id, len(recorded.log.kept), recorded.last.id] == [6, KEPT, KEPT + 5]
+
+
+def test_a_client_without_an_address_has_a_name() -> None:
+    recorded = Recorded()
+    recorded.come("UNIX")
+    assert (recorded.last.client, recorded.last.host) == ("UNIX", None)
+
+
+def test_a_log_is_a_recorder_for_a_service() -> None:
+    log: ChoiceLog = Recorded().log
+    assert log.budget.due < 0

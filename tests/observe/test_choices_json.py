@@ -1,0 +1,150 @@
+"""`/api/choices`: newest first, filtered, in small pieces."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from rproxy.observe.choices import ChoiceBook
+from rproxy.observe.choices_json import LOOKED, Wanted, rendered
+from rproxy.policies.affinity import Affinity
+from rproxy.pool.policy import Policy
+from rproxy.timing.cpu_budget import CpuBudget
+from tests.fakes import CountingPolicy, FakeLink, RaisingPolicy, pool_with
+from tests.policies.balancing import policy
+
+
+def books(**services: int) -> ChoiceBook:
+    """So many choices of each service, one after the other; clients differ in their ports."""
+    book = ChoiceBook(lambda: 1234.5, lambda: 0.0, CpuBudget(1e9, 1e9))
+    logs = {name: book.add(name, pool_with(2, policy("least-connections"))) for name in services}
+    left = dict(services)
+    number = 0
+    while any(left.values()):
+        for name in services:
+            if left[name]:
+                left[name] -= 1
+                number += 1
+                logs[name].choose(number, FakeLink(f"192.0.{number % 2}.1:{number}"), 1000.0, (), None)
+    return book
+
+
+def document(book: ChoiceBook, **query: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(b"".join(rendered(book, Wanted.of(**query))))
+    return read
+
+
+def ids(book: ChoiceBook, **query: str) -> list[int]:
+    return [choice["id"] for choice in document(book, **query)["choices"]]
+
+
+def one(chooses: Policy) -> dict[str, Any]:
+    book = ChoiceBook(lambda: 1234.5, lambda: 0.0)
+    book.add("default", pool_with(3, chooses)).choose(7, FakeLink(), 1000.0, (), ("192.0.2.1", 1234))
+    (choice,) = document(book)["choices"]
+    assert isinstance(choice, dict)
+    return choice
+
+
+def test_the_newest_of_all_services_come_first_fifty_unless_told_otherwise() -> None:
+    book = books(a=40, b=30)
+    assert ids(book) == list(range(70, 20, -1))
+    assert ids(book, limit="3") == [70, 69, 68]
+    assert ids(book, limit="1000") == list(range(70, 0, -1))
+    assert ids(book, limit="0") == []
+
+
+def test_those_of_a_service() -> None:
+    book = books(a=3, b=3)
+    assert ids(book, service="b") == [6, 4, 2]
+    assert ids(book, service="c") == []
+    assert document(book, service="b")["services"] == {"b": {"kept": 3, "unrecorded": 0}}
+
+
+@pytest.mark.parametrize(
+    ("client", "found"), [("192.0.1.1", [5, 3, 1]), ("192.0.0.0/24", [4, 2]), ("2001:db8::/32", [])]
+)
+def test_those_of_a_client_or_a_network(client: str, found: list[int]) -> None:
+    assert ids(books(a=5), client=client) == found
+
+
+def test_those_in_which_a_back_end_took_part() -> None:
+    assert ids(books(a=2), backend="10.0.0.2:80") == [2, 1]
+    assert ids(books(a=2), backend="10.0.0.9:80") == []
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({"client": "somebody"}, "client=somebody: neither an IP address nor a network"),
+        ({"limit": "-1"}, "limit=-1: not a number"),
+        ({"limit": "many"}, "limit=many: not a number"),
+        ({"limit": "1" * 5000}, "not a number"),
+    ],
+)
+def test_a_query_that_cannot_be_is_refused(query: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Wanted.of(**query)
+
+
+def test_what_one_choice_says() -> None:
+    choice = one(policy("least-connections"))
+    assert {name: choice[name] for name in ("id", "time", "service", "session", "client", "chosen", "recomputed")} == {
+        "id": 1,
+        "time": 1234.5,
+        "service": "default",
+        "session": 7,
+        "client": "192.0.2.1:1234",
+        "chosen": "10.0.0.1:80",
+        "recomputed": "10.0.0.1:80",
+    }
+    assert choice["rule"] == "lowest"
+    assert choice["why"].startswith("its value, 0, is as low as that of 10.0.0.2:80")
+    assert choice["left_out"] == {"tried": [], "full": 0, "ineligible": 0, "others": 0}
+    assert choice["candidates"][1] == {
+        "backend": "10.0.0.2:80",
+        "value": 0,
+        "terms": {"sessions": 0, "weight": 10},
+        "report_age": 1000,
+        "key": {"failed": 0, "rank": 0, "then by": 0, "last chosen": choice["candidates"][1]["key"]["last chosen"]},
+    }
+
+
+def test_one_that_was_drawn_says_by_what_number() -> None:
+    choice = one(policy("random"))
+    assert (choice["rule"], choice["given"]["of"]) == ("drawn", 300)
+    assert 0 <= choice["given"]["point"] < 300
+
+
+def test_with_affinity_the_comparison_that_decided_comes_first() -> None:
+    choice = one(Affinity(policy("least-connections")))
+    assert (choice["rule"], choice["before"]) == ("affinity", [])
+    assert choice["left_out"]["others"] == 3 - len(choice["candidates"])
+
+
+def test_numbers_that_json_does_not_have_are_null() -> None:
+    class Infinite(CountingPolicy):
+        def explain(self, *_: object) -> Any:
+            return type("", (), {"value": float("inf"), "terms": {"a": float("nan")}})
+
+    choice = one(Infinite())
+    assert choice["candidates"][0]["value"] is None
+    assert choice["candidates"][0]["terms"] == {"a": None}
+    assert choice["rule"] == "own"
+
+
+def test_one_whose_comparison_failed_has_no_candidates() -> None:
+    choice = one(RaisingPolicy("explain"))
+    assert (choice["rule"], choice["candidates"], choice["chosen"]) == ("unknown", [], "10.0.0.1:80")
+
+
+def test_a_piece_has_one_choice_and_a_search_in_vain_is_in_pieces_too() -> None:
+    book = books(a=3 * LOOKED)
+    pieces = list(rendered(book, Wanted.of(limit="1000")))
+    assert len(pieces) == 3 * LOOKED + 1
+    in_vain = list(rendered(book, Wanted.of(client="10.1.1.1")))
+    assert len(in_vain) >= 3
+    assert all(in_vain)
+    assert json.loads(b"".join(in_vain))["choices"] == []
