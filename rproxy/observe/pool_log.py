@@ -202,7 +202,7 @@ class PoolLog:
     def administered(self, event: Administered) -> None:
         """An operator has made a back-end ready, or drains it."""
         self.log.info(
-            "back-end {backend}: {administration}, says an operator",
+            "back-end {backend}: {administration} (by an operator)",
             backend=event.backend.name,
             administration=event.administration.value,
         )
@@ -210,7 +210,7 @@ class PoolLog:
     def weighed(self, event: Weighed) -> None:
         """An operator has given a back-end a weight, or its own one again."""
         weight = "its own weight again" if event.weight is None else f"weight {event.weight}"
-        self.log.info("back-end {backend}: {weight}, says an operator", backend=event.backend.name, weight=weight)
+        self.log.info("back-end {backend}: {weight} (by an operator)", backend=event.backend.name, weight=weight)
 
     def passed_over(self, event: PassedOver) -> None:
         """The policy passes over a back-end, or does not any more."""

@@ -213,7 +213,7 @@ class Backend:
     registered_at: float = attrs.field(init=False, default=0.0)
     """When its present instance last registered."""
     base_weight: int = attrs.field(init=False)
-    """Its weight without slow start: the operator's, else that of `registration`."""
+    """Its weight without slow start: the operator's, or else that of `registration`."""
     share: float = attrs.field(init=False, default=1.0)
     """The fraction of its weight that slow start grants, 0..1."""
     slot: int = attrs.field(init=False, default=-1)

@@ -51,6 +51,7 @@ class Rows:
         """Add an unconfirmed back-end; with `static`, one without an agent."""
         backend = self._by_key[key] = Backend(*key, registration, means=self._means, static=static)
         backend.word = self.words.get(key, NO_WORD)
+        _weigh(backend)
         self.admission.moved(backend.address, None, _limited(backend, backend.state))
         return backend
 
@@ -109,10 +110,14 @@ class Rows:
 
     def update(self, backend: Backend) -> Events:
         """The back-end's state, figures, registration, draining or word have changed."""
-        weight = backend.word.weight
-        backend.base_weight = backend.registration.weight if weight is None else weight
+        _weigh(backend)
         backend.report.contribute(self._means, backend.is_up)
         return self.eligibility.update(backend, self._by_key.values())
+
+
+def _weigh(backend: Backend) -> None:
+    weight = backend.word.weight
+    backend.base_weight = backend.registration.weight if weight is None else weight
 
 
 def _limited(backend: Backend, state: State) -> State | None:

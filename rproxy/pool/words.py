@@ -28,6 +28,8 @@ class Words:
     _rows: Rows
     _propagate: Callable[[Events, float], Events]
     _reported: Callable[[Backend, float], Events]
+    changes: int = attrs.field(init=False, default=0)
+    """How often anything has been said."""
 
     def __iter__(self) -> Iterator[Address]:
         """The back-ends of which an operator says anything; that of the oldest word is first."""
@@ -68,6 +70,7 @@ class Words:
     def _say(self, key: Address, word: Word, now: float, *kinds: type[Administered | Weighed]) -> Events:
         """Have an operator's word be this one. For a back-end without a row there are no events."""
         words, backend = self._rows.words, self._rows.get(key)
+        self.changes += 1
         words.pop(key, None)
         if word != NO_WORD:
             self._make_room()

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import PanicChanged, Transitioned
 from rproxy.pool.health import is_silent
-from rproxy.pool.states import State
+from rproxy.pool.states import Administration, State
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
@@ -25,8 +25,9 @@ class DownTimeout:
     """Cuts sessions without progress for `LIMIT_S` seconds while their back-end is down by silence.
 
     A back-end that is down because it refuses connections, but whose agent answers, may still serve the sessions that
-    it has: they stay. If the pool has panicked since it went down, the probes' network is the likelier cause: then
-    sessions stay as long as the back-end's host acknowledges TCP keepalive probes.
+    it has: they stay. So do those of one that an operator has in maintenance. If the pool has panicked since it went
+    down, the probes' network is the likelier cause: then sessions stay as long as the back-end's host acknowledges TCP
+    keepalive probes.
     """
 
     log = Logger()
@@ -71,6 +72,8 @@ class DownTimeout:
     def _check(self, session: Session) -> None:
         backend = session.backend
         if backend is None or (had_panic := self._down.get(backend)) is None or not is_silent(backend):
+            return
+        if backend.administration is Administration.MAINT:
             return
         now = self._clock.seconds()
         moved = sum(session.link.carried()) - session.link.unsent()

@@ -151,7 +151,9 @@ class ProxyService(ProcessService, MultiService):
             CarrierPart(reactor, carrier, self.capacity, shared.exclude_loop),
         ]
         if config.state_file is not None:
-            self._parts.append(StateKeeper(reactor, self._keeper(config.state_file)))
+            keeper = self._keeper(config.state_file)
+            self._steering.save = keeper.save
+            self._parts.insert(0, StateKeeper(reactor, keeper))  # what operators said holds before anybody gets clients
         for part in self._parts:
             part.setServiceParent(self)
 
@@ -172,7 +174,7 @@ class ProxyService(ProcessService, MultiService):
 
     def status_line(self) -> str:
         """What ``systemctl status`` shows."""
-        pools = self._services.pools()
+        pools = self._services.pools().values()
         eligible, backends = sum(len(pool.eligible) for pool in pools), sum(len(pool) for pool in pools)
         return f"{self.capacity.sessions} session(s), {eligible} of {backends} back-end(s) get clients"
 
@@ -224,7 +226,7 @@ class ProxyService(ProcessService, MultiService):
         Sessions and listeners that stay do not notice. Keys of the process that a restart has to wait for stay as they
         are. Raises `ConfigError` or `StartupError` with one line, and has changed nothing then.
         """
-        before, rows = self._config, self._rows()
+        before, rows, words = self._config, self._rows(), self._steering.words()
         used = in_force(before, config)
         capacity = sessions_max(used, self._descriptors)
         opened = used.takes_agents and not self._agents_port.is_open
@@ -242,6 +244,7 @@ class ProxyService(ProcessService, MultiService):
         self.monitor.allow = used.allow
         self._draining.timeout_s = used.drain_timeout_s
         self._move_agents(rows)
+        self._steering.move(words)
         self._config = used
         if not before.lets_any_host_register:
             self._warn_of_open_services()

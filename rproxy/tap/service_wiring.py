@@ -11,6 +11,7 @@ import attrs
 from rproxy.carriers.carrier import Carrier
 from rproxy.config.mistakes import carrier_without_tls
 from rproxy.config.model import ProxyConfig, ServiceConfig
+from rproxy.net.addresses import Address
 from rproxy.net.lookups import Lookups
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.choices import ChoiceBook
@@ -20,6 +21,7 @@ from rproxy.observe.publisher import Publisher
 from rproxy.observe.service_log import logger_of
 from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Pool
+from rproxy.pool.states import State
 from rproxy.sessions.loop_detector import LoopDetector
 from rproxy.sessions.sweep import of_service
 from rproxy.sources.agents.monitor import Monitor
@@ -198,6 +200,15 @@ class ServiceWiring:
     @is_leaving.setter
     def is_leaving(self, leaving: bool) -> None:
         self.agents.is_leaving = self.served.service.is_leaving = leaving
+
+    def has(self, key: Address) -> bool:
+        """Whether it has that back-end, not only sessions that are left on it."""
+        row = self.pool.get(*key)
+        return row is not None and row.state is not State.DEPARTED and not self.is_leaving
+
+    def takes(self, key: Address) -> bool:
+        """Whether it has that back-end, or its agent may register."""
+        return self.has(key) or (not self.is_leaving and self.agents.takes(*key))
 
     @property
     def is_busy(self) -> bool:

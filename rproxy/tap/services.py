@@ -59,9 +59,9 @@ class Services:
         """Of all of them."""
         return [each.served.view for each in self]
 
-    def pools(self) -> list[Pool]:
-        """Of those that are configured."""
-        return [each.pool for each in self.configured]
+    def pools(self) -> dict[str, Pool]:
+        """Of those that are configured, by name."""
+        return {each.config.name: each.pool for each in self.configured}
 
     def apply(self, configs: Sequence[ServiceConfig]) -> Changes:
         """Have these services from now on, whose names differ.

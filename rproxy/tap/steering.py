@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from math import isfinite
 from typing import Final
 
+import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -17,7 +18,7 @@ from rproxy.observe.history import History
 from rproxy.observe.service_log import logger_of
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Events
-from rproxy.pool.states import Administration
+from rproxy.pool.states import NO_WORD, Administration, Word
 from rproxy.sessions.kills import Kills
 from rproxy.sessions.shedding import PER_S_MAX, Shedding
 from rproxy.sessions.sweep import Slices
@@ -26,14 +27,28 @@ from rproxy.tap.services import Services
 from rproxy.timing.work_queue import WorkQueue
 from rproxy.wire.pdu import WEIGHT_MAX
 
+SAVE_S: Final = 2.0
+"""How long an operator waits for the state file."""
 NEAR: Final = 3
 """Names that are suggested for one that is unknown."""
 COMPARED_MAX: Final = 50
 """Names that are compared with it: a millisecond of work."""
 
 
+@attrs.frozen
+class Said:
+    """What an operator says of a back-end of one service. `by` are the services that have a row of it."""
+
+    word: Word
+    by: frozenset[str]
+
+
+Words = dict[tuple[str, Address], Said]
+"""By the service's name and back-end."""
+
+
 class Steering:
-    """A `Control` of all services. `wall` returns Unix time in s, `save` is called after every word of an operator."""
+    """A `Control` of all services. `wall` returns Unix time in s."""
 
     log = Logger()
 
@@ -45,13 +60,13 @@ class Steering:
         turns: WorkQueue,
         history: History,
         wall: Callable[[], float],
-        save: Callable[[], Deferred[None]] = lambda: succeed(None),
     ) -> None:
         self._clock = clock
         self._services = services
         self._history = history
         self._wall = wall
-        self._save = save
+        self.save: Callable[[], Deferred[None]] = lambda: succeed(None)
+        """Called after every word of an operator; fires once it is in the state file, or cannot be."""
         self._kills = Kills(slices, turns)
         self._shedding = Shedding(clock, slices, self._shed)
         self._shed_of: dict[Backend, str] = {}
@@ -61,6 +76,35 @@ class Steering:
         """Cancel all timers. May be called twice."""
         self._shedding.stop()
         self._shed_of.clear()
+
+    # Reloads.
+
+    def words(self) -> Words:
+        """What operators say now, for `move`."""
+        services = list(self._services)
+        return {
+            (service.config.name, key): Said(
+                service.pool.words.of(key), frozenset(each.config.name for each in services if each.has(key))
+            )
+            for service in services
+            for key in service.pool.words
+        }
+
+    def move(self, before: Words) -> None:
+        """The configuration is another one: words follow back-ends that are another service's now.
+
+        `before` is what `words` returned before the change.
+        """
+        now, services = self._clock.seconds(), {each.config.name: each for each in self._services}
+        for (name, key), said in before.items():
+            old = services.get(name)
+            if old is not None and (old.has(key) if name in said.by else old.takes(key)):
+                continue
+            new = [each for each in self._services.configured if each.takes(key) and each.config.name not in said.by]
+            for service in new:
+                service.publisher(service.pool.words.put(key, said.word, now))
+            if new and old is not None and not old.takes(key):
+                old.publisher(old.pool.words.put(key, NO_WORD, now))
 
     # As a `Control`.
 
@@ -87,15 +131,18 @@ class Steering:
 
     def _said(self, service: ServiceWiring, key: Address, events: Events, word: str) -> Deferred[None]:
         if service.pool.get(*key) is None:  # no event tells of it
-            self._note(service.config.name, written(key), "word", f"{word}, says an operator; it is not there now")
+            self._note(service.config.name, written(key), "word", f"{word} (by an operator); it is not there now")
         service.publisher(events)
-        return self._save()
+        return self.save().addTimeout(SAVE_S, self._clock, self._not_saved)
+
+    def _not_saved(self, result: object, after_s: float) -> None:
+        self.log.warn("what an operator said is not in the state file yet, and holds")
 
     def kill(self, session: int) -> Deferred[None]:
         def killed(sessions: int) -> None:
             if not sessions:
                 raise Unknown(f"there is no session {session}: it may have ended")
-            self._note("", "", "kill", f"session {session} was ended, says an operator")
+            self._note("", "", "kill", f"session {session} was ended (by an operator)")
 
         return self._kills.one(session).addCallback(killed)
 
@@ -103,7 +150,7 @@ class Steering:
         service, backend = self._present(target)
 
         def killed(sessions: int) -> int:
-            self._note(service.config.name, backend.name, "kill", f"{sessions} session(s) ended, says an operator")
+            self._note(service.config.name, backend.name, "kill", f"{sessions} session(s) ended (by an operator)")
             return sessions
 
         return self._kills.all_of(backend).addCallback(killed)
@@ -116,10 +163,10 @@ class Steering:
         if per_s:
             self._shed_of[backend] = name
             self._shedding.begin(backend, per_s)
-            text = f"{sessions} session(s) are shed, at most {per_s:g} a second, says an operator"
+            text = f"{sessions} session(s) are shed, at most {per_s:g} a second (by an operator)"
             self._note(name, backend.name, "shed", text)
         elif (cut := self._shedding.end(backend)) is not None:
-            self._note(name, backend.name, "shed", f"{cut} session(s) were shed, and no more are, says an operator")
+            self._note(name, backend.name, "shed", f"{cut} session(s) were shed, and no more are (by an operator)")
         return succeed(sessions)
 
     def _shed(self, backend: Backend, sessions: int) -> None:

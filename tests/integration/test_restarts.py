@@ -16,7 +16,7 @@ import pytest
 
 from rproxy.net.addresses import Address, written
 from rproxy.pool.backend import Registration
-from rproxy.sources.saved.rows import Rows, RowsError, decoded, encoded
+from rproxy.sources.saved.rows import Rows, RowsError, Saved, decoded, encoded
 from rproxy.wire.seal import Unsealed
 from tests.benchmarks.simulator import Simulator
 from tests.conftest import need
@@ -43,7 +43,7 @@ def rows_of(state: Path) -> Rows:
     if not state.is_file() or state.stat().st_size > MB:
         return {}
     try:
-        return decoded(state.read_bytes())
+        return decoded(state.read_bytes()).rows
     except RowsError:
         return {}
 
@@ -125,7 +125,7 @@ def test_rows_that_somebody_has_made_up_or_kept_win_nothing(start: Starter) -> N
         ("127.0.0.9", 80): Registration(("127.0.0.9", 9), 1, 300.0, 65535),
         ("192.0.2.1", 80): Registration(("192.0.2.1", 5555), 1, 300.0, 65535),
     }
-    state.write_bytes(b"".join(encoded(rows, 10)))
+    state.write_bytes(b"".join(encoded(Saved(rows), 10)))
     proxy = start.proxy("--state-file", str(state), "--allow", "127.0.0.0/8")
     until = time.monotonic() + GIVEN_UP_S
     while proxy.backends():
@@ -216,7 +216,7 @@ def test_a_thousand_rows_are_probed_within_about_a_second(start: Starter) -> Non
         monitor = free.getsockname()
     simulator = Simulator(monitor, Unsealed(), 1024, random.Random(1))
     start.closing(simulator.close)
-    state.write_bytes(b"".join(encoded(simulator.rows(), 100)))
+    state.write_bytes(b"".join(encoded(Saved(simulator.rows()), 100)))
     proxy = start.twistd(
         "rproxy", "--listen", f"{LOOPBACK}:0", "--monitor", written(monitor), "--state-file", str(state)
     )

@@ -14,11 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rproxy.net.addresses import Address
 from rproxy.pool.admission import Rejected
-from rproxy.pool.backend import Backend, StaticTerms
+from rproxy.pool.backend import Backend, Standing, StaticTerms
 from rproxy.pool.estimators import CPU, OTHERS
 from rproxy.pool.probes import Probe
-from rproxy.pool.states import Administration, State
-from rproxy.wire.agent_check import read
+from rproxy.pool.states import NO_WORD, Administration, State, Word
+from rproxy.wire.agent_check import READY, read
 from tests.fakes import UNLIMITED
 from tests.pool.driving import Driver
 
@@ -29,6 +29,7 @@ sources = st.tuples(st.sampled_from(["10.0.0.1", "10.0.0.2", "2001:db8::3"]), st
 ports = st.sampled_from([0, 80, 81])
 instances = st.integers(1, 3)
 session_limits = st.sampled_from([None, None, 1, 2])
+keys = st.tuples(st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.9"]), st.sampled_from([80, 81]))
 delays = st.sampled_from([0.0, 0.001, 0.4, 0.6, 5.0, 30.0])
 
 
@@ -49,6 +50,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.sessions: list[Session] = []
         self.established_ever: Counter[Backend] = Counter()
         self.each: int | None = None
+        self.words: dict[Address, Word] = {}
+        """What operators have said, whatever has become of the rows."""
 
     @property
     def probed(self) -> list[Backend]:
@@ -133,7 +136,27 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: bool(len(self.pool)))
     @rule(data=st.data(), administration=st.sampled_from(list(Administration)))
     def administer(self, data: st.DataObject, administration: Administration) -> None:
-        self.pool.administer(data.draw(st.sampled_from(list(self.pool))), administration, self.driver.now)
+        backend = data.draw(st.sampled_from(list(self.pool)))
+        self._said((backend.address, backend.port), administration=administration)
+        self.pool.administer(backend, administration, self.driver.now)
+
+    @rule(key=keys, administration=st.sampled_from(list(Administration)))
+    def administer_what_may_not_be_there(self, key: Address, administration: Administration) -> None:
+        self._said(key, administration=administration)
+        self.pool.words.administer(key, administration, self.driver.now)
+
+    @rule(key=keys, weight=st.sampled_from([None, 1, 7, 65535]))
+    def weigh(self, key: Address, weight: int | None) -> None:
+        self._said(key, weight=weight)
+        self.pool.words.weigh(key, weight, self.driver.now)
+
+    @rule(key=keys, administration=st.sampled_from(list(Administration)), weight=st.sampled_from([None, 7]))
+    def say_as_before_a_restart(self, key: Address, administration: Administration, weight: int | None) -> None:
+        self.words[key] = Word(administration, weight)
+        self.pool.words.put(key, self.words[key], self.driver.now)
+
+    def _said(self, key: Address, **what: Any) -> None:
+        self.words[key] = attrs.evolve(self.words.get(key, NO_WORD), **what)
 
     @rule(key=st.tuples(st.sampled_from(["10.0.0.1", "10.0.0.9"]), st.just(80)), check=st.sampled_from(["a", "b"]))
     def configure(self, key: Address, check: str) -> None:
@@ -222,6 +245,20 @@ class PoolMachine(RuleBasedStateMachine):
         static = backend.static
         own = backend.registration.max_connections if static is None else static.max_connections
         return (self.each if own is None else own) or inf
+
+    @invariant()
+    def what_operators_say_holds(self) -> None:
+        said = {key: word for key, word in self.words.items() if word != NO_WORD}
+        assert {key: self.pool.words.of(key) for key in self.pool.words} == said
+        for backend in self.pool:
+            word = said.get((backend.address, backend.port), NO_WORD)
+            assert backend.word == word
+            assert backend.base_weight == (backend.registration.weight if word.weight is None else word.weight)
+            if word.administration is not Administration.READY:
+                assert (backend.usable, backend.standing) == (False, Standing.UNCOUNTED)
+            static = backend.static
+            if static is not None and backend.state is not State.DEPARTED and static.weight == 0:
+                assert backend.draining is (static.mode != READY or word.weight is None)
 
     @invariant()
     def limits_hold(self) -> None:

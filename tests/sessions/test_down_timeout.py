@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from rproxy.pool.events import PanicChanged, Transitioned
 from rproxy.pool.health import FALL
-from rproxy.pool.states import Event, State
+from rproxy.pool.states import Administration, Event, State
 from rproxy.sessions.down_timeout import EVERY_S, LIMIT_S, DownTimeout
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.service import Service
@@ -111,6 +111,19 @@ def test_the_time_before_a_back_end_was_up_in_between_does_not_count(bench: Benc
     bench.becomes(State.DOWN)
     bench.pass_s(LIMIT_S - 1)
     assert bench.linked.cut == []
+
+
+def test_one_in_maintenance_keeps_its_sessions_and_they_have_the_whole_time_afterwards(bench: Bench) -> None:
+    session = bench.session()
+    bench.becomes(State.DOWN)
+    bench.pass_s(LIMIT_S - 5)
+    bench.pool.administer(bench.one, Administration.MAINT, bench.clock.seconds())
+    bench.pass_s(10 * LIMIT_S)
+    bench.pool.administer(bench.one, Administration.DRAIN, bench.clock.seconds())
+    bench.pass_s(LIMIT_S)
+    assert bench.linked.cut == []
+    bench.pass_s(WITHIN_S - LIMIT_S)
+    assert bench.linked.cut == [(session, Ending.BACKEND_DOWN)]
 
 
 def test_a_back_end_that_is_forgotten_while_it_is_down_is_still_silent(bench: Bench) -> None:

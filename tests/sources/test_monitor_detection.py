@@ -243,7 +243,7 @@ def test_an_operators_word_is_logged_and_told_to_the_policy() -> None:
         bench.publish(bench.pool.administer(backend, Administration.READY, bench.clock.seconds()))
     assert bench.pool.eligible == [backend]
     assert bench.policy.told["reported"][backend] == told + 2
-    assert texts(events) == ["back-end 10.0.0.1:80: drain", "back-end 10.0.0.1:80: ready"]
+    assert texts(events) == [f"back-end 10.0.0.1:80: {word} (by an operator)" for word in ("drain", "ready")]
 
 
 def test_a_lost_probe_and_the_answer_to_the_next_one_are_no_line() -> None:

@@ -10,10 +10,11 @@ import pytest
 from rproxy.net.addresses import Address, Network
 from rproxy.observe.publisher import Publisher
 from rproxy.pool.backend import Registration
-from rproxy.pool.states import State
+from rproxy.pool.states import Administration, State, Word
 from rproxy.sources.saved.keeper import RETRY_S, STOP_S, TRIES, TRY_AGAIN_S, WRITE_EVERY_S, Keeper
-from rproxy.sources.saved.rows import Rows, decoded
+from rproxy.sources.saved.rows import Rows, Saved, decoded
 from rproxy.sources.saved.state_file import TAKEN_OVER, StateFile, StateFileError
+from rproxy.sources.saved.words import SavedWords
 from rproxy.timing.work_queue import WorkQueue
 from rproxy.wire.pdu import ProbeRequest, Unregister
 from tests.fakes import AGENT_PORT, logged, pool_of, run, texts
@@ -31,18 +32,20 @@ class File:
     path = "/state"
     shared = False
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, words: SavedWords) -> None:
         self.rows = rows
+        self.words = words
         self.writes = 0
         self.error = ""
 
-    def read(self) -> Rows:
+    def read(self) -> Saved:
         self._fail()
-        return dict(self.rows)
+        return Saved(dict(self.rows), dict(self.words))
 
     def write(self, pieces: Iterable[bytes]) -> None:
         self._fail()
-        self.rows = decoded(b"".join(pieces))
+        saved = decoded(b"".join(pieces))
+        self.rows, self.words = saved.rows, saved.words
         self.writes += 1
 
     def _fail(self) -> None:
@@ -51,11 +54,13 @@ class File:
 
 
 class Keeping:
-    def __init__(self, rows: Rows | None = None, *, allow: tuple[Network, ...] = ()) -> None:
+    def __init__(
+        self, rows: Rows | None = None, words: SavedWords | None = None, *, allow: tuple[Network, ...] = ()
+    ) -> None:
         self.bench = Bench(allow=allow)
         self.clock = self.bench.clock
-        self.pools = [self.bench.pool]
-        self.file = File(rows or {})
+        self.pools = {"web": self.bench.pool}
+        self.file = File(rows or {}, words or {})
         self.unsaved: list[Address] = []
         self.hangs = False
         self.hanging: list[Callable[[], None]] = []
@@ -85,6 +90,12 @@ class Keeping:
         self.keeper.load()
         self.keeper.start()
         self.run(0)
+
+    def save(self) -> list[None]:
+        """What it came to so far."""
+        saved: list[None] = []
+        self.keeper.save().addCallback(saved.append)
+        return saved
 
     def stop(self) -> list[None]:
         """What it came to so far."""
@@ -370,7 +381,7 @@ def test_a_back_end_of_two_pools_is_one_row_and_stays_while_either_has_it() -> N
     publish = Publisher()
     other = keeping.bench.monitor.add(pool_of(), publish)
     publish.subscribe(other.observers())
-    keeping.pools.append(other.pool)
+    keeping.pools["mail"] = other.pool
     keeping.start()
     backend = keeping.bench.up()
     assert len(other.pool) == 1
@@ -436,3 +447,118 @@ def test_who_learns_on_stopping_that_it_has_been_replaced_stops_at_once() -> Non
     ended = keeping.stop()
     keeping.run(0.1)
     assert ended == [None]
+
+
+DRAIN = Word(Administration.DRAIN, since=17.0)
+WEB: tuple[str, Address] = ("web", KEY)
+
+
+class TestWhatOperatorsSay:
+    def test_it_is_written_and_what_they_take_back_is_not(self) -> None:
+        keeping = Keeping()
+        keeping.start()
+        keeping.bench.pool.words.administer(KEY, Administration.DRAIN, keeping.clock.seconds(), 17.0)
+        keeping.run(WRITE_EVERY_S)
+        assert keeping.file.words == {WEB: DRAIN}
+        keeping.bench.up()
+        keeping.bench.receive(Unregister(80, 1))
+        keeping.run(WRITE_EVERY_S)
+        assert (keeping.file.rows, keeping.file.words) == ({}, {WEB: DRAIN})
+        keeping.bench.pool.words.administer(KEY, Administration.READY, keeping.clock.seconds())
+        keeping.run(WRITE_EVERY_S)
+        assert keeping.file.words == {}
+
+    def test_it_holds_again_before_the_back_end_gets_clients(self) -> None:
+        keeping = Keeping({KEY: KNOWN}, {WEB: DRAIN})
+        with logged() as events:
+            keeping.start()
+        assert "in force as before, by an operator: web 10.0.0.1:80 drain" in texts(events)
+        keeping.run(2 * RTT_S)
+        (backend,) = keeping.bench.pool
+        assert (backend.state, backend.word, keeping.bench.pool.eligible) == (State.UP, DRAIN, [])
+        keeping.run(10 * WRITE_EVERY_S)
+        assert keeping.file.writes == 0
+
+    def test_that_of_a_service_that_there_is_no_more_is_dropped(self) -> None:
+        keeping = Keeping({}, {("mail", KEY): DRAIN})
+        keeping.start()
+        assert len(keeping.bench.pool.words) == 0
+        keeping.bench.up()
+        keeping.run(WRITE_EVERY_S)
+        assert keeping.file.words == {}
+
+    def test_one_line_names_a_few(self) -> None:
+        words = {("web", (f"10.0.0.{number}", 80)): Word(weight=number) for number in range(1, 12)}
+        keeping = Keeping({}, dict(words))
+        with logged() as events:
+            keeping.start()
+        (line,) = texts(events)
+        assert line.startswith("in force as before, by an operator: web 10.0.0.1:80 weight 1, web 10.0.0.2:80 weight 2")
+        assert line.endswith("web 10.0.0.8:80 weight 8 and 3 more")
+
+    def test_it_is_saved_at_once_where_that_is_asked_for(self) -> None:
+        keeping = Keeping()
+        keeping.start()
+        keeping.bench.pool.words.weigh(KEY, 7, keeping.clock.seconds())
+        saved = keeping.save()
+        keeping.run(0.01)
+        assert saved == [None]
+        assert keeping.file.words == {WEB: Word(weight=7)}
+        assert keeping.save() == [None]
+        keeping.run(10 * WRITE_EVERY_S)
+        assert keeping.file.writes == 1
+
+    def test_what_is_said_during_a_write_is_saved_by_another_one(self) -> None:
+        keeping = Keeping()
+        keeping.hangs = True
+        keeping.start()
+        keeping.bench.pool.words.weigh(KEY, 7, keeping.clock.seconds())
+        first = keeping.save()
+        keeping.run(0.01)
+        keeping.bench.pool.words.weigh(KEY, 8, keeping.clock.seconds())
+        second, third = keeping.save(), keeping.save()
+        keeping.hangs = False
+        keeping.hanging.pop()()
+        assert (first, second) == ([None], [])
+        assert keeping.file.words == {WEB: Word(weight=7)}
+        keeping.run(0.01)
+        assert (second, third) == ([None], [None])
+        assert (keeping.file.words, keeping.file.writes) == ({WEB: Word(weight=8)}, 2)
+
+    def test_a_write_that_fails_keeps_nobody_waiting(self) -> None:
+        keeping = Keeping()
+        keeping.start()
+        keeping.file.error = "No space left on device"
+        keeping.bench.pool.words.weigh(KEY, 7, keeping.clock.seconds())
+        saved = keeping.save()
+        keeping.run(0.01)
+        assert saved == [None]
+        keeping.file.error = ""
+        keeping.run(RETRY_S)
+        assert keeping.file.words == {WEB: Word(weight=7)}
+
+    @pytest.mark.parametrize("hangs", [False, True])
+    def test_nor_does_a_stop_or_another_process_that_writes_the_file(self, *, hangs: bool) -> None:
+        keeping = Keeping()
+        keeping.hangs = hangs
+        keeping.start()
+        keeping.bench.pool.words.weigh(KEY, 7, keeping.clock.seconds())
+        saved = [keeping.save(), keeping.save()]
+        keeping.run(0.01)
+        ended = keeping.stop()
+        saved.append(keeping.save())
+        keeping.hangs = False
+        for write in keeping.hanging:
+            write()
+        keeping.run(0.01)
+        assert (saved, ended) == ([[None]] * 3, [None])
+        assert keeping.file.words == {WEB: Word(weight=7)}
+
+        replaced = Keeping()
+        replaced.start()
+        replaced.file.error = TAKEN_OVER
+        replaced.bench.pool.words.weigh(KEY, 7, replaced.clock.seconds())
+        saved = [replaced.save()]
+        replaced.run(0.01)
+        saved.append(replaced.save())
+        assert saved == [[None], [None]]

@@ -7,8 +7,9 @@ import attrs
 import pytest
 
 from rproxy.pool.backend import Registration
-from rproxy.pool.states import State
-from rproxy.sources.saved.rows import Rows, RowsError, decoded, encoded, is_kept
+from rproxy.pool.states import Administration, State, Word
+from rproxy.sources.saved.rows import Rows, RowsError, Saved, decoded, encoded, is_kept
+from rproxy.sources.saved.words import SavedWords
 from tests.fakes import confirm, pool_with, registered
 
 ROW = {
@@ -28,7 +29,13 @@ ROWS: Rows = {
 
 
 def text(rows: Rows, at_once: int = 100) -> bytes:
-    return b"".join(encoded(rows, at_once))
+    return b"".join(encoded(Saved(rows), at_once))
+
+
+def rows_of(data: bytes) -> Rows:
+    saved = decoded(data)
+    assert saved.words == {}
+    return saved.rows
 
 
 def document(**changed: Any) -> bytes:
@@ -46,23 +53,23 @@ def why_not(data: bytes) -> str:
 
 @pytest.mark.parametrize("rows", [{}, ROWS])
 def test_what_is_written_is_read(rows: Rows) -> None:
-    assert decoded(text(rows)) == rows
+    assert rows_of(text(rows)) == rows
     assert len(text(rows).splitlines()) == len(rows) + 2 + (not rows)
 
 
 @pytest.mark.parametrize(("at_once", "pieces"), [(1, 3), (2, 2), (3, 1), (4, 1)])
 def test_few_rows_are_encoded_at_once(at_once: int, pieces: int) -> None:
-    assert len(list(encoded(ROWS, at_once))) == pieces
-    assert decoded(text(ROWS, at_once)) == ROWS
+    assert len(list(encoded(Saved(ROWS), at_once))) == pieces
+    assert rows_of(text(ROWS, at_once)) == ROWS
 
 
 def test_a_document_of_one_row() -> None:
-    assert decoded(document()) == {("10.0.0.1", 80): ROWS["10.0.0.1", 80]}
+    assert rows_of(document()) == {("10.0.0.1", 80): ROWS["10.0.0.1", 80]}
 
 
 def test_a_limit_of_sessions_is_read_and_those_of_earlier_versions_have_none() -> None:
     assert "max_connections" not in ROW
-    ((_, registration),) = decoded(document(max_connections=5)).items()
+    ((_, registration),) = rows_of(document(max_connections=5)).items()
     assert registration.max_connections == 5
 
 
@@ -138,5 +145,67 @@ def test_what_has_answered_is_kept_whatever_has_come_of_it() -> None:
 def test_what_is_encoded_is_what_the_table_has() -> None:
     pool = pool_with(3)
     rows = {(backend.address, backend.port): backend.registration for backend in pool}
-    assert decoded(text(rows)) == rows
+    assert rows_of(text(rows)) == rows
     assert attrs.asdict(next(iter(rows.values())))["weight"] == 100
+
+
+WORD = {
+    "service": "web",
+    "address": "10.0.0.1",
+    "port": 80,
+    "administration": "drain",
+    "weight": None,
+    "since": 1764155534.5,
+}
+WORDS: SavedWords = {
+    ("web", ("10.0.0.1", 80)): Word(Administration.DRAIN, since=1764155534.5),
+    ("web", ("2001:db8::1", 65535)): Word(Administration.MAINT, 65535, since=1764155535.0),
+    ("mail", ("10.0.0.1", 80)): Word(weight=1),
+}
+
+
+def words_document(*words: Any) -> bytes:
+    return json.dumps(json.loads(text({})) | {"words": list(words)}).encode()
+
+
+@pytest.mark.parametrize("rows", [{}, ROWS])
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_what_operators_say_is_read_as_it_was_written(rows: Rows, at_once: int) -> None:
+    written = b"".join(encoded(Saved(rows, WORDS), at_once))
+    assert decoded(written) == Saved(rows, WORDS)
+    assert decoded(words_document(WORD)).words == {("web", ("10.0.0.1", 80)): WORDS["web", ("10.0.0.1", 80)]}
+
+
+def test_earlier_versions_read_the_back_ends_of_a_file_with_words() -> None:
+    found = json.loads(b"".join(encoded(Saved(ROWS, WORDS), 10)))
+    assert (found["kind"], found["version"]) == ("rproxy-back-ends", 1)
+    assert len(found["backends"]) == len(ROWS)
+    assert "words" not in json.loads(text(ROWS))
+
+
+IMPOSSIBLE: dict[str, list[Any]] = {
+    "address": ["", "example.com", "0.0.0.0", None, 1],
+    "port": [0, 65536, "80", None, True],
+    "administration": ["", "down", None, 1, []],
+    "weight": [0, 65536, 1.5, "1", True],
+    "since": [-1, float("nan"), float("inf"), "1", None, True, 10**400],
+    "service": [None, 1, []],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in IMPOSSIBLE.items() for value in values])
+def test_a_word_with_a_field_that_cannot_be_is_refused(name: str, value: Any) -> None:
+    assert why_not(words_document(WORD, WORD | {name: value})) == "operator's word 2 of it makes no sense"
+
+
+@pytest.mark.parametrize("name", WORD)
+def test_a_word_that_lacks_a_field_is_refused(name: str) -> None:
+    assert why_not(words_document({key: WORD[key] for key in WORD if key != name})) == (
+        "operator's word 1 of it makes no sense"
+    )
+
+
+@pytest.mark.parametrize("words", [None, {}, "x", 5])
+def test_words_that_are_no_list_are_refused(words: Any) -> None:
+    found = json.loads(text(ROWS)) | {"words": words}
+    assert why_not(json.dumps(found).encode()) == "its operators' words make no sense"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rproxy.pool.backend import Registration
-from rproxy.sources.saved.rows import Rows, encoded
+from rproxy.sources.saved.rows import Rows, Saved, encoded
 from rproxy.sources.saved.state_file import BYTES_MAX, TAKEN_OVER, StateFile, StateFileError
 
 ROWS: Rows = {("10.0.0.1", 80): Registration(("10.0.0.1", 5555), 7, 20.0, 100)}
@@ -25,11 +25,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def write(path: Path, rows: Rows = ROWS) -> None:
-    StateFile(str(path)).write(list(encoded(rows, 10)))
+    StateFile(str(path)).write(list(encoded(Saved(rows), 10)))
 
 
 def read(path: Path) -> Rows:
-    return StateFile(str(path)).read()
+    return StateFile(str(path)).read().rows
 
 
 def why_not(call: Callable[[Path], object], path: Path) -> str:
@@ -155,14 +155,14 @@ def test_where_a_write_fails_the_old_one_stays_whole(path: Path) -> None:
 
 
 def pieces(rows: Rows) -> list[bytes]:
-    return list(encoded(rows, 10))
+    return list(encoded(Saved(rows), 10))
 
 
 def test_the_last_one_to_claim_a_shared_file_keeps_it(path: Path) -> None:
     old, new = StateFile(str(path), shared=True), StateFile(str(path), shared=True)
     old.write(pieces({}))
     old.write(pieces(ROWS))
-    assert new.read() == ROWS
+    assert new.read() == Saved(ROWS)
     old.write(pieces({}))  # the new one has only read it
     new.write(pieces(ROWS))
     for _ in range(2):

@@ -13,7 +13,7 @@ from twisted.logger import LogLevel
 from rproxy.config.model import ProxyConfig, ServiceConfig
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Registration
-from rproxy.sources.saved.rows import encoded
+from rproxy.sources.saved.rows import Saved, encoded
 from rproxy.tap.proxy import ProxyService
 from rproxy.tap.startup import StartupError
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, encode
@@ -203,7 +203,7 @@ def test_each_service_gets_its_own_rows_of_the_state_file_back(tmp_path: Path) -
         ("10.0.0.2", 5432): Registration(("10.0.0.2", 5555), 8, 300.0, 100),
         ("10.0.0.3", 9000): Registration(("10.0.0.3", 5555), 9, 300.0, 100),
     }
-    state.write_bytes(b"".join(encoded(registrations, 10)))
+    state.write_bytes(b"".join(encoded(Saved(registrations), 10)))
     bench = Bench(WEB, DB, state_file=str(state))
     bench.start()
     bench.reactor.run()

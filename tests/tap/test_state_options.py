@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rproxy.pool.backend import Registration
-from rproxy.sources.saved.rows import encoded
+from rproxy.sources.saved.rows import Saved, encoded
 from tests.config.commands import config_of
 from tests.fakes import Reactor, logged, texts
 from tests.tap.services import AGENT, ProxyBench, ended
@@ -41,7 +41,7 @@ def test_operators_may_call_it_by_the_name_that_it_was_given() -> None:
 def test_rows_of_the_file_are_probed_when_the_reactor_runs(tmp_path: Path) -> None:
     state = tmp_path / "state"
     registration = Registration(AGENT, instance=7, interval_s=300.0, weight=100)
-    state.write_bytes(b"".join(encoded({(AGENT[0], 8000): registration}, 10)))
+    state.write_bytes(b"".join(encoded(Saved({(AGENT[0], 8000): registration}), 10)))
     bench = ProxyBench(Reactor(), state_file=str(state))
     with logged() as events:
         bench.start()

@@ -69,7 +69,7 @@ def bench() -> Bench:
 def test_a_word_outlives_the_agent_and_the_row_until_ready(bench: Bench, word: str, state: str) -> None:
     with logged() as events:
         assert bench.done(getattr(bench.control, word), TARGET) is None
-    assert texts(events) == [f"back-end {BACKEND}: {word}, says an operator"]
+    assert texts(events) == [f"back-end {BACKEND}: {word} (by an operator)"]
     assert (bench.row["state"], bench.row["administration"]) == (state, word)
     bench.service.monitor.datagramReceived(encode(Unregister(0, 1)), AGENT)
     assert bench.service.status()["backends"] == []
@@ -87,8 +87,8 @@ def test_one_that_is_not_there_now_can_be_made_ready(bench: Bench) -> None:
     bench.service.monitor.datagramReceived(encode(Unregister(0, 1)), AGENT)
     with logged() as events:
         assert bench.done(bench.control.ready, TARGET) is None
-    assert texts(events) == [f"back-end {BACKEND}: ready, says an operator; it is not there now"]
-    assert bench.happenings[-1].text == "ready, says an operator; it is not there now"
+    assert texts(events) == [f"back-end {BACKEND}: ready (by an operator); it is not there now"]
+    assert bench.happenings[-1].text == "ready (by an operator); it is not there now"
     bench.return_as(2)
     assert bench.row["state"] == "up"
     bench.service.monitor.datagramReceived(encode(Unregister(0, 2)), AGENT)
@@ -102,8 +102,8 @@ def test_a_weight_is_the_operators_until_he_takes_it_back(bench: Bench) -> None:
         bench.done(bench.control.weigh, TARGET, None)
     assert (bench.row["weight"], bench.row["own_weight"]) == (100, 100)
     assert texts(events) == [
-        f"back-end {BACKEND}: weight 7, says an operator",
-        f"back-end {BACKEND}: its own weight again, says an operator",
+        f"back-end {BACKEND}: weight 7 (by an operator)",
+        f"back-end {BACKEND}: its own weight again (by an operator)",
     ]
     assert [each.kind for each in bench.happenings[-2:]] == ["weight", "weight"]
 
@@ -127,7 +127,7 @@ def test_a_session_is_killed_by_its_number(bench: Bench) -> None:
         (False, False),
     ]
     assert bench.ended() == {"killed": 1}
-    assert texts(events) == [f"session {number} was ended, says an operator"]
+    assert texts(events) == [f"session {number} was ended (by an operator)"]
     assert bench.happenings[-1].kind == "kill"
     assert str(number) in bench.refused(Unknown, bench.control.kill, number)
 
@@ -155,7 +155,7 @@ def test_all_sessions_of_a_back_end_are_killed(bench: Bench) -> None:
     run(bench.reactor, 1)
     assert all(client.disconnected and server.disconnected for client, server in streams)
     assert (bench.ended(), bench.row["connections"]) == ({"killed": 20}, 0)
-    assert texts(events) == [f"back-end {BACKEND}: 20 session(s) ended, says an operator"]
+    assert texts(events) == [f"back-end {BACKEND}: 20 session(s) ended (by an operator)"]
 
 
 def test_sessions_are_shed_until_none_of_them_is_left(bench: Bench) -> None:
@@ -170,7 +170,7 @@ def test_sessions_are_shed_until_none_of_them_is_left(bench: Bench) -> None:
     assert bench.ended() == {"shed": 6}
     assert bench.row["connections"] == 1
     assert texts(events) == [
-        f"back-end {BACKEND}: 6 session(s) are shed, at most 4 a second, says an operator",
+        f"back-end {BACKEND}: 6 session(s) are shed, at most 4 a second (by an operator)",
         f"back-end {BACKEND}: 6 session(s) were shed: none is left of those that it had",
     ]
 
@@ -184,7 +184,7 @@ def test_shedding_can_be_ended(bench: Bench) -> None:
     with logged() as events:
         assert bench.done(bench.control.shed, TARGET, 0) == 6 - shed
         assert bench.done(bench.control.shed, TARGET, 0) == 6 - shed
-    assert texts(events) == [f"back-end {BACKEND}: {shed} session(s) were shed, and no more are, says an operator"]
+    assert texts(events) == [f"back-end {BACKEND}: {shed} session(s) were shed, and no more are (by an operator)"]
     run(bench.reactor, 10)
     assert bench.ended() == {"shed": shed}
 

@@ -1,10 +1,10 @@
-"""Keeps the pools' rows in a file while the proxy runs, and restores those of the previous run when it starts."""
+"""Keeps the pools' rows, and what operators say, in a file while the proxy runs; restores both when it starts."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -14,8 +14,9 @@ from twisted.logger import Logger
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.pool import Pool
-from rproxy.sources.saved.rows import Rows, encoded, is_kept
+from rproxy.sources.saved.rows import Rows, Saved, encoded, is_kept
 from rproxy.sources.saved.state_file import TAKEN_OVER, StateFile, StateFileError
+from rproxy.sources.saved.words import SavedWords, told
 from rproxy.sources.source import Source
 from rproxy.timing.work_queue import WorkQueue
 
@@ -29,6 +30,8 @@ COMPARED_PER_TURN: Final = 500
 ENCODED_PER_TURN: Final = 50
 RESTORED_PER_TURN: Final = 10
 """Rows handled in one turn of the reactor: some tenths of a millisecond."""
+NAMED_MAX: Final = 8
+"""Back-ends that one line names."""
 TRIES: Final = 3
 TRY_AGAIN_S: Final = 0.25
 """Time from a probe's timeout to the next probe: in a burst of probes, some may be lost."""
@@ -105,7 +108,8 @@ def in_thread(reactor: Any) -> InBackground:
 class Keeper:
     """Writes the rows of all `pools` into `file`, at most every `WRITE_EVERY_S` seconds if they change.
 
-    A back-end of several pools is one row. Those of `unsaved` are left out.
+    A back-end of several pools is one row. Those of `unsaved` are left out. What operators say is kept by pool, which
+    are by their services' names.
     """
 
     log = Logger()
@@ -113,7 +117,7 @@ class Keeper:
     def __init__(
         self,
         file: StateFile,
-        pools: Callable[[], Iterable[Pool]],
+        pools: Callable[[], Mapping[str, Pool]],
         source: Source,
         clock: IReactorTime,
         turns: WorkQueue,
@@ -128,15 +132,21 @@ class Keeper:
         self._in_background = in_background
         self._unsaved = unsaved
         self._restoring = Restoring({}, source, clock, turns)
-        self._written: Rows | None = None
-        """The file's rows, None if unknown."""
+        self._written: Saved | None = None
+        """What is in the file, None if unknown."""
         self._kept: Mapping[Backend, Registration] = {}
         """The pool's rows as of the last write."""
+        self._said: Mapping[str, int] = {}
+        """How often operators had said anything, by service, as of the last write."""
         self._left = 0
         """Rows of the previous run that were neither confirmed nor dropped at the last write."""
         self._unread = self._failure = ""
         """Why the file could not be read, and why the last write failed."""
         self._call: IDelayedCall | None = None
+        self._to_save: list[Deferred[None]] = []
+        """What fires after the next pass."""
+        self._saving: list[Deferred[None]] = []
+        """What fires after the current pass."""
         self._stopped: Deferred[None] | None = None
         self._is_last = False
         """Whether the current pass began after `stop` was called."""
@@ -145,21 +155,45 @@ class Keeper:
 
     def load(self) -> None:
         """Read the file, which blocks: call it before the reactor runs."""
-        rows: Rows = {}
+        saved = Saved()
         try:
-            rows = self._file.read()
-            self._written = None if self._file.shared else rows  # a shared file is claimed by writing it
+            saved = self._file.read()
+            self._written = None if self._file.shared else saved  # a shared file is claimed by writing it
         except StateFileError as error:
             self._unread = str(error)
             self.log.warn("--state-file {path}: {error}; it is not used", path=self._file.path, error=error)
-        if rows:
-            self.log.info("{number} back-end(s) known from {path}", number=len(rows), path=self._file.path)
-        self._restoring = Restoring(rows, self._source, self._clock, self._turns)
+        if saved.rows:
+            self.log.info("{number} back-end(s) known from {path}", number=len(saved.rows), path=self._file.path)
+        self._say_again(saved.words)
+        self._restoring = Restoring(saved.rows, self._source, self._clock, self._turns)
+
+    def _say_again(self, words: SavedWords) -> None:
+        """Have what operators said hold, before any back-end gets clients."""
+        pools, now = self._pools(), self._clock.seconds()
+        held = {where: word for where, word in words.items() if where[0] in pools}
+        for (service, key), word in held.items():
+            pools[service].words.put(key, word, now)
+        if held:
+            named = [told(service, key, word) for (service, key), word in islice(held.items(), NAMED_MAX)]
+            more = f" and {len(held) - len(named)} more" if len(held) > len(named) else ""
+            self.log.info("in force as before, by an operator: {words}{more}", words=", ".join(named), more=more)
 
     def start(self) -> None:
         """Restore the file's rows, and keep the file up to date. Call it once the sources' ports are open."""
         self._restoring.start()
         self._schedule(WRITE_EVERY_S)
+
+    def save(self) -> Deferred[None]:
+        """Write at once what has changed. Fires when that is done, or has failed, which is logged."""
+        saved: Deferred[None] = Deferred()
+        if self._taken_over or self._stopped is not None:
+            saved.callback(None)
+            return saved
+        self._to_save.append(saved)
+        if self._call is not None:
+            self._call.cancel()
+            self._begin_pass()
+        return saved  # otherwise a pass is running, and another follows it
 
     def stop(self) -> Deferred[None]:
         """Write once more if anything has changed. Fires when that is done, after `STOP_S` at the latest."""
@@ -185,6 +219,7 @@ class Keeper:
     def _begin_pass(self) -> None:
         self._call = None
         self._is_last = self._stopped is not None
+        self._saving, self._to_save = self._to_save, []
         self._step(self._pass())
 
     def _step(self, steps: Iterator[None]) -> None:
@@ -196,21 +231,28 @@ class Keeper:
             self._end_pass(RETRY_S)
 
     def _end_pass(self, seconds: float) -> None:
-        """Schedule the next pass; while stopping, only if the last one is still due; none if it was taken over."""
-        if self._stopped is None:
-            if not self._taken_over:
-                self._schedule(seconds)
-        elif self._is_last or self._taken_over:
-            self._end()
-        else:
+        """Begin the next pass, or schedule it: no more if it was taken over, or this was the last one on stopping."""
+        saving, self._saving = self._saving, []
+        for saved in saving:
+            saved.callback(None)
+        if self._taken_over or self._is_last:
+            self._to_save, left = [], self._to_save
+            for saved in left:
+                saved.callback(None)
+            if self._stopped is not None:
+                self._end()
+        elif self._stopped is not None or self._to_save:
             self._begin_pass()
+        else:
+            self._schedule(seconds)
 
     def _pass(self) -> Iterator[None]:
-        """Write the pools' rows if they differ from the last written ones. Allocates little if nothing changed."""
-        seen = self._kept
+        """Write what there is if it differs from what was last written. Allocates little if nothing changed."""
+        seen, pools = self._kept, self._pools()
+        said = {name: pool.words.changes for name, pool in pools.items()}
         kept: dict[Backend, Registration] = {}
-        changed = self._written is None or len(self._restoring.left) != self._left
-        for number, backend in enumerate(list(chain.from_iterable(self._pools()))):
+        changed = self._written is None or len(self._restoring.left) != self._left or said != self._said
+        for number, backend in enumerate(list(chain.from_iterable(pools.values()))):
             if number and number % COMPARED_PER_TURN == 0:
                 yield
             if is_kept(backend):
@@ -218,11 +260,11 @@ class Keeper:
                 before = seen.get(backend)
                 changed = changed or (before is not registration and before != registration)
         if changed or len(kept) != len(seen):
-            yield from self._rewrite(kept)
+            yield from self._rewrite(kept, said)
         else:
             self._end_pass(WRITE_EVERY_S)
 
-    def _rewrite(self, kept: Mapping[Backend, Registration]) -> Iterator[None]:
+    def _rewrite(self, kept: Mapping[Backend, Registration], said: Mapping[str, int]) -> Iterator[None]:
         rows, unsaved = dict(self._restoring.left), set(self._unsaved())
         left = len(rows)
         for number, (backend, registration) in enumerate(kept.items()):
@@ -231,15 +273,17 @@ class Keeper:
             address = (backend.address, backend.port)
             if address not in unsaved:
                 rows[address] = registration
+        words = {(name, key): pool.words.of(key) for name, pool in self._pools().items() for key in pool.words}
+        saved = Saved(rows, words)
         pieces = []
-        if rows != self._written:
-            for piece in encoded(rows, ENCODED_PER_TURN):
+        if saved != self._written:
+            for piece in encoded(saved, ENCODED_PER_TURN):
                 pieces.append(piece)
                 yield
 
         def done(failure: str) -> None:
             if not failure:
-                self._written, self._kept, self._left = rows, kept, left
+                self._written, self._kept, self._said, self._left = saved, kept, said, left
             self._taken_over = failure == TAKEN_OVER
             self._log_outcome(failure)
             self._end_pass(RETRY_S if failure else WRITE_EVERY_S)

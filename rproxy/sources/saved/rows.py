@@ -1,15 +1,19 @@
-"""The rows that are kept for the proxy's next run, as JSON: one line per back-end."""
+"""What is kept for the proxy's next run, as JSON: back-ends and what operators say of them, a line each."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from ipaddress import IPv6Address, ip_address
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import ip_address
+from typing import Any, Final, TypeVar
+
+import attrs
 
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.states import State
+from rproxy.sources.saved.fields import backend, whole
+from rproxy.sources.saved.words import SavedWords, word_of, word_row
 from rproxy.wire.pdu import UINT16_MAX, UINT32_MAX, UINT64_MAX, WEIGHT_MAX
 
 VERSION: Final = 1
@@ -19,28 +23,48 @@ _INTERVAL_MAX_S: Final = UINT32_MAX / 1000
 
 Rows = dict[Address, Registration]
 """Registrations by back-end."""
+_Parsed = TypeVar("_Parsed")
 
 
 class RowsError(ValueError):
     """The text is not a valid state file; the message says why."""
 
 
-def is_kept(backend: Backend) -> bool:
+def is_kept(row: Backend) -> bool:
     """Whether it has an agent that has answered, and the back-end has not departed."""
-    return backend.has_agent and backend.state in _CONFIRMED
+    return row.has_agent and row.state in _CONFIRMED
 
 
-def encoded(rows: Rows, at_once: int) -> Iterator[bytes]:
-    """The text for all rows, in pieces of `at_once` rows."""
+@attrs.frozen
+class Saved:
+    """The contents of a state file."""
+
+    rows: Rows = attrs.Factory(dict)
+    words: SavedWords = attrs.Factory(dict)
+    """Files of earlier versions have none, and earlier versions do not read them."""
+
+
+def encoded(saved: Saved, at_once: int) -> Iterator[bytes]:
+    """The text of the file, in pieces of `at_once` rows."""
     text = f'{{"kind": "{_KIND}", "version": {VERSION}, "backends": [\n'
-    separator = ""
-    for number, (address, registration) in enumerate(rows.items()):
+    for number, row in enumerate(_texts(saved)):
         if number and number % at_once == 0:
             yield text.encode()
             text = ""
-        text += separator + json.dumps(_row(address, registration))
-        separator = ",\n"
+        text += row
     yield f"{text}\n]}}\n".encode()
+
+
+def _texts(saved: Saved) -> Iterator[str]:
+    """A text for each row, with what separates it from the one before."""
+    separator = ""
+    for address, registration in saved.rows.items():
+        yield separator + json.dumps(_row(address, registration))
+        separator = ",\n"
+    separator = '\n], "words": [\n'
+    for (service, key), word in saved.words.items():
+        yield separator + json.dumps(word_row(service, key, word))
+        separator = ",\n"
 
 
 def _row(address: Address, registration: Registration) -> dict[str, Any]:
@@ -57,8 +81,8 @@ def _row(address: Address, registration: Registration) -> dict[str, Any]:
     }
 
 
-def decoded(text: bytes) -> Rows:
-    """The rows in a text of `encoded`. Raises `RowsError`."""
+def decoded(text: bytes) -> Saved:
+    """What is in a text of `encoded`. Raises `RowsError`."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -67,30 +91,29 @@ def decoded(text: bytes) -> Rows:
         raise RowsError("it is not ours")
     if document.get("version") != VERSION:
         raise RowsError("it is of another version")
-    backends = document.get("backends")
+    backends, words = document.get("backends"), document.get("words", [])
     if not isinstance(backends, list):
         raise RowsError("it has no back-ends")
-    return dict(_parsed(number, row) for number, row in enumerate(backends, 1))
+    if not isinstance(words, list):
+        raise RowsError("its operators' words make no sense")
+    return Saved(dict(_parsed("back-end", backends, _registered)), dict(_parsed("operator's word", words, word_of)))
 
 
-def _parsed(number: int, row: object) -> tuple[Address, Registration]:
-    try:
-        return _registered(row)
-    except (KeyError, TypeError, ValueError):
-        raise RowsError(f"back-end {number} of it makes no sense") from None
+def _parsed(kind: str, rows: Iterable[object], parse: Callable[[Any], _Parsed]) -> Iterator[_Parsed]:
+    for number, row in enumerate(rows, 1):
+        try:
+            yield parse(row)
+        except (KeyError, TypeError, ValueError):
+            raise RowsError(f"{kind} {number} of it makes no sense") from None
 
 
 def _registered(row: Any) -> tuple[Address, Registration]:
     """Raises `KeyError`, `TypeError` or `ValueError`."""
-    host, interval_s = row["address"], row["interval_s"]
-    ip = ip_address(host)
-    mapped = isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None
-    if not isinstance(host, str) or str(ip) != host or mapped or ip.is_multicast or ip.is_unspecified:
-        raise ValueError
+    (host, port), interval_s = backend(row), row["interval_s"]
     if isinstance(interval_s, bool) or not 0 < interval_s <= _INTERVAL_MAX_S:
         raise ValueError
-    agent = host, _whole(row["agent_port"], 1, UINT16_MAX)
-    instance, weight = _whole(row["instance"], 0, UINT64_MAX), _whole(row["weight"], 1, WEIGHT_MAX)
+    agent = host, whole(row["agent_port"], 1, UINT16_MAX)
+    instance, weight = whole(row["instance"], 0, UINT64_MAX), whole(row["weight"], 1, WEIGHT_MAX)
     local = row["local"]
     if not isinstance(local, str):
         raise ValueError
@@ -98,12 +121,6 @@ def _registered(row: Any) -> tuple[Address, Registration]:
         ip_address(ours)
     limit = row.get("max_connections")  # rows of earlier versions have none
     if limit is not None:
-        _whole(limit, 1, UINT32_MAX)
+        whole(limit, 1, UINT32_MAX)
     registration = Registration(agent, instance, float(interval_s), weight, local, limit)
-    return (host, _whole(row["port"], 1, UINT16_MAX)), registration
-
-
-def _whole(value: object, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError
-    return value
+    return (host, port), registration

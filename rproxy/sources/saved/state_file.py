@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 
 from rproxy.net.files import open_nonblocking
-from rproxy.sources.saved.rows import Rows, RowsError, decoded
+from rproxy.sources.saved.rows import RowsError, Saved, decoded
 
 BYTES_MAX: Final = 64 << 20
 """More than the largest pool needs."""
@@ -37,8 +37,8 @@ class StateFile:
     _version: tuple[int, ...] | None = None
     """Which file this process has written; None before its first write, which replaces any file."""
 
-    def read(self) -> Rows:
-        """Its rows; none if it does not exist. Raises `StateFileError`."""
+    def read(self) -> Saved:
+        """Its contents; nothing if it does not exist. Raises `StateFileError`."""
         try:
             about = os.stat(self.path)
             _demand_regular(about)
@@ -47,7 +47,7 @@ class StateFile:
             with open(self.path, "rb", opener=open_nonblocking) as file:
                 return decoded(file.read(BYTES_MAX))
         except FileNotFoundError:
-            return {}
+            return Saved()
         except RowsError as error:
             raise StateFileError(str(error)) from None
         except OSError as error:
