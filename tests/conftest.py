@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 PACKAGES: Final = {
+    "halog": "haproxy",
     "initdb": "postgresql",
     "ip": "iproute2",
     "libfaketime.so.1": "libfaketime",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from io import StringIO
 from pathlib import Path
@@ -12,12 +13,15 @@ import pytest
 from docutils import nodes
 from docutils.core import publish_doctree, publish_string
 
+from rproxy.observe.access_formats import json_lines, termination_state
 from rproxy.policies.own_options import described
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.admission import Refusal
 from rproxy.pool.states import TRANSITIONS, Event, State
+from rproxy.sessions.endings import Ending
 from rproxy.tap import agent, docs, proxy
 from rproxy.wire.pdu import Flaw, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, encode
+from tests.observe.records import record
 from tests.pool.driving import Driver
 from tests.pool.driving import agent as agent_at
 
@@ -75,7 +79,10 @@ def test_readme_is_short_and_leads_to_every_page() -> None:
 
 
 def test_the_manuals_topics_are_its_files() -> None:
-    topics = "choosing clients commands configuration developing measured metrics operating protocol reload systemd tls"
+    topics = (
+        "access_log choosing clients commands configuration developing measured metrics operating "
+        "protocol reload systemd tls"
+    )
     assert list(docs.pages()) == topics.split()
     assert {f"{topic}.rst" for topic in docs.pages()} == {path.name for path in MANUAL.glob("*.rst")}
 
@@ -199,3 +206,22 @@ def test_the_policy_that_is_shown_chooses() -> None:
         driver.report(backend, after_s=rtt_s)
     assert driver.pool.would_choose(driver.now) is near
     assert driver.pool.would_choose(driver.now, (near,)) is far
+
+
+def test_the_page_of_the_access_log_has_every_key_and_every_ending() -> None:
+    page = docs.pages()["access_log"]
+    _, *fields = table("field          meaning", page)
+    (line,) = json_lines([record()], 0.0)
+    assert [name for field, _ in fields if (name := field.strip("`"))] == list(json.loads(line))
+    _, *endings = table("ending              meaning", page)
+    unconnected: dict[str, Any] = {"connect_s": None, "tries": 0}
+    states = {
+        ending: {
+            termination_state(record(ending=ending, **fields))
+            for fields in ({}, unconnected, {**unconnected, "tries": 1})
+        }
+        for ending in Ending
+    }
+    assert {ending.strip("`") for ending, *_ in endings} == set(Ending)
+    for ending, _, state in endings:
+        assert state.strip("`") in states[Ending(ending.strip("`"))], ending

@@ -34,12 +34,19 @@ class Kind:
     """What a file's value may be; a bool is no number."""
     is_path: bool = False
     """Whether it is the path of a file: relative ones in a file are relative to its folder."""
+    words: Sequence[str] = ()
+    """Texts that stand for something else than a path."""
+
+    def located(self, value: Any, folder: str) -> Any:
+        """`value`, which is relative to `folder` if it is a relative path."""
+        is_path = self.is_path and value and value not in self.words
+        return os.path.join(folder, value) if is_path else value
 
     def of_file(self, value: Any, folder: str) -> Any:
         """The model's value for one of a file in `folder`. Raises `ConfigError`."""
         if type(value) not in self.types or (isinstance(value, int) and value.bit_length() > _BITS_MAX):
             raise ConfigError(f"must be {self.expected}", value=value)
-        return self.parse("", os.path.join(folder, value) if self.is_path and value else value)
+        return self.parse("", self.located(value, folder))
 
     def to(self, made: Callable[[Any], Any]) -> Kind:
         """The same values, of which `made` makes the model's. It raises nothing."""
@@ -142,9 +149,9 @@ def text(parse: Callable[[str, str], Any], expected: str) -> Kind:
     return Kind(parse, expected)
 
 
-def file(parse: Callable[[str, str], Any] = validators.path) -> Kind:
-    """A file's path; by default an absolute one is made of it."""
-    return Kind(parse, "the path of a file", is_path=True)
+def file(parse: Callable[[str, str], Any] = validators.path, *words: str) -> Kind:
+    """A file's path, or one of `words`; by default an absolute path is made of it."""
+    return Kind(parse, listed(["the path of a file", *(f'"{word}"' for word in words)]), is_path=True, words=words)
 
 
 def address(parse: Callable[[str, Value], Any], expected: str) -> Kind:

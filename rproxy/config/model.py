@@ -41,6 +41,13 @@ CGROUP_SCOPE: Final = "cgroup"
 AUTO_SCOPE: Final = "auto"
 """The agent's cgroup where it has a limit, else the host."""
 LOOPBACK: Final = "127.0.0.1"
+ACCESS_STDOUT: Final = "-"
+ACCESS_JOURNAL: Final = "journal"
+"""Access logs that are no files."""
+ACCESS_TEXT: Final = "text"
+ACCESS_JSON: Final = "json"
+ACCESS_HAPROXY: Final = "haproxy"
+"""Their formats."""
 _OPTION: Final = "--"
 
 
@@ -173,6 +180,9 @@ class ProxyConfig:
     """Address of the operators' HTTP listener; None for none."""
     admin_names: tuple[str, ...] = ()
     """Host names that operators' requests may carry, besides addresses and localhost."""
+    access_log: str | None = None
+    """Where a line is written for each session: an absolute path, `ACCESS_STDOUT` or `ACCESS_JOURNAL`."""
+    access_log_format: str = ACCESS_TEXT
     freebind: bool = False
     """Whether to bind addresses that this host does not have yet (IP_FREEBIND)."""
     trace: bool = False

@@ -12,7 +12,7 @@ from rproxy.config.command_options import CommandOptions
 from rproxy.config.file_errors import located
 from rproxy.config.file_schema import keyring_key
 from rproxy.config.given import OptionValues
-from rproxy.config.kinds import fields, parsed
+from rproxy.config.kinds import Kind, fields, parsed
 from rproxy.config.model import AGENT_PORT, MONITOR_PORT, AgentConfig, ProxyConfig, ServiceConfig
 from rproxy.config.schema import AGENT, PROXY, SERVICE, TIMING, service_check
 from rproxy.config.toml_file import read_file
@@ -22,7 +22,7 @@ from rproxy.policies.registry import POLICIES
 
 STATE_FILE: Final = "rproxy.state"
 """Its name in $STATE_DIRECTORY, which systemd sets for a unit with StateDirectory=."""
-_PATHS: Final = ("keyring", "state-file")
+_PATHS: Final = ("keyring", "state-file", "access-log")
 """Options that are paths of files."""
 
 _PROXY: Final = ProxyConfig()
@@ -95,6 +95,8 @@ class ProxyOptions(CommandOptions):
         ),
         _option("drain-timeout", _PROXY.drain_timeout_s, "seconds that sessions may go on after a stop has begun"),
         _option("demo", _PROXY.demo, "start this many embedded back-ends with their agents"),
+        ["access-log", None, None, "file that gets a line for each session; - is standard output, or journal"],
+        _option("access-log-format", _PROXY.access_log_format, "format of these lines: text, json or haproxy"),
         ["admin", "a", None, "HOST:PORT of the operators' HTTP listener (GET /status.json)"],
     ]
     optFlags = [
@@ -163,8 +165,10 @@ class ProxyOptions(CommandOptions):
 
     def _options(self, folder: str) -> OptionValues:
         texts = {name: value for name, value in self.items() if isinstance(value, str) or value}
-        given = {**texts, **{name: os.path.join(folder, texts[name]) for name in _PATHS if texts.get(name)}}
-        proxy = parsed({**PROXY, **TIMING, "keyring": keyring_key(self.uid)}, given)
+        keys = {**PROXY, **TIMING, "keyring": keyring_key(self.uid)}
+        kinds = {name: kind for name in _PATHS if isinstance(kind := keys[name].kind, Kind)}
+        given = {**texts, **{name: kind.located(texts[name], folder) for name, kind in kinds.items() if name in texts}}
+        proxy = parsed(keys, given)
         proxy |= {name: tuple(values) for name, values in self._repeated.items()}
         service = parsed(SERVICE, given)
         if "listen" in proxy:

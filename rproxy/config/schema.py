@@ -12,6 +12,11 @@ from typing import Any, Final
 from rproxy.carriers.registry import UnusableCarrier, check_carrier
 from rproxy.config.kinds import NETWORK, Key, address, choice, file, flag, number, number_or_off, text, whole
 from rproxy.config.model import (
+    ACCESS_HAPROXY,
+    ACCESS_JOURNAL,
+    ACCESS_JSON,
+    ACCESS_STDOUT,
+    ACCESS_TEXT,
     AUTO_SCOPE,
     CGROUP_SCOPE,
     COMMAND_CHECK,
@@ -42,6 +47,7 @@ _BUDGET_MAX: Final = 100_000
 _DEMO_MAX: Final = 100
 _REPORT_MAX: Final = {"cpu": 100, "memory": 100, "tcp": COUNT_MAX}
 _CHECK_PATH_MAX: Final = 2000
+ACCESS_WORDS: Final = (ACCESS_STDOUT, ACCESS_JOURNAL)
 
 
 def _carrier(key: str, value: str) -> str:
@@ -87,6 +93,11 @@ def _admin(key: str, value: Value) -> dict[str, Any]:
 def _state_file(_: str, value: str) -> str | None:
     """With symbolic links resolved, as it is replaced when it is written; "" for none."""
     return os.path.realpath(value) if value else None
+
+
+def _access_log(_: str, value: str) -> str | None:
+    """ "" for none."""
+    return value if value in ACCESS_WORDS else os.path.abspath(value) if value else None
 
 
 def _command(key: str, value: str) -> str:
@@ -141,6 +152,8 @@ PROXY: Final = {
     "max-connections": Key("max_connections", whole(1, SESSIONS_MAX)),
     "state-file": Key("state_file", file(_state_file)),
     "admin": Key("", address(_admin, "HOST:PORT")),
+    "access-log": Key("access_log", file(_access_log, *ACCESS_WORDS)),
+    "access-log-format": Key("access_log_format", choice(ACCESS_TEXT, ACCESS_JSON, ACCESS_HAPROXY)),
     "demo": Key("demo", whole(0, _DEMO_MAX)),
     "drain-timeout": Key("drain_timeout_s", number(_PERIOD_MIN_S, _TIMEOUT_MAX_S, zero=True)),
     "reuse-port": Key("reuse_port", flag(_needs_reuse_port)),

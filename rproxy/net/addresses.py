@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -13,6 +14,7 @@ Network = IPv4Network | IPv6Network
 
 MAPPED: Final = "::ffff:"
 """Prefix of an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2)."""
+_UNSAFE: Final = re.compile(rb"[^!-~]|[\"%\\\\]")
 _HOSTS_MAX: Final = 1024
 """Size of the cache of `is_loopback`, in hosts."""
 
@@ -24,9 +26,13 @@ def written(address: Address) -> str:
 
 
 def written_unix(name: str | bytes | None) -> str:
-    """The path of a Unix socket's address, @name in Linux' abstract namespace, ``UNIX`` if it is unnamed."""
-    text = name.decode(errors="replace") if isinstance(name, bytes) else name or ""
-    return text.replace("\0", "@", 1) if text.startswith("\0") else text or "UNIX"
+    """The path of a Unix socket's address, @name in Linux' abstract namespace, ``UNIX`` if it is unnamed.
+
+    Clients choose their names, so quotes, backslashes and what is no visible ASCII are %XX: logs need not escape them.
+    """
+    raw = name.encode(errors="surrogateescape") if isinstance(name, str) else name or b""
+    text = _UNSAFE.sub(lambda match: b"%%%02X" % ord(match[0]), raw.removeprefix(b"\0")).decode("ascii")
+    return f"@{text}" if raw.startswith(b"\0") else text or "UNIX"
 
 
 def within(host: str, networks: Collection[Network]) -> bool:

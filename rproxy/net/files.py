@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 
-def open_nonblocking(path: str, flags: int) -> int:
+def open_nonblocking(path: str, flags: int, mode: int = 0o666) -> int:
     """As `os.open`, and an `opener` for `open`: FIFOs do not block, and terminals do not take control."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, mode)
 
 
 @contextmanager

@@ -81,7 +81,8 @@ class Observers:
         choices: Sequence[ChoiceObserver] = (),
         redispatches: Sequence[RedispatchObserver] = (),
     ) -> None:
-        self._sessions = tuple(sessions)
+        self.sessions = tuple(sessions)
+        """May be replaced, as when an access log is turned on."""
         self.choices = tuple(choices)
         """Empty in most services: then skip the calls of `choosing` and `chosen`."""
         self._redispatches = tuple(redispatches)
@@ -90,7 +91,7 @@ class Observers:
 
     def session_ended(self, record: SessionRecord) -> None:
         """Call all observers of ends."""
-        for observer in self._sessions:
+        for observer in self.sessions:
             try:
                 observer.session_ended(record)
             except Exception:

@@ -8,6 +8,7 @@ import re
 import select
 import stat
 import sys
+from collections.abc import Callable
 from typing import IO, Any, Final
 
 from twisted.logger import ILogObserver, LogEvent, formatEvent, textFileLogObserver
@@ -31,7 +32,7 @@ class Stream:
     encoding = "utf-8"
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = _reopened_nonblocking(descriptor)
+        self._descriptor = reopened_nonblocking(descriptor)
         self._poller = select.poll()
         self._poller.register(self._descriptor, select.POLLOUT)
         self._lost = 0
@@ -61,7 +62,7 @@ class Stream:
         return True
 
 
-def _reopened_nonblocking(descriptor: int) -> int:
+def reopened_nonblocking(descriptor: int) -> int:
     """The same pipe or terminal, opened again: O_NONBLOCK on the shared one would affect other processes."""
     try:
         return open_nonblocking(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_CLOEXEC)
@@ -136,6 +137,15 @@ class Observer:
             self._write(event)
 
 
-def rotate_at_signal(reactor: Any, file: RotatingFile | None) -> None:
-    """Rotate on SIGUSR1, at most once a second. Ignore the signal without a file: by default it kills a process."""
-    at_signals(reactor, file.rotate if file is not None else lambda: None, "SIGUSR1")
+def rotate_at_signal(reactor: Any, file: RotatingFile | None, reopen: Callable[[], None]) -> None:
+    """On SIGUSR1, at most once a second, rotate `file`, if there is one, and have other logs opened again.
+
+    Without this the signal kills the process.
+    """
+
+    def rotate() -> None:
+        if file is not None:
+            file.rotate()
+        reopen()
+
+    at_signals(reactor, rotate, "SIGUSR1")

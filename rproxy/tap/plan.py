@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rproxy.config.endpoints import listener_address
 from rproxy.config.kinds import listed
-from rproxy.config.model import BackendConfig, ProxyConfig, SendTlsConfig, ServiceConfig, TlsConfig
+from rproxy.config.model import (
+    ACCESS_JOURNAL,
+    ACCESS_STDOUT,
+    BackendConfig,
+    ProxyConfig,
+    SendTlsConfig,
+    ServiceConfig,
+    TlsConfig,
+)
 from rproxy.net.addresses import Address, Network, written
 
 Addresses = Mapping[str, Sequence[str]]
@@ -35,6 +43,9 @@ def _process(config: ProxyConfig) -> Iterator[str]:
         yield f"status at http://{written(config.admin)}/status.json"
     if config.state_file is not None:
         yield f"back-ends are kept in {config.state_file}"
+    if config.access_log is not None:
+        place = {ACCESS_STDOUT: "standard output", ACCESS_JOURNAL: "the journal"}.get(config.access_log)
+        yield f"a line for each session ({config.access_log_format}) in {place or config.access_log}"
     most = "as many as open files allow" if config.max_connections is None else f"at most {config.max_connections}"
     yield f"sessions: {most}, carried by {config.carrier}"
     yield f"a stop waits up to {config.drain_timeout_s:g} s for sessions to end"

@@ -33,7 +33,7 @@ class Process:
     def __init__(self, config: MutableMapping[str, Any], name: str) -> None:
         """Opens the log, `name`.log unless another was asked for. Raises `UsageError`."""
         self._config = config
-        self._is_daemon = not pidfile.in_foreground(config)
+        self.is_daemon = not pidfile.in_foreground(config)
         folder = config.get("rundir") or "."
         if not config.get("chroot") and not os.path.isdir(folder):
             raise usage.UsageError(f"--rundir {folder}: there is no such folder")
@@ -44,6 +44,8 @@ class Process:
         forget()  # the sockets that were passed are this process' own
         self.replaced_pidfile = ""
         """See `CommandOptions`."""
+        self.files: list[tuple[str, int]] = []
+        """Paths and descriptors of further files that are to belong to the user of --uid."""
         self._pid_file: int | None = None
         self._report: ReloadReport | None = None
         self._starting: int | None = None
@@ -51,9 +53,9 @@ class Process:
 
     def _open_log(self, default: str) -> Any:
         path = self._config.get("logfile")
-        if path == "-" and self._is_daemon:
+        if path == "-" and self.is_daemon:
             raise usage.UsageError("--logfile -: a daemon has no standard output; -n keeps it in the foreground")
-        if path == "-" or (not path and not self._is_daemon):
+        if path == "-" or (not path and not self.is_daemon):
             return standard_output()
         try:
             return open_file(path or default)
@@ -65,7 +67,7 @@ class Process:
 
         Until then errors go to the parent's stderr, and its exit status reports them.
         """
-        if not self._is_daemon:
+        if not self.is_daemon:
             return
         reactor = sys.modules.get("twisted.internet.reactor")
         keeps_descriptors = not IReactorDaemonize.providedBy(reactor)
@@ -85,14 +87,14 @@ class Process:
         if self._config.get("umask") is None:
             self._config["umask"] = DAEMON_UMASK
 
-    def run_on(self, reactor: Any, status: Callable[[], str] = str) -> None:
+    def run_on(self, reactor: Any, status: Callable[[], str] = str, reopen: Callable[[], None] = lambda: None) -> None:
         """Have `reactor` report the start to the waiting parent and to the service manager, which `status` is for,
-        remove the pid file at the end, and rotate the log.
+        remove the pid file at the end, and rotate the log. `reopen` is called when logs are to be opened again.
         """
         reactor.callWhenRunning(self._started)
         self.notifier.run_on(reactor, status)
         reactor.addSystemEventTrigger("after", "shutdown", self._remove_pid_file)
-        rotate_at_signal(reactor, self._out if isinstance(self._out, RotatingFile) else None)
+        rotate_at_signal(reactor, self._out if isinstance(self._out, RotatingFile) else None, reopen)
 
     def _started(self) -> None:
         if self._starting is None:
@@ -160,7 +162,7 @@ class Process:
         _log.info("running as user {uid} of group {gid}", uid=os.geteuid(), gid=os.getegid())
 
     def _give_files(self, uid: int | None, gid: int) -> None:
-        files = [(self._config.get("pidfile"), self._pid_file)]
+        files = [(self._config.get("pidfile"), self._pid_file), *self.files]
         if isinstance(self._out, RotatingFile):
             files.append((self._out.path, self._out.descriptor))
         if self._report is not None:

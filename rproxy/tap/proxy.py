@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 from collections.abc import Callable
 from importlib.metadata import version
 from itertools import chain
@@ -28,7 +27,6 @@ from rproxy.config.options import ProxyOptions
 from rproxy.config.validators import ConfigError
 from rproxy.net.inherited import inherited_sockets, tell_twisted
 from rproxy.net.own_listeners import OwnListeners
-from rproxy.observe.choices import ChoiceBook
 from rproxy.observe.history import History
 from rproxy.observe.status_json import ProcessFacts, Status
 from rproxy.sessions.capacity import Capacity, pipes_for
@@ -36,9 +34,10 @@ from rproxy.sessions.service import Service as SessionService
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.agents.monitor import Settings as MonitorSettings
 from rproxy.sources.agents.service_agents import TOKEN_BITS
-from rproxy.sources.saved.keeper import Keeper, Restoring, in_thread
+from rproxy.sources.saved.keeper import Keeper, Restoring
 from rproxy.sources.saved.rows import Rows, is_kept
 from rproxy.sources.saved.state_file import StateFile
+from rproxy.tap.access_log import AccessLogPart
 from rproxy.tap.agents_port import AgentsPort
 from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
@@ -54,7 +53,7 @@ from rproxy.tap.reload import in_force, waiting
 from rproxy.tap.reload_report import Outcome, ReloadReport
 from rproxy.tap.service_wiring import Surroundings
 from rproxy.tap.services import Services
-from rproxy.tap.signals import ReactorCall
+from rproxy.tap.signals import at_second_stop
 from rproxy.tap.startup import (
     StartupError,
     raise_descriptor_limit,
@@ -64,6 +63,7 @@ from rproxy.tap.startup import (
 )
 from rproxy.tap.state_keeper import StateKeeper
 from rproxy.tap.steering import Steering
+from rproxy.timing.background import in_thread
 from rproxy.timing.wheel import Wheel
 from rproxy.timing.work_queue import WorkQueue
 
@@ -104,8 +104,9 @@ class ProxyService(ProcessService, MultiService):
             envelope(config.keyring),
             MonitorSettings(config.timing, config.allow, self._own.leads_here, config.trace),
         )
-        history, choices = History(time), None if config.admin is None else ChoiceBook(time)
-        shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines, history, choices)
+        self.access_log = AccessLogPart(reactor, config, lambda: (self.capacity.sessions, self._services.sessions()))
+        history, log = History(time), self.access_log
+        shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines, history, log)
         self._services = Services(config.services, shared, lambda view: self._status.removed(view))
         facts = ProcessFacts(version("rproxy"), round(time(), 3), os.getpid())
         self._status = Status(self._services.views, self.monitor.counters, self.capacity, facts)
@@ -138,6 +139,7 @@ class ProxyService(ProcessService, MultiService):
         self._agents_port = AgentsPort(reactor, config, self.monitor, carrier)
         self._demo = Demo(reactor, config, self._agents_port)
         self._parts: list[Part] = [
+            self.access_log,
             Timers(self._steering, self._work, self._deadlines, services),
             services.timers,
             self._agents_port,
@@ -164,7 +166,7 @@ class ProxyService(ProcessService, MultiService):
             self.monitor,
             self._reactor,
             self._work,
-            in_thread(self._reactor),
+            in_thread(self._reactor, "state file"),
             lambda: self._demo.addresses,
         )
 
@@ -233,7 +235,8 @@ class ProxyService(ProcessService, MultiService):
         if opened:
             self._agents_port.open()
         try:
-            changes = self._services.apply(used.services)
+            with self.access_log.changing(used, self._services):
+                changes = self._services.apply(used.services)
         except (ConfigError, StartupError):
             if opened:
                 self._agents_port.close()
@@ -279,6 +282,7 @@ class ProxyService(ProcessService, MultiService):
             raise
 
     def _made_pid_file(self, process: Process) -> None:
+        process.files += self.access_log.files
         if self.reread is not None or self._config.keyring is not None:  # there is something to read again
             self._report = process.reload_report()
 
@@ -319,13 +323,6 @@ class ProxyService(ProcessService, MultiService):
         return stopped
 
 
-def _stop_at_once_at_second_signal(reactor: Any, service: ProxyService) -> None:
-    """Have a second SIGINT or SIGTERM end the sessions at once. Twisted would log an error, and go on waiting."""
-    handler = ReactorCall(reactor, service.stop_at_once)
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, handler)
-
-
 def makeService(options: ProxyOptions) -> ProxyService:
     """twistd's entry point."""
     sockets = inherited_sockets()  # they are this process': a daemon's would have another id
@@ -343,8 +340,9 @@ def makeService(options: ProxyOptions) -> ProxyService:
     if options.config.file is not None:
         service.reread = options.read_again
     if process is not None:
-        process.run_on(reactor, service.status_line)
+        service.access_log.is_daemon = process.is_daemon
+        process.run_on(reactor, service.status_line, service.access_log.reopen)
     tune_garbage_collector()
     at_signal(reactor, reloading(process, service.read_again))
-    reactor.addSystemEventTrigger("before", "shutdown", _stop_at_once_at_second_signal, reactor, service)
+    at_second_stop(reactor, service.stop_at_once)
     return service

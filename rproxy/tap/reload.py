@@ -12,7 +12,10 @@ from rproxy.config.mistakes import admitted_unasked
 from rproxy.config.model import ProxyConfig
 from rproxy.config.schema import TIMING
 
-_CHANGEABLE: Final = {"services", "allow", "max_connections", "drain_timeout_s", "prefix", "options", "file"}
+_CHANGEABLE: Final = {
+    *("services", "allow", "max_connections", "drain_timeout_s", "access_log", "access_log_format"),
+    *("prefix", "options", "file"),
+}
 """Fields of the configuration that may change at any time; `keyring` may, if there is one before and after."""
 _ADMIN: Final = ("admin", "admin_names")
 

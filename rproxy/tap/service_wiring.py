@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from time import time
 from typing import Any, Final
 
 import attrs
@@ -27,6 +28,7 @@ from rproxy.sessions.sweep import of_service
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.agents.service_agents import Own
 from rproxy.sources.slow_start import SlowStart
+from rproxy.tap.access_log import AccessLogPart
 from rproxy.tap.client_limits import ClientLimits
 from rproxy.tap.listeners import ClientListeners
 from rproxy.tap.outbound import OutboundPart
@@ -50,9 +52,14 @@ class Surroundings:
     own: OwnListeners
     deadlines: Wheel
     history: History
-    choices: ChoiceBook | None
+    access_log: AccessLogPart
+    choices: ChoiceBook | None = attrs.field(init=False)
     """Of the choices of all services; None where nobody looks at them."""
     lookups: Lookups = attrs.field(init=False)
+
+    @choices.default
+    def _make_choices(self) -> ChoiceBook | None:
+        return ChoiceBook(time) if self.config.admin is not None else None
 
     @lookups.default
     def _make_lookups(self) -> Lookups:
@@ -104,11 +111,11 @@ class ServiceWiring:
             may_self_connect=process.own.may_self_connect,
         )
         if process.config.has_operators:
-            self.pool.notes_values = True
             self.publisher.subscribe(self.served.view.figures.observers())
+        self._observers = self.served.service.observers.sessions
+        self.log_accesses()
         self.served.service.chooses_by_client = config.affinity is not None
         if process.choices is not None:
-            self.pool.notes_values = True
             self.served.service.recorder = process.choices.add(config.name, self.pool)
         self.tls = ServiceTls(config)
         self._use_tls()
@@ -150,6 +157,12 @@ class ServiceWiring:
     def _use_tls(self) -> None:
         service = self.served.service
         service.outbound = attrs.evolve(service.outbound, tls=self.tls.to_backends)
+
+    def log_accesses(self) -> None:
+        """Have the process' access log told of its sessions from now on, if there is one."""
+        process = self._process
+        self.served.service.observers.sessions = (*self._observers, *process.access_log.observers)
+        self.pool.notes_values = process.config.has_operators or process.access_log.shows_scores
 
     def read_tls_again(self) -> None:
         """Read the files of certificates again; connections that are open keep theirs."""

@@ -63,6 +63,10 @@ class Services:
         """Of those that are configured, by name."""
         return {each.config.name: each.pool for each in self.configured}
 
+    def sessions(self) -> dict[str, int]:
+        """How many each has now, by name."""
+        return {each.config.name: each.served.service.sessions for each in self}
+
     def apply(self, configs: Sequence[ServiceConfig]) -> Changes:
         """Have these services from now on, whose names differ.
 

@@ -63,3 +63,14 @@ def at_signals(reactor: Any, call: Callable[[], None], *names: str) -> None:
     for name in names:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), handler)
+
+
+def at_second_stop(reactor: Any, call: Callable[[], None]) -> None:
+    """Have a SIGINT or SIGTERM that comes while the reactor stops call `call`. Twisted would log an error."""
+
+    def stopping() -> None:
+        handler = ReactorCall(reactor, call)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, handler)
+
+    reactor.addSystemEventTrigger("before", "shutdown", stopping)

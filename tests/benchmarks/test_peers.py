@@ -15,9 +15,11 @@ from tests.benchmarks.peers.figures import (
     GOALS,
     HAPROXIES,
     HEADED,
+    LOGGED,
     OURS,
     TITLES,
     UNPROBED,
+    WATCHED,
     Figure,
     Goal,
     Results,
@@ -112,7 +114,9 @@ def test_what_is_to_be_reached() -> None:
     }
     assert [(goal.figure.key, goal.bound) for goal in GOALS if goal.other == UNPROBED] == [("connection_cpu_us", 1.03)]
     assert [(goal.peer, goal.figure.key, goal.bound) for goal in GOALS if goal.other == OURS] == [
-        (HEADED, "connection_cpu_us", 1.1)
+        (HEADED, "connection_cpu_us", 1.1),
+        (LOGGED, "connection_cpu_us", 1.03),
+        (WATCHED, "connection_cpu_us", 1.05),
     ]
 
 

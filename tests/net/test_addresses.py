@@ -113,7 +113,10 @@ def test_where_nothing_can_be_sent_to_there_is_no_address_of_ours() -> None:
         ("/run/client", "/run/client"),
         (b"/run/client", "/run/client"),
         (b"\0abstract", "@abstract"),
-        (b"/run/\xff", "/run/\N{REPLACEMENT CHARACTER}"),
+        (b"/run/\xff", "/run/%FF"),
+        ("/run/\N{LATIN SMALL LETTER E WITH ACUTE}", "/run/%C3%A9"),
+        (b'/run/a "b"\\\n%', "/run/a%20%22b%22%5C%0A%25"),
+        (b"\0a\0b", "@a%00b"),
     ],
 )
 def test_a_unix_sockets_name_is_written_as_a_path_or_with_an_at_sign(name: str | bytes | None, text: str) -> None:

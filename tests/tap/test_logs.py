@@ -61,7 +61,7 @@ def test_others_who_have_the_pipe_go_on_waiting(pipe: tuple[int, int]) -> None:
 def test_a_pipe_that_cannot_be_reopened_does_not_block_either(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "_reopened_nonblocking", lambda descriptor: descriptor)
+    monkeypatch.setattr(logs, "reopened_nonblocking", lambda descriptor: descriptor)
     stream = Stream(pipe[1])
     for _ in range(2000):
         stream.write(LINE)

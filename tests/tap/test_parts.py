@@ -48,6 +48,7 @@ class NotedBench(ProxyBench):
 
 
 WITHOUT_STATE = [
+    "AccessLogPart",
     *("Timers", "Timers"),  # of the process, and of its service
     "AgentsPort",
     "ClientListeners",

@@ -56,6 +56,7 @@ class NotedProcess(Process):
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
         self.done: list[tuple[str, bool]] = []
+        self.files: list[tuple[str, int]] = []
 
     def hold_pid_file(self) -> None:
         self.done.append(("hold", bool(self._reactor.open_ports)))

@@ -81,6 +81,9 @@ class ClientLeg(Leg):
         self._end = end
 
     def client_address(self) -> str:
+        address = self._address
+        if len(address) == 2 and isinstance(address, tuple) and self.session.header is None:  # IPv4, for access logs
+            return f"{address[0]}:{address[1]}"
         client = self.client()
         if client is not None:
             return written(client)

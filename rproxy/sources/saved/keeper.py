@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import Any, Final, Protocol
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -18,6 +17,7 @@ from rproxy.sources.saved.rows import Rows, Saved, encoded, is_kept
 from rproxy.sources.saved.state_file import TAKEN_OVER, StateFile, StateFileError
 from rproxy.sources.saved.words import SavedWords, told
 from rproxy.sources.source import Source
+from rproxy.timing.background import InBackground
 from rproxy.timing.work_queue import WorkQueue
 
 WRITE_EVERY_S: Final = 1.0
@@ -85,26 +85,6 @@ class Restoring:
                 del self.left[address]
 
 
-class InBackground(Protocol):
-    """Runs blocking work outside the reactor's thread."""
-
-    def __call__(self, work: Callable[[], str], done: Callable[[str], None]) -> object:
-        """Call `work` in another thread, and then `done` with its result in the reactor's thread."""
-
-
-def in_thread(reactor: Any) -> InBackground:
-    """Each call has its own daemon thread, so a disk or network that hangs does not delay the exit."""
-
-    def start(work: Callable[[], str], done: Callable[[str], None]) -> None:
-        def run() -> None:
-            result = work()
-            reactor.callFromThread(done, result)
-
-        threading.Thread(target=run, name="state file", daemon=True).start()
-
-    return start
-
-
 class Keeper:
     """Writes the rows of all `pools` into `file`, at most every `WRITE_EVERY_S` seconds if they change.
 
@@ -121,7 +101,7 @@ class Keeper:
         source: Source,
         clock: IReactorTime,
         turns: WorkQueue,
-        in_background: InBackground,
+        in_background: InBackground[str],
         unsaved: Callable[[], Collection[Address]] = lambda: (),
     ) -> None:
         self._file = file

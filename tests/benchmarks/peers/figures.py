@@ -14,6 +14,10 @@ UNPROBED: Final = "freshness-off"
 """Ours without probes on demand."""
 HEADED: Final = "proxy-v2"
 """Ours with a PROXY header of version 2 to the back-end."""
+LOGGED: Final = "access-log"
+"""Ours with an access log, of the format that shows most."""
+WATCHED: Final = "operators"
+"""Ours with that and the operators' listener, which nobody asks anything."""
 HAPROXY: Final = "haproxy"
 HAPROXIES: Final = (HAPROXY, "haproxy-splice")
 """One program in two configurations; figures are compared to the better one of each."""
@@ -21,6 +25,8 @@ TITLES: Final = {
     OURS: ("rproxy", "splice"),
     UNPROBED: ("rproxy", UNPROBED),
     HEADED: ("rproxy", "PROXY v2"),
+    LOGGED: ("rproxy", "access log"),
+    WATCHED: ("rproxy", "log, admin"),
     "portable": ("rproxy", "portable"),
     HAPROXY: ("HAProxy", ""),
     "haproxy-splice": ("HAProxy", "splice"),
@@ -104,6 +110,8 @@ GOALS: Final = (
     ),
     Goal(_BY_KEY["connection_cpu_us"], 1.03, UNPROBED),
     Goal(_BY_KEY["connection_cpu_us"], 1.1, OURS, HEADED),
+    Goal(_BY_KEY["connection_cpu_us"], 1.03, OURS, LOGGED),
+    Goal(_BY_KEY["connection_cpu_us"], 1.05, OURS, WATCHED),
 )
 
 

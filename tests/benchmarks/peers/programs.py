@@ -22,10 +22,9 @@ from rproxy.net.addresses import Address, written
 from tests.certificates import Authority
 from tests.conftest import PACKAGES
 from tests.integration.addresses import LOOPBACK, parse_address
+from tests.integration.fake_agents import FakeAgent
 from tests.integration.polling import READY_S, STOP_S, poll
-from tests.integration.pools import Pool
-from tests.integration.proxies import Proxy
-from tests.integration.twistd import environment
+from tests.integration.twistd import Twistd, environment
 
 NEEDED: Final = ("haproxy", "nginx", "openssl", "wrk")
 STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
@@ -279,8 +278,8 @@ def _direct(_: Path, backend: Address) -> Iterator[Running]:
     yield Running(backend)
 
 
-class _QuietProxy(Proxy):
-    """A proxy that does not print its log on closing."""
+class _QuietTwistd(Twistd):
+    """One that does not print its log on closing."""
 
     def close(self) -> None:
         with redirect_stdout(io.StringIO()):
@@ -298,13 +297,23 @@ def _rproxy_with_tls(folder: Path, backend: Address) -> Iterator[Running]:
 
 @contextmanager
 def _rproxy(folder: Path, backend: Address, carrier: str, *options: str) -> Iterator[Running]:
-    with (
-        _QuietProxy(folder, "--carrier", carrier, *options, reactor="epoll") as proxy,
-        _abandoning(Pool(proxy)) as pool,
-    ):
-        pool.register(backend)
-        tls = [parse_address(text) for text in proxy.listeners[1:]]
-        yield Running(proxy.address, proxy.pid, *tls)
+    """Without a listener for operators, unless `options` have one."""
+    listen = [] if "--config" in options else ["--listen", f"{LOOPBACK}:0"]
+    ports = [*listen, "--monitor", f"{LOOPBACK}:0", "--drain-timeout", "1"]
+    with _QuietTwistd(folder, "rproxy", *ports, "--carrier", carrier, *options, reactor="epoll") as proxy:
+        agent = FakeAgent(parse_address(proxy.logged(r"listening for agents on UDP (\S+)")), backend[1])
+        try:
+            proxy.logged(rf"({re.escape(written(backend))}).* -> up")
+            addresses = re.findall(r"listening for clients on (\S+)", proxy.log)
+            address, *tls = map(parse_address, addresses)
+            yield Running(address, proxy.pid, *tls)
+        finally:
+            agent.close(unregister=False)
+
+
+def _rproxy_with_log(folder: Path, backend: Address, *options: str) -> AbstractContextManager[Running]:
+    log = ["--access-log", str(folder / "access.log"), "--access-log-format", "json"]
+    return _rproxy(folder, backend, "splice", *log, *options)
 
 
 def _rproxy_with_headers(folder: Path, backend: Address) -> AbstractContextManager[Running]:
@@ -313,18 +322,12 @@ def _rproxy_with_headers(folder: Path, backend: Address) -> AbstractContextManag
     return _rproxy(folder, headed(backend), "splice", "--config", str(config))
 
 
-@contextmanager
-def _abandoning(pool: Pool) -> Iterator[Pool]:
-    try:
-        yield pool
-    finally:
-        pool.abandon()
-
-
 PEERS: Final[Mapping[str, Callable[[Path, Address], AbstractContextManager[Running]]]] = {
     "splice": lambda folder, backend: _rproxy(folder, backend, "splice"),
     "freshness-off": lambda folder, backend: _rproxy(folder, backend, "splice", "--freshness", "off"),
     "proxy-v2": _rproxy_with_headers,
+    "access-log": _rproxy_with_log,
+    "operators": lambda folder, backend: _rproxy_with_log(folder, backend, "--admin", f"{LOOPBACK}:0"),
     "portable": _rproxy_with_tls,
     "haproxy": _haproxy,
     "haproxy-splice": lambda folder, backend: _haproxy(folder, backend, "splice-request", "splice-response"),
