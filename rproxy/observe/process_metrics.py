@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import metadata
 from typing import Final, NamedTuple
 
@@ -23,11 +24,16 @@ class ProcessRow(NamedTuple):
     figures: ProcessFigures
 
 
-_VERSION: Final = metadata.version("rproxy")
+@cache
+def _version() -> str:
+    """Read from a file, and only where it is shown."""
+    return metadata.version("rproxy")
+
+
 _DROPS: Final = [reason.value for reason in (*Flaw, *Refusal)]
 
 PROCESS_FAMILIES: Final[tuple[Family[ProcessRow], ...]] = (
-    Family("rproxy_process_build_info", "gauge", "1, with the version.", lambda row: {_VERSION: 1}, "version"),
+    Family("rproxy_process_build_info", "gauge", "1, with the version.", lambda row: {_version(): 1}, "version"),
     Family(
         "rproxy_process_current_connections", "gauge", "Sessions of all services.", lambda row: row.capacity.sessions
     ),
