@@ -27,9 +27,12 @@ def _ratio(percent: float | None) -> float | None:
     return None if percent is None else percent / 100
 
 
+_NO_STATE: Final = dict.fromkeys(SHOWN_STATES, 0)
+
+
 def _states(row: BackendRow) -> Mapping[str, float]:
     shown = shown_state(row.backend)
-    return {state: state == shown for state in SHOWN_STATES}
+    return {**_NO_STATE, shown: 1}
 
 
 def _score(row: BackendRow) -> float | None:
@@ -55,7 +58,9 @@ def _last_rtt_s(row: BackendRow) -> float | None:
 
 
 BACKEND_FAMILIES: Final[tuple[Family[BackendRow], ...]] = (
-    Family("rproxy_server_status", "gauge", "1 for its present state, 0 for all others.", _states, "state"),
+    Family(
+        "rproxy_server_status", "gauge", "1 for its present state, 0 for all others.", _states, "state", is_slow=True
+    ),
     Family("rproxy_server_eligible", "gauge", "Whether it may get a client now.", lambda row: row.backend.eligible),
     Family(
         "rproxy_server_current_sessions",

@@ -29,4 +29,4 @@ class Family(Generic[Of]):
     label: str = ""
     """Name of the label of a mapping's keys."""
     is_slow: bool = False
-    """Whether reading it takes some µs."""
+    """Whether reading and writing it takes some µs."""

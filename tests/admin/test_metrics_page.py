@@ -18,7 +18,7 @@ from rproxy.observe.metric_family import Family
 from rproxy.observe.process_metrics import PROCESS_FAMILIES
 from rproxy.observe.publisher import Publisher
 from rproxy.observe.service_metrics import SERVICE_FAMILIES
-from rproxy.observe.status_json import Status
+from rproxy.observe.status_json import SHOWN_STATES, Status
 from rproxy.pool.backend import Backend, StaticTerms
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
@@ -285,7 +285,7 @@ def test_back_ends_come_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None
     of_backends = [[line for line in piece.splitlines() if "backend=" in line] for piece in pieces]
     one_a_line = [lines for lines in of_backends if lines and "rproxy_server_status" not in lines[0]]
     assert {len(lines) for lines in one_a_line} == {4, 2}
-    assert max(map(len, of_backends)) == 4 * 7
+    assert max(map(len, of_backends)) == 2 * len(SHOWN_STATES)
     assert "".join(pieces).count("rproxy_server_score{") == 10
 
 
@@ -300,6 +300,22 @@ def test_one_that_is_forgotten_meanwhile_is_shown_no_more() -> None:
     rest = b"".join(pieces)
     assert b"10.0.0.1" in rest
     assert b"10.0.0.2" not in rest
+
+
+def test_large_counts_lose_no_digit() -> None:
+    bench = Bench()
+    backend = bench.backend()
+    bench.datagrams.dropped["late"] = backend.counts.bytes_up = 12_345_678_901
+    assert bench.value("rproxy_datagrams_dropped_total", reason="late") == 12_345_678_901
+    assert bench.of_backend("rproxy_server_bytes_in_total") == 12_345_678_901
+
+
+def test_services_come_in_pieces_of_some_kilobytes() -> None:
+    bench = Bench(*(f"service-{number}" for number in range(100)))
+    pieces = [piece for piece in bench.page.rendered() if b'{service="' in piece]
+    assert len(pieces) > 10
+    assert max(map(len, pieces)) < 10 * metrics_page.PIECE_BYTES
+    assert min(map(len, pieces[:-1])) >= metrics_page.PIECE_BYTES
 
 
 def test_datagrams_are_counted_by_reason_even_those_that_did_not_happen() -> None:

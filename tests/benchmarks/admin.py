@@ -80,19 +80,19 @@ class Bench:
         self._seconds = seconds
 
     def round(self, attack: str) -> Round:
-        peace = self._waits()
+        peace, _ = self.beside()
         before = self._proxy.resident()
-        return Round(peace, self._waits(attack), (self._proxy.resident() - before) / 1e6)
+        return Round(peace, self.beside(attack)[0], (self._proxy.resident() - before) / 1e6)
 
-    def _waits(self, *attacks: str) -> Waits:
+    def beside(self, *attacks: str) -> tuple[Waits, list[str]]:
+        """The waits of sessions beside these clients, and what each of those has printed."""
         running = [start(attack, *_told(self._proxy.admin, self._seconds + 1)) for attack in attacks]
         sessions = start("sessions", *_told(self._proxy.address, self._seconds))
         self._simulator.run(READY_S + self._seconds, until=lambda: sessions.poll() is not None)
         found = json.loads(sessions.communicate()[0])
-        for process in running:
-            process.wait()
+        printed = [process.communicate()[0] for process in running]
         kept_ms, new_ms = (1000 * max(found[kind], default=0.0) for kind in ("kept", "new"))
-        return Waits(kept_ms, new_ms, found["failed"])
+        return Waits(kept_ms, new_ms, found["failed"]), printed
 
 
 def _told(address: Address, seconds: float) -> list[str]:

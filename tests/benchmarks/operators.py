@@ -1,6 +1,7 @@
 """Clients of a status listener, and of the sessions beside it: `... KIND HOST PORT SECONDS`, each a process of its own.
 
-KIND is one of `ATTACKS`, or `sessions`: this one prints, as JSON, how long a few bytes took to go through the proxy and
+KIND is one of `ATTACKS`, or `scrapes`, which prints as JSON how long it waited for each answer, or `sessions`: this one
+prints, as JSON, how long a few bytes took to go through the proxy and
 back, in seconds, on an established session and on new ones. It runs ahead of all other programs where it may, and the
 attacks after them: what a client takes of a core that the proxy would have had is not the status listener's doing.
 """
@@ -24,6 +25,8 @@ from tests.integration.sockets import SMALL_BUFFER, connect, hang_up, receive
 
 GET: Final = b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST: Final = b"POST /status.json HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n\r\n"
+SCRAPE: Final = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+SCRAPES_PAUSE_S: Final = 0.5
 PAUSE_S: Final = 0.001
 """Seconds between two requests on sessions."""
 NEW_EVERY: Final = 4
@@ -95,11 +98,7 @@ def monitors(address: Address, end: float) -> None:
     def watch() -> None:
         with suppress(OSError), connect(address) as client:
             while time.monotonic() < end:
-                client.sendall(GET)
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    head += client.recv(1)
-                receive(client, int(head.lower().partition(b"content-length: ")[2].split()[0]))
+                _get(client, GET)
 
     watching = [threading.Thread(target=watch) for _ in range(20)]
     for thread in watching:
@@ -116,6 +115,26 @@ def strangers(address: Address, end: float) -> None:
             with suppress(OSError):
                 client.send(data)
             client.close()
+
+
+def _get(client: socket.socket, request: bytes) -> None:
+    """Request a document, and read it."""
+    client.sendall(request)
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += client.recv(1)
+    receive(client, int(head.lower().partition(b"content-length: ")[2].split()[0]))
+
+
+def scrapes(address: Address, end: float) -> None:
+    """A Prometheus in a hurry: it pauses only until the page is rendered anew."""
+    waits = []
+    while (started := time.monotonic()) < end - SCRAPES_PAUSE_S:
+        with connect(address) as client:
+            _get(client, SCRAPE)
+        waits.append(time.monotonic() - started)
+        time.sleep(SCRAPES_PAUSE_S)
+    print(json.dumps(waits))
 
 
 ATTACKS: Final[dict[str, Callable[[Address, float], None]]] = {
@@ -188,7 +207,7 @@ def serve() -> None:
 
 
 def main(kind: str, *told: str) -> None:
-    ahead = kind not in ATTACKS
+    ahead = kind in ("sessions", "serve")
     if ahead:
         put_ahead(0)
     else:
@@ -200,6 +219,9 @@ def main(kind: str, *told: str) -> None:
     address, end = (host, int(port)), time.monotonic() + float(seconds)
     if ahead:
         sessions(address, end)
+        return
+    if kind == "scrapes":
+        scrapes(address, end)
         return
     with suppress(OSError):  # a listener that answers nobody any more
         ATTACKS[kind](address, end)
