@@ -20,13 +20,17 @@ from rproxy.admin.snapshots import Snapshots
 from rproxy.admin.stream import Stream, Streams
 from rproxy.carriers.carrier import Carrier
 from rproxy.config.model import ProxyConfig
-from rproxy.observe import backend_list, event_list, session_list
+from rproxy.observe import backend_list, choice_list, event_list, explanations, session_list
 from rproxy.observe.backend_list import BackendList
+from rproxy.observe.choice_list import ChoiceList
+from rproxy.observe.choices import ChoiceBook
 from rproxy.observe.event_list import EventList
+from rproxy.observe.explanations import Explanations
 from rproxy.observe.history import History
 from rproxy.observe.readiness import faults
 from rproxy.observe.session_list import SessionList
 from rproxy.observe.status_json import Status
+from rproxy.sources.agents.drop_log import DropLog
 from rproxy.tap.page import LivePage
 from rproxy.tap.services import Services
 from rproxy.tap.startup import operators_max
@@ -48,6 +52,8 @@ class Operators:
         control: Control,
         work: WorkQueue,
         carrier: Carrier,
+        choices: ChoiceBook | None,
+        drops: DropLog,
     ) -> None:
         """Opens nothing."""
         self._reactor = reactor
@@ -60,6 +66,8 @@ class Operators:
         self._metrics = metrics
         self._page = page
         self._carrier = carrier
+        self._choices = ChoiceBook(time) if choices is None else choices
+        self._drops = drops
         self.access = Access(None, reactor.seconds)
         self.stopping = False
         """Whether the process takes no more clients."""
@@ -92,8 +100,15 @@ class Operators:
         api.putChild(b"sessions", ChangingSessions(listed, changes, self.access, work))
         api.putChild(b"services", Query((), lists.services, work))
         api.putChild(b"events", Query(event_list.PARAMETERS, events.rendered, work))
+        choices = ChoiceList(self._choices)
+        why = Explanations(views, self._choices, self._history, self._drops.last_of, self._takes_agents, time)
+        api.putChild(b"choices", Query(choice_list.PARAMETERS, choices.rendered, work))
+        api.putChild(b"explain", Query(explanations.PARAMETERS, why.rendered, work))
         api.putChild(b"stream", Stream(streams))
         return api
+
+    def _takes_agents(self, name: str) -> bool:
+        return any(each.agents.own.takes_agents for each in self._services if each.config.name == name)
 
     def _names(self) -> list[str]:
         return [view.service.name for view in self._services.views()]

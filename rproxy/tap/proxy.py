@@ -115,7 +115,7 @@ class ProxyService(ProcessService, MultiService):
         self._steering = Steering(reactor, self._services, self.carrier.slices, self._work, history, time)
         self._operators = Operators(
             *(reactor, config, self._services, self._status, metrics, self._page, history, self._steering, self._work),
-            self.carrier,
+            *(self.carrier, shared.choices, self.monitor.drop_log),
         )
         self._descriptors = descriptors
         self._moving = Restoring({}, self.monitor, reactor, self._work)

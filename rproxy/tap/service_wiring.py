@@ -59,7 +59,7 @@ class Surroundings:
 
     @choices.default
     def _make_choices(self) -> ChoiceBook | None:
-        return ChoiceBook(time) if self.config.admin is not None else None
+        return ChoiceBook(time) if self.config.has_operators else None
 
     @lookups.default
     def _make_lookups(self) -> Lookups:

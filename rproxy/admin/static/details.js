@@ -246,7 +246,7 @@ export class Details {
 
   choice(choice) {
     const won = choice.chosen === this.entry.name;
-    const summary = make("summary", "", make("time", "", format.timeOfDay(choice.time)), make("span", won ? "won" : "lost", won ? "chosen" : choice.chosen || "nobody"), make("span", "reason", choice.reason || ""));
+    const summary = make("summary", "", make("time", "", format.timeOfDay(choice.time)), make("span", won ? "won" : "lost", won ? "chosen" : choice.chosen || "nobody"), make("span", "reason", choice.why || ""));
     const list = make("table", "candidates", make("caption", "visually-hidden", "Candidates"));
     for (const candidate of choice.candidates || []) {
       const row = make("tr", candidate.backend === choice.chosen ? "winner" : "", make("td", "", candidate.backend), make("td", "n", format.significant(candidate.value)), make("td", "n muted", candidate.report_age == null ? "" : format.duration(candidate.report_age)));

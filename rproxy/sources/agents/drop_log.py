@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -10,13 +10,15 @@ from twisted.logger import Logger
 
 from rproxy.net.addresses import Address, written
 from rproxy.pool.admission import Refusal
-from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.rate_limit import RateLimit, trim
 from rproxy.timing.throttle import Throttle
 from rproxy.wire.pdu import Flaw
 
 DROPPED_LOG_S: Final = 60.0
 OWN_LISTENER_LOG_S: Final = 10.0
 """At most one line in this time, about datagrams dropped, and about services that are this proxy itself."""
+HOSTS_MAX: Final = 1024
+"""Hosts of whose datagrams the last drop is kept."""
 _LOGGED: Final = frozenset(
     {
         *(Flaw.SEALED, Flaw.UNSEALED, Flaw.KEY_ID, Flaw.SEAL),
@@ -35,6 +37,8 @@ class DropLog:
         self._drops = Throttle(clock, RateLimit.once_in(DROPPED_LOG_S))
         self._own = Throttle(clock, RateLimit.once_in(OWN_LISTENER_LOG_S))
         self._dropped: Counter[str] = Counter()
+        self._seconds = clock.seconds
+        self._last: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
     def stop(self) -> None:
         """Cancel the timers; held-back lines are dropped."""
@@ -43,9 +47,18 @@ class DropLog:
 
     def dropped(self, source: Address, reason: Flaw | Refusal) -> None:
         """A datagram from `source` was dropped."""
+        self._last[source[0]] = self._seconds(), reason.value
+        self._last.move_to_end(source[0])
+        trim(self._last, HOSTS_MAX)
         if reason in _LOGGED:
             self._dropped[reason.value] += 1
             self._drops.say("dropped", lambda times: self._log_dropped(source))
+
+    def last_of(self, host: str) -> tuple[float, str] | None:
+        """When, on the clock, the last datagram from a host was dropped, and the reason's name; None if none was, or
+        those of many other hosts were later.
+        """
+        return self._last.get(host)
 
     def _log_dropped(self, source: Address) -> None:
         self.log.warn(

@@ -5,66 +5,64 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from heapq import merge
-from ipaddress import ip_network
 from math import isfinite
 from typing import Any, Final
 
 import attrs
 
 from rproxy.net.addresses import Network, within
-from rproxy.observe.choices import Choice, ChoiceBook, ChoiceLog, Compared
+from rproxy.observe.choices import KEPT, Choice, ChoiceBook, ChoiceLog, Compared
+from rproxy.observe.parameters import Parameters, backend, network, service, whole
 
+PARAMETERS: Final = ("service", "backend", "client", "limit")
 SHOWN: Final = 50
+SHOWN_MAX: Final = 10 * KEPT
 LOOKED: Final = 100
 """Choices that are looked at in one go, where few are asked for."""
 
 
 @attrs.frozen
-class Wanted:
-    """Which choices are asked for: of this service and client, and in which this back-end took part; empty for any."""
+class ChoiceList:
+    """The choices that `book` keeps."""
 
-    service: str = ""
-    backend: str = ""
-    client: Network | None = None
-    limit: int = SHOWN
+    book: ChoiceBook
 
-    @classmethod
-    def of(cls, service: str = "", backend: str = "", client: str = "", limit: str = "") -> Wanted:
-        """Of the texts of a query. Raises `ValueError` with one line."""
-        try:
-            network = ip_network(client, strict=False) if client else None
-        except ValueError:
-            raise ValueError(f"client={client}: neither an IP address nor a network") from None
-        if limit and not (limit.isascii() and limit.isdecimal() and len(limit) < 10):
-            raise ValueError(f"limit={limit}: not a number")
-        return cls(service, backend, network, int(limit) if limit else SHOWN)
+    def rendered(self, parameters: Parameters) -> Iterator[bytes]:
+        """The document as JSON, a choice a line, in pieces of a fraction of a millisecond each, some of them empty.
 
-    def includes(self, choice: Choice) -> bool:
-        """Whether a choice of the service is asked for."""
-        if self.client is not None and (choice.host is None or not within(choice.host, (self.client,))):
+        Beside the choices, `services` says by name how many are kept, and for how many the budget did not suffice.
+        Raises `BadParameter` before the first piece.
+        """
+        logs = self.book.logs
+        name, limit = service(parameters, [log.name for log in logs]), whole(parameters, "limit", SHOWN, 0, SHOWN_MAX)
+        wanted = _Wanted(backend(parameters), network(parameters, "client"))
+        logs = [log for log in logs if name in (None, log.name)]
+        newest_first = merge(*map(_newest_first, logs), key=lambda each: -each[1].id)
+        text, shown = '{"choices": [\n', 0
+        for looked, (of, choice) in enumerate(newest_first):
+            if shown == limit:
+                break
+            if wanted.has(choice):
+                yield (text + json.dumps(document(of, choice))).encode()
+                text = ",\n"
+                shown += 1
+            elif looked % LOOKED == 0:
+                yield b""
+        counts = {log.name: {"kept": len(log.kept), "unrecorded": log.unrecorded} for log in logs}
+        yield f"{'' if shown else text}\n], {json.dumps({'services': counts})[1:]}\n".encode()
+
+
+@attrs.frozen
+class _Wanted:
+    """Which choices are asked for: those in which the back-end took part, and those of the clients; None for any."""
+
+    backend: str | None
+    clients: Network | None
+
+    def has(self, choice: Choice) -> bool:
+        if self.backend is not None and not choice.concerns(self.backend):
             return False
-        return not self.backend or choice.concerns(self.backend)
-
-
-def rendered(book: ChoiceBook, wanted: Wanted) -> Iterator[bytes]:
-    """The document as JSON, a choice a line, in pieces that take a fraction of a millisecond each.
-
-    Beside the choices, `services` says by name how many are kept, and for how many the budget did not suffice.
-    """
-    logs = [log for log in book.logs if wanted.service in ("", log.name)]
-    newest_first = merge(*map(_newest_first, logs), key=lambda each: -each[1].id)
-    text, shown = '{"choices": [\n', 0
-    for looked, (service, choice) in enumerate(newest_first):
-        if shown == wanted.limit:
-            break
-        if wanted.includes(choice):
-            yield (text + json.dumps(document(service, choice))).encode()
-            text = ",\n"
-            shown += 1
-        elif looked % LOOKED == 0:
-            yield b" "
-    counts = {log.name: {"kept": len(log.kept), "unrecorded": log.unrecorded} for log in logs}
-    yield f"{'' if shown else text}\n], {json.dumps({'services': counts})[1:]}\n".encode()
+        return self.clients is None or (choice.host is not None and within(choice.host, (self.clients,)))
 
 
 def _newest_first(log: ChoiceLog) -> Iterator[tuple[str, Choice]]:
@@ -79,7 +77,7 @@ def document(service: str, choice: Choice) -> dict[str, Any]:
     decisive = comparisons[-1 if decided is None else decided] if comparisons else NOTHING_COMPARED
     return {
         "id": choice.id,
-        "time": choice.at,
+        "time": round(choice.at, 3),
         "service": service,
         "session": choice.session,
         "client": choice.client,

@@ -1,0 +1,122 @@
+"""`/api/explain`: why a back-end gets clients, or gets none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from rproxy.observe.choices import ChoiceBook
+from rproxy.observe.history import Happening, History
+from rproxy.observe.parameters import BadParameter, Parameters, backend, service
+from rproxy.observe.status_json import ServiceView
+from rproxy.observe.why import Moment, Why
+from rproxy.pool.admission import Refusal
+from rproxy.pool.states import Administration, State
+from rproxy.wire.pdu import Flaw
+
+PARAMETERS: Final = ("backend", "service")
+NEAR: Final = 3
+"""Back-ends of the same host that are named."""
+_GONE: Final = (State.FORGOTTEN.value, State.DEPARTED.value)
+_SAYS: Final[Mapping[str, str]] = {
+    Flaw.SEALED: "it is sealed with a key, and this proxy has no --keyring",
+    Flaw.UNSEALED: "it is not sealed with a key, and this proxy has a --keyring",
+    Flaw.KEY_ID: "it is sealed with a key that this proxy's --keyring does not have",
+    Flaw.SEAL: "its seal is not that of the key: another key of that number, or another address",
+    Flaw.VERSION: "it is of another version of the protocol",
+    Refusal.NOT_ALLOWED: "its network is not one that may register (--allow, from)",
+    Refusal.NO_SERVICE: "no service takes agents with its --service-port",
+    Refusal.TABLE_FULL: "the table of back-ends is full",
+    Refusal.HOST_FULL: "its host has as many back-ends as it may",
+    Refusal.RATE_LIMITED: "it registers too often",
+    Refusal.RETIRED: "it has unregistered before, and may only come back when it is started again",
+    Refusal.OWN_LISTENER: "it leads to this proxy itself",
+    Refusal.STATIC: "the configuration names it, so it takes no agent",
+}
+
+
+@attrs.frozen
+class Explanations:
+    """`dropped` returns when, on the services' clock, a host's last datagram was dropped, and for what; None if none.
+
+    `takes_agents` tells by a service's name whether agents may register with it.
+    """
+
+    views: Callable[[], Sequence[ServiceView]]
+    book: ChoiceBook
+    history: History
+    dropped: Callable[[str], tuple[float, str] | None]
+    takes_agents: Callable[[str], bool]
+    wall: Callable[[], float]
+
+    def rendered(self, parameters: Parameters) -> Iterator[bytes]:
+        """The document as JSON. Raises `BadParameter` before the first piece."""
+        yield json.dumps({"explanations": self.document(parameters)}).encode() + b"\n"
+
+    def document(self, parameters: Parameters) -> list[dict[str, Any]]:
+        """An explanation for each service that has the back-end; if none has, for each that is asked for."""
+        views = self.views()
+        wanted, name = service(parameters, [view.service.name for view in views]), backend(parameters)
+        if name is None:
+            raise BadParameter("backend must be given, as ADDRESS:PORT")
+        views = [view for view in views if wanted in (None, view.service.name)]
+        explained = [self._explained(view, name) for view in views]
+        known = [each for each in explained if each["known"]]
+        return known or explained
+
+    def _explained(self, view: ServiceView, name: str) -> dict[str, Any]:
+        now, pool = view.service.seconds(), view.service.pool
+        found = pool.get(*_address(name))
+        moment = Moment(now, self.wall())
+        if found is None:
+            text = self._unknown(view, name, moment)
+        else:
+            log = next((log for log in self.book.logs if log.pool is pool), None)
+            text = Why(pool, log, lambda of, kinds: self._last(view.service.name, of, kinds))(found, moment)
+        return {
+            "service": view.service.name,
+            "backend": name,
+            "known": found is not None,
+            "eligible": found is not None and found.eligible,
+            "text": text,
+        }
+
+    def _unknown(self, view: ServiceView, name: str, moment: Moment) -> str:
+        host, port = _address(name)
+        parts = []
+        gone = self._last(view.service.name, name, _GONE)
+        if gone is not None:
+            parts.append(f"gone since {moment.clock(gone.at)}: {gone.text}")
+        elif self.takes_agents(view.service.name):
+            parts.append("not registered: nobody has registered it")
+        else:
+            parts.append("not configured, and this service takes no agents")
+        drop = self.dropped(host)
+        if drop is not None:
+            at, reason = drop
+            why = _SAYS.get(reason, reason)
+            dropped_at = moment.clock(moment.unix_time(at))
+            parts.append(f"the last datagram from {host} that was dropped came at {dropped_at}: {why}")
+        word = view.service.pool.words.of((host, port))
+        if word.administration is not Administration.READY:
+            parts.append(f"an operator has said {word.administration.value}, for when it comes")
+        others = [each.name for each in view.service.pool if each.address == host][:NEAR]
+        if others:
+            parts.append(f"of this host there is {', '.join(others)}")
+        return "; ".join(parts)
+
+    def _last(self, service_name: str, name: str, kinds: tuple[str, ...]) -> Happening | None:
+        """The latest happening of the back-end of one of these kinds, if there was one in the last hour."""
+        found = None
+        for each in self.history.after(0):
+            if each.backend == name and each.service == service_name and each.kind in kinds:
+                found = each
+        return found
+
+
+def _address(name: str) -> tuple[str, int]:
+    host, _, port = name.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
