@@ -34,7 +34,7 @@ from rproxy.sessions.service import Service as SessionService
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.agents.monitor import Settings as MonitorSettings
 from rproxy.sources.agents.service_agents import TOKEN_BITS
-from rproxy.sources.saved.keeper import Keeper, Restoring
+from rproxy.sources.saved.keeper import Restoring
 from rproxy.sources.saved.rows import Rows, is_kept
 from rproxy.sources.saved.state_file import StateFile
 from rproxy.tap.access_log import AccessLogPart
@@ -63,7 +63,6 @@ from rproxy.tap.startup import (
 )
 from rproxy.tap.state_keeper import StateKeeper
 from rproxy.tap.steering import Steering
-from rproxy.timing.background import in_thread
 from rproxy.timing.wheel import Wheel
 from rproxy.timing.work_queue import WorkQueue
 
@@ -153,22 +152,12 @@ class ProxyService(ProcessService, MultiService):
             CarrierPart(reactor, carrier, self.capacity, shared.exclude_loop),
         ]
         if config.state_file is not None:
-            keeper = self._keeper(config.state_file)
+            file, unsaved = StateFile(config.state_file, shared=config.reuse_port), lambda: self._demo.addresses
+            keeper = StateKeeper(reactor, file, services, self.monitor, self._work, unsaved)
             self._steering.save = keeper.save
-            self._parts.insert(0, StateKeeper(reactor, keeper))  # what operators said holds before anybody gets clients
+            self._parts.insert(0, keeper)
         for part in self._parts:
             part.setServiceParent(self)
-
-    def _keeper(self, path: str) -> Keeper:
-        return Keeper(
-            StateFile(path, shared=self._config.reuse_port),
-            self._services.pools,
-            self.monitor,
-            self._reactor,
-            self._work,
-            in_thread(self._reactor, "state file"),
-            lambda: self._demo.addresses,
-        )
 
     def status(self) -> dict[str, Any]:
         """The content of `/status.json`."""

@@ -1,21 +1,42 @@
-"""The state file as a part of the proxy: keeps the back-ends over a restart."""
+"""The state file as a part of the proxy: keeps the back-ends, and what operators say of them, over a restart."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from rproxy.net.addresses import Address
+from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.saved.keeper import Keeper
+from rproxy.sources.saved.state_file import StateFile
 from rproxy.tap.parts import Part
+from rproxy.tap.services import Services
+from rproxy.timing.background import in_thread
+from rproxy.timing.work_queue import WorkQueue
 
 
 class StateKeeper(Part):
-    """Loads the file before the reactor runs, then keeps it up to date, and writes it once more on stopping."""
+    """Loads the file before the reactor runs, then keeps it up to date, and writes it once more on stopping.
 
-    def __init__(self, reactor: Any, keeper: Keeper) -> None:
+    Starts before what adds back-ends, so that what operators said holds before any of them gets clients.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        file: StateFile,
+        services: Services,
+        monitor: Monitor,
+        work: WorkQueue,
+        unsaved: Callable[[], Collection[Address]],
+    ) -> None:
+        """`unsaved` returns the back-ends that are left out."""
         self._reactor = reactor
-        self._keeper = keeper
+        in_background = in_thread(reactor, "state file")
+        self._keeper = Keeper(file, services.pools, monitor, reactor, work, in_background, unsaved)
+        self.save = self._keeper.save
 
     def startService(self) -> None:
         super().startService()

@@ -102,6 +102,16 @@ class TestContract:
         of_grown, of_normal = shares(balance.serve(2000, held=True), [grown, normal])
         assert of_grown / of_normal == pytest.approx(3, rel=0.15)
 
+    def test_an_operators_weight_counts_in_place_of_its_own(self, balance: Balance) -> None:
+        weighed, normal = balance.all_up(2)
+        for weight, ratio in ((300, 3), (None, 1)):
+            balance.pool.words.weigh((weighed.address, weighed.port), weight, balance.now)
+            served = balance.serve(2000, held=True)
+            of_weighed, of_normal = shares(served, [weighed, normal])
+            assert of_weighed / of_normal == pytest.approx(ratio, rel=0.15)
+            for backend in served:
+                balance.close(backend)
+
     @pytest.mark.parametrize("name", sorted(POLICIES))
     def test_one_that_starts_slowly_gets_its_share_and_in_the_end_the_whole(self, name: str) -> None:
         balance = Balance(policy(name), limits=UNLIMITED)
