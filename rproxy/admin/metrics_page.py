@@ -25,10 +25,8 @@ from rproxy.observe.process_figures import open_descriptors, process_figures
 from rproxy.observe.process_metrics import PROCESS_FAMILIES, ProcessRow
 from rproxy.observe.service_figures import UNSEEN
 from rproxy.observe.service_metrics import SERVICE_FAMILIES, ServiceRow
-from rproxy.observe.status_json import Ended, ServiceView
+from rproxy.observe.status_json import ServiceView, Status
 from rproxy.pool.states import State
-from rproxy.sessions.capacity import Capacity
-from rproxy.sources.agents.counters import Counters
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 AT_ONCE: Final = 1000
@@ -45,19 +43,11 @@ Labelled = tuple[str, Of]
 
 
 class MetricsPage:
-    """The page. `views` returns the services; `ended` the totals over all that there have been."""
+    """The page. `lost` returns how many records the access log has lost."""
 
-    def __init__(
-        self,
-        views: Callable[[], Sequence[ServiceView]],
-        ended: Callable[[], Ended],
-        datagrams: Counters,
-        capacity: Capacity,
-    ) -> None:
-        self._views = views
-        self._ended = ended
-        self._datagrams = datagrams
-        self._capacity = capacity
+    def __init__(self, status: Status, lost: Callable[[], int]) -> None:
+        self._status = status
+        self._lost = lost
         self._python = CollectorRegistry()
         PlatformCollector(registry=self._python)
         GCCollector(registry=self._python)
@@ -68,7 +58,7 @@ class MetricsPage:
         Back-ends are those that there are at the first piece, except the forgotten; their figures are those of the time
         at which each is written.
         """
-        views = self._views()
+        views = self._status.views()
         rows: list[Labelled[BackendRow]] = []
         for part in (part for view in views for part in _parts(view)):
             rows += part
@@ -84,8 +74,9 @@ class MetricsPage:
         yield generate_latest(self._python)
 
     def _process_row(self, open_fds: int | None) -> ProcessRow:
-        sessions = sum(view.service.sessions for view in self._views())
-        return ProcessRow(self._ended(), sessions, self._capacity, self._datagrams, process_figures(open_fds))
+        status = self._status
+        sessions = sum(view.service.sessions for view in status.views())
+        return ProcessRow(status, status.ended(), sessions, process_figures(open_fds), self._lost())
 
 
 def _service_row(view: ServiceView) -> ServiceRow:

@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import metadata
 from typing import Final, NamedTuple
 
 from rproxy.observe.metric_family import Family
 from rproxy.observe.process_figures import ProcessFigures
-from rproxy.observe.status_json import Ended
+from rproxy.observe.status_json import Ended, Status
 from rproxy.pool.admission import Refusal
-from rproxy.sessions.capacity import Capacity
-from rproxy.sources.agents.counters import HELD_BACK, Counters
+from rproxy.sources.agents.counters import HELD_BACK
 from rproxy.wire.pdu import Flaw
 
 
 class ProcessRow(NamedTuple):
+    status: Status
     ended: Ended
     """Of all services, those that have gone included."""
     sessions: int
-    capacity: Capacity
-    datagrams: Counters
+    """Of the same moment as `ended`: the sum of both must not decrease."""
     figures: ProcessFigures
-
-
-@cache
-def _version() -> str:
-    """Read from a file, and only where it is shown."""
-    return metadata.version("rproxy")
+    lost_records: int
+    """Of the access log."""
 
 
 _DROPS: Final = [reason.value for reason in (*Flaw, *Refusal)]
 
 PROCESS_FAMILIES: Final[tuple[Family[ProcessRow], ...]] = (
-    Family("rproxy_process_build_info", "gauge", "1, with the version.", lambda row: {_version(): 1}, "version"),
     Family(
-        "rproxy_process_current_connections", "gauge", "Sessions of all services.", lambda row: row.capacity.sessions
+        "rproxy_process_build_info",
+        "gauge",
+        "1, with the version.",
+        lambda row: {row.status.process.version: 1},
+        "version",
+    ),
+    Family(
+        "rproxy_process_current_connections",
+        "gauge",
+        "Sessions of all services.",
+        lambda row: row.status.capacity.sessions,
     ),
     Family(
         "rproxy_process_max_connections",
         "gauge",
         "Most sessions of all services.",
-        lambda row: row.capacity.sessions_max,
+        lambda row: row.status.capacity.sessions_max,
     ),
     Family(
         "rproxy_process_connections_total",
@@ -62,38 +64,44 @@ PROCESS_FAMILIES: Final[tuple[Family[ProcessRow], ...]] = (
         lambda row: row.ended.down,
     ),
     Family(
+        "rproxy_process_dropped_logs_total",
+        "counter",
+        "Records of the access log that could not be written.",
+        lambda row: row.lost_records,
+    ),
+    Family(
         "rproxy_datagrams_accepted_total",
         "counter",
         "Agents' datagrams that were accepted.",
-        lambda row: row.datagrams.accepted,
+        lambda row: row.status.datagrams.accepted,
         "type",
     ),
     Family(
         "rproxy_datagrams_dropped_total",
         "counter",
         "Datagrams that were dropped, by reason.",
-        lambda row: {reason: row.datagrams.dropped[reason] for reason in _DROPS},
+        lambda row: {reason: row.status.datagrams.dropped[reason] for reason in _DROPS},
         "reason",
     ),
     Family(
         "rproxy_datagram_errors_total",
         "counter",
         "Datagrams that could not be sent, by error.",
-        lambda row: row.datagrams.send_errors,
+        lambda row: row.status.datagrams.send_errors,
         "error",
     ),
     Family(
         "rproxy_probes_total",
         "counter",
         "Probes, by what they were sent for.",
-        lambda row: {cause: count for cause, count in row.datagrams.probes.items() if cause != HELD_BACK},
+        lambda row: {cause: count for cause, count in row.status.datagrams.probes.items() if cause != HELD_BACK},
         "cause",
     ),
     Family(
         "rproxy_probes_held_back_total",
         "counter",
         "Times that the budget of probes on demand was spent.",
-        lambda row: row.datagrams.probes[HELD_BACK],
+        lambda row: row.status.datagrams.probes[HELD_BACK],
     ),
     Family(
         "process_cpu_seconds_total", "counter", "CPU time, of user and system.", lambda row: row.figures.cpu_seconds

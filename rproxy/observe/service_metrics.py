@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from rproxy.observe.choices import ChoiceLog
 from rproxy.observe.metric_family import Family
 from rproxy.observe.service_figures import ServiceFigures
 from rproxy.observe.status_json import Ended
@@ -19,6 +20,11 @@ class ServiceRow(NamedTuple):
     sessions: int
     """Of the same moment as `ended`: the sum of both must not decrease."""
     figures: ServiceFigures
+
+
+def _unrecorded(row: ServiceRow) -> float | None:
+    recorder = row.service.recorder
+    return recorder.unrecorded if isinstance(recorder, ChoiceLog) else None
 
 
 SERVICE_FAMILIES: Final[tuple[Family[ServiceRow], ...]] = (
@@ -109,6 +115,12 @@ SERVICE_FAMILIES: Final[tuple[Family[ServiceRow], ...]] = (
         "counter",
         "Choices of a back-end.",
         lambda row: row.service.pool.choices,
+    ),
+    Family(
+        "rproxy_backend_unrecorded_choices_total",
+        "counter",
+        "Choices that are not in the record of choices, because they came too fast.",
+        _unrecorded,
     ),
     Family(
         "rproxy_backend_redispatch_warnings_total",

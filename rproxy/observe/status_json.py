@@ -138,11 +138,11 @@ class Status:
         capacity: Capacity,
         process: ProcessFacts = ProcessFacts(),
     ) -> None:
-        self._views = views
-        self._process = process
+        self.views = views
+        self.process = process
         self._past = Ended()
-        self._datagrams = datagrams
-        self._capacity = capacity
+        self.datagrams = datagrams
+        self.capacity = capacity
 
     def removed(self, view: ServiceView) -> None:
         """A service has gone, and `views` does not return it any more; the totals keep it."""
@@ -150,11 +150,11 @@ class Status:
 
     def ended(self) -> Ended:
         """Totals over all services, those that have gone included."""
-        return sum((view.ended() for view in self._views()), self._past)
+        return sum((view.ended() for view in self.views()), self._past)
 
     def document(self) -> dict[str, Any]:
         """The whole document."""
-        return {"backends": [row for view in self._views() for row in view.rows(view.service.pool)]} | self._totals()
+        return {"backends": [row for view in self.views() for row in view.rows(view.service.pool)]} | self._totals()
 
     def rendered(self) -> Iterator[bytes]:
         """The document as JSON, a back-end a line, in pieces that take a fraction of a millisecond each.
@@ -162,7 +162,7 @@ class Status:
         Back-ends may change between two pieces: those listed are the ones at the first, except the forgotten.
         """
         text, separator = '{"backends": [\n', ""
-        for number, (view, backends) in enumerate([part for each in self._views() for part in parts(each)]):
+        for number, (view, backends) in enumerate([part for each in self.views() for part in parts(each)]):
             if number and text:
                 yield text.encode()
                 text = ""
@@ -173,17 +173,17 @@ class Status:
 
     def _totals(self) -> dict[str, Any]:
         """Everything but the back-ends; `bytes` are those of the sessions that have ended."""
-        views = self._views()
+        views = self.views()
         return {
-            **attrs.asdict(self._process),
+            **attrs.asdict(self.process),
             "services": [view.totals() for view in views],
             "panic": any(view.service.pool.panicking for view in views),
-            "connections": {"now": self._capacity.sessions, "max": self._capacity.sessions_max},
+            "connections": {"now": self.capacity.sessions, "max": self.capacity.sessions_max},
             "counters": {
-                "accepted": dict(self._datagrams.accepted),
-                "dropped": dict(self._datagrams.dropped),
-                "send_errors": dict(self._datagrams.send_errors),
-                "probes": dict(self._datagrams.probes),
+                "accepted": dict(self.datagrams.accepted),
+                "dropped": dict(self.datagrams.dropped),
+                "send_errors": dict(self.datagrams.send_errors),
+                "probes": dict(self.datagrams.probes),
                 **self.ended().document(),
             },
         }

@@ -110,7 +110,7 @@ class ProxyService(ProcessService, MultiService):
         facts = ProcessFacts(version("rproxy"), round(time(), 3), os.getpid())
         self._status = Status(self._services.views, self.monitor.counters, self.capacity, facts)
         self._page = LivePage(reactor, config, self._services.views, self.capacity, facts, history, self._work)
-        metrics = MetricsPage(self._services.views, self._status.ended, self.monitor.counters, self.capacity)
+        metrics = MetricsPage(self._status, lambda: log.lost)
         self._steering = Steering(reactor, self._services, self.carrier.slices, self._work, history, time)
         self._operators = Operators(
             *(reactor, config, self._services, self._status, metrics, self._page, history, self._steering, self._work),

@@ -14,11 +14,12 @@ from rproxy.admin import metrics_page
 from rproxy.admin.metrics_page import MetricsPage
 from rproxy.agent.sampler import Load
 from rproxy.observe.backend_metrics import BACKEND_FAMILIES
+from rproxy.observe.choices import ChoiceBook
 from rproxy.observe.metric_family import Family
 from rproxy.observe.process_metrics import PROCESS_FAMILIES
 from rproxy.observe.publisher import Publisher
 from rproxy.observe.service_metrics import SERVICE_FAMILIES
-from rproxy.observe.status_json import SHOWN_STATES, Status
+from rproxy.observe.status_json import SHOWN_STATES, ProcessFacts, Status
 from rproxy.pool.backend import Backend, StaticTerms
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
@@ -30,6 +31,7 @@ from tests.conftest import need
 from tests.fakes import FakeLink, confirm, pool_of, registered
 
 FAMILIES: Final[list[Family[Any]]] = [*BACKEND_FAMILIES, *SERVICE_FAMILIES, *PROCESS_FAMILIES]
+FACTS = ProcessFacts("1.2")
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
 
@@ -42,10 +44,9 @@ class Bench:
         self.pool = self.served[0].service.pool
         self.datagrams = Counters()
         self.capacity = Capacity(10, self.clock.seconds)
-        self.status = Status(lambda: [each.view for each in self.served], self.datagrams, self.capacity)
-        self.page = MetricsPage(
-            lambda: [each.view for each in self.served], self.status.ended, self.datagrams, self.capacity
-        )
+        self.status = Status(lambda: [each.view for each in self.served], self.datagrams, self.capacity, FACTS)
+        self.lost_records = 0
+        self.page = MetricsPage(self.status, lambda: self.lost_records)
 
     def _serve(self, name: str) -> ServedPool:
         publish, pool = Publisher(), pool_of()
@@ -316,6 +317,23 @@ def test_services_come_in_pieces_of_some_kilobytes() -> None:
     assert len(pieces) > 10
     assert max(map(len, pieces)) < 10 * metrics_page.PIECE_BYTES
     assert min(map(len, pieces[:-1])) >= metrics_page.PIECE_BYTES
+
+
+def test_the_version_is_shown_and_what_the_access_log_has_lost() -> None:
+    bench = Bench()
+    bench.lost_records = 3
+    assert bench.value("rproxy_process_build_info", version="1.2") == 1
+    assert bench.value("rproxy_process_dropped_logs_total") == 3
+
+
+def test_choices_that_are_not_recorded_are_counted_where_they_are_recorded() -> None:
+    bench = Bench()
+    bench.backend()
+    bench.session()
+    assert bench.value("rproxy_backend_unrecorded_choices_total") is None
+    bench.served[0].service.recorder = ChoiceBook(bench.clock.seconds).add("web", bench.pool)
+    bench.pool.choose(0.0)
+    assert bench.value("rproxy_backend_unrecorded_choices_total") == 1
 
 
 def test_datagrams_are_counted_by_reason_even_those_that_did_not_happen() -> None:
