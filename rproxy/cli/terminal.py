@@ -37,6 +37,13 @@ _NAMES: Final = {
 _ENTER: Final = "\x1b[?1049h\x1b[?25l"
 _LEAVE: Final = "\x1b[?25h\x1b[?1049l"
 """xterm's alternate screen, and the cursor."""
+_BEGIN: Final = "\x1b[?2026h"
+_END: Final = "\x1b[?2026l"
+"""What is between them is shown at once, by terminals that know of synchronized output."""
+_HOME: Final = "\x1b[H"
+_ERASE_LINE: Final = "\x1b[K"
+_ERASE_BELOW: Final = "\x1b[J"
+"""Before a line is written: after one that fills its row, they would erase its last character."""
 ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 """Signals that end the command; the terminal is left as it was."""
 
@@ -109,5 +116,6 @@ class Terminal:
 
     def paint(self, lines: Sequence[Text], width: int) -> None:
         """Show these lines, which are cut off at `width`, and nothing else."""
-        painted = "\x1b[K\r\n".join(self._output.rendered(line, width) for line in lines)
-        self._output.write(f"\x1b[H{painted}\x1b[K\x1b[J")
+        painted = [self._output.rendered(line, width) for line in lines]
+        text = "".join(f"{_ERASE_LINE}{line}\n" for line in painted[:-1]) + _ERASE_BELOW + "".join(painted[-1:])
+        self._output.write(f"{_BEGIN}{_HOME}{text}{_END}")
