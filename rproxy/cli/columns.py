@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from rproxy.cli import figures
-from rproxy.cli.figures import NONE, number_of, printable
+from rproxy.cli.figures import number_of, printable
 from rproxy.cli.grid import Column, Row
 
 GOOD: Final = "green"
@@ -23,14 +23,17 @@ STATE_STYLES: Final = {
     "registered": MUTED,
     "departed": MUTED,
 }
+RATE: Final = "rate"
+"""Of new sessions: the one figure that is not in the proxy's documents."""
 HIGH: Final = 75
 SATURATED: Final = 90
 """From how many percent figures are shown in yellow and in red."""
 
 
-def figure(key: str, title: str, written: Callable[[object], str], rank: int, **how: Any) -> Column:
-    """Of a figure of the row."""
-    return Column(key, title, lambda row: written(row.get(key)), rank, right=True, order=by(key), **how)
+def figure(key: str, title: str, written: Callable[[object], str], rank: int, field: str = "", **how: Any) -> Column:
+    """Of a figure of the row, its `field`, which is usually named as the column is."""
+    name = field or key
+    return Column(key, title, lambda row: written(row.get(name)), rank, right=True, order=by(name), **how)
 
 
 def by(key: str) -> Callable[[Row], float | None]:
@@ -98,25 +101,26 @@ BACKENDS: Final[Sequence[Column]] = (
     Column("state", "STATE", state, style=state_style, order=lambda row: _STATES.get(str(row.get("state")), -1)),
     figure("since", "SINCE", figures.age, 4),
     Column("sessions", "SESS", sessions, right=True, order=by("connections")),
-    figure("rate", "NEW/S", lambda number: NONE if number is None else f"{number:.1f}", 4),
+    figure(RATE, "NEW/S", figures.rate, 4),
     figure("total", "TOTAL", figures.count, 8),
     figure("score", "SCORE", figures.value, 6),
     figure("cpu", "CPU", figures.percent, 2, style=level("cpu")),
     figure("memory", "MEM", figures.percent, 3, style=level("memory")),
     figure("load", "LOAD", figures.percent, 6, style=level("load")),
-    figure("rtt_ms", "RTT", figures.milliseconds, 7),
+    figure("rtt", "RTT", figures.milliseconds, 7, "rtt_ms"),
     figure("loss", "LOSS", figures.share, 7, style=lambda row: WARNING if row.get("loss") else ""),
     figure("tcp", "TCP", figures.count, 13),
     Column("weight", "WGHT", weight, 9, right=True, order=by("weight")),
-    figure("bytes_up", "UP", figures.size, 10),
-    figure("bytes_down", "DOWN", figures.size, 10),
-    figure("report_age", "AGE", figures.age, 11),
+    figure("up", "UP", figures.size, 10, "bytes_up"),
+    figure("down", "DOWN", figures.size, 10, "bytes_down"),
+    figure("age", "AGE", figures.age, 11, "report_age"),
     Column("note", "NOTE", note, 5, is_text=True),
 )
 SERVICES: Final[Sequence[Column]] = (
     Column("name", "SERVICE", lambda row: printable(row.get("name"))),
     Column("eligible", "USABLE", lambda row: f"{figures.count(row.get('eligible'))}/{figures.count(row.get('known'))}"),
     figure("sessions", "SESS", figures.count, 0),
+    figure(RATE, "NEW/S", figures.rate, 1),
     figure("waiting", "WAIT", figures.count, 1, style=lambda row: WARNING if row.get("waiting") else ""),
     Column("ended", "ENDED", lambda row: figures.count(total(row, "sessions")), 2, right=True),
     Column("refused", "REFUSED", lambda row: figures.count(total(row, "refused")), 3, right=True),

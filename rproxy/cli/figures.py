@@ -38,6 +38,12 @@ def count(value: object) -> str:
     return NONE if figure is None else f"{figure:.0f}"
 
 
+def rate(value: object) -> str:
+    """Per second."""
+    figure = number_of(value)
+    return NONE if figure is None else f"{figure:.1f}" if figure < 100 else f"{figure:.0f}"
+
+
 def value(value: object) -> str:
     """Of a policy: four digits, since it may have any size."""
     figure = number_of(value)

@@ -90,17 +90,31 @@ class Table:
         line.append(below.join(wrapped), style)
 
 
-def table(columns: Sequence[Column], rows: Sequence[Row], width: int | None, *, wrapped: bool = False) -> Table:
+def table(
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    width: int | None,
+    *,
+    wrapped: bool = False,
+    before: Table | None = None,
+) -> Table:
     """Lay out `rows` for a terminal of `width` columns: a text that is too long goes on in further lines if `wrapped`.
 
     Without a `width`, for programs, there are all columns, and texts are in one line. Columns that do not fit, or that
-    say nothing of any row, are left out otherwise.
+    say nothing of any row, are left out otherwise. One that goes on `before` has its columns, at least as wide.
     """
+    least = (
+        {} if before is None else {column.key: each for column, each in zip(before.columns, before.widths, strict=True)}
+    )
     cells = [[column.cell(row) or NONE for column in columns] for row in rows]
-    widths = [max([cell_len(column.title), *map(cell_len, each)]) for column, each in _by_column(columns, cells)]
+    widths = [
+        max([cell_len(column.title), least.get(column.key, 0), *map(cell_len, each)])
+        for column, each in _by_column(columns, cells)
+    ]
     if width is None:
         return Table(columns, rows, cells, widths, 0, None)
     telling = {column.key for column, each in _by_column(columns, cells) if not rows or set(each) != {NONE}}
+    telling |= least.keys()
     kept = fitting(columns, widths, width, telling)
     columns, widths = [columns[number] for number in kept], [widths[number] for number in kept]
     cells = [[line[number] for number in kept] for line in cells]

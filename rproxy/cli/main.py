@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from rproxy.cli import backend_names, changes, choices, reports, status, watch
@@ -95,10 +96,10 @@ def _events(client: Client, output: Output, options: Options) -> None:
     if options.json and not options.follow:
         reports.as_json(client, output, reports.EVENTS, query)
         return
-    show = reports.print_events_as_json if options.json else reports.print_events
-    after = reports.events(client, output, query, show)
+    show = partial(reports.show_events_as_json, output) if options.json else reports.EventTable(output).show
+    after = reports.events(client, query, show)
     if options.follow:
-        reports.follow(client, output, query, after, show, time.sleep)
+        reports.follow(client, query, after, show, time.sleep)
 
 
 def _choices(client: Client, output: Output, options: Options) -> None:

@@ -10,8 +10,22 @@ from typing import Any, Final
 
 BACKEND: Final = "ADDRESS:PORT; ADDRESS or a host's name where that is one; SERVICE/ADDRESS:PORT"
 SORTS: Final = (
-    *("backend", "service", "state", "sessions", "total", "score", "cpu", "memory", "load", "rtt_ms", "loss", "tcp"),
-    *("weight", "bytes_up", "bytes_down", "report_age", "since"),
+    *(
+        "backend",
+        "service",
+        "state",
+        "since",
+        "sessions",
+        "total",
+        "score",
+        "cpu",
+        "memory",
+        "load",
+        "rtt",
+        "loss",
+        "tcp",
+    ),
+    *("weight", "up", "down", "age"),
 )
 """The keys of the table's columns."""
 INTERVAL_S: Final = 2.0
@@ -36,10 +50,14 @@ def _add_place(parser: argparse.ArgumentParser, default: Any) -> None:
 
 
 def _parser(commands: Any, name: str, text: str, description: str = "") -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=description or f"{text}.")
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=description or _sentence(text))
     _add_place(parser, argparse.SUPPRESS)  # which leaves what was given before the command
     parser.set_defaults(run=partial(_run, name), wrong=parser.error)
     return parser
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _run(command: str, options: argparse.Namespace) -> int:
@@ -67,7 +85,7 @@ commands' says what the columns are."""
         "--watch", action="store_true", help="show them again and again; on a terminal with keys, as top"
     )
     parser.add_argument("--interval", metavar="S", type=_seconds, default=INTERVAL_S, help="with --watch (default 2)")
-    parser.add_argument("--sort", metavar="KEY", choices=SORTS, default="backend", help=f"one of {', '.join(SORTS)}")
+    parser.add_argument("--sort", metavar="KEY", type=_sort, default=SORTS[0], help=f"one of {', '.join(SORTS)}")
     parser.add_argument("--reverse", action="store_true", help="sort the other way round")
     _add_service(parser)
     parser.add_argument("--state", metavar="STATE,…", type=_words, default=(), help="back-ends in these states")
@@ -104,7 +122,7 @@ def _choices(commands: Any) -> None:
 
 def _explain(commands: Any) -> None:
     text = "say why a back-end gets clients, or why it gets none"
-    description = f"{text[0].upper()}{text[1:]}; without a back-end, show the last choice with all that were compared."
+    description = f"{_sentence(text)} Without a back-end, show the last choice with all that were compared."
     parser = _parser(commands, "explain", text, description)
     parser.add_argument("backend", metavar="BACKEND", nargs="?", help=BACKEND)
     _add_service(parser)
@@ -117,13 +135,13 @@ def _doubts(commands: Any) -> None:
 
 def _steer(commands: Any) -> None:
     add = partial(_steering, commands)
-    add("drain", "give a back-end no new clients", "until its sessions have ended")
-    add("maint", "as drain, and do not count it as down whatever its checks say", "until its sessions have ended")
-    add("ready", "end drain and maint", "until it may get clients")
+    add("drain", "give back-ends no new clients, until they are ready", "until their sessions have ended")
+    add("maint", "as drain, and do not count them as down whatever is heard of them", "until their sessions have ended")
+    add("ready", "end drain and maint", "until they may get clients")
 
 
 def _steering(commands: Any, name: str, text: str, until: str) -> None:
-    parser = _parser(commands, name, text, f"{text[0].upper()}{text[1:]}. It holds until it is said otherwise.")
+    parser = _parser(commands, name, text)
     parser.add_argument("backends", metavar="BACKEND", nargs="*", help=BACKEND)
     _add_service(parser, "of this service")
     _add_wait(parser, until)
@@ -153,7 +171,7 @@ def _kill(commands: Any) -> None:
 
 def _shed(commands: Any) -> None:
     text = "reset a back-end's sessions little by little, those that are idle first"
-    parser = _parser(commands, "shed", text, f"{text[0].upper()}{text[1:]}. Drain it first, or new ones come.")
+    parser = _parser(commands, "shed", text, f"{_sentence(text)} Drain it first, or new ones come.")
     parser.add_argument("backend", metavar="BACKEND", help=BACKEND)
     parser.add_argument("rate", metavar="N/s", type=_rate, help="at most so many a second; 0 stops it")
     _add_service(parser, "of this service")
@@ -193,6 +211,14 @@ def _rate(text: str) -> float:
     if not 0 <= rate <= 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is no rate, such as 5/s")
     return rate
+
+
+def _sort(text: str) -> str:
+    """A key or the beginning of one."""
+    found = [key for key in SORTS if key == text] or [key for key in SORTS if text and key.startswith(text.lower())]
+    if len(found) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(SORTS)}")
+    return found[0]
 
 
 def _weight_of(text: str) -> int | None:

@@ -13,7 +13,7 @@ from rich.text import Text
 from rproxy.cli import backend_names, columns
 from rproxy.cli.client import Client, Failure, Query, rows_of
 from rproxy.cli.figures import count, number_of, printable
-from rproxy.cli.grid import Row, table
+from rproxy.cli.grid import Row, Table, table
 from rproxy.cli.output import Output
 
 SESSIONS: Final = "/api/sessions"
@@ -22,8 +22,8 @@ DOUBTS: Final = "/api/doubts"
 EXPLAIN: Final = "/api/explain"
 FOLLOW_S: Final = 1.0
 """Between two requests for new events."""
-ShowEvents = Callable[[Output, list[Row], bool], None]
-"""Prints events, with a heading or without."""
+ShowEvents = Callable[[list[Row]], None]
+"""Prints events: those of the last hour, and then those to come."""
 
 
 def as_json(client: Client, output: Output, path: str, query: Query | None = None) -> None:
@@ -46,16 +46,14 @@ def sessions(client: Client, output: Output, query: Query) -> None:
         output.lines([Text(f"{len(rows)} of {count(total)} sessions: --limit N shows more", columns.MUTED)])
 
 
-def events(client: Client, output: Output, query: Query, show: ShowEvents) -> int:
+def events(client: Client, query: Query, show: ShowEvents) -> int:
     """Those of the last hour, the oldest first. Returns the number of the last."""
     document = client.get(EVENTS, query)
-    show(output, rows_of(document, "events", client.place), True)
+    show(rows_of(document, "events", client.place))
     return _last(document)
 
 
-def follow(
-    client: Client, output: Output, query: Query, after: int, show: ShowEvents, sleep: Callable[[float], None]
-) -> None:
+def follow(client: Client, query: Query, after: int, show: ShowEvents, sleep: Callable[[float], None]) -> None:
     """Print further events as they come, for ever; a proxy that goes away is waited for."""
     failed = False
     while True:
@@ -72,15 +70,24 @@ def follow(
             continue
         failed, after = False, _last(document)
         if rows:
-            show(output, rows, False)
+            show(rows)
 
 
-def print_events(output: Output, rows: list[Row], heading: bool) -> None:
-    """A line each."""
-    output.table(table(columns.events(time.time()), rows, output.width, wrapped=True), heading=heading)
+class EventTable:
+    """Prints events one below the other, with one heading."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._before: Table | None = None
+
+    def show(self, rows: list[Row]) -> None:
+        """Print these."""
+        laid_out = table(columns.events(time.time()), rows, self._output.width, wrapped=True, before=self._before)
+        self._output.table(laid_out, heading=self._before is None)
+        self._before = laid_out
 
 
-def print_events_as_json(output: Output, rows: list[Row], _: bool) -> None:
+def show_events_as_json(output: Output, rows: list[Row]) -> None:
     """An object a line."""
     output.write("".join(f"{json.dumps(row)}\n" for row in rows))
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rproxy.cli import figures
 from rproxy.cli.client import Failure, Place, rows_of
-from rproxy.cli.columns import BACKENDS, SERVICES, WARNING
+from rproxy.cli.columns import BACKENDS, RATE, SERVICES, WARNING
 from rproxy.cli.figures import number_of, printable
 from rproxy.cli.grid import Column, Row, Table, table
 from rproxy.cli.output import Output
@@ -63,7 +63,7 @@ def show(document: Document, place: Place, output: Output, selection: Selection)
     """Print the tables once. Raises `Failure`."""
     services, rows = selection.services(document, place), selection.backends(document, place)
     output.lines([heading(document, place)])
-    output.table(table(SERVICES, services, output.width))
+    output.table(services_table(services, output.width))
     output.write("\n")
     output.table(backends_table(rows, output.width))
     output.lines(doubts(document))
@@ -118,9 +118,14 @@ def ordered(rows: Sequence[Row], key: str, backwards: bool = False) -> list[Row]
     return sorted(known, key=order, reverse=not backwards) + [row for row in by_name if order(row) is None]
 
 
+def services_table(rows: Sequence[Row], width: int | None, *, watched: bool = False) -> Table:
+    """With rates where they are watched."""
+    return table([column for column in SERVICES if watched or column.key != RATE], rows, width)
+
+
 def backends_table(rows: Sequence[Row], width: int | None, *, watched: bool = False) -> Table:
-    """Of the back-ends: with rates where they are watched, and on a terminal without the name of the only service."""
-    hidden = set() if watched else {"rate"}
+    """With rates where they are watched, and on a terminal without the name of the only service."""
+    hidden = set() if watched else {RATE}
     if width is not None and len({str(row.get("service")) for row in rows}) < 2:
         hidden.add("service")
     return table([column for column in BACKENDS if column.key not in hidden], rows, width)

@@ -10,15 +10,15 @@ from rich.text import Text
 
 from rproxy.cli import figures, status
 from rproxy.cli.client import Place, rows_of
-from rproxy.cli.columns import BAD, MUTED, SERVICES
-from rproxy.cli.grid import Row, Table, table
+from rproxy.cli.columns import BAD, MUTED, RATE
+from rproxy.cli.grid import Row, Table
 from rproxy.cli.status import Document, Selection
 
 SORTS: Final = {
     "a": status.BY_NAME,
     "t": "state",
     "s": "sessions",
-    "n": "rate",
+    "n": RATE,
     "c": "cpu",
     "m": "memory",
     "v": "score",
@@ -56,10 +56,11 @@ class View:
 
     def take(self, document: Document, at: float) -> None:
         """Show a new document, which came at `at`, in s of a monotonic clock. Raises `Failure` if it is another one."""
-        rows = rows_of(document, "backends", self.place)
-        rows_of(document, "services", self.place)
+        rows, services = rows_of(document, "backends", self.place), rows_of(document, "services", self.place)
         if self._taken_at is not None and at > self._taken_at:
             _add_rates(rows, rows_of(self._document, "backends", self.place), at - self._taken_at)
+            for service in services:
+                service[RATE] = sum(row.get(RATE, 0.0) for row in rows if row.get("service") == service.get("name"))
         self._document, self._taken_at, self.failure = document, at, ""
 
     def press(self, key: str) -> bool:
@@ -155,7 +156,7 @@ class View:
         return [*top, Text()] if height > 10 else top
 
     def _services(self, width: int) -> Table:
-        return table(SERVICES, self.selection.services(self._document, self.place), width)
+        return status.services_table(self.selection.services(self._document, self.place), width, watched=True)
 
     def _footer(self, rows: int, more_doubts: int) -> Text:
         first, last = self._offset + 1, min(self._offset + self._page, rows)
@@ -173,7 +174,7 @@ def _add_rates(rows: Sequence[Row], before: Sequence[Row], passed_s: float) -> N
     for row in rows:
         was, now = totals.get(_key(row)), figures.number_of(row.get("total"))
         if was is not None and now is not None and now >= was:
-            row["rate"] = (now - was) / passed_s
+            row[RATE] = (now - was) / passed_s
 
 
 def _key(row: Row) -> tuple[object, ...]:

@@ -56,6 +56,7 @@ def asked(proxy: FakeProxy) -> list[str]:
 
 GET: Final = {
     "status": "/status.json",
+    "status --sort mem": "/status.json",
     "status --sort cpu --reverse --service web --state up,down": "/status.json",
     "sessions": "/api/sessions",
     "sessions --client 10.0.0.0/8 --backend 10.1.1.1 --service web --limit 5": (
@@ -129,7 +130,7 @@ def test_what_is_changed(proxy: FakeProxy, token: str, capsys: Captured, command
         ("shed 10.1.1.1 fast", "'fast' is no rate, such as 5/s"),
         ("shed 10.1.1.1 nan", "'nan' is no rate"),
         ("shed 10.1.1.1 5/s --wait x", "argument --wait: 'x' is no number of seconds"),
-        ("status --sort size", "invalid choice: 'size'"),
+        ("status --sort size", "'size' is none of backend, service, "),
         ("status --interval 0", "'0' is no number of seconds"),
         ("sessions --limit -1", "--limit"),
     ],

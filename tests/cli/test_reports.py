@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -70,13 +71,13 @@ def test_people_are_told_that_there_are_more_sessions(capsys: Captured, monkeypa
 def test_events_are_a_table_and_a_text_for_people_is_wrapped(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [event(1, text="a long text " * 9), event(2, service="", backend="", kind="doubt\x1b[31m")]
     client = Canned({"/api/events": {"events": rows, "last": 9}})
-    assert reports.events(client, Output(), {}, reports.print_events) == 9
+    assert reports.events(client, {}, reports.EventTable(Output()).show) == 9
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith("a long text a long text")
     assert lines[2].split()[2:] == ["-", "-", "doubt\\x1b[31m", "number", "2"]
     monkeypatch.setattr(Output, "width", 40)
     rows[1]["kind"] = "doubt"
-    reports.events(client, Output(), {}, reports.print_events)
+    reports.events(client, {}, reports.EventTable(Output()).show)
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 40 for line in lines)
     assert " ".join(" ".join(lines).split()).count("a long text") == 9
@@ -86,7 +87,7 @@ class Over(Exception):
     """Ends what would go on for ever."""
 
 
-def followed(client: Canned, after: int = 5, show: reports.ShowEvents = reports.print_events_as_json) -> None:
+def followed(client: Canned, after: int = 5, show: reports.ShowEvents | None = None) -> None:
     turns = iter([None, None, None])
 
     def sleep(seconds: float) -> None:
@@ -94,8 +95,9 @@ def followed(client: Canned, after: int = 5, show: reports.ShowEvents = reports.
         if next(turns, Over) is Over:
             raise Over
 
+    show = show or partial(reports.show_events_as_json, Output())
     with pytest.raises(Over):
-        reports.follow(client, Output(), {"service": "web", "limit": 3}, after, show, sleep)
+        reports.follow(client, {"service": "web", "limit": 3}, after, show, sleep)
 
 
 def test_later_events_are_printed_as_they_come(capsys: Captured) -> None:
@@ -120,8 +122,21 @@ def test_a_proxy_that_goes_away_is_waited_for_and_its_successors_events_are_all_
 
 
 def test_one_that_stays_away_is_said_to_be_once(capsys: Captured) -> None:
-    followed(Canned({"/api/events": Failure("gone")}), show=reports.print_events)
+    followed(Canned({"/api/events": Failure("gone")}), show=reports.EventTable(Output()).show)
     assert capsys.readouterr() == ("", "rproxy events: gone; waiting for it\n")
+
+
+def test_later_events_are_below_the_earlier_ones(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in (None, 80):
+        monkeypatch.setattr(Output, "width", width)
+        show = reports.EventTable(Output()).show
+        show([event(1)])
+        show([event(2, service="", backend="")])
+        show([event(3, kind="a-long-word")])
+        show([event(4)])
+        heading, *lines = capsys.readouterr().out.splitlines()
+        assert [line.index("number") - heading.index("EVENT") for line in lines] == [7, 7, 13, 13]
+        assert [line.split()[-1] for line in lines] == ["1", "2", "3", "4"]
 
 
 def test_doubts_are_a_table(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,8 @@ import pytest
 
 from rproxy.cli import parsers
 from rproxy.cli.client import Failure
-from rproxy.cli.columns import BACKENDS, SERVICES
-from rproxy.cli.grid import table
-from rproxy.cli.status import Selection, backends_table, doubts, heading, ordered
+from rproxy.cli.columns import BACKENDS
+from rproxy.cli.status import Selection, backends_table, doubts, heading, ordered, services_table
 from tests.cli.fake_proxy import PLACE, row, service, status
 
 
@@ -123,7 +122,7 @@ def test_every_doubt_is_a_line() -> None:
 
 def test_services_say_what_is_wrong_with_them() -> None:
     rows = [service("web", panic=True, waiting=3), service("app", eligible=0, leaving=True), service("ok", full=1), {}]
-    lines = [line.plain.rstrip() for line in table(SERVICES, rows, None).lines()]
+    lines = [line.plain.rstrip() for line in services_table(rows, None).lines()]
     assert [line.split()[:8] for line in lines[:3]] == [
         ["web", "1/2", "7", "3", "42", "3", "10", "20"],
         ["app", "0/2", "7", "0", "42", "3", "10", "20"],

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Self
 
 from tests.integration.polling import READY_S, STOP_S
@@ -22,22 +22,28 @@ _STYLES: Final = re.compile(r"\x1b\[[0-9;]*m")
 _SCREENS: Final = re.compile(r"\x1b\[\?2026h\x1b\[H(.*?)\x1b\[\?2026l", re.DOTALL)
 _ERASE: Final = re.compile(r"\x1b\[[KJ]")
 ENTER: Final = "\x1b[?1049h"
+NO_VARIABLES: Final[Mapping[str, str]] = {}
 LEAVE: Final = "\x1b[?25h\x1b[?1049l"
 
 
 class TerminalCommand:
     """Runs on a pseudo-terminal of its own, whose keys are those that are typed here."""
 
-    def __init__(self, command: Sequence[str], columns: int = 80, lines: int = 24, **variables: str) -> None:
+    def __init__(
+        self, command: Sequence[str], columns: int = 80, lines: int = 24, variables: Mapping[str, str] = NO_VARIABLES
+    ) -> None:
         self._master, self._slave = pty.openpty()
         self.resize(columns, lines)
         self.settings = termios.tcgetattr(self._slave)
         self.output = ""
-        variables = {"TERM": "xterm-256color", **variables}
         cleared = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
         self.process = subprocess.Popen(
             command,
-            env={**{name: text for name, text in environment().items() if name not in cleared}, **variables},
+            env={
+                **{name: text for name, text in environment().items() if name not in cleared},
+                "TERM": "xterm-256color",
+                **variables,
+            },
             stdin=self._slave,
             stdout=self._slave,
             stderr=self._slave,
@@ -76,13 +82,17 @@ class TerminalCommand:
         screens = _SCREENS.findall(self.output)
         return _ERASE.sub("", without_styles(screens[-1])).split("\r\n") if screens else []
 
-    def until(self, seen: Callable[[list[str]], Any], what: str) -> list[str]:
-        """The screen once it is `seen` to be as it should be."""
+    def wait(self, until: Callable[[], Any], what: str) -> None:
+        """Read until it is so."""
         deadline = time.monotonic() + READY_S
-        while not self.screen or not seen(self.screen):
+        while not until():
             assert time.monotonic() < deadline, (what, self.screen)
             assert self.process.poll() is None, self.output
             self.read(0.05)
+
+    def until(self, seen: Callable[[list[str]], Any], what: str) -> list[str]:
+        """The screen once it is `seen` to be as it should be."""
+        self.wait(lambda: self.screen and seen(self.screen), what)
         return self.screen
 
     def has(self, text: str) -> list[str]:

@@ -17,7 +17,7 @@ from rproxy.wire.seal import Unsealed
 from tests.benchmarks.simulator import Simulator, register_all
 from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Starter
-from tests.integration.polling import READY_S, in_background, poll
+from tests.integration.polling import READY_S, in_background
 from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
 from tests.integration.terminals import TerminalCommand, without_styles
@@ -106,15 +106,17 @@ def test_a_table_on_a_terminal_has_colours_and_fits(proxy: Proxy, columns: int) 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_without_colours_there_are_none(proxy: Proxy, variables: dict[str, str]) -> None:
-    with TerminalCommand(command(proxy, "status"), **variables) as terminal:
+    with TerminalCommand(command(proxy, "status"), variables=variables) as terminal:
         assert terminal.ended() == 0
         assert "\x1b[3" not in terminal.output
         assert len(names(without_styles(terminal.output).splitlines())) == 3
 
 
 def test_a_terminal_that_cannot_be_painted_over_gets_one_table_after_the_other(proxy: Proxy) -> None:
-    with TerminalCommand(command(proxy, "status", "--watch", "--interval", "0.05"), TERM="dumb") as terminal:
-        poll(lambda: terminal.read(0.05) or terminal.output.count("SERVICE  USABLE") > 2, READY_S, "three tables")
+    with TerminalCommand(
+        command(proxy, "status", "--watch", "--interval", "0.05"), variables={"TERM": "dumb"}
+    ) as terminal:
+        terminal.wait(lambda: terminal.output.count("SERVICE  USABLE") > 2, "three tables")
         assert "\x1b" not in terminal.output
         terminal.type("\x03")
         assert terminal.ended() == 130
@@ -153,16 +155,23 @@ def test_however_it_ends_the_terminal_is_as_it_was(proxy: Proxy, key: str, numbe
         assert "Traceback" not in terminal.output
 
 
+SHELL: Final = ["bash", "-c", 'set -m; "$0" "$@"; echo "stopped: $?"; read -r _; fg > /dev/null; echo "ended: $?"']
+
+
 def test_a_shell_has_its_terminal_while_it_is_stopped(proxy: Proxy) -> None:
-    with TerminalCommand(command(proxy, "status", "--watch")) as terminal:
+    with TerminalCommand([*SHELL, *command(proxy, "status", "--watch")]) as terminal:
         terminal.has(LOOPBACK)
         terminal.type("\x1a")
-        poll(lambda: terminal.read(0.05) or terminal.is_restored, READY_S, "it has stopped")
+        terminal.wait(lambda: f"stopped: {128 + signal.SIGTSTP}" in terminal.output, "it has stopped")
+        assert terminal.is_restored
         before = len(terminal.output)
-        terminal.process.send_signal(signal.SIGCONT)
-        poll(lambda: terminal.read(0.05) or LOOPBACK in terminal.output[before:], READY_S, "it has been painted again")
+        terminal.type("\n")
+        terminal.wait(lambda: LOOPBACK in terminal.output[before:], "it has been painted again")
+        assert not terminal.is_restored
         terminal.type("q")
         assert terminal.ended() == 0
+        assert "ended: 0" in terminal.output
+        assert terminal.is_restored
 
 
 def test_a_proxy_that_goes_away_while_it_is_watched_is_waited_for(start: Starter) -> None:
@@ -191,7 +200,7 @@ def test_thousands_of_rows_are_printed_and_watched(start: Starter) -> None:
         with TerminalCommand(command(proxy, "status", "--watch"), 120, 40) as terminal:
             terminal.has(f" of {ROWS}")
             terminal.type("\x1b[F")
-            assert names(terminal.has(f"-{ROWS} of {ROWS}"))
+            assert "127.1.7.207:80" in "\n".join(terminal.has(f"-{ROWS} of {ROWS}"))
             terminal.type("q")
             assert terminal.ended() == 0
     finally:
