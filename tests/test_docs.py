@@ -80,7 +80,7 @@ def test_readme_is_short_and_leads_to_every_page() -> None:
 
 def test_the_manuals_topics_are_its_files() -> None:
     topics = (
-        "access_log choosing clients commands configuration developing measured metrics operating "
+        "access_log choosing clients commands configuration developing doubts measured metrics operating "
         "protocol reload steering systemd tls"
     )
     assert list(docs.pages()) == topics.split()

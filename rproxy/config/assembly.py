@@ -96,4 +96,6 @@ def _service(options: OptionValues, given: Values, fields: Mapping[str, Any]) ->
     if "saturation" in options.service:
         own.pop("saturation", None)
     whole["policy_options"] = {**own, **options.policy_options}
+    if whole.get("shadow") is not None:
+        whole["shadow_options"] = {**whole["shadow_options"], **options.shadow_options}
     return ServiceConfig(options=frozenset(options.service), **whole)

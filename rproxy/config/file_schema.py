@@ -20,7 +20,7 @@ from rproxy.config.model import (
     SendTlsConfig,
     TlsConfig,
 )
-from rproxy.config.schema import PROXY, SERVICE, TIMING
+from rproxy.config.schema import NONE, PROXY, SERVICE, TIMING
 from rproxy.config.validators import (
     PORT_MAX,
     ConfigError,
@@ -39,7 +39,6 @@ from rproxy.policies.registry import make_policy
 from rproxy.sessions.capacity import SESSIONS_MAX
 from rproxy.wire.pdu import WEIGHT_MAX
 
-_NONE: Final = "none"
 _NAME_MAX: Final = 64
 _ALPN_MAX: Final = 255
 """RFC 7301, 3.1: a protocol's name has a length of one byte."""
@@ -72,6 +71,19 @@ def _listeners(given: list[tuple[str, TlsConfig | None]]) -> dict[str, Any]:
 
 
 def _policy(key: str, value: str | dict[str, Any]) -> dict[str, Any]:
+    name, options = _name_and_options(key, value)
+    return {"policy": name, "policy_options": options}
+
+
+def _shadow(key: str, value: str | dict[str, Any]) -> dict[str, Any]:
+    if value == NONE:
+        return {"shadow": None, "shadow_options": {}}
+    name, options = _name_and_options(key, value)
+    return {"shadow": name, "shadow_options": options}
+
+
+def _name_and_options(key: str, value: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Of a policy that can be made."""
     options = dict(value) if isinstance(value, dict) else {"name": value}
     name = options.pop("name", None)
     if not isinstance(name, str):
@@ -80,7 +92,7 @@ def _policy(key: str, value: str | dict[str, Any]) -> dict[str, Any]:
         make_policy(name, options, Random())
     except PolicyError as error:
         raise ConfigError(str(error), key, name) from None
-    return {"policy": name, "policy_options": options}
+    return name, options
 
 
 def _check(key: str, value: str) -> str:
@@ -208,13 +220,16 @@ SERVICE_TABLE: Final[Mapping[str, Key]] = {
     ),
     **SERVICE,
     "policy": Key("", Kind(_policy, 'the name of a policy, or a table such as { name = "report" }', (str, dict))),
+    "shadow": Key(
+        "", Kind(_shadow, 'the name of a policy, a table such as { name = "report" }, or "none"', (str, dict))
+    ),
     "from": Key("allow", NETWORK, tuple),
     "max-connections": Key("max_connections", _CONNECTIONS),
     "clients": Key("clients", NETWORK, tuple),
     "deny": Key("deny", NETWORK, tuple),
     "max-connections-per-client": Key("max_connections_per_client", _CONNECTIONS),
     "connections-per-second-per-client": Key("connections_per_second_per_client", number(_RATE_MIN, _RATE_MAX)),
-    "affinity": Key("affinity", choice(_NONE, SOURCE_AFFINITY).to(lambda chosen: None if chosen == _NONE else chosen)),
+    "affinity": Key("affinity", choice(NONE, SOURCE_AFFINITY).to(lambda chosen: None if chosen == NONE else chosen)),
     "proxy-protocol-from": Key("proxy_protocol_from", NETWORK, tuple),
     "send-proxy": Key("send_proxy", _SEND_PROXY),
     "source": Key("source", text(_source, f'an IP address of this host, or "{CLIENT_SOURCE}"'), _sources),

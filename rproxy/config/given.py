@@ -21,6 +21,7 @@ class OptionValues:
     service: Values = attrs.Factory(dict)
     """For every service."""
     policy_options: Mapping[str, str] = attrs.Factory(dict)
+    shadow_options: Mapping[str, str] = attrs.Factory(dict)
     environment: Values = attrs.Factory(dict)
     """What the environment says of the process; a file wins over it."""
     texts: Mapping[str, str] = attrs.Factory(dict)

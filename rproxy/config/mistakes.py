@@ -28,6 +28,8 @@ def mistakes(config: ProxyConfig, options: OptionValues, file: FileValues) -> It
         yield from _timing(config, options, file.proxy.keys() | options.proxy.keys())
     if not config.takes_agents and config.demo:
         yield ConfigError("no service takes agents, which the demo's back-ends have", config.key("demo"))
+    if options.shadow_options and all(service.shadow is None for service in config.services):
+        yield ConfigError("is of use only with a shadow policy, which --shadow names", "--shadow-option")
     if file.services:
         yield from _services(config, options, file)
     elif file.proxy is not None and config.is_open and not config.allow:

@@ -92,6 +92,10 @@ class ServiceConfig:
     policy: str = "expected-delay"
     policy_options: Mapping[str, Any] = attrs.Factory(dict)
     """The policy's own options by name, texts or numbers. Those of the command line are not checked yet."""
+    shadow: str | None = None
+    """A policy that is compared with `policy` on the same clients, without effect; None for none."""
+    shadow_options: Mapping[str, Any] = attrs.Factory(dict)
+    """Its own options, as `policy_options`."""
     saturation: float | None = SATURATION
     """For the policy `report`: the share of CPU, memory or lost probes from which a back-end is saturated, 0..1; None
     turns this off.

@@ -62,6 +62,7 @@ class ProxyOptions(CommandOptions):
         ),
         _option("probe-budget", _PROXY.timing.probe_budget, "most probes a second that --freshness may cause"),
         _option("policy", _SERVICE.policy, "how to choose: " + ", ".join(POLICIES), short="p"),
+        ["shadow", None, None, "policy to compare with that one on the same clients, without effect; none for none"],
         _option("saturation", _SERVICE.saturation, "share of CPU, memory or loss that rules a back-end out, or 'off'"),
         _option("carrier", _PROXY.carrier, "what moves the bytes: splice (Linux, plain sockets), portable, or auto"),
         _option("idle-timeout", _SERVICE.idle_timeout_s, "seconds without a byte that end a session, or 0 for never"),
@@ -110,6 +111,7 @@ class ProxyOptions(CommandOptions):
         self._repeated: dict[str, list[Any]] = {}
         """Options that may be repeated, by name."""
         self._policy_options: dict[str, str] = {}
+        self._shadow_options: dict[str, str] = {}
         self._folder = os.getcwd()
         """What relative paths are relative to, whatever the process changes to."""
         self.config = _PROXY
@@ -135,12 +137,19 @@ class ProxyOptions(CommandOptions):
 
     def opt_policy_option(self, text: str) -> None:
         """NAME=VALUE, an option of the policy; repeatable (see 'rproxy docs choosing')"""
+        self._set_policy_option("--policy-option", self._policy_options, text)
+
+    def opt_shadow_option(self, text: str) -> None:
+        """NAME=VALUE, an option of the policy that --shadow names; repeatable"""
+        self._set_policy_option("--shadow-option", self._shadow_options, text)
+
+    def _set_policy_option(self, key: str, options: dict[str, str], text: str) -> None:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
-            raise ConfigError("must be NAME=VALUE", "--policy-option", text)
-        if name in self._policy_options:
-            raise ConfigError("given twice", "--policy-option", name)
-        self._policy_options[name] = value
+            raise ConfigError("must be NAME=VALUE", key, text)
+        if name in options:
+            raise ConfigError("given twice", key, name)
+        options[name] = value
 
     def postOptions(self) -> None:
         self.config = self._read()
@@ -173,7 +182,8 @@ class ProxyOptions(CommandOptions):
         service = parsed(SERVICE, given)
         if "listen" in proxy:
             service["listen"] = {"listen": proxy.pop("listen"), "listen_tls": {}}
-        return OptionValues(proxy, service, self._policy_options, _environment(), texts)
+        own = self._policy_options, self._shadow_options
+        return OptionValues(proxy, service, *own, _environment(), texts)
 
 
 def _environment() -> dict[str, Any]:

@@ -35,6 +35,8 @@ from rproxy.sessions.capacity import SESSIONS_MAX
 from rproxy.sessions.redispatch import Redispatch
 from rproxy.wire.pdu import COUNT_MAX, UINT32_MAX, WEIGHT_MAX
 
+NONE: Final = "none"
+"""Stands for nothing, where a key has a word for everything else."""
 _PERIOD_MIN_S: Final = 0.01
 _PERIOD_MAX_S: Final = 3600
 _LIVENESS_MAX_S: Final = 86400
@@ -61,6 +63,11 @@ def _carrier(key: str, value: str) -> str:
 def _policy(_: str, value: str) -> dict[str, Any]:
     """The policy, and none of the options that a file gives another one."""
     return {"policy": value, "policy_options": {}}
+
+
+def _shadow(_: str, value: str) -> dict[str, Any]:
+    """As `_policy`."""
+    return {"shadow": None if value == NONE else value, "shadow_options": {}}
 
 
 def _needs_freebind(key: str) -> None:
@@ -126,6 +133,7 @@ def _report(key: str, value: str) -> dict[str, int]:
 SERVICE: Final = {
     "backend-port": Key("backend_port", whole(1, PORT_MAX)),
     "policy": Key("", text(_policy, "the name of a policy")),
+    "shadow": Key("", text(_shadow, "the name of a policy, or none")),
     "saturation": Key("saturation", number_or_off(0.001, 1)),
     "idle-timeout": Key("idle_timeout_s", number(_PERIOD_MIN_S, _TIMEOUT_MAX_S, zero=True)),
     "half-close-timeout": Key("half_close_timeout_s", number(_PERIOD_MIN_S, _TIMEOUT_MAX_S, zero=True)),

@@ -129,7 +129,7 @@ class ServiceView:
 
 
 class Status:
-    """The document, of all services together. `views` returns those of the present ones."""
+    """The document, of all services together. `views` returns those of the present ones, `doubts` what looks wrong."""
 
     def __init__(
         self,
@@ -137,9 +137,11 @@ class Status:
         datagrams: Counters,
         capacity: Capacity,
         process: ProcessFacts = ProcessFacts(),
+        doubts: Callable[[], Sequence[dict[str, Any]]] = list,
     ) -> None:
         self.views = views
         self.process = process
+        self._doubts = doubts
         self._past = Ended()
         self.datagrams = datagrams
         self.capacity = capacity
@@ -177,6 +179,7 @@ class Status:
         return {
             **attrs.asdict(self.process),
             "services": [view.totals() for view in views],
+            "doubts": self._doubts(),
             "panic": any(view.service.pool.panicking for view in views),
             "connections": {"now": self.capacity.sessions, "max": self.capacity.sessions_max},
             "counters": {

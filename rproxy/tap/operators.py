@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import time
 from typing import Any
 
@@ -24,11 +24,13 @@ from rproxy.observe import backend_list, choice_list, event_list, explanations, 
 from rproxy.observe.backend_list import BackendList
 from rproxy.observe.choice_list import ChoiceList
 from rproxy.observe.choices import ChoiceBook
+from rproxy.observe.doubts import Doubts
 from rproxy.observe.event_list import EventList
 from rproxy.observe.explanations import Explanations
 from rproxy.observe.history import History
 from rproxy.observe.readiness import faults
 from rproxy.observe.session_list import SessionList
+from rproxy.observe.shadow_json import ShadowStatus
 from rproxy.observe.status_json import Status
 from rproxy.sources.agents.drop_log import DropLog
 from rproxy.tap.page import LivePage
@@ -50,6 +52,7 @@ class Operators:
         page: LivePage,
         history: History,
         control: Control,
+        doubts: Doubts,
         work: WorkQueue,
         carrier: Carrier,
         choices: ChoiceBook | None,
@@ -62,6 +65,7 @@ class Operators:
         self._status = status
         self._history = history
         self._control = control
+        self._doubts = doubts
         self._work = work
         self._metrics = metrics
         self._page = page
@@ -75,10 +79,8 @@ class Operators:
     def site(self, descriptors: int) -> AdminSite:
         """For the listener; `descriptors` is how many the process may have open."""
         root, connections_max = Folder(), operators_max(descriptors)
-        shown = Snapshots(self._status.rendered, self._work, self._reactor.seconds)
-        root.putChild(b"status.json", Document(JSON, shown, self._work))
-        metrics = Snapshots(self._metrics.rendered, self._work, self._reactor.seconds)
-        root.putChild(b"metrics", Document(metrics_page.CONTENT_TYPE, metrics, self._work))
+        root.putChild(b"status.json", self._document(self._status.rendered))
+        root.putChild(b"metrics", self._document(self._metrics.rendered, metrics_page.CONTENT_TYPE))
         root.putChild(b"healthz", Health("ok"))
         root.putChild(b"readyz", Health("ready", self._faults))
         api = self._api(connections_max)
@@ -104,8 +106,13 @@ class Operators:
         why = Explanations(views, self._choices, self._history, self._drops.last_of, self._takes_agents, time)
         api.putChild(b"choices", Query(choice_list.PARAMETERS, choices.rendered, work))
         api.putChild(b"explain", Query(explanations.PARAMETERS, why.rendered, work))
+        api.putChild(b"doubts", self._document(self._doubts.rendered))
+        api.putChild(b"shadow", self._document(ShadowStatus(self._services.compared, self._reactor.seconds).rendered))
         api.putChild(b"stream", Stream(streams))
         return api
+
+    def _document(self, rendered: Callable[[], Iterator[bytes]], content_type: str = JSON) -> Document:
+        return Document(content_type, Snapshots(rendered, self._work, self._reactor.seconds), self._work)
 
     def _takes_agents(self, name: str) -> bool:
         return any(each.agents.own.takes_agents for each in self._services if each.config.name == name)

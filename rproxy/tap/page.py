@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import time
 from typing import Any
 
@@ -33,6 +33,7 @@ class LivePage(Part):
         capacity: Capacity,
         facts: ProcessFacts,
         history: History,
+        doubts: Callable[[], Sequence[Mapping[str, Any]]],
         work: WorkQueue,
     ) -> None:
         self._reactor = reactor
@@ -41,7 +42,7 @@ class LivePage(Part):
         self._wanted = config.has_operators
         self._facts = facts
         self._recent = Recent(views, work, reactor, time)
-        self._page = Page(Shown(views, history, tuple, self._process))
+        self._page = Page(Shown(views, history, doubts, self._process))
 
     def add(self, root: Folder, api: Folder, may_read: Callable[[Request], bool]) -> None:
         """Add its resources to those of the listener. `may_read` is whether a client may see what it shows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rproxy.config.endpoints import listener_address
 from rproxy.config.kinds import listed
@@ -83,11 +84,17 @@ def _service(service: ServiceConfig, addresses: Addresses, *, takes_none: bool) 
     yield f"agents: {_agents(service, takes_none=takes_none)}"
     for backend in service.backends:
         yield f"back-end {_backend(backend, addresses)}"
-    options = ", ".join(f"{name}={value}" for name, value in service.policy_options.items())
     affinity = f", affinity {service.affinity}" if service.affinity else ""
-    yield f"policy {service.policy}{f' ({options})' if options else ''}{affinity}"
+    yield f"policy {_policy(service.policy, service.policy_options)}{affinity}"
+    if service.shadow is not None:
+        yield f"compared with policy {_policy(service.shadow, service.shadow_options)}"
     yield from _to_backends(service)
     yield from _limits(service)
+
+
+def _policy(name: str, options: Mapping[str, Any]) -> str:
+    given = ", ".join(f"{option}={value}" for option, value in options.items())
+    return f"{name} ({given})" if given else name
 
 
 def _listener(service: ServiceConfig, text: str) -> str:

@@ -41,6 +41,7 @@ from rproxy.tap.access_log import AccessLogPart
 from rproxy.tap.agents_port import AgentsPort
 from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
+from rproxy.tap.doubting import Doubting
 from rproxy.tap.draining import LOG_EVERY_S, Draining
 from rproxy.tap.key_rotation import at_signal, rotate, use_keys
 from rproxy.tap.listeners import OperatorsListener
@@ -107,14 +108,16 @@ class ProxyService(ProcessService, MultiService):
         history, log = History(time), self.access_log
         shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines, history, log)
         self._services = Services(config.services, shared, lambda view: self._status.removed(view))
-        facts = ProcessFacts(version("rproxy"), round(time(), 3), os.getpid())
-        self._status = Status(self._services.views, self.monitor.counters, self.capacity, facts)
-        self._page = LivePage(reactor, config, self._services.views, self.capacity, facts, history, self._work)
+        facts, views = ProcessFacts(version("rproxy"), round(time(), 3), os.getpid()), self._services.views
+        self._doubting = Doubting(reactor, config, views, self.monitor.counters, history, self._work)
+        doubts = self._doubting.doubts
+        self._status = Status(views, self.monitor.counters, self.capacity, facts, doubts.documents)
+        self._page = LivePage(reactor, config, views, self.capacity, facts, history, doubts.documents, self._work)
         metrics = MetricsPage(self._status, lambda: log.lost)
         self._steering = Steering(reactor, self._services, self.carrier.slices, self._work, history, time)
         self._operators = Operators(
-            *(reactor, config, self._services, self._status, metrics, self._page, history, self._steering, self._work),
-            *(self.carrier, shared.choices, self.monitor.drop_log),
+            *(reactor, config, self._services, self._status, metrics, self._page, history, self._steering),
+            *(doubts, self._work, self.carrier, shared.choices, self.monitor.drop_log),
         )
         self._descriptors = descriptors
         self._moving = Restoring({}, self.monitor, reactor, self._work)
@@ -133,8 +136,7 @@ class ProxyService(ProcessService, MultiService):
 
     def _add_parts(self, shared: Surroundings, descriptors: int) -> None:
         """In the order in which they start, and open their ports. They stop in the opposite order."""
-        reactor, config, carrier = self._reactor, self._config, self.carrier
-        services = self._services
+        reactor, config, carrier, services = self._reactor, self._config, self.carrier, self._services
         self._agents_port = AgentsPort(reactor, config, self.monitor, carrier)
         self._demo = Demo(reactor, config, self._agents_port)
         self._parts: list[Part] = [
@@ -145,6 +147,7 @@ class ProxyService(ProcessService, MultiService):
             services.listeners,
             services.statics,
             self._page,
+            self._doubting,
             OperatorsListener(reactor, config, self._operators.site(descriptors), self._own),
             self._demo,
             services.timeouts,  # after the listeners: ending a waiting client must not admit another one

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from random import Random
 from time import time
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from rproxy.observe.history import History
 from rproxy.observe.pool_log import PoolLog
 from rproxy.observe.publisher import Publisher
 from rproxy.observe.service_log import logger_of
+from rproxy.observe.shadow_json import ComparedPolicies
 from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
@@ -33,7 +33,7 @@ from rproxy.tap.client_limits import ClientLimits
 from rproxy.tap.listeners import ClientListeners
 from rproxy.tap.outbound import OutboundPart
 from rproxy.tap.parts import Part, Timers
-from rproxy.tap.policies import PolicyFailureLog, have_one_policy, policy_of, saturation_of
+from rproxy.tap.policies import PolicyFailureLog, changed_policies, policies_of, saturation_of
 from rproxy.tap.service import serve_pool, terms_of, use_proxy_headers
 from rproxy.tap.session_timeouts import SessionTimeouts
 from rproxy.tap.static_part import StaticPart
@@ -82,8 +82,9 @@ class ServiceWiring:
         self.config = config
         self._process = process
         reactor, limits, trace = process.reactor, process.config.limits, process.config.trace
+        self.policies = policies_of(config, reactor.seconds)
         self.pool = Pool(
-            policy_of(config, Random()),
+            self.policies.whole,
             PolicyFailureLog(reactor.seconds),
             config.backend_port,
             process.config.timing.probe_timeout_s,
@@ -177,7 +178,7 @@ class ServiceWiring:
         """
         for mistake in carrier_without_tls(self._process.config.carrier, config):
             raise mistake
-        policy = None if have_one_policy(config, self.config) else policy_of(config, Random())
+        policies = changed_policies(self.config, config, self.policies, self._process.reactor.seconds)
         changes = self.outbound.prepared(config), self.tls.prepared(config)
 
         def apply() -> None:
@@ -195,10 +196,19 @@ class ServiceWiring:
             self._limit_each(config.each.max_connections)
             self.agents.own = own_agents(config)
             self.is_leaving = False
-            if policy is not None:
-                self.publisher(self.pool.replace_policy(policy, self._process.reactor.seconds()))
+            if policies is not None:
+                self.policies = policies
+                self.publisher(self.pool.replace_policy(policies.whole, self._process.reactor.seconds()))
 
         return apply
+
+    @property
+    def compared(self) -> ComparedPolicies | None:
+        """Its policies, if it has a shadow."""
+        config, shadow = self.config, self.policies.shadow
+        if shadow is None or config.shadow is None:
+            return None
+        return ComparedPolicies(config.name, config.policy, config.shadow, shadow)
 
     def _limit_each(self, max_connections: int | None) -> None:
         if max_connections != self._max_connections_each:

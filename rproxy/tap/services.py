@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from rproxy.config.model import ServiceConfig
 from rproxy.config.validators import ConfigError
+from rproxy.observe.shadow_json import ComparedPolicies
 from rproxy.observe.status_json import ServiceView
 from rproxy.pool.pool import Pool
 from rproxy.tap.listener_changes import ListenerChanges
@@ -58,6 +59,10 @@ class Services:
     def views(self) -> list[ServiceView]:
         """Of all of them."""
         return [each.served.view for each in self]
+
+    def compared(self) -> list[ComparedPolicies]:
+        """Of those that have a shadow policy."""
+        return [compared for each in self if (compared := each.compared) is not None]
 
     def pools(self) -> dict[str, Pool]:
         """Of those that are configured, by name."""

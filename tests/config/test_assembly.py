@@ -10,7 +10,7 @@ import pytest
 
 from rproxy.config.validators import ConfigError
 from tests.certificates import Authority
-from tests.config.commands import config_of, parsed
+from tests.config.commands import config_of, message_of, parsed
 from tests.config.files import NAME, error_of, errors_of, file_config, only_service, toml
 from tests.config.keyfiles import FIRST, SECOND, key_file
 
@@ -58,6 +58,27 @@ def test_another_policy_has_no_options_of_the_files(tmp_path: Path) -> None:
     text = 'policy = { name = "report", saturation = 0.5 }'
     assert only_service(tmp_path, text, "--policy", "random").policy_options == {}
     assert only_service(tmp_path, text, "--policy-option", "saturation=0.6").policy_options == {"saturation": "0.6"}
+
+
+def test_options_of_the_shadow_are_like_those_of_the_policy(tmp_path: Path) -> None:
+    text = 'shadow = { name = "p2c", choices = 3 }'
+    assert only_service(tmp_path, text, "--shadow", "random").shadow_options == {}
+    assert only_service(tmp_path, text, "--shadow-option", "choices=4").shadow_options == {"choices": "4"}
+    assert only_service(tmp_path, text, "--shadow", "none").shadow is None
+    assert only_service(tmp_path, "", "--shadow", "p2c", "--shadow-option", "choices=4").shadow_options == {
+        "choices": "4"
+    }
+
+
+def test_an_option_is_of_those_services_that_have_a_shadow(tmp_path: Path) -> None:
+    text = service("a", 80, 'shadow = "p2c"') + service("b", 81, STATIC)
+    config = file_config(tmp_path, text, "--shadow-option", "choices=4")
+    assert [each.shadow_options for each in config.services] == [{"choices": "4"}, {}]
+
+
+def test_options_of_a_shadow_that_is_not_there_are_a_mistake() -> None:
+    message = "--shadow-option: is of use only with a shadow policy, which --shadow names"
+    assert message in message_of("--shadow-option", "choices=4")
 
 
 def test_the_option_saturation_wins_over_the_files_policy(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ check = "none"
     ("text", "line"),
     [
         ('deny = "10.1.0.0/16"', "no clients from 10.1.0.0/16"),
+        ('shadow = { name = "p2c", choices = 3 }', "compared with policy p2c (choices=3)"),
         ("max-connections-per-client = 1", "at most 1 session of a client"),
         ("connections-per-second-per-client = 2.5", "at most 2.5 new connections a second of a client"),
         (

@@ -54,6 +54,7 @@ WITHOUT_STATE = [
     "ClientListeners",
     "StaticPart",
     "LivePage",
+    "Doubting",
     "OperatorsListener",
     "Demo",
     "SessionTimeouts",

@@ -1,0 +1,179 @@
+"""How evenly a policy spreads clients and sessions over back-ends, each relative to its weight."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Final
+
+from rproxy.wire.pdu import WEIGHT_NORMAL
+
+RECENT_S: Final = 60.0
+"""What counts as recent."""
+BUCKETS: Final = 12
+BUCKET_S: Final = RECENT_S / BUCKETS
+
+
+def bucket_of(now: float) -> int:
+    """The bucket that a moment falls into, by number."""
+    return int(now / BUCKET_S)
+
+
+class Recent:
+    """How often something has happened within `RECENT_S`, to the nearest `BUCKET_S`. Buckets never decrease."""
+
+    __slots__ = ("_bucket", "_counts")
+
+    def __init__(self) -> None:
+        self._bucket = 0
+        self._counts = [0] * BUCKETS
+
+    def add(self, bucket: int) -> None:
+        """It has happened in this bucket."""
+        if bucket != self._bucket:
+            self._expire(bucket)
+        self._counts[bucket % BUCKETS] += 1
+
+    def total(self, bucket: int) -> int:
+        """How often in the last `BUCKETS` buckets, `bucket` included."""
+        self._expire(bucket)
+        return sum(self._counts)
+
+    def _expire(self, bucket: int) -> None:
+        for each in range(max(self._bucket, bucket - BUCKETS) + 1, bucket + 1):
+            self._counts[each % BUCKETS] = 0
+        self._bucket = bucket
+
+
+class Moments:
+    """Mean and standard deviation of figures, one for each back-end, of which each may change at any time."""
+
+    __slots__ = ("_squares", "_total", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._total = 0.0
+        self._squares = 0.0
+
+    def add(self, figure: float) -> None:
+        """There is one more figure."""
+        self.count += 1
+        self.replace(0.0, figure)
+
+    def remove(self, figure: float) -> None:
+        """One figure less."""
+        self.count -= 1
+        self.replace(figure, 0.0)
+        if not self.count:  # sums of fractions leave remainders
+            self._total = self._squares = 0.0
+
+    def replace(self, before: float, after: float) -> None:
+        """A figure has changed."""
+        self._total += after - before
+        self._squares += after * after - before * before
+
+    @property
+    def mean(self) -> float:
+        """0 where there are none."""
+        return self._total / self.count if self.count else 0.0
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of all of them; 0 where there are none."""
+        if not self.count:
+            return 0.0
+        mean = self._total / self.count
+        variance = self._squares / self.count - mean * mean
+        return sqrt(variance) if variance > 0 else 0.0
+
+
+class Share:
+    """What one back-end has got: sessions now, and choices, see `Balance`."""
+
+    __slots__ = ("choices", "is_counted", "recent", "scale", "sessions")
+
+    def __init__(self, sessions: int) -> None:
+        self.sessions = sessions
+        self.choices = 0
+        self.recent = Recent()
+        self.scale = 1.0
+        self.is_counted = False
+
+
+class Balance:
+    """The shares of all back-ends under one policy. Figures are relative to weight: for one of `WEIGHT_NORMAL`.
+
+    Only back-ends that can get clients are compared. What clients find is noted when they come: the standard deviation
+    of sessions, and the most sessions that any back-end has then, the client's included.
+    """
+
+    def __init__(self) -> None:
+        self.sessions = Moments()
+        self.choices = Moments()
+        self.peak = 0.0
+        """The most sessions that a back-end has had."""
+        self._deviations = 0.0
+        self._arrivals = 0
+        self._bucket = 0
+        self._recent: list[tuple[int, float, float]] = [(0, 0.0, 0.0)] * BUCKETS
+        """By bucket: arrivals, the sum of the deviations that they found, and the peak."""
+
+    def weigh(self, share: Share, weight: int, *, counts: bool) -> None:
+        """Set a back-end's weight, and whether it can get clients."""
+        scale = WEIGHT_NORMAL / max(weight, 1)
+        if counts is share.is_counted and scale == share.scale:
+            return
+        if share.is_counted:
+            self.sessions.remove(share.sessions * share.scale)
+            self.choices.remove(share.choices * share.scale)
+        share.is_counted, share.scale = counts, scale
+        if counts:
+            self.sessions.add(share.sessions * scale)
+            self.choices.add(share.choices * scale)
+
+    def arrived(self, bucket: int) -> None:
+        """A client comes, and is given to a back-end, or to none, by `chosen`."""
+        deviation = self.sessions.deviation
+        self._arrivals += 1
+        self._deviations += deviation
+        if bucket != self._bucket:
+            for each in range(max(self._bucket, bucket - BUCKETS) + 1, bucket + 1):
+                self._recent[each % BUCKETS] = (0, 0.0, 0.0)
+            self._bucket = bucket
+        arrivals, deviations, peak = self._recent[bucket % BUCKETS]
+        self._recent[bucket % BUCKETS] = arrivals + 1, deviations + deviation, peak
+
+    def chosen(self, share: Share, bucket: int) -> None:
+        """A session is opened there."""
+        scale = share.scale
+        before, choices = share.sessions * scale, share.choices * scale
+        share.sessions += 1
+        share.choices += 1
+        share.recent.add(bucket)
+        if not share.is_counted:
+            return
+        after = before + scale
+        self.sessions.replace(before, after)
+        self.choices.replace(choices, choices + scale)
+        self.peak = max(self.peak, after)
+        arrivals, deviations, peak = self._recent[bucket % BUCKETS]
+        if after > peak:
+            self._recent[bucket % BUCKETS] = arrivals, deviations, after
+
+    def closed(self, share: Share) -> None:
+        """A session there has ended."""
+        before = share.sessions * share.scale
+        share.sessions -= 1
+        if share.is_counted:
+            self.sessions.replace(before, before - share.scale)
+
+    @property
+    def mean_deviation(self) -> float:
+        """The standard deviation of sessions that clients have found, on average; 0 before the first."""
+        return self._deviations / self._arrivals if self._arrivals else 0.0
+
+    def recent(self, bucket: int) -> tuple[float, float]:
+        """The same of the clients of the last `RECENT_S`, and the most sessions that a back-end had after one came."""
+        kept = [self._recent[each % BUCKETS] for each in range(max(bucket - BUCKETS + 1, 0), self._bucket + 1)]
+        arrivals = sum(each[0] for each in kept)
+        deviations = sum(each[1] for each in kept)
+        return (deviations / arrivals if arrivals else 0.0), max((each[2] for each in kept), default=0.0)
