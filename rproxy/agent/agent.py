@@ -60,7 +60,7 @@ class Agent(DatagramProtocol):
         self._registrars = [Registrar(self, proxy) for proxy in proxies]
         self._tokens: TokenFilter | None = None
         """Created with the first keyed probe: it takes a megabyte for each proxy."""
-        self._echo = Echo(lambda: [registrar.address for registrar in self._registrars])
+        self.echo = Echo(lambda: [registrar.address for registrar in self._registrars])
 
     @property
     def is_keyed(self) -> bool:
@@ -130,8 +130,8 @@ class Agent(DatagramProtocol):
             self.log.debug(">> [{proxy}] {pdu}", proxy=written(source), pdu=probe)
         now = self.environment.clock.seconds()
         if self._probed(source, probe, registrars):
-            self._echo.record(source, probe, now)
-        load, others = self._sample(), self._echo.others(source, now)
+            self.echo.record(source, probe, now)
+        load, others = self._sample(), self.echo.others(source, now)
         answer = ProbeResponse(
             probe.sequence, probe.token, load.cpu, load.memory, load.application, load.tcp, self.draining, others
         )

@@ -74,6 +74,10 @@ class Echo:
             if 0 < (sequence - last.sequence) & UINT32_MAX < gap:
                 del self._last[address]
 
+    def heard(self, now: float) -> dict[Address, tuple[float, int | None]]:
+        """When each proxy that has not been silent for `FORGET_S` last probed, and the count that it gave."""
+        return {address: (last.at, last.sessions) for address, last in self._last.items() if now - last.at < FORGET_S}
+
     def others(self, source: Address, now: float) -> int | None:
         """The sessions of all proxies but the one at `source`, at most `COUNT_MAX`; None if no other reported any."""
         total: int | None = None

@@ -248,6 +248,8 @@ class AgentConfig:
     """This host's address as the proxies see it; None for the source address of the route to each."""
     drain_file: str | None = None
     """An absolute path; while the file exists, the agent asks for no new clients."""
+    drain_wait_s: float = 0.0
+    """How long a stop may wait for the proxies to have no session on the service; 0 for not at all."""
     check: str = NO_CHECK
     """How the service is checked, as `schema.service_check` returns it."""
     load_command: str | None = None

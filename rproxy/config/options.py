@@ -216,6 +216,7 @@ class AgentOptions(CommandOptions):
         ["keyring", "k", None, "file of keys: this agent's own (rproxy keygen --agent), or the proxy's"],
         ["advertise", None, None, "with --keyring: this host's address as the proxy sees it, where NAT changes it"],
         ["drain-file", None, None, "while this file is there, ask for no new clients; sessions go on"],
+        ["drain-wait", None, _default(_AGENT.drain_wait_s), "seconds that a stop may wait for sessions to end"],
         ["check", None, None, "how to see that the service is well: connect, http:/path, command:CMD or none"],
         [
             "load-command",

@@ -180,6 +180,7 @@ AGENT: Final = {
     "report": Key("report", text(_report, "figures such as cpu=100,tcp=3")),
     "advertise": Key("advertise", text(ip, "an IP address")),
     "drain-file": Key("drain_file", file()),
+    "drain-wait": Key("drain_wait_s", number(_PERIOD_MIN_S, _TIMEOUT_MAX_S, zero=True)),
     "load-command": Key("load_command", text(_command, "a command")),
     "load-file": Key("load_file", file()),
     "scope": Key("scope", text(_scope, "host, cgroup or auto")),

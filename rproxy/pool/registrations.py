@@ -59,8 +59,11 @@ class Registrations:
         return Registered(backend, changed, probe_now=False)
 
     def _renew(self, backend: Backend, registration: Registration, now: float, draining: bool) -> Registered:
-        """Renew the registration of a back-end that is up."""
-        changed, probe_now = registration != backend.registration, draining is not backend.draining
+        """Renew the registration of a back-end that is up.
+
+        One that drains is probed at once: its agent may wait to hear how many sessions are left.
+        """
+        changed, probe_now = registration != backend.registration, draining or backend.draining
         if changed or probe_now:
             self._rows.admission.demand_rate(registration, backend.port, now)
         if changed:

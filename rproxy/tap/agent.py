@@ -14,6 +14,7 @@ from rproxy.agent.agent import Agent
 from rproxy.agent.agent_port import AgentPort
 from rproxy.agent.application_load import ApplicationLoad, ApplicationSampler
 from rproxy.agent.check_loop import Check
+from rproxy.agent.drain_wait import LOG_EVERY_S, DrainWait
 from rproxy.agent.draining import Draining
 from rproxy.agent.environment import Environment, OwnAddress
 from rproxy.agent.load_sources import AcceptQueueLoad, CommandLoad, FileLoad
@@ -28,8 +29,10 @@ from rproxy.net.addresses import Address, written
 from rproxy.net.lookups import Lookups
 from rproxy.net.own_addresses import local_address
 from rproxy.tap.key_rotation import at_signal, rotate
+from rproxy.tap.notify import DRAIN_MARGIN_S
 from rproxy.tap.pidfile import own_pidfile
 from rproxy.tap.process import ProcessService, process_of, reloading
+from rproxy.tap.signals import at_second_stop
 from rproxy.tap.startup import cannot_listen, use_monotonic_time
 
 
@@ -70,6 +73,7 @@ class AgentService(ProcessService):
         )
         check = _check(config.check, reactor, config.service_port, self.agent.own_addresses)
         self._draining = Draining(reactor, self.agent, config.drain_file, check)
+        self._drain_wait = DrainWait(reactor, self.agent, config.drain_wait_s, self._tell_draining)
         self._number = AGENT_PORT if config.port is None else config.port
         self._port = AgentPort(reactor, self.agent, host, self._number, alternates=config.port is None)
 
@@ -98,9 +102,20 @@ class AgentService(ProcessService):
         rotate(self._config.keyring, self.agent)
 
     def stopService(self) -> Deferred[Any]:
-        """Stop cleanly: unregister with every proxy, then close the port. Fires when it is closed."""
+        """Stop cleanly: let sessions end, unregister with every proxy, then close the port. Fires when it is closed."""
         super().stopService()
         self._draining.stop()
+        return self._drain_wait.start().addCallback(lambda _: self._close())
+
+    def stop_at_once(self) -> None:
+        """Wait for no sessions, if `stopService` does."""
+        self._drain_wait.end()
+
+    def _tell_draining(self, sessions: int) -> None:
+        if self.process is not None:
+            self.process.notifier.draining(sessions, LOG_EVERY_S + DRAIN_MARGIN_S)
+
+    def _close(self) -> Deferred[Any]:
         if self._load is not None:
             self._load.stop()
         if self._host is not None:
@@ -155,5 +170,6 @@ def makeService(options: AgentOptions) -> AgentService:
     service.process = process
     if process is not None:
         process.run_on(reactor)
+    at_second_stop(reactor, service.stop_at_once)
     at_signal(reactor, reloading(process, service.rotate_keys))
     return service

@@ -13,6 +13,8 @@ from twisted.internet.interfaces import IDelayedCall
 
 STATUS_EVERY_S: Final = 10.0
 """How often `Status` is looked at; it is sent if it has changed."""
+DRAIN_MARGIN_S: Final = 10.0
+"""How much later than expected the next message of a process that drains may reach the manager."""
 _SOCKET, _WATCHDOG, _WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 _MICROSECONDS: Final = 1_000_000
 _PINGS_PER_TIMEOUT: Final = 3

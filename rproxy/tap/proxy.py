@@ -9,7 +9,7 @@ from importlib.metadata import version
 from itertools import chain
 from random import random
 from time import monotonic, time
-from typing import Any, Final
+from typing import Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -45,6 +45,7 @@ from rproxy.tap.doubting import Doubting
 from rproxy.tap.draining import LOG_EVERY_S, Draining
 from rproxy.tap.key_rotation import at_signal, rotate, use_keys
 from rproxy.tap.listeners import OperatorsListener
+from rproxy.tap.notify import DRAIN_MARGIN_S
 from rproxy.tap.operators import Operators
 from rproxy.tap.page import LivePage
 from rproxy.tap.parts import Part, Timers
@@ -68,9 +69,6 @@ from rproxy.timing.wheel import Wheel
 from rproxy.timing.work_queue import WorkQueue
 
 __all__ = ["Options", "ProxyService", "makeService"]
-
-_DRAIN_MARGIN_S: Final = 10.0
-"""How much later than expected the next message of a proxy that drains may reach the service manager."""
 
 
 class Options(ProxyOptions):
@@ -308,7 +306,7 @@ class ProxyService(ProcessService, MultiService):
 
     def _tell_draining(self, sessions: int) -> None:
         if self.process is not None:
-            self.process.notifier.draining(sessions, LOG_EVERY_S + _DRAIN_MARGIN_S)
+            self.process.notifier.draining(sessions, LOG_EVERY_S + DRAIN_MARGIN_S)
 
     def _stop_parts(self) -> Deferred[Any]:
         stopped: Deferred[Any] = MultiService.stopService(self)

@@ -13,7 +13,7 @@ class TestDraining:
         assert driver.take_in(draining=True).probe_now
         assert driver.pool.eligible == [backend]
         driver.report(backend, draining=True)
-        assert not driver.take_in(draining=True).probe_now
+        assert driver.take_in(draining=True).probe_now  # the agent may wait to hear how many sessions are left
         assert driver.take_in(draining=False).probe_now
         assert driver.pool.eligible == []
 

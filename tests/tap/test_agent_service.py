@@ -254,3 +254,45 @@ def open_figures() -> list[str]:
 def is_open(name: str) -> bool:
     """Not so of the descriptor that lists them."""
     return os.path.islink(f"/proc/self/fd/{name}")
+
+
+def sent(bench: AgentBench) -> list[str]:
+    """The kinds of the PDUs since it was asked last."""
+    return [type(pdu).__name__ for pdu, _ in bench.reactor.datagrams[0].take()]
+
+
+def waiting_agent() -> tuple[AgentBench, list[object]]:
+    """One that is stopped while its proxy has a session."""
+    bench = AgentBench(drain_wait_s=30.0)
+    bench.service.agent.datagramReceived(encode(ProbeRequest(0, 1, 1)), MONITOR)
+    bench.reactor.datagrams[0].take()
+    run(bench.reactor, 0.5)
+    return bench, ended(bench.service.stopService())
+
+
+def test_an_agent_that_waits_for_sessions_answers_probes_and_unregisters_when_they_have_ended() -> None:
+    bench, stopped = waiting_agent()
+    for number, sessions in enumerate([1, 1, 0], 1):
+        run(bench.reactor, 0.5)
+        assert not stopped
+        bench.service.agent.datagramReceived(encode(ProbeRequest(number, 1, sessions)), MONITOR)
+    assert sent(bench) == ["Register", "ProbeResponse", "ProbeResponse", "Register", "ProbeResponse"]
+    run(bench.reactor, 0.2)
+    assert (sent(bench), len(stopped), bench.reactor.open_ports) == (["Unregister"], 1, [])
+    assert bench.reactor.getDelayedCalls() == []
+
+
+def test_an_agent_that_waits_for_sessions_ends_at_once_if_it_is_told_to() -> None:
+    bench, stopped = waiting_agent()
+    sent(bench)
+    bench.service.stop_at_once()
+    assert (sent(bench), len(stopped)) == (["Unregister"], 1)
+    assert bench.reactor.getDelayedCalls() == []
+
+
+def test_by_default_an_agent_waits_for_no_sessions() -> None:
+    bench = AgentBench()
+    bench.service.agent.datagramReceived(encode(ProbeRequest(0, 1, 1)), MONITOR)
+    sent(bench)
+    stopped = ended(bench.service.stopService())
+    assert (sent(bench), len(stopped)) == (["Unregister"], 1)
