@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Final
+from typing import Final, TypeVar
 
+import attrs
 from twisted.internet.defer import Deferred
 
 from rproxy.pool.backend import Backend
@@ -16,8 +17,18 @@ from rproxy.timing.work_queue import WorkQueue
 AT_ONCE: Final = 16
 """Most sessions cut in one turn of the reactor: about a millisecond of work."""
 
-_Steps = Generator[None, None, int]
-"""A step a turn; returns how many sessions were cut."""
+_Result = TypeVar("_Result")
+_Steps = Generator[None, None, _Result]
+"""A step a turn; returns what there was."""
+
+
+@attrs.frozen
+class Found:
+    """Whose the session was that was cut."""
+
+    service: str
+    backend: str
+    """Its name; empty if the session had none."""
 
 
 class Kills:
@@ -27,20 +38,20 @@ class Kills:
         self._slices = slices
         self._turns = turns
 
-    def one(self, number: int) -> Deferred[int]:
-        """Cut the session of that number. Fires with 1, or with 0 if there is no such session."""
+    def one(self, number: int) -> Deferred[Found | None]:
+        """Cut the session of that number. Fires with whose it was; with None if there is no such session."""
         return self._begin(self._cut_one(number))
 
     def all_of(self, backend: Backend) -> Deferred[int]:
         """Cut the sessions that a back-end has now. Fires with how many there were, once they have ended."""
         return self._begin(self._cut_all(backend))
 
-    def _begin(self, steps: _Steps) -> Deferred[int]:
-        result: Deferred[int] = Deferred()
+    def _begin(self, steps: _Steps[_Result]) -> Deferred[_Result]:
+        result: Deferred[_Result] = Deferred()
         self._turns.add(lambda: self._step(steps, result))
         return result
 
-    def _step(self, steps: _Steps, result: Deferred[int]) -> None:
+    def _step(self, steps: _Steps[_Result], result: Deferred[_Result]) -> None:
         try:
             next(steps)
         except StopIteration as end:
@@ -50,16 +61,17 @@ class Kills:
         else:
             self._turns.add(lambda: self._step(steps, result))
 
-    def _cut_one(self, number: int) -> _Steps:
+    def _cut_one(self, number: int) -> _Steps[Found | None]:
         for sessions in self._slices():
             for session in sessions:
                 if session.id == number:
+                    backend = session.backend
                     session.link.cut(Ending.KILLED)
-                    return 1
+                    return Found(session.service.name, "" if backend is None else backend.name)
             yield
-        return 0
+        return None
 
-    def _cut_all(self, backend: Backend) -> _Steps:
+    def _cut_all(self, backend: Backend) -> _Steps[int]:
         found: list[Session] = []
         for sessions in self._slices():
             found += [session for session in sessions if session.backend is backend]

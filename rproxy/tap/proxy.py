@@ -154,9 +154,9 @@ class ProxyService(ProcessService, MultiService):
         ]
         if config.state_file is not None:
             file, unsaved = StateFile(config.state_file, shared=config.reuse_port), lambda: self._demo.addresses
-            keeper = StateKeeper(reactor, file, services, self.monitor, self._work, unsaved)
-            self._steering.save = keeper.save
-            self._parts.insert(0, keeper)
+            state = StateKeeper(reactor, file, services, self.monitor, self._work, unsaved)
+            self._steering.keeper = state.keeper
+            self._parts.insert(0, state)
         for part in self._parts:
             part.setServiceParent(self)
 

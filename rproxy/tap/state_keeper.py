@@ -35,13 +35,12 @@ class StateKeeper(Part):
         """`unsaved` returns the back-ends that are left out."""
         self._reactor = reactor
         in_background = in_thread(reactor, "state file")
-        self._keeper = Keeper(file, services.pools, monitor, reactor, work, in_background, unsaved)
-        self.save = self._keeper.save
+        self.keeper = Keeper(file, services.pools, monitor, reactor, work, in_background, unsaved)
 
     def startService(self) -> None:
         super().startService()
-        self._keeper.load()
-        self._reactor.callWhenRunning(self._keeper.start)
+        self.keeper.load()
+        self._reactor.callWhenRunning(self.keeper.start)
 
     def stop_accepting(self) -> Deferred[Any] | None:
-        return self._keeper.stop() if self.running else None
+        return self.keeper.stop() if self.running else None

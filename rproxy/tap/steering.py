@@ -19,9 +19,10 @@ from rproxy.observe.service_log import logger_of
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Events
 from rproxy.pool.states import NO_WORD, Administration, Word
-from rproxy.sessions.kills import Kills
+from rproxy.sessions.kills import Found, Kills
 from rproxy.sessions.shedding import PER_S_MAX, Shedding
 from rproxy.sessions.sweep import Slices
+from rproxy.sources.saved.keeper import Keeper
 from rproxy.tap.service_wiring import ServiceWiring
 from rproxy.tap.services import Services
 from rproxy.timing.work_queue import WorkQueue
@@ -65,8 +66,8 @@ class Steering:
         self._services = services
         self._history = history
         self._wall = wall
-        self.save: Callable[[], Deferred[None]] = lambda: succeed(None)
-        """Called after every word of an operator; fires once it is in the state file, or cannot be."""
+        self.keeper: Keeper | None = None
+        """Of the state file, if there is one."""
         self._kills = Kills(slices, turns)
         self._shedding = Shedding(clock, slices, self._shed)
         self._shed_of: dict[Backend, str] = {}
@@ -118,31 +119,39 @@ class Steering:
         return self._administer(target, Administration.READY)
 
     def _administer(self, target: Target, administration: Administration) -> Deferred[None]:
-        service, key = self._known(target)
+        service, key = self._spoken_of(target)
         events = service.pool.words.administer(key, administration, self._clock.seconds(), self._wall())
         return self._said(service, key, events, administration.value)
 
     def weigh(self, target: Target, weight: int | None) -> Deferred[None]:
-        service, key = self._known(target)
+        service, key = self._spoken_of(target)
         if weight is not None and not 1 <= weight <= WEIGHT_MAX:
             raise Refusal(f"a weight is 1 to {WEIGHT_MAX}: drain keeps all clients away")
         events = service.pool.words.weigh(key, weight, self._clock.seconds())
         return self._said(service, key, events, "its own weight again" if weight is None else f"weight {weight}")
 
+    def _spoken_of(self, target: Target) -> tuple[ServiceWiring, Address]:
+        """As `_known`, if words are this process' to keep. Raises `Refusal`."""
+        if self.keeper is not None and self.keeper.taken_over:
+            raise Refusal("another process takes over from this one: ask again in a moment")
+        return self._known(target)
+
     def _said(self, service: ServiceWiring, key: Address, events: Events, word: str) -> Deferred[None]:
         if service.pool.get(*key) is None:  # no event tells of it
             self._note(service.config.name, written(key), "word", f"{word} (by an operator); it is not there now")
         service.publisher(events)
-        return self.save().addTimeout(SAVE_S, self._clock, self._not_saved)
+        if self.keeper is None:
+            return succeed(None)
+        return self.keeper.save().addTimeout(SAVE_S, self._clock, self._not_saved)
 
     def _not_saved(self, result: object, after_s: float) -> None:
         self.log.warn("what an operator said is not in the state file yet, and holds")
 
     def kill(self, session: int) -> Deferred[None]:
-        def killed(sessions: int) -> None:
-            if not sessions:
+        def killed(found: Found | None) -> None:
+            if found is None:
                 raise Unknown(f"there is no session {session}: it may have ended")
-            self._note("", "", "kill", f"session {session} was ended (by an operator)")
+            self._note(found.service, found.backend, "kill", f"session {session} was ended (by an operator)")
 
         return self._kills.one(session).addCallback(killed)
 

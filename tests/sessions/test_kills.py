@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from rproxy.sessions.endings import Ending
-from rproxy.sessions.kills import AT_ONCE, Kills
+from rproxy.sessions.kills import AT_ONCE, Found, Kills
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.timing.work_queue import WorkQueue
@@ -28,8 +30,8 @@ class Bench:
         session.backend = self.backend
         return session
 
-    def result(self, fires: Deferred[int]) -> list[int]:
-        results: list[int] = []
+    def result(self, fires: Deferred[Any]) -> list[object]:
+        results: list[object] = []
         fires.addCallback(results.append)
         return results
 
@@ -46,7 +48,7 @@ def test_the_session_of_a_number_is_cut_in_whatever_phase_it_is() -> None:
     result = bench.result(bench.kills.one(waiting.id))
     assert bench.cut == []
     run(bench.clock, 0)
-    assert (bench.cut, result) == ([waiting], [1])
+    assert (bench.cut, result) == ([waiting], [Found("default", "")])
     assert bench.clock.getDelayedCalls() == []
 
 
@@ -54,7 +56,7 @@ def test_a_number_that_no_session_has_is_told() -> None:
     bench = Bench(3)
     result = bench.result(bench.kills.one(bench.sessions[-1].id + 1))
     run(bench.clock, 0)
-    assert (bench.cut, result) == ([], [0])
+    assert (bench.cut, result) == ([], [None])
 
 
 def test_the_search_takes_a_slice_a_turn() -> None:
@@ -64,7 +66,7 @@ def test_the_search_takes_a_slice_a_turn() -> None:
         turn(bench.clock)
         assert result == []
     turn(bench.clock)
-    assert result == [1]
+    assert result == [Found("default", "10.0.0.1:80")]
 
 
 def test_all_of_a_back_end_are_cut_a_few_at_a_time() -> None:

@@ -127,7 +127,7 @@ def test_a_session_is_killed_by_its_number(bench: Bench) -> None:
         (False, False),
     ]
     assert bench.ended() == {"killed": 1}
-    assert texts(events) == [f"session {number} was ended (by an operator)"]
+    assert texts(events) == [f"back-end {BACKEND}: session {number} was ended (by an operator)"]
     assert bench.happenings[-1].kind == "kill"
     assert str(number) in bench.refused(Unknown, bench.control.kill, number)
 

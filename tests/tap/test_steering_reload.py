@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from pathlib import Path
+from typing import cast
 
 import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
-from rproxy.admin.control import Target
+from rproxy.admin.control import Refusal, Target
 from rproxy.config.model import BackendConfig
 from rproxy.net.addresses import Address
 from rproxy.pool.states import Administration, Word
+from rproxy.sources.saved.keeper import Keeper
 from rproxy.sources.saved.rows import Saved, encoded
 from rproxy.sources.saved.words import SavedWords
 from rproxy.tap.steering import SAVE_S
@@ -106,12 +108,35 @@ def test_what_was_said_before_a_restart_holds_before_the_first_client(tmp_path: 
     assert (row["state"], row["weight"]) == ("draining", 7)
 
 
+@attrs.define
+class Keeping:
+    """A keeper of a state file that is written when the test says so."""
+
+    saved: Deferred[None]
+    taken_over: bool = False
+
+    def save(self) -> Deferred[None]:
+        return self.saved
+
+
+def test_a_process_that_is_replaced_takes_no_words_any_more() -> None:
+    bench = Reloaded(WEB)
+    bench.backend_up(80)
+    steering, target = bench.service._steering, Target("web", "10.0.0.1:80")
+    steering.keeper = cast(Keeper, Keeping(Deferred(), taken_over=True))
+    for call in (steering.drain, steering.maint, steering.ready, lambda target: steering.weigh(target, 7)):
+        with pytest.raises(Refusal, match="another process takes over from this one"):
+            call(target)
+    assert administrations(bench) == {("web", "10.0.0.1"): "ready"}
+    assert ended(steering.shed(target, 1)) == [0]
+
+
 @pytest.mark.parametrize("late", [True, False])
 def test_an_operator_waits_for_the_state_file_but_not_for_long(*, late: bool) -> None:
     bench = Reloaded(WEB)
     bench.backend_up(80)
     saved: Deferred[None] = Deferred()
-    bench.service._steering.save = lambda: saved
+    bench.service._steering.keeper = cast(Keeper, Keeping(saved))
     done = ended(bench.service._steering.drain(Target("web", "10.0.0.1:80")))
     assert administrations(bench) == {("web", "10.0.0.1"): "drain"}
     with logged() as events:

@@ -130,7 +130,7 @@ class Keeper:
         self._stopped: Deferred[None] | None = None
         self._is_last = False
         """Whether the current pass began after `stop` was called."""
-        self._taken_over = False
+        self.taken_over = False
         """Whether another process writes the file now, and this one no more."""
 
     def load(self) -> None:
@@ -166,7 +166,7 @@ class Keeper:
     def save(self) -> Deferred[None]:
         """Write at once what has changed. Fires when that is done, or has failed, which is logged."""
         saved: Deferred[None] = Deferred()
-        if self._taken_over or self._stopped is not None:
+        if self.taken_over or self._stopped is not None:
             saved.callback(None)
             return saved
         self._to_save.append(saved)
@@ -181,7 +181,7 @@ class Keeper:
         stopped = self._stopped = Deferred()
         deadline = self._clock.callLater(STOP_S, self._end)
         stopped.addCallback(lambda _: deadline.cancel() if deadline.active() else None)
-        if self._taken_over:
+        if self.taken_over:
             self._end()
         elif self._call is not None:
             self._call.cancel()
@@ -215,7 +215,7 @@ class Keeper:
         saving, self._saving = self._saving, []
         for saved in saving:
             saved.callback(None)
-        if self._taken_over or self._is_last:
+        if self.taken_over or self._is_last:
             self._to_save, left = [], self._to_save
             for saved in left:
                 saved.callback(None)
@@ -264,7 +264,7 @@ class Keeper:
         def done(failure: str) -> None:
             if not failure:
                 self._written, self._kept, self._said, self._left = saved, kept, said, left
-            self._taken_over = failure == TAKEN_OVER
+            self.taken_over = failure == TAKEN_OVER
             self._log_outcome(failure)
             self._end_pass(RETRY_S if failure else WRITE_EVERY_S)
 
@@ -282,7 +282,7 @@ class Keeper:
         return ""
 
     def _log_outcome(self, failure: str) -> None:
-        if self._taken_over:
+        if self.taken_over:
             self.log.info("--state-file {path}: {error}", path=self._file.path, error=failure)
         elif failure and failure not in (self._failure, self._unread):
             self.log.warn("--state-file {path}: {error}; back-ends are not kept", path=self._file.path, error=failure)
