@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import attrs
 
+from rproxy.observe.pool_log import word_of
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import (
     Administered,
@@ -106,7 +107,7 @@ class _ServiceHistory:
         before, after = event.before, event.after
         if {before, after} == _UP_OR_SUSPECT or (before, after) == (State.REGISTERED, State.FORGOTTEN):
             return
-        self._note(event.backend, after.value, event.reason)
+        self._note(event.backend, after.value, event.reason + word_of(event.backend))
 
     def restarted(self, event: AgentRestarted) -> None:
         self._note(event.backend, "restarted", "its agent was started again")

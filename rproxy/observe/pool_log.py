@@ -25,7 +25,7 @@ from rproxy.pool.events import (
     Weighed,
     WordsChanged,
 )
-from rproxy.pool.states import State
+from rproxy.pool.states import Administration, State
 from rproxy.timing.rate_limit import RateLimit
 from rproxy.timing.throttle import Throttle
 
@@ -129,7 +129,7 @@ class PoolLog:
             before=transition.before.value,
             after=transition.after.value,
             reason=transition.reason,
-            by=f"agent {written(backend.registration.agent)}" if backend.has_agent else "static",
+            by=(f"agent {written(backend.registration.agent)}" if backend.has_agent else "static") + word_of(backend),
             sum=_times(times),
         )
 
@@ -254,6 +254,12 @@ class PoolLog:
             self.log.debug(":: [{backend}] probe on demand lost", backend=event.backend.name)
             return
         self.log.debug(":: [{backend}] probe lost, {misses} in a row", backend=event.backend.name, misses=event.misses)
+
+
+def word_of(backend: Backend) -> str:
+    """What an operator says of a back-end that has come up, or has gone; empty for nothing."""
+    administration = backend.administration
+    return "" if administration is Administration.READY else f"; {administration.value}, by an operator"
 
 
 def _times(times: int) -> str:

@@ -35,6 +35,9 @@ class Words:
         """The back-ends of which an operator says anything; that of the oldest word is first."""
         return iter(self._rows.words)
 
+    def __contains__(self, key: Address) -> bool:
+        return key in self._rows.words
+
     def __len__(self) -> int:
         return len(self._rows.words)
 

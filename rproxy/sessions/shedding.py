@@ -31,8 +31,9 @@ _Rank = tuple[float, int, Session]
 class _Shed:
     """The sessions of one back-end that were connected at `began_at`; at most `per_s` a second are cut."""
 
-    def __init__(self, backend: Backend, per_s: float, now: float) -> None:
+    def __init__(self, backend: Backend, per_s: float, now: float, done: Callable[[int], None]) -> None:
         self.backend = backend
+        self.done = done
         self.per_s = per_s
         self.began_at = now
         self.looks = 0
@@ -77,26 +78,27 @@ class _Shed:
 class Shedding:
     """Cuts the connected sessions of back-ends as `Ending.SHED`, those that are idle first.
 
-    `slices` lists all sessions. Nothing is cut in the first second, in which it is found out who is idle. `done` is
-    called with the back-end and how many were cut when none is left of those that it had at the beginning.
+    `slices` lists all sessions. Nothing is cut in the first second, in which it is found out who is idle.
     """
 
-    def __init__(self, clock: IReactorTime, slices: Slices, done: Callable[[Backend, int], None]) -> None:
+    def __init__(self, clock: IReactorTime, slices: Slices) -> None:
         self._clock = clock
-        self._done = done
         self._sheds: dict[Backend, _Shed] = {}
         self._sweep = Sweep(clock, slices, self._look, self._looked)
 
-    def begin(self, backend: Backend, per_s: float) -> None:
-        """Cut at most `per_s` a second, above 0 and at most `PER_S_MAX`, from now on, of the sessions there are now."""
+    def begin(self, backend: Backend, per_s: float, done: Callable[[int], None]) -> None:
+        """Cut at most `per_s` a second, above 0 and at most `PER_S_MAX`, from now on, of the sessions there are now.
+
+        `done` is called with how many were cut once none of them is left.
+        """
         now = self._clock.seconds()
         if not self._sheds:
             self._sweep.repeat(LOOK_S)
         shed = self._sheds.get(backend)
         if shed is None:
-            self._sheds[backend] = _Shed(backend, per_s, now)
+            self._sheds[backend] = _Shed(backend, per_s, now, done)
         else:
-            shed.per_s, shed.began_at = per_s, now
+            shed.per_s, shed.began_at, shed.done = per_s, now, done
         self._sweep.begin()
 
     def end(self, backend: Backend) -> int | None:
@@ -123,7 +125,8 @@ class Shedding:
         now = self._clock.seconds()
         for shed in list(self._sheds.values()):
             if not shed.looked():
-                self._done(shed.backend, self.end(shed.backend) or 0)
+                self.end(shed.backend)
+                shed.done(shed.cut)
             elif shed.call is None and shed.next:
                 shed.due = max(shed.due, now)
                 self._cut(shed)

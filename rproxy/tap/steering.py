@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence, Set
 from difflib import get_close_matches
 from math import isfinite
 from typing import Final
@@ -41,7 +42,7 @@ class Said:
     """What an operator says of a back-end of one service. `by` are the services that have a row of it."""
 
     word: Word
-    by: frozenset[str]
+    by: Set[str]
 
 
 Words = dict[tuple[str, Address], Said]
@@ -69,27 +70,27 @@ class Steering:
         self.keeper: Keeper | None = None
         """Of the state file, if there is one."""
         self._kills = Kills(slices, turns)
-        self._shedding = Shedding(clock, slices, self._shed)
-        self._shed_of: dict[Backend, str] = {}
-        """By back-end whose sessions are shed: its service."""
+        self._shedding = Shedding(clock, slices)
 
     def stop(self) -> None:
         """Cancel all timers. May be called twice."""
         self._shedding.stop()
-        self._shed_of.clear()
 
     # Reloads.
 
     def words(self) -> Words:
         """What operators say now, for `move`."""
-        services = list(self._services)
-        return {
-            (service.config.name, key): Said(
-                service.pool.words.of(key), frozenset(each.config.name for each in services if each.has(key))
-            )
-            for service in services
-            for key in service.pool.words
-        }
+        said: Words = {}
+        having: defaultdict[Address, set[str]] = defaultdict(set)
+        for service in self._services:
+            for key in service.pool.words:
+                said[service.config.name, key] = Said(service.pool.words.of(key), having[key])
+        for service in self._services if having else ():
+            for backend in service.pool:
+                key = backend.address, backend.port
+                if key in having and service.has(key):
+                    having[key].add(service.config.name)
+        return said
 
     def move(self, before: Words) -> None:
         """The configuration is another one: words follow back-ends that are another service's now.
@@ -169,18 +170,17 @@ class Steering:
         if not isfinite(per_s) or not 0 <= per_s <= PER_S_MAX:
             raise Refusal(f"a rate is 0 to {PER_S_MAX:g} a second: kill ends all at once")
         sessions, name = backend.counts.established, service.config.name
+
+        def done(cut: int) -> None:
+            self._note(name, backend.name, "shed", f"{cut} session(s) were shed: none is left of those that it had")
+
         if per_s:
-            self._shed_of[backend] = name
-            self._shedding.begin(backend, per_s)
+            self._shedding.begin(backend, per_s, done)
             text = f"{sessions} session(s) are shed, at most {per_s:g} a second (by an operator)"
             self._note(name, backend.name, "shed", text)
         elif (cut := self._shedding.end(backend)) is not None:
             self._note(name, backend.name, "shed", f"{cut} session(s) were shed, and no more are (by an operator)")
         return succeed(sessions)
-
-    def _shed(self, backend: Backend, sessions: int) -> None:
-        text = f"{sessions} session(s) were shed: none is left of those that it had"
-        self._note(self._shed_of.pop(backend, ""), backend.name, "shed", text)
 
     def _note(self, service: str, backend: str, kind: str, text: str) -> None:
         self._history.note(service, backend, kind, text)

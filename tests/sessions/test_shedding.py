@@ -20,9 +20,13 @@ class Bench:
         self.pool = pool_with(2)
         self.linked = LinkedSessions(Service(self.pool, self.clock))
         self.done: list[tuple[Backend, int]] = []
-        self.shedding = Shedding(self.clock, self.linked.slices, lambda backend, cut: self.done.append((backend, cut)))
+        self.shedding = Shedding(self.clock, self.linked.slices)
         self.backend, self.other = self.pool
         self.sessions = [self.open() for _ in range(sessions)]
+
+    def begin(self, per_s: float, *, other: bool = False) -> None:
+        backend = self.other if other else self.backend
+        self.shedding.begin(backend, per_s, lambda cut: self.done.append((backend, cut)))
 
     def open(self, backend: Backend | None = None) -> Session:
         session = self.linked.open()
@@ -54,7 +58,7 @@ class Bench:
 
 def test_they_are_cut_one_after_the_other_the_oldest_first_and_then_it_is_over() -> None:
     bench = Bench(5)
-    bench.shedding.begin(bench.backend, 2)
+    bench.begin(2)
     assert bench.shed(LOOK_S) == [bench.sessions[0]]
     assert bench.shed(1) == bench.sessions[1:3]
     assert bench.shed(1) == bench.sessions[3:5]
@@ -66,7 +70,7 @@ def test_they_are_cut_one_after_the_other_the_oldest_first_and_then_it_is_over()
 def test_those_that_are_idle_go_first_for_however_long_they_have_been() -> None:
     bench = Bench(4)
     busy, later, first, second = bench.sessions
-    bench.shedding.begin(bench.backend, 0.5)
+    bench.begin(0.5)
     assert bench.shed(0.75, busy, later) == []
     assert bench.shed(0.25, busy) == [first]
     assert bench.shed(2, busy) == [second]
@@ -79,7 +83,7 @@ def test_only_that_back_ends_sessions_end_and_none_that_came_later() -> None:
     bench.open(bench.other)
     waiting = bench.open()
     waiting.backend = None
-    bench.shedding.begin(bench.backend, 100)
+    bench.begin(100)
     bench.clock.advance(0.1)
     bench.open()
     assert bench.shed(5) == bench.sessions
@@ -89,7 +93,7 @@ def test_only_that_back_ends_sessions_end_and_none_that_came_later() -> None:
 @pytest.mark.parametrize("per_s", [0.5, 3, 50, 1000])
 def test_the_rate_is_kept(per_s: float) -> None:
     bench = Bench(400)
-    bench.shedding.begin(bench.backend, per_s)
+    bench.begin(per_s)
     bench.shed(LOOK_S)
     for _ in range(4):
         left = len(bench.linked.links)
@@ -98,7 +102,7 @@ def test_the_rate_is_kept(per_s: float) -> None:
 
 def test_few_are_cut_in_one_turn() -> None:
     bench = Bench(300)
-    bench.shedding.begin(bench.backend, 1000)
+    bench.begin(1000)
     while len(bench.linked.links) > 0:
         before = len(bench.linked.cut)
         turn(bench.clock)
@@ -108,7 +112,7 @@ def test_few_are_cut_in_one_turn() -> None:
 
 def test_those_that_end_by_themselves_are_not_cut_and_do_not_count() -> None:
     bench = Bench(3)
-    bench.shedding.begin(bench.backend, 1)
+    bench.begin(1)
     assert bench.shed(LOOK_S) == bench.sessions[:1]
     gone = bench.sessions[1]
     del bench.linked.links[gone]
@@ -120,29 +124,29 @@ def test_those_that_end_by_themselves_are_not_cut_and_do_not_count() -> None:
 
 def test_it_can_be_ended_and_begun_again_with_another_rate() -> None:
     bench = Bench(10)
-    bench.shedding.begin(bench.backend, 1)
+    bench.begin(1)
     assert len(bench.shed(LOOK_S)) == 1
-    bench.shedding.begin(bench.backend, 2)
+    bench.begin(2)
     assert len(bench.shed(2)) in (3, 4)
     cut = len(bench.linked.cut)
     assert bench.shedding.end(bench.backend) == cut
     assert bench.shedding.end(bench.backend) is None
     assert bench.clock.getDelayedCalls() == []
     assert bench.shed(5) == []
-    bench.shedding.begin(bench.backend, 100)
+    bench.begin(100)
     assert len(bench.shed(3)) == 10 - cut
 
 
 def test_several_back_ends_are_shed_beside_each_other() -> None:
     bench = Bench(4)
     others = [bench.open(bench.other) for _ in range(4)]
-    bench.shedding.begin(bench.backend, 1)
-    bench.shedding.begin(bench.other, 2)
+    bench.begin(1)
+    bench.begin(2, other=True)
     cut = bench.shed(4)
     assert (len({*cut} & {*bench.sessions}), {*others} - {*cut}) == (4, set())
     bench.shed(2)
     assert sorted(cut for _, cut in bench.done) == [4, 4]
-    bench.shedding.begin(bench.other, 1)
+    bench.begin(1, other=True)
     bench.shedding.stop()
     bench.shedding.stop()
     assert bench.clock.getDelayedCalls() == []
@@ -150,7 +154,7 @@ def test_several_back_ends_are_shed_beside_each_other() -> None:
 
 def test_one_without_sessions_is_done_after_a_look() -> None:
     bench = Bench()
-    bench.shedding.begin(bench.backend, 1)
+    bench.begin(1)
     bench.shed(LOOK_S + 0.1)
     assert bench.done == [(bench.backend, 0)]
     assert bench.clock.getDelayedCalls() == []

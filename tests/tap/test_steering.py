@@ -73,7 +73,11 @@ def test_a_word_outlives_the_agent_and_the_row_until_ready(bench: Bench, word: s
     assert (bench.row["state"], bench.row["administration"]) == (state, word)
     bench.service.monitor.datagramReceived(encode(Unregister(0, 1)), AGENT)
     assert bench.service.status()["backends"] == []
-    bench.return_as(2)
+    with logged() as events:
+        bench.return_as(2)
+    (line,) = [text for text in texts(events) if "-> up" in text]
+    assert line.endswith(f"registered -> up (answered a probe; agent 10.0.0.1:5555; {word}, by an operator)")
+    assert bench.happenings[-1].text == f"answered a probe; {word}, by an operator"
     assert (bench.row["state"], bench.row["administration"]) == (state, word)
     bench.done(bench.control.ready, TARGET)
     assert (bench.row["state"], bench.row["administration"]) == ("up", "ready")
