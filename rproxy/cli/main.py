@@ -49,15 +49,18 @@ def client_of(options: Options) -> Client:
 
 
 def token_in(path: str) -> str:
-    """The token in a file. Raises `Failure`."""
+    """The first token in a file as the proxy has one: lines that begin with a ``#`` are none. Raises `Failure`."""
     try:
         with open_regular(path) as file:
             data = file.read(_TOKEN_MAX)
     except OSError as error:
         raise Failure(f"--token-file {path}: {error.strerror}") from None
-    token = data.decode("ascii", errors="replace").strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise Failure(f"--token-file {path}: a token is one line of ASCII characters without blanks")
+    lines = [line.strip() for line in data.decode("ascii", errors="replace").splitlines()]
+    token = next((line for line in lines if line and not line.startswith("#")), "")
+    if not token:
+        raise Failure(f"--token-file {path}: there is no token in it")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise Failure(f"--token-file {path}: a token is a line of ASCII characters without blanks")
     return token
 
 

@@ -176,14 +176,29 @@ def test_what_cannot_be_done_is_one_line_and_status_1(token: str, capsys: Captur
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"\n", b"two words\n", b"two\nlines\n", b"\xff\xfe", b"a\x00b", "pässwort".encode()]
+    "text", [b"two words\n", b"# a comment\ntwo words\n", b"\xff\xfe", b"a\x00b", "pässwort".encode()]
 )
 def test_a_file_without_a_token_is_refused(proxy: FakeProxy, tmp_path: Path, capsys: Captured, text: bytes) -> None:
     path = tmp_path / "token"
     path.write_bytes(text)
     assert main(["--token-file", str(path), "status"]) == 1
-    assert capsys.readouterr().err.endswith(": a token is one line of ASCII characters without blanks\n")
+    assert capsys.readouterr().err.endswith(": a token is a line of ASCII characters without blanks\n")
     assert proxy.asked == []
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# a comment\n\n"])
+def test_an_empty_file_has_no_token(tmp_path: Path, capsys: Captured, text: str) -> None:
+    path = tmp_path / "token"
+    path.write_text(text)
+    assert main(["--token-file", str(path), "status"]) == 1
+    assert capsys.readouterr().err == f"rproxy status: error: --token-file {path}: there is no token in it\n"
+
+
+def test_the_proxys_own_file_will_do(proxy: FakeProxy, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(f"# of the team\n\n  {TOKEN}\nanother-token\n")
+    assert main(["--token-file", str(path), "drain", "10.1.1.1"]) == 0
+    assert proxy.headers[-1]["authorization"] == f"Bearer {TOKEN}"
 
 
 def test_options_may_come_before_and_after_the_command_and_win_over_the_environment(
