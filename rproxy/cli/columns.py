@@ -88,16 +88,16 @@ def note(row: Row) -> str:
     return "; ".join(notes)
 
 
-def services_backend(row: Row) -> tuple[Any, ...]:
-    """Sorts rows by service and address."""
-    return (str(row.get("service")), figures.address_order(figures.backend_name(row)))
+def by_address(row: Row) -> tuple[Any, ...]:
+    """Sorts back-ends by their addresses and ports."""
+    return figures.address_order(figures.backend_name(row))
 
 
 _STATES: Final = {name: number for number, name in enumerate(["down", "suspect", "maint", "draining", "up"])}
 """Sorted by state, what needs attention comes first."""
 BACKENDS: Final[Sequence[Column]] = (
     word("service", "SERVICE", 1),
-    Column("backend", "BACKEND", figures.backend_name, order=services_backend),
+    Column("backend", "BACKEND", figures.backend_name, order=by_address),
     Column("state", "STATE", state, style=state_style, order=lambda row: _STATES.get(str(row.get("state")), -1)),
     figure("since", "SINCE", figures.age, 4),
     Column("sessions", "SESS", sessions, right=True, order=by("connections")),

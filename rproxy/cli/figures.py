@@ -45,9 +45,9 @@ def rate(value: object) -> str:
 
 
 def value(value: object) -> str:
-    """Of a policy: four digits, since it may have any size."""
+    """Of a policy: three digits, since it may have any size."""
     figure = number_of(value)
-    return NONE if figure is None else f"{figure:.4g}"
+    return NONE if figure is None else f"{figure:.3g}"
 
 
 def milliseconds(value: object) -> str:

@@ -34,7 +34,7 @@ class Column:
     title: str
     cell: Callable[[Row], str]
     rank: int = 0
-    """Those of the highest rank are left out first where not all fit; those of 0 never."""
+    """Those of the lowest rank are shown first where not all fit; those of 0 always."""
     right: bool = False
     """Whether it is of figures, which are aligned on the right."""
     style: Callable[[Row], str] = lambda row: ""
@@ -134,14 +134,14 @@ def _by_column(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> Ite
 
 
 def fitting(columns: Sequence[Column], widths: Sequence[int], width: int, telling: set[str]) -> list[int]:
-    """The numbers of the columns that are shown, which are `telling` unless they always are."""
-    kept = [number for number, column in enumerate(columns) if not column.rank or column.key in telling]
+    """The numbers of the columns that are shown: those that always are, and of the `telling` ones those that fit."""
     needed = [min(each, TEXT_MIN) if columns[number].is_text else each for number, each in enumerate(widths)]
-    for number in sorted(kept, key=lambda number: columns[number].rank, reverse=True):
-        if not columns[number].rank or sum(needed[each] for each in kept) + GAP * (len(kept) - 1) <= width:
-            break
-        kept.remove(number)
-    return kept
+    kept: list[int] = []
+    for number in sorted(range(len(columns)), key=lambda number: columns[number].rank):
+        column, left = columns[number], width - sum(needed[each] + GAP for each in kept)
+        if not column.rank or (column.key in telling and needed[number] <= left):
+            kept.append(number)
+    return sorted(kept)
 
 
 def cut(text: str, width: int) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rproxy.cli import figures
 from rproxy.cli.client import Failure, Place, rows_of
-from rproxy.cli.columns import BACKENDS, RATE, SERVICES, WARNING
+from rproxy.cli.columns import BACKENDS, RATE, SERVICES, WARNING, by_address
 from rproxy.cli.figures import number_of, printable
 from rproxy.cli.grid import Column, Row, Table, table
 from rproxy.cli.output import Output
@@ -47,10 +47,14 @@ class Selection:
         return [row for row in rows if row.get("name") == self.service]
 
     def backends(self, document: Document, place: Place) -> list[Row]:
-        """Raises `Failure`."""
-        return ordered(
-            [row for row in rows_of(document, "backends", place) if self._has(row)], self.sort, self.backwards
-        )
+        """Where they are the same in the column, they are in the order of services and addresses. Raises `Failure`."""
+        names = [str(service.get("name")) for service in rows_of(document, "services", place)]
+        number = {name: number for number, name in enumerate(names)}
+        rows = [row for row in rows_of(document, "backends", place) if self._has(row)]
+        rows.sort(key=lambda row: (number.get(str(row.get("service")), len(number)), by_address(row)))
+        if self.sort == BY_NAME:
+            return rows[::-1] if self.backwards else rows
+        return ordered(rows, self.sort, self.backwards)
 
     def _has(self, row: Row) -> bool:
         service = row.get("service")
@@ -106,16 +110,13 @@ def column_of(key: str) -> Column:
 
 
 def ordered(rows: Sequence[Row], key: str, backwards: bool = False) -> list[Row]:
-    """Sorted by a column, and by service and address where that is the same; rows without the figure come last."""
-    name = column_of(BY_NAME)
-    assert name.order is not None
-    by_name = sorted(rows, key=name.order)
+    """Sorted by a column; rows without the figure come last."""
     column = column_of(key)
     order = column.order or column.cell
     if not column.right:
-        return sorted(by_name, key=order, reverse=backwards)
-    known = [row for row in by_name if order(row) is not None]
-    return sorted(known, key=order, reverse=not backwards) + [row for row in by_name if order(row) is None]
+        return sorted(rows, key=order, reverse=backwards)
+    known = [row for row in rows if order(row) is not None]
+    return sorted(known, key=order, reverse=not backwards) + [row for row in rows if order(row) is None]
 
 
 def services_table(rows: Sequence[Row], width: int | None, *, watched: bool = False) -> Table:

@@ -25,7 +25,9 @@ SORTS: Final = {
     "l": "loss",
 }
 """The column by which a key sorts."""
-HELP: Final = "q quit  </> sort by  r reverse  arrows scroll  / filter  a,t,s,n,c,m,v,l address, state, sessions, …"
+HELP: Final = (
+    "q quit  < > sort  r reverse  / filter  arrows scroll  a addr t state s sess n new c cpu m mem v score l loss"
+)
 DOUBTS: Final = 3
 """Most that are shown."""
 _MOVES: Final = {"up": -1, "k": -1, "down": 1, "j": 1}

@@ -25,14 +25,14 @@ ROWS = [
 
 def test_an_operator_sees_at_once_which_is_down_full_drained_or_loaded() -> None:
     assert shown(ROWS, 80) == [
-        "BACKEND        STATE     SINCE   SESS  CPU  MEM  NOTE",
-        "10.1.1.10:80   down        12s      0    -  34%  its last probe was lost",
-        "10.1.1.9:80    up,full   1h02m  12/50  96%  34%  -",
-        "10.1.1.9:8080  draining  1h02m      1   3%  34%  agent-check: 50%; weight by an…",
+        "BACKEND        STATE     SINCE   SESS  SCORE  CPU  MEM  NOTE",
+        "10.1.1.10:80   down        12s      0  0.123    -  34%  its last probe was lost",
+        "10.1.1.9:80    up,full   1h02m  12/50  0.123  96%  34%  -",
+        "10.1.1.9:8080  draining  1h02m      1  0.123   3%  34%  agent-check: 50%; weigh…",
     ]
     assert shown([row("10.1.1.1")], 80) == [
-        "BACKEND      STATE  SINCE  SESS  TOTAL   SCORE  CPU  MEM   RTT  LOSS  WGHT  DOWN",
-        "10.1.1.1:80  up     1h02m     7   1234  0.1235  12%  34%  0.41    0%   100  3.3M",
+        "BACKEND      STATE  SINCE  SESS  TOTAL  SCORE  CPU  MEM   RTT  LOSS  WGHT    UP",
+        "10.1.1.1:80  up     1h02m     7   1234  0.123  12%  34%  0.41    0%   100  2.0K",
     ]
 
 
@@ -92,6 +92,18 @@ def test_back_ends_are_selected_by_service_state_and_name() -> None:
     assert names(Selection()) == ["10.1.1.1", "10.1.1.2"]
     assert names(Selection("a")) == names(Selection(states=("up",))) == names(Selection(text="1.1.1")) == ["10.1.1.1"]
     assert names(Selection("a", ("down",))) == []
+
+
+def test_back_ends_are_in_the_order_of_services_and_addresses() -> None:
+    rows = [row("10.1.1.10", service="b"), row("10.1.1.9", service="b"), row("10.1.1.1", service="a"), row(service="c")]
+    document = status(*rows, services=(service("b"), service("a")))
+
+    def names(selection: Selection) -> list[tuple[object, object]]:
+        return [(each["service"], each["address"]) for each in selection.backends(document, PLACE)]
+
+    expected = [("b", "10.1.1.9"), ("b", "10.1.1.10"), ("a", "10.1.1.1"), ("c", "10.1.1.1")]
+    assert names(Selection()) == names(Selection(sort="cpu")) == expected
+    assert names(Selection(backwards=True)) == expected[::-1]
 
 
 def test_a_document_without_rows_is_no_proxys() -> None:

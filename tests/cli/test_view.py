@@ -44,7 +44,7 @@ def test_the_screen_has_services_back_ends_and_the_keys() -> None:
     assert lines[0].startswith("rproxy 0.1.0, at http://127.0.0.1:8404")
     assert lines[2].startswith("default  1/2        7")
     assert [line.split()[0] for line in lines[4:7]] == ["BACKEND", "10.1.1.1:80", "10.1.1.2:80"]
-    assert lines[-1].startswith("q quit  </> sort by")
+    assert lines[-1].startswith("q quit  < > sort")
 
 
 @pytest.mark.parametrize("width", [1, 10, 40, 80, 200])
