@@ -69,7 +69,7 @@ def show(document: Document, place: Place, output: Output, selection: Selection)
     output.lines([heading(document, place)])
     output.table(services_table(services, output.width))
     output.write("\n")
-    output.table(backends_table(rows, output.width))
+    output.table(backends_table(rows, output.width, selection.sort))
     output.lines(doubts(document))
 
 
@@ -124,9 +124,15 @@ def services_table(rows: Sequence[Row], width: int | None, *, watched: bool = Fa
     return table([column for column in SERVICES if watched or column.key != RATE], rows, width)
 
 
-def backends_table(rows: Sequence[Row], width: int | None, *, watched: bool = False) -> Table:
+def backends_columns(rows: Sequence[Row], width: int | None, *, watched: bool) -> list[Column]:
     """With rates where they are watched, and on a terminal without the name of the only service."""
     hidden = set() if watched else {RATE}
     if width is not None and len({str(row.get("service")) for row in rows}) < 2:
         hidden.add("service")
-    return table([column for column in BACKENDS if column.key not in hidden], rows, width)
+    return [column for column in BACKENDS if column.key not in hidden]
+
+
+def backends_table(rows: Sequence[Row], width: int | None, sort: str = BY_NAME, *, watched: bool = False) -> Table:
+    """With the column that they are sorted by, whatever fits."""
+    columns = backends_columns(rows, width, watched=watched)
+    return table([attrs.evolve(each, rank=0) if each.key == sort else each for each in columns], rows, width)

@@ -52,7 +52,7 @@ class View:
     _page: int = attrs.field(init=False, default=1)
     """How many rows fit."""
     _sortable: Sequence[str] = attrs.field(init=False, default=())
-    """The keys of the columns that are shown."""
+    """The keys of the columns, also of those that do not fit."""
     _typing: bool = attrs.field(init=False, default=False)
     """Whether keys go to the filter."""
 
@@ -130,7 +130,6 @@ class View:
         self._page = max(height - len(top) - len(below) - 2, 1)
         self._offset = max(min(self._offset, len(shown.rows) - self._page), 0)
         footer = self._footer(len(shown.rows), len(doubts) - len(below))
-        self._sortable = [column.key for column in shown.columns if not column.is_text]
         body = [shown.heading(self.selection.sort), *shown.lines(self._offset, self._offset + self._page)]
         return [*top, *body, *[Text()] * (self._page + 1 - len(body)), *below, footer][:height]
 
@@ -140,7 +139,9 @@ class View:
         before, shown = self._laid_out
         if shown is None or before != made_of:
             rows = self.selection.backends(self._document, self.place)
-            shown = status.backends_table(rows, width, watched=True)
+            shown = status.backends_table(rows, width, self.selection.sort, watched=True)
+            columns = status.backends_columns(rows, width, watched=True)
+            self._sortable = [column.key for column in columns if not column.is_text]
             self._laid_out = (made_of, shown)
         return shown
 

@@ -104,11 +104,17 @@ def test_arrows_sort_by_the_next_column_round_and_round() -> None:
     assert view.selection.sort == before
 
 
-def test_arrows_start_anew_if_the_column_is_not_shown() -> None:
+def test_the_column_that_they_are_sorted_by_is_shown_whatever_fits() -> None:
     view = View(PLACE, Selection(sort="tcp"))
+    view.take(status(row(), row(service="web")), 1.0)
+    assert "TCP" in "".join(screen(view, width=40))
+    pressed(view, ">")
+    assert "WGHT" in "".join(screen(view, width=40))
+    assert "TCP" not in "".join(screen(view, width=40))
+    view = View(PLACE, Selection(sort="service"))
     view.take(status(row()), 1.0)
     pressed(view, ">")
-    assert view.selection.sort == "backend"
+    assert view.selection.sort == "backend"  # there is one service
 
 
 def test_a_filter_is_typed() -> None:
