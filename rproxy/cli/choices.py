@@ -40,12 +40,13 @@ def _unrecorded(counts: object) -> int:
 
 def show_last(client: Client, output: Output, service: str | None) -> None:
     """The last choice of each service, or of one, with all that were compared."""
-    last: dict[object, Row] = {}
-    for row in client.rows(PATH, "choices", {"service": service}):
-        last.setdefault(row.get("service"), row)
-    for row in last.values():
-        _show_whole(output, row)
-    if not last:
+    document = client.get(PATH, {"service": service, "limit": 1})
+    services = document.get("services")
+    names = [service] if service is not None or not isinstance(services, dict) else list(services)
+    for name in names:
+        for row in client.rows(PATH, "choices", {"service": name, "limit": 1}):
+            _show_whole(output, row)
+    if not rows_of(document, "choices", client.place):
         output.lines(["no choice has been recorded"])
 
 
@@ -95,6 +96,8 @@ def _others(row: Row) -> str:
 
 
 def _candidate_columns(rows: Sequence[Row], chosen: object) -> Sequence[Column]:
+    """With a column for each term that any of them has."""
+
     def style(row: Row) -> str:
         return GOOD if chosen is not None and row.get("backend") == chosen else ""
 
@@ -102,21 +105,17 @@ def _candidate_columns(rows: Sequence[Row], chosen: object) -> Sequence[Column]:
         columns.word("backend", "BACKEND", style=style),
         columns.figure("value", "VALUE", figures.value, 0),
         columns.figure("report_age", "AGE", figures.age, 1),
-        *_parts("terms", rows, 2),
-        *_parts("key", rows, 3),
+        *(
+            Column(name, printable(name).upper(), _term(name), 2, right=True)
+            for name in dict.fromkeys(name for row in rows for name in _terms(row))
+        ),
     )
 
 
-def _parts(key: str, rows: Sequence[Row], rank: int) -> list[Column]:
-    """A column for each figure that the rows have under `key`, by name."""
-    names = dict.fromkeys(name for row in rows for name in _named(row, key))
-    return [Column(name, printable(name).upper(), _part(key, name), rank, right=True) for name in names]
+def _term(name: str) -> Callable[[Row], str]:
+    return lambda row: figures.value(_terms(row).get(name))
 
 
-def _part(key: str, name: str) -> Callable[[Row], str]:
-    return lambda row: figures.value(_named(row, key).get(name))
-
-
-def _named(row: Row, key: str) -> dict[str, Any]:
-    found = row.get(key)
+def _terms(row: Row) -> dict[str, Any]:
+    found = row.get("terms")
     return found if isinstance(found, dict) else {}

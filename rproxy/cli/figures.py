@@ -83,13 +83,15 @@ def size(value: object) -> str:
 
 
 def age(value: object) -> str:
-    """Seconds, in the two largest units: 0.4s, 12s, 3m07s, 2h05m, 3d04h."""
+    """Seconds, in the two largest units: 45ms, 1.5s, 12s, 3m07s, 2h05m, 3d04h."""
     figure = number_of(value)
     if figure is None:
         return NONE
     seconds = int(figure)
-    if figure < 10:
-        return f"{max(figure, 0.0):.1f}s"
+    if figure < 0.9995:
+        return f"{max(1000 * figure, 0.0):.0f}ms"
+    if figure < 9.95:
+        return f"{figure:.1f}s"
     if seconds < 60:
         return f"{seconds}s"
     if seconds < 3600:

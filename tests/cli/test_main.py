@@ -67,7 +67,7 @@ GET: Final = {
     "doubts": "/api/doubts",
     "choices": "/api/choices",
     "choices --candidates --client 10.1.1.9 --limit 3": "/api/choices?client=10.1.1.9&limit=3",
-    "explain": "/api/choices",
+    "explain": "/api/choices?limit=1",
     "explain 10.1.1.2:80": "/api/explain?backend=10.1.1.2%3A80",
     "explain 10.1.1.2": "/api/explain?backend=10.1.1.2%3A80&service=app",
     "explain web/10.1.1.2:80": "/api/explain?backend=10.1.1.2%3A80&service=web",
