@@ -68,7 +68,8 @@ class ExpectedDelayPolicy(DelayEstimates):
     def value(self, backend: Backend, now: float) -> float:
         """See `Comparing`: the delay relative to that of an idle back-end as fast as the pool."""
         self._now = now
-        steps, _ = self._peek(backend, self._places.get(backend) or self._new_place(backend))
+        record: DelayRecord = self._places.get(backend) or self._new_place(backend)
+        steps, _ = self._rank(backend, record) if now < record.grows_at else self._peek(backend, record)
         return steps / STEPS - self._time if self._weighted else steps / STEPS
 
     def explain(self, backend: Backend, now: float) -> Explanation:

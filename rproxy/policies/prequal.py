@@ -89,6 +89,8 @@ class PrequalPolicy(Drawing):
         self._latencies = Latencies(DECAY_S)
         self._loads = [0.0]
         """What was in flight for its weight on each that was drawn for the last choice."""
+        self._threshold: float | None = None
+        """That of `_loads`; None until it is asked for."""
 
     def _new_figures(self, now: float) -> _Figures:
         return _Figures()
@@ -128,7 +130,7 @@ class PrequalPolicy(Drawing):
         weights = [record.backend.weight for record in drawn]
         loads = [(flight + 1) / weight for flight, weight in zip(flights, weights, strict=True)]
         loads[0] = flights[0] / weights[0]
-        self._loads = loads
+        self._loads, self._threshold = loads, None
         each_s = [self._each_s(record, now) for record in drawn]
         return list(zip(each_s, flights, weights, loads, strict=True))
 
@@ -150,7 +152,9 @@ class PrequalPolicy(Drawing):
 
     def _is_hot(self, backend: Backend, load: float) -> bool:
         """Whether it would have been at the last choice, if it was drawn."""
-        return (load - WEIGHT_NORMAL / backend.weight) / WEIGHT_NORMAL > quantile(self._loads, self._given[0])
+        if self._threshold is None:
+            self._threshold = quantile(self._loads, self._given[0])
+        return (load - WEIGHT_NORMAL / backend.weight) / WEIGHT_NORMAL > self._threshold
 
     def explain(self, backend: Backend, now: float) -> Explanation:
         """See `Policy`."""

@@ -76,12 +76,10 @@ class _Tournament:
     given = ()
 
     def pick(self, keys: Sequence[Key], numbers: Key) -> int | None:
-        best = 0
-        for index in range(1, len(keys)):
-            cost, sessions, weight = keys[index]
-            least_cost, least_sessions, least_weight = keys[best]
-            if takes_over(cost, sessions, weight, (least_cost, least_sessions, least_weight)):
-                best = index
+        best, least = None, (0.0, 0.0, 0.0)
+        for index, (cost, sessions, weight) in enumerate(keys):
+            if best is None or takes_over(cost, sessions, weight, least):
+                best, least = index, (cost, sessions, weight)
         return best
 
     def say(self, seen: Seen, numbers: Key, picked: int) -> str:
@@ -97,9 +95,11 @@ class _HotCold:
 
     def pick(self, keys: Sequence[Key], numbers: Key) -> int | None:
         threshold = quantile([key[3] for key in keys], numbers[0])
-        cold = [index for index, key in enumerate(keys) if key[3] <= threshold]
-        picked = TOURNAMENT.pick([keys[index][:3] for index in cold], numbers)
-        return None if picked is None else cold[picked]
+        best, least = None, (0.0, 0.0, 0.0)
+        for index, (latency_s, flight, weight, load) in enumerate(keys):
+            if load <= threshold and (best is None or takes_over(latency_s, flight, weight, least)):
+                best, least = index, (latency_s, flight, weight)
+        return best
 
     def say(self, seen: Seen, numbers: Key, picked: int) -> str:
         threshold = quantile([each.key[3] for each in seen], numbers[0])

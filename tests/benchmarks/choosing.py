@@ -2,8 +2,9 @@
 
 Microseconds of CPU to choose, open, connect and close a session, with two sessions held on every back-end and one
 report for every ten sessions; what the policy does with a report is counted, the pool's own work on it is not. Every
-client has another address, which matters to the last line alone: that is affinity around the default policy. Exits with
-status 1 when the default policy exceeds its limits, or affinity its own.
+client has another address, which matters to one line alone: that is affinity around the default policy. In the last
+lines, of the default policy, the value of each back-end that is chosen is noted, as for operators and the access log,
+and one choice is recorded in full. Exits with status 1 when the default policy exceeds its limits, or affinity its own.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ import sys
 from collections.abc import Callable
 from random import Random
 from statistics import median
-from time import process_time
-from typing import Final
+from time import process_time, time
+from typing import Final, cast
 
 from attrs import evolve
 
 from rproxy.config.model import ServiceConfig
+from rproxy.observe.choices import ChoiceBook
 from rproxy.policies.affinity import Affinity
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend
-from rproxy.pool.policy import Policy
-from tests.fakes import UNLIMITED
+from rproxy.pool.policy import Comparing, Policy
+from tests.fakes import UNLIMITED, FakeLink
 from tests.policies.balancing import policy
 from tests.pool.driving import Driver, agent
 
@@ -35,6 +37,9 @@ HELD_PER_BACKEND: Final = 2
 CHECKED: Final = ServiceConfig().policy
 RATIO_MAX: Final = 3.0
 MICROSECONDS_MAX: Final = 10.0
+NOTED: Final = "its value noted"
+RECORDED: Final = "one record"
+RECORDS: Final = 200
 AFFINITY: Final = "affinity"
 AFFINITY_MAX: Final = 100.0
 """Microseconds, for pools of any size: the most are needed for some 100 back-ends, see `affinity.SMALL`."""
@@ -47,6 +52,7 @@ class Metered:
         self._reported = policy.reported
         self.choose, self.opened, self.closed, self.failed = policy.choose, policy.opened, policy.closed, policy.failed
         self.explain = policy.explain
+        self.value, self.compare = cast(Comparing, policy).value, cast(Comparing, policy).compare
         self.seconds = 0.0
 
     def reported(self, backend: Backend, now: float) -> str | None:
@@ -61,8 +67,10 @@ class Bench:
 
     def __init__(self, name: str, size: int, rng: Random) -> None:
         limits = evolve(UNLIMITED, unconfirmed=size, confirmed=size)
-        self._policy = Metered(Affinity(policy(CHECKED)) if name == AFFINITY else policy(name))
+        chooses = Affinity(policy(CHECKED)) if name == AFFINITY else policy(name if name in POLICIES else CHECKED)
+        self._policy = Metered(chooses)
         self._driver = Driver(self._policy, limits=limits, slow_start_s=0)
+        self._driver.pool.notes_values = name == NOTED
         self._rng = rng
         self._backends = [self._driver.register(agent(number)) for number in range(size)]
         self._others = [rng.randrange(30) for _ in self._backends]
@@ -113,11 +121,26 @@ class Bench:
             elapsed += process_time() - started
         return (elapsed + self._policy.seconds) / SESSIONS * 1e6
 
+    def microseconds_of_a_record(self) -> float:
+        """The mean cost of recording a choice, beyond that of the choice."""
+        pool, now, link = self._driver.pool, self._driver.now, FakeLink()
+        log = ChoiceBook(time).add(RECORDED, pool)
+        costs = []
+        for choose in (lambda number: log.choose(number, link, now, (), None), lambda _: pool.choose(now)):
+            started = process_time()
+            for number in range(RECORDS):
+                backend = choose(number)
+                assert backend is not None
+                pool.closed(backend, now, was_connected=False, served_s=None)
+            costs.append(process_time() - started)
+        return (costs[0] - costs[1]) / RECORDS * 1e6
+
 
 def measure(name: str) -> list[float]:
     """The median cost for each size; rounds alternate between sizes, so that a slow moment hits all alike."""
     benches = [Bench(name, size, Random(size)) for size in SIZES]
-    rounds = [[bench.microseconds() for bench in benches] for _ in range(ROUNDS)]
+    cost = Bench.microseconds_of_a_record if name == RECORDED else Bench.microseconds
+    rounds = [[cost(bench) for bench in benches] for _ in range(ROUNDS)]
     return [median(costs) for costs in zip(*rounds, strict=True)]
 
 
@@ -145,7 +168,7 @@ def too_dear(costs: list[float]) -> list[str]:
 def main(write: Callable[[str], object] = print) -> int:
     write(f"{'µs a session, back-ends:':<26}" + "".join(f"{size:>9,}" for size in SIZES) + f"{'ratio':>9}")
     broken: list[str] = []
-    for name in (*POLICIES, AFFINITY):
+    for name in (*POLICIES, AFFINITY, NOTED, RECORDED):
         costs = measure(name)
         write(f"{name:<26}" + "".join(f"{cost:>9.2f}" for cost in costs) + f"{costs[-1] / costs[0]:>9.2f}")
         if name == CHECKED:
