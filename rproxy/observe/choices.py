@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend
-from rproxy.pool.comparison import Candidate, Comparison, Key, Rule
+from rproxy.pool.comparison import OWN_RULE, Candidate, Comparison, Key, Rule
 from rproxy.pool.policy import Explanation
 from rproxy.pool.pool import Pool
 from rproxy.sessions.link import Link
@@ -128,8 +128,13 @@ class Choice:
         """Why this back-end: one sentence for operators."""
         if self.chosen is None:
             return "no back-end could get the client"
-        if self.chosen != self.recomputed():
-            return "by a rule that the policy does not tell, or because the policy failed"
+        if not self.compared:
+            return "not known: the policy failed to tell what it compares"
+        if any(each.rule is OWN_RULE for each in self.compared):
+            return "by a rule that the policy does not tell"
+        recomputed = self.recomputed()
+        if self.chosen != recomputed:
+            return f"the policy failed to choose {recomputed}, so another eligible back-end was taken"
         passed = ""
         for each in self.compared:
             if each.picked is not None:

@@ -88,7 +88,7 @@ class PrequalPolicy(Drawing):
         """Of what back-ends with agents have in flight besides ours: one without has as much."""
         self._latencies = Latencies(DECAY_S)
         self._loads = [0.0]
-        """What was in flight for its weight on each that was drawn for the last choice."""
+        """What was in flight for its weight on each of those that were compared for the last choice."""
         self._threshold: float | None = None
         """That of `_loads`; None until it is asked for."""
 
@@ -124,13 +124,17 @@ class PrequalPolicy(Drawing):
         before_s = figures.latency.seconds or each_s
         self._latencies.set(figures.latency, before_s + (each_s - before_s) * GAIN, each_s, now)
 
+    def _pick(self, drawn: list[Record], now: float) -> Record:
+        keys = self._keys(drawn, now)
+        self._loads, self._threshold = [key[3] for key in keys], None
+        return drawn[self.rule.pick(keys, self._given) or 0]
+
     def _keys(self, drawn: list[Record], now: float) -> list[Key]:
         """The one that was drawn first is compared without the client, as in `takes_over`."""
         flights = [strained(_in_flight(record.backend, record), record, record.backend, now) for record in drawn]
         weights = [record.backend.weight for record in drawn]
         loads = [(flight + 1) / weight for flight, weight in zip(flights, weights, strict=True)]
         loads[0] = flights[0] / weights[0]
-        self._loads, self._threshold = loads, None
         each_s = [self._each_s(record, now) for record in drawn]
         return list(zip(each_s, flights, weights, loads, strict=True))
 
@@ -151,7 +155,7 @@ class PrequalPolicy(Drawing):
         return (strained(_in_flight(backend, record), record, backend, now) + 1) * WEIGHT_NORMAL / backend.weight
 
     def _is_hot(self, backend: Backend, load: float) -> bool:
-        """Whether it would have been at the last choice, if it was drawn."""
+        """Whether it would have been hot among those compared for the last choice."""
         if self._threshold is None:
             self._threshold = quantile(self._loads, self._given[0])
         return (load - WEIGHT_NORMAL / backend.weight) / WEIGHT_NORMAL > self._threshold

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import attrs
@@ -11,7 +11,6 @@ Key = tuple[float, ...]
 """The numbers that a rule compares of one candidate."""
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 class Candidate(NamedTuple):
@@ -76,18 +75,6 @@ class Comparison(Generic[T]):
         if self.floor is not None and self.keys[picked] > self.floor:
             return None
         return self.candidates[picked]
-
-    def named(self, name: Callable[[T], U]) -> Comparison[U]:
-        """The same with other objects for its candidates."""
-        return Comparison(
-            self.rule,
-            tuple(map(name, self.candidates)),
-            self.keys,
-            self.given,
-            self.more,
-            self.floor,
-            None if self.otherwise is None else self.otherwise.named(name),
-        )
 
 
 class _OwnRule:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
@@ -10,22 +12,24 @@ from twisted.internet.task import Clock
 from rproxy.net.addresses import Address
 from rproxy.observe.choices import KEPT, LOG_EVERY_S, Choice, ChoiceBook, ChoiceLog
 from rproxy.policies.affinity import FEW, Affinity
+from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.pool.backend import Backend
 from rproxy.pool.comparison import Comparison
-from rproxy.pool.policy import Policy
+from rproxy.pool.policy import NO_EXPLANATION, Policy
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.timing.cpu_budget import CpuBudget
-from tests.fakes import CountingPolicy, FakeLink, RaisingPolicy, logged, pool_with, texts
+from tests.fakes import CountingPolicy, FakeLink, logged, pool_with, texts
 from tests.policies.balancing import policy
 from tests.policies.choosing import NAMES, Turmoil
 from tests.sessions.opening import taken
 
-UNLIMITED = 1e9
+CHOICES = 100_000
 WALL = 1_700_000_000.0
 
 
 def book(*, budget: CpuBudget | None = None, cpu: Callable[[], float] = lambda: 0.0) -> ChoiceBook:
+    """At no cost unless `cpu` tells one."""
     return ChoiceBook(lambda: WALL, cpu, budget)
 
 
@@ -58,16 +62,37 @@ class Recorded:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_choice_is_recomputed_from_its_record_to_the_same_winner(name: str) -> None:
+def test_every_choice_is_recomputed_from_its_record_to_the_same_winner(name: str) -> None:
+    turmoil, right = Turmoil(name, 7), 0
+    turmoil.pool.explain = lambda backend, now: NO_EXPLANATION  # the rules need none, and it takes time
+    log = book().add("default", turmoil.pool)
+    chosen: Counter[str | None] = Counter()
+    for number, client in enumerate(turmoil.clients(CHOICES)):
+        backend = log.choose(number, FakeLink(), turmoil.now, client.exclude, client.address)
+        turmoil.take(backend)
+        winner = None if backend is None else backend.name
+        right += log.kept[-1].recomputed() == log.kept[-1].chosen == winner
+        chosen[winner] += 1
+    assert right == CHOICES
+    assert len(chosen) == 8
+    assert 0 < chosen[None] < CHOICES / 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_reasons_of_the_last_choices_are_told_with_the_values_explained(name: str) -> None:
     turmoil = Turmoil(name, 7)
-    log = book(budget=CpuBudget(UNLIMITED, UNLIMITED)).add("default", turmoil.pool)
+    log = book().add("default", turmoil.pool)
     chosen = []
-    for number, client in enumerate(turmoil.clients(3000)):
+    for number, client in enumerate(turmoil.clients(2 * KEPT)):
+        turmoil.pool.would_choose(turmoil.now, client.exclude, client.address)  # prequal explains the last choice's heat
+        explained = {each.name: turmoil.pool.explain(each, turmoil.now) for each in turmoil.backends}
         backend = log.choose(number, FakeLink(), turmoil.now, client.exclude, client.address)
         turmoil.take(backend)
         chosen.append(None if backend is None else backend.name)
-        assert log.kept[-1].recomputed() == log.kept[-1].chosen == chosen[-1]
         assert log.kept[-1].why()
+        for compared in log.kept[-1].compared:
+            assert list(compared.values) == [explained[name].value for name in compared.names]
+            assert compared.terms == [explained[name].terms for name in compared.names]
     assert [choice.chosen for choice in log.kept] == chosen[-KEPT:]
 
 
@@ -143,7 +168,7 @@ def test_a_policy_that_tells_no_rule_is_recorded_with_its_values() -> None:
     (compared,) = recorded.last.compared
     assert list(compared.values) == [0, 1, 2]
     assert (recorded.last.chosen, recorded.last.recomputed()) == ("10.0.0.1:80", None)
-    assert recorded.last.why() == "by a rule that the policy does not tell, or because the policy failed"
+    assert recorded.last.why() == "by a rule that the policy does not tell"
 
 
 class Comparing(CountingPolicy):
@@ -174,13 +199,37 @@ def test_a_policy_that_cannot_tell_costs_the_record_and_not_the_client(error: Ba
     assert session.backend is not None
     assert session.score is None
     assert (recorded.last.chosen, recorded.last.compared, recorded.last.recomputed()) == ("10.0.0.1:80", (), None)
+    assert recorded.last.why() == "not known: the policy failed to tell what it compares"
 
 
 def test_a_policy_that_fails_to_choose_is_told_from_one_that_chose() -> None:
-    recorded = Recorded(RaisingPolicy("choose"))
+    class Failing(LeastConnectionsPolicy):
+        failing, comparing = True, False
+
+        def opened(self, backend: Backend, now: float) -> None:
+            self.failing = not self.failing
+            super().opened(backend, now)
+
+        def choose(self, *arguments: Any) -> Backend | None:
+            chosen = super().choose(*arguments)
+            if self.failing and not self.comparing:
+                raise ValueError
+            return chosen
+
+        def compare(self, *arguments: Any) -> Comparison[Backend]:
+            self.comparing = True
+            compared = super().compare(*arguments)
+            self.comparing = False
+            return compared
+
+    recorded = Recorded(Failing())
     recorded.come()
-    assert recorded.last.chosen is not None
-    assert recorded.last.recomputed() is None
+    failed = recorded.last
+    recorded.come()
+    assert recorded.last.recomputed() == recorded.last.chosen
+    recomputed = failed.recomputed()
+    assert failed.chosen != recomputed is not None
+    assert failed.why() == f"the policy failed to choose {recomputed}, so another eligible back-end was taken"
 
 
 def test_what_cannot_be_recorded_is_logged_once_and_the_client_gets_a_back_end() -> None:
