@@ -14,13 +14,18 @@ from docutils import nodes
 from docutils.core import publish_doctree, publish_string
 
 from rproxy.observe.access_formats import json_lines, termination_state
+from rproxy.observe.choice_list import UNKNOWN_RULE, document
+from rproxy.observe.choices import ChoiceBook
 from rproxy.policies.own_options import described
 from rproxy.policies.registry import POLICIES
+from rproxy.policies.rules import DRAWN, FIRST_WITH_ROOM, HOT_COLD, LOWEST, TOURNAMENT
 from rproxy.pool.admission import Refusal
+from rproxy.pool.comparison import OWN_RULE
 from rproxy.pool.states import TRANSITIONS, Event, State
 from rproxy.sessions.endings import Ending
 from rproxy.tap import agent, docs, proxy
 from rproxy.wire.pdu import Flaw, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, encode
+from tests.fakes import FakeLink, pool_with
 from tests.observe.records import record
 from tests.pool.driving import Driver
 from tests.pool.driving import agent as agent_at
@@ -80,8 +85,8 @@ def test_readme_is_short_and_leads_to_every_page() -> None:
 
 def test_the_manuals_topics_are_its_files() -> None:
     topics = (
-        "access_log choosing clients commands configuration developing doubts measured metrics operating "
-        "protocol reload steering systemd tls"
+        "access_log choices choosing clients commands configuration developing doubts measured metrics "
+        "operating protocol reload steering systemd tls"
     )
     assert list(docs.pages()) == topics.split()
     assert {f"{topic}.rst" for topic in docs.pages()} == {path.name for path in MANUAL.glob("*.rst")}
@@ -108,6 +113,22 @@ def table(first_heading: str, text: str = OPERATING) -> list[list[str]]:
     columns = [(match.start(), match.end()) for match in re.finditer("=+", border)]
     rows = [lines[heading], *lines[heading + 2 : end]]
     return [[row[start:stop].strip() for start, stop in columns] for row in rows]
+
+
+def test_the_rules_by_which_back_ends_are_picked_are_the_programs() -> None:
+    _, *rows = table("``rule``          ``key``", docs.pages()["choices"])
+    told = {rule.strip("`"): key for rule, key, _ in rows if rule}
+    rules = (LOWEST, DRAWN, TOURNAMENT, HOT_COLD, FIRST_WITH_ROOM, OWN_RULE)
+    assert told == {**{rule.name: ", ".join(rule.parts) for rule in rules}, UNKNOWN_RULE: ""}
+
+
+def test_the_fields_of_a_choice_are_the_programs() -> None:
+    _, *rows = table("field             meaning", docs.pages()["choices"])
+    told = [name.strip("`") for field, _ in rows if field for name in field.split(", ")]
+    book = ChoiceBook(lambda: 0.0)
+    book.add("default", pool_with(1)).choose(1, FakeLink(), 0.0, (), None)
+    shown = document("default", book.logs[0].kept[0])
+    assert set(told) == shown.keys() - {"service", "client", "given", "others_from"} | {"services"}
 
 
 def test_the_transition_table_is_the_programs() -> None:

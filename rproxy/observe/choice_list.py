@@ -17,6 +17,7 @@ from rproxy.observe.parameters import Parameters, backend, network, service, who
 PARAMETERS: Final = ("service", "backend", "client", "limit")
 SHOWN: Final = 50
 SHOWN_MAX: Final = 10 * KEPT
+UNKNOWN_RULE: Final = "unknown"
 LOOKED: Final = 100
 """Choices that are looked at in one go, where few are asked for."""
 
@@ -117,7 +118,7 @@ def _comparison(compared: Compared) -> dict[str, Any]:
 
 
 NOTHING_COMPARED: Final[dict[str, Any]] = {
-    "rule": "unknown",
+    "rule": UNKNOWN_RULE,
     "given": {},
     "candidates": [],
     "others": 0,

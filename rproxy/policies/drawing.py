@@ -12,7 +12,7 @@ from rproxy.policies.penalty import faded, is_penalised, with_another
 from rproxy.policies.rules import DRAWN
 from rproxy.policies.weight_tree import WeightTree
 from rproxy.pool.backend import Backend
-from rproxy.pool.comparison import Comparison, Key, Rule
+from rproxy.pool.comparison import OWN_RULE, Comparison, Key, Rule
 from rproxy.pool.policy import Explanation
 
 WEIGHT_SCALE: Final = 10
@@ -122,13 +122,15 @@ class Drawing(ABC):
         """See `Comparing`: those that are drawn."""
         self.choose(eligible, client, exclude, now)
         drawn = self._draw(self._sound, exclude) or self._draw(self._failed, exclude)
-        keys, given = list[Key](), self._given
-        if drawn and self.rule is DRAWN:
-            drawn, keys, given = self._parts(drawn[0], exclude, most)
-        elif drawn:
+        rule, keys, given = self.rule, list[Key](), self._given
+        if drawn and rule is not DRAWN:
             keys = self._keys(drawn, now)
+        elif drawn and self._choices == 1:
+            drawn, keys, given = self._parts(drawn[0], exclude, most)
+        elif drawn:  # it has a `_pick` of its own
+            rule, keys = OWN_RULE, [(self.value(record.backend, now),) for record in drawn]
         more = len(eligible) - len(drawn) - sum(backend.slot >= 0 for backend in exclude)
-        return Comparison(self.rule, [record.backend for record in drawn], keys, given, more)
+        return Comparison(rule, [record.backend for record in drawn], keys, given, more)
 
     def _parts(self, drawn: Record, exclude: Collection[Backend], most: int) -> tuple[list[Record], list[Key], Key]:
         """For `DRAWN`: parts of the weights of all that may be drawn, or of the one `drawn` if they are many."""

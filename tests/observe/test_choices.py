@@ -84,7 +84,7 @@ def test_the_reasons_of_the_last_choices_are_told_with_the_values_explained(name
     log = book().add("default", turmoil.pool)
     chosen = []
     for number, client in enumerate(turmoil.clients(2 * KEPT)):
-        turmoil.pool.would_choose(turmoil.now, client.exclude, client.address)  # prequal explains the last choice's heat
+        turmoil.pool.would_choose(turmoil.now, client.exclude, client.address)  # whose threshold prequal explains
         explained = {each.name: turmoil.pool.explain(each, turmoil.now) for each in turmoil.backends}
         backend = log.choose(number, FakeLink(), turmoil.now, client.exclude, client.address)
         turmoil.take(backend)

@@ -11,6 +11,7 @@ import pytest
 
 from rproxy.policies.drawing import FEW_CHOICES, MANY, Drawing, Record, failures, strained
 from rproxy.pool.backend import Backend
+from rproxy.pool.comparison import OWN_RULE
 from rproxy.pool.policy import Explanation
 from rproxy.pool.states import Administration
 from tests.fakes import UNLIMITED
@@ -178,3 +179,12 @@ class TestFailures:
         bench.report(backend, after_s=0, load=20)
         assert strained(4, self.record(bench), backend, bench.now) == 19
         assert strained(0, None, backend, bench.now) == 2
+
+
+def test_one_that_picks_by_itself_tells_who_was_drawn_and_no_rule() -> None:
+    bench = Bench(3, 100, 100, 100, 100, 100)
+    comparison = bench.noting.compare(bench.pool.eligible, None, (), bench.now, 64)
+    chosen = bench.open()
+    assert list(comparison.candidates) == bench.noting.drawn
+    assert (comparison.rule, comparison.more, comparison.winner()) == (OWN_RULE, 1, None)
+    assert chosen is comparison.candidates[-1]
