@@ -85,7 +85,7 @@ def test_readme_is_short_and_leads_to_every_page() -> None:
 
 def test_the_manuals_topics_are_its_files() -> None:
     topics = (
-        "access_log choices choosing clients commands configuration developing doubts measured metrics "
+        "access_log api choices choosing clients commands configuration developing doubts measured metrics "
         "operating protocol reload steering systemd tls"
     )
     assert list(docs.pages()) == topics.split()

@@ -12,7 +12,7 @@ from rproxy.config.file_schema import SERVICE_TABLE, proxy_table
 from rproxy.config.given import FileValues, OptionValues, Values
 from rproxy.config.kinds import filled
 from rproxy.config.mistakes import mistakes
-from rproxy.config.model import LOOPBACK, ProxyConfig, ServiceConfig
+from rproxy.config.model import DEMO_ADMIN_PORT, LOOPBACK, ProxyConfig, ServiceConfig
 from rproxy.config.schema import TIMING
 from rproxy.config.validators import ConfigError
 from rproxy.net.binding import widest
@@ -53,6 +53,8 @@ def _process(given: Values) -> dict[str, Any]:
     monitors = fields.get("monitors", ProxyConfig().monitors)
     if fields.get("demo"):  # its agents are on this host, so that others need not reach it
         monitors = tuple((host or LOOPBACK, port) for host, port in monitors)
+        if not {"admin", "admin_path"} & fields.keys():
+            fields |= {"admin": (LOOPBACK, DEMO_ADMIN_PORT), "admin_names": (LOOPBACK,), "admin_is_default": True}
     fields["monitors"] = widest(monitors)
     return {**fields, "timing": Timing(**timing)}
 

@@ -30,6 +30,7 @@ from rproxy.config.validators import (
     host_name,
     ip,
     keyring,
+    token_file,
 )
 from rproxy.config.validators import whole as whole_number
 from rproxy.net.addresses import Address, written
@@ -250,7 +251,16 @@ SERVICE_TABLE: Final[Mapping[str, Key]] = {
 
 def proxy_table(owner: int | None) -> Mapping[str, Key]:
     """For `model.ProxyConfig` and its `Timing`: `[proxy]`. `owner` is as for `keyfile.read_keys`."""
-    return {**PROXY, **TIMING, "keyring": keyring_key(owner)}
+    return {**PROXY, **TIMING, **secrets_keys(owner)}
+
+
+def secrets_keys(owner: int | None) -> Mapping[str, Key]:
+    """The files of secrets of a proxy."""
+    return {"keyring": keyring_key(owner), "admin-token-file": _token_file_key(owner)}
+
+
+def _token_file_key(owner: int | None) -> Key:
+    return Key("admin_token_file", file(lambda key, value: token_file(key, value, owner)))
 
 
 def keyring_key(owner: int | None) -> Key:

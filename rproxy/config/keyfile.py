@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Set
-from typing import Final
 
 import attrs
 
-from rproxy.net.files import open_regular
+from rproxy.config.secret_file import SecretFileError, read_secrets
 from rproxy.wire.keyfile import KeyringError, parse_keys
 from rproxy.wire.seal import Envelope, Key, Sealed, Unsealed
-
-BYTES_MAX: Final = 1 << 20
-_FOR_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def read_keys(path: str, *, derived: bool, owner: int | None = None) -> tuple[Key, ...]:
@@ -23,27 +17,12 @@ def read_keys(path: str, *, derived: bool, owner: int | None = None) -> tuple[Ke
     The file must belong to root, to the effective user, or to the user id `owner`, which this process will change to.
     """
     try:
-        keys = parse_keys(_text(path, {0, os.geteuid(), owner}))
-    except OSError as error:
-        raise KeyringError(error.strerror or str(error)) from None
-    except UnicodeDecodeError:
-        raise KeyringError("it is not a text of ASCII characters") from None
+        keys = parse_keys(read_secrets(path, "key file", owner))
+    except SecretFileError as error:
+        raise KeyringError(str(error)) from None
     if not derived and any(key.is_derived for key in keys):
         raise KeyringError("it has an agent's key: a proxy needs the master key that it was derived from")
     return keys
-
-
-def _text(path: str, owners: Set[int | None]) -> str:
-    with open_regular(path) as file:
-        status = os.fstat(file.fileno())
-        if status.st_uid not in owners:
-            raise KeyringError(f"it belongs to user {status.st_uid}, who is neither root nor the one that uses it")
-        if status.st_mode & _FOR_OTHERS:
-            raise KeyringError("others than its owner may use it (chmod 600 mends that)")
-        data = file.read(BYTES_MAX + 1)
-    if len(data) > BYTES_MAX:
-        raise KeyringError("it is longer than any key file")
-    return data.decode("ascii")
 
 
 @attrs.frozen

@@ -36,11 +36,17 @@ class Kind:
     """Whether it is the path of a file: relative ones in a file are relative to its folder."""
     words: Sequence[str] = ()
     """Texts that stand for something else than a path."""
+    path_prefix: str = ""
+    """What stands before a path; other values are none."""
 
     def located(self, value: Any, folder: str) -> Any:
         """`value`, which is relative to `folder` if it is a relative path."""
-        is_path = self.is_path and value and value not in self.words
-        return os.path.join(folder, value) if is_path else value
+        if not self.is_path or value in self.words or not isinstance(value, str):
+            return value
+        path = value.removeprefix(self.path_prefix)
+        if not path or not value.startswith(self.path_prefix):
+            return value
+        return self.path_prefix + os.path.join(folder, path)
 
     def of_file(self, value: Any, folder: str) -> Any:
         """The model's value for one of a file in `folder`. Raises `ConfigError`."""
@@ -157,6 +163,11 @@ def file(parse: Callable[[str, str], Any] = validators.path, *words: str) -> Kin
 def address(parse: Callable[[str, Value], Any], expected: str) -> Kind:
     """An address with a port; a number in a file is a port."""
     return Kind(parse, expected, (str, int))
+
+
+def address_or_path(parse: Callable[[str, Value], Any], expected: str, prefix: str) -> Kind:
+    """As `address`, or the path of a file after this prefix."""
+    return Kind(parse, expected, (str, int), is_path=True, path_prefix=prefix)
 
 
 NETWORK: Final = Kind(validators.network, "a network such as 10.1.1.0/24, or an IP address")

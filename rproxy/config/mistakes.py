@@ -26,6 +26,7 @@ def mistakes(config: ProxyConfig, options: OptionValues, file: FileValues) -> It
     """All that can be told where tables of the file that have errors are not known."""
     if file.proxy is not None:
         yield from _timing(config, options, file.proxy.keys() | options.proxy.keys())
+        yield from unguarded(config)
     if not config.takes_agents and config.demo:
         yield ConfigError("no service takes agents, which the demo's back-ends have", config.key("demo"))
     if options.shadow_options and all(service.shadow is None for service in config.services):
@@ -107,6 +108,14 @@ def carrier_without_tls(carrier: str, service: ServiceConfig) -> Iterator[Config
     if carrier == _PLAIN and (service.tls or service.listen_tls or service.send_tls):
         reason = "the splice carrier takes plain sockets only; --carrier auto takes TLS, too"
         yield ConfigError(reason, service.key("send-tls" if service.send_tls else "tls"))
+
+
+def unguarded(config: ProxyConfig) -> Iterator[ConfigError]:
+    """An operators' listener that other hosts can reach, and nobody needs a token for."""
+    if config.has_operators and not config.reads_openly and config.admin_token_file is None:
+        place = written(config.admin) if config.admin is not None else None
+        reason = f"other hosts can reach it: give {config.key('admin-token-file')} FILE, or a loopback address"
+        yield ConfigError(reason, config.key("admin"), place)
 
 
 def _operators_listener(config: ProxyConfig, services: Iterable[ServiceConfig]) -> Iterator[ConfigError]:

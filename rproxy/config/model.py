@@ -12,6 +12,7 @@ from typing import Any, Final
 import attrs
 
 from rproxy.config.keyfile import Keyring
+from rproxy.config.token_file import TokenFile
 from rproxy.net.addresses import Address, Network, is_loopback
 from rproxy.net.tls_settings import SendTlsConfig as SendTlsConfig
 from rproxy.net.tls_settings import TlsConfig as TlsConfig
@@ -48,6 +49,10 @@ ACCESS_TEXT: Final = "text"
 ACCESS_JSON: Final = "json"
 ACCESS_HAPROXY: Final = "haproxy"
 """Their formats."""
+DEMO_ADMIN_PORT: Final = 8404
+"""Of the operators' listener in a demo."""
+UNIX: Final = "unix:"
+"""Begins the address of the operators' listener where that is the path of a Unix socket."""
 _OPTION: Final = "--"
 
 
@@ -181,7 +186,13 @@ class ProxyConfig:
     demo: int = 0
     """How many embedded back-ends to start."""
     admin: Address | None = None
-    """Address of the operators' HTTP listener; None for none."""
+    """Address of the operators' HTTP listener; None for none, or for `admin_path`."""
+    admin_path: str | None = None
+    """An absolute path, where that listener is a Unix socket."""
+    admin_is_default: bool = False
+    """Whether nobody has asked for it: then it need not be possible to open it."""
+    admin_token_file: TokenFile | None = None
+    """None where nobody has a token: then nothing can be changed but by the Unix socket."""
     admin_names: tuple[str, ...] = ()
     """Host names that operators' requests may carry, besides addresses and localhost."""
     access_log: str | None = None
@@ -201,7 +212,7 @@ class ProxyConfig:
     @property
     def has_operators(self) -> bool:
         """Whether there is an operators' listener, and so anything to be counted for it."""
-        return self.admin is not None
+        return self.admin is not None or self.admin_path is not None
 
     @property
     def takes_agents(self) -> bool:
@@ -220,6 +231,11 @@ class ProxyConfig:
         return self.is_open and any(
             service.takes_agents and all(map(_has_any_host, (self.allow, service.allow))) for service in self.services
         )
+
+    @property
+    def reads_openly(self) -> bool:
+        """Whether everybody who can connect to the operators' listener may read: only users of this host can."""
+        return self.admin is None or (bool(self.admin[0]) and is_loopback(self.admin[0]))
 
     def key(self, name: str) -> str:
         """A key of the process as the user wrote it."""

@@ -10,7 +10,7 @@ from twisted.python import usage
 from rproxy.config.assembly import assembled
 from rproxy.config.command_options import CommandOptions
 from rproxy.config.file_errors import located
-from rproxy.config.file_schema import keyring_key
+from rproxy.config.file_schema import secrets_keys
 from rproxy.config.given import OptionValues
 from rproxy.config.kinds import Kind, fields, parsed
 from rproxy.config.model import AGENT_PORT, MONITOR_PORT, AgentConfig, ProxyConfig, ServiceConfig
@@ -22,8 +22,6 @@ from rproxy.policies.registry import POLICIES
 
 STATE_FILE: Final = "rproxy.state"
 """Its name in $STATE_DIRECTORY, which systemd sets for a unit with StateDirectory=."""
-_PATHS: Final = ("keyring", "state-file", "access-log")
-"""Options that are paths of files."""
 
 _PROXY: Final = ProxyConfig()
 _SERVICE: Final = ServiceConfig()
@@ -98,7 +96,8 @@ class ProxyOptions(CommandOptions):
         _option("demo", _PROXY.demo, "start this many embedded back-ends with their agents"),
         ["access-log", None, None, "file that gets a line for each session; - is standard output, or journal"],
         _option("access-log-format", _PROXY.access_log_format, "format of these lines: text, json or haproxy"),
-        ["admin", "a", None, "HOST:PORT of the operators' HTTP listener (GET /status.json)"],
+        ["admin", "a", None, "HOST:PORT or unix:PATH of the operators' HTTP listener (with --demo: 127.0.0.1:8404)"],
+        ["admin-token-file", None, None, "file of tokens: who has one may change something there, and read from afar"],
     ]
     optFlags = [
         ["freebind", None, "listen, also for agents and operators, on addresses that this host has not yet (Linux)"],
@@ -174,8 +173,8 @@ class ProxyOptions(CommandOptions):
 
     def _options(self, folder: str) -> OptionValues:
         texts = {name: value for name, value in self.items() if isinstance(value, str) or value}
-        keys = {**PROXY, **TIMING, "keyring": keyring_key(self.uid)}
-        kinds = {name: kind for name in _PATHS if isinstance(kind := keys[name].kind, Kind)}
+        keys = {**PROXY, **TIMING, **secrets_keys(self.uid)}
+        kinds = {name: kind for name, key in keys.items() if isinstance(kind := key.kind, Kind)}
         given = {**texts, **{name: kind.located(texts[name], folder) for name, kind in kinds.items() if name in texts}}
         proxy = parsed(keys, given)
         proxy |= {name: tuple(values) for name, values in self._repeated.items()}

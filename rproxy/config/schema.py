@@ -10,7 +10,19 @@ import sys
 from typing import Any, Final
 
 from rproxy.carriers.registry import UnusableCarrier, check_carrier
-from rproxy.config.kinds import NETWORK, Key, address, choice, file, flag, number, number_or_off, text, whole
+from rproxy.config.kinds import (
+    NETWORK,
+    Key,
+    address,
+    address_or_path,
+    choice,
+    file,
+    flag,
+    number,
+    number_or_off,
+    text,
+    whole,
+)
 from rproxy.config.model import (
     ACCESS_HAPROXY,
     ACCESS_JOURNAL,
@@ -24,8 +36,9 @@ from rproxy.config.model import (
     HOST_SCOPE,
     HTTP_CHECK,
     NO_CHECK,
+    UNIX,
 )
-from rproxy.config.validators import PORT_MAX, ConfigError, Value, host_and_port, ip, local_address
+from rproxy.config.validators import PORT_MAX, ConfigError, Value, host_and_port, ip, local_address, socket_path
 from rproxy.config.validators import choice as one_of
 from rproxy.config.validators import whole as whole_number
 from rproxy.net.addresses import Address
@@ -92,9 +105,12 @@ def _monitors(given: list[Address]) -> tuple[Address, ...]:
 
 
 def _admin(key: str, value: Value) -> dict[str, Any]:
-    """Its address, and the name that operators use for it."""
+    """Its address, and the name that operators use for it; or its path."""
+    text = str(value)
+    if text.startswith(UNIX):
+        return {"admin": None, "admin_names": (), "admin_path": socket_path(key, text.removeprefix(UNIX))}
     host, port = host_and_port(key, value)
-    return {"admin": (local_address(key, host), port), "admin_names": (host,)}
+    return {"admin": (local_address(key, host), port), "admin_names": (host,), "admin_path": None}
 
 
 def _state_file(_: str, value: str) -> str | None:
@@ -159,7 +175,7 @@ PROXY: Final = {
     "max-backends": Key("limits", whole(1, _BACKENDS_MAX).to(Limits.for_pool)),
     "max-connections": Key("max_connections", whole(1, SESSIONS_MAX)),
     "state-file": Key("state_file", file(_state_file)),
-    "admin": Key("", address(_admin, "HOST:PORT")),
+    "admin": Key("", address_or_path(_admin, "HOST:PORT or unix:PATH", UNIX)),
     "access-log": Key("access_log", file(_access_log, *ACCESS_WORDS)),
     "access-log-format": Key("access_log_format", choice(ACCESS_TEXT, ACCESS_JSON, ACCESS_HAPROXY)),
     "demo": Key("demo", whole(0, _DEMO_MAX)),

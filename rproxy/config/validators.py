@@ -15,8 +15,11 @@ from typing import Final
 import attrs
 
 from rproxy.config.keyfile import Keyring
+from rproxy.config.secret_file import SecretFileError
+from rproxy.config.token_file import TokenFile
 from rproxy.net.addresses import Address, Network
 from rproxy.net.files import open_regular
+from rproxy.net.unix_listener import PATH_MAX as SOCKET_PATH_MAX
 from rproxy.wire.keyfile import KeyringError
 
 Value = str | float
@@ -89,6 +92,23 @@ def existing_file(key: str, value: str) -> str:
             return found
     except OSError as error:
         raise ConfigError(error.strerror or str(error), key, value) from None
+
+
+def socket_path(key: str, value: str) -> str:
+    """The absolute path of a Unix socket that may not be there yet."""
+    found = path(key, value)
+    if "\0" in found or len(os.fsencode(found)) > SOCKET_PATH_MAX:
+        raise ConfigError(f"the path of a socket has at most {SOCKET_PATH_MAX} bytes, and none of them is 0", key)
+    return found
+
+
+def token_file(key: str, value: str, owner: int | None = None) -> TokenFile:
+    """The file of tokens at that path, read. `owner` is as for `read_secrets`."""
+    path(key, value)
+    try:
+        return TokenFile.read(value, owner)
+    except SecretFileError as error:
+        raise ConfigError(str(error), key, value) from None
 
 
 def keyring(key: str, value: str, *, derived: bool, owner: int | None = None) -> Keyring:

@@ -1,4 +1,4 @@
-"""The TCP listeners: for clients, and for operators."""
+"""The listeners for clients, and what they have in common with that for operators."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamSer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rproxy.admin.http_server import BACKLOG, AdminSite
 from rproxy.carriers.carrier import Carrier
 from rproxy.config.endpoints import listen_endpoints
-from rproxy.config.model import ProxyConfig, ServiceConfig
-from rproxy.net.addresses import Address, written
-from rproxy.net.binding import Binding
+from rproxy.config.model import ServiceConfig
+from rproxy.net.addresses import Address
 from rproxy.net.handover import give_to_all, give_to_previous
 from rproxy.net.own_listeners import OwnListeners
-from rproxy.net.tcp_port import TcpEndpoint, TcpPort, listen_tcp
+from rproxy.net.tcp_port import TcpEndpoint, TcpPort
 from rproxy.net.unix_socket import remove_abandoned
 from rproxy.observe.service_log import logger_of
 from rproxy.sessions.service import Service
@@ -239,28 +237,3 @@ class ClientListeners(Listeners):
         self._at_start = []
         self.opened.clear()
         return super().stop_accepting()
-
-
-class OperatorsListener(Listeners):
-    """The operators' HTTP port. Their connections stay until the sessions have ended."""
-
-    def __init__(self, reactor: Any, config: ProxyConfig, site: AdminSite, own: OwnListeners) -> None:
-        super().__init__(reactor, own)
-        self._config = config
-        self._site = site
-
-    def privilegedStartService(self) -> None:
-        if self._config.admin is None:
-            return
-        host, port = self._config.admin
-        try:
-            binding = Binding(host, freebind=self._config.freebind, reuse_port=self._config.reuse_port)
-            listening = listen_tcp(self._reactor, port, self._site, binding, BACKLOG)
-            self._add(listening)
-        except Exception as error:
-            raise cannot_listen(f"{self._config.key('admin')} {written((host, port))}", error) from error
-        self.log.info("status at http://{address}/status.json", address=address_of(listening))
-
-    def stopService(self) -> None:
-        super().stopService()
-        self._site.stop()

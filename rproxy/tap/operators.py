@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from time import time
 from typing import Any
 
+from twisted.logger import Logger
+
 from rproxy.admin import metrics_page
 from rproxy.admin.access import Access
 from rproxy.admin.answers import JSON, Folder
@@ -20,6 +22,8 @@ from rproxy.admin.snapshots import Snapshots
 from rproxy.admin.stream import Stream, Streams
 from rproxy.carriers.carrier import Carrier
 from rproxy.config.model import ProxyConfig
+from rproxy.config.secret_file import SecretFileError
+from rproxy.config.token_file import TokenFile
 from rproxy.observe import backend_list, choice_list, event_list, explanations, session_list
 from rproxy.observe.backend_list import BackendList
 from rproxy.observe.choice_list import ChoiceList
@@ -41,6 +45,8 @@ from rproxy.timing.work_queue import WorkQueue
 
 class Operators:
     """The resources of the HTTP listener, and what they show."""
+
+    log = Logger()
 
     def __init__(
         self,
@@ -72,9 +78,31 @@ class Operators:
         self._carrier = carrier
         self._choices = ChoiceBook(time) if choices is None else choices
         self._drops = drops
-        self.access = Access(None, reactor.seconds)
+        self.access = Access(None, reactor.seconds, reads_openly=config.reads_openly)
+        self._token_file = config.admin_token_file
+        self._set_tokens()
         self.stopping = False
         """Whether the process takes no more clients."""
+
+    def _set_tokens(self) -> None:
+        self.access.tokens = None if self._token_file is None else self._token_file.tokens
+
+    def use_tokens(self, file: TokenFile | None) -> None:
+        """Those of this file are right from now on."""
+        self._token_file = file
+        self._set_tokens()
+
+    def read_tokens_again(self) -> None:
+        """Read the file of tokens again, if there is one. If it cannot be used, which is logged, the tokens stay."""
+        if self._token_file is None:
+            return
+        try:
+            self.use_tokens(self._token_file.reread())
+        except SecretFileError as error:
+            path = self._token_file.path
+            self.log.error("--admin-token-file {path}: {error}; the tokens stay as they were", path=path, error=error)
+        else:
+            self.log.info("tokens of operators read again")
 
     def site(self, descriptors: int) -> AdminSite:
         """For the listener; `descriptors` is how many the process may have open."""

@@ -42,6 +42,10 @@ def _process(config: ProxyConfig) -> Iterator[str]:
         yield f"{config.demo} embedded back-ends"
     if config.admin is not None:
         yield f"status at http://{written(config.admin)}/status.json"
+    if config.admin_path is not None:
+        yield f"status at unix:{config.admin_path}"
+    if config.has_operators:
+        yield _who_may_change(config)
     if config.state_file is not None:
         yield f"back-ends are kept in {config.state_file}"
     if config.access_log is not None:
@@ -50,6 +54,13 @@ def _process(config: ProxyConfig) -> Iterator[str]:
     most = "as many as open files allow" if config.max_connections is None else f"at most {config.max_connections}"
     yield f"sessions: {most}, carried by {config.carrier}"
     yield f"a stop waits up to {config.drain_timeout_s:g} s for sessions to end"
+
+
+def _who_may_change(config: ProxyConfig) -> str:
+    ways = ["its user and root"] if config.admin_path is not None else []
+    if config.admin_token_file is not None:
+        ways.append(f"who has a token of {config.admin_token_file.path}")
+    return f"operators who may change something: {listed(ways, 'and') if ways else 'none without admin-token-file'}"
 
 
 def _who(config: ProxyConfig) -> str:

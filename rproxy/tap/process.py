@@ -46,6 +46,8 @@ class Process:
         """See `CommandOptions`."""
         self.files: list[tuple[str, int]] = []
         """Paths and descriptors of further files that are to belong to the user of --uid."""
+        self.gives: list[Callable[[int, int], None]] = []
+        """Called with the user and group that the process becomes, -1 for the present one, while it may give files."""
         self._pid_file: int | None = None
         self._report: ReloadReport | None = None
         self._starting: int | None = None
@@ -171,6 +173,8 @@ class Process:
             if path and descriptor is not None and _is_at(path, descriptor):
                 with suppress(PermissionError):  # another user's file that all may write
                     os.fchown(descriptor, -1 if uid is None else uid, gid)
+        for give in self.gives:
+            give(-1 if uid is None else uid, gid)
 
     def _remove_pid_file(self) -> None:
         """Remove the report of reloads, and empty the pid file if its folder is not writable any more, since privileges

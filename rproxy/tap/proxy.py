@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable
-from importlib.metadata import version
 from itertools import chain
 from random import random
 from time import monotonic, time
@@ -28,7 +26,7 @@ from rproxy.config.validators import ConfigError
 from rproxy.net.inherited import inherited_sockets, tell_twisted
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.history import History
-from rproxy.observe.status_json import ProcessFacts, Status
+from rproxy.observe.status_json import Status
 from rproxy.sessions.capacity import Capacity, pipes_for
 from rproxy.sessions.service import Service as SessionService
 from rproxy.sources.agents.monitor import Monitor
@@ -44,9 +42,9 @@ from rproxy.tap.demo import Demo
 from rproxy.tap.doubting import Doubting
 from rproxy.tap.draining import LOG_EVERY_S, Draining
 from rproxy.tap.key_rotation import at_signal, rotate, use_keys
-from rproxy.tap.listeners import OperatorsListener
 from rproxy.tap.notify import DRAIN_MARGIN_S
 from rproxy.tap.operators import Operators
+from rproxy.tap.operators_listener import OperatorsListener
 from rproxy.tap.page import LivePage
 from rproxy.tap.parts import Part, Timers
 from rproxy.tap.pidfile import own_pidfile
@@ -58,6 +56,7 @@ from rproxy.tap.services import Services
 from rproxy.tap.signals import at_second_stop
 from rproxy.tap.startup import (
     StartupError,
+    process_facts,
     raise_descriptor_limit,
     sessions_max,
     tune_garbage_collector,
@@ -106,7 +105,7 @@ class ProxyService(ProcessService, MultiService):
         history, log = History(time), self.access_log
         shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines, history, log)
         self._services = Services(config.services, shared, lambda view: self._status.removed(view))
-        facts, views = ProcessFacts(version("rproxy"), round(time(), 3), os.getpid()), self._services.views
+        facts, views = process_facts(), self._services.views
         self._doubting = Doubting(reactor, config, views, self.monitor.counters, history, self._work)
         doubts = self._doubting.doubts
         self._status = Status(views, self.monitor.counters, self.capacity, facts, doubts.documents)
@@ -136,6 +135,7 @@ class ProxyService(ProcessService, MultiService):
         """In the order in which they start, and open their ports. They stop in the opposite order."""
         reactor, config, carrier, services = self._reactor, self._config, self.carrier, self._services
         self._agents_port = AgentsPort(reactor, config, self.monitor, carrier)
+        self._admin = OperatorsListener(reactor, config, self._operators.site(descriptors), self._own)
         self._demo = Demo(reactor, config, self._agents_port)
         self._parts: list[Part] = [
             self.access_log,
@@ -146,7 +146,7 @@ class ProxyService(ProcessService, MultiService):
             services.statics,
             self._page,
             self._doubting,
-            OperatorsListener(reactor, config, self._operators.site(descriptors), self._own),
+            self._admin,
             self._demo,
             services.timeouts,  # after the listeners: ending a waiting client must not admit another one
             services.terms,
@@ -193,6 +193,7 @@ class ProxyService(ProcessService, MultiService):
         if self.reread is None or not self.running:
             rotated = (self._config.keyring is not None or self.reread is None) and self.rotate_keys()
             self.read_tls_again()
+            self._operators.read_tokens_again()
             if self.reread is not None:
                 return Outcome(False, "the proxy does not run: its file was not read again")
             return Outcome(
@@ -235,6 +236,7 @@ class ProxyService(ProcessService, MultiService):
             use_keys(used.keyring, self.monitor, *self._demo.agents)
         self.capacity.resize(capacity)
         self.monitor.allow = used.allow
+        self._operators.use_tokens(used.admin_token_file)
         self._draining.timeout_s = used.drain_timeout_s
         self._move_agents(rows)
         self._steering.move(words)
@@ -275,6 +277,7 @@ class ProxyService(ProcessService, MultiService):
         process.files += self.access_log.files
         if self.reread is not None or self._config.keyring is not None:  # there is something to read again
             self._report = process.reload_report()
+        process.gives.append(self._admin.give)
 
     def startService(self) -> None:
         if not self._bound:

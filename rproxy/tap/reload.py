@@ -8,27 +8,30 @@ from typing import Final
 import attrs
 
 from rproxy.config.file_schema import proxy_table
-from rproxy.config.mistakes import admitted_unasked
+from rproxy.config.mistakes import admitted_unasked, unguarded
 from rproxy.config.model import ProxyConfig
 from rproxy.config.schema import TIMING
 
 _CHANGEABLE: Final = {
     *("services", "allow", "max_connections", "drain_timeout_s", "access_log", "access_log_format"),
+    "admin_token_file",
     *("prefix", "options", "file"),
 }
 """Fields of the configuration that may change at any time; `keyring` may, if there is one before and after."""
-_ADMIN: Final = ("admin", "admin_names")
+_ADMIN: Final = ("admin", "admin_names", "admin_path")
 
 
 def in_force(before: ProxyConfig, after: ProxyConfig) -> ProxyConfig:
     """`after`, as far as it can be used without a restart; of the rest, `before`.
 
-    Raises `ConfigError` if the two together would let any host register.
+    Raises `ConfigError` if the two together would let any host register, or see what only operators may.
     """
     fields = {field.name for field in attrs.fields(ProxyConfig)} - _CHANGEABLE
     if before.keyring is not None and after.keyring is not None:
         fields.discard("keyring")
     mixed = attrs.evolve(after, **{name: getattr(before, name) for name in fields})
+    for error in unguarded(mixed):
+        raise error
     new = {error.key for error in admitted_unasked(after)}
     for error in admitted_unasked(mixed):
         if error.key not in new:

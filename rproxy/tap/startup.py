@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ from twisted.logger import Logger
 from rproxy.admin.http_server import CONNECTIONS_MAX
 from rproxy.config.model import ProxyConfig
 from rproxy.config.validators import ConfigError
+from rproxy.observe.status_json import ProcessFacts
 from rproxy.sessions.capacity import SESSIONS_MAX, sessions_for
 
 _OPERATORS_SHARE: Final = 32
@@ -81,7 +84,7 @@ def operators_max(descriptors: int) -> int:
 
 def sessions_max(config: ProxyConfig, descriptors: int) -> int:
     """The limit of sessions for a process that may have `descriptors` open files. Raises `ConfigError` if it is 0."""
-    operators = 0 if config.admin is None else max(operators_max(descriptors) - _OPERATORS_RESERVED, 0)
+    operators = 0 if not config.has_operators else max(operators_max(descriptors) - _OPERATORS_RESERVED, 0)
     fit = sessions_for(descriptors - operators)
     if fit < 1:
         raise ConfigError(f"{descriptors} open files are too few for any session (ulimit -n)")
@@ -92,6 +95,11 @@ def sessions_max(config: ProxyConfig, descriptors: int) -> int:
         reason = f"{descriptors} open files are enough for {fit} (ulimit -n)"
         raise ConfigError(reason, config.key("max-connections"), asked)
     return asked
+
+
+def process_facts() -> ProcessFacts:
+    """What operators are told of this process, which has just started."""
+    return ProcessFacts(version("rproxy"), round(time.time(), 3), os.getpid())
 
 
 def tune_garbage_collector() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rproxy.config.keyfile import BYTES_MAX, Keyring, envelope, read_keys
+from rproxy.config.keyfile import Keyring, envelope, read_keys
+from rproxy.config.secret_file import BYTES_MAX
 from rproxy.wire.keyfile import KeyringError
 from rproxy.wire.pdu import Flaw, MalformedPdu
 from tests.config.keyfiles import (

@@ -18,6 +18,7 @@ import pytest
 
 from rproxy.net.addresses import Address, written
 from tests.certificates import Authority
+from tests.config.keyfiles import text_file
 from tests.conftest import need
 from tests.integration import slow_page
 from tests.integration.addresses import LOOPBACK
@@ -268,7 +269,17 @@ def test_without_the_option_a_port_is_in_use(start: Starter) -> None:
 def test_one_process_has_a_port_once(start: Starter, second: list[str]) -> None:
     (address,) = free_ports(1)
     option, text = second[0], second[1].replace("{}", written(address)).format(*address)
-    there = ["--listen", written(address), option, text, "--monitor", f"{LOOPBACK}:0"]
+    tokens = text_file(start.folder, "a-token-of-24-characters", name="tokens")
+    there = [
+        "--listen",
+        written(address),
+        option,
+        text,
+        "--monitor",
+        f"{LOOPBACK}:0",
+        "--admin-token-file",
+        f"{tokens}",
+    ]
     done = run_twistd(start.folder, "rproxy", "--reuse-port", *there)
     assert done.returncode == 1
     assert done.stderr == f"twistd: cannot listen on {option} {text}: Address already in use\n"

@@ -12,7 +12,7 @@ from rproxy.tap import check as module
 from rproxy.tap.command import main
 from tests.certificates import DAY, Authority, Files
 from tests.config.files import NAME, toml
-from tests.config.keyfiles import FIRST, SECOND, key_file
+from tests.config.keyfiles import FIRST, SECOND, key_file, text_file
 from tests.conftest import need
 
 Captured = pytest.CaptureFixture[str]
@@ -90,6 +90,7 @@ check = "none"
         "  agents register at UDP 5555 of every address and 127.0.0.1:5556, "
         f"with keys of {tmp_path}/rproxy.keys (2 keys)",
         "  status at http://127.0.0.1:8081/status.json",
+        "  operators who may change something: none without admin-token-file",
         f"  back-ends are kept in {tmp_path}/rproxy.state",
         "  sessions: at most 5, carried by auto",
         "  a stop waits up to 30 s for sessions to end",
@@ -214,7 +215,9 @@ def test_a_certificate_that_has_expired_is_a_note(tmp_path: Path, capfd: Capture
 
 def test_what_this_host_has_not_is_a_note(tmp_path: Path, capfd: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "raise_descriptor_limit", lambda: 1024)
+    text_file(tmp_path, "a-token-of-24-characters\n", name="tokens")
     text = '[proxy]\nmonitor = "203.0.113.1:5555"\nallow = "10.0.0.0/8"\nadmin = "203.0.113.2:80"\n'
+    text += 'admin-token-file = "tokens"\n'
     text += "max-connections = 90000\n"
     text += '[[service]]\nlisten = "203.0.113.3:80"\nsource = "2001:db8::1"\n'
     lines = plan(tmp_path, capfd, text)
@@ -292,3 +295,13 @@ def test_every_setting_of_the_starting_file_that_is_commented_out_is_right(tmp_p
     settings = [setting for table in tables for setting in table.values()]
     assert len(settings) > 30
     assert "  back-end 10.1.1.9:5432, weight 100, check connect" in plan(tmp_path, capfd, "\n".join(settings))
+
+
+def test_who_may_change_something_is_told(tmp_path: Path, capfd: Captured) -> None:
+    text_file(tmp_path, "a-token-of-24-characters\n", name="tokens")
+    text = '[proxy]\nmonitor = "127.0.0.1:5555"\nadmin = "unix:admin.sock"\nadmin-token-file = "tokens"\n'
+    lines = plan(tmp_path, capfd, text + '[[service]]\nlisten = "127.0.0.1:80"\n')
+    assert lines[2:4] == [
+        f"  status at unix:{tmp_path}/admin.sock",
+        f"  operators who may change something: its user and root and who has a token of {tmp_path}/tokens",
+    ]

@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred
 from rproxy.sources.saved.keeper import STOP_S
 from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
-from rproxy.tap.listeners import ClientListeners, OperatorsListener
+from rproxy.tap.listeners import ClientListeners
+from rproxy.tap.operators_listener import OperatorsListener
 from rproxy.tap.parts import Group, Part
 from rproxy.tap.session_timeouts import SessionTimeouts
 from rproxy.tap.startup import StartupError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import pytest
@@ -13,6 +13,7 @@ from twisted.logger import LogLevel
 
 from rproxy.config.keyfile import Keyring
 from rproxy.config.model import BackendConfig, BackendLimits, ProxyConfig, ServiceConfig, TlsConfig
+from rproxy.config.token_file import TokenFile
 from rproxy.config.validators import ConfigError
 from rproxy.policies.registry import POLICIES
 from rproxy.sources.agents.prober import Timing
@@ -20,7 +21,7 @@ from rproxy.tap.reload_report import Outcome
 from rproxy.tap.services import LOOK_EVERY_S
 from rproxy.tap.startup import StartupError
 from tests.certificates import Authority
-from tests.config.keyfiles import FIRST, SECOND, key_file, seals_with
+from tests.config.keyfiles import FIRST, SECOND, key_file, seals_with, text_file
 from tests.fakes import logged, run, texts
 from tests.tap.services import MONITOR, ended
 from tests.tap.test_several_services import DB, WEB, Bench
@@ -290,6 +291,42 @@ def test_a_configuration_that_would_let_any_host_register_until_the_restart_is_r
     with pytest.raises(ConfigError, match="who may register"):
         bench.apply(WEB, monitors=(("127.0.0.1", 5555),), allow=())
     assert bench.service.monitor.allow == ANY
+
+
+TOKENS: Final = TokenFile("/run/tokens", (b"a-token-of-24-characters",))
+
+
+def test_tokens_of_operators_are_those_of_the_file_that_was_read_last() -> None:
+    bench = Reloaded(WEB)
+    access = bench.service._operators.access
+    assert access.tokens is None
+    bench.apply(WEB, admin_token_file=TOKENS)
+    assert access.tokens == TOKENS.tokens
+    bench.apply(WEB)
+    assert access.tokens is None
+
+
+def test_a_listener_that_other_hosts_reach_keeps_its_tokens_until_a_restart() -> None:
+    bench = Reloaded(WEB, admin=("10.1.1.10", 8081), admin_token_file=TOKENS)
+    with pytest.raises(ConfigError, match="other hosts can reach it"):
+        bench.apply(WEB, admin=("127.0.0.1", 8081), admin_token_file=None)
+    assert bench.service._operators.access.tokens == TOKENS.tokens
+
+
+def test_a_file_of_tokens_is_read_again_without_a_configuration_file_too(tmp_path: Path) -> None:
+    path = text_file(tmp_path, "a-token-of-24-characters", name="tokens")
+    bench = Reloaded(WEB, admin=("127.0.0.1", 8081), admin_token_file=TokenFile.read(str(path)))
+    access = bench.service._operators.access
+    text_file(tmp_path, "# both\nanother-of-24-characters\nthird-of-22-characters\n", name="tokens")
+    with logged() as events:
+        bench.service.read_again()
+    assert access.tokens == (b"another-of-24-characters", b"third-of-22-characters")
+    assert "tokens of operators read again" in texts(events)
+    path.chmod(0o644)
+    with logged() as events:
+        bench.service.read_again()
+    assert access.tokens == (b"another-of-24-characters", b"third-of-22-characters")
+    assert any("others than its owner may use it" in text and "stay as they were" in text for text in texts(events))
 
 
 def test_another_key_file_is_used_and_the_last_one_stays_until_a_restart(tmp_path: Path) -> None:

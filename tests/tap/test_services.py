@@ -57,6 +57,7 @@ class NotedProcess(Process):
         self._reactor = reactor
         self.done: list[tuple[str, bool]] = []
         self.files: list[tuple[str, int]] = []
+        self.gives: list[Callable[[int, int], None]] = []
 
     def hold_pid_file(self) -> None:
         self.done.append(("hold", bool(self._reactor.open_ports)))
@@ -403,3 +404,23 @@ def test_operators_have_a_share_of_the_descriptors(descriptors: int, connections
 
     assert operators_max(descriptors) == connections
     assert abs(capacity() - capacity(admin=("127.0.0.1", 8082)) - sessions_less) <= 4  # pipes take a share of the rest
+
+
+def test_a_demos_port_for_operators_that_is_taken_is_no_error() -> None:
+    taken: dict[str, Any] = {
+        "listen": ("8080",),
+        "monitors": (("127.0.0.1", 5555),),
+        "demo": 1,
+        "admin": ("127.0.0.1", 8404),
+    }
+    bench = ProxyBench(admin_is_default=True, **taken)
+    bench.reactor.taken.add(8404)
+    with logged() as events:
+        bench.start()
+    assert "no status: cannot listen on --admin 127.0.0.1:8404: Address already in use; --admin HOST:PORT names " in (
+        "".join(texts(events))
+    )
+    bench = ProxyBench(**taken)
+    bench.reactor.taken.add(8404)
+    with pytest.raises(StartupError):
+        bench.start()
