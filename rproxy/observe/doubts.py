@@ -201,10 +201,14 @@ class Doubts:
 
     def _log(self, suspicion: Suspicion, more: int) -> None:
         log = logger_of(suspicion.service, self.log) if suspicion.service else self.log
-        likewise = f" (and {more} more back-ends likewise)" if more else ""
         self._throttle.say(
             (suspicion.service, suspicion.kind),
-            lambda times: log.warn("this looks wrong: {text}{likewise}", text=suspicion.text, likewise=likewise),
+            lambda times: log.warn(
+                "this looks wrong: {backend}{text}{likewise}",
+                backend=f"{suspicion.backend}: " if suspicion.backend else "",
+                text=suspicion.text,
+                likewise=f" (and {more} more back-ends likewise)" if more else "",
+            ),
         )
 
 

@@ -96,7 +96,7 @@ def _row(compared: Compared, acting: _Totals, shadow: _Totals, bucket: int) -> d
     backend = compared.backend
     return {
         "backend": backend.name,
-        "weight": backend.registration.weight,
+        "weight": backend.base_weight,
         "compared": compared.acting.is_counted,
         "acting": _share(compared.acting, bucket),
         "shadow": _share(compared.shadow, bucket),

@@ -14,7 +14,7 @@ import attrs
 from rproxy.pool.backend import Backend
 from rproxy.pool.health import FALL
 from rproxy.pool.pool import Pool
-from rproxy.pool.states import State
+from rproxy.pool.states import Administration, State
 
 LOOK_EVERY_S: Final = 10.0
 MINUTE: Final = 6
@@ -65,7 +65,7 @@ class Suspicion:
     backend: str
     """address:port; empty if it is about the whole service or process."""
     text: str
-    """A sentence with its subject."""
+    """A sentence without its subject, which is the back-end, else the service, else the proxy."""
 
     @property
     def kind(self) -> str:
@@ -146,7 +146,7 @@ class _Herd:
         if times <= HERD or sessions < HERD_SESSIONS_MIN or sessions <= 2 * fair * self.sessions:
             return None
         text = (
-            f"{worst.name} takes {100 * clients / self.clients:.0f} % of the clients, {times:.1f} times its share by "
+            f"takes {100 * clients / self.clients:.0f} % of the clients, {times:.1f} times its share by "
             f"weight, and has {sessions} of {self.sessions} sessions"
         )
         return Suspicion((HERDING, service, ""), worst.name, text)
@@ -234,7 +234,7 @@ class ServiceWatch:
         }
         for kind, text in texts.items():
             if text:
-                yield Suspicion((kind, self._service, backend.name), backend.name, f"{backend.name}: {text}")
+                yield Suspicion((kind, self._service, backend.name), backend.name, text)
 
 
 def _fixed_figures(known: _Seen) -> str:
@@ -256,6 +256,7 @@ def _unanswered(backend: Backend, now: float) -> str:
     """Whether its agent registers, but answers no probe."""
     assert backend.answered_at is not None
     silent = backend.state is State.DOWN and backend.health.misses >= FALL
+    silent = silent and backend.administration is not Administration.MAINT
     silent_s = backend.registered_at - backend.answered_at
     if not silent or silent_s < UNANSWERED_S or now - backend.registered_at > backend.intervals_s(2):
         return ""

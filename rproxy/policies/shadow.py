@@ -227,7 +227,7 @@ class Shadow:
         """Take in the back-end as it is now."""
         backend = compared.backend
         self._mirrors.update(backend)
-        weight = backend.registration.weight
+        weight = backend.base_weight
         self.acting_balance.weigh(compared.acting, weight, counts=backend.usable)
         self.shadow_balance.weigh(compared.shadow, weight, counts=backend.usable)
 

@@ -72,7 +72,7 @@ def test_what_two_looks_in_a_row_find_is_a_doubt_until_three_no_longer_do(bench:
         bench.looks(1)
     assert bench.doubts.documents() == []
     assert bench.kinds() == [("a", "doubt"), ("a", "cleared")]
-    assert texts(events) == ["web: this looks wrong: second text"]
+    assert texts(events) == ["web: this looks wrong: a: second text"]
 
 
 def test_what_every_other_look_finds_is_none(bench: Bench) -> None:
@@ -85,7 +85,7 @@ def test_what_every_other_look_finds_is_none(bench: Bench) -> None:
 def test_many_of_one_kind_are_one_line_and_few_entries(bench: Bench) -> None:
     with logged() as events:
         bench.looks(3, **{f"b{number}": f"text {number}" for number in range(50)})
-    assert texts(events) == ["web: this looks wrong: text 0 (and 49 more back-ends likewise)"]
+    assert texts(events) == ["web: this looks wrong: b0: text 0 (and 49 more back-ends likewise)"]
     assert len(bench.kinds()) == NOTED_MAX
     assert len(bench.doubts.present) == 50
     bench.looks(3)

@@ -27,6 +27,7 @@ from rproxy.observe.suspicions import (
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend, StaticTerms
 from rproxy.pool.policy import Policy
+from rproxy.pool.states import Administration
 from tests.fakes import UNLIMITED
 from tests.policies.balancing import Balance, policy
 from tests.policies.test_shadow import Always
@@ -79,9 +80,7 @@ class TestHerding:
         watched.look()
         (found,) = self.herd(watched)
         assert (found.kind, found.service, found.backend) == (HERDING, "web", first.name)
-        assert found.text == (
-            "10.0.0.0:80 takes 100 % of the clients, 4.0 times its share by weight, and has 60 of 60 sessions"
-        )
+        assert found.text == ("takes 100 % of the clients, 4.0 times its share by weight, and has 60 of 60 sessions")
 
     def test_so_does_one_in_turn_with_others(self) -> None:
         """Each is a herd's target for 10 s: over the minute all are even."""
@@ -230,7 +229,7 @@ class TestFixedFigures:
         (found,) = watched.after(1, meanwhile)
         assert (found.kind, found.backend) == (FIXED_FIGURES, backend.name)
         assert found.text == (
-            "10.0.0.1:80: its agent has reported the same figures for 120 s (CPU 5 %, memory 20 %, 3 TCP connections), "
+            "its agent has reported the same figures for 120 s (CPU 5 %, memory 20 %, 3 TCP connections), "
             "while it had 1 to 12 sessions of this proxy: does it measure the host that serves them?"
         )
 
@@ -317,6 +316,18 @@ class TestLostProbes:
         (found,) = watched.after(1, meanwhile)
         assert (found.kind, found.backend) == (LOST_PROBES, backend.name)
         assert "still registers, but has not answered a probe for 42 s" in found.text
+
+    def test_one_in_maintenance_may_be_unable_to_answer(self) -> None:
+        watched = Watched(Always(), LOST_PROBES)
+        backend, other = watched.all_up(2)
+        watched.pool.words.administer((backend.address, 80), Administration.MAINT, watched.now)
+        watched.down(backend)
+
+        def meanwhile() -> None:
+            watched.report(other)
+            watched.register((backend.address, 5555))
+
+        assert watched.after(20, meanwhile) == []
 
     def test_a_dead_host_is_only_down(self) -> None:
         watched = Watched(Always(), LOST_PROBES)
