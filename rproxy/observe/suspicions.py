@@ -36,6 +36,8 @@ herds them.
 HERD_CLIENTS_MIN: Final = 50
 """It must have taken so many: by chance, one of 10,000 gets three times its share of so many once in years."""
 HERD_SESSIONS_MIN: Final = 10
+HERD_FREER: Final = 20.0
+"""In percentage points of CPU or application load: a host that is so much freer than the mean takes clients rightly."""
 OLD_INTERVALS: Final = 3
 """Probe intervals after which a report is old: two probes at least have been lost by then."""
 FIXED_LOOKS: Final = 12
@@ -120,9 +122,12 @@ class _Herd:
     """The back-ends that could get clients during the last `looks`, and the one that took most for its weight."""
 
     looks: int
+    number: int = 0
     weights: float = 0.0
     clients: int = 0
     sessions: int = 0
+    connections: float = 0.0
+    busy: float = 0.0
     worst: Backend | None = None
     worst_clients: int = 0
 
@@ -130,9 +135,12 @@ class _Herd:
         if len(totals) <= self.looks:
             return
         clients = totals[-1] - totals[-1 - self.looks]
+        self.number += 1
         self.weights += backend.weight
         self.clients += clients
         self.sessions += backend.connections
+        self.connections += _connections(backend)
+        self.busy += _busy(backend)
         worst = self.worst
         if worst is None or clients * worst.weight > self.worst_clients * backend.weight:
             self.worst, self.worst_clients = backend, clients
@@ -145,11 +153,23 @@ class _Herd:
         times = clients / (fair * self.clients)
         if times <= HERD or sessions < HERD_SESSIONS_MIN or sessions <= 2 * fair * self.sessions:
             return None
+        if _connections(worst) <= 2 * fair * self.connections or _busy(worst) + HERD_FREER < self.busy / self.number:
+            return None  # the other hosts have more to do
         text = (
-            f"takes {100 * clients / self.clients:.0f} % of the clients, {times:.1f} times its share by "
-            f"weight, and has {sessions} of {self.sessions} sessions"
+            f"takes {100 * clients / self.clients:.0f} % of the clients, {times:.1f} times its share by weight, and "
+            f"has {sessions} of {self.sessions} sessions"
         )
         return Suspicion((HERDING, service, ""), worst.name, text)
+
+
+def _connections(backend: Backend) -> float:
+    """Of its host; not fewer than we have there, whatever its agent says."""
+    return max(backend.tcp, backend.connections)
+
+
+def _busy(backend: Backend) -> float:
+    """How busy its host is, in percent."""
+    return max(backend.cpu, backend.load)
 
 
 @attrs.define
@@ -314,6 +334,6 @@ class ProcessWatch:
             found.append(Suspicion((CLOCK, "", ""), "", text))
         self._versions.append(versions)
         if dropped := versions - self._versions[0]:
-            text = f"{dropped} datagrams of another version of the protocol were dropped in the last minute"
+            text = f"datagrams of another version of the protocol were dropped, {dropped} in the last minute"
             found.append(Suspicion((OLD_AGENT, "", ""), "", text))
         return found

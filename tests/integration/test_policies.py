@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from rproxy.net.addresses import written
+from rproxy.observe.suspicions import LOOK_EVERY_S
+from rproxy.wire.pdu import Register, encode
 from tests.integration.conftest import CARRIERS, Starter, carrier_options
 from tests.integration.fake_agents import BUSY, IDLE
+from tests.integration.http_client import get
 from tests.integration.pools import Pool
+from tests.integration.proxies import Proxy
 from tests.integration.servers import echo
 from tests.integration.sockets import receive
 from tests.integration.twistd import PROJECT, run_twistd
@@ -132,6 +140,53 @@ def test_clients_are_served_and_the_log_says_it_once(start: Starter, installed: 
     assert pool.proxy.log.count("the policy failed") == 1
     assert pool.proxy.log.count("Traceback") == 1
     assert pool.proxy.stop(signal.SIGINT) == -signal.SIGINT, "a Ctrl-C ends it all the same"
+
+
+@pytest.mark.parametrize("name", ["exits", "recursion", "opened", "reported"])
+def test_in_the_shadow_it_harms_nobody(start: Starter, installed: Sequence[str], name: str) -> None:
+    pool = Pool(start.proxy("--policy", "round-robin", "--shadow", name, wrapper=installed))
+    start.closing(pool.abandon)
+    servers = [pool.serve(echo) for _ in range(2)]
+    for _ in range(6):
+        served(pool)
+    rows = pool.proxy.backends()
+    assert [rows[server.address]["total"] for server in servers] == [3, 3]
+    assert pool.proxy.log.count("the shadow policy failed") == 1
+    (compared,) = json.loads(document(pool.proxy, "api/shadow"))["services"]
+    assert compared["failures"] >= 2
+
+
+def test_one_that_herds_clients_is_doubted(start: Starter, installed: Sequence[str]) -> None:
+    pool = Pool(start.proxy("--policy", "Remembers", wrapper=installed))
+    start.closing(pool.abandon)
+    first, *_ = [pool.serve(echo) for _ in range(4)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        register = encode(Register(80, 20_000, 1))
+        other.sendto(bytes([register[0] | 0b1000]) + register[1:], pool.proxy.monitor)
+    clients = [pool.connect() for _ in range(10)]
+    until = time.monotonic() + 5 * LOOK_EVERY_S
+    while len(pool.proxy.status()["doubts"]) < 2:
+        assert time.monotonic() < until
+        for _ in range(10):
+            served(pool)
+        time.sleep(0.5)
+    doubts = json.loads(document(pool.proxy, "api/doubts"))["doubts"]
+    herding, versions = sorted(doubts, key=lambda doubt: str(doubt["kind"]))
+    name = written(first.address)
+    assert (herding["kind"], herding["service"], herding["backend"]) == ("herding", "default", name)
+    assert herding["text"].startswith("takes 100 % of the clients, 4.0 times its share by weight, and has 1")
+    assert (versions["kind"], versions["service"], versions["backend"]) == ("old-agent", "", "")
+    assert pool.proxy.log.count("this looks wrong: ") == 2
+    assert f"this looks wrong: {name}: takes 100 % of the clients" in pool.proxy.log
+    events = json.loads(document(pool.proxy, "api/events"))["events"]
+    told = {(each["service"], each["backend"]) for each in events if each["kind"] == "doubt"}
+    assert told == {("default", name), ("", "")}
+    assert len(clients) == 10
+
+
+def document(proxy: Proxy, path: str) -> bytes:
+    host, port = proxy.admin
+    return get(f"http://{host}:{port}/{path}")
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)

@@ -155,6 +155,18 @@ class TestHerding:
             assert self.herd(watched, 100) == []
         assert first.connections == 300
 
+    @pytest.mark.parametrize(
+        "figures", [{"cpu": 60}, {"load": 60}, {"tcp": 200}], ids=lambda figures: next(iter(figures))
+    )
+    def test_one_whose_host_is_freer_than_the_others_takes_clients_rightly(self, figures: dict[str, Any]) -> None:
+        watched = Watched(Always(), HERDING)
+        _, *others = watched.all_up(4)
+        for other in others:
+            watched.report(other, **figures)
+        watched.look()
+        for _ in range(3):
+            assert self.herd(watched, 60) == []
+
     def test_where_clients_decide_nobody_looks(self) -> None:
         watched = Watched(Always(), HERDING, by_client=True)
         watched.all_up(4)
@@ -412,7 +424,7 @@ class TestProcess:
         watch = ProcessWatch()
         looks = [watch.look(10.0 * look, 1e9 + 10 * look, 7 if look >= 3 else 0) for look in range(12)]
         assert [bool(found) for found in looks] == [3 <= look < 3 + MINUTE for look in range(12)]
-        assert looks[3][0].text == "7 datagrams of another version of the protocol were dropped in the last minute"
+        assert looks[3][0].text == "datagrams of another version of the protocol were dropped, 7 in the last minute"
 
 
 class TestSlices:
