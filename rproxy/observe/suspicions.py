@@ -122,14 +122,14 @@ class _Herd:
     """The back-ends that could get clients during the last `looks`, and the one that took most for its weight."""
 
     looks: int
-    number: int = 0
-    weights: float = 0.0
-    clients: int = 0
-    sessions: int = 0
-    connections: float = 0.0
-    busy: float = 0.0
-    worst: Backend | None = None
-    worst_clients: int = 0
+    number: int = attrs.field(init=False, default=0)
+    weights: float = attrs.field(init=False, default=0.0)
+    clients: int = attrs.field(init=False, default=0)
+    sessions: int = attrs.field(init=False, default=0)
+    connections: float = attrs.field(init=False, default=0.0)
+    busy: float = attrs.field(init=False, default=0.0)
+    worst: Backend | None = attrs.field(init=False, default=None)
+    worst_clients: int = attrs.field(init=False, default=0)
 
     def add(self, backend: Backend, totals: deque[int]) -> None:
         if len(totals) <= self.looks:
@@ -176,12 +176,12 @@ def _busy(backend: Backend) -> float:
 class _Agents:
     """The agents of a service together."""
 
-    backends: list[Backend] = attrs.Factory(list)
-    losses: float = 0.0
-    telling: int = 0
+    backends: list[Backend] = attrs.field(init=False, factory=list)
+    losses: float = attrs.field(init=False, default=0.0)
+    telling: int = attrs.field(init=False, default=0)
     """Those that tell of sessions of other proxies."""
-    usable: int = 0
-    newest_at: float = 0.0
+    usable: int = attrs.field(init=False, default=0)
+    newest_at: float = attrs.field(init=False, default=0.0)
     """When one of a back-end that can get clients has last answered."""
 
     def add(self, backend: Backend) -> None:
