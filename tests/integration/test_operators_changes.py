@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from rproxy.net.addresses import written
+from rproxy.tap.command import main
 from tests.integration.addresses import LOOPBACK
 from tests.integration.polling import READY_S, in_background, poll
 from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
 from tests.integration.servers import Listener
-from tests.integration.sockets import receive_until_reset
+from tests.integration.sockets import receive_until_reset, reset
 from tests.integration.terminals import TerminalCommand
-from tests.integration.twistd import environment
+from tests.integration.twistd import Twistd, environment
 
 TOKEN: Final = "a-token-of-operators"
 
 
-def rproxy(url: str, *arguments: str, token: Path | None = None) -> subprocess.CompletedProcess[str]:
+def here(url: str, *arguments: str, token: Path | None = None) -> tuple[int, str, str]:
+    """The exit status of the command, and what it prints, in this process, which is faster."""
+    options = ["--url", url, *(["--token-file", str(token)] if token else [])]
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        status = main([*options, *arguments])
+    return status, out.getvalue(), err.getvalue()
+
+
+def elsewhere(url: str, *arguments: str, token: Path | None = None) -> tuple[int, str, str]:
+    """The same in a process of its own."""
     options = ["--url", url, *(["--token-file", str(token)] if token else [])]
     command = [sys.executable, "-m", "rproxy", *options, *arguments]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=READY_S)
     assert "Traceback" not in done.stderr
-    return done
+    return done.returncode, done.stdout, done.stderr
 
 
 class Operated:
@@ -40,7 +51,7 @@ class Operated:
         self.token = folder / "token"
         self.token.write_text(f"# of the operators\n{TOKEN}\n")
         self.token.chmod(0o600)
-        self.proxy = Proxy(folder, "--admin-token-file", str(self.token), host=host)
+        self.proxy = Proxy(folder, "--admin-token-file", str(self.token), host=f"[{host}]" if ":" in host else host)
         self.pool = Pool(self.proxy)
         self.first: Listener = self.pool.use(Listener(host))
         self.second = self.pool.use(Listener(host))
@@ -49,15 +60,15 @@ class Operated:
 
     def does(self, *arguments: str) -> str:
         """What it prints, all of it, where it ends well."""
-        done = rproxy(self.url, *arguments, token=self.token)
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
+        status, out, err = here(self.url, *arguments, token=self.token)
+        assert (status, err) == (0, "")
+        return out
 
     def fails(self, *arguments: str, token: bool = True) -> str:
         """Its one line where it does not."""
-        done = rproxy(self.url, *arguments, token=self.token if token else None)
-        assert (done.returncode, done.stdout) == (1, "")
-        (line,) = done.stderr.splitlines()
+        status, out, err = here(self.url, *arguments, token=self.token if token else None)
+        assert (status, out) == (1, "")
+        (line,) = err.splitlines()
         return line
 
     def row(self, listener: Listener) -> dict[str, object]:
@@ -105,12 +116,14 @@ def test_sessions_are_listed_waited_for_and_killed(operated: Operated) -> None:
     backend, other = operated.names if listed["backend"] == operated.names[0] else operated.names[::-1]
     assert backend in operated.does("sessions", "--backend", backend)
     assert len(operated.does("sessions", "--backend", other).splitlines()) == 1
-    line = rproxy(operated.url, "drain", backend, "--wait", "0.3", token=operated.token).stderr
+    _, _, line = here(operated.url, "drain", backend, "--wait", "0.3", token=operated.token)
     assert line == f"rproxy drain: error: default/{backend}: 1 session left after 0.3 s\n"
-    waiting = in_background(operated.does, "drain", backend, "--wait")
+    options = ["--token-file", str(operated.token)]
+    waiting = in_background(elsewhere, operated.url, *options, "drain", backend, "--wait")
     assert str(listed["id"]) in operated.does("kill", str(listed["id"]))
     assert receive_until_reset(client) == b""
-    assert waiting.result().endswith(f"default/{backend}: no session is left\n")
+    status, out, _ = waiting.result()
+    assert (status, out.splitlines()[-1]) == (0, f"default/{backend}: no session is left")
     assert "no session" in operated.fails("kill", str(listed["id"]))
     operated.does("ready", backend)
 
@@ -131,9 +144,9 @@ def test_without_the_right_token_nothing_is_changed(operated: Operated, tmp_path
     assert operated.fails("drain", name, token=False).endswith("; give --token-file FILE")
     wrong = tmp_path / "token"
     wrong.write_text("another-token-of-operators\n")
-    done = rproxy(operated.url, "drain", name, token=wrong)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.endswith("; the token of --token-file is not the proxy's\n")
+    status, out, err = here(operated.url, "drain", name, token=wrong)
+    assert (status, out) == (1, "")
+    assert err.endswith("; the token of --token-file is not the proxy's\n")
     assert operated.row(operated.first)["state"] == "up"
 
 
@@ -156,7 +169,7 @@ def test_a_wait_is_shown_on_a_terminal_and_what_is_printed_goes_where_it_should(
     command = [sys.executable, "-m", "rproxy", *options, "drain", written(name), "--wait"]
     with TerminalCommand(["sh", "-c", shell, *command]) as terminal:
         terminal.wait(lambda: "1 session left" in terminal.output, "it waits")
-        client.close()
+        reset(client)
         assert terminal.ended() == 0
         assert terminal.output.index("printed: ") < terminal.output.index("no session is left")
     operated.does("ready", written(name))
@@ -176,15 +189,13 @@ def test_ipv6(tmp_path: Path) -> None:
 
 def test_over_a_unix_socket_its_user_needs_no_token(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
-    proxy = Proxy(tmp_path, "--admin", f"unix:{path}")
-    try:
-        url = f"unix:{path}"
-        assert f"at {url}, pid {proxy.pid}" in rproxy(url, "status").stdout
-        done = rproxy(url, "drain", "127.0.0.1:9")
-        assert done.returncode == 1
-        assert "token" not in done.stderr
-        assert os.stat(path).st_mode & 0o777 == 0o600
-    finally:
-        proxy.close()
-    done = rproxy(url, "status")
-    assert done.stderr.startswith(f"rproxy status: error: {url}: No such file or directory; does a proxy run there")
+    url = f"unix:{path}"
+    with Twistd(tmp_path, "rproxy", "--listen", f"{LOOPBACK}:0", "--monitor", f"{LOOPBACK}:0", "--admin", url) as proxy:
+        proxy.logged("(status at unix:)")
+        assert f"at {url}, pid {proxy.pid}" in here(url, "status")[1]
+        status, _, err = here(url, "drain", "127.0.0.1:9")
+        assert status == 1
+        assert "token" not in err
+        assert path.stat().st_mode & 0o777 == 0o600
+    _, _, err = here(url, "status")
+    assert err.startswith(f"rproxy status: error: {url}: No such file or directory; does a proxy run there")
