@@ -1,4 +1,4 @@
-"""`rproxy study`: its options, and what it prints."""
+"""`rproxy study`: what it does, and prints."""
 
 from __future__ import annotations
 
@@ -14,17 +14,13 @@ from rproxy.policies.own_options import described
 from rproxy.policies.registry import POLICIES
 from rproxy.study import ablation, plots, replay, theory
 from rproxy.study.options import SECONDS_MAX, Changes, OptionError, choices_of, scenarios_of, seeds_of, workers_of
+from rproxy.study.parser import USUAL
 from rproxy.study.policies import BASE, LIMIT, OWN, Choice
 from rproxy.study.runs import Run, RunFailed, execute_all
 from rproxy.study.scenarios import SCENARIOS, Scenario
 from rproxy.study.table import Compared, CsvFile, compared, render
 from rproxy.study.world import Result
 
-DESCRIPTION: Final = """\
-Runs the proxy's own pool, monitor and policies against simulated hosts, in virtual time: response times in seconds,
-over seeds, with intervals of 95 %. 'rproxy docs choosing' says what was learned."""
-USUAL: Final = ("one", "four", "eight", "eight-heavy", "elsewhere", "long")
-"""The scenarios that are run if none is named."""
 FLAWS_SHOWN: Final = 10
 """Malformed lines of a log that are shown one by one."""
 AS_LOGGED: Final = "(as logged)"
@@ -41,27 +37,7 @@ Ended = Callable[[str, Scenario, Results], str]
 """Called with a scenario's name and results once all of its runs have ended; returns the text to print."""
 
 
-def add_parser(commands: Any) -> None:
-    """Add the subcommand to argparse's `commands`; `run` of the parsed options returns the exit status."""
-    parser = commands.add_parser("study", help="compare policies by simulation", description=DESCRIPTION)
-    parser.add_argument("scenarios", metavar="SCENARIO", nargs="*", help=f"by default {' '.join(USUAL)}")
-    parser.add_argument("--list", action="store_true", help="list the scenarios and the policies")
-    parser.add_argument("--policies", metavar="NAME,…", help="NAME or NAME:OPTION=VALUE:…; by default all")
-    parser.add_argument("--seeds", metavar="N|A-B", default="4", help="1 to N, or A to B (by default 4)")
-    parser.add_argument("--seconds", metavar="S", type=float, help="virtual time after the warm-up")
-    parser.add_argument("--interval", metavar="S", type=float, help="between probes, in every scenario")
-    parser.add_argument("--freshness", metavar="S|off", help="of reports, by probes on demand, in every scenario")
-    parser.add_argument("--workers", metavar="N", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--csv", metavar="FILE", help="write a line for each run")
-    parser.add_argument("--plots", metavar="DIR", help="write SVG plots (needs matplotlib)")
-    kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--ablation", action="store_true", help="change the report's formula in one place at a time")
-    kinds.add_argument("--theory", action="store_true", help="check the simulator against queueing theory")
-    kinds.add_argument("--trace", metavar="FILE", help="replay an access log: JSON lines with time, duration, backend")
-    parser.set_defaults(run=lambda options: _run(options, parser.error))
-
-
-def _run(options: argparse.Namespace, wrong: Callable[[str], NoReturn]) -> int:
+def run(options: argparse.Namespace, wrong: Callable[[str], NoReturn]) -> int:
     """Returns the exit status; `wrong` ends the process with a message about the arguments."""
     try:
         return _list() if options.list else _study(options)

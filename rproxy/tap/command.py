@@ -1,4 +1,7 @@
-"""The command `rproxy`, also `python -m rproxy`: for operators, and keys, files, manual, units, metrics, a study."""
+"""The command `rproxy`, also `python -m rproxy`: for operators, and keys, files, manual, units, metrics, a study.
+
+What takes long to import is imported by the commands that need it: those of operators are called often.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,8 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from rproxy.cli.parsers import add_parsers
-from rproxy.config.command_options import version
-from rproxy.config.file_errors import FileErrors
-from rproxy.config.toml_file import starting_file
-from rproxy.study import command as study
+from rproxy.study import parser as study
 from rproxy.tap import docs, keygen, prometheus, systemd
-from rproxy.tap.check import check
 from rproxy.tap.printing import failed, print_text, show
 from rproxy.tap.reload_report import reload
 
@@ -41,6 +40,14 @@ RELOAD_S: Final = 10.0
 """How long a proxy may take to answer."""
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from rproxy.config.command_options import version
+
+        print(version())
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         super().error(f"{message}; the proxy itself is 'twistd rproxy', its agent 'twistd rproxy-agent'")
@@ -49,7 +56,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 when the output cannot be written, or 2 when the arguments are wrong."""
     parser = _Parser("rproxy", description=DESCRIPTION)
-    parser.add_argument("--version", action="version", version=version())
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
     add_parsers(parser, commands)
     keygen.add_parser(commands)
@@ -58,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checked.add_argument("--uid", metavar="USER", type=_user, help="as for twistd: whose the key file may be, too")
     checked.set_defaults(run=lambda options: _check(options.file, options.uid))
     starting = commands.add_parser("config", help="print a configuration file", description=CONFIG)
-    starting.set_defaults(run=lambda _: print_text("config", starting_file()))
+    starting.set_defaults(run=lambda _: _show_config())
     manual = commands.add_parser("docs", help="show the manual", description=DOCS)
     manual.add_argument("topic", metavar="TOPIC", nargs="?", help="one of those that 'rproxy docs' lists")
     manual.set_defaults(run=lambda options: _show_docs(options.topic))
@@ -71,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = commands.add_parser("reload", help="have a running proxy read its files again", description=RELOAD)
     again.add_argument("--pidfile", metavar="FILE", default=PIDFILE, help=f"the proxy's pid file (default {PIDFILE})")
     again.set_defaults(run=lambda options: _reload(options.pidfile))
-    study.add_parser(commands)
+    study.add_parser(commands, _study)
     options = parser.parse_args(arguments)
     status: int = options.run(options)
     return status
@@ -79,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(name: str, owner: int | None) -> int:
     """Returns the exit status."""
+    from rproxy.config.file_errors import FileErrors
+    from rproxy.tap.check import check
+
     if not name:
         return failed("check", "no file is named", 1)
     try:
@@ -87,6 +97,13 @@ def _check(name: str, owner: int | None) -> int:
         print("\n".join(error.lines), file=sys.stderr)
         return 1
     return print_text("check", plan)
+
+
+def _show_config() -> int:
+    """Returns the exit status."""
+    from rproxy.config.toml_file import starting_file
+
+    return print_text("config", starting_file())
 
 
 def _reload(pidfile: str) -> int:
@@ -118,6 +135,13 @@ def _show_prometheus(name: str | None) -> int:
     if name is not None and name not in prometheus.FILES:
         return failed("prometheus", f"there is no {name!r}, but {', '.join(prometheus.FILES)}", 2)
     return print_text("prometheus", prometheus.contents() if name is None else prometheus.text_of(name))
+
+
+def _study(options: argparse.Namespace, wrong: study.Wrong) -> int:
+    """Returns the exit status."""
+    from rproxy.study.command import run
+
+    return run(options, wrong)
 
 
 def _user(text: str) -> int:

@@ -6,8 +6,9 @@ import shlex
 
 import pytest
 
-from rproxy.study.command import add_parser
+from rproxy.study.command import run
 from rproxy.study.options import Changes, choices_of, scenarios_of, seeds_of
+from rproxy.study.parser import add_parser
 from rproxy.study.scenarios import SCENARIOS
 from rproxy.tap import docs
 
@@ -36,7 +37,7 @@ def test_times_are_changed_in_every_scenario() -> None:
 @pytest.mark.parametrize("command", SHOWN)
 def test_the_studies_that_the_manual_shows_can_be_made(command: str) -> None:
     commands = argparse.ArgumentParser().add_subparsers()
-    add_parser(commands)
+    add_parser(commands, run)
     options = commands.choices["study"].parse_args(shlex.split(command))
     assert scenarios_of(options.scenarios).keys() == set(options.scenarios)
     assert options.policies is None or choices_of(options.policies)

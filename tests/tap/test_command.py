@@ -375,3 +375,11 @@ def test_run_as_a_module_it_ends_with_status_2_for_wrong_arguments() -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("rproxy keygen: error: --agent needs --keyring FILE, the proxy's key file\n")
+
+
+def test_what_operators_call_often_does_not_import_twisted() -> None:
+    command = "from rproxy.tap.command import main; main(['status', '127.0.0.1:1'])"
+    code = f"import sys; {command}; print('twisted' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
+    assert "Connection refused" in done.stderr
