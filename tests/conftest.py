@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 PACKAGES: Final = {
+    "chromedriver": "chromium chromium-driver",
     "halog": "haproxy",
     "initdb": "postgresql",
     "ip": "iproute2",

@@ -85,8 +85,8 @@ def test_readme_is_short_and_leads_to_every_page() -> None:
 
 def test_the_manuals_topics_are_its_files() -> None:
     topics = (
-        "access_log api choices choosing clients commands configuration developing doubts measured metrics "
-        "operating protocol reload steering systemd tls"
+        "access_log api choices choosing clients commands configuration developing doubts measured "
+        "metrics operating page protocol reload steering systemd tls"
     )
     assert list(docs.pages()) == topics.split()
     assert {f"{topic}.rst" for topic in docs.pages()} == {path.name for path in MANUAL.glob("*.rst")}
@@ -101,7 +101,7 @@ def images(path: Path) -> set[str]:
 def test_every_other_file_of_the_manual_is_an_image_that_a_page_shows() -> None:
     shown = set().union(*(images(path) for path in MANUAL.glob("*.rst")))
     assert {path.name for path in MANUAL.iterdir()} == {path.name for path in MANUAL.glob("*.rst")} | shown
-    assert all((MANUAL / name).stat().st_size < 64 * 1024 for name in shown)
+    assert all((MANUAL / name).stat().st_size < 100 * 1024 for name in shown)
 
 
 def table(first_heading: str, text: str = OPERATING) -> list[list[str]]:

@@ -33,6 +33,7 @@ HEADERS: Final = {"content-security-policy": POLICY, "referrer-policy": "no-refe
 Seconds = Callable[[], float]
 ROWS_MAX: Final = 1000
 """Back-ends shown without JavaScript."""
+DOUBTS_MAX: Final = 20
 EVENTS_MAX: Final = 100
 """Events shown without JavaScript."""
 TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -128,7 +129,7 @@ class Page:
             "ended": count(sum(sum(each.values()) for each in endings)),
             "doubts_hidden": "" if doubts else " hidden",
             "doubts_count": f"{len(doubts)} doubt{'s' * (len(doubts) != 1)}",
-            "doubts": "\n".join(map(_doubt, doubts)),
+            "doubts": "\n".join([*map(_doubt, doubts[:DOUBTS_MAX]), *_more(len(doubts) - DOUBTS_MAX)]),
             "services": "\n".join(service_row(each, self._columns) for each in services),
             "more": f"{count(known - ROWS_MAX)} more: rproxy status, or /status.json" if known > ROWS_MAX else "",
             "events": "\n".join(map(_event, self._newest())) or '<li class="muted none">Nothing has happened.</li>',
@@ -143,9 +144,14 @@ def _about(process: Mapping[str, Any]) -> str:
     return escape(f"{process['version']} · up {up} · pid {process['pid']}")
 
 
+def _more(doubts: int) -> list[str]:
+    return [f'<li class="muted">{count(doubts)} more: rproxy doubts</li>'] if doubts > 0 else []
+
+
 def _doubt(doubt: Mapping[str, Any]) -> str:
     subject = " of ".join(filter(None, (doubt["backend"], doubt["service"]))) or "the proxy"
-    return f"<li><b>{escape(subject)}</b> {escape(doubt['text'])} <span>since {_at(doubt['since'])}</span></li>"
+    since = f'<span class="muted">since {_at(doubt["since"])}</span>'
+    return f"<li><b>{escape(subject)}</b> {escape(doubt['text'])} {since}</li>"
 
 
 def _event(happening: Happening) -> str:

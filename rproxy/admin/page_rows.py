@@ -87,7 +87,7 @@ def _backend(row: Row) -> str:
     note = why or f"{row['state']} · {significant(row['score'])} · {milliseconds(_rtt_ms(row))} ms"
     marked = ' data-why="yes"' if why else ""
     name = escape(written((row["address"], row["port"])))
-    return f'<i class="dot"></i><b class="name">{name}</b><span class="note"{marked}>{escape(note)}</span>'
+    return f'<i class="dot"></i><b class="name">{name}</b> <span class="note"{marked}>{escape(note)}</span>'
 
 
 def _state(row: Row) -> str:

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from rproxy.admin.access import Access
 from rproxy.admin.answers import Folder
 from rproxy.admin.http_server import AdminSite
-from rproxy.admin.page import EVENTS_MAX, POLICY, ROWS_MAX, Page, PageDocument, Shown, static
+from rproxy.admin.page import DOUBTS_MAX, EVENTS_MAX, POLICY, ROWS_MAX, Page, PageDocument, Shown, static
 from rproxy.admin.page_rows import FAILED
 from rproxy.agent.sampler import Load
 from rproxy.observe.history import History
@@ -134,6 +134,16 @@ def test_what_looks_wrong_is_shown_only_while_something_does(doubts: int, hidden
     assert ("10.0.0.1:80 of default" in bench.html()) is not hidden
 
 
+def test_not_more_doubts_are_shown_than_can_be_read() -> None:
+    bench = Bench()
+    doubt = {"since": 0.0, "service": "default", "backend": "10.0.0.1:80", "kind": "herding", "text": "takes too much"}
+    bench.doubts += [doubt] * (DOUBTS_MAX + 3)
+    html = bench.html()
+    assert html.count("takes too much") == DOUBTS_MAX
+    assert "3 more: rproxy doubts" in html
+    assert f"{DOUBTS_MAX + 3} doubts" in html
+
+
 def test_a_large_pool_is_rendered_in_pieces_and_says_how_many_are_left_out() -> None:
     bench = Bench()
     for number in range(ROWS_MAX + 7):
@@ -218,5 +228,5 @@ def test_no_file_names_another_site() -> None:
 
 
 def test_scripts_and_server_count_the_same_sessions_as_failed() -> None:
-    (found,) = re.findall(r"const FAILED = (\[.*?\]);", STATIC.joinpath("page.js").read_text("utf-8"))
+    (found,) = re.findall(r"const FAILED = (\[.*?\]);", STATIC.joinpath("services.js").read_text("utf-8"))
     assert json.loads(found) == [ending.value for ending in FAILED]

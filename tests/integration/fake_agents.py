@@ -24,11 +24,18 @@ BUSY: Final = Load(cpu=0, memory=0, tcp=1000)
 class FakeAgent:
     """Registers one service at a proxy's monitor, again until it is probed, and answers every probe with `load`.
 
-    `delay_s` is how long it lets the proxy wait for each answer.
+    `delay_s` is how long it lets the proxy wait for each answer; `host` its own address, by default the proxy's.
     """
 
     def __init__(
-        self, monitor: Address, service_port: int, load: Load = IDLE, *, interval_s: float = 20.0, delay_s: float = 0.0
+        self,
+        monitor: Address,
+        service_port: int,
+        load: Load = IDLE,
+        *,
+        interval_s: float = 20.0,
+        delay_s: float = 0.0,
+        host: str = "",
     ) -> None:
         self.load = load
         self.draining = False
@@ -39,7 +46,7 @@ class FakeAgent:
         self._monitor = monitor
         self._registration = Register(service_port, round(interval_s * 1000), random.getrandbits(64))
         self._socket = socket.socket(family(monitor[0]), socket.SOCK_DGRAM)
-        self._socket.bind((monitor[0], 0))
+        self._socket.bind((host or monitor[0], 0))
         self._socket.settimeout(REGISTER_S)
         self._closed = False
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -42,17 +42,24 @@ export function backendPath(row, name, verb, query = "") {
  * Follow the stream for as long as the page is open, connecting again whenever it ends.
  *
  * `on.opened()` comes before the events of a connection, `on.event(name, value)` for each of them, and
- * `on.closed(error, seconds)` when it ended, and when the next attempt is made. Returns what connects again at once.
+ * `on.closed(error, seconds)` when it ended, and when the next attempt is made. Returns `again`, which connects again at
+ * once, and `pause`, which disconnects until then.
  */
 export function follow(path, on) {
-  let wait = 1, wake = () => {}, abort = new AbortController();
+  let wait = 1, paused = false, wake = () => {}, abort = new AbortController();
   const again = () => {
     wait = 1;
+    paused = false;
     abort.abort();
     wake();
   };
+  const pause = () => {
+    paused = true;
+    abort.abort();
+  };
   (async () => {
     for (;;) {
+      if (paused) await new Promise((resolve) => (wake = resolve));
       let problem = null;
       abort = new AbortController();
       try {
@@ -60,6 +67,7 @@ export function follow(path, on) {
       } catch (error) {
         problem = error;
       }
+      if (paused) continue;
       on.closed(problem, wait);
       await new Promise((resolve) => {
         wake = resolve;
@@ -68,7 +76,7 @@ export function follow(path, on) {
       wait = Math.min(2 * wait, LONGEST_WAIT_S);
     }
   })();
-  return again;
+  return { again, pause };
 }
 
 async function read(path, abort, on, alive) {

@@ -8,6 +8,7 @@ import * as format from "./format.js";
 
 const REFRESH_MS = 3000;
 const CHOICES = 20;
+const CANDIDATES = 12; // shown of each choice
 const SESSIONS = 10;
 
 const FIGURES = [
@@ -24,10 +25,14 @@ const FIGURES = [
   ["RTT smoothed", ({ row }) => unit(format.milliseconds(row.srtt_ms), "ms")],
   ["Loss", ({ row }) => unit(format.percentage(row.loss), "%")],
   ["Weight", ({ row }) => String(row.weight) + (row.share < 1 ? ` × ${row.share}` : "")],
-  ["Report is", ({ row }) => (row.report_age == null ? "–" : `${format.duration(row.report_age)} old`)],
+  ["In this state", (entry) => format.duration(entry.age("since"))],
+  ["Last report", (entry) => ago(entry.age("report_age"))],
+  ["Last answer", (entry) => ago(entry.age("last_seen_s"))],
   ["Checked by", ({ row }) => row.check || "–"],
 ];
 
+const ago = (seconds) => (seconds === null ? "–" : `${format.duration(seconds)} ago`);
+const termText = ([name, value]) => `${name} ${format.significant(value)}`;
 const unit = (value, name) => (value == null || value === "–" ? "–" : `${value} ${name}`);
 
 function section(title, ...content) {
@@ -35,11 +40,15 @@ function section(title, ...content) {
 }
 
 export class Details {
-  /** `events()` returns the happenings that are known, the newest first. */
-  constructor(events, scaleOf) {
+  /**
+   * `events()` returns the happenings that are known, the newest first, `scaleOf(service)` the largest value of each
+   * term, and `selected(entry)` is told which entry is shown, null for none.
+   */
+  constructor(events, scaleOf, selected) {
     this.panel = $("details");
     this.events = events;
     this.scaleOf = scaleOf;
+    this.selected = selected;
     this.entry = null;
     this.back = null; // where the focus was
     this.panel.addEventListener("keydown", (event) => {
@@ -50,6 +59,7 @@ export class Details {
   open(entry) {
     if (!this.entry) this.back = document.activeElement;
     this.entry = entry;
+    this.selected(entry);
     this.build();
     this.panel.hidden = false;
     document.body.classList.add("has-details");
@@ -62,6 +72,7 @@ export class Details {
   close() {
     if (!this.entry) return;
     this.entry = null;
+    this.selected(null);
     clearTimeout(this.timer);
     this.panel.hidden = true;
     document.body.classList.remove("has-details");
@@ -246,14 +257,38 @@ export class Details {
 
   choice(choice) {
     const won = choice.chosen === this.entry.name;
-    const summary = make("summary", "", make("time", "", format.timeOfDay(choice.time)), make("span", won ? "won" : "lost", won ? "chosen" : choice.chosen || "nobody"), make("span", "reason", choice.why || ""));
+    const summary = make(
+      "summary",
+      "",
+      make("time", "", format.timeOfDay(choice.time)),
+      make("span", won ? "won" : "lost", won ? "chosen" : choice.chosen || "nobody"),
+      make("span", "reason", choice.why),
+    );
+    const ranked = choice.candidates.toSorted((one, other) => (one.value ?? Infinity) - (other.value ?? Infinity));
     const list = make("table", "candidates", make("caption", "visually-hidden", "Candidates"));
-    for (const candidate of choice.candidates || []) {
-      const row = make("tr", candidate.backend === choice.chosen ? "winner" : "", make("td", "", candidate.backend), make("td", "n", format.significant(candidate.value)), make("td", "n muted", candidate.report_age == null ? "" : format.duration(candidate.report_age)));
-      row.title = Object.entries(candidate.terms || {}).map(([name, value]) => `${name}: ${format.significant(value)}`).join("\n");
-      list.append(row);
-    }
-    return make("details", "", summary, list);
+    list.append(
+      make("tr", "", ...["Candidate", "value", "report"].map((name, number) => make("th", number ? "n" : "", name))),
+      ...ranked.slice(0, CANDIDATES).map((candidate) => this.candidate(candidate, choice)),
+    );
+    const { tried, full, ineligible, others } = choice.left_out;
+    const left = [
+      [others + Math.max(0, ranked.length - CANDIDATES), "more"],
+      [full, "full"],
+      [ineligible, "not up, or drained"],
+      [tried.length, "tried before"],
+    ].filter(([number]) => number);
+    const client = `client ${choice.client || "unknown"}, session ${choice.session}, by ${choice.rule}`;
+    const rest = left.map(([number, what]) => `${format.count(number)} ${what}`).join(", ");
+    return make("details", "", summary, list, make("p", "muted", rest ? `${client}; ${rest}` : client));
+  }
+
+  candidate({ backend, value, terms, report_age: age }, choice) {
+    const cells = [
+      make("td", "", backend, make("small", "", Object.entries(terms).map(termText).join(", "))),
+      make("td", "n", format.significant(value)),
+      make("td", "n muted", age == null ? "" : format.duration(age)),
+    ];
+    return make("tr", backend === choice.chosen ? "winner" : "", ...cells);
   }
 
   showSessions({ sessions, total }) {

@@ -1,10 +1,9 @@
 // What is known of the services and their back-ends, as the stream tells it, with series of the last ten minutes.
 
 import { POINTS } from "./charts.js";
-import { nameOf, significant } from "./format.js";
+import { nameOf } from "./format.js";
 
 const RATE_MS = 10000; // rates are over as long
-export const STEP_MS = 10000; // between two points of a series
 
 export const keyOf = (service, name) => `${service}/${name}`;
 const empty = () => new Array(POINTS).fill(null);
@@ -32,9 +31,16 @@ export class Entry {
   take(row) {
     if (row.eligible === undefined) row.eligible = row.state === "up";
     this.row = row;
+    this.takenAt = performance.now();
     this.dirty = true;
     const mark = this.marks[this.marks.length - 1];
     if (mark[1] !== row.total) this.marks.push([performance.now(), row.total]);
+  }
+
+  /** A time of the row that grows while nothing else changes, in s, now; null if it is not known. */
+  age(name) {
+    const age = this.row[name];
+    return age == null ? null : age + (performance.now() - this.takenAt) / 1000;
   }
 
   /** New sessions a second. */
@@ -52,17 +58,15 @@ export class Entry {
     return `${this.name} ${service} ${state} ${administration || ""} ${passed || ""}`.toLowerCase();
   }
 
+  /** Add a point to its series. Returns how many sessions are new since the last one. */
   sample() {
+    const added = Math.max(0, this.row.total - this.sampled);
     push(this.series.sessions, this.row.connections);
-    push(this.series.new, Math.max(0, this.row.total - this.sampled));
+    push(this.series.new, added);
     push(this.series.cpu, this.row.cpu);
     this.sampled = this.row.total;
     this.dirty = true;
-  }
-
-  /** The score with its terms, in words. */
-  explained() {
-    return [["score", this.row.score], ...Object.entries(this.row.terms || {})].map(([n, v]) => `${n} ${significant(v)}`);
+    return added;
   }
 }
 
@@ -75,10 +79,11 @@ export class Pool {
   constructor() {
     this.entries = new Map();
     this.services = [];
-    this.series = new Map(); // sessions by service
+    this.series = new Map(); // by service
     this.changed = true; // whether back-ends have come or gone since it was last set to false
     this.complete = false; // whether the next message has all rows
     this.sampledAt = 0;
+    this.stepMs = 10000; // between two points of a series
   }
 
   /** A new connection of the stream: its first message has all rows. */
@@ -88,7 +93,7 @@ export class Pool {
 
   /** A message of the stream. */
   take({ services, backends, gone }) {
-    if (services) this.services = services;
+    if (services) this.takeServices(services);
     const named = new Set();
     for (const row of backends || []) {
       const key = keyOf(row.service, nameOf(row));
@@ -105,25 +110,47 @@ export class Pool {
     for (const key of left) this.changed = this.entries.delete(key) || this.changed;
   }
 
+  takeServices(services) {
+    this.services = services;
+    const names = new Set(services.map(({ name }) => name));
+    for (const name of this.series.keys()) if (!names.has(name)) this.series.delete(name);
+  }
+
   /** Note the present values, if it is time. Returns whether it was. */
   sample() {
     const now = performance.now();
-    if (now - this.sampledAt < STEP_MS) return false;
+    if (now - this.sampledAt < this.stepMs) return false;
     this.sampledAt = now;
-    for (const entry of this.entries.values()) entry.sample();
-    for (const { name, sessions } of this.services) push(this.seriesOf(name), sessions);
+    const added = new Map();
+    for (const entry of this.entries.values()) {
+      const { service } = entry.row;
+      added.set(service, (added.get(service) || 0) + entry.sample());
+    }
+    for (const { name, sessions } of this.services) {
+      push(this.seriesOf(name).sessions, sessions);
+      push(this.seriesOf(name).new, added.get(name) || 0);
+    }
     return true;
   }
 
   seriesOf(service) {
-    if (!this.series.has(service)) this.series.set(service, empty());
+    if (!this.series.has(service)) this.series.set(service, { sessions: empty(), new: empty() });
     return this.series.get(service);
+  }
+
+  /** The sum of a series of all services. */
+  totals(name) {
+    const all = this.services.map((service) => this.seriesOf(service.name)[name]);
+    return empty().map((_, number) => all.reduce((sum, each) => (each[number] == null ? sum : (sum || 0) + each[number]), null));
   }
 
   /** The series that the proxy has kept: `/api/recent`. */
   restore(recent) {
-    this.sampledAt = performance.now();
-    for (const [name, { sessions }] of Object.entries(recent.services)) this.series.set(name, filled(sessions));
+    this.stepMs = 1000 * recent.every;
+    this.sampledAt = performance.now() - Math.min(Date.now() - 1000 * recent.last, this.stepMs);
+    for (const [name, series] of Object.entries(recent.services)) {
+      this.series.set(name, { sessions: filled(series.sessions), new: filled(series.new) });
+    }
     for (const [key, series] of Object.entries(recent.backends)) {
       const entry = this.entries.get(key);
       if (!entry) continue;

@@ -1,6 +1,6 @@
 // The table of back-ends: filter, order and cells. Only rows that are on the screen are written to.
 
-import * as charts from "./charts.js";
+import { CELLS } from "./cells.js";
 import { $, attribute, button, make, show } from "./dom.js";
 import * as format from "./format.js";
 
@@ -34,7 +34,6 @@ const ORDERS = {
   bytes: [({ row }) => (row.bytes_up || 0) + (row.bytes_down || 0), true],
   weight: [({ row }) => row.weight, true],
 };
-const PERCENT = { cpu: "cpu", memory: "memory", queue: "load" };
 
 export class Table {
   /** `pool` has the entries; `on.open(entry)` and `on.act(entry, verb)` are what clicks and keys do. */
@@ -50,6 +49,7 @@ export class Table {
     this.shown = []; // entries in the order of their rows
     this.orderedAt = 0;
     this.usedAt = -Infinity; // when the pointer or a key was last used in a row
+    this.selected = null;
     this.active = null; // the entry whose button can be reached by Tab
     this.body = document.querySelector("#rows tbody");
     this.heads = [...document.querySelectorAll("#rows th")];
@@ -93,6 +93,12 @@ export class Table {
       this.limit = PAGE;
       this.arrange();
     });
+    this.moreText = make("span", "", "");
+    this.moreButton = button("", () => {
+      this.limit = Infinity;
+      this.arrange();
+    });
+    $("more").replaceChildren(this.moreText, this.moreButton);
     $("service-filter").addEventListener("change", () => {
       this.service = $("service-filter").value;
       this.arrange();
@@ -203,12 +209,11 @@ export class Table {
 
   more(matching) {
     const text = !this.pool.entries.size ? "No back-end is known." : !matching ? "No back-end matches." : "";
-    if (matching <= this.shown.length) return $("more").replaceChildren(text);
-    const all = button(`Show all ${format.count(matching)}`, () => {
-      this.limit = Infinity;
-      this.arrange();
-    });
-    return $("more").replaceChildren(`${format.count(this.shown.length)} of ${format.count(matching)} are shown. `, all);
+    const cut = matching > this.shown.length;
+    show(this.moreText, cut ? `${format.count(this.shown.length)} of ${format.count(matching)} are shown. ` : text);
+    show(this.moreButton, `Show all ${format.count(matching)}`);
+    this.moreButton.hidden = !cut;
+    $("more").hidden = !cut && !text;
   }
 
   makeRow(entry) {
@@ -243,6 +248,7 @@ export class Table {
   write(entry) {
     entry.dirty = false;
     attribute(entry.element, "data-state", entry.row.state);
+    attribute(entry.element, "aria-current", this.selected === entry ? "true" : null);
     for (const key in CELLS) CELLS[key].write(entry.cells[key], entry, this);
   }
 
@@ -276,6 +282,13 @@ export class Table {
     event.preventDefault();
   }
 
+  /** Mark the row of the entry whose details are shown, or of none. */
+  select(entry) {
+    for (const each of [this.selected, entry]) if (each) each.dirty = true;
+    this.selected = entry;
+    this.render();
+  }
+
   focus(entry) {
     if (!entry?.element) return;
     this.activate(entry);
@@ -283,90 +296,3 @@ export class Table {
     entry.element.scrollIntoView({ block: "nearest" });
   }
 }
-
-const figure = (text) => ({ write: (cell, entry) => show(cell, text(entry)) });
-
-function percent(name) {
-  return {
-    make: () => [make("span", "value", ""), charts.bar()],
-    write: (cell, { row }) => {
-      const value = row[name];
-      show(cell.firstChild, value == null ? "–" : String(Math.round(value)));
-      charts.fill(cell.lastChild, (value || 0) / 100, charts.levelOf(value));
-    },
-  };
-}
-
-/** By key of a column: what its cell consists of, and how a row is written into it. */
-const CELLS = {
-  backend: {
-    make: (entry) => {
-      const name = button(entry.name, () => {}, "name");
-      name.tabIndex = -1;
-      return [make("i", "dot"), name, make("span", "note", "")];
-    },
-    write: (cell, { row, name }) => {
-      const [, opener, note] = cell.childNodes;
-      show(opener, name);
-      const why = row.passed_over || row.said || "";
-      const figures = [row.state, format.significant(row.score), `${format.milliseconds((row.srtt_ms ?? row.rtt_ms))} ms`];
-      show(note, why || figures.join(" · "));
-      attribute(opener, "title", name);
-      attribute(note, "data-why", why && "yes");
-      attribute(note, "title", why);
-    },
-  },
-  service: figure(({ row }) => row.service),
-  state: {
-    make: () => [make("span", "pill", "")],
-    write: (cell, { row }) => {
-      show(cell.firstChild, row.full ? "full" : row.state);
-      attribute(cell.firstChild, "data-state", row.full ? "full" : row.state);
-      attribute(cell.firstChild, "title", row.passed_over);
-    },
-  },
-  score: {
-    make: () => [charts.columns(), make("span", "value", "")],
-    write: (cell, { row }, table) => {
-      const scale = table.scales.get(row.service) || {};
-      const terms = Object.entries(row.terms || {});
-      charts.fillColumns(cell.firstChild, terms.map(([name, value]) => (scale[name] ? Math.abs(value || 0) / scale[name] : 0)));
-      show(cell.lastChild, format.significant(row.score));
-      attribute(cell, "title", terms.map(([name, value]) => `${name}: ${format.significant(value)}`).join("\n"));
-    },
-  },
-  rtt: figure(({ row }) => format.milliseconds((row.srtt_ms ?? row.rtt_ms))),
-  loss: figure(({ row }) => format.percentage(row.loss)),
-  ...Object.fromEntries(Object.entries(PERCENT).map(([key, name]) => [key, percent(name)])),
-  sessions: {
-    make: () => [make("span", "value", ""), make("small", "", "")],
-    write: (cell, { row }) => {
-      show(cell.firstChild, format.count(row.connections));
-      show(cell.lastChild, row.max_connections ? `/${format.count(row.max_connections)}` : "");
-    },
-  },
-  recent: {
-    make: () => [charts.sparkline()],
-    write: (cell, entry) => charts.draw(cell.firstChild, entry.series.sessions, 4),
-  },
-  rate: figure((entry) => format.rate(entry.rate())),
-  total: figure(({ row }) => format.count(row.total)),
-  bytes: {
-    write: (cell, { row }) => {
-      const { bytes_up: up, bytes_down: down } = row;
-      show(cell, up == null ? "–" : format.bytes(up + down));
-      attribute(cell, "title", up == null ? null : `${format.bytes(down)} to clients, ${format.bytes(up)} from them`);
-    },
-  },
-  weight: figure(({ row }) => String(row.weight)),
-  act: {
-    make: () => [button("", () => {}, "small")],
-    write: (cell, { row, name }) => {
-      const ready = row.administration && row.administration !== "ready";
-      show(cell.firstChild, ready ? "Ready" : "Drain");
-      cell.firstChild.dataset.verb = ready ? "ready" : "drain";
-      attribute(cell.firstChild, "aria-label", `${ready ? "Ready" : "Drain"} ${name}`);
-      cell.firstChild.tabIndex = -1;
-    },
-  },
-};
