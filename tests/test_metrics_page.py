@@ -13,6 +13,7 @@ from rproxy.observe.backend_metrics import BACKEND_FAMILIES
 from rproxy.observe.metric_family import Family
 from rproxy.observe.process_metrics import PROCESS_FAMILIES
 from rproxy.observe.service_metrics import SERVICE_FAMILIES
+from rproxy.observe.shadow_metrics import SHADOW_FAMILIES
 from rproxy.tap import docs, prometheus
 
 WIDTHS = (44, 9, 8, 56)
@@ -34,7 +35,9 @@ def row(*cells: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "families", [BACKEND_FAMILIES, SERVICE_FAMILIES, PROCESS_FAMILIES], ids=["back-ends", "services", "process"]
+    "families",
+    [BACKEND_FAMILIES, SERVICE_FAMILIES, SHADOW_FAMILIES, PROCESS_FAMILIES],
+    ids=["back-ends", "services", "shadows", "process"],
 )
 def test_the_tables_are_the_programs(families: Sequence[Family[Any]]) -> None:
     assert table(families) in docs.pages()["metrics"]
@@ -42,7 +45,7 @@ def test_the_tables_are_the_programs(families: Sequence[Family[Any]]) -> None:
 
 def test_no_other_metric_is_described() -> None:
     named = set(re.findall(r"^``(\w+)`` +(?:gauge|counter|histogram)", docs.pages()["metrics"], re.MULTILINE))
-    families: list[Family[Any]] = [*BACKEND_FAMILIES, *SERVICE_FAMILIES, *PROCESS_FAMILIES]
+    families: list[Family[Any]] = [*BACKEND_FAMILIES, *SERVICE_FAMILIES, *SHADOW_FAMILIES, *PROCESS_FAMILIES]
     assert named == {family.name for family in families}
 
 

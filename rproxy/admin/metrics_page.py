@@ -6,6 +6,7 @@ here: prometheus_client takes 4 µs for each, and 1,000 back-ends have 31,000.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -25,6 +26,8 @@ from rproxy.observe.process_figures import open_descriptors, process_figures
 from rproxy.observe.process_metrics import PROCESS_FAMILIES, ProcessRow
 from rproxy.observe.service_figures import UNSEEN
 from rproxy.observe.service_metrics import SERVICE_FAMILIES, ServiceRow
+from rproxy.observe.shadow_json import ComparedPolicies
+from rproxy.observe.shadow_metrics import SHADOW_FAMILIES, ShadowRow
 from rproxy.observe.status_json import ServiceView, Status
 from rproxy.pool.states import State
 
@@ -41,12 +44,20 @@ _ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 Labelled = tuple[str, Of]
 """What is read, after its labels as they are written."""
 
+Doubts = Mapping[tuple[str, str], int]
+"""How many there are, by service and kind; the service is empty for those of the process."""
+
 
 class MetricsPage:
-    """The page. `lost` returns how many records the access log has lost."""
+    """The page. `compared` returns the services that have a shadow policy, `lost` how many records the access log has
+    lost.
+    """
 
-    def __init__(self, status: Status, lost: Callable[[], int]) -> None:
+    def __init__(
+        self, status: Status, compared: Callable[[], Sequence[ComparedPolicies]], lost: Callable[[], int]
+    ) -> None:
         self._status = status
+        self._compared = compared
         self._lost = lost
         self._python = CollectorRegistry()
         PlatformCollector(registry=self._python)
@@ -65,22 +76,28 @@ class MetricsPage:
             yield b""
         for family in BACKEND_FAMILIES:
             yield from _pieces(family, rows, AT_ONCE_SLOW if family.is_slow else AT_ONCE, _is_known)
-        services = [(_label("service", view.service.name), _service_row(view)) for view in views]
-        pieces = (_pieces(of_service, services, SERVICES_AT_ONCE) for of_service in SERVICE_FAMILIES)
-        yield from _joined(chain.from_iterable(pieces))
+        doubts = Counter((doubt["service"], doubt["kind"]) for doubt in self._status.doubts())
+        services = [(_label("service", view.service.name), _service_row(view, doubts)) for view in views]
+        yield from _joined(_pieces(each, services, SERVICES_AT_ONCE) for each in SERVICE_FAMILIES)
+        shadows = [(_label("service", each.service), _shadow_row(each, views)) for each in self._compared()]
+        yield from _joined(_pieces(each, shadows, SERVICES_AT_ONCE) for each in SHADOW_FAMILIES)
         open_fds = yield from open_descriptors()
-        process = [("", self._process_row(open_fds))]
-        yield b"".join(piece for each in PROCESS_FAMILIES for piece in _pieces(each, process, AT_ONCE))
+        process = [("", self._process_row(doubts, open_fds))]
+        yield from _joined(_pieces(each, process, AT_ONCE) for each in PROCESS_FAMILIES)
         yield generate_latest(self._python)
 
-    def _process_row(self, open_fds: int | None) -> ProcessRow:
+    def _process_row(self, doubts: Doubts, open_fds: int | None) -> ProcessRow:
         status = self._status
         sessions = sum(view.service.sessions for view in status.views())
-        return ProcessRow(status, status.ended(), sessions, process_figures(open_fds), self._lost())
+        return ProcessRow(status, status.ended(), sessions, process_figures(open_fds), doubts, self._lost())
 
 
-def _service_row(view: ServiceView) -> ServiceRow:
-    return ServiceRow(view.service, view.ended(), view.service.sessions, view.figures)
+def _service_row(view: ServiceView, doubts: Doubts) -> ServiceRow:
+    return ServiceRow(view.service, view.ended(), view.service.sessions, view.figures, doubts)
+
+
+def _shadow_row(compared: ComparedPolicies, views: Sequence[ServiceView]) -> ShadowRow:
+    return ShadowRow(compared.shadow, views[0].service.seconds())
 
 
 def _parts(view: ServiceView) -> Iterator[list[Labelled[BackendRow]]]:
@@ -119,9 +136,10 @@ def _pieces(
         yield text.encode()
 
 
-def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _joined(families: Iterable[Iterator[bytes]]) -> Iterator[bytes]:
+    """The pieces of some families, small ones together."""
     joined = b""
-    for piece in pieces:
+    for piece in chain.from_iterable(families):
         joined += piece
         if len(joined) >= PIECE_BYTES:
             yield joined

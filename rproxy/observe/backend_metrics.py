@@ -59,43 +59,48 @@ def _last_rtt_s(row: BackendRow) -> float | None:
 
 BACKEND_FAMILIES: Final[tuple[Family[BackendRow], ...]] = (
     Family(
-        "rproxy_server_status", "gauge", "1 for its present state, 0 for all others.", _states, "state", is_slow=True
+        "rproxy_server_status", "gauge", "1 for the present state, 0 for all others.", _states, "state", is_slow=True
     ),
-    Family("rproxy_server_eligible", "gauge", "Whether it may get a client now.", lambda row: row.backend.eligible),
+    Family(
+        "rproxy_server_eligible",
+        "gauge",
+        "Whether the back-end may get a client now.",
+        lambda row: row.backend.eligible,
+    ),
     Family(
         "rproxy_server_current_sessions",
         "gauge",
-        "Sessions on it now, connecting ones included.",
+        "Sessions on the back-end now, connecting ones included.",
         lambda row: row.backend.connections,
     ),
     Family(
         "rproxy_server_limit_sessions",
         "gauge",
-        "Most sessions that it may have; none without a limit.",
+        "Most sessions that the back-end may have; none without a limit.",
         lambda row: None if row.backend.limit == inf else row.backend.limit,
     ),
     Family(
         "rproxy_server_sessions_total",
         "counter",
-        "Sessions that were connected to it.",
+        "Sessions that were connected to the back-end.",
         lambda row: row.backend.counts.total,
     ),
     Family(
         "rproxy_server_connection_attempts_total",
         "counter",
-        "Clients that were given to it, connected or not.",
+        "Clients that were given to the back-end, connected or not.",
         lambda row: row.backend.counts.total + row.backend.counts.pending + row.backend.counts.unconnected,
     ),
     Family(
         "rproxy_server_connection_errors_total",
         "counter",
-        "Connects that failed by its fault, early ends included.",
+        "Connects that failed by the back-end's fault, early ends included.",
         lambda row: row.backend.health.refused,
     ),
     Family(
         "rproxy_server_redispatch_warnings_total",
         "counter",
-        "Sessions that another one got because a connect to it failed.",
+        "Sessions that another back-end got because a connect to this one failed.",
         lambda row: row.figures.redispatched,
     ),
     Family(
@@ -110,11 +115,13 @@ BACKEND_FAMILIES: Final[tuple[Family[BackendRow], ...]] = (
         "Bytes to clients, in sessions that have ended.",
         lambda row: row.backend.counts.bytes_down,
     ),
-    Family("rproxy_server_weight", "gauge", "Its weight; 100 is the usual one.", lambda row: shown_weight(row.backend)),
+    Family(
+        "rproxy_server_weight", "gauge", "Weight in force; 100 is the usual one.", lambda row: shown_weight(row.backend)
+    ),
     Family(
         "rproxy_server_slow_start_ratio",
         "gauge",
-        "Part of its weight that slow start grants.",
+        "Part of the weight that slow start grants.",
         lambda row: row.backend.share,
     ),
     Family(
@@ -123,21 +130,26 @@ BACKEND_FAMILIES: Final[tuple[Family[BackendRow], ...]] = (
         "Probes lost, or checks failed.",
         lambda row: row.figures.failures,
     ),
-    Family("rproxy_server_check_up_down_total", "counter", "Times that it went down.", lambda row: row.figures.downs),
+    Family(
+        "rproxy_server_check_up_down_total",
+        "counter",
+        "Times that the back-end went down.",
+        lambda row: row.figures.downs,
+    ),
     Family(
         "rproxy_server_check_last_change_seconds",
         "gauge",
-        "Time since it last came up or went down.",
+        "Time since the back-end last came up or went down.",
         _since_change_s,
     ),
-    Family("rproxy_server_downtime_seconds_total", "counter", "Time that it was down.", _down_s),
+    Family("rproxy_server_downtime_seconds_total", "counter", "Time that the back-end was down.", _down_s),
     Family(
-        "rproxy_server_check_duration_seconds", "gauge", "Round trip of its last answered probe or check.", _last_rtt_s
+        "rproxy_server_check_duration_seconds", "gauge", "Round trip of the last answered probe or check.", _last_rtt_s
     ),
     Family(
         "rproxy_server_loss_ratio",
         "gauge",
-        "Lost part of its last hundred probes.",
+        "Lost part of the last hundred probes.",
         lambda row: row.backend.losses.rate if row.backend.has_agent else None,
     ),
     Family("rproxy_server_cpu_ratio", "gauge", "CPU in use, as reported.", lambda row: _ratio(row.backend.report.cpu)),
@@ -156,19 +168,19 @@ BACKEND_FAMILIES: Final[tuple[Family[BackendRow], ...]] = (
     Family(
         "rproxy_server_tcp_connections",
         "gauge",
-        "TCP connections of its host, as reported, kept current by our sessions.",
+        "TCP connections of the host, as reported, kept current by our sessions.",
         lambda row: None if row.backend.report.tcp is None else row.backend.tcp,
     ),
     Family(
         "rproxy_server_other_proxies_sessions",
         "gauge",
-        "Sessions that other proxies have on it, as reported.",
+        "Sessions that other proxies have on the back-end, as reported.",
         lambda row: row.backend.report.others,
     ),
     Family(
         "rproxy_server_report_age_seconds",
         "gauge",
-        "Age of its report.",
+        "Age of the last report.",
         lambda row: row.backend.report_age_s(row.now),
     ),
     Family(

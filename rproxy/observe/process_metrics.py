@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from rproxy.observe.metric_family import Family
 from rproxy.observe.process_figures import ProcessFigures
 from rproxy.observe.status_json import Ended, Status
+from rproxy.observe.suspicions import PROCESS_KINDS
 from rproxy.pool.admission import Refusal
 from rproxy.sources.agents.counters import HELD_BACK
 from rproxy.wire.pdu import Flaw
@@ -19,6 +21,8 @@ class ProcessRow(NamedTuple):
     sessions: int
     """Of the same moment as `ended`: the sum of both must not decrease."""
     figures: ProcessFigures
+    doubts: Mapping[tuple[str, str], int]
+    """How many there are, by service and kind; the service is empty for those of the process."""
     lost_records: int
     """Of the access log."""
 
@@ -60,7 +64,7 @@ PROCESS_FAMILIES: Final[tuple[Family[ProcessRow], ...]] = (
     Family(
         "rproxy_process_bytes_out_total",
         "counter",
-        "Bytes to clients, likewise.",
+        "Bytes to clients, of all services, as those have them.",
         lambda row: row.ended.down,
     ),
     Family(
@@ -68,6 +72,13 @@ PROCESS_FAMILIES: Final[tuple[Family[ProcessRow], ...]] = (
         "counter",
         "Records of the access log that could not be written.",
         lambda row: row.lost_records,
+    ),
+    Family(
+        "rproxy_process_doubts",
+        "gauge",
+        "What looks wrong, and is not of one service.",
+        lambda row: {kind: row.doubts.get(("", kind), 0) for kind in PROCESS_KINDS},
+        "kind",
     ),
     Family(
         "rproxy_datagrams_accepted_total",

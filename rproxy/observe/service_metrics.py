@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from rproxy.observe.choices import ChoiceLog
 from rproxy.observe.metric_family import Family
 from rproxy.observe.service_figures import ServiceFigures
 from rproxy.observe.status_json import Ended
+from rproxy.observe.suspicions import SERVICE_KINDS
 from rproxy.sessions.capacity import SESSIONS_MAX
 from rproxy.sessions.client_gate import Refusal
 from rproxy.sessions.endings import Ending
@@ -20,6 +22,12 @@ class ServiceRow(NamedTuple):
     sessions: int
     """Of the same moment as `ended`: the sum of both must not decrease."""
     figures: ServiceFigures
+    doubts: Mapping[tuple[str, str], int]
+    """How many there are, by service and kind."""
+
+
+def _doubts(row: ServiceRow) -> Mapping[str, float]:
+    return {kind: row.doubts.get((row.service.name, kind), 0) for kind in SERVICE_KINDS}
 
 
 def _unrecorded(row: ServiceRow) -> float | None:
@@ -37,7 +45,7 @@ SERVICE_FAMILIES: Final[tuple[Family[ServiceRow], ...]] = (
     Family(
         "rproxy_frontend_limit_sessions",
         "gauge",
-        "Most sessions that it may have; none without a limit of its own.",
+        "Most sessions that the service may have; none without a limit of its own.",
         lambda row: limit if (limit := row.service.capacity.sessions_max) < SESSIONS_MAX else None,
     ),
     Family(
@@ -107,7 +115,7 @@ SERVICE_FAMILIES: Final[tuple[Family[ServiceRow], ...]] = (
     Family(
         "rproxy_backend_longest_wait_seconds",
         "gauge",
-        "How long the first of them has waited.",
+        "How long the first client in the queue has waited.",
         lambda row: row.service.wait_queue.longest_s(),
     ),
     Family(
@@ -133,6 +141,13 @@ SERVICE_FAMILIES: Final[tuple[Family[ServiceRow], ...]] = (
         "counter",
         "TLS handshakes with back-ends that failed.",
         lambda row: row.ended.tls_connect_failures,
+    ),
+    Family(
+        "rproxy_backend_doubts",
+        "gauge",
+        "What looks wrong; /api/doubts tells it in words.",
+        _doubts,
+        "kind",
     ),
     Family(
         "rproxy_backend_queue_time_seconds",

@@ -141,7 +141,7 @@ class Status:
     ) -> None:
         self.views = views
         self.process = process
-        self._doubts = doubts
+        self.doubts = doubts
         self._past = Ended()
         self.datagrams = datagrams
         self.capacity = capacity
@@ -179,7 +179,7 @@ class Status:
         return {
             **attrs.asdict(self.process),
             "services": [view.totals() for view in views],
-            "doubts": self._doubts(),
+            "doubts": self.doubts(),
             "panic": any(view.service.pool.panicking for view in views),
             "connections": {"now": self.capacity.sessions, "max": self.capacity.sessions_max},
             "counters": {

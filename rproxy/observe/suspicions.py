@@ -29,6 +29,10 @@ LOST_PROBES: Final = "lost-probes"
 OLD_AGENT: Final = "old-agent"
 CLOCK: Final = "clock"
 
+SERVICE_KINDS: Final = (HERDING, OLD_REPORTS, FIXED_FIGURES, LOST_PROBES, OLD_AGENT)
+PROCESS_KINDS: Final = (CLOCK, OLD_AGENT)
+"""Kinds of suspicions about a service or its back-ends, and about the whole process."""
+
 HERD: Final = 3.0
 """A back-end that takes more than so many times its share of the clients, and has twice its share of the sessions,
 herds them.

@@ -110,7 +110,7 @@ class ProxyService(ProcessService, MultiService):
         doubts = self._doubting.doubts
         self._status = Status(views, self.monitor.counters, self.capacity, facts, doubts.documents)
         self._page = LivePage(reactor, config, views, self.capacity, facts, history, doubts.documents, self._work)
-        metrics = MetricsPage(self._status, lambda: log.lost)
+        metrics = MetricsPage(self._status, self._services.compared, lambda: log.lost)
         self._steering = Steering(reactor, self._services, self.carrier.slices, self._work, history, time)
         self._operators = Operators(
             *(reactor, config, self._services, self._status, metrics, self._page, history, self._steering),

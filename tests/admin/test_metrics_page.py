@@ -19,7 +19,13 @@ from rproxy.observe.metric_family import Family
 from rproxy.observe.process_metrics import PROCESS_FAMILIES
 from rproxy.observe.publisher import Publisher
 from rproxy.observe.service_metrics import SERVICE_FAMILIES
+from rproxy.observe.shadow_json import ComparedPolicies
+from rproxy.observe.shadow_metrics import SHADOW_FAMILIES
 from rproxy.observe.status_json import SHOWN_STATES, ProcessFacts, Status
+from rproxy.observe.suspicions import CLOCK, HERDING, LOST_PROBES, SERVICE_KINDS
+from rproxy.policies.least_connections import LeastConnectionsPolicy
+from rproxy.policies.round_robin import RoundRobinPolicy
+from rproxy.policies.shadow import Shadow
 from rproxy.pool.backend import Backend, StaticTerms
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
@@ -30,7 +36,7 @@ from rproxy.wire.pdu import Unregister
 from tests.conftest import need
 from tests.fakes import FakeLink, confirm, pool_of, registered
 
-FAMILIES: Final[list[Family[Any]]] = [*BACKEND_FAMILIES, *SERVICE_FAMILIES, *PROCESS_FAMILIES]
+FAMILIES: Final[list[Family[Any]]] = [*BACKEND_FAMILIES, *SERVICE_FAMILIES, *SHADOW_FAMILIES, *PROCESS_FAMILIES]
 FACTS = ProcessFacts("1.2")
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
@@ -43,10 +49,14 @@ class Bench:
         self.served = [self._serve(name) for name in names or ("web",)]
         self.pool = self.served[0].service.pool
         self.datagrams = Counters()
+        self.doubts: list[dict[str, str]] = []
         self.capacity = Capacity(10, self.clock.seconds)
-        self.status = Status(lambda: [each.view for each in self.served], self.datagrams, self.capacity, FACTS)
+        self.status = Status(
+            lambda: [each.view for each in self.served], self.datagrams, self.capacity, FACTS, lambda: self.doubts
+        )
         self.lost_records = 0
-        self.page = MetricsPage(self.status, lambda: self.lost_records)
+        self.compared: list[ComparedPolicies] = []
+        self.page = MetricsPage(self.status, lambda: self.compared, lambda: self.lost_records)
 
     def _serve(self, name: str) -> ServedPool:
         publish, pool = Publisher(), pool_of()
@@ -317,6 +327,34 @@ def test_services_come_in_pieces_of_some_kilobytes() -> None:
     assert len(pieces) > 10
     assert max(map(len, pieces)) < 10 * metrics_page.PIECE_BYTES
     assert min(map(len, pieces[:-1])) >= metrics_page.PIECE_BYTES
+
+
+def test_doubts_are_counted_by_service_and_kind() -> None:
+    bench = Bench("web", "api")
+    shown = [("web", HERDING), ("web", LOST_PROBES), ("web", LOST_PROBES), ("api", HERDING), ("", CLOCK)]
+    bench.doubts = [{"service": service, "kind": kind} for service, kind in shown]
+    counted = {kind: bench.value("rproxy_backend_doubts", kind=kind) for kind in SERVICE_KINDS}
+    assert counted == {**dict.fromkeys(SERVICE_KINDS, 0), HERDING: 1, LOST_PROBES: 2}
+    assert bench.value("rproxy_process_doubts", kind=CLOCK) == 1
+
+
+def test_only_a_service_with_a_shadow_has_its_figures() -> None:
+    bench = Bench()
+    assert not [name for name, _ in bench.samples() if name.startswith("rproxy_shadow_")]
+    shadow = Shadow(RoundRobinPolicy(), LeastConnectionsPolicy(), pytest.fail)
+    bench.pool.replace_policy(shadow, 0.0)
+    bench.compared = [ComparedPolicies("web", "round-robin", "least-connections", shadow)]
+    for number in (1, 2):
+        bench.backend(number)
+    for _ in range(4):
+        bench.session()
+    shown = {name for name, _ in bench.samples() if name.startswith("rproxy_shadow_")}
+    assert shown == {family.name for family in SHADOW_FAMILIES}
+    assert bench.value("rproxy_shadow_choices_total") == 4
+    assert bench.value("rproxy_shadow_differing_choices_total") == shadow.differed
+    assert bench.value("rproxy_shadow_sessions_peak", role="acting") == 2
+    deviation = bench.value("rproxy_shadow_sessions_deviation", role="shadow")
+    assert deviation == pytest.approx(shadow.shadow_balance.recent(0)[0])
 
 
 def test_the_version_is_shown_and_what_the_access_log_has_lost() -> None:

@@ -24,7 +24,16 @@ from tests.integration.servers import Server
 from tests.integration.sockets import connect, receive
 
 LOAD: Final = Load(cpu=30, memory=40, tcp=5, application=50)
-OPTIONS: Final = ("--policy", "round-robin", "--probe-interval", "1", "--liveness", "3")
+OPTIONS: Final = (
+    "--policy",
+    "round-robin",
+    "--shadow",
+    "least-connections",
+    "--probe-interval",
+    "1",
+    "--liveness",
+    "3",
+)
 CLIENTS_S: Final = 20.0
 TRAFFIC_S: Final = 4.0
 """Several scrapes."""

@@ -16,13 +16,14 @@ from rproxy.observe.backend_metrics import BACKEND_FAMILIES
 from rproxy.observe.metric_family import Family
 from rproxy.observe.process_metrics import PROCESS_FAMILIES
 from rproxy.observe.service_metrics import SERVICE_FAMILIES
+from rproxy.observe.shadow_metrics import SHADOW_FAMILIES
 from rproxy.tap import prometheus
 from rproxy.tap.command import main
 from tests.conftest import need
 
 Captured = pytest.CaptureFixture[str]
 RULE_TESTS: Final = Path(__file__).parents[1] / "data" / "alerts_test.yml"
-FAMILIES: Final[list[Family[Any]]] = [*BACKEND_FAMILIES, *SERVICE_FAMILIES, *PROCESS_FAMILIES]
+FAMILIES: Final[list[Family[Any]]] = [*BACKEND_FAMILIES, *SERVICE_FAMILIES, *SHADOW_FAMILIES, *PROCESS_FAMILIES]
 
 
 @pytest.fixture
