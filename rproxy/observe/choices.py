@@ -54,19 +54,23 @@ class Compared:
         explanations: Sequence[Explanation],
         ages_s: Sequence[float | None],
     ) -> Compared:
-        """What is kept of a comparison, with the explanation of each candidate."""
-        terms = [explanation.terms for explanation in explanations]
+        """What is kept of a comparison, with the explanation of each candidate. Raises `ValueError` or `TypeError`."""
+        rule, candidates, terms = comparison.rule, comparison.candidates, [each.terms for each in explanations]
+        names: dict[tuple[str, ...], tuple[str, ...]] = {}  # one object for all that are equal
+        keys = array("d", chain.from_iterable(comparison.keys))
+        if len(keys) != len(candidates) * len(rule.parts) or len(comparison.given) != len(rule.given):
+            raise ValueError(f"the rule {rule.name} has other numbers than {rule.parts} and {rule.given}")
         return cls(
-            comparison.rule,
-            tuple(backend.name for backend in comparison.candidates),
+            rule,
+            tuple(backend.name for backend in candidates),
             comparison.given,
             comparison.more,
             comparison.floor,
-            array("d", chain.from_iterable(comparison.keys)),
+            keys,
             array("d", (explanation.value for explanation in explanations)),
             array("d", (nan if age_s is None else age_s for age_s in ages_s)),
             array("d", chain.from_iterable(each.values() for each in terms)),
-            tuple(map(tuple, terms)),
+            tuple(names.setdefault(each, each) for each in map(tuple, terms)),
         )
 
     @property

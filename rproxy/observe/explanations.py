@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
 
 from rproxy.observe.choices import ChoiceBook
-from rproxy.observe.history import Happening, History
+from rproxy.observe.history import History
 from rproxy.observe.parameters import BadParameter, Parameters, backend, service
 from rproxy.observe.status_json import ServiceView
 from rproxy.observe.why import Moment, Why
@@ -53,29 +54,29 @@ class Explanations:
     wall: Callable[[], float]
 
     def rendered(self, parameters: Parameters) -> Iterator[bytes]:
-        """The document as JSON. Raises `BadParameter` before the first piece."""
-        yield json.dumps({"explanations": self.document(parameters)}).encode() + b"\n"
+        """The document as JSON, a service a piece. Raises `BadParameter` before the first.
 
-    def document(self, parameters: Parameters) -> list[dict[str, Any]]:
-        """An explanation for each service that has the back-end; if none has, for each that is asked for."""
+        The services that have the back-end explain it; if none has, those that are asked for.
+        """
         views = self.views()
         wanted, name = service(parameters, [view.service.name for view in views]), backend(parameters)
         if name is None:
             raise BadParameter("backend must be given, as ADDRESS:PORT")
-        views = [view for view in views if wanted in (None, view.service.name)]
-        explained = [self._explained(view, name) for view in views]
-        known = [each for each in explained if each["known"]]
-        return known or explained
+        asked = [view for view in views if wanted in (None, view.service.name)]
+        text = '{"explanations": [\n'
+        for view in [view for view in asked if view.service.pool.get(*_address(name))] or asked:
+            yield (text + json.dumps(self._explained(view, name))).encode()
+            text = ",\n"
+        yield b"\n]}\n"
 
     def _explained(self, view: ServiceView, name: str) -> dict[str, Any]:
-        now, pool = view.service.seconds(), view.service.pool
+        pool, moment = view.service.pool, Moment(view.service.seconds(), self.wall())
         found = pool.get(*_address(name))
-        moment = Moment(now, self.wall())
         if found is None:
             text = self._unknown(view, name, moment)
         else:
             log = next((log for log in self.book.logs if log.pool is pool), None)
-            text = Why(pool, log, lambda of, kinds: self._last(view.service.name, of, kinds))(found, moment)
+            text = Why(pool, partial(self.history.latest, view.service.name), log)(found, moment)
         return {
             "service": view.service.name,
             "backend": name,
@@ -87,7 +88,7 @@ class Explanations:
     def _unknown(self, view: ServiceView, name: str, moment: Moment) -> str:
         host, port = _address(name)
         parts = []
-        gone = self._last(view.service.name, name, _GONE)
+        gone = self.history.latest(view.service.name, name, _GONE)
         if gone is not None:
             parts.append(f"gone since {moment.clock(gone.at)}: {gone.text}")
         elif self.takes_agents(view.service.name):
@@ -107,14 +108,6 @@ class Explanations:
         if others:
             parts.append(f"of this host there is {', '.join(others)}")
         return "; ".join(parts)
-
-    def _last(self, service_name: str, name: str, kinds: tuple[str, ...]) -> Happening | None:
-        """The latest happening of the back-end of one of these kinds, if there was one in the last hour."""
-        found = None
-        for each in self.history.after(0):
-            if each.backend == name and each.service == service_name and each.kind in kinds:
-                found = each
-        return found
 
 
 def _address(name: str) -> tuple[str, int]:

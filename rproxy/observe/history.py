@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from typing import Any, Final
 
@@ -72,6 +72,14 @@ class History:
         since = self._wall() - KEPT_S
         known = max(id + len(self._kept) - self._last, 0)
         return [each for each in islice(self._kept, known, None) if each.at >= since]
+
+    def latest(self, service: str, backend: str, kinds: Collection[str]) -> Happening | None:
+        """The newest of a back-end that is of one of these kinds; None if there was none in the last `KEPT_S`."""
+        since = self._wall() - KEPT_S
+        for each in reversed(self._kept):
+            if each.backend == backend and each.service == service and each.kind in kinds:
+                return each if each.at >= since else None
+        return None
 
     @property
     def last(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from itertools import islice
 from math import inf, isfinite
@@ -45,12 +45,12 @@ class Moment:
 class Why:
     """Explains the back-ends of one service.
 
-    `choices` are those that were recorded. `last` returns the latest happening of a back-end, of one of these kinds.
+    `latest` returns the newest happening of a back-end that is of one of these kinds. `choices` are those recorded.
     """
 
     pool: Pool
+    latest: Callable[[str, Collection[str]], Happening | None]
     choices: ChoiceLog | None
-    last: Callable[[str, tuple[str, ...]], Happening | None]
 
     def __call__(self, backend: Backend, moment: Moment) -> str:
         """The sentence, without the back-end's name and without a full stop."""
@@ -85,7 +85,7 @@ class Why:
         """What its agent or its agent-check keeps clients away by."""
         if not backend.draining:
             return ""
-        noted = self.last(backend.name, ("drain", "says"))
+        noted = self.latest(backend.name, ("drain", "says"))
         since = f" since {moment.clock(noted.at)}" if noted else ""
         if backend.static is None:
             return f"draining{since}, because its agent says so: an operator there, or a service that fails its check"
@@ -110,8 +110,10 @@ class Why:
         return f"registered, but its agent at {agent} has not answered a probe: UDP must pass both ways"
 
     def _reason(self, backend: Backend, kind: str) -> str:
-        noted = self.last(backend.name, (kind,))
-        return f": {noted.text}" if noted else ""
+        noted, refusals = self.latest(backend.name, (kind,)), backend.health.refusals
+        if noted is None:
+            return f": {refusals} connects in a row failed" if refusals else ""
+        return f": {noted.text}"
 
     def _share(self, backend: Backend, moment: Moment) -> str:
         """How often it was chosen lately, and what is compared of it beside the best other one."""

@@ -14,7 +14,7 @@ from rproxy.observe.choices import KEPT, LOG_EVERY_S, Choice, ChoiceBook, Choice
 from rproxy.policies.affinity import FEW, Affinity
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.pool.backend import Backend
-from rproxy.pool.comparison import Comparison
+from rproxy.pool.comparison import OWN_RULE, Comparison
 from rproxy.pool.policy import NO_EXPLANATION, Policy
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
@@ -246,6 +246,19 @@ def test_what_cannot_be_recorded_is_logged_once_and_the_client_gets_a_back_end()
     with logged() as events:
         recorded.come()
     assert len(events) == 1
+
+
+@pytest.mark.parametrize(("keys", "given"), [([(1.0, 2.0)], ()), ([(1.0,)], (3.0,)), ([("a",)], ())])
+def test_numbers_that_are_not_those_of_the_rule_are_not_recorded(keys: Any, given: Any) -> None:
+    class Strange(Comparing):
+        def compare(self, *args: Any) -> Comparison[Backend]:
+            return Comparison(OWN_RULE, args[0][:1], keys, given)
+
+    recorded = Recorded(Strange())
+    with logged() as events:
+        recorded.come()
+    assert "could not be recorded" in texts(events)[0]
+    assert recorded.last.compared == ()
 
 
 def test_within_its_budget_every_choice_is_recorded_and_beyond_it_they_are_counted() -> None:

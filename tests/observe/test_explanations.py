@@ -38,8 +38,7 @@ class Bench:
         )
 
     def ask(self, **parameters: str) -> list[dict[str, Any]]:
-        (piece,) = self.explanations.rendered(parameters)
-        document = json.loads(piece)
+        document = json.loads(b"".join(self.explanations.rendered(parameters)))
         assert list(document) == ["explanations"]
         found: list[dict[str, Any]] = document["explanations"]
         return found

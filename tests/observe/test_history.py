@@ -70,3 +70,27 @@ def test_followers_get_each_new_one() -> None:
     bench.history.followers.append(got.append)
     bench.change(State.UP, State.DOWN)
     assert got == list(bench.history.after(0))
+
+
+def test_the_newest_of_a_back_end_and_a_kind_is_found() -> None:
+    bench = Bench()
+    bench.change(State.UP, State.DOWN)
+    bench.clock.advance(5)
+    bench.change(State.DOWN, State.UP)
+    bench.publish((AgentRestarted(bench.backend),))
+    name, latest = bench.backend.name, bench.history.latest
+    found = latest("web", name, ("up", "down"))
+    assert found is not None
+    assert (found.kind, found.at) == ("up", 5.0)
+    down = latest("web", name, ("down",))
+    assert down is not None
+    assert down.at == 0.0
+    assert (
+        latest("web", name, ("drain",))
+        is latest("other", name, ("up",))
+        is latest("web", "10.9.9.9:80", ("up",))
+        is None
+    )
+    bench.clock.advance(KEPT_S)
+    assert latest("web", name, ("down",)) is None
+    assert latest("web", name, ("up",)) is found

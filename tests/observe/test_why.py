@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from rproxy.observe.why import WINDOW_S, Moment, Why
@@ -19,11 +21,7 @@ def told(name: str = "least-connections", **options: object) -> Told:
 
 
 def why(bench: Told, backend: Backend, *, recorded: bool = True) -> str:
-    def last(name: str, kinds: tuple[str, ...]) -> object:
-        found = [each for each in bench.history.after(0) if each.backend == name and each.kind in kinds]
-        return found[-1] if found else None
-
-    explain = Why(bench.real, bench.log if recorded else None, last)  # type: ignore[arg-type]
+    explain = Why(bench.real, partial(bench.history.latest, "default"), bench.log if recorded else None)
     return explain(backend, Moment(bench.now, bench.wall))
 
 
@@ -104,6 +102,14 @@ class TestKeptAway:
         bench.now += 4
         said = f"down since 12:00:00: {REFUSALS} connects in a row failed; hold-down for {HOLD_MIN_S - 4:.0f} s more"
         assert why(bench, backend) == said
+
+    def test_what_failed_is_told_even_if_its_event_is_forgotten(self) -> None:
+        bench = told()
+        backend, _ = bench.all_up(2)
+        bench.fail_connects(backend, REFUSALS)
+        bench.now += 7200
+        said = f"down since 12:00:00: {REFUSALS} connects in a row failed; it comes up once 2 probes are answered"
+        assert why(bench, backend).startswith(said)
 
     def test_down_by_lost_probes_and_about_to_come_up(self) -> None:
         bench = told()
