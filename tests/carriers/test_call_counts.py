@@ -17,12 +17,15 @@ import pytest
 
 from rproxy.carriers.splice.leg import CLOSED_SLOT
 from rproxy.net.own_addresses import ephemeral_ports
+from rproxy.observe.choices import ChoiceBook
 from rproxy.policies.registry import POLICIES
+from rproxy.timing.cpu_budget import CpuBudget
 from tests.carriers.loopback import listening
 from tests.carriers.splicing import Splicing
 
 CALLS_MAX = 35
 FILE_CHANGES_MAX = 15
+OPERATORS_CALLS_MAX = 4
 WARM_UP = 10
 CLIENTS = 10
 DESCRIPTORS = 1023
@@ -97,3 +100,14 @@ def test_a_client_from_accept_to_connected_takes_few_calls_and_few_changes_of_fi
     for calls in clients:
         assert len(calls.made) <= CALLS_MAX, str(calls)
         assert calls.file_changes <= FILE_CHANGES_MAX, str(calls)
+
+
+def test_with_operators_a_choice_that_is_not_recorded_takes_few_calls_more(bench: Splicing) -> None:
+    """Those that read the value that was compared and the report's age."""
+    pool, budget = bench.service.pool, CpuBudget()
+    bench.service.recorder = log = ChoiceBook(time.time, budget=budget).add("default", pool)
+    pool.notes_values = True
+    budget.spend(1e6, time.monotonic())
+    for calls in [connected_client(bench) for _ in range(CLIENTS)]:
+        assert len(calls.made) <= CALLS_MAX + OPERATORS_CALLS_MAX, str(calls)
+    assert (len(log.kept), log.unrecorded) == (0, CLIENTS)
