@@ -36,11 +36,11 @@ class Pool:
     def __attrs_post_init__(self) -> None:
         self._logged = len(self.proxy.log)
 
-    def register(self, service: Address, load: Load = IDLE) -> FakeAgent:
-        """Register a service; returns once it is up."""
+    def register(self, service: Address, load: Load = IDLE, *, state: str = "up") -> FakeAgent:
+        """Register a service; returns once it is up, or in another state."""
         agent = FakeAgent(self.proxy.monitor, service[1], load)
         self._agents.append(agent)
-        poll(lambda: self.proxy.state(agent.backend) == "up", READY_S, f"{agent.backend} is up")
+        poll(lambda: self.proxy.state(agent.backend) == state, READY_S, f"{agent.backend} is {state}")
         return agent
 
     def agent_of(self, service: Address) -> FakeAgent:
