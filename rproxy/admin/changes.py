@@ -20,12 +20,11 @@ from rproxy.admin.channel import Request
 from rproxy.admin.control import Control, Refusal, Target, Unknown
 from rproxy.admin.query import decoded, parameters_of
 from rproxy.observe.parameters import BadParameter, Parameters, canonical, number, whole
+from rproxy.sessions.shedding import PER_S_MAX
 from rproxy.timing.work_queue import WorkQueue
 from rproxy.wire.pdu import WEIGHT_MAX
 
 CHANGING: Final = b"POST"
-RATE_MAX: Final = 10_000.0
-"""Sessions a second."""
 _ID_MAX: Final = 10**15
 
 Row = Mapping[str, Any]
@@ -76,7 +75,7 @@ class Changes:
         return saying.addCallback(said)
 
     def shed(self, target: Target, parameters: Parameters) -> Deferred[Done]:
-        rate = number(parameters, "rate", 0, RATE_MAX)
+        rate = number(parameters, "rate", 0, PER_S_MAX)
 
         def begun(sessions: int) -> Done:
             if not rate:

@@ -14,7 +14,8 @@ from rproxy.sessions.endings import Ending
 from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
 
-PER_S_MAX: Final = 1000.0
+PER_S_MAX: Final = 10_000.0
+"""Of the rates that may be asked for. It is not reached: see `AT_ONCE`."""
 LOOK_S: Final = 1.0
 """The sessions are looked at this often: those that have carried nothing since are idle."""
 AT_ONCE: Final = 16
@@ -46,7 +47,7 @@ class _Shed:
         self._progress_now: dict[Session, _Progress] = {}
         """As of the present look."""
         self._first: list[_Rank] = []
-        """A heap of as many as may be cut until the next look: those that are idle for longest, then the oldest."""
+        """A heap of as many as can be cut until the next look: those that are idle for longest, then the oldest."""
         self.next: deque[Session] = deque()
         """The same of the last look, in order."""
 
@@ -59,7 +60,7 @@ class _Shed:
             progress = carried, now
         self._progress_now[session] = progress
         rank = -progress[1], -session.id, session
-        if len(self._first) <= self.per_s * LOOK_S:
+        if len(self._first) <= min(self.per_s, AT_ONCE / PAUSE_S) * LOOK_S:
             heappush(self._first, rank)
         else:
             heappushpop(self._first, rank)

@@ -90,7 +90,7 @@ def test_only_that_back_ends_sessions_end_and_none_that_came_later() -> None:
     assert bench.done == [(bench.backend, 2)]
 
 
-@pytest.mark.parametrize("per_s", [0.5, 3, 50, 1000])
+@pytest.mark.parametrize("per_s", [0.5, 3, 50, 1000, 10_000])
 def test_the_rate_is_kept(per_s: float) -> None:
     bench = Bench(400)
     bench.begin(per_s)
