@@ -91,7 +91,7 @@ def text_lines(records: Sequence[SessionRecord], offset_s: float) -> list[str]:
     The policy's value is left out: noting it would cost a session as much as its line does.
     """
     made, second, stamp = [], -1, ""
-    for service, _, link, backend, tries, at, queue, connect, duration, up, down, ending, *_ in records:
+    for service, _, link, backend, tries, at, queue, connect, duration, up, down, ending, _, _, _ in records:
         ended_at = at + duration + offset_s
         if not 0.0 <= ended_at - second < 1.0:
             second = int(ended_at)

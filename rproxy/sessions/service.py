@@ -89,6 +89,8 @@ class Service:
         self.chooses_by_client = False
         """Whether the policy is to get the client's address."""
         self.recorder: ChoiceRecorder | None = None
+        self.notes_choices = False
+        """Whether sessions note how old the report of their back-end was, and its value if the pool notes that."""
         self.tls_failures = TlsFailures(clock)
         self.is_leaving = False
         """Whether it is no longer configured: it only has the sessions that it had."""

@@ -96,7 +96,7 @@ class Session:
         self.started_at = service.seconds()
         """When the client was accepted, or had completed its PROXY header or TLS handshake."""
         self.score: float | None = None
-        """What the policy compared of the back-end that was chosen last; None unless `Pool.notes_values`."""
+        """What the policy compared of the back-end that was chosen last; None unless `Service.notes_choices`."""
         self.report_age_s: float | None = None
         """How old that back-end's report was at the choice, in s; None as for `score`, and where there is no report."""
         self.waited = False
@@ -179,7 +179,7 @@ class Session:
         if failed:
             observers.redispatched(failed[-1], backend)
         self.backend = backend
-        if service.pool.notes_values:
+        if service.notes_choices:
             self.score, self.report_age_s = service.pool.chosen_value, backend.report_age_s(now)
         self.connect_deadline = deadline
         self.phase = _CONNECTING

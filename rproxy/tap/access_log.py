@@ -27,7 +27,7 @@ from rproxy.tap.access_targets import Descriptor, Target, open_target
 from rproxy.tap.access_writer import AccessWriter
 from rproxy.tap.parts import Part
 from rproxy.tap.startup import StartupError
-from rproxy.timing.background import in_thread
+from rproxy.timing.background import Worker
 
 _PROGRAM: Final = "rproxy"
 
@@ -51,6 +51,7 @@ class AccessLogPart(Part):
         """Whether the process has no standard output."""
         self._target: Target | None = None
         """The one that was opened last."""
+        self._worker = Worker(reactor, "access log")
         self._writer: AccessWriter | None = None
         self._log: AccessLog | None = None
         self._use(config)
@@ -111,7 +112,7 @@ class AccessLogPart(Part):
     def _write_to(self, target: Target) -> None:
         self._target = target
         if self._writer is None:
-            self._writer = AccessWriter(self._reactor, target, in_thread(self._reactor, "access log"))
+            self._writer = AccessWriter(self._reactor, target, self._worker)
         else:
             self._writer.replace(target)
 
@@ -155,4 +156,4 @@ class AccessLogPart(Part):
         super().stopService()
         self._flush()
         writer, self._writer = self._writer, None
-        return None if writer is None else writer.stop()
+        return None if writer is None else writer.stop().addCallback(lambda _: self._worker.stop())

@@ -161,9 +161,10 @@ class ServiceWiring:
 
     def log_accesses(self) -> None:
         """Have the process' access log told of its sessions from now on, if there is one."""
-        process = self._process
-        self.served.service.observers.sessions = (*self._observers, *process.access_log.observers)
-        self.pool.notes_values = process.config.has_operators or process.access_log.shows_scores
+        process, service = self._process, self.served.service
+        service.observers.sessions = (*self._observers, *process.access_log.observers)
+        service.notes_choices = process.config.has_operators or process.access_log.shows_scores
+        self.pool.notes_values, self.pool.chosen_value = process.access_log.shows_scores, None
 
     def read_tls_again(self) -> None:
         """Read the files of certificates again; connections that are open keep theirs."""

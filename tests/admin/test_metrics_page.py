@@ -62,7 +62,7 @@ class Bench:
         publish, pool = Publisher(), pool_of()
         served = serve_pool(pool, self.clock, name=name, counts_figures=True, publish=publish)
         publish.subscribe(served.view.figures.observers())
-        pool.notes_values = True
+        served.service.notes_choices = True
         return served
 
     def backend(self, number: int = 1, **load: int | None) -> Backend:

@@ -195,6 +195,7 @@ class Comparing(CountingPolicy):
 def test_a_policy_that_cannot_tell_costs_the_record_and_not_the_client(error: BaseException | None) -> None:
     recorded = Recorded(Comparing(error))
     recorded.pool.notes_values = True
+    recorded.service.notes_choices = True
     session = recorded.come()
     assert session.backend is not None
     assert session.score is None

@@ -61,8 +61,10 @@ class Bench(ProxyBench):
         return [type(each).__name__ for each in self.service.service.observers.sessions]
 
     @property
-    def notes_values(self) -> bool:
-        return self.service.service.pool.notes_values
+    def notes(self) -> tuple[bool, bool]:
+        """Whether sessions note the ages of reports, and values."""
+        service = self.service.service
+        return service.notes_choices, service.pool.notes_values
 
 
 @pytest.fixture
@@ -80,23 +82,23 @@ def started(**settings: Any) -> Bench:
 def test_without_an_access_log_sessions_have_no_further_observer_and_nothing_is_noted() -> None:
     bench = started()
     assert "AccessLog" not in bench.served()
-    assert not bench.notes_values
+    assert bench.notes == (False, False)
     assert not started(admin=("127.0.0.1", 8080)).served().count("AccessLog")
 
 
 @pytest.mark.parametrize(
     ("settings", "notes"),
     [
-        ({"access_log_format": "text"}, False),
-        ({"access_log_format": "json"}, True),
-        ({"access_log_format": "haproxy"}, False),
-        ({"access_log_format": "haproxy", "admin": ("127.0.0.1", 8080)}, True),
+        ({"access_log_format": "text"}, (False, False)),
+        ({"access_log_format": "json"}, (True, True)),
+        ({"access_log_format": "haproxy"}, (False, False)),
+        ({"access_log_format": "haproxy", "admin": ("127.0.0.1", 8080)}, (True, False)),
     ],
 )
-def test_values_are_noted_where_they_are_shown(path: Path, settings: dict[str, Any], notes: bool) -> None:
+def test_values_are_noted_where_they_are_shown(path: Path, settings: dict[str, Any], notes: tuple[bool, bool]) -> None:
     bench = started(access_log=str(path), **settings)
     assert bench.served().count("AccessLog") == 1
-    assert bench.notes_values is notes
+    assert bench.notes == notes
 
 
 def test_a_session_is_a_line_soon_after_its_end(path: Path) -> None:
@@ -168,14 +170,14 @@ def test_a_reload_turns_it_on_moves_it_and_turns_it_off(path: Path, tmp_path: Pa
         bench.visit()
         bench.settle()
         bench.apply(access_log=str(other), access_log_format="json")
-        assert bench.notes_values
+        assert bench.notes == (True, True)
         bench.settle()
         bench.visit()
         bench.settle()
         bench.apply(access_log=None)
     bench.visit()
     assert "AccessLog" not in bench.served()
-    assert not bench.notes_values
+    assert bench.notes == (False, False)
     assert (path.read_text().count("\n"), other.read_text().count("\n")) == (1, 1)
     assert other.read_text().startswith("{")
     assert not [text for text in texts(events) if "restart" in text]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 
-from rproxy.timing.background import in_thread
+from rproxy.timing.background import Worker, in_thread
 
 
 class Reactor:
@@ -28,3 +28,22 @@ def test_work_is_done_in_a_thread_that_does_not_delay_the_exit_and_its_result_is
     assert reactor.results == [(done, 7)]
     (thread,) = threads
     assert (thread.name, thread.daemon, thread is threading.main_thread()) == ("some work", True, False)
+
+
+def test_a_worker_makes_its_calls_in_order_in_one_thread_which_ends_when_it_is_stopped() -> None:
+    reactor, done = Reactor(), print
+    worker = Worker(reactor, "some work")
+    worker.stop()
+    threads: list[threading.Thread] = []
+
+    def work(number: int) -> int:
+        threads.append(threading.current_thread())
+        return number
+
+    for number in range(3):
+        worker(lambda number=number: work(number), done)  # type: ignore[misc]
+    worker.stop()
+    assert reactor.called.wait(10)
+    threads[0].join(10)
+    assert reactor.results == [(done, 0), (done, 1), (done, 2)]
+    assert {(thread.name, thread.daemon, thread.is_alive()) for thread in threads} == {("some work", True, False)}

@@ -312,8 +312,7 @@ def _rproxy(folder: Path, backend: Address, carrier: str, *options: str) -> Iter
 
 
 def _rproxy_with_log(folder: Path, backend: Address, *options: str) -> AbstractContextManager[Running]:
-    log = ["--access-log", str(folder / "access.log"), "--access-log-format", "json"]
-    return _rproxy(folder, backend, "splice", *log, *options)
+    return _rproxy(folder, backend, "splice", "--access-log", str(folder / "access.log"), *options)
 
 
 def _rproxy_with_headers(folder: Path, backend: Address) -> AbstractContextManager[Running]:
