@@ -47,12 +47,12 @@ class Recent:
 class Moments:
     """Mean and standard deviation of figures, one for each back-end, of which each may change at any time."""
 
-    __slots__ = ("_squares", "_total", "count")
+    __slots__ = ("count", "squares", "sum")
 
     def __init__(self) -> None:
         self.count = 0
-        self._total = 0.0
-        self._squares = 0.0
+        self.sum = 0.0
+        self.squares = 0.0
 
     def add(self, figure: float) -> None:
         """There is one more figure."""
@@ -64,25 +64,25 @@ class Moments:
         self.count -= 1
         self.replace(figure, 0.0)
         if not self.count:  # sums of fractions leave remainders
-            self._total = self._squares = 0.0
+            self.sum = self.squares = 0.0
 
     def replace(self, before: float, after: float) -> None:
         """A figure has changed."""
-        self._total += after - before
-        self._squares += after * after - before * before
+        self.sum += after - before
+        self.squares += after * after - before * before
 
     @property
     def mean(self) -> float:
         """0 where there are none."""
-        return self._total / self.count if self.count else 0.0
+        return self.sum / self.count if self.count else 0.0
 
     @property
     def deviation(self) -> float:
         """The standard deviation of all of them; 0 where there are none."""
         if not self.count:
             return 0.0
-        mean = self._total / self.count
-        variance = self._squares / self.count - mean * mean
+        mean = self.sum / self.count
+        variance = self.squares / self.count - mean * mean
         return sqrt(variance) if variance > 0 else 0.0
 
 
@@ -130,34 +130,35 @@ class Balance:
             self.sessions.add(share.sessions * scale)
             self.choices.add(share.choices * scale)
 
-    def arrived(self, bucket: int) -> None:
-        """A client comes, and is given to a back-end, or to none, by `chosen`."""
-        deviation = self.sessions.deviation
+    def arrived(self, share: Share | None, bucket: int) -> None:
+        """A client comes, and is given to a back-end, or to none. In few calls: this is done for every session."""
+        sessions = self.sessions
+        deviation = sessions.deviation
         self._arrivals += 1
         self._deviations += deviation
         if bucket != self._bucket:
-            for each in range(max(self._bucket, bucket - BUCKETS) + 1, bucket + 1):
-                self._recent[each % BUCKETS] = (0, 0.0, 0.0)
-            self._bucket = bucket
+            self._expire(bucket)
         arrivals, deviations, peak = self._recent[bucket % BUCKETS]
+        if share is not None:
+            scale, before, chosen = share.scale, share.sessions, share.choices
+            share.sessions, share.choices = before + 1, chosen + 1
+            share.recent.add(bucket)
+            if share.is_counted:
+                sessions.sum += scale
+                sessions.squares += (2 * before + 1) * scale * scale
+                choices = self.choices
+                choices.sum += scale
+                choices.squares += (2 * chosen + 1) * scale * scale
+                most = (before + 1) * scale
+                if most > peak:
+                    peak = most
+                    self.peak = max(self.peak, most)
         self._recent[bucket % BUCKETS] = arrivals + 1, deviations + deviation, peak
 
-    def chosen(self, share: Share, bucket: int) -> None:
-        """A session is opened there."""
-        scale = share.scale
-        before, choices = share.sessions * scale, share.choices * scale
-        share.sessions += 1
-        share.choices += 1
-        share.recent.add(bucket)
-        if not share.is_counted:
-            return
-        after = before + scale
-        self.sessions.replace(before, after)
-        self.choices.replace(choices, choices + scale)
-        self.peak = max(self.peak, after)
-        arrivals, deviations, peak = self._recent[bucket % BUCKETS]
-        if after > peak:
-            self._recent[bucket % BUCKETS] = arrivals, deviations, after
+    def _expire(self, bucket: int) -> None:
+        for each in range(max(self._bucket, bucket - BUCKETS) + 1, bucket + 1):
+            self._recent[each % BUCKETS] = (0, 0.0, 0.0)
+        self._bucket = bucket
 
     def closed(self, share: Share) -> None:
         """A session there has ended."""

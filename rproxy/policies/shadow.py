@@ -143,9 +143,7 @@ class Shadow:
         bucket = bucket_of(now)
         self.choices += 1
         self.recent_choices.add(bucket)
-        self.acting_balance.arrived(bucket)
-        self.acting_balance.chosen(compared.acting, bucket)
-        self.shadow_balance.arrived(bucket)
+        self.acting_balance.arrived(compared.acting, bucket)
         chosen: Backend | None = None
         try:
             chosen = self._choose(now)
@@ -154,11 +152,12 @@ class Shadow:
             if chosen is not compared.mirror:
                 self.differed += 1
                 self.recent_differed.add(bucket)
+            owner = None if chosen is None else self._by_mirror[chosen]
+            self.shadow_balance.arrived(None if owner is None else owner.shadow, bucket)
         if chosen is None:
             self.unplaced += 1
             return
         self._mirrors.open(chosen)
-        self.shadow_balance.chosen(self._by_mirror[chosen].shadow, bucket)
         self._shadow.opened(chosen, now)
 
     def _choose(self, now: float) -> Backend | None:

@@ -52,8 +52,7 @@ def shares(balance: Balance, *weights: int) -> list[Share]:
 
 
 def take(balance: Balance, share: Share, now: float) -> None:
-    balance.arrived(bucket_of(now))
-    balance.chosen(share, bucket_of(now))
+    balance.arrived(share, bucket_of(now))
 
 
 def test_figures_are_relative_to_weight() -> None:
