@@ -1,18 +1,28 @@
 from __future__ import annotations
 
 import json
+from random import Random
 from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
 
+from rproxy.net.addresses import Address
 from rproxy.observe.doubts import KEPT_MAX, LOG_EVERY_S, NOTED_MAX, RENDERED, Doubts
 from rproxy.observe.history import History
 from rproxy.observe.suspicions import LOOK_EVERY_S, ServiceWatch, Suspicion
+from rproxy.pool.states import State
+from rproxy.sessions.endings import Ending
+from rproxy.sessions.session import Session
 from rproxy.sources.agents.counters import Counters
+from rproxy.sources.agents.prober import Timing
+from rproxy.tap.service import serve_pool
 from rproxy.timing.work_queue import WorkQueue
-from tests.fakes import logged, run, texts, turn
+from rproxy.wire.pdu import Pdu
+from tests.fakes import AGENT_PORT, LinkedSessions, logged, run, texts, turn
 from tests.observe.test_status_json import view_with
+from tests.policies.balancing import policy
+from tests.sources.monitoring import Bench as MonitoredPool
 
 WALL = 1e9
 
@@ -162,3 +172,55 @@ def test_a_stop_leaves_no_timer(bench: Bench) -> None:
     run(bench.clock, 100.0)
     assert bench.clock.getDelayedCalls() == []
     assert bench.doubts.present == []
+
+
+class Life(MonitoredPool):
+    """Agents that register, count their connections and are busy by chance; sessions come and go."""
+
+    def __init__(self, policy_name: str) -> None:
+        super().__init__(policy=policy(policy_name), panic_below=0.5, timing=Timing(freshness_s=None))
+        self.rng = Random(7)
+        self.served = serve_pool(self.pool, self.clock, publish=self.publish)
+        self.history = History(self.clock.seconds)
+        seconds, work, counters = self.clock.seconds, WorkQueue(self.clock), self.monitor.counters
+        self.doubts = Doubts(self.clock, seconds, work, lambda: [self.served.view], counters, self.history, 5.0)
+        self.sessions = LinkedSessions(self.served.service)
+        self.held: list[Session] = []
+
+    def _answer(self, pdu: Pdu, address: Address) -> None:
+        backend = self.pool.get(address[0], 80)
+        established = 0 if backend is None else backend.counts.established
+        self.answer = {"cpu": self.rng.randrange(5, 40), "memory": 30, "load": 0, "tcp": 3 + established, "others": 2}
+        super()._answer(pdu, address)
+
+    def second(self, clients: int) -> None:
+        for _ in range(clients):
+            session = self.sessions.open()
+            if session.choose_backend() is not None:
+                session.connected()
+                self.held.append(session)
+        while len(self.held) > 30:
+            self.held.pop(self.rng.randrange(len(self.held))).ended(Ending.CLOSED)
+        run(self.clock, 1.0)
+
+
+@pytest.mark.parametrize("name", ["expected-delay", "least-connections", "random", "report"])
+def test_an_ordinary_life_is_beyond_doubt(name: str) -> None:
+    """A start, a host that dies and comes back, an agent that is started again, no clients for a while, and many."""
+    life = Life(name)
+    life.doubts.start()
+    hosts = [(f"10.0.0.{number}", AGENT_PORT) for number in range(1, 6)]
+    for second in range(500):
+        if second % 20 == 0:
+            for number, host in enumerate(hosts):
+                if host[0] not in life.silent:
+                    life.register(host, instance=2 if number == 1 and second >= 300 else 1)
+        if second == 100:
+            life.silent.add(hosts[0][0])
+        if second == 200:
+            life.silent.clear()
+        life.second(0 if 220 < second < 280 else 20)
+        assert life.doubts.present == [], second
+    assert [each for each in life.history.after(0) if each.kind == "doubt"] == []
+    assert {backend.state for backend in life.pool} == {State.UP}
+    assert sum(backend.counts.total for backend in life.pool) > 8000
