@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from rproxy.timing.rate_limit import RateLimit
 from rproxy.timing.work_queue import WorkQueue
 
-REUSED_S: Final = 0.0025
+REUSED_S: Final = 0.005
 """How long a document is reused, for each of its pieces beyond the first.
 
 So rendering takes a tenth of a core at most, and a document of one piece is always new.

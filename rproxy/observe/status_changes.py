@@ -13,6 +13,9 @@ from rproxy.observe.status_json import AGES, ServiceView, parts, present
 _KEY: Final = ("service", "address", "port")
 """Of a row."""
 _Key = tuple[str, str, int]
+_BEGIN: Final = b'{"backends": ['
+_GONE: Final = 250
+"""Back-ends that have gone rendered in one go."""
 _MOVING: Final = (*AGES, "score", "terms")
 """Of a row: what moves a little all the time."""
 
@@ -60,9 +63,16 @@ class StatusChanges:
                 pieces.add(text, moving, changed=self._rows.get(key) != rows[key])
             pieces.cut()
             yield None
-        services = json.dumps([view.totals() for view in self._views()])
-        gone = [dict(zip(_KEY, key, strict=True)) for key in self._rows if key not in rows]
-        yield pieces.ended(services, gone, services_changed=services != self._services)
+        totals: list[str] = []
+        for view in self._views():
+            totals.append(json.dumps(view.totals()))
+            yield None
+        services = ", ".join(totals)
+        gone = [key for key in self._rows if key not in rows]
+        for start in range(0, len(gone), _GONE):
+            pieces.add_gone(gone[start : start + _GONE])
+            yield None
+        yield pieces.ended(services, services_changed=services != self._services)
         self._rows, self._services = rows, services
 
 
@@ -75,6 +85,7 @@ class _Pieces:
         self._changed: list[bytes] = []
         self._rows: list[str] = []
         self._changed_rows: list[str] = []
+        self._gone: list[str] = []
 
     def add(self, text: str, moving: dict[str, Any], *, changed: bool) -> None:
         """A row, in two parts."""
@@ -89,18 +100,20 @@ class _Pieces:
         """The end of a piece."""
         for rows, pieces in ((self._rows, self._whole), (self._changed_rows, self._changed)):
             if rows:
-                pieces.append(((", " if pieces else '{"backends": [') + ", ".join(rows)).encode())
+                pieces.append((b", " if pieces else _BEGIN) + ", ".join(rows).encode())
                 rows.clear()
 
-    def ended(self, services: str, gone: list[dict[str, Any]], *, services_changed: bool) -> Look:
-        """Everything."""
-        if not self._whole:
-            self._whole = [b'{"backends": [']
-        if self._changed or gone or services_changed:
-            self._changed = self._changed or [b'{"backends": [']
-            self._changed.append(f'], "services": {services}, "gone": {json.dumps(gone)}}}'.encode())
-        self._whole.append(f'], "services": {services}, "gone": []}}'.encode())
-        return Look(self._whole, self._changed)
+    def add_gone(self, keys: Sequence[_Key]) -> None:
+        """Back-ends that are no longer there."""
+        self._gone.append(", ".join(json.dumps(dict(zip(_KEY, key, strict=True))) for key in keys))
+
+    def ended(self, services: str, *, services_changed: bool) -> Look:
+        """Everything. `services` are all of them."""
+        if self._changed or self._gone or services_changed:
+            self._changed = self._changed or [_BEGIN]
+            self._changed.append(f'], "services": [{services}], "gone": [{", ".join(self._gone)}]}}'.encode())
+        whole = [*(self._whole or [_BEGIN]), f'], "services": [{services}], "gone": []}}'.encode()]
+        return Look(whole, self._changed)
 
 
 def _rough(value: float | None) -> str:

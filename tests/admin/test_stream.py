@@ -284,7 +284,7 @@ def test_a_look_that_fails_is_logged_and_the_next_one_tells_everything() -> None
 
 
 def test_large_pools_are_looked_at_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "REUSED_S", 1.5 * EVERY_S)  # for each of two pieces
+    monkeypatch.setattr(stream, "REUSED_S", EVERY_S)  # for each of three pieces
     bench = StreamBench(ROWS + 1)
     client = bench.listen()
     events(client)

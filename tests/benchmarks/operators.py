@@ -26,6 +26,21 @@ from tests.integration.sockets import SMALL_BUFFER, connect, hang_up, receive
 GET: Final = b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST: Final = b"POST /status.json HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n\r\n"
 SCRAPE: Final = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+STREAM: Final = b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
+QUERIES: Final = [
+    f"{method} /api/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    for method, path in [
+        ("GET", "backends"),
+        ("GET", "backends?state=down"),
+        ("GET", "sessions?client=0.0.0.0/0&limit=10000"),
+        ("GET", "events?limit=5000"),
+        ("GET", "events?limit=many"),
+        ("GET", "explain?backend=10.0.0.1:80"),
+        ("GET", "choices?limit=1000"),
+        ("POST", "backends/default/10.0.0.1:80/drain"),
+        ("POST", "sessions/1/kill"),
+    ]
+]
 SCRAPES_PAUSE_S: Final = 0.5
 PAUSE_S: Final = 0.001
 """Seconds between two requests on sessions."""
@@ -126,6 +141,42 @@ def _get(client: socket.socket, request: bytes) -> None:
     receive(client, int(head.lower().partition(b"content-length: ")[2].split()[0]))
 
 
+def streams(address: Address, end: float) -> None:
+    """Streams, more than allowed: some are read, some are not, and some are left at once and begun again."""
+    while time.monotonic() < end:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(connect(address, receive_buffer=SMALL_BUFFER)) for _ in range(40)]
+            for client in clients:
+                with suppress(OSError):
+                    client.sendall(STREAM)
+            until = min(end, time.monotonic() + 0.5)
+            while time.monotonic() < until:
+                time.sleep(0.01)
+                for client in clients[:20]:
+                    with suppress(OSError):
+                        client.recv(65536, socket.MSG_DONTWAIT)
+
+
+def queries(address: Address, end: float) -> None:
+    """Twenty clients that ask for lists and changes, each of another kind, and leave in the middle of every other."""
+
+    def ask(number: int) -> None:
+        while time.monotonic() < end:
+            request = QUERIES[number % len(QUERIES)]
+            number += 1
+            with suppress(OSError), connect(address, receive_buffer=SMALL_BUFFER) as client:
+                client.settimeout(2.0)
+                client.sendall(request)
+                while client.recv(65536) and number % 2:
+                    pass
+
+    asking = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+
+
 def scrapes(address: Address, end: float) -> None:
     """A Prometheus in a hurry: it pauses only until the page is rendered anew."""
     waits = []
@@ -144,6 +195,8 @@ ATTACKS: Final[dict[str, Callable[[Address, float], None]]] = {
     "slow-readers": slow_readers,
     "monitors": monitors,
     "strangers": strangers,
+    "streams": streams,
+    "queries": queries,
 }
 
 
