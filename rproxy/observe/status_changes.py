@@ -10,12 +10,7 @@ import attrs
 
 from rproxy.observe.status_json import AGES, ServiceView, parts, present
 
-_KEY: Final = ("service", "address", "port")
-"""Of a row."""
-_Key = tuple[str, str, int]
 _BEGIN: Final = b'{"backends": ['
-_GONE: Final = 250
-"""Back-ends that have gone rendered in one go."""
 _MOVING: Final = (*AGES, "score", "terms")
 """Of a row: what moves a little all the time."""
 
@@ -39,8 +34,8 @@ class StatusChanges:
 
     def __init__(self, views: Callable[[], Sequence[ServiceView]]) -> None:
         self._views = views
-        self._rows: dict[_Key, int] = {}
-        """Hashes of the rows of the last look."""
+        self._rows: dict[str, int] = {}
+        """Hashes of the rows of the last look, by what `gone` would say: texts are nothing to the garbage collector."""
         self._services = ""
 
     def forget(self) -> None:
@@ -52,13 +47,14 @@ class StatusChanges:
 
         `whole` is whether its `whole` is wanted. Nothing counts as seen if the iterator is not exhausted.
         """
-        rows: dict[_Key, int] = {}
+        rows: dict[str, int] = {}
         pieces = _Pieces(whole)
         for view, backends in [part for each in self._views() for part in parts(each)]:
+            service = json.dumps(view.service.name)
             for row in view.rows(present(backends)):
                 moving = {name: row.pop(name) for name in _MOVING}
                 text = json.dumps(row)
-                key = row["service"], row["address"], row["port"]
+                key = f'{{"service": {service}, "address": "{row["address"]}", "port": {row["port"]}}}'
                 rows[key] = hash((text, _rough(moving["score"]), *map(_rough, moving["terms"].values())))
                 pieces.add(text, moving, changed=self._rows.get(key) != rows[key])
             pieces.cut()
@@ -68,11 +64,8 @@ class StatusChanges:
             totals.append(json.dumps(view.totals()))
             yield None
         services = ", ".join(totals)
-        gone = [key for key in self._rows if key not in rows]
-        for start in range(0, len(gone), _GONE):
-            pieces.add_gone(gone[start : start + _GONE])
-            yield None
-        yield pieces.ended(services, services_changed=services != self._services)
+        gone = ", ".join(key for key in self._rows if key not in rows)
+        yield pieces.ended(services, gone, services_changed=services != self._services)
         self._rows, self._services = rows, services
 
 
@@ -85,7 +78,6 @@ class _Pieces:
         self._changed: list[bytes] = []
         self._rows: list[str] = []
         self._changed_rows: list[str] = []
-        self._gone: list[str] = []
 
     def add(self, text: str, moving: dict[str, Any], *, changed: bool) -> None:
         """A row, in two parts."""
@@ -103,15 +95,11 @@ class _Pieces:
                 pieces.append((b", " if pieces else _BEGIN) + ", ".join(rows).encode())
                 rows.clear()
 
-    def add_gone(self, keys: Sequence[_Key]) -> None:
-        """Back-ends that are no longer there."""
-        self._gone.append(", ".join(json.dumps(dict(zip(_KEY, key, strict=True))) for key in keys))
-
-    def ended(self, services: str, *, services_changed: bool) -> Look:
-        """Everything. `services` are all of them."""
-        if self._changed or self._gone or services_changed:
+    def ended(self, services: str, gone: str, *, services_changed: bool) -> Look:
+        """Everything. `services` are all of them, `gone` the back-ends that are no longer there."""
+        if self._changed or gone or services_changed:
             self._changed = self._changed or [_BEGIN]
-            self._changed.append(f'], "services": [{services}], "gone": [{", ".join(self._gone)}]}}'.encode())
+            self._changed.append(f'], "services": [{services}], "gone": [{gone}]}}'.encode())
         whole = [*(self._whole or [_BEGIN]), f'], "services": [{services}], "gone": []}}'.encode()]
         return Look(whole, self._changed)
 
