@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
 
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import HTTPChannel
@@ -40,6 +41,7 @@ UNREAD_BYTES: Final = 65536
 class Request(server.Request):
     """A request whose body and cookies are of no consequence."""
 
+    _failures = Logger()
     channel: Any = None
     """The `Channel` that it came on; None once the connection is lost or the answer is complete."""
 
@@ -49,6 +51,15 @@ class Request(server.Request):
             return
         self.requestHeaders.removeHeader(b"expect")  # else Twisted answers 100 Continue
         self.channel.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """A fault of ours, which is logged. Twisted's answer would be a page."""
+        self._failures.failure("a request of an operator could not be answered", reason)
+        if self.channel is not None and not self.startedWriting:
+            self.channel.refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
+        elif self.channel is not None:
+            self.channel.abort()
+        return reason
 
     def parseCookies(self) -> None:
         """Does nothing: cookies are not used, and parsing thousands of them is slow."""

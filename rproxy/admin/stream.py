@@ -114,8 +114,8 @@ class Streams:
 
     def _missed(self, request: Request) -> Iterator[bytes]:
         """What has happened since the last that a listener got that comes again."""
-        began, _, last = (request.getHeader("last-event-id") or "").partition("-")
-        if began != self._began or not (last.isascii() and last.isdigit()) or len(last) > len(str(self._told)):
+        began, _, last = (request.getHeader(b"last-event-id") or b"").partition(b"-")
+        if began != self._began.encode() or not last.isdigit() or len(last) > len(str(self._told)):
             return
         missed = [each for each in self._history.after(int(last)) if each.id <= self._told][-MISSED_MAX:]
         for start in range(0, len(missed), ROWS):

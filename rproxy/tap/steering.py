@@ -205,7 +205,7 @@ class Steering:
         key = host.removeprefix("[").removesuffix("]"), int(port) if port.isdecimal() and len(port) <= 5 else 0
         words = service.pool.words
         if written(key) != target.backend or (service.pool.get(*key) is None and key not in words):
-            names = [backend.name for backend in service.pool] + [written(key) for key in words]
+            names = dict.fromkeys([backend.name for backend in service.pool] + [written(key) for key in words])
             alike = [name for name in names if name.startswith(host) or name.endswith(f":{port}")]
             raise Unknown(f"service {target.service} has no back-end {target.backend}{_near(target.backend, alike)}")
         return service, key

@@ -399,3 +399,29 @@ def test_on_stopping_all_end_and_nothing_is_left_to_do() -> None:
     bench.clock.advance(0)
     assert {client.ended for client in clients} == {ConnectionAborted}
     assert not bench.clock.getDelayedCalls()
+
+
+class Failing(Resource):
+    """Raises, before or after it has begun to answer."""
+
+    def __init__(self, *, begins: bool) -> None:
+        super().__init__()
+        self._begins = begins
+
+    def render_GET(self, request: Request) -> bytes:
+        if self._begins:
+            request.write(b"x")
+        raise ValueError("so")
+
+
+@pytest.mark.parametrize(("begins", "answered"), [(False, [HTTPStatus.INTERNAL_SERVER_ERROR]), (True, [HTTPStatus.OK])])
+def test_a_fault_of_ours_is_logged_and_ends_the_connection(begins: bool, answered: list[int]) -> None:
+    bench = ServerBench()
+    bench.server.resource.putChild(b"failing", Failing(begins=begins))
+    client = bench.client()
+    with logged() as events:
+        answer = client.ask(GET.replace(b"/status.json", b"/failing"))
+    assert len(list(events)) == 1
+    assert answers(answer) == ([] if begins else answered)
+    assert b"html" not in answer
+    assert client.ended is not None if begins else client.write_ended

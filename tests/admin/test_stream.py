@@ -150,12 +150,15 @@ def test_a_flood_of_it_is_told_in_portions_and_in_order() -> None:
 
 @pytest.mark.parametrize(
     ("last", "expected"),
-    [("abc-1", [2, 3]), ("abc-0", [1, 2, 3]), ("abc-3", []), ("abd-1", []), ("abc-x", []), ("abc-99", []), ("1", [])],
+    [
+        *(("abc-1", [2, 3]), ("abc-0", [1, 2, 3]), ("abc-3", []), ("abd-1", []), ("abc-x", []), ("abc-99", [])),
+        *(("1", []), ("\xff-1", []), ("abc-\xb2", []), ("abc-" + "9" * 5000, []), ("", [])),
+    ],
 )
 def test_one_who_comes_again_gets_what_was_missed_in_this_run_of_the_process(last: str, expected: list[int]) -> None:
     bench = StreamBench()
     bench.note(3)
-    client = bench.listen(GET[:-2] + f"Last-Event-ID: {last}\r\n\r\n".encode())
+    client = bench.listen(GET[:-2] + f"Last-Event-ID: {last}\r\n\r\n".encode("latin-1"))
     assert [each["id"] for kind, each in events(client) if kind == "happening"] == expected
     bench.note()
     assert [each["id"] for _, each in events(client)] == [4]
