@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
 
@@ -14,6 +13,7 @@ from twisted.web import server
 from twisted.web.http import HTTPChannel
 
 from rproxy.net.peer_credentials import peer_uid
+from rproxy.net.tcp_options import limit_unacknowledged
 from rproxy.timing.work_queue import WorkQueue
 
 REQUEST_S: Final = 10.0
@@ -26,8 +26,8 @@ LINGER_S: Final = 10.0
 """From the end of the last answer until the client closes; then the connection is aborted."""
 LINGER_BYTES: Final = 1 << 20
 """Most bytes that it may still send meanwhile."""
-VANISHED_MS: Final = 30_000
-"""A client that acknowledges nothing for so long, of an endless answer, is taken to be gone (TCP_USER_TIMEOUT)."""
+VANISHED_S: Final = 30.0
+"""A client that acknowledges nothing for so long, of an endless answer, is taken to be gone."""
 READ_BYTES: Final = 2048
 """Bytes read and parsed at once."""
 TARGET_MAX: Final = 1024
@@ -193,8 +193,7 @@ class Channel(HTTPChannel):
         """
         self._endless = True
         self.setTimeout(None)
-        with suppress(OSError):  # a Unix socket's peer does not vanish
-            self._tcp.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_MS)
+        limit_unacknowledged(self._tcp.getHandle(), VANISHED_S)
 
     def requestDone(self, request: Request) -> None:
         """The whole answer is written, but the kernel may not have taken it."""

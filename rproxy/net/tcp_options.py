@@ -72,3 +72,14 @@ def _set(sock: SocketType, *options: tuple[int, int, int | bytes]) -> None:
     for option in options:
         with suppress(OSError):  # the kind of socket lacks the option, or the peer is gone already
             sock.setsockopt(*option)
+
+
+def limit_unacknowledged(sock: socket.socket, seconds: float) -> None:
+    """Have the kernel end the connection if the peer acknowledges nothing that it was sent for so long.
+
+    Does nothing where that is unknown (TCP_USER_TIMEOUT is Linux'), and for sockets that are not of TCP.
+    """
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is not None:
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, option, round(seconds * 1000))

@@ -74,8 +74,11 @@ class UnixPort(unix.Port):
 
     def give(self, uid: int, gid: int) -> None:
         """Have the path belong to another user and group, -1 for the present one, if it is still this socket's."""
+        flags = getattr(os, "O_PATH", None)
+        if flags is None:  # elsewhere than on Linux there is no safe way
+            return
         with suppress(OSError):
-            descriptor = os.open(self.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(self.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 if self._is_own(os.fstat(descriptor)):
                     os.chown(f"/proc/self/fd/{descriptor}", uid, gid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
+from operator import attrgetter
 from typing import Any, Final
 
 import attrs
@@ -17,7 +18,7 @@ from rproxy.sessions.sweep import Slices
 
 PARAMETERS: Final = ("client", "backend", "service", "limit")
 LIMIT: Final = 1000
-LIMIT_MAX: Final = 10_000
+LIMIT_MAX: Final = 5000
 ROWS: Final = 50
 """Sessions rendered in one go."""
 _STATES: Final = {
@@ -104,4 +105,4 @@ class SessionList:
 
 def _longest(sessions: list[Session], limit: int) -> list[Session]:
     """Numbers count up: the lowest have been there for longest."""
-    return sorted(sessions, key=lambda session: session.id)[:limit]
+    return sorted(sessions, key=attrgetter("id"))[:limit]

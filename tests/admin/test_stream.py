@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.error import ConnectionAborted
 
 from rproxy.admin import stream
-from rproxy.admin.channel import ANSWER_S, LINGER_BYTES, VANISHED_MS
+from rproxy.admin.channel import ANSWER_S, LINGER_BYTES, VANISHED_S
 from rproxy.admin.stream import BEHIND_MAX, EVERY_S, KEEP_ALIVE_S, STALLED_S, Stream, Streams
 from rproxy.observe.event_list import ROWS as EVENTS
 from rproxy.observe.history import KEPT, History
@@ -258,7 +258,7 @@ def test_one_piece_is_looked_at_and_written_in_each_turn() -> None:
 
 
 def test_one_that_vanishes_is_noticed_by_the_kernel() -> None:
-    option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_MS)
+    option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(VANISHED_S * 1000))
     assert StreamBench().listen().socket_options[-1] == option
 
 

@@ -32,7 +32,7 @@ QUERIES: Final = [
     for method, path in [
         ("GET", "backends"),
         ("GET", "backends?state=down"),
-        ("GET", "sessions?client=0.0.0.0/0&limit=10000"),
+        ("GET", "sessions?client=0.0.0.0/0&limit=5000"),
         ("GET", "events?limit=5000"),
         ("GET", "events?limit=many"),
         ("GET", "explain?backend=10.0.0.1:80"),

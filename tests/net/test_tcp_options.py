@@ -17,6 +17,7 @@ from rproxy.net.tcp_options import (
     has_urgent_in_line,
     keep_alive,
     keep_urgent_in_line,
+    limit_unacknowledged,
     prepare_listener,
     probe_soon,
 )
@@ -83,3 +84,11 @@ def test_a_peer_that_is_to_be_probed_soon_is_probed_after_less_silence(stack: Ex
     keep_alive(sock)
     probe_soon(sock)
     assert options(sock) == (1, KEEPALIVE_SOON_S, KEEPALIVE_EVERY_S, KEEPALIVE_PROBES)
+
+
+def test_what_is_not_acknowledged_ends_a_connection_after_a_while() -> None:
+    with socket.socket() as sock:
+        limit_unacknowledged(sock, 30.0)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+    with socket.socket(socket.AF_UNIX) as sock:
+        limit_unacknowledged(sock, 30.0)
