@@ -8,6 +8,7 @@ import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from tests.integration.fake_agents import FakeAgent
 from tests.integration.polling import in_background
 from tests.integration.proxies import Proxy
 from tests.integration.servers import Server, echo
+from tests.integration.twistd import Twistd
 
 TOKEN: Final = "a-token-of-the-tests"
 MANY: Final = 1000
@@ -40,14 +42,19 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         yield chrome
 
 
+def token_file(folder: Path) -> str:
+    path = folder / "token"
+    path.write_text(TOKEN)
+    path.chmod(0o600)
+    return str(path)
+
+
 class Pool:
     """A proxy with three back-ends, whose agents report what they are told to."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        tokens = folder / "token"
-        tokens.write_text(TOKEN)
-        tokens.chmod(0o600)
-        self.proxy = stack.enter_context(Proxy(folder, "--admin-token-file", str(tokens), "--probe-interval", "0.5"))
+        tokens = token_file(folder)
+        self.proxy = stack.enter_context(Proxy(folder, "--admin-token-file", tokens, "--probe-interval", "0.5"))
         self.stack = stack
         self.agents: list[FakeAgent] = []
         for cpu in (12, 34, 97):
@@ -264,6 +271,24 @@ def test_a_dead_one_is_shown_within_seconds(page: Chrome, pool: Pool) -> None:
 # Others
 
 
+def test_a_page_from_afar_asks_for_the_token_before_it_shows_anything(chrome: Chrome, tmp_path: Path) -> None:
+    tokens = token_file(tmp_path)
+    options = ("--listen", "127.0.0.1:0", "--monitor", "127.0.0.1:0", "--demo", "1", "--admin", "0.0.0.0:0")
+    with Twistd(tmp_path, "rproxy", *options, "--admin-token-file", tokens) as proxy:
+        port = proxy.logged(r"status at http://0\.0\.0\.0:(\d+)/")
+        proxy.logged("(registered -> up)")
+        chrome.open(f"http://127.0.0.1:{port}/")
+        chrome.run("sessionStorage.clear()")
+        reasons = ["Reading needs the token.", "The proxy does not take this token."]
+        for typed, reason in zip(("no-such-token-of-the-tests", TOKEN), reasons, strict=True):
+            chrome.until(partial(says, chrome, "#token-reason", reason), "the token is asked for")
+            assert chrome.text("#connection").startswith("Locked")
+            assert chrome.texts("#rows button.name") == []
+            chrome.press(typed, Keys.ENTER)
+        chrome.until(lambda: chrome.text("#connection") == "Live", "it is live")
+        chrome.until(lambda: chrome.text("#tile-eligible") == "1", "its back-end is shown")
+
+
 def test_a_proxy_that_stops_and_comes_again_is_followed(chrome: Chrome, tmp_path: Path) -> None:
     with Proxy(tmp_path, "--demo", "1") as proxy:
         admin, url = written(proxy.admin), f"http://{written(proxy.admin)}/"
@@ -304,6 +329,10 @@ def test_a_thousand_backends_stay_usable(chrome: Chrome, tmp_path: Path) -> None
         chrome.one("#filter").send_keys("127.1.3.231")
         chrome.until(lambda: chrome.texts("#rows button.name") == ["127.1.3.231:80"], "one is found")
         assert chrome.errors() == []
+
+
+def says(page: Chrome, selector: str, text: str) -> bool:
+    return page.text(selector) == text
 
 
 def updates(page: Chrome, number: int) -> list[float]:

@@ -71,7 +71,8 @@ async function change(path, undo = null) {
 export async function act(entry, verb, value = null) {
   const { row, name } = entry;
   if (verb === "kill") {
-    const text = `The ${row.connections} session(s) on ${name} are reset on both sides at once.`;
+    const sessions = row.connections === 1 ? "One session is" : `${row.connections} sessions are`;
+    const text = `${sessions} reset on both sides at once.`;
     if (!(await confirm(`End all sessions on ${name}?`, text, "End them"))) return null;
   }
   const query = value === null ? "" : `?${verb === "shed" ? "rate" : "value"}=${encodeURIComponent(value)}`;

@@ -93,7 +93,6 @@ export class Details {
     const title = make("h2", "", entry.name);
     title.id = "details-title";
     this.why = make("p", "why", "");
-    this.why.setAttribute("aria-live", "polite");
     this.panel.replaceChildren(
       make("header", "", make("div", "", title, make("span", "muted", entry.row.service)), this.pill, close),
       this.why,
@@ -277,7 +276,7 @@ export class Details {
       [ineligible, "not up, or drained"],
       [tried.length, "tried before"],
     ].filter(([number]) => number);
-    const client = `client ${choice.client || "unknown"}, session ${choice.session}, by ${choice.rule}`;
+    const client = `client ${choice.client || "unknown"}, session ${choice.session}, rule ${choice.rule}`;
     const rest = left.map(([number, what]) => `${format.count(number)} ${what}`).join(", ");
     return make("details", "", summary, list, make("p", "muted", rest ? `${client}; ${rest}` : client));
   }
