@@ -114,11 +114,13 @@ def test_one_in_maintenance_that_goes_down_keeps_its_sessions_and_panics_nobody(
     assert receive(server, 1) == b"x"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_words_outlast_the_proxy_where_there_is_a_state_file(start: Starter, signum: signal.Signals) -> None:
+@pytest.mark.parametrize(("signum", "reactor"), [(signal.SIGTERM, "asyncio"), (signal.SIGKILL, "epoll")])
+def test_words_outlast_the_proxy_where_there_is_a_state_file(
+    start: Starter, signum: signal.Signals, reactor: str
+) -> None:
     """The proxy is killed as soon as it has answered."""
     options = ("--state-file", str(start.folder / "state"), *steered(start.folder))
-    proxy = start.proxy(*options)
+    proxy = start.proxy(*options, reactor=reactor)
     drained, weighed, other = (serve(start, word) for word in (b"drained", b"weighed", b"other"))
     agents = [start_agent(start, proxy, service) for service in (drained, weighed, other)]
     wait_until_up(proxy, drained, weighed, other)
@@ -126,7 +128,7 @@ def test_words_outlast_the_proxy_where_there_is_a_state_file(start: Starter, sig
     began = time.time()
     say(proxy, drained, "drain")
     proxy.stop(signum)
-    proxy = again(start, proxy, *options)
+    proxy = again(start, proxy, *options, reactor=reactor)
     wait_until_up(proxy, weighed, other)
     poll(lambda: proxy.state(drained) == "draining", READY_S, "it drains")
     assert {row(proxy, each)["weight"] for each in (weighed, other)} == {7, 100}
@@ -141,7 +143,7 @@ def test_words_outlast_the_proxy_where_there_is_a_state_file(start: Starter, sig
     assert say(proxy, drained, "ready")["backend"]["state"] == "up"
     say(proxy, weighed, "weight")
     proxy.stop(signum)
-    proxy = again(start, proxy, *options)
+    proxy = again(start, proxy, *options, reactor=reactor)
     wait_until_up(proxy, drained, weighed, other)
     assert "in force as before" not in proxy.log
     assert {each["weight"] for each in proxy.backends().values()} == {100}
