@@ -90,19 +90,21 @@ def text_lines(records: Sequence[SessionRecord], offset_s: float) -> list[str]:
 
     The policy's value is left out: noting it would cost a session as much as its line does.
     """
-    made, second, stamp = [], -1, ""
+    made, begin, end, stamp, last, name = [], 0.0, 0.0, "", None, ""
     for service, _, link, backend, tries, at, queue, connect, duration, up, down, ending, _, _, _ in records:
-        ended_at = at + duration + offset_s
-        if not 0.0 <= ended_at - second < 1.0:
-            second = int(ended_at)
-            stamp = utc(second)
-        ms, client, name = (ended_at - second) * 1000, link.client_address(), word(service)
+        ended_at = at + duration
+        if not begin <= ended_at < end:
+            second = int(ended_at + offset_s)
+            begin, end, stamp = second - offset_s, second - offset_s + 1.0, utc(second)
+        if service is not last:
+            last, name = service, word(service)
+        ms, client = (ended_at - begin) * 1000, link.client_address()
         if backend is None or connect is None:
             to = "-" if backend is None else backend.name
-            line = _UNCONNECTED % (stamp, ms, client, name, to, ending, duration, up, down, tries, queue)
+            line = _UNCONNECTED % (stamp, ms, client, name, to, ending, duration, up, down, tries, queue or 0)
         else:
             to = backend.name
-            line = _TEXT % (stamp, ms, client, name, to, ending, duration, up, down, tries, queue, connect)
+            line = _TEXT % (stamp, ms, client, name, to, ending, duration, up, down, tries, queue or 0, connect)
         made.append(line)
     return made
 

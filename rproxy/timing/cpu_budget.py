@@ -9,7 +9,7 @@ import attrs
 
 SHARE: Final = 0.01
 """Of a core, on average."""
-BURST_S: Final = 0.05
+BURST_S: Final = 0.01
 """CPU in seconds that may be spent at once, after a time without any."""
 
 
