@@ -3,8 +3,8 @@
 Microseconds of CPU to choose, open, connect and close a session, with two sessions held on every back-end and one
 report for every ten sessions; what the policy does with a report is counted, the pool's own work on it is not. Every
 client has another address, which matters to one line alone: that is affinity around the default policy. In the last
-lines, of the default policy, the value of each back-end that is chosen is noted, as for operators and the access log,
-and one choice is recorded in full. Exits with status 1 when the default policy exceeds its limits, or affinity its own.
+lines, of the default policy, the value of each back-end that is chosen is noted, as for an access log with scores, and
+one choice is recorded in full. Exits with status 1 when the default policy exceeds its limits, or affinity its own.
 """
 
 from __future__ import annotations

@@ -102,11 +102,11 @@ def test_a_client_from_accept_to_connected_takes_few_calls_and_few_changes_of_fi
         assert calls.file_changes <= FILE_CHANGES_MAX, str(calls)
 
 
-def test_with_operators_a_choice_that_is_not_recorded_takes_few_calls_more(bench: Splicing) -> None:
-    """Those that read the value that was compared and the report's age."""
+def test_for_operators_a_choice_that_is_not_recorded_takes_few_calls_more(bench: Splicing) -> None:
+    """Those that read the report's age and, for an access log with scores, the value that was compared."""
     pool, budget = bench.service.pool, CpuBudget()
     bench.service.recorder = log = ChoiceBook(time.time, budget=budget).add("default", pool)
-    pool.notes_values = True
+    pool.notes_values = bench.service.notes_choices = True
     budget.spend(1e6, time.monotonic())
     for calls in [connected_client(bench) for _ in range(CLIENTS)]:
         assert len(calls.made) <= CALLS_MAX + OPERATORS_CALLS_MAX, str(calls)
