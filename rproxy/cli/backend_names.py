@@ -135,7 +135,7 @@ def _parse(text: str, service: str | None) -> _Asked:
         port = port.removeprefix(":")
     elif address.count(":") == 1:
         host, _, port = address.partition(":")
-    if not host or (port and not (port.isascii() and port.isdecimal())):
+    if not host or (port and not (port.isascii() and port.isdecimal() and len(port) < 6 and int(port) < 1 << 16)):
         raise Failure(f"{text!r} names no back-end: give ADDRESS:PORT, ADDRESS or SERVICE/ADDRESS:PORT")
     return _Asked(text, named if slash else service, host, int(port) if port else None)
 

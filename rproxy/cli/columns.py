@@ -81,6 +81,8 @@ def note(row: Row) -> str:
     """What else is to be said of a back-end."""
     said, own, passed_over = row.get("said"), row.get("own_weight"), row.get("passed_over")
     notes = [] if not passed_over else [printable(passed_over)]
+    if row.get("state") == "draining":
+        notes.append("by an operator" if row.get("administration") == "drain" else "by its agent")
     if said:
         notes.append(f"agent-check: {printable(said)}")
     if weight(row).endswith("*"):

@@ -60,6 +60,8 @@ def test_it_may_be_named_in_many_ways(text: str, service: str | None, found: str
         ("web/10.1.1.1", "app", "'web/10.1.1.1' is of service 'web', but --service is 'app'"),
         ("", None, "'' names no back-end: give ADDRESS:PORT, ADDRESS or SERVICE/ADDRESS:PORT"),
         ("10.1.1.1:http", None, "names no back-end"),
+        ("10.1.1.1:65536", None, "names no back-end"),
+        ("10.1.1.1:" + 5000 * "1", None, "names no back-end"),
         ("[::1", None, "there is no back-end"),
         ("web/", None, "names no back-end"),
         ("x\x1b[31m", None, "there is no back-end 'x\\x1b[31m', but 10.1.1.1:80, "),

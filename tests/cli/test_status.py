@@ -19,21 +19,26 @@ def shown(rows: list[dict[str, object]], width: int | None) -> list[str]:
 ROWS = [
     row("10.1.1.10", 80, state="down", cpu=None, connections=0, since=12.0, passed_over="its last probe was lost"),
     row("10.1.1.9", 80, cpu=96, connections=12, max_connections=50, full=True),
-    row("10.1.1.9", 8080, cpu=3, connections=1, weight=50, loss=0.03, said="50%", state="draining"),
+    row("10.1.1.9", 8080, cpu=3, connections=1, weight=50, loss=0.03, said="50%", state="suspect"),
 ]
 
 
-def test_an_operator_sees_at_once_which_is_down_full_drained_or_loaded() -> None:
+def test_an_operator_sees_at_once_which_is_down_full_weighed_or_loaded() -> None:
     assert shown(ROWS, 80) == [
-        "BACKEND        STATE     SINCE   SESS  SCORE  CPU  MEM  NOTE",
-        "10.1.1.10:80   down        12s      0  0.123    -  34%  its last probe was lost",
-        "10.1.1.9:80    up,full   1h02m  12/50  0.123  96%  34%  -",
-        "10.1.1.9:8080  draining  1h02m      1  0.123   3%  34%  agent-check: 50%; weigh…",
+        "BACKEND        STATE    SINCE   SESS  SCORE  CPU  MEM  NOTE",
+        "10.1.1.10:80   down       12s      0  0.123    -  34%  its last probe was lost",
+        "10.1.1.9:80    up,full  1h02m  12/50  0.123  96%  34%  -",
+        "10.1.1.9:8080  suspect  1h02m      1  0.123   3%  34%  agent-check: 50%; weight…",
     ]
     assert shown([row("10.1.1.1")], 80) == [
         "BACKEND      STATE  SINCE  SESS  TOTAL  SCORE  CPU  MEM   RTT  LOSS  WGHT    UP",
         "10.1.1.1:80  up     1h02m     7   1234  0.123  12%  34%  0.41    0%   100  2.0K",
     ]
+
+
+def test_it_is_said_who_drains_a_back_end() -> None:
+    rows = [row(state="draining", administration=each) for each in ("drain", "ready")]
+    assert [line.split("  ")[-1] for line in shown(rows, 120)[1:]] == ["by an operator", "by its agent"]
 
 
 @pytest.mark.parametrize("width", [1, 20, 40, 60, 80, 100, 120, 150, 200, 1000])
@@ -51,7 +56,7 @@ def test_for_programs_every_row_has_every_column() -> None:
     assert [line.split()[:5] for line in lines] == [
         ["default", "10.1.1.10:80", "down", "12s", "0"],
         ["default", "10.1.1.9:80", "up,full", "1h02m", "12/50"],
-        ["default", "10.1.1.9:8080", "draining", "1h02m", "1"],
+        ["default", "10.1.1.9:8080", "suspect", "1h02m", "1"],
     ]
 
 
