@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-SHARE: Final = 0.01
+SHARE: Final = 0.003
 """Of a core, on average."""
 BURST_S: Final = 0.01
 """CPU in seconds that may be spent at once, after a time without any."""

@@ -19,7 +19,7 @@ from tests.install.versions import Version, lowest_versions, pythons
 
 pytestmark = pytest.mark.install
 
-NO_UNIT_TESTS: Final = {"benchmarks", "hosts", "install", "integration", "policies", "study"}
+NO_UNIT_TESTS: Final = {"benchmarks", "browser", "hosts", "install", "integration", "policies", "study"}
 """Folders; all others mirror the package's. Those of policies and the study take minutes, and use nothing but attrs."""
 SMOKE: Final = PROJECT / "tests" / "integration" / "test_smoke.py"
 TOOLS: Final = ["hypothesis", "pytest", "pytest-twisted"]

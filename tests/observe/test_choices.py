@@ -17,7 +17,7 @@ from rproxy.pool.comparison import OWN_RULE, Comparison
 from rproxy.pool.policy import Policy
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
-from rproxy.timing.cpu_budget import CpuBudget
+from rproxy.timing.cpu_budget import SHARE, CpuBudget
 from tests.fakes import CountingPolicy, FakeLink, logged, pool_with, texts
 from tests.policies.balancing import policy
 from tests.policies.choosing import NAMES, Turmoil
@@ -250,7 +250,7 @@ def test_within_its_budget_every_choice_is_recorded_and_beyond_it_they_are_count
     kept = len(recorded.log.kept)
     assert 9 <= kept <= 11  # a burst of 10 ms
     assert recorded.log.unrecorded == 200 - kept
-    recorded.clock.advance(1.0)  # brings 10 ms
+    recorded.clock.advance(0.01 / SHARE)  # brings 10 ms
     for _ in range(100):
         recorded.come()
     assert 8 <= len(recorded.log.kept) - kept <= 12
