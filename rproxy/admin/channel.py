@@ -39,7 +39,7 @@ UNREAD_BYTES: Final = 65536
 
 
 class Request(server.Request):
-    """A request whose body and cookies are of no consequence."""
+    """A request whose body and cookies are ignored."""
 
     _failures = Logger()
     channel: Any = None

@@ -1,4 +1,4 @@
-"""The seam between the operators' API and what does as it says."""
+"""The seam between the operators' API and the code that carries out its changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Target:
 class Control(Protocol):
     """Changes what a running proxy does. Everything that is done is in the log and the history.
 
-    What an operator says of a back-end holds until he says otherwise: it survives its agent's restart, the row's
+    What operators say of a back-end holds until they say otherwise: it survives its agent's restart, the row's
     removal, a reload, and, with a state file, the proxy's restart. It is in force when the call returns; the Deferred
     fires once it is in the state file, if there is one, or that has failed, which is logged.
 
@@ -42,7 +42,7 @@ class Control(Protocol):
         ...
 
     def maint(self, target: Target) -> Deferred[None]:
-        """As `drain`, and whatever its agent or its checks say is of no consequence: it does not count as down."""
+        """As `drain`; besides, the back-end does not count as down, whatever its agent or its checks say."""
         ...
 
     def ready(self, target: Target) -> Deferred[None]:
@@ -50,7 +50,7 @@ class Control(Protocol):
         ...
 
     def weigh(self, target: Target, weight: int | None) -> Deferred[None]:
-        """Have it count with this weight, 1 to 65535, whatever its agent or the configuration says; None ends that."""
+        """Set the weight, 1 to 65535, over that of the agent or the configuration; None restores theirs."""
         ...
 
     def kill(self, session: int) -> Deferred[None]:

@@ -66,8 +66,8 @@ class MetricsPage:
     def rendered(self) -> Iterator[bytes]:
         """The page in pieces that take a millisecond at most each; some are empty.
 
-        Back-ends are those that there are at the first piece, except the forgotten; their figures are those of the time
-        at which each is written.
+        Back-ends are those that there are at the first piece, except the forgotten; their figures are those of when
+        each is written.
         """
         views = self._status.views()
         rows: list[Labelled[BackendRow]] = []
@@ -118,7 +118,7 @@ def _is_known(row: BackendRow) -> bool:
 def _pieces(
     family: Family[Of], rows: Sequence[Labelled[Of]], at_once: int, has: Callable[[Of], bool] = lambda row: True
 ) -> Iterator[bytes]:
-    """The family with its heading, `at_once` of those rows at a time that `has` says yes to."""
+    """The family with its heading, `at_once` rows at a time; those for which `has` is false are left out."""
     text, name, read = heading(family), family.name, family.read
     for start in range(0, len(rows), at_once):
         lines = [text]

@@ -55,7 +55,7 @@ class Shared:
         """The oldest first."""
 
     def new(self, pieces: Iterable[bytes]) -> Snapshot:
-        """A further one."""
+        """Add a snapshot, giving up the oldest ones if they have grown too large."""
         made = [snapshot for reference in self._made if (snapshot := reference()) is not None]
         while sum(snapshot.size for snapshot in made) > OUTDATED_BYTES:
             made.pop(0).pieces = None

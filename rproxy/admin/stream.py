@@ -1,4 +1,4 @@
-"""`/api/stream`: server-sent events, made once for all who listen (the HTML standard, 9.2)."""
+"""`/api/stream`: server-sent events, made once for all listeners (the HTML standard, 9.2)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Stream(Folder):
 
 
 class Streams:
-    """Those who listen, at most `most`. There is no timer, and nothing is looked at, while nobody does.
+    """All open streams, at most `most`. While there are none, no timer runs and nothing is looked at.
 
     `began` tells this run of the process from others, as the numbers of happenings begin anew with each.
     """
@@ -89,7 +89,7 @@ class Streams:
         self._timer: IDelayedCall | None = None
         self._looking: Iterator[Any] | None = None
         self._newcomers: list[_Listener] = []
-        """Those that the present look is to be the first of."""
+        """Listeners for which the present look is the first."""
         self._next_look = float("-inf")
         self._pieces = 0
         self._told = 0

@@ -121,7 +121,7 @@ BACKEND_FAMILIES: Final[tuple[Family[BackendRow], ...]] = (
     Family(
         "rproxy_server_slow_start_ratio",
         "gauge",
-        "Part of the weight that slow start grants.",
+        "Fraction of the weight that slow start grants.",
         lambda row: row.backend.share,
     ),
     Family(
@@ -149,7 +149,7 @@ BACKEND_FAMILIES: Final[tuple[Family[BackendRow], ...]] = (
     Family(
         "rproxy_server_loss_ratio",
         "gauge",
-        "Lost part of the last hundred probes.",
+        "Fraction of the last hundred probes that was lost.",
         lambda row: row.backend.losses.rate if row.backend.has_agent else None,
     ),
     Family("rproxy_server_cpu_ratio", "gauge", "CPU in use, as reported.", lambda row: _ratio(row.backend.report.cpu)),

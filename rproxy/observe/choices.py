@@ -23,9 +23,9 @@ from rproxy.timing.cpu_budget import CpuBudget
 from rproxy.timing.rate_limit import RateLimit
 
 KEPT: Final = 1000
-"""Choices of each service."""
+"""Choices kept of each service."""
 CANDIDATES_MAX: Final = 64
-"""Of more candidates, a policy that ranks them tells of so many with the lowest entries."""
+"""Most candidates recorded where a policy ranks them: those with the lowest entries."""
 LOG_EVERY_S: Final = 10.0
 
 
@@ -54,7 +54,7 @@ class Compared:
         explanations: Sequence[Explanation],
         ages_s: Sequence[float | None],
     ) -> Compared:
-        """What is kept of a comparison, with the explanation of each candidate. Raises `ValueError` or `TypeError`."""
+        """The record of a comparison, with the explanation of each candidate. Raises `ValueError` or `TypeError`."""
         rule, candidates, terms = comparison.rule, comparison.candidates, [each.terms for each in explanations]
         names: dict[tuple[str, ...], tuple[str, ...]] = {}  # one object for all that are equal
         keys = array("d", chain.from_iterable(comparison.keys))
@@ -113,7 +113,7 @@ class Choice:
     chosen: str | None
     """The name of the back-end that got the client; None if there was none."""
     compared: tuple[Compared, ...]
-    """Each next one decides where the rule of the one before picked none. Empty if the policy failed."""
+    """In order: each one decides if those before it picked none. Empty if the policy failed."""
     tried: tuple[str, ...]
     """Back-ends that were left out because the connect to them had failed."""
     full: int

@@ -122,7 +122,7 @@ class Doubts:
         return sorted(doubts, key=lambda doubt: doubt.since)
 
     def documents(self) -> list[dict[str, Any]]:
-        """Those of all present ones."""
+        """The documents of all present doubts."""
         return [doubt.document() for doubt in self.present]
 
     def rendered(self) -> Iterator[bytes]:
@@ -170,7 +170,7 @@ class Doubts:
         self._judge({each.key: each for each in found})
 
     def _judge(self, found: dict[Key, Suspicion]) -> None:
-        """A look is done."""
+        """Update the doubts by what a complete look has found."""
         began: list[Suspicion] = []
         ended: list[Suspicion] = []
         for key, suspicion in found.items():
@@ -213,7 +213,7 @@ class Doubts:
 
 
 def _by_kind(suspicions: list[Suspicion]) -> Iterable[list[Suspicion]]:
-    """Those of the same kind and service together."""
+    """Grouped by service and kind."""
     alike: dict[tuple[str, str], list[Suspicion]] = {}
     for each in suspicions:
         alike.setdefault((each.service, each.kind), []).append(each)

@@ -60,7 +60,7 @@ class History:
         """Called with every new one. They raise nothing."""
 
     def note(self, service: str, backend: str, kind: str, text: str) -> None:
-        """Something has happened now."""
+        """Add what has just happened, and tell the followers."""
         self._last += 1
         happening = Happening(self._last, self._wall(), service, backend, kind, text)
         self._kept.append(happening)
@@ -68,7 +68,7 @@ class History:
             follow(happening)
 
     def after(self, id: int) -> Iterable[Happening]:  # noqa: A002 - the field's name
-        """Those later than the one of that number and no older than `KEPT_S`, the oldest first."""
+        """The happenings after that of number `id` and no older than `KEPT_S`, the oldest first."""
         since = self._wall() - KEPT_S
         known = max(id + len(self._kept) - self._last, 0)
         return [each for each in islice(self._kept, known, None) if each.at >= since]

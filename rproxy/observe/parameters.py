@@ -1,4 +1,4 @@
-"""Parameters of operators' questions: what is asked for, and what is wrong with it."""
+"""Parsing and checking of the parameters of the operators' API."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class BadParameter(Exception):
 
 
 class Missing(BadParameter):
-    """Names a service or a back-end that there is not."""
+    """The parameter names a service or back-end that does not exist."""
 
 
 def service(parameters: Parameters, names: Sequence[str]) -> str | None:
-    """The service of that name, of the `names` that there are; None if it is not given. Raises `Missing`."""
+    """The parameter `service`, which must be one of `names`; None if it is not given. Raises `Missing`."""
     wanted = parameters.get("service")
     if wanted is None or wanted in names:
         return wanted

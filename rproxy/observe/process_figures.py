@@ -15,7 +15,7 @@ _AT_ONCE: Final = 500
 
 
 class ProcessFigures(NamedTuple):
-    """None where the system does not tell."""
+    """Fields are None where the system does not provide them."""
 
     cpu_seconds: float
     resident_bytes: int
@@ -44,7 +44,7 @@ def process_figures(open_fds: int | None) -> ProcessFigures:
 
 
 def open_descriptors() -> Generator[bytes, None, int | None]:
-    """Counts the open descriptors of this process; None if the system does not tell. Yields b"" between its steps."""
+    """Count the open descriptors of this process; None where that is not possible. Yields b"" between its steps."""
     folder = next(filter(os.path.isdir, _FOLDERS), None)
     if folder is None:
         return None

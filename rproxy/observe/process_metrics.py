@@ -58,13 +58,13 @@ PROCESS_FAMILIES: Final[tuple[Family[ProcessRow], ...]] = (
     Family(
         "rproxy_process_bytes_in_total",
         "counter",
-        "Bytes from clients, of all services, as those have them.",
+        "Bytes from clients of all services, in sessions that have ended.",
         lambda row: row.ended.up,
     ),
     Family(
         "rproxy_process_bytes_out_total",
         "counter",
-        "Bytes to clients, of all services, as those have them.",
+        "Bytes to clients of all services, in sessions that have ended.",
         lambda row: row.ended.down,
     ),
     Family(
@@ -76,7 +76,7 @@ PROCESS_FAMILIES: Final[tuple[Family[ProcessRow], ...]] = (
     Family(
         "rproxy_process_doubts",
         "gauge",
-        "What looks wrong, and is not of one service.",
+        "Doubts about the process as a whole.",
         lambda row: {kind: row.doubts.get(("", kind), 0) for kind in PROCESS_KINDS},
         "kind",
     ),

@@ -41,7 +41,7 @@ class BackendFigures:
 
 
 UNSEEN: Final = BackendFigures()
-"""Of one to which nothing has happened."""
+"""Of a back-end to which nothing has happened."""
 
 
 class ServiceFigures:

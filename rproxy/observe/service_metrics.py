@@ -103,7 +103,7 @@ SERVICE_FAMILIES: Final[tuple[Family[ServiceRow], ...]] = (
     Family(
         "rproxy_backend_panic",
         "gauge",
-        "Whether so many are down that those that are down get clients as well.",
+        "Whether so many are down that back-ends that are down get clients, too.",
         lambda row: row.service.pool.panicking,
     ),
     Family(
@@ -145,7 +145,7 @@ SERVICE_FAMILIES: Final[tuple[Family[ServiceRow], ...]] = (
     Family(
         "rproxy_backend_doubts",
         "gauge",
-        "What looks wrong; /api/doubts tells it in words.",
+        "Doubts about the service; /api/doubts has their texts.",
         _doubts,
         "kind",
     ),

@@ -51,7 +51,7 @@ class Wanted:
 
 
 class SessionList:
-    """The sessions of all services, which `slices` lists, and `names` names; `wall` returns Unix time in s."""
+    """`slices` lists the sessions of all services, whose names `names` returns; `wall` returns Unix time in s."""
 
     def __init__(self, slices: Slices, names: Callable[[], Sequence[str]], wall: Callable[[], float]) -> None:
         self._slices = slices
@@ -104,5 +104,5 @@ class SessionList:
 
 
 def _longest(sessions: list[Session], limit: int) -> list[Session]:
-    """Numbers count up: the lowest have been there for longest."""
+    """The `limit` oldest ones: ids count up."""
     return sorted(sessions, key=attrgetter("id"))[:limit]

@@ -12,12 +12,12 @@ from rproxy.observe.status_json import AGES, ServiceView, parts, present
 
 _BEGIN: Final = b'{"backends": ['
 _MOVING: Final = (*AGES, "score", "terms")
-"""Of a row: what moves a little all the time."""
+"""Fields of a row that change a little all the time."""
 
 
 @attrs.frozen
 class Look:
-    """One look at everything, as JSON: `whole` for who has seen nothing yet, `changed` for who has seen the last one.
+    """One look at everything, as JSON: `whole` for new listeners, `changed` for those that have the look before.
 
     Each in pieces; `changed` is empty if nothing has changed.
     """
@@ -29,13 +29,13 @@ class Look:
 class StatusChanges:
     """Looks at what `views` returns.
 
-    A row counts as changed if more of it is new than its `AGES` and, of score and terms, what three digits do not show.
+    A row counts as changed if anything but its `AGES` has, and its score and terms in their first three digits.
     """
 
     def __init__(self, views: Callable[[], Sequence[ServiceView]]) -> None:
         self._views = views
         self._rows: dict[str, int] = {}
-        """Hashes of the rows of the last look, by what `gone` would say: texts are nothing to the garbage collector."""
+        """Hashes of the last look's rows, by their entries in `gone`: strings, which the garbage collector ignores."""
         self._services = ""
 
     def forget(self) -> None:

@@ -1,4 +1,4 @@
-"""What makes the proxy doubt: what it remembers of back-ends from one look to the next, and how it judges by that.
+"""The rules behind doubts, and what is remembered of each back-end from one look to the next.
 
 Pure: times are in seconds.
 """
@@ -34,29 +34,29 @@ PROCESS_KINDS: Final = (CLOCK, OLD_AGENT)
 """Kinds of suspicions about a service or its back-ends, and about the whole process."""
 
 HERD: Final = 3.0
-"""A back-end that takes more than so many times its share of the clients, and has twice its share of the sessions,
-herds them.
+"""Herding: a back-end takes more than this multiple of its share of the clients, and has more than twice its share of
+the sessions.
 """
 HERD_CLIENTS_MIN: Final = 50
-"""It must have taken so many: by chance, one of 10,000 gets three times its share of so many once in years."""
+"""Fewest clients that count: by chance, one of 10,000 back-ends gets three times its share of these once in years."""
 HERD_SESSIONS_MIN: Final = 10
 HERD_FREER: Final = 20.0
-"""In percentage points of CPU or application load: a host that is so much freer than the mean takes clients rightly."""
+"""Percentage points of CPU or application load. A host this far below the mean is right to take more clients."""
 OLD_INTERVALS: Final = 3
 """Probe intervals after which a report is old: two probes at least have been lost by then."""
 FIXED_LOOKS: Final = 12
 FIXED_SESSIONS: Final = 5
-"""Figures that are the same at `FIXED_LOOKS` looks are fixed if so many of our sessions came or went meanwhile."""
+"""Figures are fixed if they are the same at `FIXED_LOOKS` looks while our sessions varied by at least this many."""
 LOSS: Final = 0.2
 LOSS_ELSEWHERE: Final = 0.1
-"""Of the probes of one back-end, and of all others on average."""
+"""Lost fractions of probes: at least, of the one back-end; below, of all others on average."""
 UNANSWERED_S: Final = 30.0
 """How long an agent that registers must have left probes unanswered."""
 TELLING_MIN: Final = 2
 TELLING: Final = 2 / 3
-"""An agent that says nothing of other proxies is old where so many agents do, and so large a fraction of them."""
+"""An agent that does not report other proxies' sessions is old if at least this many, and this fraction, of all do."""
 JUMP_S: Final = 2.0
-"""The least by which a clock has jumped: between two looks, one that is adjusted gradually is off by less."""
+"""Smallest jump of the clock that counts. One that is adjusted gradually moves by less between two looks."""
 JUMP_TOLD_S: Final = 600.0
 
 Key = tuple[str, str, str]
@@ -71,7 +71,7 @@ class Suspicion:
     backend: str
     """address:port; empty if it is about the whole service or process."""
     text: str
-    """A sentence without its subject, which is the back-end, else the service, else the proxy."""
+    """A sentence without its subject: the back-end if there is one, else the service, else the proxy."""
 
     @property
     def kind(self) -> str:

@@ -249,6 +249,8 @@ def test_without_scripts_it_is_a_table_that_loads_itself_again(pool: Pool, tmp_p
     with Chrome(tmp_path, scripts=False) as chrome:
         chrome.open(pool.url)
         assert pool.name(0) in chrome.one("#rows").text
+        heads = [head.text for head in chrome.all("#rows th") if head.is_displayed()]
+        assert {"State", "Score", "RTT ms", "Loss %", "CPU %", "Queue %", "Sessions", "Total", "Bytes"} <= set(heads)
         assert not chrome.one("#filter").is_displayed()
         assert len(chrome.all("#services tbody tr")) == 1
 
