@@ -100,6 +100,9 @@ class Shedding:
             self._sheds[backend] = _Shed(backend, per_s, now, done)
         else:
             shed.per_s, shed.began_at, shed.done = per_s, now, done
+            shed.due = min(shed.due, now + 1 / per_s)
+            if shed.call is not None:
+                shed.call.reset(max(shed.due - now, PAUSE_S))
         self._sweep.begin()
 
     def end(self, backend: Backend) -> int | None:

@@ -137,6 +137,14 @@ def test_it_can_be_ended_and_begun_again_with_another_rate() -> None:
     assert len(bench.shed(3)) == 10 - cut
 
 
+def test_another_rate_holds_at_once_however_slow_the_one_before_was() -> None:
+    bench = Bench(30)
+    bench.begin(0.01)
+    assert len(bench.shed(2 * LOOK_S)) == 1
+    bench.begin(10)
+    assert len(bench.shed(2)) in (19, 20)
+
+
 def test_several_back_ends_are_shed_beside_each_other() -> None:
     bench = Bench(4)
     others = [bench.open(bench.other) for _ in range(4)]
