@@ -131,7 +131,7 @@ class Client:
         status = response.status
         if status == HTTPStatus.UNAUTHORIZED:
             do = "give --token-file FILE" if self._token is None else "the token of --token-file is not the proxy's"
-            return f"{self.place}: {reason or 'it asks for a token'}; {do}"
+            return f"{self.place}: it asks for a token; {do}"
         if reason:
             return reason
         if status == HTTPStatus.NOT_FOUND:

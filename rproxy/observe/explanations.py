@@ -22,6 +22,7 @@ PARAMETERS: Final = ("backend", "service")
 NEAR: Final = 3
 """Back-ends of the same host that are named."""
 _GONE: Final = (State.FORGOTTEN.value, State.DEPARTED.value)
+_WAITS: Final = {Administration.DRAIN: "it will drain", Administration.MAINT: "it will be in maintenance"}
 _SAYS: Final[Mapping[str, str]] = {
     Flaw.SEALED: "it is sealed with a key, and this proxy has no --keyring",
     Flaw.UNSEALED: "it is not sealed with a key, and this proxy has a --keyring",
@@ -103,7 +104,7 @@ class Explanations:
             parts.append(f"the last datagram from {host} that was dropped came at {dropped_at}: {why}")
         word = view.service.pool.words.of((host, port))
         if word.administration is not Administration.READY:
-            parts.append(f"an operator has said {word.administration.value}, for when it comes")
+            parts.append(f"{_WAITS[word.administration]} when it comes, because an operator says so")
         others = [each.name for each in view.service.pool if each.address == host][:NEAR]
         if others:
             parts.append(f"of this host there is {', '.join(others)}")

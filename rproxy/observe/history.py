@@ -115,7 +115,7 @@ class _ServiceHistory:
         before, after = event.before, event.after
         if {before, after} == _UP_OR_SUSPECT or (before, after) == (State.REGISTERED, State.FORGOTTEN):
             return
-        self._note(event.backend, after.value, event.reason + word_of(event.backend))
+        self._note(event.backend, after.value, event.reason + word_of(event))
 
     def restarted(self, event: AgentRestarted) -> None:
         self._note(event.backend, "restarted", "its agent was started again")

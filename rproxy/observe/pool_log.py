@@ -129,7 +129,8 @@ class PoolLog:
             before=transition.before.value,
             after=transition.after.value,
             reason=transition.reason,
-            by=(f"agent {written(backend.registration.agent)}" if backend.has_agent else "static") + word_of(backend),
+            by=(f"agent {written(backend.registration.agent)}" if backend.has_agent else "static")
+            + word_of(transition),
             sum=_times(times),
         )
 
@@ -256,10 +257,12 @@ class PoolLog:
         self.log.debug(":: [{backend}] probe lost, {misses} in a row", backend=event.backend.name, misses=event.misses)
 
 
-def word_of(backend: Backend) -> str:
-    """What an operator says of a back-end that has come up, or has gone; empty for nothing."""
-    administration = backend.administration
-    return "" if administration is Administration.READY else f"; {administration.value}, by an operator"
+def word_of(transition: Transitioned) -> str:
+    """The operator's drain or maint, for the end of a line; empty if there is none, or the back-end has gone."""
+    administration = transition.backend.administration
+    if administration is Administration.READY or transition.after in (State.DEPARTED, State.FORGOTTEN):
+        return ""
+    return f"; {administration.value}, by an operator"
 
 
 def _times(times: int) -> str:

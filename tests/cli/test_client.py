@@ -74,7 +74,7 @@ def test_a_token_is_sent_with_every_request() -> None:
 @pytest.mark.parametrize(
     ("answer", "token", "expected"),
     [
-        ((401, b'{"error": "reading needs the token"}'), None, "reading needs the token; give --token-file FILE"),
+        ((401, b'{"error": "reading needs the token"}'), None, ": it asks for a token; give --token-file FILE"),
         ((401, b""), None, "it asks for a token; give --token-file FILE"),
         ((401, b""), "wrong", "it asks for a token; the token of --token-file is not the proxy's"),
         (

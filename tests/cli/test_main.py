@@ -158,7 +158,7 @@ def test_wrong_arguments_end_with_status_2_before_anything_is_asked(
             "status --state up,dwon",
             "--state dwon: the states are up, suspect, down, draining, maint, registered, departed",
         ),
-        ("drain 10.1.1.1", "changing anything needs the token; give --token-file FILE"),
+        ("drain 10.1.1.1", ": it asks for a token; give --token-file FILE"),
         ("drain 10.1.1.3:80", "there is no back-end '10.1.1.3:80'; do you mean 10.1.1."),
         ("kill 9 --token-file TOKEN", "there is no such thing"),
         ("drain 10.1.1.1 --token-file nowhere", "--token-file nowhere: No such file or directory"),
