@@ -17,8 +17,8 @@ from rproxy.timing.loops import keep_looping
 
 LOOK_S: Final = 0.1
 REMIND_S: Final = 1.1
-"""A proxy probes an agent that drains whenever it registers, and so tells its sessions this often. It takes one such
-registration a second.
+"""Interval of registrations during the wait, in s. A proxy probes a draining agent as soon as it registers, and tells
+its sessions in the probe. It accepts one such registration a second.
 """
 LOG_EVERY_S: Final = 10.0
 
@@ -87,7 +87,7 @@ class DrainWait:
             self._tell(_known(heard))
 
     def _is_drained(self, proxy: Address, at: float, sessions: int | None) -> bool:
-        """Whether the proxy, which last probed `at` and had so many sessions then, has none and gets none."""
+        """Whether a proxy that last probed `at`, with this number of sessions, has none left and opens none."""
         if at <= self._began_at:
             return False
         first_at = self._first.setdefault(proxy, at)

@@ -56,7 +56,7 @@ class _Asked:
 def find(client: Client, text: str, service: str | None) -> Target:
     """The one back-end that `text` names, of a `service` if that is given. Raises `Failure` if none is, or several are.
 
-    An address with its port is enough although no such back-end is there: an operator's word for it may be.
+    An address with a port may be that of a back-end that is gone: an operator may have drained it before.
     """
     asked = _parse(text, service)
     if asked.name and asked.service is not None:
@@ -74,7 +74,10 @@ def find(client: Client, text: str, service: str | None) -> Target:
 
 
 def find_all(client: Client, text: str, service: str | None) -> list[Target]:
-    """All back-ends that `text` names. Raises `Failure` if none is; one with its port has an empty service for any."""
+    """All back-ends that `text` names. Raises `Failure` if there are none.
+
+    An address with a port is not looked up; its service is empty if none is named.
+    """
     asked = _parse(text, service)
     if asked.name:
         return [Target(asked.service or "", asked.name)]

@@ -18,14 +18,16 @@ from rproxy.cli.output import Output
 POLL_S: Final = 1.0
 """Between two looks at a back-end that is waited for."""
 _PATIENCE: Final = 10
-"""And at least so many times as long as the answer takes."""
+"""The pause is at least this many times as long as the last answer took."""
 
 
 def change(
     client: Client, output: Output, names: Sequence[str], service: str | None, do: str, query: Query | None = None
 ) -> list[Target]:
-    """Have the proxy `do` something with back-ends, and print what it says. Returns them. All are found before any is
-    changed."""
+    """Have the proxy `do` something with back-ends, print its answers, and return the back-ends.
+
+    All names are looked up before anything is changed.
+    """
     targets = [backend_names.find(client, name, service) for name in names]
     for target in targets:
         path = f"/api/backends/{quote(target.service, safe='')}/{quote(target.backend, safe='')}/{do}"
@@ -74,7 +76,7 @@ def _wait(
     end: str,
     left: Callable[[Row | None], str],
 ) -> None:
-    """Until nothing is `left` of the row of each; it is None if there is none."""
+    """Wait until `left` of each back-end's row, None if it has none, is empty."""
     deadline = time.monotonic() + within_s
     try:
         for target in targets:

@@ -24,7 +24,7 @@ ANSWER_MAX: Final = 1 << 28
 """Bytes. A row takes less than 1 KiB."""
 UNIX: Final = "unix:"
 _PATHS: Final = ("", "/", "/status.json")
-"""Of a URL: the log of the proxy shows the last one."""
+"""Those that a URL may have; the proxy's log shows the last one."""
 Query = Mapping[str, object]
 """Parameters; those that are None are left out."""
 

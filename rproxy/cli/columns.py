@@ -24,14 +24,14 @@ STATE_STYLES: Final = {
     "departed": MUTED,
 }
 RATE: Final = "rate"
-"""Of new sessions: the one figure that is not in the proxy's documents."""
+"""New sessions per second: the only figure that is computed here."""
 HIGH: Final = 75
 SATURATED: Final = 90
-"""From how many percent figures are shown in yellow and in red."""
+"""Percentages from which figures are shown in yellow, and in red."""
 
 
 def figure(key: str, title: str, written: Callable[[object], str], rank: int, field: str = "", **how: Any) -> Column:
-    """Of a figure of the row, its `field`, which is usually named as the column is."""
+    """A column of figures, aligned on the right: the row's `field`, by default that of the column's key."""
     name = field or key
     return Column(key, title, lambda row: written(row.get(name)), rank, right=True, order=by(name), **how)
 

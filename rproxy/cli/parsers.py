@@ -10,24 +10,25 @@ from typing import Any, Final
 
 BACKEND: Final = "ADDRESS:PORT; ADDRESS or a host's name where that is one; SERVICE/ADDRESS:PORT"
 SORTS: Final = (
-    *(
-        "backend",
-        "service",
-        "state",
-        "since",
-        "sessions",
-        "total",
-        "score",
-        "cpu",
-        "memory",
-        "load",
-        "rtt",
-        "loss",
-        "tcp",
-    ),
-    *("weight", "up", "down", "age"),
+    "backend",
+    "service",
+    "state",
+    "since",
+    "sessions",
+    "total",
+    "score",
+    "cpu",
+    "memory",
+    "load",
+    "rtt",
+    "loss",
+    "tcp",
+    "weight",
+    "up",
+    "down",
+    "age",
 )
-"""The keys of the table's columns."""
+"""The keys of the columns of back-ends that are in every table. `cli.columns` is imported only when needed."""
 INTERVAL_S: Final = 2.0
 WEIGHT_MAX: Final = 65535
 

@@ -47,7 +47,7 @@ class Selection:
         return [row for row in rows if row.get("name") == self.service]
 
     def backends(self, document: Document, place: Place) -> list[Row]:
-        """Where they are the same in the column, they are in the order of services and addresses. Raises `Failure`."""
+        """Sorted by the column, and where they are equal there, by service and address. Raises `Failure`."""
         names = [str(service.get("name")) for service in rows_of(document, "services", place)]
         number = {name: number for number, name in enumerate(names)}
         rows = [row for row in rows_of(document, "backends", place) if self._has(row)]
@@ -73,10 +73,15 @@ def show(document: Document, place: Place, output: Output, selection: Selection)
     output.lines(doubts(document))
 
 
-def show_json(document: Document, place: Place, output: Output, selection: Selection) -> None:
-    """Print the document, with the services and back-ends that are selected. Raises `Failure`."""
+def selected(document: Document, place: Place, selection: Selection) -> Document:
+    """The document with the services and back-ends that are selected. Raises `Failure`."""
     services, rows = selection.services(document, place), selection.backends(document, place)
-    output.write(json.dumps({**document, "services": services, "backends": rows}, indent=1) + "\n")
+    return {**document, "services": services, "backends": rows}
+
+
+def show_json(document: Document, place: Place, output: Output, selection: Selection) -> None:
+    """Print the selected part of the document. Raises `Failure`."""
+    output.write(json.dumps(selected(document, place, selection), indent=1) + "\n")
 
 
 def heading(document: Document, place: Place) -> Text:

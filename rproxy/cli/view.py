@@ -57,7 +57,7 @@ class View:
     """Whether keys go to the filter."""
 
     def take(self, document: Document, at: float) -> None:
-        """Show a new document, which came at `at`, in s of a monotonic clock. Raises `Failure` if it is another one."""
+        """Show a new document, which came at `at`, in s of a monotonic clock. Raises `Failure` if it has no rows."""
         rows, services = rows_of(document, "backends", self.place), rows_of(document, "services", self.place)
         if self._taken_at is not None and at > self._taken_at:
             _add_rates(rows, rows_of(self._document, "backends", self.place), at - self._taken_at)
@@ -107,7 +107,7 @@ class View:
             self._select(sort=keys[number % len(keys)], backwards=False)
 
     def _scroll(self, key: str) -> None:
-        """The next `lines` sees to it that it does not go too far."""
+        """`lines` limits the offset to the rows that there are."""
         if key in _MOVES:
             self._offset += _MOVES[key]
         elif key in ("page-down", " "):

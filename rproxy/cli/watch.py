@@ -20,9 +20,9 @@ from rproxy.cli.terminal import Terminal
 from rproxy.cli.view import View
 
 TICK_S: Final = 0.5
-"""After which a terminal that has another size is painted again."""
+"""How long it takes to notice a new size of the terminal, in s."""
 _PATIENCE: Final = 5
-"""Requests are at least so many times as long apart as an answer takes."""
+"""The pause between requests is at least this many times as long as the last answer took."""
 
 
 @attrs.frozen
@@ -122,7 +122,8 @@ def one_after_the_other(
     failed = ""
     while True:
         if document is not None and as_json:
-            output.write(json.dumps(document, separators=(",", ":")) + "\n")
+            selected = status.selected(document, client.place, selection)
+            output.write(json.dumps(selected, separators=(",", ":")) + "\n")
         elif document is not None:
             status.show(document, client.place, output, selection)
             output.write("\n")

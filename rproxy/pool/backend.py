@@ -134,7 +134,7 @@ class Health:
     refusals: int = attrs.field(init=False, default=0)
     """Connects failed in a row."""
     refused: int = attrs.field(init=False, default=0)
-    """Connects that failed ever."""
+    """Connects that have failed in all."""
     refusing: bool = attrs.field(init=False, default=False)
     """Whether failed connects took it down: then not even a panic uses it before its hold-down is over."""
     hold_s: float = attrs.field(init=False, default=0.0)
@@ -197,8 +197,8 @@ class Backend:
     word: Word = attrs.field(init=False, default=NO_WORD)
     """What an operator says of it; see `Words`, which keeps that longer than the row."""
     draining: bool = attrs.field(init=False, default=False)
-    """The D bit of its agent's last answer; or its agent-check says so, or that its weight is 0 and no operator says
-    another one.
+    """The D bit of its agent's last answer. Without an agent: whether its agent-check says so, or a weight of 0 that
+    no operator overrides.
     """
     report: Report = attrs.field(init=False, factory=Report)
     rtt: SmoothedRtt = attrs.field(init=False, factory=SmoothedRtt)
@@ -209,7 +209,7 @@ class Backend:
     answered_at: float | None = attrs.field(init=False, default=None)
     """When a probe or a check was last answered. A REGISTER is no sign of life: any host can replay one."""
     state_since: float | None = attrs.field(init=False, default=None)
-    """When its present state began, of which SUSPECT and UP are the same one; None for that in which it was added."""
+    """When its present state began, where UP and SUSPECT count as one; None while it is in that it was added in."""
     registered_at: float = attrs.field(init=False, default=0.0)
     """When its present instance last registered."""
     base_weight: int = attrs.field(init=False)

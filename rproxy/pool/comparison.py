@@ -41,7 +41,7 @@ class Rule(Protocol):
 
     @property
     def given(self) -> tuple[str, ...]:
-        """What the numbers are that it gets beside the keys."""
+        """What the numbers are that it gets besides the keys."""
 
     def pick(self, keys: Sequence[Key], numbers: Key) -> int | None:
         """The index of the candidate that gets the client; None if none of them does. Raises nothing."""
@@ -61,7 +61,7 @@ class Comparison(Generic[T]):
     given: Key = ()
     """What the rule needs besides."""
     more: int = 0
-    """Others that might have got the client and are not among the candidates."""
+    """How many others might have got the client and are not among the candidates."""
     floor: Key | None = None
     """No key of those others is below it; None where their keys do not matter."""
     otherwise: Comparison[T] | None = None
@@ -78,7 +78,7 @@ class Comparison(Generic[T]):
 
 
 class _OwnRule:
-    """The rule of a policy that does not tell it: nothing can be recomputed."""
+    """Stands for the rule of a policy without `compare`: its choices cannot be recomputed."""
 
     name = "own"
     parts = ("value",)

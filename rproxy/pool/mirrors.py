@@ -16,10 +16,10 @@ _SHARED: Final = tuple(field.name for field in attrs.fields(Backend) if field.na
 
 @attrs.define(eq=False)
 class Mirrors:
-    """The copies by back-end. Each is as its back-end, but for its sessions, and for being full by these.
+    """The copies by back-end. A copy differs in its sessions alone, and so in whether it is full.
 
-    Records such as the report and the round-trip time are the back-end's own, and so always current; everything else is
-    as it was at the last `update`.
+    It shares objects such as the report and the round-trip time with its back-end, which are always current; everything
+    else is as it was at the last `update`.
     """
 
     eligible: list[Backend] = attrs.field(init=False, factory=list)
@@ -34,7 +34,7 @@ class Mirrors:
         return self._copies.get(backend)
 
     def update(self, backend: Backend) -> Backend:
-        """The copy of a back-end as that is now. A new one has as many sessions as the back-end."""
+        """Bring the copy of a back-end up to date and return it. A new one has as many sessions as the back-end."""
         copy = self._copies.get(backend)
         if copy is None:
             copy = self._copies[backend] = Backend(backend.address, backend.port, backend.registration)
@@ -52,7 +52,7 @@ class Mirrors:
         self._place(copy)
 
     def close(self, copy: Backend) -> None:
-        """A session on it has ended, one of those it was made with or one of `open`."""
+        """A session on it has ended: one that `open` added, or that it had from the beginning."""
         counts = copy.counts
         if counts.pending:
             counts.pending -= 1
@@ -61,7 +61,7 @@ class Mirrors:
         self._place(copy)
 
     def _place(self, copy: Backend) -> None:
-        """Add it to `eligible` or remove it, in constant time; the last one fills the gap."""
+        """Add it to `eligible` or remove it, in constant time: the last one in the list fills the gap."""
         eligible = copy.usable and copy.connections < copy.limit
         if eligible is (copy.slot >= 0):
             return

@@ -86,7 +86,7 @@ class Rows:
                 self.start_slowly(backend, now)
 
     def start_slowly(self, backend: Backend, now: float) -> None:
-        """It gets clients from now on, after a time in which it may have been started again."""
+        """Begin its slow start: it gets clients again, and may have been restarted meanwhile."""
         backend.health.up_since = now
         self.ramping.pop(backend.name, None)
         self._ramp(backend, now, now + SLOW_START_STEP_S)

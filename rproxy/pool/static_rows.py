@@ -159,9 +159,7 @@ class StaticRows:
 
 
 def drains(static: Static, word: Word) -> bool:
-    """Whether a back-end without an agent is to get no clients: a weight of 0 says so, unless an operator says another
-    one.
-    """
+    """Whether a back-end without an agent is to get no clients. A weight of 0 counts unless an operator sets one."""
     return static.mode != READY or (static.weight == 0 and word.weight is None)
 
 

@@ -20,9 +20,10 @@ WORDS_MAX: Final = 16384
 
 @attrs.define(eq=False)
 class Words:
-    """By address and service port, of back-ends that are there, have gone, or have not come yet.
+    """What operators say of each back-end, by address and service port, whether it has a row or not.
 
-    The callables are the pool's own: what has changed passes through them.
+    Both callables are the pool's: `_reported` tells the policy that a back-end has changed, and `_propagate` adds to
+    events those that they cause.
     """
 
     _rows: Rows
@@ -32,7 +33,7 @@ class Words:
     """How often anything has been said."""
 
     def __iter__(self) -> Iterator[Address]:
-        """The back-ends of which an operator says anything; that of the oldest word is first."""
+        """The back-ends of which an operator says anything, in the order of their last changes, the oldest first."""
         return iter(self._rows.words)
 
     def __contains__(self, key: Address) -> bool:
@@ -61,7 +62,7 @@ class Words:
         return self._say(key, attrs.evolve(self.of(key), weight=weight), now, Weighed)
 
     def put(self, key: Address, word: Word, now: float) -> Events:
-        """This is what an operator said of a back-end before, elsewhere."""
+        """Restore a word: from the state file, or from the service that had the back-end before."""
         before = self.of(key)
         kinds: list[type[Administered | Weighed]] = []
         if word.administration is not before.administration:
@@ -71,7 +72,7 @@ class Words:
         return self._say(key, word, now, *kinds)
 
     def _say(self, key: Address, word: Word, now: float, *kinds: type[Administered | Weighed]) -> Events:
-        """Have an operator's word be this one. For a back-end without a row there are no events."""
+        """Replace what an operator says of a back-end. Without a row there are no events."""
         words, backend = self._rows.words, self._rows.get(key)
         self.changes += 1
         words.pop(key, None)

@@ -19,12 +19,12 @@ AT_ONCE: Final = 16
 
 _Result = TypeVar("_Result")
 _Steps = Generator[None, None, _Result]
-"""A step a turn; returns what there was."""
+"""Does the work of one turn before each yield; returns the result."""
 
 
 @attrs.frozen
 class Found:
-    """Whose the session was that was cut."""
+    """To which service and back-end the session belonged that was cut."""
 
     service: str
     backend: str

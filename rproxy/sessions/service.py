@@ -89,6 +89,7 @@ class Service:
         self.chooses_by_client = False
         """Whether the policy is to get the client's address."""
         self.recorder: ChoiceRecorder | None = None
+        """None where nobody looks at choices."""
         self.notes_choices = False
         """Whether sessions note how old the report of their back-end was, and its value if the pool notes that."""
         self.tls_failures = TlsFailures(clock)

@@ -38,10 +38,7 @@ FLUSH_CLIENT_S: Final = 30.0
 """How long data already read may take to reach the client after the back-end was reset; then it is reset, too."""
 FLUSH_BACKEND_S: Final = 0.2
 """The same the other way round."""
-
-
 _NUMBERS: Final = count(1)
-
 
 _ACCEPTED, _WAITING, _CONNECTING, _CONNECTED, _ENDED = Phase  # an attribute of an enumeration takes 40 ns more
 
@@ -105,6 +102,7 @@ class Session:
         self.queue_s = 0.0
         """Time spent in the wait queue."""
         self.connect_deadline = 0.0
+        """When to give up the present attempt to connect, on the service's clock."""
         self.connected_at: float | None = None
         self.ending: Ending | None = None
         self.header: Header | None = None

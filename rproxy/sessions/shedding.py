@@ -15,18 +15,18 @@ from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices, Sweep
 
 PER_S_MAX: Final = 10_000.0
-"""Of the rates that may be asked for. It is not reached: see `AT_ONCE`."""
+"""The highest rate that may be asked for. `AT_ONCE` and `PAUSE_S` limit the real one to 1,600 a second."""
 LOOK_S: Final = 1.0
-"""The sessions are looked at this often: those that have carried nothing since are idle."""
+"""Interval at which all sessions are looked at, in s: those that have carried nothing since the last look are idle."""
 AT_ONCE: Final = 16
 """Most sessions cut in one turn of the reactor: about a millisecond of work."""
 PAUSE_S: Final = 0.01
-"""Between two such turns."""
+"""Between two such turns, in s."""
 
 _Progress = tuple[int, float]
-"""Bytes carried, and since when they are so many."""
+"""The bytes that a session has carried, and when they were first seen to be that many."""
 _Rank = tuple[float, int, Session]
-"""Since when a session is idle and its number, both negated, so that the first to be cut is the highest."""
+"""Since when a session has been idle, and its number, both negated: the first one to be cut ranks highest."""
 
 
 class _Shed:
@@ -66,7 +66,7 @@ class _Shed:
             heappushpop(self._first, rank)
 
     def looked(self) -> bool:
-        """A look at all is complete; the first one may have been incomplete. Returns whether there are any."""
+        """A look at all sessions is over. Returns whether any is left; the first look may have missed some."""
         self.progress, self._progress_now = self._progress_now, {}
         first, self._first = self._first, []
         self.looks += 1
@@ -79,7 +79,7 @@ class _Shed:
 class Shedding:
     """Cuts the connected sessions of back-ends as `Ending.SHED`, those that are idle first.
 
-    `slices` lists all sessions. Nothing is cut in the first second, in which it is found out who is idle.
+    `slices` lists all sessions. Nothing is cut in the first second: only a second look tells which ones are idle.
     """
 
     def __init__(self, clock: IReactorTime, slices: Slices) -> None:
@@ -88,9 +88,10 @@ class Shedding:
         self._sweep = Sweep(clock, slices, self._look, self._looked)
 
     def begin(self, backend: Backend, per_s: float, done: Callable[[int], None]) -> None:
-        """Cut at most `per_s` a second, above 0 and at most `PER_S_MAX`, from now on, of the sessions there are now.
+        """Cut the sessions that the back-end has now, at most `per_s` a second: above 0, up to `PER_S_MAX`.
 
-        `done` is called with how many were cut once none of them is left.
+        `done` is called with how many were cut once none of them is left. Another call for the same back-end changes
+        the rate at once, and includes sessions that have come since.
         """
         now = self._clock.seconds()
         if not self._sheds:
@@ -106,7 +107,7 @@ class Shedding:
         self._sweep.begin()
 
     def end(self, backend: Backend) -> int | None:
-        """Cut no more of them. Returns how many were cut; None if it was not under way."""
+        """Stop shedding a back-end. Returns how many sessions were cut; None if it was not being shed."""
         shed = self._sheds.pop(backend, None)
         if shed is None:
             return None
@@ -117,7 +118,7 @@ class Shedding:
         return shed.cut
 
     def stop(self) -> None:
-        """Cut no more of any. May be called twice."""
+        """Stop shedding all back-ends. May be called twice."""
         for backend in list(self._sheds):
             self.end(backend)
 

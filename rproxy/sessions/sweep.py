@@ -14,7 +14,7 @@ Slices = Callable[[], Iterator[list[Session]]]
 
 
 def connected(slices: Slices) -> Slices:
-    """Lists those that are connected, of all sessions, which `slices` lists as a carrier does."""
+    """Lists only the connected ones of the sessions that `slices` lists."""
 
     def listed() -> Iterator[list[Session]]:
         for sessions in slices():

@@ -1,4 +1,4 @@
-"""What operators say, done: the `Control` of a running proxy."""
+"""Carries out what operators ask for: the `Control` of a running proxy."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from rproxy.timing.work_queue import WorkQueue
 from rproxy.wire.pdu import WEIGHT_MAX
 
 SAVE_S: Final = 2.0
-"""How long an operator waits for the state file."""
+"""How long an operator's answer waits for the state file."""
 NEAR: Final = 3
-"""Names that are suggested for one that is unknown."""
+"""Most names that are suggested in place of an unknown one."""
 COMPARED_MAX: Final = 50
-"""Names that are compared with it: a millisecond of work."""
+"""Most names that an unknown one is compared with: a millisecond of work."""
 
 
 @attrs.frozen
 class Said:
-    """What an operator says of a back-end of one service. `by` are the services that have a row of it."""
+    """What an operator says of a back-end of one service. `by` names the services that have a row for it."""
 
     word: Word
     by: Set[str]
@@ -93,7 +93,7 @@ class Steering:
         return said
 
     def move(self, before: Words) -> None:
-        """The configuration is another one: words follow back-ends that are another service's now.
+        """Have words follow back-ends that belong to another service since the configuration has changed.
 
         `before` is what `words` returned before the change.
         """
@@ -132,7 +132,7 @@ class Steering:
         return self._said(service, key, events, "its own weight again" if weight is None else f"weight {weight}")
 
     def _spoken_of(self, target: Target) -> tuple[ServiceWiring, Address]:
-        """As `_known`, if words are this process' to keep. Raises `Refusal`."""
+        """As `_known`. Raises `Refusal` while another process takes over: it has read the state file already."""
         if self.keeper is not None and self.keeper.taken_over:
             raise Refusal("another process takes over from this one: ask again in a moment")
         return self._known(target)
@@ -146,7 +146,7 @@ class Steering:
         return self.keeper.save().addTimeout(SAVE_S, self._clock, self._not_saved)
 
     def _not_saved(self, result: object, after_s: float) -> None:
-        self.log.warn("what an operator said is not in the state file yet, and holds")
+        self.log.warn("what an operator said is in force, but not in the state file yet")
 
     def kill(self, session: int) -> Deferred[None]:
         def killed(found: Found | None) -> None:

@@ -275,3 +275,14 @@ def test_a_reader_that_has_seen_enough_and_ctrl_c_are_quiet(monkeypatch: pytest.
     monkeypatch.setattr("rproxy.cli.client.Client.get", interrupted)
     assert main(["status"]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("proxy")
+def test_watched_documents_have_what_is_selected(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rproxy.cli.watch.time.sleep", interrupted)
+    assert main(["status", "--watch", "--json", "--service", "app"]) == 130
+    document = json.loads(capsys.readouterr().out)
+    assert {row["service"] for row in document["backends"]} == {row["name"] for row in document["services"]} == {"app"}

@@ -147,5 +147,5 @@ def test_an_operator_waits_for_the_state_file_but_not_for_long(*, late: bool) ->
         saved.callback(None)
         run(bench.reactor, 0.2)
     assert done == [None]
-    said = "what an operator said is not in the state file yet, and holds"
+    said = "what an operator said is in force, but not in the state file yet"
     assert texts(events).count(said) == late
