@@ -13,6 +13,7 @@ import attrs
 from rproxy.net.addresses import Network, within
 from rproxy.observe.choices import KEPT, Choice, ChoiceBook, ChoiceLog, Compared
 from rproxy.observe.parameters import Parameters, backend, network, service, whole
+from rproxy.observe.status_json import significant
 
 PARAMETERS: Final = ("service", "backend", "client", "limit")
 SHOWN: Final = 50
@@ -105,9 +106,9 @@ def _comparison(compared: Compared) -> dict[str, Any]:
         "candidates": [
             {
                 "backend": name,
-                "value": _number(value),
-                "terms": {term: _number(number) for term, number in terms.items()},
-                "report_age": _number(age_s),
+                "value": significant(value),
+                "terms": {term: significant(number) for term, number in terms.items()},
+                "report_age": significant(age_s),
                 "key": {part: _exact(number) for part, number in zip(parts, key, strict=True)},
             }
             for name, value, terms, age_s, key in rows
@@ -129,8 +130,3 @@ NOTHING_COMPARED: Final[dict[str, Any]] = {
 def _exact(number: float) -> float | None:
     """None for what JSON has no number for."""
     return number if isfinite(number) else None
-
-
-def _number(number: float) -> float | None:
-    """Rounded to six digits: what it says can be read, what a rule compares is in the key."""
-    return float(f"{number:.6g}") if isfinite(number) else None

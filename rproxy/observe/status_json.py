@@ -214,8 +214,8 @@ def backend_status(
         "port": backend.port,
         "state": shown_state(backend),
         "passed_over": backend.passed_over or _failure(backend),
-        "score": _significant(explanation.value),
-        "terms": {name: _significant(term) for name, term in explanation.terms.items()},
+        "score": significant(explanation.value),
+        "terms": {name: significant(term) for name, term in explanation.terms.items()},
         "report_score": _rounded(report_score),
         "rtt_ms": _rounded(backend.rtt.last_ms),
         "srtt_ms": _rounded(backend.rtt.average_ms),
@@ -263,7 +263,7 @@ def _own_weight(backend: Backend) -> int:
     return backend.registration.weight if backend.static is None else backend.static.weight
 
 
-def _significant(value: float) -> float | None:
+def significant(value: float) -> float | None:
     """Rounded to six digits: a policy's values may have any size. None for what JSON has no number for."""
     return float(f"{value:.6g}") if isfinite(value) else None
 

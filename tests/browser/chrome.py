@@ -53,9 +53,10 @@ class Chrome:
         self.driver.get(url)
 
     def open_live(self, url: str) -> None:
-        """And wait until the page is up to date."""
+        """And wait until the page is up to date, and its scripts have drawn the rows that the server sent."""
         self.open(url)
         self.until(lambda: self.text("#connection") == "Live", "the page is live", READY_S)
+        self.until(lambda: self.run("return document.documentElement.dataset.painted"), "it is drawn", READY_S)
 
     def resize(self, size: str) -> None:
         width, height = SIZES[size]

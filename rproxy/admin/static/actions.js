@@ -42,7 +42,7 @@ export async function askForToken(reason = "") {
   return true;
 }
 
-export function confirm(title, text, yes) {
+function confirm(title, text, yes) {
   $("confirm-title").textContent = title;
   $("confirm-text").textContent = text;
   $("confirm-yes").textContent = yes;

@@ -5,7 +5,7 @@ import { nameOf } from "./format.js";
 
 const RATE_MS = 10000; // rates are over as long
 
-export const keyOf = (service, name) => `${service}/${name}`;
+const keyOf = (service, name) => `${service}/${name}`;
 const empty = () => new Array(POINTS).fill(null);
 
 /** Puts addresses in their numerical order, when compared as texts. */
@@ -14,7 +14,7 @@ function sortable(name) {
 }
 
 /** One back-end of a service. */
-export class Entry {
+class Entry {
   constructor(row) {
     this.name = nameOf(row);
     this.key = keyOf(row.service, this.name);
