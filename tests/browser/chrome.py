@@ -59,7 +59,9 @@ class Chrome:
         self.until(lambda: self.run("return document.documentElement.dataset.painted"), "it is drawn", READY_S)
 
     def resize(self, size: str) -> None:
-        width, height = SIZES[size]
+        self.resize_to(*SIZES[size])
+
+    def resize_to(self, width: int, height: int) -> None:
         self._devtools(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )

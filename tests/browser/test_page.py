@@ -140,7 +140,9 @@ def test_a_backend_is_drained_by_a_click_once_the_token_is_given(page: Chrome, p
 
 def test_all_of_it_can_be_done_by_keyboard(page: Chrome, pool: Pool) -> None:
     page.run("sessionStorage.setItem('rproxy-token', arguments[0])", TOKEN)
-    second = sorted(map(pool.name, range(3)), key=lambda name: int(name.rpartition(":")[2]))[1]
+    first, second = sorted(map(pool.name, range(3)), key=lambda name: int(name.rpartition(":")[2]))[:2]
+    page.press(Keys.ARROW_DOWN)
+    assert page.run("return document.activeElement.innerText") == first
     page.press("/")
     assert page.run("return document.activeElement.id") == "filter"
     page.press(Keys.ESCAPE)
@@ -191,6 +193,13 @@ def test_it_can_be_read_and_used_by_everyone(page: Chrome, pool: Pool, scheme: s
         for window in SIZES:
             page.resize(window)
             assert (faint_texts(page), unnamed_controls(page), wide_elements(page)) == ([], [], []), window
+
+
+def test_a_services_name_is_shown_at_any_width(page: Chrome) -> None:
+    for width in range(360, 1500, 60):
+        page.resize_to(width, 900)
+        cell = "document.querySelector('#services tbody td')"
+        assert page.run(f"return {cell}.scrollWidth <= {cell}.clientWidth"), width
 
 
 def test_updates_move_nothing_in_the_tables(page: Chrome, pool: Pool) -> None:

@@ -156,6 +156,7 @@ document.addEventListener("keydown", (event) => {
   }
   if (event.key === "/") $("filter").focus();
   else if (event.key === "?") showKeys();
+  else if (event.key === "ArrowDown" && event.target === document.body) table.focus(table.shown[0]);
   else if (event.key === "Escape" && details.entry) details.close();
   else return;
   event.preventDefault();
