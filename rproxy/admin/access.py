@@ -34,7 +34,8 @@ class Denial:
     """For WWW-Authenticate; empty for none."""
 
 
-_ASKED: Final = Denial(HTTPStatus.UNAUTHORIZED, "give the token: Authorization: Bearer TOKEN", CHALLENGE)
+_NO_TOKENS: Final = "the proxy runs without --admin-token-file: nothing can be changed here"
+_ASKED: Final = Denial(HTTPStatus.UNAUTHORIZED, "a token is needed (Authorization: Bearer TOKEN)", CHALLENGE)
 _WRONG: Final = Denial(HTTPStatus.UNAUTHORIZED, "this is not the token", WRONG)
 
 
@@ -76,7 +77,7 @@ class Access:
 
     def _by_token(self, request: Request) -> Denial | None:
         if self.tokens is None:
-            return Denial(HTTPStatus.FORBIDDEN, "there is no --admin-token-file, without which this is not possible")
+            return Denial(HTTPStatus.FORBIDDEN, _NO_TOKENS)
         fields = request.requestHeaders.getRawHeaders(b"authorization", [])
         if not fields:
             return _ASKED
