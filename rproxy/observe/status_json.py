@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import isfinite, isinf
@@ -231,7 +232,7 @@ def backend_status(
         "share": round(backend.share, 2),
         "eligible": backend.eligible,
         "full": backend.usable and not backend.eligible,
-        "since": None if backend.state_since is None else _rounded(now - backend.state_since),
+        "since": _rounded(_in_state_s(backend, now)),
         "refusals": backend.health.refusals,
         "interval_s": backend.registration.interval_s if static is None else None,
         "check": "agent" if static is None else static.configured.check,
@@ -251,6 +252,14 @@ def shown_state(backend: Backend) -> str:
     if backend.administration is Administration.MAINT and backend.state is not State.DEPARTED:
         return MAINT
     return DRAINING if backend.is_up and not backend.available else backend.state.value
+
+
+def _in_state_s(backend: Backend, now: float) -> float | None:
+    """Time in the state that is shown, in s; None for the first one. What an operator says is dated by the clock."""
+    word = backend.word
+    if word.since and shown_state(backend) in (MAINT, DRAINING):
+        return max(0.0, time.time() - word.since)
+    return None if backend.state_since is None else now - backend.state_since
 
 
 def shown_weight(backend: Backend) -> int:

@@ -15,6 +15,7 @@ from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend, StaticTerms
 from rproxy.pool.policy import Explanation, Policy
+from rproxy.pool.states import Administration, Word
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.observers import Observers
@@ -326,6 +327,18 @@ def test_the_state_is_as_old_as_its_last_change_and_a_lost_probe_is_none() -> No
     assert [(row["state"], row["since"]) for row in view.rows(pool)] == [("suspect", 2.99)]
     pool.unregister(("10.0.0.1", AGENT_PORT), Unregister(80, 1), 2.5)
     assert backend.state_since == 2.5
+
+
+def test_one_that_an_operator_drains_does_so_since_he_said_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1007.0)
+    view = view_with(1)
+    pool = view.service.pool
+    (backend,) = pool
+    for since, shown in ((1000.0, 7.0), (1010.0, 0.0)):  # then the clock was set back
+        backend.word = Word(Administration.DRAIN, None, since)
+        assert [(row["state"], row["since"]) for row in view.rows(pool)] == [("draining", shown)]
+    backend.word = Word(Administration.READY, None, 1000.0)
+    assert [row["since"] for row in view.rows(pool)] == [2.99]
 
 
 def test_who_is_full_is_shown_apart_from_who_is_eligible() -> None:

@@ -82,7 +82,7 @@ function took(name, value) {
     pool.sample();
     said("Live", "live");
     attribute(connection, "title", null);
-    if (first) quietly("api/recent", (recent) => (pool.restore(recent), about(recent.process), paint()));
+    if (first) quietly("api/recent", (recent) => (pool.restore(recent), (process = recent.process), about(), paint()));
     paint();
   }
 }
@@ -100,7 +100,8 @@ async function closed(error, seconds) {
   }
 }
 
-function about(process) {
+let process = null; // the proxy's
+function about() {
   if (!process) return;
   const up = format.duration(Date.now() / 1000 - process.started);
   show($("about"), `${process.version} · up ${up} · pid ${process.pid}`);
@@ -165,7 +166,9 @@ document.addEventListener("keydown", (event) => {
 setInterval(askSlowly, SLOW_MS);
 setInterval(() => {
   for (const entry of pool.entries.values()) if (entry.marks.length > 1) entry.dirty = true; // rates fall by themselves
-  if (pool.entries.size && !document.body.classList.contains("stale")) paint();
+  if (document.body.classList.contains("stale")) return;
+  about();
+  if (pool.entries.size) paint();
 }, 1000);
 const { again, pause } = follow("api/stream", { opened, event: took, closed });
 
