@@ -9,7 +9,8 @@ import argparse
 import pwd
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from difflib import get_close_matches
+from typing import Any, Final, NoReturn
 
 from rproxy.cli.parsers import add_parsers
 from rproxy.study import parser as study
@@ -53,11 +54,22 @@ class _Parser(argparse.ArgumentParser):
         super().error(f"{message}; the proxy itself is 'twistd rproxy', its agent 'twistd rproxy-agent'")
 
 
+class _Command(argparse.ArgumentParser):
+    """One of its commands: wrong arguments are answered by the command, with its own usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        known, rest = super().parse_known_args(args, namespace)
+        if rest:
+            near = get_close_matches(rest[0].partition("=")[0], self._option_string_actions, 1)
+            self.error(f"unrecognized arguments: {' '.join(rest)}{f'; do you mean {near[0]}?' if near else ''}")
+        return known, rest
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 when the output cannot be written, or 2 when the arguments are wrong."""
     parser = _Parser("rproxy", description=DESCRIPTION)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
     add_parsers(parser, commands)
     keygen.add_parser(commands)
     checked = commands.add_parser("check", help="check a configuration file", description=CHECK)

@@ -349,6 +349,19 @@ def test_a_call_for_the_proxy_is_answered_with_its_command(capfd: Captured, argu
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["status", "--srot", "cpu"], "--srot; do you mean --sort?"),
+        (["drain", "10.1.1.2:80", "--servcie=web"], "--servcie=web; do you mean --service?"),
+        (["study", "--polcies", "p2c"], "--polcies; do you mean --policies?"),
+        (["reload", "now"], "now"),
+    ],
+)
+def test_a_wrong_option_is_answered_by_its_command(capfd: Captured, arguments: list[str], answer: str) -> None:
+    assert message_of(capfd, *arguments) == f"rproxy {arguments[0]}: error: unrecognized arguments: {answer}"
+
+
 def test_it_prints_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
