@@ -34,7 +34,7 @@ class Denial:
     """For WWW-Authenticate; empty for none."""
 
 
-_NO_TOKENS: Final = "the proxy runs without --admin-token-file: nothing can be changed here"
+_NO_TOKENS: Final = "this needs a proxy that runs with --admin-token-file"
 _ASKED: Final = Denial(HTTPStatus.UNAUTHORIZED, "a token is needed (Authorization: Bearer TOKEN)", CHALLENGE)
 _WRONG: Final = Denial(HTTPStatus.UNAUTHORIZED, "this is not the token", WRONG)
 
