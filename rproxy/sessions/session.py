@@ -321,7 +321,7 @@ class Session:
             queue_s,
             None if connected_at is None else connected_at - started_at - queue_s,
             now - started_at,
-            self.up,
+            0 if connected_at is None else self.up,  # it may have been read in vain
             self.down,
             ending,
             self.id,
@@ -342,7 +342,8 @@ class Session:
     def _return_lease(self, backend: Backend, now: float, served_s: float | None) -> None:
         """`served_s` is how long the back-end has served the session; None if it failed or was never connected."""
         self.backend = None
-        carried, connected = (self.up, self.down), self.connected_at is not None
+        connected = self.connected_at is not None
+        carried = (self.up, self.down) if connected and self.ending is not None else (0, 0)  # the last one has got them
         events = self.service.pool.closed(backend, now, was_connected=connected, served_s=served_s, carried=carried)
         if events:
             self.service.publish(events)

@@ -75,6 +75,22 @@ def test_a_second_try_that_connects_counts_for_the_second_backend_only() -> None
     assert bench.counters.redispatches == 1
 
 
+@pytest.mark.parametrize(("connects", "expected"), [(True, 7), (False, 0)])
+def test_what_a_client_sends_counts_once_for_the_back_end_that_serves_it(connects: bool, expected: int) -> None:
+    bench = Bench()
+    session = bench.open()
+    taken(session)
+    session.up = 3  # as carriers that read before they are connected
+    session.connect_failed()
+    last = taken(session)
+    session.up = 7
+    if connects:
+        session.connected()
+    session.ended(Ending.CLIENT_RESET)
+    assert [backend.counts.bytes_up for backend in bench.pool] == [expected * (each is last) for each in bench.pool]
+    assert bench.counters.up == expected
+
+
 def test_a_backend_that_comes_up_between_the_tries_is_tried() -> None:
     bench = Bench(up=1)
     session = bench.open()
