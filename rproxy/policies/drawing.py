@@ -123,11 +123,13 @@ class Drawing(ABC):
         self.choose(eligible, client, exclude, now)
         drawn = self._draw(self._sound, exclude) or self._draw(self._failed, exclude)
         rule, keys, given = self.rule, list[Key](), self._given
-        if drawn and rule is not DRAWN:
-            keys = self._keys(drawn, now)
-        elif drawn and self._choices == 1:
+        if rule is not DRAWN:
+            keys = self._keys(drawn, now) if drawn else keys
+        elif not drawn:
+            given = (0, 0)  # nobody has any weight
+        elif self._choices == 1:
             drawn, keys, given = self._parts(drawn[0], exclude, most)
-        elif drawn:  # it has a `_pick` of its own
+        else:  # it has a `_pick` of its own
             rule, keys = OWN_RULE, [(self.value(record.backend, now),) for record in drawn]
         more = len(eligible) - len(drawn) - sum(backend.slot >= 0 for backend in exclude)
         return Comparison(rule, [record.backend for record in drawn], keys, given, more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.net.addresses import Address
+from rproxy.observe.choice_list import ChoiceList
 from rproxy.observe.choices import KEPT, LOG_EVERY_S, Choice, ChoiceBook, ChoiceLog
 from rproxy.policies.affinity import FEW, Affinity
 from rproxy.policies.least_connections import LeastConnectionsPolicy
+from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend
 from rproxy.pool.comparison import OWN_RULE, Comparison
 from rproxy.pool.policy import Policy
@@ -94,6 +97,22 @@ def test_what_a_record_says() -> None:
     assert first.why() == "its value, 0, is as low as that of 10.0.0.2:80, and it was chosen longer ago"
     assert first.concerns("10.0.0.3:80")
     assert not second.concerns(str(first.chosen))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("up", [0, 1])
+def test_where_nobody_may_get_the_client_the_record_says_so(name: str, affine: bool, up: int) -> None:
+    recorded = Recorded(Affinity(policy(name)) if affine else policy(name), up=up)
+    with logged() as events:
+        for exclude in ([], list(recorded.pool)):
+            recorded.log.choose(1, FakeLink(), 1000.0, exclude, ("192.0.2.1", 1))
+    assert texts(events) == []
+    last = recorded.last
+    assert (last.chosen, last.recomputed()) == (None, None)
+    assert [choice.compared != () for choice in recorded.log.kept] == [True, True]
+    listed = ChoiceList(recorded.book).rendered({})
+    assert json.loads(b"".join(listed))["choices"][0]["chosen"] is None
 
 
 def test_values_are_those_before_the_session_counts_and_agree_with_what_is_explained() -> None:
