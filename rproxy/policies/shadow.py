@@ -77,9 +77,14 @@ class Shadow:
     def choose(
         self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float
     ) -> Backend | None:
-        """See `Policy`: the acting policy's choice. The shadow chooses when the session is opened."""
+        """See `Policy`: the acting policy's choice. The shadow chooses when the session is opened, or if none will be:
+        policies learn from being asked, too, who has gone down.
+        """
         self._pools_eligible, self._client, self._exclude = eligible, client, exclude
-        return self.acting.choose(eligible, client, exclude, now)
+        chosen = self.acting.choose(eligible, client, exclude, now)
+        if chosen is None:
+            self._follow(self._choose, now)
+        return chosen
 
     def opened(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
@@ -124,7 +129,7 @@ class Shadow:
         """See `Comparing`: what the acting policy compares."""
         return comparison_of(self.acting, eligible, client, exclude, now, most)
 
-    def _follow(self, step: Callable[..., None], *changed: Any) -> None:
+    def _follow(self, step: Callable[..., object], *changed: Any) -> None:
         """Have the shadow follow the acting policy. Raises nothing."""
         try:
             step(*changed)
@@ -137,9 +142,6 @@ class Shadow:
         if compared is None:
             return
         self._settle(compared)
-        if self._eligible != len(self._pools_eligible):
-            for each in self._compared.values():
-                self._settle(each)
         bucket = bucket_of(now)
         self.choices += 1
         self.recent_choices.add(bucket)
@@ -161,6 +163,9 @@ class Shadow:
         self._shadow.opened(chosen, now)
 
     def _choose(self, now: float) -> Backend | None:
+        if self._eligible != len(self._pools_eligible):
+            for each in self._compared.values():
+                self._settle(each)
         eligible, copies = self._mirrors.eligible, [self._mirrors.get(backend) for backend in self._exclude]
         exclude = [copy for copy in copies if copy is not None]
         while True:

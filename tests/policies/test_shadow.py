@@ -128,6 +128,14 @@ class TestSessions:
         balance.pool.choose(balance.now, [first], ("192.0.2.1", 7))
         assert acting.asked == chooses.asked == [(("192.0.2.1", 7), [first.name])]
 
+    def test_where_the_acting_one_finds_nobody_the_shadow_is_asked_and_nothing_counts(self) -> None:
+        chooses = Always()
+        shadow, balance = beside(Always(), chooses)
+        first, last = balance.all_up(2)
+        balance.pool.choose(balance.now, [first, last], ("192.0.2.1", 7))
+        assert chooses.asked == [(("192.0.2.1", 7), [first.name, last.name])]
+        assert (shadow.choices, shadow.differed, shadow.unplaced, shadow.failures) == (0, 0, 0, 0)
+
     def test_asking_without_a_session_is_none_of_the_shadows_business(self) -> None:
         chooses = Always()
         shadow, balance = beside(Always(), chooses)
