@@ -62,7 +62,8 @@ def place_of(url: str) -> Place:
         raise Failure(f"{url!r} is no URL: {error}") from None
     if split.scheme != "http":
         raise Failure(f"{url!r}: a proxy is asked at http://HOST:PORT or unix:PATH")
-    if not host or split.username is not None or split.path not in _PATHS or split.query or not printable(url) == url:
+    is_printed = printable(url) == url and not any(map(str.isspace, url))
+    if not host or split.username is not None or split.path not in _PATHS or split.query or not is_printed:
         raise Failure(f"{url!r} is no address of a proxy: give http://HOST:PORT or unix:PATH")
     return Place(host, DEFAULT_PORT if port is None else port)
 
