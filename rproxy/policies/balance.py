@@ -14,7 +14,7 @@ BUCKET_S: Final = RECENT_S / BUCKETS
 
 
 def bucket_of(now: float) -> int:
-    """The bucket that a moment falls into, by number."""
+    """The number of the bucket that `now` falls into."""
     return int(now / BUCKET_S)
 
 
@@ -28,7 +28,7 @@ class Recent:
         self._counts = [0] * BUCKETS
 
     def add(self, bucket: int) -> None:
-        """It has happened in this bucket."""
+        """Count one in this bucket."""
         if bucket != self._bucket:
             self._expire(bucket)
         self._counts[bucket % BUCKETS] += 1
@@ -55,19 +55,19 @@ class Moments:
         self.squares = 0.0
 
     def add(self, figure: float) -> None:
-        """There is one more figure."""
+        """Add a figure."""
         self.count += 1
         self.replace(0.0, figure)
 
     def remove(self, figure: float) -> None:
-        """One figure less."""
+        """Remove a figure."""
         self.count -= 1
         self.replace(figure, 0.0)
         if not self.count:  # sums of fractions leave remainders
             self.sum = self.squares = 0.0
 
     def replace(self, before: float, after: float) -> None:
-        """A figure has changed."""
+        """Replace a figure."""
         self.sum += after - before
         self.squares += after * after - before * before
 
@@ -87,7 +87,7 @@ class Moments:
 
 
 class Share:
-    """What one back-end has got: sessions now, and choices, see `Balance`."""
+    """One back-end's sessions now, and how often it was chosen; see `Balance`."""
 
     __slots__ = ("choices", "is_counted", "recent", "scale", "sessions")
 
@@ -131,7 +131,7 @@ class Balance:
             self.choices.add(share.choices * scale)
 
     def arrived(self, share: Share | None, bucket: int) -> None:
-        """A client comes, and is given to a back-end, or to none. In few calls: this is done for every session."""
+        """Note a client, and the back-end that it got, if any. Called for every session, so it makes few calls."""
         sessions = self.sessions
         deviation = sessions.deviation
         self._arrivals += 1
@@ -161,7 +161,7 @@ class Balance:
         self._bucket = bucket
 
     def closed(self, share: Share) -> None:
-        """A session there has ended."""
+        """Note the end of a session."""
         before = share.sessions * share.scale
         share.sessions -= 1
         if share.is_counted:
@@ -169,11 +169,11 @@ class Balance:
 
     @property
     def mean_deviation(self) -> float:
-        """The standard deviation of sessions that clients have found, on average; 0 before the first."""
+        """The mean, over all clients, of the standard deviation of sessions when they came; 0 before the first."""
         return self._deviations / self._arrivals if self._arrivals else 0.0
 
     def recent(self, bucket: int) -> tuple[float, float]:
-        """The same of the clients of the last `RECENT_S`, and the most sessions that a back-end had after one came."""
+        """The same over the last `RECENT_S`, and the most sessions that a back-end had then."""
         kept = [self._recent[each % BUCKETS] for each in range(max(bucket - BUCKETS + 1, 0), self._bucket + 1)]
         arrivals = sum(each[0] for each in kept)
         deviations = sum(each[1] for each in kept)

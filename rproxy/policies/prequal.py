@@ -88,9 +88,9 @@ class PrequalPolicy(Drawing):
         """Of what back-ends with agents have in flight besides ours: one without has as much."""
         self._latencies = Latencies(DECAY_S)
         self._loads = [0.0]
-        """What was in flight for its weight on each of those that were compared for the last choice."""
+        """The load, relative to weight, of each candidate of the last choice."""
         self._threshold: float | None = None
-        """That of `_loads`; None until it is asked for."""
+        """The quantile of `_loads`; None until it is needed."""
 
     def _new_figures(self, now: float) -> _Figures:
         return _Figures()

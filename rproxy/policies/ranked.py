@@ -235,7 +235,7 @@ class Ranked(ABC):
         return Comparison(LOWEST, candidates, keys, more=more, floor=ahead[0][0][:4] if ahead else None)
 
     def _peek(self, backend: Backend, place: Any) -> Rank:
-        """Its rank, without a trace: a choice ages and caches only the figures of back-ends that it looks at."""
+        """A back-end's rank, computed without side effects: only choices may age and cache figures."""
         figures = place.figures
         rank = self._rank(backend, place)
         place.figures = figures

@@ -36,12 +36,12 @@ class InvalidChoice(Exception):
 
 
 class Shadow:
-    """A `Policy` around the acting one, which does all that it did alone; the shadow's choices are only counted.
+    """A `Policy` around the acting one, which behaves as it does alone; the shadow's choices are only counted.
 
-    The shadow works on copies of the back-ends that have the sessions which its own choices would have given them: when
-    a session is opened, it chooses, too. When a session ends, the one of the shadow that was opened at the same time as
-    the oldest of that back-end ends; which one of a back-end's sessions has ended, a policy is not told. What agents
-    report (CPU, connections of others, round trips) is what the acting policy has caused.
+    The shadow chooses whenever a session is opened, among copies of the back-ends whose sessions are those that its own
+    choices gave them. A policy is not told which session of a back-end has ended: it is taken to be the oldest, and the
+    shadow's session that was opened with that one ends as well. What agents report (CPU, connections of others, round
+    trips) is what the acting policy has caused.
 
     Whatever the shadow raises is counted in `failures`, and `complain` is called while it is being handled.
     """
@@ -219,7 +219,7 @@ class Shadow:
         self._shadow.reported(compared.mirror, now)
 
     def _settle(self, compared: Compared) -> None:
-        """Its eligibility may have changed: it may be full, or have gone down, of which a policy is not notified."""
+        """Note a change of eligibility. A policy is not notified of every one: the back-end may be full, or down."""
         backend = compared.backend
         if backend.usable is not compared.mirror.usable:
             self._update(compared)
@@ -228,7 +228,7 @@ class Shadow:
         compared.was_eligible = eligible
 
     def _update(self, compared: Compared) -> None:
-        """Take in the back-end as it is now."""
+        """Bring the copy and both balances up to date with the back-end."""
         backend = compared.backend
         self._mirrors.update(backend)
         weight = backend.base_weight
@@ -236,7 +236,7 @@ class Shadow:
         self.shadow_balance.weigh(compared.shadow, weight, counts=backend.usable)
 
     def _add(self, backend: Backend) -> Compared:
-        """A back-end that can get clients for the first time. Sessions that it has are the shadow's as well."""
+        """Follow a back-end from the first time that it can get clients, with its sessions as the shadow's own."""
         mirror = self._mirrors.update(backend)
         sessions = backend.connections
         compared = Compared(backend, mirror, Share(sessions), Share(sessions), deque([mirror] * sessions))

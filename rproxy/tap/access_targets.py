@@ -24,9 +24,9 @@ JOURNAL_NAME: Final = "rproxy-access"
 WAIT_S: Final = 1.0
 """How long one call may wait for a stream's reader, or for the journal."""
 MODE: Final = 0o640
-"""Of a file that is made, less the umask: it tells who was connected to what."""
+"""Of a new file, less the umask: who was connected to what is not for everybody to read."""
 _LINES: Final = 1000
-"""Joined at once: Python's lock is held meanwhile."""
+"""Lines that are joined at a time: Python's lock is held meanwhile."""
 _SLOW: Final = "it is not read in time"
 
 
@@ -51,14 +51,14 @@ class Target(Protocol):
         ...
 
     def reopened(self) -> Target:
-        """The same place opened again, which has its name now; itself if it has no name. Raises `OSError`.
+        """Open what has the target's name now; returns itself if it has no name. Raises `OSError`.
 
-        Unless it is itself, `close` of this one follows.
+        `close` of the old target follows, unless the same one is returned.
         """
         ...
 
     def close(self) -> int:
-        """Close it. Returns how many lines are lost that `write` has told to be written: one that it has begun."""
+        """Close it. Returns how many lines are lost that `write` did not count: 1 if one was cut off, otherwise 0."""
         ...
 
 
@@ -70,10 +70,10 @@ def open_target(where: str) -> Target:
 
 
 class Descriptor:
-    """A file, to which is appended, or a stream. A line that is cut by an error is completed by the next `write`."""
+    """A file that lines are appended to, or a stream. The next `write` completes a line that an error has cut off."""
 
     def __init__(self, name: str, descriptor: int, path: str | None = None) -> None:
-        """`path` is where it can be opened again, None if nowhere: then it is not closed, either."""
+        """`path` is where it can be opened again; None for a stream that can not, and is never closed."""
         self.name = name
         self.descriptor = descriptor
         self.path = path

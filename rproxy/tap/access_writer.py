@@ -16,7 +16,7 @@ from rproxy.timing.rate_limit import RateLimit
 LINES_MAX: Final = 20_000
 """Most lines that wait while others are being written: some 5 MB."""
 LOG_EVERY_S: Final = 10.0
-"""A target that fails and works in turn is logged this often."""
+"""How often a target that fails and works in turn is logged, in s."""
 STOP_S: Final = 2.0
 """How long the last lines may take, on stopping."""
 _FULL: Final = "it is not written fast enough"
@@ -135,7 +135,7 @@ class AccessWriter:
             )
 
     def _give_up(self) -> None:
-        """The target does not come back from its last call."""
+        """The last call of the target has not returned in time."""
         self._finish(len(self._lines))
         self.log.error("access log {name}: the last records could not be written in time", name=self._target.name)
 

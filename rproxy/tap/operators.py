@@ -88,7 +88,7 @@ class Operators:
         self.access.tokens = None if self._token_file is None else self._token_file.tokens
 
     def use_tokens(self, file: TokenFile | None) -> None:
-        """Those of this file are right from now on."""
+        """Accept the tokens of this file from now on; None accepts none."""
         self._token_file = file
         self._set_tokens()
 
