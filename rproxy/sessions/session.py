@@ -93,7 +93,7 @@ class Session:
         self.started_at = service.seconds()
         """When the client was accepted, or had completed its PROXY header or TLS handshake."""
         self.score: float | None = None
-        """What the policy compared of the back-end that was chosen last; None unless `Service.notes_choices`."""
+        """What the policy compared of `backend` at the choice; None without one, or unless `Service.notes_choices`."""
         self.report_age_s: float | None = None
         """How old that back-end's report was at the choice, in s; None as for `score`, and where there is no report."""
         self.waited = False
@@ -237,6 +237,7 @@ class Session:
             self.service.connect_failed(self.backend)
         self._failed += (self.backend,)
         self._return_lease(self.backend, self.service.seconds(), None)
+        self.score = self.report_age_s = None
         self.phase = _ACCEPTED
 
     def settled(self) -> None:

@@ -19,12 +19,14 @@ from tests.sessions.opening import taken
 class Heard:
     def __init__(self) -> None:
         self.ended: list[Ending] = []
+        self.scores: list[tuple[Backend | None, float | None]] = []
         self.choices: list[str | None] = []
         self.choosings = 0
         self.redispatches: list[tuple[str, str]] = []
 
     def session_ended(self, record: SessionRecord) -> None:
         self.ended.append(record.ending)
+        self.scores.append((record.backend, record.score))
 
     def choosing(self, link: Link) -> None:
         assert self.choosings == len(self.choices)
@@ -87,6 +89,22 @@ def test_a_choice_of_no_back_end_is_observed_and_is_no_redispatch() -> None:
     assert heard.choices == ["10.0.0.1", "10.0.0.2", None]
     assert len(heard.redispatches) == 1
     assert heard.ended == [Ending.UNREACHABLE]
+
+
+def test_a_record_has_the_score_of_the_back_end_that_it_names_and_none_without_one() -> None:
+    heard = Heard()
+    service = service_with(Clock(), heard)
+    service.pool.notes_values = service.notes_choices = True
+    served = serve(service)
+    session = Session(service, FakeLink())
+    for _ in range(2):
+        taken(session)
+        session.connect_failed()
+    session.give_up()
+    (backend, score), nobody = heard.scores
+    assert backend is not None
+    assert score == served.score is not None
+    assert nobody == (None, None)
 
 
 def test_an_observer_that_fails_costs_neither_the_session_nor_the_others_anything() -> None:
