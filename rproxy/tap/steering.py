@@ -133,9 +133,13 @@ class Steering:
 
     def _spoken_of(self, target: Target) -> tuple[ServiceWiring, Address]:
         """As `_known`. Raises `Refusal` while another process takes over: it has read the state file already."""
+        self._demand_own_words()
+        return self._known(target)
+
+    def _demand_own_words(self, _: object = None) -> None:
+        """Raises `Refusal` if another process keeps the words."""
         if self.keeper is not None and self.keeper.taken_over:
             raise Refusal("another process takes over from this one: ask again in a moment")
-        return self._known(target)
 
     def _said(self, service: ServiceWiring, key: Address, events: Events, word: str) -> Deferred[None]:
         if service.pool.get(*key) is None:  # no event tells of it
@@ -143,7 +147,8 @@ class Steering:
         service.publisher(events)
         if self.keeper is None:
             return succeed(None)
-        return self.keeper.save().addTimeout(SAVE_S, self._clock, self._not_saved)
+        saved = self.keeper.save().addTimeout(SAVE_S, self._clock, self._not_saved)
+        return saved.addCallback(self._demand_own_words)  # the other process may not know what was said
 
     def _not_saved(self, result: object, after_s: float) -> None:
         self.log.warn("what an operator said is in force, but not in the state file yet")

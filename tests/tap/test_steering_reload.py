@@ -9,6 +9,7 @@ from typing import cast
 import attrs
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from rproxy.admin.control import Refusal, Target
 from rproxy.config.model import BackendConfig
@@ -129,6 +130,19 @@ def test_a_process_that_is_replaced_takes_no_words_any_more() -> None:
             call(target)
     assert administrations(bench) == {("web", "10.0.0.1"): "ready"}
     assert ended(steering.shed(target, 1)) == [0]
+
+
+def test_who_turns_out_to_be_replaced_when_a_word_is_saved_says_so() -> None:
+    bench = Reloaded(WEB)
+    bench.backend_up(80)
+    keeping = Keeping(Deferred())
+    bench.service._steering.keeper = cast(Keeper, keeping)
+    done = bench.service._steering.drain(Target("web", "10.0.0.1:80"))
+    keeping.taken_over = True
+    keeping.saved.callback(None)
+    failed: list[Failure] = []
+    done.addErrback(failed.append)
+    assert [failure.check(Refusal) for failure in failed] == [Refusal]
 
 
 @pytest.mark.parametrize("late", [True, False])

@@ -161,7 +161,7 @@ class Keeper:
     def start(self) -> None:
         """Restore the file's rows, and keep the file up to date. Call it once the sources' ports are open."""
         self._restoring.start()
-        self._schedule(WRITE_EVERY_S)
+        self._schedule(0 if self._file.shared else WRITE_EVERY_S)  # until it is claimed, another one takes words
 
     def save(self) -> Deferred[None]:
         """Write at once what has changed. Fires when that is done, or has failed, which is logged."""
