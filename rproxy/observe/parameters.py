@@ -12,6 +12,7 @@ from rproxy.net.addresses import Network, unmapped, written
 Parameters = Mapping[str, str]
 """By name; those that are not given are missing."""
 _DIGITS_MAX: Final = 18
+_PORT_MAX: Final = 65535
 _NAMED: Final = 10
 """Most services that an error names."""
 
@@ -79,6 +80,8 @@ def canonical(text: str) -> str:
         address = str(ip_address(unmapped(bare)))
     except ValueError:
         address = ""
-    if not (address and colon and port.isascii() and port.isdigit() and len(port) <= _DIGITS_MAX):
+    if not (
+        address and colon and port.isascii() and port.isdigit() and len(port) <= _DIGITS_MAX and int(port) <= _PORT_MAX
+    ):
         raise BadParameter("a back-end must be ADDRESS:PORT, an IPv6 address in brackets")
     return written((address, int(port)))

@@ -59,7 +59,8 @@ def test_a_back_end_is_named_as_the_program_does(text: str, expected: str) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["10.0.0.1", "10.0.0.1:", ":80", "host:80", "10.0.0.1:x", "[10.0.0.1:80", "", "1:" + "9" * 30]
+    "text",
+    ["10.0.0.1", "10.0.0.1:", ":80", "host:80", "10.0.0.1:x", "10.0.0.1:65536", "[10.0.0.1:80", "", "1:" + "9" * 30],
 )
 def test_what_names_none_is_said(text: str) -> None:
     with pytest.raises(BadParameter, match=r"ADDRESS:PORT"):
