@@ -199,7 +199,9 @@ def test_the_splice_carrier_alone_takes_no_tls_to_backends(tmp_path: Path) -> No
     path = config_file(tmp_path, table("service.send-tls", verify=False))
     done = run_twistd(tmp_path, "rproxy", "--config", str(path), "--carrier", "splice", "--monitor", f"{LOOPBACK}:0")
     assert done.returncode == 1
-    assert "the splice carrier takes plain sockets only; --carrier auto takes this one, too" in done.stderr
+    assert (
+        "service[0].send-tls: the splice carrier takes plain sockets only; --carrier auto takes TLS, too" in done.stderr
+    )
 
 
 def test_verify_may_be_off(start: Starter, tmp_path: Path) -> None:
