@@ -41,10 +41,10 @@ def test_a_back_end_that_drops_syns_is_replaced_after_the_connect_timeout(pool: 
     """And its successor gets all that the client has sent in the meantime."""
     pool.drop_syns()
     pool.serve(echo, BUSY)
-    client = pool.connect()
     body = payload(1 * MB)
-    sending = in_background(client.sendall, body)
     started = time.monotonic()
+    client = pool.connect()
+    sending = in_background(client.sendall, body)
     first = receive(client, 1)
     assert CONNECT_TIMEOUT_S - 0.1 < time.monotonic() - started < CONNECT_TIMEOUT_S + PROMPT_S
     assert digest(first + receive(client, len(body) - 1)) == digest(body)
