@@ -7,12 +7,12 @@ import io
 import socket
 import subprocess
 from pathlib import Path
-from typing import Self
 
 from rproxy.net.addresses import Address, written
 from tests.conftest import need
 from tests.integration.addresses import LOOPBACK, RefusingPort
-from tests.integration.polling import READY_S, STOP_S, poll
+from tests.integration.polling import READY_S, poll
+from tests.integration.programs import Program
 from tests.integration.servers import Server
 
 _DEFAULTS = """
@@ -24,7 +24,7 @@ defaults
 """
 
 
-class Haproxy:
+class Haproxy(Program):
     """A running HAProxy with this configuration, and its statistics socket."""
 
     def __init__(self, folder: Path, sections: str, *, more: str = "") -> None:
@@ -40,16 +40,6 @@ class Haproxy:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(STOP_S)
 
     def ask(self, command: str) -> str:
         with socket.socket(socket.AF_UNIX) as sock:

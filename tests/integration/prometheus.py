@@ -7,20 +7,21 @@ import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from rproxy.net.addresses import Address, written
 from rproxy.tap import prometheus
 from tests.conftest import need
 from tests.integration.http_client import get
-from tests.integration.polling import READY_S, STOP_S, poll
+from tests.integration.polling import READY_S, poll
+from tests.integration.programs import Program
 
 SCRAPE_S: Final = 1
 _TARGET: Final = "127.0.0.1:8404"
 
 
-class Prometheus:
+class Prometheus(Program):
     """Runs with the files that `rproxy prometheus` prints, but for the address of the target and the intervals."""
 
     def __init__(self, folder: Path, target: Address) -> None:
@@ -45,16 +46,6 @@ class Prometheus:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(STOP_S)
 
     def _listening(self) -> str | None:
         text = self._log.read_text()

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
 import socket
 import stat
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from rproxy.pool.backend import Registration
 from rproxy.sources.saved.rows import Rows, Saved, encoded
 from rproxy.sources.saved.state_file import BYTES_MAX, TAKEN_OVER, StateFile, StateFileError
+from tests.full_disk import room_for
 
 ROWS: Rows = {("10.0.0.1", 80): Registration(("10.0.0.1", 5555), 7, 20.0, 100)}
 
@@ -132,17 +131,6 @@ def test_what_a_crash_has_left_is_in_nobody_s_way(path: Path) -> None:
 def test_a_folder_in_the_way_of_the_new_one_is_an_error(path: Path) -> None:
     make_folder(path.with_name("state.new"))
     assert why_not(write, path)
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """No file may be larger: what is written beyond fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_where_a_write_fails_the_old_one_stays_whole(path: Path) -> None:

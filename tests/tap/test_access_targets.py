@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from rproxy.tap import access_targets
 from rproxy.tap.access_targets import Descriptor, Journal, Outcome, open_file, open_target
+from tests.full_disk import room_for
 from tests.tap.test_logs import drained
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """No file may become larger, as on a full disk: what still fits is written, and then an error comes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
