@@ -16,6 +16,8 @@ from twisted.internet.interfaces import ISSLTransport
 
 _RTO_FACTOR: Final = 1.5
 """Retransmission timeouts that an acknowledgement may take: kernel timers are coarse."""
+_TIMER_LATE_MS: Final = 100.0
+"""A busy machine's timers may be late by this much as well."""
 _TCP_CLOSE: Final = 7  # tcpi_state, linux/tcp_states.h
 _TCP_INFO: Final = struct.Struct("=3xB4x I 12x I 28x I")
 """tcpi_probes, tcpi_rto (µs), tcpi_unacked (packets), tcpi_last_ack_recv (ms), linux/tcp.h."""
@@ -82,7 +84,7 @@ def waits_for_reader(sock: SocketType) -> bool:
     if tcp_info is None:
         return True
     if tcp_info.unacked:  # a peer short of memory may drop packets, but acknowledges
-        return tcp_info.quiet_ms <= _RTO_FACTOR * tcp_info.rto_ms
+        return tcp_info.quiet_ms <= _RTO_FACTOR * tcp_info.rto_ms + _TIMER_LATE_MS
     return tcp_info.probes <= 1
 
 
