@@ -34,7 +34,6 @@ PROJECT: Final = Path(__file__).parent.parent
 README: Final = PROJECT / "README.rst"
 MANUAL: Final = PROJECT / "rproxy" / "docs"
 TEXTS: Final = [README, PROJECT / "CHANGELOG.rst", *sorted(MANUAL.glob("*.rst"))]
-OPERATING: Final = (MANUAL / "operating.rst").read_text(encoding="utf-8")
 STRICT: Final = {"report_level": 1, "halt_level": 5, "input_encoding": "utf-8"}
 """Notes of docutils count as well as warnings."""
 
@@ -85,8 +84,8 @@ def test_readme_is_short_and_leads_to_every_page() -> None:
 
 def test_the_manuals_topics_are_its_files() -> None:
     topics = (
-        "access_log api choices choosing clients commands configuration developing doubts measured "
-        "metrics operating page protocol reload steering systemd tls"
+        "access_log agents api backends choices choosing clients commands configuration developing doubts measured "
+        "metrics operating page protocol reload status steering systemd tls"
     )
     assert list(docs.pages()) == topics.split()
     assert {f"{topic}.rst" for topic in docs.pages()} == {path.name for path in MANUAL.glob("*.rst")}
@@ -104,7 +103,7 @@ def test_every_other_file_of_the_manual_is_an_image_that_a_page_shows() -> None:
     assert all((MANUAL / name).stat().st_size < 100 * 1024 for name in shown)
 
 
-def table(first_heading: str, text: str = OPERATING) -> list[list[str]]:
+def table(first_heading: str, text: str) -> list[list[str]]:
     """The cells of the simple table that begins with this heading, and whose rows are one line each."""
     lines = text.splitlines()
     heading = next(number for number, line in enumerate(lines) if line.startswith(first_heading))
@@ -132,7 +131,7 @@ def test_the_fields_of_a_choice_are_the_programs() -> None:
 
 
 def test_the_transition_table_is_the_programs() -> None:
-    heading, *rows = table("event        registered")
+    heading, *rows = table("event        registered", docs.pages()["backends"])
     shown = {
         State(state): {Event(row[0]): State(row[column]) for row in rows if row[column]}
         for column, state in enumerate(heading)
@@ -143,14 +142,14 @@ def test_the_transition_table_is_the_programs() -> None:
 
 
 def test_every_reason_for_dropping_a_datagram_is_explained() -> None:
-    begin = OPERATING.index("Why datagrams are dropped:")
-    explained = re.findall(r"``([a-z-]+)``", OPERATING[begin : OPERATING.index("With ``--trace``", begin)])
+    _, told = docs.pages()["status"].split("Why datagrams are dropped\n")
+    explained = re.findall(r"``([a-z-]+)``", told)
     reasons = [name for name in explained if not name.startswith("--")]
     assert sorted(reasons) == sorted(each.value for each in (*Flaw, *Refusal))
 
 
 def test_every_option_is_described() -> None:
-    described = set(re.findall(r"^``--([a-z-]+)``", OPERATING, re.MULTILINE))
+    described = set(re.findall(r"^``--([a-z-]+)``", docs.pages()["operating"], re.MULTILINE))
     options = {
         *(name.replace("_", "-").rstrip("=") for name in proxy.Options().longOpt),
         *(name.replace("_", "-").rstrip("=") for name in agent.Options().longOpt),
@@ -198,7 +197,7 @@ def test_the_layout_of_the_protocols_page_is_the_programs(name: str) -> None:
 
 
 def test_every_policy_is_described() -> None:
-    assert {name for name in POLICIES if f"``{name}``" not in OPERATING} == set()
+    assert {name for name in POLICIES if f"``{name}``" not in docs.pages()["operating"]} == set()
 
 
 @pytest.mark.parametrize("heading", ["which back-end", "``score``"])
