@@ -1,13 +1,79 @@
-"""Checks every change of state of every leg, while it is switched on."""
+"""Which states of legs are legal, and a check of every change of state of every leg, while it is switched on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
+
+import attrs
 
 from rproxy.carriers.splice.leg import Leg
-from rproxy.carriers.splice.states import CLOSED, ORPHANED, STALLED, WAITING, describe, violation
+from rproxy.carriers.splice.states import (
+    BULK,
+    CLIENT,
+    CLOSED,
+    CONNECTING,
+    DEAD,
+    EARLY,
+    EOF,
+    HEADER,
+    HUNG_UP,
+    LISTENING,
+    NAGLE,
+    ORPHANED,
+    READABLE,
+    SHUT,
+    STALLED,
+    UNSPLICEABLE,
+    WAITING,
+    WATCHED,
+    WROTE,
+    describe,
+)
+
+
+@attrs.frozen
+class LegalStates:
+    """The legal states of one kind of descriptor: the bits that are set, and those that may be."""
+
+    kind: str
+    required: int
+    optional: int = 0
+
+    def includes(self, state: int) -> bool:
+        return state & self.required == self.required and not state & ~(self.required | self.optional)
+
+
+_TRANSFER: Final = EOF | SHUT | HUNG_UP | READABLE | STALLED | BULK | UNSPLICEABLE | DEAD | ORPHANED
+LEGAL: Final = (
+    LegalStates("client", CLIENT, _TRANSFER),
+    LegalStates("client before its header", CLIENT | HEADER),
+    LegalStates("waiting client", CLIENT | WAITING, EOF | SHUT | HUNG_UP | READABLE | BULK | UNSPLICEABLE),
+    LegalStates("connecting back-end", CONNECTING | NAGLE, STALLED),
+    LegalStates("back-end", 0, NAGLE | WROTE | EARLY | _TRANSFER),
+    LegalStates("closed", CLOSED),
+    LegalStates("listener", LISTENING),
+    LegalStates("watched", WATCHED),
+)
+"""All legal states, by kind of descriptor."""
+PERMANENT: Final = CLIENT | WROTE | EOF | SHUT | HUNG_UP | UNSPLICEABLE | DEAD | ORPHANED
+"""Bits that stay set until the leg is closed."""
+
+
+def violation(before: int | None, after: int) -> str | None:
+    """What is illegal about a leg's change of state, None if nothing is. `before` is None for a new leg."""
+    if not any(legal.includes(after) for legal in LEGAL):
+        return f"{describe(after)} is no legal state"
+    if after == CLOSED or before is None:
+        return None
+    if before == CLOSED:
+        return f"a closed leg becomes {describe(after)}"
+    if lost := before & PERMANENT & ~after:
+        return f"{describe(before)} loses {describe(lost)}"
+    if late := after & ~before & (CLIENT | CONNECTING):
+        return f"{describe(before)} becomes {describe(late)}"
+    return None
 
 
 class IllegalState(AssertionError):

@@ -17,7 +17,6 @@ from rproxy.carriers.splice.states import (
     EARLY,
     EOF,
     HUNG_UP,
-    LEGAL,
     LISTENING,
     NAGLE,
     NAMES,
@@ -31,10 +30,9 @@ from rproxy.carriers.splice.states import (
     WATCHED,
     WROTE,
     describe,
-    violation,
 )
 from rproxy.carriers.splice.transfer import Transfer
-from tests.carriers.leg_checker import IllegalState, checked_legs
+from tests.carriers.leg_checker import LEGAL, IllegalState, checked_legs, violation
 from tests.carriers.moving import Moving
 from tests.carriers.splicing import with_one_server
 from tests.fakes import logged

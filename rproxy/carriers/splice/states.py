@@ -1,10 +1,8 @@
-"""The states of the splice carrier's descriptors: bits, their names, and which of them may be set together."""
+"""The states of the splice carrier's descriptors: bits and their names."""
 
 from __future__ import annotations
 
 from typing import Final
-
-import attrs
 
 # Long-lived bits get low values: CPython caches small ints.
 CLIENT: Final = 1 << 0
@@ -81,46 +79,3 @@ def describe(state: int) -> str:
     names = [name for bit, name in NAMES.items() if state & bit]
     unknown = state & ~sum(NAMES)
     return "|".join([*names, *([hex(unknown)] if unknown else [])]) or "0"
-
-
-@attrs.frozen
-class LegalStates:
-    """The legal states of one kind of descriptor: the bits that are set, and those that may be."""
-
-    kind: str
-    required: int
-    optional: int = 0
-
-    def includes(self, state: int) -> bool:
-        return state & self.required == self.required and not state & ~(self.required | self.optional)
-
-
-_TRANSFER: Final = EOF | SHUT | HUNG_UP | READABLE | STALLED | BULK | UNSPLICEABLE | DEAD | ORPHANED
-LEGAL: Final = (
-    LegalStates("client", CLIENT, _TRANSFER),
-    LegalStates("client before its header", CLIENT | HEADER),
-    LegalStates("waiting client", CLIENT | WAITING, EOF | SHUT | HUNG_UP | READABLE | BULK | UNSPLICEABLE),
-    LegalStates("connecting back-end", CONNECTING | NAGLE, STALLED),
-    LegalStates("back-end", 0, NAGLE | WROTE | EARLY | _TRANSFER),
-    LegalStates("closed", CLOSED),
-    LegalStates("listener", LISTENING),
-    LegalStates("watched", WATCHED),
-)
-"""All legal states, by kind of descriptor."""
-PERMANENT: Final = CLIENT | WROTE | EOF | SHUT | HUNG_UP | UNSPLICEABLE | DEAD | ORPHANED
-"""Bits that stay set until the leg is closed."""
-
-
-def violation(before: int | None, after: int) -> str | None:
-    """What is illegal about a leg's change of state, None if nothing is. `before` is None for a new leg."""
-    if not any(legal.includes(after) for legal in LEGAL):
-        return f"{describe(after)} is no legal state"
-    if after == CLOSED or before is None:
-        return None
-    if before == CLOSED:
-        return f"a closed leg becomes {describe(after)}"
-    if lost := before & PERMANENT & ~after:
-        return f"{describe(before)} loses {describe(lost)}"
-    if late := after & ~before & (CLIENT | CONNECTING):
-        return f"{describe(before)} becomes {describe(late)}"
-    return None
