@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import attrs
 
+from rproxy.observe.json_list import json_list
 from rproxy.observe.parameters import BadParameter, Parameters, service
-from rproxy.observe.status_json import SHOWN_STATES, ServiceView, parts, present
+from rproxy.observe.status_json import SHOWN_STATES, ServiceView, parts, present_rows
 
 PARAMETERS: Final = ("service", "state")
 
@@ -29,23 +29,15 @@ class BackendList:
         state = parameters.get("state")
         if state is not None and state not in SHOWN_STATES:
             raise BadParameter(f"state must be one of {', '.join(SHOWN_STATES)}")
-        text, separator = '{"backends": [\n', ""
-        for view, backends in [part for each in self._of(wanted) for part in parts(each)]:
-            for row in view.rows(present(backends)):
-                if state is None or row["state"] == state:
-                    text += separator + json.dumps(row)
-                    separator = ",\n"
-            yield text.encode()
-            text = ""
-        yield f"{text}\n]}}\n".encode()
+        yield from json_list(
+            "backends",
+            [part for each in self._of(wanted) for part in parts(each)],
+            lambda part: [row for row in present_rows(part) if state in (None, row["state"])],
+        )
 
     def services(self, parameters: Parameters) -> Iterator[bytes]:
         """The services as JSON, one a piece."""
-        text, separator = '{"services": [\n', ""
-        for view in self.views():
-            yield f"{text}{separator}{json.dumps(view.totals())}".encode()
-            text, separator = "", ",\n"
-        yield f"{text}\n]}}\n".encode()
+        return json_list("services", self.views(), lambda view: [view.totals()])
 
     def _of(self, name: str | None) -> list[ServiceView]:
         return [view for view in self.views() if name in (None, view.service.name)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from heapq import merge
 from math import isfinite
@@ -12,6 +11,7 @@ import attrs
 
 from rproxy.net.addresses import Network, within
 from rproxy.observe.choices import KEPT, Choice, ChoiceBook, ChoiceLog, Compared
+from rproxy.observe.json_list import json_list
 from rproxy.observe.parameters import Parameters, backend, network, service, whole
 from rproxy.observe.status_json import significant
 
@@ -39,19 +39,12 @@ class ChoiceList:
         name, limit = service(parameters, [log.name for log in logs]), whole(parameters, "limit", SHOWN, 0, SHOWN_MAX)
         wanted = _Wanted(backend(parameters), network(parameters, "client"))
         logs = [log for log in logs if name in (None, log.name)]
-        newest_first = merge(*map(_newest_first, logs), key=lambda each: -each[1].id)
-        text, shown = '{"choices": [\n', 0
-        for looked, (of, choice) in enumerate(newest_first):
-            if shown == limit:
-                break
-            if wanted.has(choice):
-                yield (text + json.dumps(document(of, choice))).encode()
-                text = ",\n"
-                shown += 1
-            elif looked % LOOKED == 0:
-                yield b""
-        counts = {log.name: {"kept": len(log.kept), "unrecorded": log.unrecorded} for log in logs}
-        yield f"{'' if shown else text}\n], {json.dumps({'services': counts})[1:]}\n".encode()
+        yield from json_list(
+            "choices",
+            _found(logs, wanted, limit),
+            lambda found: [] if found is None else [document(*found)],
+            lambda: {"services": {log.name: {"kept": len(log.kept), "unrecorded": log.unrecorded} for log in logs}},
+        )
 
 
 @attrs.frozen
@@ -65,6 +58,19 @@ class _Wanted:
         if self.backend is not None and not choice.concerns(self.backend):
             return False
         return self.clients is None or (choice.host is not None and within(choice.host, (self.clients,)))
+
+
+def _found(logs: list[ChoiceLog], wanted: _Wanted, limit: int) -> Iterator[tuple[str, Choice] | None]:
+    """Up to `limit` choices, the newest first, each with its service; None where many were looked at in vain."""
+    shown = 0
+    for looked, (name, choice) in enumerate(merge(*map(_newest_first, logs), key=lambda each: -each[1].id)):
+        if shown == limit:
+            return
+        if wanted.has(choice):
+            shown += 1
+            yield name, choice
+        elif looked % LOOKED == 0:
+            yield None
 
 
 def _newest_first(log: ChoiceLog) -> Iterator[tuple[str, Choice]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rproxy.observe.history import History
+from rproxy.observe.json_list import in_parts, json_list
 from rproxy.observe.service_log import logger_of
 from rproxy.observe.status_json import ServiceView
 from rproxy.observe.suspicions import LOOK_EVERY_S, Key, ProcessWatch, ServiceWatch, Suspicion
@@ -127,14 +127,7 @@ class Doubts:
 
     def rendered(self) -> Iterator[bytes]:
         """The document as JSON, in pieces that take a fraction of a millisecond each."""
-        doubts = self.present
-        text = '{"doubts": [\n'
-        for start in range(0, len(doubts), RENDERED):
-            yield text.encode()
-            some = doubts[start : start + RENDERED]
-            text = ",\n".join(json.dumps(doubt.document()) for doubt in some)
-            text += ",\n" if start + RENDERED < len(doubts) else ""
-        yield f"{text}\n]}}\n".encode()
+        return json_list("doubts", in_parts(self.present, RENDERED), lambda some: [each.document() for each in some])
 
     def _failed(self, failure: Any) -> None:
         self.log.failure("looking for what is wrong", failure)

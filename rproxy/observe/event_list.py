@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any, Final
 
 import attrs
 
 from rproxy.observe.history import KEPT, Happening, History
+from rproxy.observe.json_list import in_parts, json_list
 from rproxy.observe.parameters import Parameters, backend, whole
 
 PARAMETERS: Final = ("after", "service", "backend", "limit")
@@ -40,14 +40,7 @@ class EventList:
             if service in (None, each.service) and name in (None, each.backend)
         ]
         found = found[max(len(found) - limit, 0) :]
-        text, separator = '{"events": [\n', ""
-        for start in range(0, len(found), ROWS):
-            for each in found[start : start + ROWS]:
-                text += separator + json.dumps(event(each))
-                separator = ",\n"
-            yield text.encode()
-            text = ""
-        yield f'{text}\n], "last": {last}}}\n'.encode()
+        yield from json_list("events", in_parts(found, ROWS), lambda some: map(event, some), lambda: {"last": last})
 
 
 def event(happening: Happening) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -11,6 +10,7 @@ import attrs
 
 from rproxy.observe.choices import ChoiceBook
 from rproxy.observe.history import History
+from rproxy.observe.json_list import json_list
 from rproxy.observe.parameters import BadParameter, Parameters, backend, service
 from rproxy.observe.status_json import ServiceView
 from rproxy.observe.why import Moment, Why
@@ -64,11 +64,8 @@ class Explanations:
         if name is None:
             raise BadParameter("backend must be given, as ADDRESS:PORT")
         asked = [view for view in views if wanted in (None, view.service.name)]
-        text = '{"explanations": [\n'
-        for view in [view for view in asked if view.service.pool.get(*_address(name))] or asked:
-            yield (text + json.dumps(self._explained(view, name))).encode()
-            text = ",\n"
-        yield b"\n]}\n"
+        having = [view for view in asked if view.service.pool.get(*_address(name))]
+        yield from json_list("explanations", having or asked, lambda view: [self._explained(view, name)])
 
     def _explained(self, view: ServiceView, name: str) -> dict[str, Any]:
         pool, moment = view.service.pool, Moment(view.service.seconds(), self.wall())

@@ -10,6 +10,7 @@ from typing import Any, Final
 import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from rproxy.observe.json_list import in_parts
 from rproxy.observe.status_json import ServiceView
 from rproxy.pool.backend import Backend
 from rproxy.timing.work_queue import WorkQueue
@@ -116,7 +117,7 @@ class Recent:
         services: dict[str, ServiceSeries] = {}
         for view in self._views():
             service, new = view.service, 0
-            for part in _parts(view):
+            for part in in_parts(list(view.service.pool), SLICE):
                 for backend in part:
                     series = self._backends.get(backend) or Series(backend.counts.total)
                     backends[backend] = series
@@ -137,7 +138,7 @@ class Recent:
         yield (json.dumps(known)[:-1] + ', "backends": {\n').encode()
         separator = ""
         for view in self._views():
-            for part in _parts(view):
+            for part in in_parts(list(view.service.pool), SLICE):
                 text = ""
                 for backend in part:
                     if (series := self._backends.get(backend)) is not None:
@@ -160,9 +161,3 @@ class Recent:
         values = [*ring[after + 1 :], *ring[:after]] if after < _SLOTS else list(ring[1:])
         first = next((number for number, value in enumerate(values) if value != _UNKNOWN), len(values))
         return [None if value == _UNKNOWN else value for value in values[first:]]
-
-
-def _parts(view: ServiceView) -> Iterator[list[Backend]]:
-    backends = list(view.service.pool)
-    for start in range(0, len(backends), SLICE):
-        yield backends[start : start + SLICE]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from operator import attrgetter
@@ -11,6 +10,7 @@ from typing import Any, Final
 import attrs
 
 from rproxy.net.addresses import Network
+from rproxy.observe.json_list import in_parts, json_list
 from rproxy.observe.parameters import Parameters, backend, network, service, whole
 from rproxy.sessions.phases import Phase
 from rproxy.sessions.session import Session
@@ -74,17 +74,16 @@ class SessionList:
             if len(found) > 2 * limit + ROWS:
                 found = _longest(found, limit)
             yield b""
-        found = _longest(found, limit)
-        text, separator, shown = '{"sessions": [\n', "", 0
-        for start in range(0, len(found), ROWS):
-            for session in found[start : start + ROWS]:
-                if session.ending is None:
-                    text += separator + json.dumps(self._row(session))
-                    separator = ",\n"
-                    shown += 1
-            yield text.encode()
-            text = ""
-        yield f'{text}\n], "total": {total}, "shown": {shown}}}\n'.encode()
+        shown = 0
+
+        def rows(some: Sequence[Session]) -> list[dict[str, Any]]:
+            nonlocal shown
+            present = [self._row(session) for session in some if session.ending is None]
+            shown += len(present)
+            return present
+
+        parts = in_parts(_longest(found, limit), ROWS)
+        yield from json_list("sessions", parts, rows, lambda: {"total": total, "shown": shown})
 
     def _row(self, session: Session) -> dict[str, Any]:
         age = session.service.seconds() - session.started_at

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import attrs
 
-from rproxy.observe.status_json import AGES, ServiceView, parts, present
+from rproxy.observe.status_json import AGES, ServiceView, parts, present_rows
 
 _BEGIN: Final = b'{"backends": ['
 _MOVING: Final = (*AGES, "score", "terms")
@@ -49,9 +49,9 @@ class StatusChanges:
         """
         rows: dict[str, int] = {}
         pieces = _Pieces(whole)
-        for view, backends in [part for each in self._views() for part in parts(each)]:
-            service = json.dumps(view.service.name)
-            for row in view.rows(present(backends)):
+        for part in [part for each in self._views() for part in parts(each)]:
+            service = json.dumps(part[0].service.name)
+            for row in present_rows(part):
                 moving = {name: row.pop(name) for name in _MOVING}
                 text = json.dumps(row)
                 key = f'{{"service": {service}, "address": "{row["address"]}", "port": {row["port"]}}}'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 import attrs
 
+from rproxy.observe.json_list import in_parts, json_list
 from rproxy.observe.service_figures import ServiceFigures
 from rproxy.observe.session_counters import SessionCounters
 from rproxy.pool.backend import Backend
@@ -129,6 +129,10 @@ class ServiceView:
         )
 
 
+Part = tuple[ServiceView, Sequence[Backend]]
+"""Some back-ends of a service."""
+
+
 class Status:
     """The document, of all services together. `views` returns those of the present ones, `doubts` what looks wrong."""
 
@@ -164,15 +168,9 @@ class Status:
 
         Back-ends may change between two pieces: those listed are the ones at the first, except the forgotten.
         """
-        text, separator = '{"backends": [\n', ""
-        for number, (view, backends) in enumerate([part for each in self.views() for part in parts(each)]):
-            if number and text:
-                yield text.encode()
-                text = ""
-            for row in view.rows(present(backends)):
-                text += separator + json.dumps(row)
-                separator = ",\n"
-        yield f"{text}\n], {json.dumps(self._totals())[1:]}\n".encode()
+        return json_list(
+            "backends", [part for each in self.views() for part in parts(each)], present_rows, self._totals
+        )
 
     def _totals(self) -> dict[str, Any]:
         """Everything but the back-ends; `bytes` are those of the sessions that have ended."""
@@ -193,16 +191,15 @@ class Status:
         }
 
 
-def parts(view: ServiceView) -> Iterator[tuple[ServiceView, list[Backend]]]:
+def parts(view: ServiceView) -> Iterator[Part]:
     """The service's back-ends, `ROWS` at a time."""
-    backends = list(view.service.pool)
-    for start in range(0, len(backends), ROWS):
-        yield view, backends[start : start + ROWS]
+    return ((view, some) for some in in_parts(list(view.service.pool), ROWS))
 
 
-def present(backends: Iterable[Backend]) -> Iterator[Backend]:
-    """Those that are still in the pool."""
-    return (backend for backend in backends if backend.state is not State.FORGOTTEN)
+def present_rows(part: Part) -> list[dict[str, Any]]:
+    """The rows of a part, without the back-ends that have been forgotten since."""
+    view, backends = part
+    return view.rows(backend for backend in backends if backend.state is not State.FORGOTTEN)
 
 
 def backend_status(
