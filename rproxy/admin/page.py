@@ -10,8 +10,6 @@ from html import escape
 from importlib.resources import files
 from typing import Any, Final
 
-import attrs
-
 from rproxy.admin.answers import Folder
 from rproxy.admin.channel import Request
 from rproxy.admin.documents import Document
@@ -19,7 +17,7 @@ from rproxy.admin.figures import UNKNOWN, count, duration, size
 from rproxy.admin.page_rows import FAILED, BackendRows, service_columns, service_row
 from rproxy.admin.snapshots import Snapshots
 from rproxy.observe.history import Happening, History
-from rproxy.observe.status_json import ROWS, ServiceView
+from rproxy.observe.status_json import ROWS, ServiceView, Status
 from rproxy.pool.backend import Backend
 from rproxy.timing.work_queue import WorkQueue
 
@@ -44,22 +42,12 @@ _PLACE: Final = re.compile(r"\{([a-z_]+)\}")
 _FOLDER: Final = files("rproxy.admin").joinpath("static")
 
 
-@attrs.frozen
-class Shown:
-    """What the page shows. `doubts` returns those of `/api/doubts`."""
-
-    views: Callable[[], Sequence[ServiceView]]
-    history: History
-    doubts: Callable[[], Sequence[Mapping[str, Any]]]
-    process: Callable[[], Mapping[str, Any]]
-    """Of `/api/recent`: version, started (Unix time), pid, sessions_max."""
-
-
 class Page:
     """Renders the page of the present moment."""
 
-    def __init__(self, shown: Shown) -> None:
-        self._shown = shown
+    def __init__(self, status: Status, history: History) -> None:
+        self._status = status
+        self._history = history
         template = _FOLDER.joinpath("page.html").read_text("utf-8")
         self._parts = _PLACE.split(template)
         """Texts and names of places, in turn."""
@@ -68,7 +56,7 @@ class Page:
 
     def rendered(self) -> Iterator[bytes]:
         """In pieces that take a millisecond at most."""
-        services = [view.totals() for view in self._shown.views()]
+        services = [view.totals() for view in self._status.views()]
         values = self._values(services)
         text = ""
         for number, part in enumerate(self._parts):
@@ -102,7 +90,7 @@ class Page:
 
     def _slices(self) -> Iterator[tuple[ServiceView, list[Backend]]]:
         left = ROWS_MAX
-        for view in self._shown.views():
+        for view in self._status.views():
             backends = list(view.service.pool)[:left]
             left -= len(backends)
             for start in range(0, len(backends), ROWS):
@@ -110,11 +98,11 @@ class Page:
 
     def _values(self, services: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """By name of the place, but for the back-ends; as HTML."""
-        process = self._shown.process()
+        process = self._status.facts()
         known = sum(each["known"] for each in services)
         waiting_s = max((each["waiting_s"] or 0.0 for each in services), default=0.0)
         endings = [each["counters"]["sessions"] for each in services]
-        doubts = self._shown.doubts()
+        doubts = self._status.doubts()
         return {
             "about": _about(process),
             "now": time.strftime("%H:%M:%S %Z"),
@@ -136,7 +124,7 @@ class Page:
         }
 
     def _newest(self) -> list[Happening]:
-        return list(self._shown.history.after(0))[: -EVENTS_MAX - 1 : -1]
+        return list(self._history.after(0))[: -EVENTS_MAX - 1 : -1]
 
 
 def _about(process: Mapping[str, Any]) -> str:

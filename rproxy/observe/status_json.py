@@ -159,6 +159,10 @@ class Status:
         """Totals over all services, those that have gone included."""
         return sum((view.ended() for view in self.views()), self._past)
 
+    def facts(self) -> dict[str, Any]:
+        """Of the process: version, started (Unix time, in s), pid, sessions_max."""
+        return {**attrs.asdict(self.process), "sessions_max": self.capacity.sessions_max}
+
     def document(self) -> dict[str, Any]:
         """The whole document."""
         return {"backends": [row for view in self.views() for row in view.rows(view.service.pool)]} | self._totals()

@@ -13,7 +13,6 @@ from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamSer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rproxy.carriers.carrier import Carrier
 from rproxy.config.endpoints import listen_endpoints
 from rproxy.config.model import ServiceConfig
 from rproxy.net.addresses import Address
@@ -26,6 +25,7 @@ from rproxy.sessions.service import Service
 from rproxy.tap.closing import Closing
 from rproxy.tap.parts import Part, address_of, closed
 from rproxy.tap.startup import StartupError, cannot_listen
+from rproxy.tap.surroundings import Surroundings
 from rproxy.tap.tls import ServiceTls
 
 
@@ -116,26 +116,14 @@ class Listener:
 class ClientListeners(Listeners):
     """A service's ports for clients. They are opened at the start, or by `ListenerChanges`."""
 
-    def __init__(
-        self,
-        reactor: Any,
-        config: ServiceConfig,
-        service: Service,
-        carrier: Carrier,
-        own: OwnListeners,
-        tls: ServiceTls,
-        *,
-        freebind: bool,
-        reuse_port: bool,
-    ) -> None:
+    def __init__(self, config: ServiceConfig, service: Service, tls: ServiceTls, process: Surroundings) -> None:
         """Raises `ConfigError` for what cannot be listened on."""
-        super().__init__(reactor, own)
+        super().__init__(process.reactor, process.own)
         self.log = logger_of(config.name, self.log)
         self._service = service
-        self._carrier = carrier
         self._tls = tls
-        self._freebind = freebind
-        self._reuse_port = reuse_port
+        self._carrier = process.carrier
+        self._process = process.config
         self._at_start = self.named_by(config)
         """Those to open at the start; none once any is open."""
         self.opened: dict[Listener, IListeningPort | None] = {}
@@ -148,8 +136,8 @@ class ClientListeners(Listeners):
             self._reactor,
             config.listen,
             key=key,
-            freebind=self._freebind,
-            reuse_port=self._reuse_port,
+            freebind=self._process.freebind,
+            reuse_port=self._process.reuse_port,
             inherited=config.inherited,
         )
         inherited = config.inherited

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from time import time
 from typing import Any
 
+import attrs
 from twisted.logger import Logger
 
 from rproxy.admin import metrics_page
@@ -20,7 +21,6 @@ from rproxy.admin.http_server import AdminSite
 from rproxy.admin.metrics_page import MetricsPage
 from rproxy.admin.snapshots import Snapshots
 from rproxy.admin.stream import Stream, Streams
-from rproxy.carriers.carrier import Carrier
 from rproxy.config.model import ProxyConfig
 from rproxy.config.secret_file import SecretFileError
 from rproxy.config.token_file import TokenFile
@@ -36,6 +36,7 @@ from rproxy.observe.readiness import faults
 from rproxy.observe.session_list import SessionList
 from rproxy.observe.shadow_json import ShadowStatus
 from rproxy.observe.status_json import Status
+from rproxy.sessions.sweep import Slices
 from rproxy.sources.agents.drop_log import DropLog
 from rproxy.tap.page import LivePage
 from rproxy.tap.services import Services
@@ -43,41 +44,37 @@ from rproxy.tap.startup import operators_max
 from rproxy.timing.work_queue import WorkQueue
 
 
+@attrs.frozen
+class Seen:
+    """What operators can ask for. Nothing here changes what the proxy does."""
+
+    services: Services
+    status: Status
+    history: History
+    doubts: Doubts
+    choices: ChoiceBook
+    slices: Slices
+    """Of the sessions of all services."""
+    drops: DropLog
+    lost: Callable[[], int]
+    """How many records the access log has lost."""
+
+
 class Operators:
-    """The resources of the HTTP listener, and what they show."""
+    """The resources of the HTTP listener: what operators see, and what they change by `control`."""
 
     log = Logger()
 
     def __init__(
-        self,
-        reactor: Any,
-        config: ProxyConfig,
-        services: Services,
-        status: Status,
-        metrics: MetricsPage,
-        page: LivePage,
-        history: History,
-        control: Control,
-        doubts: Doubts,
-        work: WorkQueue,
-        carrier: Carrier,
-        choices: ChoiceBook | None,
-        drops: DropLog,
+        self, reactor: Any, config: ProxyConfig, seen: Seen, page: LivePage, control: Control, work: WorkQueue
     ) -> None:
         """Opens nothing."""
         self._reactor = reactor
         self._config = config
-        self._services = services
-        self._status = status
-        self._history = history
-        self._control = control
-        self._doubts = doubts
-        self._work = work
-        self._metrics = metrics
+        self._seen = seen
         self._page = page
-        self._carrier = carrier
-        self._choices = ChoiceBook(time) if choices is None else choices
-        self._drops = drops
+        self._control = control
+        self._work = work
         self.access = Access(None, reactor.seconds, reads_openly=config.reads_openly)
         self._token_file = config.admin_token_file
         self._set_tokens()
@@ -106,9 +103,10 @@ class Operators:
 
     def site(self, descriptors: int) -> AdminSite:
         """For the listener; `descriptors` is how many the process may have open."""
-        root, connections_max = Folder(), operators_max(descriptors)
-        root.putChild(b"status.json", self._document(self._status.rendered))
-        root.putChild(b"metrics", self._document(self._metrics.rendered, metrics_page.CONTENT_TYPE))
+        seen, root, connections_max = self._seen, Folder(), operators_max(descriptors)
+        metrics = MetricsPage(seen.status, seen.services.compared, seen.lost)
+        root.putChild(b"status.json", self._document(seen.status.rendered))
+        root.putChild(b"metrics", self._document(metrics.rendered, metrics_page.CONTENT_TYPE))
         root.putChild(b"healthz", Health("ok"))
         root.putChild(b"readyz", Health("ready", self._faults))
         api = self._api(connections_max)
@@ -117,11 +115,11 @@ class Operators:
         return AdminSite(root, self._reactor, self._work, self._config.admin_names, connections_max, self.access)
 
     def _api(self, connections_max: int) -> Folder:
-        work, api, views = self._work, Folder(), self._services.views
-        lists, events = BackendList(views), EventList(self._history)
-        sessions = SessionList(self._carrier.slices, self._names, time)
+        work, api, seen, views = self._work, Folder(), self._seen, self._seen.services.views
+        lists, events = BackendList(views), EventList(seen.history)
+        sessions = SessionList(seen.slices, self._names, time)
         streams = Streams(
-            views, self._history, work, self._reactor, most=connections_max // 2, began=secrets.token_hex(4)
+            views, seen.history, work, self._reactor, most=connections_max // 2, began=secrets.token_hex(4)
         )
         backends = Query(backend_list.PARAMETERS, lists.backends, work)
         listed = Query(session_list.PARAMETERS, sessions.rendered, work)
@@ -130,12 +128,12 @@ class Operators:
         api.putChild(b"sessions", ChangingSessions(listed, changes, self.access, work))
         api.putChild(b"services", Query((), lists.services, work))
         api.putChild(b"events", Query(event_list.PARAMETERS, events.rendered, work))
-        choices = ChoiceList(self._choices)
-        why = Explanations(views, self._choices, self._history, self._drops.last_of, self._takes_agents, time)
+        choices = ChoiceList(seen.choices)
+        why = Explanations(views, seen.choices, seen.history, seen.drops.last_of, self._takes_agents, time)
         api.putChild(b"choices", Query(choice_list.PARAMETERS, choices.rendered, work))
         api.putChild(b"explain", Query(explanations.PARAMETERS, why.rendered, work))
-        api.putChild(b"doubts", self._document(self._doubts.rendered))
-        api.putChild(b"shadow", self._document(ShadowStatus(self._services.compared, self._reactor.seconds).rendered))
+        api.putChild(b"doubts", self._document(seen.doubts.rendered))
+        api.putChild(b"shadow", self._document(ShadowStatus(seen.services.compared, self._reactor.seconds).rendered))
         api.putChild(b"stream", Stream(streams))
         return api
 
@@ -143,13 +141,13 @@ class Operators:
         return Document(content_type, Snapshots(rendered, self._work, self._reactor.seconds), self._work)
 
     def _takes_agents(self, name: str) -> bool:
-        return any(each.agents.own.takes_agents for each in self._services if each.config.name == name)
+        return any(each.agents.own.takes_agents for each in self._seen.services if each.config.name == name)
 
     def _names(self) -> list[str]:
-        return [view.service.name for view in self._services.views()]
+        return [view.service.name for view in self._seen.services.views()]
 
     def _row(self, target: Target) -> Row | None:
-        for view in self._services.views():
+        for view in self._seen.services.views():
             if view.service.name == target.service:
                 host, _, port = target.backend.rpartition(":")
                 backend = view.service.pool.get(host.removeprefix("[").removesuffix("]"), int(port))
@@ -157,4 +155,4 @@ class Operators:
         return None
 
     def _faults(self) -> Iterator[str]:
-        return faults([view.service for view in self._services.views()], stopping=self.stopping)
+        return faults([view.service for view in self._seen.services.views()], stopping=self.stopping)

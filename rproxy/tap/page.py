@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from time import time
 from typing import Any
-
-import attrs
 
 from rproxy.admin.answers import JSON, Folder
 from rproxy.admin.channel import Request
 from rproxy.admin.documents import Document
-from rproxy.admin.page import Page, PageDocument, Shown, static
+from rproxy.admin.page import Page, PageDocument, static
 from rproxy.admin.snapshots import Snapshots
 from rproxy.config.model import ProxyConfig
 from rproxy.observe.history import History
 from rproxy.observe.recent import Recent
-from rproxy.observe.status_json import ProcessFacts, ServiceView
-from rproxy.sessions.capacity import Capacity
+from rproxy.observe.status_json import Status
 from rproxy.tap.parts import Part
 from rproxy.timing.work_queue import WorkQueue
 
@@ -25,35 +22,21 @@ from rproxy.timing.work_queue import WorkQueue
 class LivePage(Part):
     """The page at `/`. Takes points of its series while the part runs, if anybody can see them."""
 
-    def __init__(
-        self,
-        reactor: Any,
-        config: ProxyConfig,
-        views: Callable[[], Sequence[ServiceView]],
-        capacity: Capacity,
-        facts: ProcessFacts,
-        history: History,
-        doubts: Callable[[], Sequence[Mapping[str, Any]]],
-        work: WorkQueue,
-    ) -> None:
+    def __init__(self, reactor: Any, config: ProxyConfig, status: Status, history: History, work: WorkQueue) -> None:
         self._reactor = reactor
-        self._capacity = capacity
         self._work = work
         self._wanted = config.has_operators
-        self._facts = facts
-        self._recent = Recent(views, work, reactor, time)
-        self._page = Page(Shown(views, history, doubts, self._process))
+        self._status = status
+        self._page = Page(status, history)
+        self._recent = Recent(status.views, work, reactor, time)
 
     def add(self, root: Folder, api: Folder, may_read: Callable[[Request], bool]) -> None:
         """Add its resources to those of the listener. `may_read` is whether a client may see what it shows."""
         seconds = self._reactor.seconds
         root.putChild(b"", PageDocument(self._page, may_read, self._work, seconds))
         root.putChild(b"static", static(self._work, seconds))
-        recent = Snapshots(lambda: self._recent.rendered(self._process()), self._work, seconds)
+        recent = Snapshots(lambda: self._recent.rendered(self._status.facts()), self._work, seconds)
         api.putChild(b"recent", Document(JSON, recent, self._work))
-
-    def _process(self) -> dict[str, Any]:
-        return {**attrs.asdict(self._facts), "sessions_max": self._capacity.sessions_max}
 
     def startService(self) -> None:
         super().startService()

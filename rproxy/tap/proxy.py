@@ -13,7 +13,6 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 
-from rproxy.admin.metrics_page import MetricsPage
 from rproxy.carriers.carrier import Resources
 from rproxy.carriers.registry import make_carrier
 from rproxy.config.activation import activated
@@ -25,6 +24,7 @@ from rproxy.config.options import ProxyOptions
 from rproxy.config.validators import ConfigError
 from rproxy.net.inherited import inherited_sockets, tell_twisted
 from rproxy.net.own_listeners import OwnListeners
+from rproxy.observe.choices import ChoiceBook
 from rproxy.observe.history import History
 from rproxy.observe.status_json import Status
 from rproxy.sessions.capacity import Capacity, pipes_for
@@ -43,7 +43,7 @@ from rproxy.tap.doubting import Doubting
 from rproxy.tap.draining import LOG_EVERY_S, Draining
 from rproxy.tap.key_rotation import at_signal, rotate, use_keys
 from rproxy.tap.notify import DRAIN_MARGIN_S
-from rproxy.tap.operators import Operators
+from rproxy.tap.operators import Operators, Seen
 from rproxy.tap.operators_listener import OperatorsListener
 from rproxy.tap.page import LivePage
 from rproxy.tap.parts import Part, Timers
@@ -51,7 +51,6 @@ from rproxy.tap.pidfile import own_pidfile
 from rproxy.tap.process import Process, ProcessService, process_of, reloading
 from rproxy.tap.reload import in_force, waiting
 from rproxy.tap.reload_report import Outcome, ReloadReport
-from rproxy.tap.service_wiring import Surroundings
 from rproxy.tap.services import Services
 from rproxy.tap.signals import at_second_stop
 from rproxy.tap.startup import (
@@ -64,6 +63,7 @@ from rproxy.tap.startup import (
 )
 from rproxy.tap.state_keeper import StateKeeper
 from rproxy.tap.steering import Steering
+from rproxy.tap.surroundings import Surroundings
 from rproxy.timing.wheel import Wheel
 from rproxy.timing.work_queue import WorkQueue
 
@@ -105,17 +105,16 @@ class ProxyService(ProcessService, MultiService):
         history, log = History(time), self.access_log
         shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines, history, log)
         self._services = Services(config.services, shared, lambda view: self._status.removed(view))
-        facts, views = process_facts(), self._services.views
+        views = self._services.views
         self._doubting = Doubting(reactor, config, views, self.monitor.counters, history, self._work)
         doubts = self._doubting.doubts
-        self._status = Status(views, self.monitor.counters, self.capacity, facts, doubts.documents)
-        self._page = LivePage(reactor, config, views, self.capacity, facts, history, doubts.documents, self._work)
-        metrics = MetricsPage(self._status, self._services.compared, lambda: log.lost)
-        self._steering = Steering(reactor, self._services, self.carrier.slices, self._work, history, time)
-        self._operators = Operators(
-            *(reactor, config, self._services, self._status, metrics, self._page, history, self._steering),
-            *(doubts, self._work, self.carrier, shared.choices, self.monitor.drop_log),
-        )
+        self._status = Status(views, self.monitor.counters, self.capacity, process_facts(), doubts.documents)
+        self._page = LivePage(reactor, config, self._status, history, self._work)
+        slices = self.carrier.slices
+        self._steering = Steering(reactor, self._services, slices, self._work, history, time)
+        choices, drops = shared.choices or ChoiceBook(time), self.monitor.drop_log
+        seen = Seen(self._services, self._status, history, doubts, choices, slices, drops, lambda: log.lost)
+        self._operators = Operators(reactor, config, seen, self._page, self._steering, self._work)
         self._descriptors = descriptors
         self._moving = Restoring({}, self.monitor, reactor, self._work)
         """Back-ends that are another service's since the last reload."""

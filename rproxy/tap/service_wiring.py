@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import time
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
-from rproxy.carriers.carrier import Carrier
 from rproxy.config.mistakes import carrier_without_tls
-from rproxy.config.model import ProxyConfig, ServiceConfig
+from rproxy.config.model import ServiceConfig
 from rproxy.net.addresses import Address
-from rproxy.net.lookups import Lookups
-from rproxy.net.own_listeners import OwnListeners
-from rproxy.observe.choices import ChoiceBook
-from rproxy.observe.history import History
 from rproxy.observe.pool_log import PoolLog
 from rproxy.observe.publisher import Publisher
 from rproxy.observe.service_log import logger_of
 from rproxy.observe.shadow_json import ComparedPolicies
-from rproxy.pool.backend import Backend
 from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
 from rproxy.sessions.loop_detector import LoopDetector
 from rproxy.sessions.sweep import of_service
-from rproxy.sources.agents.monitor import Monitor
 from rproxy.sources.agents.service_agents import Own
 from rproxy.sources.slow_start import SlowStart
-from rproxy.tap.access_log import AccessLogPart
 from rproxy.tap.client_limits import ClientLimits
 from rproxy.tap.listeners import ClientListeners
 from rproxy.tap.outbound import OutboundPart
@@ -37,38 +28,8 @@ from rproxy.tap.policies import PolicyFailureLog, changed_policies, policies_of,
 from rproxy.tap.service import serve_pool, terms_of, use_proxy_headers
 from rproxy.tap.session_timeouts import SessionTimeouts
 from rproxy.tap.static_part import StaticPart
+from rproxy.tap.surroundings import Surroundings
 from rproxy.tap.tls import ServiceTls
-from rproxy.timing.wheel import Wheel
-
-
-@attrs.frozen
-class Surroundings:
-    """What the services of a process share."""
-
-    reactor: Any
-    config: ProxyConfig
-    monitor: Monitor
-    carrier: Carrier
-    own: OwnListeners
-    deadlines: Wheel
-    history: History
-    access_log: AccessLogPart
-    choices: ChoiceBook | None = attrs.field(init=False)
-    """Of the choices of all services; None where nobody looks at them."""
-    lookups: Lookups = attrs.field(init=False)
-
-    @choices.default
-    def _make_choices(self) -> ChoiceBook | None:
-        return ChoiceBook(time) if self.config.has_operators else None
-
-    @lookups.default
-    def _make_lookups(self) -> Lookups:
-        return Lookups(self.reactor)
-
-    def exclude_loop(self, backend: Backend) -> None:
-        """A back-end leads back to this proxy by way of another one."""
-        self.own.bar((backend.address, backend.port))
-        self.monitor.exclude(backend)
 
 
 class ServiceWiring:
@@ -122,21 +83,10 @@ class ServiceWiring:
         self._use_tls()
         use_proxy_headers(self.served.service, config, reactor)
         self.timers = Timers(slow_start, pool_log, self._loop_detector(process))
-        self.listeners = ClientListeners(
-            reactor,
-            config,
-            self.served.service,
-            process.carrier,
-            process.own,
-            self.tls,
-            freebind=process.config.freebind,
-            reuse_port=process.config.reuse_port,
-        )
+        self.listeners = ClientListeners(config, self.served.service, self.tls, process)
         self.outbound = OutboundPart(reactor, config, self.served.service, process.config.freebind)
         self.clients = ClientLimits(reactor, config, self.served.service, process.carrier)
-        self.static = StaticPart(
-            reactor, process.deadlines, process.lookups, process.own, self.served.service, self.publisher, config
-        )
+        self.static = StaticPart(config, self.served.service, self.publisher, process)
         self.timeouts = SessionTimeouts(reactor, config, self.served, process.carrier, self.publisher)
         self.parts: Final[tuple[Part, ...]] = (
             self.timers,

@@ -16,8 +16,9 @@ from rproxy.observe.status_json import ServiceView
 from rproxy.pool.pool import Pool
 from rproxy.tap.listener_changes import ListenerChanges
 from rproxy.tap.parts import Group
-from rproxy.tap.service_wiring import ServiceWiring, Surroundings
+from rproxy.tap.service_wiring import ServiceWiring
 from rproxy.tap.startup import StartupError
+from rproxy.tap.surroundings import Surroundings
 
 LOOK_EVERY_S: Final = 1.0
 """Services that are leaving are looked at this often."""

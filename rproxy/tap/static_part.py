@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from random import random
 from socket import SocketType
-from typing import Any
 
 import attrs
 
 from rproxy.config.model import AGENT_CHECK, NO_CHECK, BackendConfig, ServiceConfig
 from rproxy.net.addresses import Address
-from rproxy.net.lookups import Lookups
 from rproxy.net.outgoing import ClientSource
-from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.publisher import Publisher
 from rproxy.observe.service_log import logger_of
 from rproxy.pool.backend import StaticTerms
@@ -22,31 +19,22 @@ from rproxy.sources.static.backends import StaticBackends
 from rproxy.sources.static.dial import connect
 from rproxy.sources.static.row import Checks, Entry
 from rproxy.tap.parts import Part
-from rproxy.timing.wheel import Wheel
+from rproxy.tap.surroundings import Surroundings
 
 
 class StaticPart(Part):
     """Checks the static back-ends of `service`, whose pool's events `publisher` publishes, until the proxy stops."""
 
-    def __init__(
-        self,
-        reactor: Any,
-        wheel: Wheel,
-        lookups: Lookups,
-        own: OwnListeners,
-        service: Service,
-        publisher: Publisher,
-        config: ServiceConfig,
-    ) -> None:
+    def __init__(self, config: ServiceConfig, service: Service, publisher: Publisher, process: Surroundings) -> None:
         self._service = service
         log = logger_of(config.name, StaticBackends.log)
         checks = Checks(
-            *(reactor, wheel, service.pool, publisher, random, own.leads_here),
+            *(process.reactor, process.deadlines, service.pool, publisher, random, process.own.leads_here),
             send_proxy=lambda: service.outbound.send_proxy,
             connect=self._connect,
             log=log,
         )
-        self._backends = StaticBackends(checks, lookups, self._changed)
+        self._backends = StaticBackends(checks, process.lookups, self._changed)
         self.apply(config.backends)
 
     def apply(self, backends: Sequence[BackendConfig]) -> None:

@@ -15,12 +15,14 @@ from twisted.internet.task import Clock
 from rproxy.admin.access import Access
 from rproxy.admin.answers import Folder
 from rproxy.admin.http_server import AdminSite
-from rproxy.admin.page import DOUBTS_MAX, EVENTS_MAX, POLICY, ROWS_MAX, Page, PageDocument, Shown, static
+from rproxy.admin.page import DOUBTS_MAX, EVENTS_MAX, POLICY, ROWS_MAX, Page, PageDocument, static
 from rproxy.admin.page_rows import FAILED
 from rproxy.agent.sampler import Load
 from rproxy.observe.history import History
 from rproxy.observe.scores import ReportScore
-from rproxy.observe.status_json import ServiceView
+from rproxy.observe.status_json import ProcessFacts, ServiceView, Status
+from rproxy.sessions.capacity import Capacity
+from rproxy.sources.agents.counters import Counters
 from rproxy.tap.service import serve_pool
 from rproxy.timing.work_queue import WorkQueue
 from tests.admin.clients import Client
@@ -70,8 +72,8 @@ class Bench:
         view = ServiceView(served.service, served.counters, ReportScore(None))
         self.history = History(lambda: 1000.0)
         self.doubts: list[dict[str, Any]] = []
-        process = {"version": "1.2", "started": 0.0, "pid": 42, "sessions_max": 28000}
-        self.page = Page(Shown(lambda: [view], self.history, lambda: self.doubts, lambda: process))
+        capacity, facts = Capacity(28000, lambda: 0.0), ProcessFacts("1.2", 0.0, 42)
+        self.page = Page(Status(lambda: [view], Counters(), capacity, facts, lambda: self.doubts), self.history)
 
     def html(self) -> str:
         return b"".join(self.page.rendered()).decode()

@@ -39,7 +39,7 @@ class Bench(ProxyBench):
 
     @property
     def happenings(self) -> list[Happening]:
-        return list(self.service._operators._history.after(0))
+        return list(self.service._operators._seen.history.after(0))
 
     def done(self, call: Any, *arguments: object) -> object:
         """What its Deferred came to within a turn or a few of the reactor."""
