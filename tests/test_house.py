@@ -60,12 +60,12 @@ def circles(edges: dict[str, set[str]]) -> set[str]:
 
 
 def constructors() -> Iterator[tuple[str, int]]:
-    """Every class that `ARGUMENTS_MAX` is for, and how many arguments it is made with."""
+    """Every class that `ARGUMENTS_MAX` is for and has its own, and how many arguments it is made with."""
     for name in sources():
         if name.endswith("__main__"):
             continue
         for kind in vars(import_module(name)).values():
-            if isinstance(kind, type) and kind.__module__ == name and not _is_value(kind):
+            if isinstance(kind, type) and kind.__module__ == name and "__init__" in vars(kind) and not _is_value(kind):
                 yield f"{name}.{kind.__name__}", len(signature(kind).parameters)
 
 

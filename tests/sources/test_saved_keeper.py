@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from ipaddress import ip_network
+from pathlib import Path
 from typing import cast
 
 import attrs
@@ -55,17 +56,23 @@ class File:
 
 class Keeping:
     def __init__(
-        self, rows: Rows | None = None, words: SavedWords | None = None, *, allow: tuple[Network, ...] = ()
+        self,
+        rows: Rows | None = None,
+        words: SavedWords | None = None,
+        *,
+        allow: tuple[Network, ...] = (),
+        file: StateFile | None = None,
     ) -> None:
         self.bench = Bench(allow=allow)
         self.clock = self.bench.clock
         self.pools = {"web": self.bench.pool}
         self.file = File(rows or {}, words or {})
+        """Unless another one is given."""
         self.unsaved: list[Address] = []
         self.hangs = False
         self.hanging: list[Callable[[], None]] = []
         self.keeper = Keeper(
-            cast(StateFile, self.file),
+            file or cast(StateFile, self.file),
             lambda: self.pools,
             self.bench.monitor,
             self.clock,
@@ -409,14 +416,24 @@ def test_a_row_is_given_up_only_once_no_pool_waits_for_its_answer() -> None:
     assert keeping.bench.monitor.counters.probes["registration"] == 2 * TRIES
 
 
-def test_a_shared_file_is_claimed_at_once_by_writing_it_although_nothing_has_changed() -> None:
-    keeping = Keeping({KEY: KNOWN})
-    keeping.file.shared = True
-    keeping.start()
-    keeping.run(0)
-    assert (keeping.file.writes, keeping.file.rows) == (1, {KEY: KNOWN})
-    keeping.run(3 * WRITE_EVERY_S)
-    assert keeping.file.writes == 1
+@pytest.mark.parametrize("early", [True, False])
+def test_a_word_in_a_hand_over_is_the_new_one_s_or_refused(tmp_path: Path, *, early: bool) -> None:
+    """Whether the operator speaks to the old process before the new one reads the file, or after it."""
+    old, new = (Keeping(file=StateFile(str(tmp_path / "state"), shared=True)) for _ in range(2))
+    old.start()
+    if not early:
+        new.keeper.load()
+    old.bench.pool.words.administer(KEY, Administration.DRAIN, 0.0)
+    saved = old.save()
+    old.run(0)
+    if early:
+        new.keeper.load()
+    said = new.bench.pool.words.of(KEY).administration
+    assert (saved, old.keeper.taken_over, said is Administration.DRAIN) == ([None], not early, early)
+    new.keeper.start()
+    old.run(3 * WRITE_EVERY_S)
+    new.run(3 * WRITE_EVERY_S)
+    assert StateFile(str(tmp_path / "state")).read().words.keys() == ({WEB} if early else set())
 
 
 @pytest.mark.parametrize("hangs", [False, True])

@@ -151,13 +151,31 @@ def test_the_last_one_to_claim_a_shared_file_keeps_it(path: Path) -> None:
     old.write(pieces({}))
     old.write(pieces(ROWS))
     assert new.read() == Saved(ROWS)
-    old.write(pieces({}))  # the new one has only read it
-    new.write(pieces(ROWS))
     for _ in range(2):
         assert why_not(lambda _: old.write(pieces({})), path) == TAKEN_OVER
     new.write(pieces(ROWS))
     assert read(path) == ROWS
     assert os.listdir(path.parent) == ["state"]
+
+
+def test_one_that_is_not_there_is_claimed_as_well(path: Path) -> None:
+    old, new = StateFile(str(path), shared=True), StateFile(str(path), shared=True)
+    assert old.read() == Saved()
+    old.write(pieces(ROWS))
+    path.unlink()
+    assert new.read() == Saved()
+    assert why_not(lambda _: old.write(pieces(ROWS)), path) == TAKEN_OVER
+
+
+def test_one_that_cannot_be_written_is_read_and_claimed_by_the_first_write(path: Path) -> None:
+    old, new = StateFile(str(path), shared=True), StateFile(str(path), shared=True)
+    old.write(pieces(ROWS))
+    (path.parent / "state.new").mkdir()
+    assert new.read() == Saved(ROWS)
+    (path.parent / "state.new").rmdir()
+    old.write(pieces(ROWS))
+    new.write(pieces(ROWS))
+    assert why_not(lambda _: old.write(pieces(ROWS)), path) == TAKEN_OVER
 
 
 def test_one_that_was_removed_is_written_again(path: Path) -> None:

@@ -138,7 +138,7 @@ class Keeper:
         saved = Saved()
         try:
             saved = self._file.read()
-            self._written = None if self._file.shared else saved  # a shared file is claimed by writing it
+            self._written = saved
         except StateFileError as error:
             self._unread = str(error)
             self.log.warn("--state-file {path}: {error}; it is not used", path=self._file.path, error=error)
@@ -161,7 +161,7 @@ class Keeper:
     def start(self) -> None:
         """Restore the file's rows, and keep the file up to date. Call it once the sources' ports are open."""
         self._restoring.start()
-        self._schedule(0 if self._file.shared else WRITE_EVERY_S)  # until it is claimed, another one takes words
+        self._schedule(WRITE_EVERY_S)
 
     def save(self) -> Deferred[None]:
         """Write at once what has changed. Fires when that is done, or has failed, which is logged."""

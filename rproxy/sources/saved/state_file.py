@@ -6,13 +6,13 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Final
 
 import attrs
 
 from rproxy.net.files import open_nonblocking
-from rproxy.sources.saved.rows import RowsError, Saved, decoded
+from rproxy.sources.saved.rows import RowsError, Saved, decoded, encoded
 
 BYTES_MAX: Final = 64 << 20
 """More than the largest pool needs."""
@@ -28,8 +28,8 @@ class StateFileError(Exception):
 class StateFile:
     """`path` is absolute, and no symbolic link.
 
-    If it is `shared`, a proxy that takes over from this one may write it, too. Its first write is its claim: from then
-    on this one writes it no more.
+    If it is `shared`, a proxy that takes over from this one may write it, too. It claims the file as it reads it: what
+    this one has written by then is read, and from then on this one writes it no more.
     """
 
     path: str
@@ -38,20 +38,34 @@ class StateFile:
     """Which file this process has written; None before its first write, which replaces any file."""
 
     def read(self) -> Saved:
-        """Its contents; nothing if it does not exist. Raises `StateFileError`."""
+        """Its contents; nothing if it does not exist. Raises `StateFileError`.
+
+        A shared one is claimed, unless it cannot be written now: then the first write claims it.
+        """
+        try:
+            with self._alone():
+                data = self._contents()
+                saved = Saved() if data is None else decoded(data)
+                if self.shared:
+                    with suppress(OSError):
+                        self._replace(encoded(saved, 1) if data is None else [data])
+                return saved
+        except RowsError as error:
+            raise StateFileError(str(error)) from None
+        except OSError as error:
+            raise StateFileError(error.strerror or str(error)) from None
+
+    def _contents(self) -> bytes | None:
+        """None if it does not exist."""
         try:
             about = os.stat(self.path)
             _demand_regular(about)
             if about.st_size > BYTES_MAX:
                 raise StateFileError("it is too large to be ours")
             with open(self.path, "rb", opener=open_nonblocking) as file:
-                return decoded(file.read(BYTES_MAX))
+                return file.read(BYTES_MAX)
         except FileNotFoundError:
-            return Saved()
-        except RowsError as error:
-            raise StateFileError(str(error)) from None
-        except OSError as error:
-            raise StateFileError(error.strerror or str(error)) from None
+            return None
 
     def write(self, pieces: Iterable[bytes]) -> None:
         """Replace its contents, or leave it as it is. Raises `StateFileError`.
@@ -59,10 +73,14 @@ class StateFile:
         The new file is on the disk before it is renamed over the old one, so that either is always complete.
         """
         try:
-            with _locked(os.path.dirname(self.path)) if self.shared else nullcontext():
+            with self._alone():
                 self._replace(pieces)
         except OSError as error:
             raise StateFileError(error.strerror or str(error)) from None
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """While no other process reads or writes a shared one."""
+        return _locked(os.path.dirname(self.path)) if self.shared else nullcontext()
 
     def _replace(self, pieces: Iterable[bytes]) -> None:
         new = f"{self.path}.new"
