@@ -54,6 +54,15 @@ class Refused(Resource):
         return refuse(request, self._status, self._error)
 
 
+class Server(Resource):
+    """Answers what is asked of the server itself, not of anything that it has: whether it is there, by OPTIONS."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> int:
+        return answer(request, HTTPStatus.OK, b"", "text/plain") if allows(request, b"OPTIONS") else NOT_DONE_YET
+
+
 def not_found() -> Refused:
     """For paths that lead to nothing."""
     return Refused(HTTPStatus.NOT_FOUND, "there is nothing here: 'rproxy docs api' lists what there is")

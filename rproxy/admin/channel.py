@@ -34,6 +34,8 @@ TARGET_MAX: Final = 1024
 """Most bytes of a request target."""
 BODY_MAX: Final = 1024
 """Most bytes of a request body, which is ignored. One of unknown length is always too long."""
+ASTERISK: Final = b"*"
+"""The target of a request that is about the server itself (RFC 9112, 3.2.4)."""
 UNREAD_BYTES: Final = 65536
 """SO_SNDBUF of each connection; the kernel doubles it."""
 
@@ -70,6 +72,12 @@ class Request(server.Request):
         else:
             self.requestHeaders.removeHeader(b"content-type")  # else Twisted would parse the body of a form
             super().requestReceived(command, path, version)
+
+    def process(self) -> None:
+        """As Twisted's, except that it does not answer what is asked of `ASTERISK` itself."""
+        if self.path == ASTERISK:
+            self.path = b"/" + ASTERISK
+        super().process()
 
     def write(self, data: bytes) -> None:
         super().write(data)
@@ -169,6 +177,10 @@ class Channel(HTTPChannel):
             self.refuse(HTTPStatus.BAD_REQUEST)
         if not self._acting:
             self._tcp.resumeProducing()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Twisted's answer would have no body."""
+        self.refuse(HTTPStatus.BAD_REQUEST)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)

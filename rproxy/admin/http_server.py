@@ -14,8 +14,8 @@ from twisted.web import server
 from twisted.web.resource import IResource
 
 from rproxy.admin.access import Access, Denied
-from rproxy.admin.answers import Refused
-from rproxy.admin.channel import REQUEST_S, Channel, Request
+from rproxy.admin.answers import Refused, Server
+from rproxy.admin.channel import ASTERISK, REQUEST_S, Channel, Request
 from rproxy.admin.request_filter import is_permitted
 from rproxy.timing.work_queue import WorkQueue
 
@@ -74,6 +74,8 @@ class AdminSite(server.Site):
                 HTTPStatus.FORBIDDEN,
                 "another site's page, or a Host that is neither an IP address, localhost nor the listener's own name",
             )
+        if request.uri == ASTERISK:
+            return Server()
         denial = None if self._access is None or _is_open(request.path) else self._access.to_read(request)
         return super().getResourceFor(request) if denial is None else Denied(denial)
 

@@ -42,7 +42,7 @@ class OperatorsListener(Listeners):
                     raise
                 self.log.warn("no status: {error}; --admin HOST:PORT names another port", error=error)
             else:
-                self.log.info("status at http://{address}/status.json", address=address_of(port))
+                self.log.info("status at http://{address}/", address=address_of(port))
 
     def _listen(self, place: str, opened: Callable[[], IListeningPort]) -> IListeningPort:
         """Raises `StartupError`."""

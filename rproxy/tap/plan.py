@@ -41,7 +41,7 @@ def _process(config: ProxyConfig) -> Iterator[str]:
     if config.demo:
         yield f"{config.demo} embedded back-ends"
     if config.admin is not None:
-        yield f"status at http://{written(config.admin)}/status.json"
+        yield f"status at http://{written(config.admin)}/"
     if config.admin_path is not None:
         yield f"status at unix:{config.admin_path}"
     if config.has_operators:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Iterator
@@ -165,6 +166,19 @@ def test_head_gets_only_the_length() -> None:
         (b"\x16\x03\x01\x02\x00", HTTPStatus.BAD_REQUEST, False),
         (b"G" * (Channel.totalHeadersSize + 2), HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, False),
         (b"\r\n" + GET, HTTPStatus.OK, True),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", HTTPStatus.OK, True),
+        (b"OPTIONS * HTTP/1.1\r\nHost: evil.example\r\n\r\n", HTTPStatus.FORBIDDEN, True),
+        (GET.replace(b"/status.json", b"*"), HTTPStatus.METHOD_NOT_ALLOWED, True),
+        (GET.replace(b"/status.json", b"/*"), HTTPStatus.NOT_FOUND, True),
+        (GET.replace(b"GET", b"TRACE"), HTTPStatus.METHOD_NOT_ALLOWED, True),
+        (GET.replace(b"GET /status.json", b"CONNECT localhost:80"), HTTPStatus.NOT_FOUND, True),
+        (GET.replace(b"HTTP/1.1", b"HTTP/2.0"), HTTPStatus.BAD_REQUEST, False),
+        (GET.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: gzip\r\n\r\n"), HTTPStatus.BAD_REQUEST, False),
+        (GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"), 400, False),
+        (GET.replace(b"\r\n\r\n", b"\r\nno field\r\n\r\n"), HTTPStatus.BAD_REQUEST, False),
+        (GET.replace(b"\r\n\r\n", b"\r\nX: a\0b\r\n\r\n"), HTTPStatus.BAD_REQUEST, False),
+        (GET.replace(b"status", b"\xff"), HTTPStatus.BAD_REQUEST, False),
+        (GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc"), 200, True),
     ],
 )
 def test_what_is_not_served_is_refused_and_what_is_no_request_ends_the_connection(
@@ -174,6 +188,12 @@ def test_what_is_not_served_is_refused_and_what_is_no_request_ends_the_connectio
     with logged() as events:
         answer = client.ask(request_)
     assert answers(answer)[-1] == expected
+    assert b"Twisted" not in answer
+    head, _, body = answer.rpartition(b"\r\n\r\n")
+    if expected >= HTTPStatus.BAD_REQUEST:
+        assert b"Content-Type: application/json" in head
+        assert json.loads(body)["error"]
+        assert body.count(b"\n") == 1
     assert client.write_ended is not stays
     assert list(events) == []
 

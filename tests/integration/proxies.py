@@ -36,7 +36,7 @@ class Proxy(Twistd):
         defaults += ["--drain-timeout", f"{DRAIN_S:g}"]  # tests end with sessions left
         super().__init__(folder, "rproxy", *defaults, *options, **how)
         try:
-            self._status = self.logged(r"status at (http://\S+)")
+            self._status = self.logged(r"status at (http://\S+/)")
             self.monitor = parse_address(self.logged(r"listening for agents on UDP (\S+)"))
             poll(self._answers, READY_S, "the proxy is ready")
             self.idle_sockets = min(self._sockets(10))
@@ -73,7 +73,7 @@ class Proxy(Twistd):
         return parse_address(self._status.removeprefix("http://").partition("/")[0])
 
     def status(self) -> dict[str, Any]:
-        url = self._status
+        url = f"{self._status}status.json"
         if self.prefix:
             command = [*self.prefix, sys.executable, "-c", PRINT_BODY, url]
             body = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, check=True).stdout

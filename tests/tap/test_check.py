@@ -89,7 +89,7 @@ check = "none"
         "process",
         "  agents register at UDP 5555 of every address and 127.0.0.1:5556, "
         f"with keys of {tmp_path}/rproxy.keys (2 keys)",
-        "  status at http://127.0.0.1:8081/status.json",
+        "  status at http://127.0.0.1:8081/",
         "  operators who may change something: none without admin-token-file",
         f"  back-ends are kept in {tmp_path}/rproxy.state",
         "  sessions: at most 5, carried by auto",

@@ -112,7 +112,7 @@ def test_where_a_proxy_listens_is_logged() -> None:
     assert texts(events)[:3] == [
         "listening for agents on UDP 10.1.1.10:5555",
         "listening for clients on [::]:8080",
-        "status at http://127.0.0.1:8082/status.json",
+        "status at http://127.0.0.1:8082/",
     ]
 
 
