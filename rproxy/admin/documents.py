@@ -12,23 +12,24 @@ from zope.interface import implementer
 
 from rproxy.admin.answers import JSON, READING, Folder, allows, refuse
 from rproxy.admin.channel import Request
-from rproxy.admin.query import parameters_of
+from rproxy.admin.query import parameters_of, takes_none
 from rproxy.admin.snapshots import Outdated, Snapshot, Snapshots
 from rproxy.observe.parameters import BadParameter, Missing
 from rproxy.timing.work_queue import WorkQueue
 
 
 class Document(Folder):
-    """Answers GET and HEAD with the newest of `snapshots`."""
+    """Answers GET and HEAD with the newest of `snapshots`. A query is ignored, or an error if `strict`."""
 
-    def __init__(self, content_type: str, snapshots: Snapshots, work: WorkQueue) -> None:
+    def __init__(self, content_type: str, snapshots: Snapshots, work: WorkQueue, *, strict: bool = False) -> None:
         super().__init__()
         self._content_type = content_type
         self._snapshots = snapshots
         self._work = work
+        self._strict = strict
 
     def render(self, request: Request) -> int:
-        if allows(request, *READING):
+        if allows(request, *READING) and (not self._strict or takes_none(request)):
             self._snapshots.request(lambda snapshot: self._answer(request, snapshot))
         return NOT_DONE_YET
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
+from rproxy.admin.answers import refuse
 from rproxy.admin.channel import Request
 from rproxy.observe.parameters import BadParameter
 
@@ -23,6 +25,16 @@ def parameters_of(request: Request, names: Collection[str]) -> Mapping[str, str]
     return found
 
 
+def takes_none(request: Request) -> bool:
+    """Whether the request has no parameters; otherwise it has been answered."""
+    try:
+        parameters_of(request, ())
+    except BadParameter as error:
+        refuse(request, HTTPStatus.BAD_REQUEST, str(error))
+        return False
+    return True
+
+
 def decoded(part: bytes) -> str:
     """A part of a request target, without percent-encoding, as text. Raises `BadParameter` if it is none in UTF-8."""
     try:
@@ -32,4 +44,4 @@ def decoded(part: bytes) -> str:
 
 
 def _listed(names: Collection[str]) -> str:
-    return f"there are {', '.join(names)}" if names else "there are none"
+    return f"there {'are' if len(names) > 1 else 'is'} {', '.join(names)}" if names else "there are none"

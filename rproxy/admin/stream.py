@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from rproxy.admin.answers import READING, Folder, allows, refuse
 from rproxy.admin.channel import Request
+from rproxy.admin.query import takes_none
 from rproxy.admin.snapshots import REUSED_S, Outdated, Shared, Snapshot
 from rproxy.observe.event_list import ROWS, event
 from rproxy.observe.history import Happening, History
@@ -47,7 +48,7 @@ class Stream(Folder):
         self._streams = streams
 
     def render(self, request: Request) -> int:
-        if not allows(request, *READING):
+        if not (allows(request, *READING) and takes_none(request)):
             return NOT_DONE_YET
         if request.method == b"GET" and self._streams.is_full:
             request.setHeader("retry-after", "10")

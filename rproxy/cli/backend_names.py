@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Sequence
 from difflib import get_close_matches
-from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 import attrs
@@ -13,11 +13,16 @@ import attrs
 from rproxy.cli.client import Client, Failure
 from rproxy.cli.figures import backend_name, printable
 from rproxy.cli.grid import Row
-from rproxy.net.addresses import plain, written
+from rproxy.net.addresses import canonical_ip, plain, written
 
 PATH: Final = "/api/backends"
 NAMED: Final = 6
 """Most back-ends that a message names."""
+
+_ADDRESS: Final = re.compile(
+    r"(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<host>[^:\[][^:]*))(?::(?P<port>[0-9]{1,5}))?|(?P<six>[^:\[\]]*:[^\[\]]*:[^\[\]]*)"
+)
+"""HOST, HOST:PORT, an IPv6 address in brackets and a port, or an IPv6 address alone."""
 
 
 @attrs.frozen
@@ -132,24 +137,20 @@ def _parse(text: str, service: str | None) -> _Asked:
     named, slash, address = text.rpartition("/")
     if slash and service not in (None, named):
         raise Failure(f"{text!r} is of service {named!r}, but --service is {service!r}")
-    host, port = address, ""
-    if address.startswith("["):
-        host, _, port = address[1:].partition("]")
-        port = port.removeprefix(":")
-    elif address.count(":") == 1:
-        host, _, port = address.partition(":")
-    if not host or (port and not (port.isascii() and port.isdecimal() and len(port) < 6 and int(port) < 1 << 16)):
+    match = _ADDRESS.fullmatch(address)
+    port = match["port"] if match is not None else None
+    if match is None or (slash and not named) or (port is not None and int(port) >= 1 << 16):
         raise Failure(f"{text!r} names no back-end: give ADDRESS:PORT, ADDRESS or SERVICE/ADDRESS:PORT")
-    return _Asked(text, named if slash else service, host, int(port) if port else None)
+    host = match["bracketed"] or match["six"] or match["host"]
+    return _Asked(text, named if slash else service, host, None if port is None else int(port))
 
 
 def _ip(host: str) -> str:
     """Its usual form; empty for what is no IP address."""
     try:
-        ip = ip_address(host)
+        return canonical_ip(host)
     except ValueError:
         return ""
-    return str((ip.ipv4_mapped if isinstance(ip, IPv6Address) else None) or ip)
 
 
 def _looked_up(name: str) -> set[str]:

@@ -159,7 +159,8 @@ def _kill(client: Client, output: Output, options: Options) -> None:
 def _shed(client: Client, output: Output, options: Options) -> None:
     if isinstance(options.wait, str):
         options.wrong(f"argument --wait: {options.wait!r} is no number of seconds")
-    targets = changes.change(client, output, [options.backend], options.service, "shed", {"rate": f"{options.rate:g}"})
+    rate = f"{options.rate:.12f}".rstrip("0").rstrip(".")  # the proxy takes no exponents
+    targets = changes.change(client, output, [options.backend], options.service, "shed", {"rate": rate})
     if options.wait is not None and options.rate:
         changes.wait_until_drained(client, output, targets, options.wait)
 

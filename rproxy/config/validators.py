@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 import attrs
@@ -17,7 +17,7 @@ import attrs
 from rproxy.config.keyfile import Keyring
 from rproxy.config.secret_file import SecretFileError
 from rproxy.config.token_file import TokenFile
-from rproxy.net.addresses import Address, Network
+from rproxy.net.addresses import Address, Network, canonical_network
 from rproxy.net.files import open_regular
 from rproxy.net.unix_listener import PATH_MAX as SOCKET_PATH_MAX
 from rproxy.wire.keyfile import KeyringError
@@ -29,7 +29,6 @@ PORT_MAX: Final = 65535
 _HOST: Final = r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]\s]+))"
 _DIGITS_MAX: Final = 20
 """Longer texts are out of every range, and Python refuses to convert very long ones."""
-_MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 
 @attrs.define
@@ -132,17 +131,9 @@ def ip(key: str, value: str, part: str | None = None) -> str:
 def network(key: str, value: str) -> Network:
     """A network in CIDR notation, or one address. One of IPv4-mapped IPv6 addresses is returned as IPv4."""
     try:
-        return _unmapped(ip_network(value))
+        return canonical_network(value)
     except ValueError as error:
         raise ConfigError(str(error), key, value) from None
-
-
-def _unmapped(given: Network) -> Network:
-    if isinstance(given, IPv6Network) and given.subnet_of(_MAPPED):
-        mapped = given.network_address.ipv4_mapped
-        assert mapped is not None
-        return IPv4Network((mapped, given.prefixlen - _MAPPED.prefixlen))
-    return given
 
 
 def host_and_port(key: str, value: Value, *, host: str | None = None, port: int | None = None) -> Address:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 Address = tuple[str, int]
@@ -14,6 +14,7 @@ Network = IPv4Network | IPv6Network
 
 MAPPED: Final = "::ffff:"
 """Prefix of an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2)."""
+_MAPPED_NETWORK: Final = IPv6Network(MAPPED + "0:0/96")
 _UNSAFE: Final = re.compile(rb"[^!-~]|[\"%\\\\]")
 _HOSTS_MAX: Final = 1024
 """Size of the cache of `is_loopback`, in hosts."""
@@ -46,6 +47,25 @@ def unmapped(host: str) -> str:
     return host.removeprefix(MAPPED) if "." in host else host
 
 
+def canonical_ip(text: str) -> str:
+    """An IP address as the kernel writes it, plain IPv4 if it is IPv4-mapped. Raises `ValueError`."""
+    ip = ip_address(text)
+    return str((ip.ipv4_mapped if isinstance(ip, IPv6Address) else None) or ip)
+
+
+def canonical_network(text: str, *, strict: bool = True) -> Network:
+    """A network in CIDR notation, or one address; one of IPv4-mapped addresses as IPv4. Raises `ValueError`.
+
+    Unless `strict`, host bits may be set.
+    """
+    network = ip_network(text, strict=strict)
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED_NETWORK):
+        mapped = network.network_address.ipv4_mapped
+        assert mapped is not None
+        return IPv4Network((mapped, network.prefixlen - _MAPPED_NETWORK.prefixlen))
+    return network
+
+
 def plain(address: Sequence[object]) -> Address:
     """(host, port) of a socket address; an IPv4-mapped host, as an IPv6 socket shows it, becomes plain IPv4.
 
@@ -70,9 +90,6 @@ def reachable(address: Address, *, over_ipv6: bool) -> Address:
 def is_loopback(host: str) -> bool:
     """Whether this is a loopback address of either family, from which no other host can send. False for a name."""
     try:
-        ip = ip_address(host)
+        return ip_address(canonical_ip(host)).is_loopback
     except ValueError:
         return False
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return ip.is_loopback

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address, ip_network
 from typing import Final
 
-from rproxy.net.addresses import Network, unmapped, written
+from rproxy.net.addresses import Network, canonical_ip, canonical_network, written
 
 Parameters = Mapping[str, str]
 """By name; those that are not given are missing."""
@@ -31,7 +30,11 @@ def service(parameters: Parameters, names: Sequence[str]) -> str | None:
     if wanted is None or wanted in names:
         return wanted
     listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    raise Missing(f"no service has that name; there are {listed}" if names else "there is no service")
+    raise Missing(
+        f"no service has that name; there {'are' if len(names) > 1 else 'is'} {listed}"
+        if names
+        else "there is no service"
+    )
 
 
 def whole(parameters: Parameters, name: str, default: int, low: int, high: int) -> int:
@@ -58,7 +61,7 @@ def network(parameters: Parameters, name: str) -> Network | None:
     if text is None:
         return None
     try:
-        return ip_network(unmapped(text), strict=False)
+        return canonical_network(text, strict=False)
     except ValueError:
         raise BadParameter(f"{name} must be an IP address or a network, such as 10.1.2.0/24") from None
 
@@ -77,7 +80,7 @@ def canonical(text: str) -> str:
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        address = str(ip_address(unmapped(bare)))
+        address = canonical_ip(bare)
     except ValueError:
         address = ""
     if not (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from datetime import datetime
 from itertools import islice
-from math import inf, isfinite
+from math import ceil, inf, isfinite
 from typing import Final
 
 import attrs
@@ -98,7 +98,7 @@ class Why:
             return f"{text}, and has not said up since"
         held_s = health.held_until - moment.now
         if held_s > 0:
-            return f"{text}; hold-down for {held_s:.0f} s more"
+            return f"{text}; hold-down for {ceil(held_s)} s more"
         answered = "probes are answered" if backend.static is None else "checks pass"
         return f"{text}; it comes up once {RISE} {answered} in a row ({health.answers} so far)"
 

@@ -53,6 +53,10 @@ class AccessLogPart(Part):
         """The one that was opened last."""
         self._worker = Worker(reactor, "access log")
         self._writer: AccessWriter | None = None
+        self._ending: list[AccessWriter] = []
+        """Those that a reload has stopped, while they write what is left."""
+        self._lost_before = 0
+        """Records lost by those that had been stopped before."""
         self._log: AccessLog | None = None
         self._use(config)
 
@@ -91,7 +95,8 @@ class AccessLogPart(Part):
     @property
     def lost(self) -> int:
         """How many records are lost since the start."""
-        return 0 if self._writer is None else self._writer.lost
+        writers = self._ending if self._writer is None else [*self._ending, self._writer]
+        return self._lost_before + sum(writer.lost for writer in writers)
 
     def privilegedStartService(self) -> None:
         """As `Part`."""
@@ -135,11 +140,19 @@ class AccessLogPart(Part):
         if target is not None:
             self._write_to(target)
         elif where is None and self._writer is not None:
-            self._writer.stop()
+            self._retire(self._writer)
             self._writer = self._target = None
         self._use(config)
         for each in services:
             each.log_accesses()
+
+    def _retire(self, writer: AccessWriter) -> None:
+        def retired(_: None) -> None:
+            self._ending.remove(writer)
+            self._lost_before += writer.lost
+
+        self._ending.append(writer)
+        writer.stop().addCallback(retired)
 
     def reopen(self) -> None:
         """Open the file again: it has been renamed."""

@@ -132,13 +132,17 @@ class Operators:
         why = Explanations(views, seen.choices, seen.history, seen.drops.last_of, self._takes_agents, time)
         api.putChild(b"choices", Query(choice_list.PARAMETERS, choices.rendered, work))
         api.putChild(b"explain", Query(explanations.PARAMETERS, why.rendered, work))
-        api.putChild(b"doubts", self._document(seen.doubts.rendered))
-        api.putChild(b"shadow", self._document(ShadowStatus(seen.services.compared, self._reactor.seconds).rendered))
+        api.putChild(b"doubts", self._document(seen.doubts.rendered, strict=True))
+        shadows = ShadowStatus(seen.services.compared, self._reactor.seconds)
+        api.putChild(b"shadow", self._document(shadows.rendered, strict=True))
         api.putChild(b"stream", Stream(streams))
         return api
 
-    def _document(self, rendered: Callable[[], Iterator[bytes]], content_type: str = JSON) -> Document:
-        return Document(content_type, Snapshots(rendered, self._work, self._reactor.seconds), self._work)
+    def _document(
+        self, rendered: Callable[[], Iterator[bytes]], content_type: str = JSON, *, strict: bool = False
+    ) -> Document:
+        snapshots = Snapshots(rendered, self._work, self._reactor.seconds)
+        return Document(content_type, snapshots, self._work, strict=strict)
 
     def _takes_agents(self, name: str) -> bool:
         return any(each.agents.own.takes_agents for each in self._seen.services if each.config.name == name)

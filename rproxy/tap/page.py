@@ -36,7 +36,7 @@ class LivePage(Part):
         root.putChild(b"", PageDocument(self._page, may_read, self._work, seconds))
         root.putChild(b"static", static(self._work, seconds))
         recent = Snapshots(lambda: self._recent.rendered(self._status.facts()), self._work, seconds)
-        api.putChild(b"recent", Document(JSON, recent, self._work))
+        api.putChild(b"recent", Document(JSON, recent, self._work, strict=True))
 
     def startService(self) -> None:
         super().startService()

@@ -157,7 +157,7 @@ def test_names_may_be_percent_encoded_and_addresses_have_several_forms(
         (f"backends/a/{BACKEND}/weight?value=0", "value must be a whole number from 1 to 65535"),
         (f"backends/a/{BACKEND}/weight?value=65536", "value must be a whole number from 1 to 65535"),
         (f"backends/a/{BACKEND}/weight?value=", "value must be a whole number from 1 to 65535"),
-        (f"backends/a/{BACKEND}/weight?valu=1", "'valu' is no parameter of this: there are value"),
+        (f"backends/a/{BACKEND}/weight?valu=1", "'valu' is no parameter of this: there is value"),
         (f"backends/a/{BACKEND}/drain?now=1", "'now' is no parameter of this: there are none"),
         (f"backends/a/{BACKEND}/shed", "rate must be a number from 0 to 10000"),
         (f"backends/a/{BACKEND}/shed?rate=-1", "rate must be a number from 0 to 10000"),

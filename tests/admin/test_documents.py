@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from twisted.web.http_headers import Headers
 
-from rproxy.admin.documents import Query
+from rproxy.admin.documents import Document, Query
 from rproxy.admin.health import Health
+from rproxy.admin.snapshots import Snapshots
 from rproxy.observe.parameters import BadParameter, Missing
 from tests.admin.clients import Client, ServerBench
 from tests.fakes import logged, turn
@@ -94,6 +95,22 @@ def test_parameters_are_those_of_the_query(query: str, expected: dict[str, str])
 def test_what_is_no_parameter_is_said(query: str, said: str) -> None:
     status, body = QueryBench().ask(f"/list{query}")
     assert (status, error(body)) == (HTTPStatus.BAD_REQUEST, said)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_document_without_parameters_ignores_a_query_or_says_that_it_is_wrong(strict: bool) -> None:
+    bench = QueryBench()
+    snapshots = Snapshots(lambda: iter((b"[]",)), bench.work, bench.clock.seconds)
+    bench.root.putChild(b"all", Document("application/json", snapshots, bench.work, strict=strict))
+    assert bench.ask("/all?") == (HTTPStatus.OK, b"[]")
+    status, body = bench.ask("/all?service=web")
+    if strict:
+        assert (status, error(body)) == (
+            HTTPStatus.BAD_REQUEST,
+            "'service' is no parameter of this: there are none",
+        )
+    else:
+        assert (status, body) == (HTTPStatus.OK, b"[]")
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_the_head_is_that_of_a_stream() -> None:
     head = bench.client().ask(get("/stream", method="HEAD"))
     assert parsed(head)[1].getRawHeaders("content-type") == ["text/event-stream"]
     assert parsed(bench.client().ask(get("/stream", method="POST")))[0] == HTTPStatus.METHOD_NOT_ALLOWED
+    assert parsed(bench.client().ask(get("/stream?service=web")))[0] == HTTPStatus.BAD_REQUEST
 
 
 def test_status_comes_at_most_once_a_second_however_much_changes_and_whoever_comes() -> None:

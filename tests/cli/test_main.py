@@ -105,6 +105,8 @@ CHANGES: Final = {
     "shed 10.1.1.1 5/s": [f"{POST}/shed?rate=5"],
     "shed 10.1.1.1 0.5 --wait 9": [f"{POST}/shed?rate=0.5"],
     "shed 10.1.1.1 0": [f"{POST}/shed?rate=0"],
+    "shed 10.1.1.1 100/s": [f"{POST}/shed?rate=100"],
+    "shed 10.1.1.1 2e-5/s": [f"{POST}/shed?rate=0.00002"],
 }
 
 

@@ -32,6 +32,8 @@ def test_a_number_is_whole_and_in_its_range(text: str) -> None:
         ("10.1.2.3/24", "10.1.2.0/24"),
         ("2001:DB8::/32", "2001:db8::/32"),
         ("::ffff:10.1.2.3", "10.1.2.3/32"),
+        ("::ffff:a01:203", "10.1.2.3/32"),
+        ("::ffff:10.1.2.3/120", "10.1.2.0/24"),
     ],
 )
 def test_a_network_may_be_one_address_or_that_of_an_address(text: str, expected: str) -> None:
@@ -51,6 +53,8 @@ def test_what_is_none_is_said(text: str) -> None:
         ("[2001:DB8:0::1]:080", "[2001:db8::1]:80"),
         ("::1:80", "[::1]:80"),
         ("[::ffff:10.0.0.1]:80", "10.0.0.1:80"),
+        ("[::FFFF:a00:1]:80", "10.0.0.1:80"),
+        ("[0:0:0:0:0:ffff:10.0.0.1]:80", "10.0.0.1:80"),
     ],
 )
 def test_a_back_end_is_named_as_the_program_does(text: str, expected: str) -> None:

@@ -183,6 +183,21 @@ def test_a_reload_turns_it_on_moves_it_and_turns_it_off(path: Path, tmp_path: Pa
     assert not [text for text in texts(events) if "restart" in text]
 
 
+def test_lost_lines_stay_counted_when_a_reload_turns_it_off_and_on(path: Path) -> None:
+    bench = started(access_log="/dev/full")
+    bench.visit()
+    bench.settle()
+    assert bench.log.lost == 1
+    bench.apply(access_log=None)
+    assert bench.log.lost == 1
+    bench.apply(access_log=str(path))
+    assert bench.log.lost == 1
+    bench.apply(access_log="/dev/full")
+    bench.visit()
+    bench.settle(2)
+    assert bench.log.lost == 2
+
+
 def test_a_reload_with_an_error_changes_nothing(path: Path, tmp_path: Path) -> None:
     bench = started(access_log=str(path))
     with pytest.raises(StartupError):

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rproxy.net.addresses import Address, written
+from rproxy.net.addresses import Address, canonical_ip, written
 from rproxy.net.lookups import Lookups
 from rproxy.sources.static.row import INTERVAL_S, JITTER, Checks, Entry, Row
 
@@ -56,7 +56,7 @@ class Name:
             self._asked.cancel()
 
     def _found(self, found: Sequence[str]) -> None:
-        addresses = list(dict.fromkeys(map(_plain, found)))
+        addresses = list(dict.fromkeys(map(canonical_ip, found)))
         if len(addresses) > ADDRESSES_MAX:
             del addresses[ADDRESSES_MAX:]
             self._log_failure(f"it has over {ADDRESSES_MAX} addresses; the first ones are used")
@@ -148,7 +148,7 @@ class StaticBackends:
         for entry in self._entries:
             host, port = entry.address
             name = self._names.get(host)
-            for address in [_plain(host)] if name is None else name.addresses:
+            for address in [canonical_ip(host)] if name is None else name.addresses:
                 wanted.setdefault((address, port), entry)
         return wanted
 
@@ -187,9 +187,3 @@ def _is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _plain(host: str) -> str:
-    """An IP address as the kernel and the pool write it; an IPv4-mapped one is plain IPv4."""
-    ip = ip_address(host)
-    return str(getattr(ip, "ipv4_mapped", None) or ip)
