@@ -23,7 +23,7 @@ ANSWER_S: Final = 15.0
 ANSWER_MAX: Final = 1 << 28
 """Bytes. A row takes less than 1 KiB."""
 UNIX: Final = "unix:"
-_PATHS: Final = ("", "/", "/status.json")
+_PATHS: Final = ("", "/status.json")
 """Those that a URL may have; the proxy's log shows the last one."""
 Query = Mapping[str, object]
 """Parameters; those that are None are left out."""
@@ -63,7 +63,14 @@ def place_of(url: str) -> Place:
     if split.scheme != "http":
         raise Failure(f"{url!r}: a proxy is asked at http://HOST:PORT or unix:PATH")
     is_printed = printable(url) == url and not any(map(str.isspace, url))
-    if not host or split.username is not None or split.path not in _PATHS or split.query or not is_printed:
+    if (
+        not host
+        or split.username is not None
+        or split.path.rstrip("/") not in _PATHS
+        or split.query
+        or split.fragment
+        or not is_printed
+    ):
         raise Failure(f"{url!r} is no address of a proxy: give http://HOST:PORT or unix:PATH")
     return Place(host, DEFAULT_PORT if port is None else port)
 

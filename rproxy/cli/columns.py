@@ -81,8 +81,11 @@ def note(row: Row) -> str:
     """What else is to be said of a back-end."""
     said, own, passed_over = row.get("said"), row.get("own_weight"), row.get("passed_over")
     notes = [] if not passed_over else [printable(passed_over)]
-    if row.get("state") == "draining":
-        notes.append("by an operator" if row.get("administration") == "drain" else "by its agent")
+    is_draining = row.get("state") == "draining"
+    if row.get("administration") == "drain":
+        notes.append("by an operator" if is_draining else "drained by an operator")
+    elif is_draining and not said:
+        notes.append("by its agent")
     if said:
         notes.append(f"agent-check: {printable(said)}")
     if weight(row).endswith("*"):

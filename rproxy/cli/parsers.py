@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -200,6 +201,8 @@ def _seconds_or_word(text: str) -> float | str:
     try:
         return _seconds(text)
     except argparse.ArgumentTypeError:
+        if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?s?|nan|inf", text):
+            raise
         return text
 
 

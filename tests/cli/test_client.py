@@ -20,6 +20,7 @@ from tests.integration.polling import in_background
     [
         ("http://127.0.0.1:8404", Place("127.0.0.1", 8404)),
         ("http://127.0.0.1:8404/", Place("127.0.0.1", 8404)),
+        ("http://127.0.0.1:8404//", Place("127.0.0.1", 8404)),
         ("http://127.0.0.1:81/status.json", Place("127.0.0.1", 81)),
         ("HTTP://Front:8404", Place("front", 8404)),
         ("http://front", Place("front", 8404)),
@@ -39,8 +40,8 @@ def test_a_place_is_named_by_a_url(url: str, place: Place) -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "unix:", "https://front", "ftp://front", "http://", "http://front:port", "http://front:70000", "http://u@front",
-     "http://front/other", "http://front/?x", ":8404", "http://[::1", "unix:/a\0b", "fr ont:8\n", "::1",
-     "http://fr ont", "http://fr\u00a0ont:8"],
+     "http://front/other", "http://front/?x", "http://front/#x", ":8404", "http://[::1", "unix:/a\0b", "fr ont:8\n",
+     "::1", "http://fr ont", "http://fr\u00a0ont:8"],
 )  # fmt: skip
 def test_what_is_no_place_is_refused_in_one_line(url: str) -> None:
     with pytest.raises(Failure) as failed:

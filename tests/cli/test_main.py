@@ -123,6 +123,8 @@ def test_what_is_changed(proxy: FakeProxy, token: str, capsys: Captured, command
     [
         ("drain", "the following arguments are required: BACKEND"),
         ("drain --wait 5", "the following arguments are required: BACKEND"),
+        ("drain --wait 0 10.1.1.1", "argument --wait: '0' is no number of seconds"),
+        ("ready --wait nan 10.1.1.1", "argument --wait: 'nan' is no number of seconds"),
         ("kill", "name sessions by their numbers, or a back-end by --backend"),
         ("kill 7 --backend 10.1.1.1", "name sessions by their numbers, or a back-end by --backend"),
         ("kill seven", "'seven' is no whole number"),

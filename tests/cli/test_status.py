@@ -39,6 +39,8 @@ def test_an_operator_sees_at_once_which_is_down_full_weighed_or_loaded() -> None
 def test_it_is_said_who_drains_a_back_end() -> None:
     rows = [row(state="draining", administration=each) for each in ("drain", "ready")]
     assert [line.split("  ")[-1] for line in shown(rows, 120)[1:]] == ["by an operator", "by its agent"]
+    rows = [row(state="draining", said="drain"), row(state="down", administration="drain")]
+    assert [line.split("  ")[-1] for line in shown(rows, 120)[1:]] == ["agent-check: drain", "drained by an operator"]
 
 
 @pytest.mark.parametrize("width", [1, 20, 40, 60, 80, 100, 120, 150, 200, 1000])
