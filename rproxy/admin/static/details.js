@@ -187,9 +187,10 @@ export class Details {
     for (const [value, text] of this.figures) show(value, text(entry));
     for (const { name, chart, now, most } of this.charts) {
       const series = entry.series[name];
-      const top = Math.max(0, ...series.map((value) => value ?? 0));
+      const present = name === "sessions" ? row.connections : series[series.length - 1];
+      const top = Math.max(0, ...[...series, present].map((value) => value ?? 0));
       charts.draw(chart, series, name === "cpu" ? 100 : 4);
-      show(now, format.count(name === "sessions" ? row.connections : series[series.length - 1]));
+      show(now, format.count(present));
       show(most, `most ${format.count(top)}`);
     }
     this.updateTerms();
