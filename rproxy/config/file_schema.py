@@ -53,6 +53,8 @@ _QUEUE_TIMEOUT_MAX_S: Final = 3600
 def _name(key: str, value: str) -> str:
     if not value.strip() or not value.isprintable() or len(value) > _NAME_MAX:
         raise ConfigError(f"must be 1 to {_NAME_MAX} printable characters", key, value)
+    if value in (".", ".."):  # browsers and curl take them out of the path of a URL
+        raise ConfigError("must be another name, since a path may not have this one", key, value)
     return value
 
 

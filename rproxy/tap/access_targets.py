@@ -65,7 +65,10 @@ class Target(Protocol):
 def open_target(where: str) -> Target:
     """The target that `--access-log` names. Raises `OSError`."""
     if where == ACCESS_JOURNAL:
-        return Journal(JOURNAL_SOCKET)
+        try:
+            return Journal(JOURNAL_SOCKET)
+        except OSError as error:
+            raise OSError(error.errno, f"{JOURNAL_SOCKET}: {error.strerror}") from None
     return _standard_output() if where == ACCESS_STDOUT else open_file(where)
 
 

@@ -300,6 +300,7 @@ def test_a_broken_table_or_key_of_the_process_is_one_line(tmp_path: Path, text: 
     ("text", "message"),
     [
         ('name = ""', 'name: must be 1 to 64 printable characters, not ""'),
+        ('name = ".."', 'name: must be another name, since a path may not have this one, not ".."'),
         ('name = "a\\tb"', r'name: must be 1 to 64 printable characters, not "a\tb"'),
         ("policy = {}", 'policy: must have a name, as in { name = "report", saturation = 0.9 }'),
         ("policy = { name = 3 }", 'policy: must have a name, as in { name = "report", saturation = 0.9 }'),

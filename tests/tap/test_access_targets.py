@@ -209,5 +209,5 @@ def test_a_journal_that_does_not_read_costs_lines(tmp_path: Path, journald: sock
 
 def test_without_a_journal_it_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_targets, "JOURNAL_SOCKET", str(tmp_path / "none"))
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(OSError, match=r"none: No such file"):
         open_target("journal")
