@@ -8,6 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any, Final
 
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
@@ -108,12 +109,18 @@ def _is_string(key: str, text: str) -> bool:
     Raises `ConfigError` if it begins with an unknown type.
     """
     prefix = _prefix(text)
-    types = {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)} | _BUILT_IN
     if prefix == text:
         return False
+    types = _types()
     if prefix not in types:
         check_no_type(key, text, prefix, types)
     return prefix in types
+
+
+@cache
+def _types() -> frozenset[str]:
+    """The types of endpoint strings. Twisted looks through the folders of its plugins for them."""
+    return _BUILT_IN | {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)}
 
 
 def _prefix(text: str) -> str:

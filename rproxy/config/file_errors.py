@@ -63,7 +63,8 @@ def _sentence(reason: str, value: Any) -> str:
     """The reason with the value, which the user need not look for in the file then."""
     if value is None:
         return reason
-    if re.search(rf"(?<![\w.]){re.escape(shown(value).strip(_QUOTE))}(?![\w.])", reason):
+    bare = shown(value).strip(_QUOTE)
+    if bare and re.search(rf"(?<![\w.]){re.escape(bare)}(?![\w.])", reason):
         return reason
     if reason.startswith("must "):
         return f"{reason}, not {shown(value)}"

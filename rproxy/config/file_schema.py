@@ -8,7 +8,7 @@ from random import Random
 from typing import Any, Final
 
 from rproxy.config.endpoints import listener_address
-from rproxy.config.kinds import NETWORK, Key, Kind, Table, address, choice, file, flag, number, text, whole
+from rproxy.config.kinds import NETWORK, Key, Kind, Table, address, choice, file, flag, networks, number, text, whole
 from rproxy.config.model import (
     AGENT_CHECK,
     CLIENT_SOURCE,
@@ -67,9 +67,13 @@ def _listeners(given: list[tuple[str, TlsConfig | None]]) -> dict[str, Any]:
     texts = [listener for listener, _ in given]
     if not texts:
         raise ConfigError("names no address")
+    places: set[Address | str] = set()
     for index, each in enumerate(texts):
-        if each in texts[:index]:
+        address = listener_address("", each)
+        place = address if address is not None and address[1] else each
+        if place in places:
             raise ConfigError("this port is given twice", f"[{index}]", each)
+        places.add(place)
     return {"listen": tuple(texts), "listen_tls": {listener: tls for listener, tls in given if tls is not None}}
 
 
@@ -155,10 +159,11 @@ def _backend(given: dict[str, Any]) -> BackendConfig:
 
 
 def _backends(given: list[BackendConfig]) -> tuple[BackendConfig, ...]:
-    addresses = [backend.address for backend in given]
-    for index, each in enumerate(addresses):
-        if each in addresses[:index]:
-            raise ConfigError("this back-end is given twice", f"[{index}].address", written(each))
+    addresses: set[Address] = set()
+    for index, backend in enumerate(given):
+        if backend.address in addresses:
+            raise ConfigError("this back-end is given twice", f"[{index}].address", written(backend.address))
+        addresses.add(backend.address)
     return tuple(given)
 
 
@@ -226,14 +231,14 @@ SERVICE_TABLE: Final[Mapping[str, Key]] = {
     "shadow": Key(
         "", Kind(_shadow, 'the name of a policy, a table such as { name = "report" }, or "none"', (str, dict))
     ),
-    "from": Key("allow", NETWORK, tuple),
+    "from": Key("allow", NETWORK, networks),
     "max-connections": Key("max_connections", _CONNECTIONS),
-    "clients": Key("clients", NETWORK, tuple),
+    "clients": Key("clients", NETWORK, networks),
     "deny": Key("deny", NETWORK, tuple),
     "max-connections-per-client": Key("max_connections_per_client", _CONNECTIONS),
     "connections-per-second-per-client": Key("connections_per_second_per_client", number(_RATE_MIN, _RATE_MAX)),
     "affinity": Key("affinity", choice(NONE, SOURCE_AFFINITY).to(lambda chosen: None if chosen == NONE else chosen)),
-    "proxy-protocol-from": Key("proxy_protocol_from", NETWORK, tuple),
+    "proxy-protocol-from": Key("proxy_protocol_from", NETWORK, networks),
     "send-proxy": Key("send_proxy", _SEND_PROXY),
     "source": Key("source", text(_source, f'an IP address of this host, or "{CLIENT_SOURCE}"'), _sources),
     "tls": Key("tls", _TLS_TABLE),

@@ -13,6 +13,7 @@ import attrs
 
 from rproxy.config import validators
 from rproxy.config.validators import ConfigError, Value
+from rproxy.net.addresses import Network
 
 Parser = Callable[[str, Any], Any]
 """Gets a key as the user wrote it, and a value; returns the model's. Raises `ConfigError`."""
@@ -52,6 +53,8 @@ class Kind:
         """The model's value for one of a file in `folder`. Raises `ConfigError`."""
         if type(value) not in self.types or (isinstance(value, int) and value.bit_length() > _BITS_MAX):
             raise ConfigError(f"must be {self.expected}", value=value)
+        if self.is_path and "\0" in str(value):
+            raise ConfigError("a path has no NUL characters", value=value)
         return self.parse("", self.located(value, folder))
 
     def to(self, made: Callable[[Any], Any]) -> Kind:
@@ -171,6 +174,13 @@ def address_or_path(parse: Callable[[str, Value], Any], expected: str, prefix: s
 
 
 NETWORK: Final = Kind(validators.network, "a network such as 10.1.1.0/24, or an IP address")
+
+
+def networks(given: list[Network]) -> tuple[Network, ...]:
+    """At least one: of an empty list nobody knows whether it means none, or what the key's absence means."""
+    if not given:
+        raise ConfigError("names no network; leave the key out for its default")
+    return tuple(given)
 
 
 def listed(words: Sequence[str], last: str = "or") -> str:

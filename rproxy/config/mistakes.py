@@ -17,6 +17,8 @@ _HEADED: Final = "haproxy:"
 """Begins the listeners of Twisted's that read PROXY headers."""
 _WITH_TLS: Final = re.compile(r"(haproxy:)*(ssl|tls):")
 """Begins the listeners of Twisted's that speak TLS."""
+_WITH_ONE_SOCKET: Final = re.compile(r"(haproxy:)*(unix|systemd):")
+"""Begins the listeners of Twisted's of which two of the same text have one socket."""
 _PLAIN: Final = "splice"
 """The carrier that takes plain sockets only."""
 _ANY: Final = "where 0.0.0.0/0 and ::/0 stand for any host at all"
@@ -162,14 +164,18 @@ def _who_may_register(config: ProxyConfig, service: ServiceConfig | None = None)
 def _shared_listeners(services: Iterable[ServiceConfig]) -> Iterator[ConfigError]:
     """Listeners of two services for the same clients: only one of them could be opened."""
     owners: dict[Address, tuple[ServiceConfig, str]] = {}
+    named: dict[str, tuple[ServiceConfig, str]] = {}
     for service in services:
-        for index, text in enumerate(service.listen):
-            address = listener_address(service.key("listen"), text)
+        for key, text in _listeners(service):
+            address = listener_address(key, text)
             if address is not None and address[1]:
-                owners.setdefault(address, (service, f"{service.key('listen')}[{index}]"))
-                owner, taken = owners[address]
-                if owner is not service:
-                    yield ConfigError(f"{taken} accepts these clients", f"{service.key('listen')}[{index}]", text)
+                owner, taken = owners.setdefault(address, (service, key))
+            elif _WITH_ONE_SOCKET.match(text):
+                owner, taken = named.setdefault(text, (service, key))
+            else:
+                continue
+            if owner is not service:
+                yield ConfigError(f"{taken} accepts these clients", key, text)
     for (host, port), (service, key) in owners.items():
         for wider in wider_hosts(host):
             owner, taken = owners.get((wider, port), (service, ""))

@@ -18,6 +18,7 @@ from rproxy.config.kinds import (
     choice,
     file,
     flag,
+    networks,
     number,
     number_or_off,
     text,
@@ -171,7 +172,7 @@ TIMING: Final = {
 
 PROXY: Final = {
     "monitor": Key("monitors", address(_monitor, "[HOST:]PORT"), _monitors),
-    "allow": Key("allow", NETWORK, tuple),
+    "allow": Key("allow", NETWORK, networks),
     "max-backends": Key("limits", whole(1, _BACKENDS_MAX).to(Limits.for_pool)),
     "max-connections": Key("max_connections", whole(1, SESSIONS_MAX)),
     "state-file": Key("state_file", file(_state_file)),

@@ -72,15 +72,16 @@ class _Reader:
     def __init__(self, folder: str, owner: int | None) -> None:
         self._folder = folder
         self._converter = Converter()
-        self._tables = {PROXY: Table(proxy_table(owner), dict), SERVICE: Table(SERVICE_TABLE, dict)}
-        self._known = {"": list(self._tables)}
-        for name, table in self._tables.items():
+        tables = {PROXY: Table(proxy_table(owner), dict), SERVICE: Table(SERVICE_TABLE, dict)}
+        self._read = {name: self._structured(table) for name, table in tables.items()}
+        self._known = {"": list(tables)}
+        for name, table in tables.items():
             self._known |= _names(name, table)
         self._errors: list[ConfigError] = []
 
     def read(self, tables: dict[str, Any]) -> FileValues:
         """Everything in the file."""
-        self._errors += unknown_keys(tables.keys() - self._tables.keys(), "", self._known)
+        self._errors += unknown_keys(tables.keys() - self._read.keys(), "", self._known)
         proxy = self._table(PROXY, tables.get(PROXY, {}), PROXY)
         services = tables.get(SERVICE, [])
         if not isinstance(services, list):
@@ -92,7 +93,7 @@ class _Reader:
     def _table(self, name: str, value: Any, path: str) -> Values | None:
         """The values of a table by the names of its keys; None if there are errors."""
         try:
-            values: Values = self._structured(self._tables[name])(value)
+            values: Values = self._read[name](value)
         except (ConfigError, BaseValidationError) as error:
             self._errors += flattened(error, path, self._known)
             return None

@@ -27,6 +27,8 @@ Value = str | float
 
 PORT_MAX: Final = 65535
 _HOST: Final = r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]\s]+))"
+_NAME: Final = r"[\w.-]+|\*"
+"""Characters of a host's name, before IDNA; alone, * is every address of this host."""
 _DIGITS_MAX: Final = 20
 """Longer texts are out of every range, and Python refuses to convert very long ones."""
 
@@ -178,6 +180,8 @@ def _host(key: str, text: str, six: str | None, host: str | None) -> str:
         host.encode("idna")
     except UnicodeError as error:
         raise ConfigError(f"{host} is not a host name ({_idna_reason(error)})", key, text) from None
+    if not re.fullmatch(_NAME, host):
+        raise ConfigError("its host is not a host name", key, text)
     return host
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from cattrs.gen.typeddicts import make_dict_structure_fn
 
+from rproxy.config import endpoints, toml_file
 from rproxy.config.model import BackendConfig, BackendLimits, SendTlsConfig, TlsConfig
 from rproxy.pool.limits import Limits
 from rproxy.sessions.redispatch import Redispatch
@@ -268,6 +271,7 @@ def test_all_errors_are_told_at_once_each_with_the_path_of_its_key(tmp_path: Pat
         ),
         ("[proxy]\nMONITOR = 1", "proxy.MONITOR: there is no such key; do you mean monitor?"),
         ("[proxy]\nmonitor = []", "proxy.monitor: names no port"),
+        ("[proxy]\nallow = []", "proxy.allow: names no network; leave the key out for its default"),
         ("[proxy]\nmonitor = [[1]]", "proxy.monitor[0]: must be [HOST:]PORT, not a list"),
         ("[proxy]\nmonitor = 1979-05-27", "proxy.monitor: must be [HOST:]PORT, not 1979-05-27"),
         ("[proxy]\ntrace = 1", "proxy.trace: must be true or false, not 1"),
@@ -318,7 +322,18 @@ def test_a_broken_table_or_key_of_the_process_is_one_line(tmp_path: Path, text: 
         ('source = "eth0"', 'source: "eth0" is not an IP address'),
         ("clients = [1]", "clients[0]: must be a network such as 10.1.1.0/24, or an IP address, not 1"),
         ("[service.backend]", "backend.address: is missing"),
+        ("from = []", "from: names no network; leave the key out for its default"),
+        ("clients = []", "clients: names no network; leave the key out for its default"),
+        ("proxy-protocol-from = []", "proxy-protocol-from: names no network; leave the key out for its default"),
         ("[[service.backend]]", "backend[0].address: is missing"),
+        (
+            '[[service.backend]]\naddress = "/run/db.sock:1"',
+            'backend[0].address: "/run/db.sock:1": its host is not a host name',
+        ),
+        (
+            '[[service.backend]]\naddress = "a\\u0000b:1"',
+            r'backend[0].address: "a\x00b:1": its host is not a host name',
+        ),
         ('backend = "10.1.1.9:80"', 'backend: must be a table, not "10.1.1.9:80"'),
         ('[[service.backend]]\naddress = "a:0"', 'backend[0].address: "a:0": port 0 is none to connect to'),
         ('[[service.backend]]\naddress = "10.1.1:80"', 'backend[0].address: "10.1.1:80": 10.1.1 is not an IP address'),
@@ -370,6 +385,9 @@ def test_a_broken_key_of_a_service_is_one_line(pem: Path, text: str, message: st
         ("[]", "listen: names no address"),
         ("99999", "listen: port 99999 is above 65535"),
         ('["80", 80]', 'listen[1]: "80": this port is given twice'),
+        ('["80", "080"]', 'listen[1]: "080": this port is given twice'),
+        ('["127.0.0.1:80", "[::ffff:127.0.0.1]:80"]', 'listen[1]: "[::ffff:127.0.0.1]:80": this port is given twice'),
+        ('""', 'listen: "" is not of the form [HOST:]PORT (an IPv6 address in brackets)'),
         ('["10.1.1.10:99999"]', 'listen[0]: "10.1.1.10:99999": port 99999 is above 65535'),
         (
             '"ssl:443:privateKey=/nonexistent.pem"',
@@ -382,6 +400,51 @@ def test_a_broken_key_of_a_service_is_one_line(pem: Path, text: str, message: st
 )
 def test_a_listener_that_cannot_be_is_told_without_opening_any(tmp_path: Path, listen: str, message: str) -> None:
     assert error_of(tmp_path, f"[[service]]\nlisten = {listen}").startswith(f"service[0].{message}")
+
+
+PATHS = [
+    ("[proxy]", ["keyring", "admin-token-file", "state-file", "access-log"]),
+    ("[service.tls]", ["certificate", "key", "client-ca"]),
+    ("[service.send-tls]", ["certificate", "key", "ca"]),
+]
+
+
+@pytest.mark.parametrize(("table", "key"), [(table, key) for table, keys in PATHS for key in keys])
+def test_a_path_with_a_nul_is_an_error_as_any_other(tmp_path: Path, table: str, key: str) -> None:
+    lines = errors_of(tmp_path, f'[[service]]\nlisten = "80"\n{table}\n{key} = "a\\u0000b"')
+    assert [line for line in lines if "NUL" in line] == [
+        f'{NAME}: {table.strip("[]").replace("service", "service[0]")}.{key}: "a\\x00b": a path has no NUL characters'
+    ]
+
+
+def test_so_is_one_behind_a_prefix(tmp_path: Path) -> None:
+    assert error_of(tmp_path, '[proxy]\nadmin = "unix:a\\u0000b"') == (
+        'proxy.admin: "unix:a\\x00b": a path has no NUL characters'
+    )
+
+
+@pytest.mark.parametrize("listener", ["unix:web.sock", "systemd:domain=UNIX:name=web"])
+def test_two_services_with_one_socket_are_an_error(tmp_path: Path, listener: str) -> None:
+    text = f'[[service]]\nname = "a"\nlisten = "{listener}"\n[[service]]\nname = "b"\nlisten = "{listener}"\n'
+    assert error_of(tmp_path, text) == (
+        f'service[1].listen[0]: "{listener}": service[0].listen[0] accepts these clients'
+    )
+
+
+def test_a_thousand_services_cost_no_more_than_their_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the types of endpoints nor the readers of tables are made for each."""
+    plugins = Mock(return_value=[])
+    makers = Mock(side_effect=make_dict_structure_fn)
+    monkeypatch.setattr(endpoints, "getPlugins", plugins)
+    monkeypatch.setattr(toml_file, "make_dict_structure_fn", makers)
+    endpoints._types.cache_clear()
+    try:
+        services = [f'[[service]]\nname = "{port}"\nlisten = "127.0.0.1:{port}"' for port in range(20000, 21000)]
+        assert len(file_config(tmp_path, "\n".join(services)).services) == 1000
+    finally:
+        endpoints._types.cache_clear()
+    assert plugins.call_count == 1
+    assert makers.call_count < 20
 
 
 def test_of_very_many_errors_the_first_hundred_are_told(tmp_path: Path) -> None:
