@@ -19,6 +19,8 @@ from twisted.python import usage
 from rproxy.config.command_options import CommandOptions
 from rproxy.net.files import open_nonblocking
 
+REPORT: Final = ".reload"
+"""What follows the path of a pid file in that of its process' report of reloads, which is renamed with it."""
 _TWISTD_DEFAULT: Final = "twistd.pid"
 _NEW: Final = ".new"
 _OLD: Final = ".old"
@@ -77,11 +79,15 @@ def _put_aside(path: str, older_max: int) -> None:
             if older_max > 1:
                 _put_aside(old, older_max - 1)
     os.replace(path, old)
+    with suppress(OSError):
+        os.replace(path + REPORT, old + REPORT)
 
 
-def name_of(path: str, descriptor: int) -> str:
-    """The present name of the file that was held at `path`, which another process may have replaced; empty for none."""
-    for name in (path + _OLD * times for times in range(_OLDER_MAX + 1)):
+def name_of(path: str, descriptor: int, suffix: str = "") -> str:
+    """The present name of the file that was `path` with that suffix, which another process may have put aside; empty
+    for none.
+    """
+    for name in (path + _OLD * times + suffix for times in range(_OLDER_MAX + 1)):
         with suppress(OSError):
             if os.path.samestat(os.lstat(name), os.fstat(descriptor)):
                 return name
@@ -111,6 +117,8 @@ def clear(path: str) -> None:
             raise usage.UsageError(f"the pid file {path} is no regular file")
         _lock(descriptor, path)
         os.unlink(path)
+        with suppress(OSError):
+            os.unlink(path + REPORT)
     except OSError as error:
         raise usage.UsageError(f"cannot remove the old pid file {path}: {error.strerror}") from None
     finally:

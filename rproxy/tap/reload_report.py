@@ -11,8 +11,8 @@ from typing import Final
 
 import attrs
 
-SUFFIX: Final = ".reload"
-"""What follows the pid file's path."""
+from rproxy.tap.pidfile import REPORT, name_of
+
 POLL_S: Final = 0.02
 _BYTES_MAX: Final = 1 << 16
 _DONE: Final = "done"
@@ -35,7 +35,8 @@ class ReloadReport:
 
     def __init__(self, pidfile: str) -> None:
         """Make an empty file in place of one that was left behind. Raises `OSError`."""
-        self.path = os.path.abspath(pidfile) + SUFFIX
+        self._pidfile = os.path.abspath(pidfile)
+        self.path = self._pidfile + REPORT
         with suppress(FileNotFoundError):
             os.unlink(self.path)
         self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -50,10 +51,9 @@ class ReloadReport:
             os.pwrite(self.descriptor, line, 0)
 
     def close(self) -> None:
-        """Remove the file, unless another process has put its own there. Called once."""
+        """Remove the file, wherever another process may have put it aside. Called once."""
         with suppress(OSError):
-            if os.path.samestat(os.stat(self.path), os.fstat(self.descriptor)):
-                os.unlink(self.path)
+            os.unlink(name_of(self._pidfile, self.descriptor, REPORT))
         os.close(self.descriptor)
 
 
@@ -61,11 +61,11 @@ def reload(pidfile: str, within_s: float) -> Outcome:
     """Have the proxy with that pid file reload, and wait for `within_s` seconds for what becomes of it."""
     try:
         pid = _running(pidfile)
-        report = os.open(pidfile + SUFFIX, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        report = os.open(pidfile + REPORT, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except _NotRunning as error:
         return Outcome(False, str(error))
     except OSError as error:
-        return Outcome(False, f"{pidfile}{SUFFIX}: {error.strerror}; is {pidfile} the pid file of a proxy?")
+        return Outcome(False, f"{pidfile}{REPORT}: {error.strerror}; is {pidfile} the pid file of a proxy?")
     try:
         return _signal(pid, pidfile, report, within_s)
     finally:

@@ -379,6 +379,28 @@ def test_the_command_tells_what_becomes_of_a_reload(start: Starter) -> None:
     )
 
 
+def test_while_one_process_takes_over_from_another_either_can_be_told_to_reload(start: Starter) -> None:
+    file, port = start.folder / "rproxy.toml", free_port()
+    own = (
+        f'[proxy]\nmonitor = "{LOOPBACK}:{free_port()}"\nreuse-port = true\n[[service]]\nname = "web"\n{listen(port)}\n'
+    )
+    file.write_text(own)
+    pidfile = start.folder / "mine.pid"
+    old = start.twistd(f"--pidfile={pidfile}", "rproxy", "--config", str(file))
+    poll(lambda: pidfile.with_name("mine.pid.reload").exists(), READY_S, "it has started")
+    new = start.twistd(f"--pidfile={pidfile}", "rproxy", "--config", str(file))
+    poll(lambda: pidfile.with_name("mine.pid.old").exists(), READY_S, "the other one has taken over")
+    poll(lambda: pidfile.with_name("mine.pid.reload").exists(), READY_S, "it has started")
+    file.write_text(own + "idle-timeout = 7\n")
+    for name in ("mine.pid", "mine.pid.old"):
+        done = reload_command(start.folder, "--pidfile", name)
+        assert done.stdout == f"rproxy reload: {file} read again: changed: web\n", done.stderr
+    assert old.stop() == -signal.SIGTERM
+    assert sorted(path.name for path in start.folder.glob("mine.pid*")) == ["mine.pid", "mine.pid.reload"]
+    assert new.stop() == -signal.SIGTERM
+    assert list(start.folder.glob("mine.pid*")) == []
+
+
 def test_a_pid_file_that_was_left_behind_or_is_an_agents_signals_nobody(start: Starter) -> None:
     left = start.folder / "rproxy.pid"
     sleeper = subprocess.Popen(["sleep", "60"])

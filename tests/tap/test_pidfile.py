@@ -12,6 +12,7 @@ import pytest
 from twisted.python import usage
 
 from rproxy.tap import pidfile
+from rproxy.tap.reload_report import Outcome, ReloadReport
 
 
 @pytest.fixture
@@ -142,6 +143,37 @@ def test_the_files_of_all_who_go_on_are_kept(tmp_path: Path) -> None:
     assert final.with_name("rproxy.pid.old.old").read_text() == "2"
     for each in held.values():
         os.close(each)
+
+
+def test_a_report_of_reloads_goes_with_its_pid_file(tmp_path: Path) -> None:
+    final, new = tmp_path / "rproxy.pid", tmp_path / "rproxy.pid.new"
+    held, reports = [], []
+    for text in ("1", "2", "3"):
+        new.write_text(text)
+        held.append(pidfile.hold(str(new)))
+        pidfile.take_over(str(new), str(final))
+        reports.append(ReloadReport(str(final)))
+        reports[-1].write(0.0, Outcome(True, f"report of {text}"))
+    assert {path.name: path.read_text().split()[-1] for path in tmp_path.glob("*.reload")} == {
+        "rproxy.pid.reload": "3",
+        "rproxy.pid.old.reload": "2",
+        "rproxy.pid.old.old.reload": "1",
+    }
+    reports.pop(1).close()
+    assert sorted(path.name for path in tmp_path.glob("*.reload")) == ["rproxy.pid.old.old.reload", "rproxy.pid.reload"]
+    for report in reports:
+        report.close()
+    assert list(tmp_path.glob("*.reload")) == []
+    for descriptor in held:
+        os.close(descriptor)
+
+
+def test_what_a_process_that_was_killed_reported_last_is_removed_with_its_pid_file(tmp_path: Path) -> None:
+    path = tmp_path / "rproxy.pid"
+    path.write_text("1234")
+    os.close(ReloadReport(str(path)).descriptor)
+    pidfile.clear(str(path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_file_to_replace_is_known_from_any_folder(held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
