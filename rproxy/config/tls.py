@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from rproxy.config.model import ServiceConfig
 from rproxy.config.validators import ConfigError
-from rproxy.net.tls_settings import TlsFileError
+from rproxy.net.tls_settings import TlsConfig, TlsFileError
 
 if TYPE_CHECKING:
     from rproxy.net.tls_client import ClientTls
@@ -34,7 +35,7 @@ def server_tls(config: ServiceConfig, text: str, before: ServerTls | None = None
     If there is one from `before`, that is returned with what the configuration and its files say now. Raises
     `ConfigError`, and then leaves `before` as it was.
     """
-    settings = config.listen_tls.get(text, config.tls)
+    settings = _server_settings(config, text)
     if settings is None:
         return None
     several = len(settings.certificates) > 1
@@ -65,6 +66,41 @@ def client_tls(config: ServiceConfig, before: ClientTls | None = None) -> Client
         return before
 
     return _made(make, client_key(config), several=False)
+
+
+def unusable(config: ServiceConfig) -> Iterator[ConfigError]:
+    """Everything that is wrong with the files of a service's TLS, of which what is made of them tells the first only.
+
+    They are read one by one; what only OpenSSL finds, or that it is missing, is not among it.
+    """
+    try:
+        from rproxy.net.tls_files import read_authorities, read_identity
+    except ImportError:
+        return
+    for key, settings in {server_key(config, text): _server_settings(config, text) for text in config.listen}.items():
+        if settings is not None:
+            several = len(settings.certificates) > 1
+            for number, files in enumerate(settings.certificates):
+                yield from _wrong(partial(read_identity, *files, number), key, several=several)
+            if settings.client_ca is not None:
+                yield from _wrong(partial(read_authorities, "client-ca", settings.client_ca), key)
+    send, key = config.send_tls, client_key(config)
+    if send is not None and send.certificate is not None:
+        yield from _wrong(partial(read_identity, send.certificate, send.key or send.certificate), key)
+    if send is not None and send.ca is not None:
+        yield from _wrong(partial(read_authorities, "ca", send.ca), key)
+
+
+def _wrong(read: Callable[[], object], key: str, *, several: bool = False) -> Iterator[ConfigError]:
+    try:
+        _made(read, key, several=several)
+    except ConfigError as error:
+        yield error
+
+
+def _server_settings(config: ServiceConfig, text: str) -> TlsConfig | None:
+    """Of the listener that has that text."""
+    return config.listen_tls.get(text, config.tls)
 
 
 def _made(make: Callable[[], _Made], key: str, *, several: bool) -> _Made:

@@ -42,13 +42,17 @@ class AgentsPort(Part):
 
     def privilegedStartService(self) -> None:
         if self._config.takes_agents:
-            self.open()
+            self.open(self._config)
 
-    def open(self) -> None:
-        """Open the ports, all or none, unless they are open: a service takes agents. Raises `StartupError`."""
+    def open(self, config: ProxyConfig) -> None:
+        """Open the ports of `config`, all or none, unless some are open: a service takes agents.
+
+        Raises `StartupError`.
+        """
         if self._ports:
             return
-        first, *others = self._config.monitors
+        self._config = config
+        first, *others = config.monitors
         try:
             self._open(first, self._monitor)
             for address in others:

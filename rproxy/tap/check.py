@@ -17,7 +17,7 @@ from rproxy.config.endpoints import listen_endpoints, listener_address
 from rproxy.config.file_errors import FileErrors
 from rproxy.config.given import OptionValues
 from rproxy.config.model import CLIENT_SOURCE, ProxyConfig, ServiceConfig
-from rproxy.config.tls import client_key, client_tls, server_key, server_tls
+from rproxy.config.tls import client_key, client_tls, server_key, server_tls, unusable
 from rproxy.config.toml_file import read_file
 from rproxy.config.validators import ConfigError
 from rproxy.net.addresses import written
@@ -73,15 +73,23 @@ def _wrong(service: ServiceConfig, found: Mapping[str, Sequence[str] | OSError])
                 listen_endpoints(None, [text], key=f"{service.key('listen')}[{index}]")
         except ConfigError as error:
             yield error
-    for make in _tls(service).values():
-        try:
-            make()
-        except ConfigError as error:
-            yield error
+    yield from _wrong_tls(service)
     for backend in service.backends:
         got = found[backend.address[0]]
         if isinstance(got, OSError):
             yield ConfigError(got.strerror or str(got), f"{backend.prefix}address", written(backend.address))
+
+
+def _wrong_tls(service: ServiceConfig) -> Iterator[ConfigError]:
+    """All that is wrong with the files, or else with what is made of them."""
+    firsts: list[ConfigError] = []
+    for make in _tls(service).values():
+        try:
+            make()
+        except ConfigError as error:
+            firsts.append(error)
+    if firsts:
+        yield from {str(error): error for error in (*unusable(service), *firsts)}.values()
 
 
 def _tls(service: ServiceConfig) -> Mapping[str, Callable[[], ServerTls | ClientTls | None]]:

@@ -18,14 +18,10 @@ from twisted.python import usage
 
 from rproxy.config.command_options import CommandOptions
 from rproxy.net.files import open_nonblocking
+from rproxy.tap.pidfile_names import OLD, OLDER_MAX, REPORT
 
-REPORT: Final = ".reload"
-"""What follows the path of a pid file in that of its process' report of reloads, which is renamed with it."""
 _TWISTD_DEFAULT: Final = "twistd.pid"
 _NEW: Final = ".new"
-_OLD: Final = ".old"
-_OLDER_MAX: Final = 9
-"""How many processes that go on beside the present one have a pid file: ``.old``, ``.old.old`` and so on."""
 
 
 class Held(usage.UsageError):
@@ -65,13 +61,13 @@ def take_over(path: str, final: str) -> None:
     A file of that name whose process goes on gets another ``.old``. Raises `OSError`.
     """
     with suppress(FileNotFoundError):  # the other process has ended
-        _put_aside(final, _OLDER_MAX)
+        _put_aside(final, OLDER_MAX)
     os.replace(path, final)
 
 
 def _put_aside(path: str, older_max: int) -> None:
     """Rename `path` to `path`.old; if a running process holds that name, its file first, up to `older_max` deep."""
-    old = path + _OLD
+    old = path + OLD
     with suppress(usage.UsageError):  # if it is no file, it cannot be replaced either
         try:
             clear(old)
@@ -81,17 +77,6 @@ def _put_aside(path: str, older_max: int) -> None:
     os.replace(path, old)
     with suppress(OSError):
         os.replace(path + REPORT, old + REPORT)
-
-
-def name_of(path: str, descriptor: int, suffix: str = "") -> str:
-    """The present name of the file that was `path` with that suffix, which another process may have put aside; empty
-    for none.
-    """
-    for name in (path + _OLD * times + suffix for times in range(_OLDER_MAX + 1)):
-        with suppress(OSError):
-            if os.path.samestat(os.lstat(name), os.fstat(descriptor)):
-                return name
-    return ""
 
 
 def in_foreground(twistd: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from rproxy.net.inherited import forget
 from rproxy.tap import pidfile
 from rproxy.tap.logs import Observer, RotatingFile, open_file, rotate_at_signal, standard_output
 from rproxy.tap.notify import Notifier
+from rproxy.tap.pidfile_names import name_of
 from rproxy.tap.reload_report import ReloadReport
 from rproxy.tap.startup import StartupError, report_startup_errors_in_one_line
 
@@ -185,7 +186,7 @@ class Process:
             self._report.close()
         if not path or self._pid_file is None:
             return
-        path = self._config["pidfile"] = pidfile.name_of(path, self._pid_file)
+        path = self._config["pidfile"] = name_of(path, self._pid_file)
         if not path or not os.access(os.path.dirname(path), os.W_OK):
             os.ftruncate(self._pid_file, 0)
             self._config["pidfile"] = ""

@@ -219,11 +219,11 @@ class ProxyService(ProcessService, MultiService):
         are. Raises `ConfigError` or `StartupError` with one line, and has changed nothing then.
         """
         before, rows, words = self._config, self._rows(), self._steering.words()
-        used = in_force(before, config)
+        used = in_force(before, config, monitored=self._agents_port.is_open)
         capacity = sessions_max(used, self._descriptors)
         opened = used.takes_agents and not self._agents_port.is_open
         if opened:
-            self._agents_port.open()
+            self._agents_port.open(used)
         try:
             with self.access_log.changing(used, self._services):
                 changes = self._services.apply(used.services)

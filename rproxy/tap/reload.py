@@ -21,14 +21,17 @@ _CHANGEABLE: Final = {
 _ADMIN: Final = ("admin", "admin_names", "admin_path")
 
 
-def in_force(before: ProxyConfig, after: ProxyConfig) -> ProxyConfig:
+def in_force(before: ProxyConfig, after: ProxyConfig, *, monitored: bool) -> ProxyConfig:
     """`after`, as far as it can be used without a restart; of the rest, `before`.
 
-    Raises `ConfigError` if the two together would let any host register, or see what only operators may.
+    The ports for agents may change until they are `monitored`, that is, open. Raises `ConfigError` if the two together
+    would let any host register, or see what only operators may.
     """
     fields = {field.name for field in attrs.fields(ProxyConfig)} - _CHANGEABLE
     if before.keyring is not None and after.keyring is not None:
         fields.discard("keyring")
+    if not monitored:
+        fields.discard("monitors")
     mixed = attrs.evolve(after, **{name: getattr(before, name) for name in fields})
     for error in unguarded(mixed):
         raise error

@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from rproxy.tap.pidfile import REPORT, name_of
+from rproxy.tap.pidfile_names import REPORT, name_of
 
 POLL_S: Final = 0.02
 _BYTES_MAX: Final = 1 << 16

@@ -205,6 +205,26 @@ def test_certificates_and_keys_are_read(tmp_path: Path, capfd: Captured) -> None
     assert [line for line in lines if line.startswith("note: ")] == []
 
 
+def test_every_file_of_tls_that_cannot_be_used_is_told(tmp_path: Path, capfd: Captured) -> None:
+    authority = Authority.root(tmp_path)
+    one, two, ca = authority.issue("one.test"), authority.issue("two.test"), authority.path
+    text = with_tls(one) + (
+        f'tls = {{ certificate = ["{one.key}", "{two.certificate}", "{one.certificate}"], '
+        f'key = ["{one.key}", "{one.key}", "{one.key}"], client-ca = "{one.certificate}" }}\n'
+        f'send-tls = {{ certificate = "{ca}", key = "{one.key}", ca = "{one.key}" }}\n'
+    )
+    no_certificate = "there is no certificate of the PEM format in it"
+    assert wrong(capfd, toml(tmp_path, text)) == [
+        f'{NAME}: service[0].tls.certificate[0]: "{one.key}": {no_certificate}',
+        f'{NAME}: service[0].tls.key[1]: "{one.key}": the key is not that of the first certificate in '
+        f"{two.certificate}",
+        f'{NAME}: service[0].tls.client-ca: "{one.certificate}": no certificate there is that of an authority '
+        "(CA:TRUE)",
+        f'{NAME}: service[0].send-tls.key: "{one.key}": the key is not that of the first certificate in {ca}',
+        f'{NAME}: service[0].send-tls.ca: "{one.key}": {no_certificate}',
+    ]
+
+
 def test_a_certificate_that_has_expired_is_a_note(tmp_path: Path, capfd: Captured) -> None:
     files = Authority.root(tmp_path).issue("web.test", starts=-2 * DAY, ends=-DAY)
     (note,) = [line for line in plan(tmp_path, capfd, with_tls(files)) if line.startswith("note: ")]

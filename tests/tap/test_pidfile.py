@@ -12,6 +12,7 @@ import pytest
 from twisted.python import usage
 
 from rproxy.tap import pidfile
+from rproxy.tap.pidfile_names import name_of
 from rproxy.tap.reload_report import Outcome, ReloadReport
 
 
@@ -134,7 +135,7 @@ def test_the_files_of_all_who_go_on_are_kept(tmp_path: Path) -> None:
         pidfile.take_over(str(new), str(final))
     names = {"4": "rproxy.pid", "3": "rproxy.pid.old", "2": "rproxy.pid.old.old", "1": "rproxy.pid.old.old.old"}
     assert {path.read_text(): path.name for path in tmp_path.iterdir()} == names
-    assert {text: Path(pidfile.name_of(str(final), each)).name for text, each in held.items()} == names
+    assert {text: Path(name_of(str(final), each)).name for text, each in held.items()} == names
     os.close(held.pop("3"))
     new.write_text("5")
     pidfile.take_over(str(new), str(final))
@@ -197,10 +198,10 @@ def test_a_held_file_is_found_under_the_name_that_it_has_now(tmp_path: Path) -> 
     path = tmp_path / "rproxy.pid"
     path.write_text("1234")
     descriptor = pidfile.hold(str(path))
-    assert pidfile.name_of(str(path), descriptor) == str(path)
+    assert name_of(str(path), descriptor) == str(path)
     path.rename(f"{path}.old")
     path.write_text("5678")
-    assert pidfile.name_of(str(path), descriptor) == f"{path}.old"
+    assert name_of(str(path), descriptor) == f"{path}.old"
     Path(f"{path}.old").unlink()
-    assert pidfile.name_of(str(path), descriptor) == ""
+    assert name_of(str(path), descriptor) == ""
     os.close(descriptor)

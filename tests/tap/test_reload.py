@@ -286,6 +286,19 @@ def test_keys_that_a_restart_has_to_wait_for_are_named_in_one_line_and_stay() ->
     assert bench.opened()[0] == ("UDP", 5555)
 
 
+def test_where_no_service_has_taken_agents_yet_they_register_at_the_ports_of_the_new_file() -> None:
+    static = attrs.evolve(WEB, takes_agents=False)
+    bench = Reloaded(static)
+    bench.apply(static, monitors=(("127.0.0.1", 7777),))
+    with logged() as events:
+        bench.apply(WEB, DB, monitors=(("127.0.0.1", 6666),), allow=())
+    assert [port for kind, port in bench.opened() if kind == "UDP"] == [6666]
+    assert "restart" not in texts(events)[-1]
+    with logged() as events:
+        bench.apply(WEB, monitors=(("127.0.0.1", 7777),))
+    assert texts(events)[-1] == "a restart has to come before these keys change: proxy.monitor"
+
+
 def test_a_configuration_that_would_let_any_host_register_until_the_restart_is_refused() -> None:
     bench = Reloaded(WEB)
     with pytest.raises(ConfigError, match="who may register"):
