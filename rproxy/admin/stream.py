@@ -54,6 +54,7 @@ class Stream(Folder):
             request.setHeader("retry-after", "10")
             return refuse(request, HTTPStatus.SERVICE_UNAVAILABLE, f"{self._streams.most} others listen already")
         request.setHeader("content-type", "text/event-stream")
+        request.setHeader("x-accel-buffering", "no")  # nginx would hold back what comes
         if request.method == b"HEAD":
             request.finish()
         else:

@@ -85,20 +85,23 @@ class Operators:
         self.access.tokens = None if self._token_file is None else self._token_file.tokens
 
     def use_tokens(self, file: TokenFile | None) -> None:
-        """Accept the tokens of this file from now on; None accepts none."""
-        self._token_file = file
+        """Accept the tokens of this file from now on; None accepts none. A change is logged."""
+        before, self._token_file = self.access.tokens, file
         self._set_tokens()
+        if self.access.tokens != before:
+            self.log.info("tokens of operators have changed: there are {number}", number=len(self.access.tokens or ()))
 
     def read_tokens_again(self) -> None:
         """Read the file of tokens again, if there is one. If it cannot be used, which is logged, the tokens stay."""
         if self._token_file is None:
             return
         try:
-            self.use_tokens(self._token_file.reread())
+            self._token_file = self._token_file.reread()
         except SecretFileError as error:
             path = self._token_file.path
             self.log.error("--admin-token-file {path}: {error}; the tokens stay as they were", path=path, error=error)
         else:
+            self._set_tokens()
             self.log.info("tokens of operators read again")
 
     def site(self, descriptors: int) -> AdminSite:

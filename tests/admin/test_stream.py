@@ -96,6 +96,7 @@ def test_the_head_is_that_of_a_stream() -> None:
     status, headers, body = parsed(client.take())
     assert (status, headers.getRawHeaders("content-type")) == (HTTPStatus.OK, ["text/event-stream"])
     assert headers.getRawHeaders("cache-control") == ["no-store"]
+    assert headers.getRawHeaders("x-accel-buffering") == ["no"]
     assert body.startswith(b"retry: 2000\n\nevent: status\ndata: {")
     head = bench.client().ask(get("/stream", method="HEAD"))
     assert parsed(head)[1].getRawHeaders("content-type") == ["text/event-stream"]

@@ -313,10 +313,14 @@ def test_tokens_of_operators_are_those_of_the_file_that_was_read_last() -> None:
     bench = Reloaded(WEB)
     access = bench.service._operators.access
     assert access.tokens is None
-    bench.apply(WEB, admin_token_file=TOKENS)
-    assert access.tokens == TOKENS.tokens
-    bench.apply(WEB)
-    assert access.tokens is None
+    with logged() as events:
+        bench.apply(WEB, admin_token_file=TOKENS)
+        assert access.tokens == TOKENS.tokens
+        bench.apply(WEB, admin_token_file=TOKENS)
+        bench.apply(WEB)
+        assert access.tokens is None
+    told = [text for text in texts(events) if "tokens" in text]
+    assert told == [f"tokens of operators have changed: there are {number}" for number in (1, 0)]
 
 
 def test_a_listener_that_other_hosts_reach_keeps_its_tokens_until_a_restart() -> None:
