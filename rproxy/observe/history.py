@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import attrs
 
-from rproxy.observe.pool_log import word_of
+from rproxy.observe.pool_log import request_of, word_of
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import (
     Administered,
@@ -23,12 +23,11 @@ from rproxy.pool.events import (
     Weighed,
     WordsChanged,
 )
-from rproxy.pool.states import State
+from rproxy.pool.states import State, is_lapse
 
 KEPT_S: Final = 3600.0
 KEPT: Final = 5000
 """Most of them, whatever their age: any host can make a back-end come and go."""
-_UP_OR_SUSPECT: Final = {State.UP, State.SUSPECT}
 
 
 @attrs.frozen
@@ -113,7 +112,7 @@ class _ServiceHistory:
     def changed(self, event: Transitioned) -> None:
         """Not noted: one lost probe and its recovery, and the removal of one that never answered."""
         before, after = event.before, event.after
-        if {before, after} == _UP_OR_SUSPECT or (before, after) == (State.REGISTERED, State.FORGOTTEN):
+        if is_lapse(before, after) or (before, after) == (State.REGISTERED, State.FORGOTTEN):
             return
         self._note(event.backend, after.value, event.reason + word_of(event))
 
@@ -121,9 +120,7 @@ class _ServiceHistory:
         self._note(event.backend, "restarted", "its agent was started again")
 
     def draining_changed(self, event: DrainingChanged) -> None:
-        draining = event.backend.draining
-        text = "no new clients: it drains, or its service fails its check" if draining else "clients again"
-        self._note(event.backend, "drain" if draining else "ready", f"its agent asks for {text}")
+        self._note(event.backend, "drain" if event.backend.draining else "ready", request_of(event.backend))
 
     def administered(self, event: Administered) -> None:
         self._note(event.backend, event.administration.value, "an operator says so")

@@ -25,7 +25,7 @@ from rproxy.pool.events import (
     Weighed,
     WordsChanged,
 )
-from rproxy.pool.states import Administration, State
+from rproxy.pool.states import Administration, State, is_lapse
 from rproxy.timing.rate_limit import RateLimit
 from rproxy.timing.throttle import Throttle
 
@@ -39,7 +39,6 @@ NAMED_MAX: Final = 8
 """Back-ends that one line names."""
 PENDING_MAX: Final = 64
 """Back-ends of one host whose changes are remembered for its next line."""
-_UP_OR_SUSPECT: Final = {State.UP, State.SUSPECT}
 
 
 class PoolLog:
@@ -93,7 +92,7 @@ class PoolLog:
             self._passed_over.pop(backend, None)
         if before is State.DOWN and after is State.UP and not self._is_logged(backend):
             self._log_draining_later(backend)
-        if {before, after} == _UP_OR_SUSPECT and not self._trace:
+        if is_lapse(before, after) and not self._trace:
             return
         if (before, after) == (State.REGISTERED, State.FORGOTTEN):
             self._others.say("unanswered", lambda times: self._log_change(transition, times))
@@ -162,12 +161,8 @@ class PoolLog:
             self._draining.add(backend)
         else:
             self._draining.discard(backend)
-        request = "no new clients: it drains, or its service fails its check" if backend.draining else "clients again"
         self.log.info(
-            "back-end {backend}: its agent asks for {request}{sum}",
-            backend=backend.name,
-            request=request,
-            sum=_times(times),
+            "back-end {backend}: {request}{sum}", backend=backend.name, request=request_of(backend), sum=_times(times)
         )
 
     def words_changed(self, event: WordsChanged) -> None:
@@ -255,6 +250,12 @@ class PoolLog:
             self.log.debug(":: [{backend}] probe on demand lost", backend=event.backend.name)
             return
         self.log.debug(":: [{backend}] probe lost, {misses} in a row", backend=event.backend.name, misses=event.misses)
+
+
+def request_of(backend: Backend) -> str:
+    """What the agent of a back-end asks for."""
+    request = "no new clients: it drains, or its service fails its check" if backend.draining else "clients again"
+    return f"its agent asks for {request}"
 
 
 def word_of(transition: Transitioned) -> str:

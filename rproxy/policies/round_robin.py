@@ -26,11 +26,6 @@ class RoundRobinPolicy(Ranked):
             self._set_step(self._place(backend), 1 / backend.weight)
         return super().reported(backend, now)
 
-    def opened(self, backend: Backend, now: float) -> None:
-        """See `Policy`."""
-        if backend.usable:
-            self._take_turn(self._places.get(backend) or self._place(backend))
-
     def value(self, backend: Backend, now: float) -> float:
         """See `Comparing`: how far its next turn is, where the turns of a back-end of weight 100 are 1 apart."""
         place: Place | None = self._places.get(backend)

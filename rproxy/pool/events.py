@@ -19,7 +19,7 @@ class Registered:
     changed: bool
     """Whether it added the back-end or changed its registration."""
     probe_now: bool
-    """Whether to probe the agent of this back-end, which is up, at once: it begins or ceases to drain."""
+    """Whether to probe the agent of this back-end, which is up, at once: it drains, or ceases to."""
 
 
 @attrs.frozen

@@ -15,10 +15,9 @@ from rproxy.pool.eligibility import Eligibility
 from rproxy.pool.estimators import PoolMeans
 from rproxy.pool.events import Events, Transitioned
 from rproxy.pool.health import SLOW_START_STEP_S, hold_down, reset, share_after
-from rproxy.pool.states import NO_WORD, Event, State, Word, after
+from rproxy.pool.states import NO_WORD, Event, State, Word, after, is_lapse
 
 _TOLERANCE_S: Final = 1e-9
-_UP_OR_SUSPECT: Final = {State.UP, State.SUSPECT}
 
 
 @attrs.define(eq=False)
@@ -68,7 +67,7 @@ class Rows:
         return (Transitioned(backend, before, backend.state, event, reason), *self.update(backend))
 
     def _entered(self, backend: Backend, before: State, now: float) -> None:
-        if {before, backend.state} != _UP_OR_SUSPECT:
+        if not is_lapse(before, backend.state):
             backend.state_since = now
         match backend.state:
             case State.FORGOTTEN:

@@ -147,3 +147,8 @@ def after(state: State, event: Event) -> State:
         return TRANSITIONS[state][event]
     except KeyError:
         raise IllegalTransition(f"{event.value} while {state.value}") from None
+
+
+def is_lapse(before: State, now: State) -> bool:
+    """Whether a change is one lost probe, or the end of that: UP to SUSPECT, or back."""
+    return {before, now} == {_UP, _SUSPECT}
