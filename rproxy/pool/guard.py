@@ -1,4 +1,4 @@
-"""Calls of the policy that may go wrong without harm to clients; those for each client are in `pool`."""
+"""What keeps a policy that fails from harming clients; the calls of it for each client are in `pool`."""
 
 from __future__ import annotations
 
@@ -77,6 +77,25 @@ class Guard:
             return NOTHING
         backend.passed_over = reason
         return (PassedOver(backend, reason),)
+
+
+class NotEligible(Exception):
+    """A policy chose something that is no back-end, or one that may not get this client."""
+
+
+@attrs.define(eq=False)
+class Fallback:
+    """Chooses when the policy fails: eligible back-ends, round robin."""
+
+    _turn: int = attrs.field(init=False, default=0)
+
+    def choose(self, eligible: Sequence[Backend], exclude: Collection[Backend]) -> Backend | None:
+        """The next of `eligible`, none of `exclude`; None where there is none."""
+        for _ in range(min(len(exclude) + 1, len(eligible))):
+            self._turn = (self._turn + 1) % len(eligible)
+            if eligible[self._turn] not in exclude:
+                return eligible[self._turn]
+        return None
 
 
 def comparison_of(

@@ -17,8 +17,7 @@ from rproxy.pool.candidates import Candidates
 from rproxy.pool.consequences import Consequences
 from rproxy.pool.eligibility import Eligibility
 from rproxy.pool.events import NOTHING, Events, ProbeLost
-from rproxy.pool.fallback import Fallback, NotEligible
-from rproxy.pool.guard import Compare, Guard
+from rproxy.pool.guard import Compare, Fallback, Guard, NotEligible
 from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
 from rproxy.pool.limits import Limits
 from rproxy.pool.policy import Explanation, Policy
