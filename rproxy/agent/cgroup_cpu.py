@@ -11,7 +11,7 @@ import attrs
 
 from rproxy.agent.cgroups import OwnCgroups, Place
 from rproxy.agent.host_figures import CpuTimes
-from rproxy.agent.kernel_file import KernelFile, MissingFile, UnreadableFigure, read_file
+from rproxy.agent.kernel_file import KernelFile, UnreadableFigure, read_if_there
 
 LIMITS_S: Final = 10.0
 """Limits, and which cgroups this process is in, are read again after this time: they may change."""
@@ -124,9 +124,8 @@ def _own_usage(places: Sequence[Place], host: int) -> CpuLimit:
 def _quota(folder: str) -> float | None:
     """CPUs that cpu.max allows; None for no limit, or if the controller is not enabled there."""
     path = f"{folder}/cpu.max"
-    try:
-        text = read_file(path)
-    except MissingFile:
+    text = read_if_there(path)
+    if text is None:
         return None
     line = _QUOTA.fullmatch(text)
     if line is None or line[1] == b"0":
@@ -146,9 +145,8 @@ def _quota_1(folder: str) -> float | None:
 
 def _whole(path: str) -> int | None:
     """The whole number in a file; None without that file."""
-    try:
-        text = read_file(path)
-    except MissingFile:
+    text = read_if_there(path)
+    if text is None:
         return None
     line = _COUNT.fullmatch(text)
     if line is None:
@@ -164,10 +162,7 @@ def _confined_1(folder: str) -> int | None:
 
 def _confined(path: str) -> int | None:
     """How many CPUs a cpuset lists, as in ``0-3,8`` (cpuset(7)); None if it has none, which is no limit."""
-    try:
-        ranges = [_RANGE.fullmatch(part) for part in read_file(path).strip().split(b",") if part]
-    except MissingFile:
-        return None
+    ranges = [_RANGE.fullmatch(part) for part in (read_if_there(path) or b"").strip().split(b",") if part]
     count = 0
     for each in ranges:
         if each is None or int(each[1]) > int(each[2] or each[1]):

@@ -10,7 +10,7 @@ import attrs
 
 from rproxy.agent.cgroup_cpu import LIMITS_S
 from rproxy.agent.cgroups import OwnCgroups, Place
-from rproxy.agent.kernel_file import KernelFile, MissingFile, UnreadableFigure, read_file
+from rproxy.agent.kernel_file import KernelFile, UnreadableFigure, read_if_there
 
 _BYTES: Final = re.compile(rb"(max|\d{1,19})\n?")
 _RECLAIMABLE: Final = re.compile(rb"^(?:inactive_file|active_file|slab_reclaimable) (\d{1,19})\n", re.MULTILINE)
@@ -128,9 +128,8 @@ def _accounting(places: Sequence[Place]) -> list[Place]:
 
 def _size(path: str) -> int | None:
     """The bytes in a file; None for no limit, or without that file: the controller is not enabled there."""
-    try:
-        text = read_file(path)
-    except MissingFile:
+    text = read_if_there(path)
+    if text is None:
         return None
     line = _BYTES.fullmatch(text)
     if line is None:

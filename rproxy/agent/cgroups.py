@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from rproxy.agent.kernel_file import MissingFile, read_file
+from rproxy.agent.kernel_file import read_file, read_if_there
 
 _ABOVE: Final = ".."
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
@@ -54,9 +54,8 @@ class OwnCgroups:
 
     def places(self) -> tuple[Place, ...]:
         """One for each hierarchy that is mounted; empty without cgroups. Raises `UnreadableFigure`."""
-        try:
-            text = read_file(self._cgroup)
-        except MissingFile:
+        text = read_if_there(self._cgroup)
+        if text is None:
             return ()
         if text != self._text:
             self._places = places(text, read_file(self._mountinfo))

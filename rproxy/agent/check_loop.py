@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -34,11 +34,11 @@ class Check(Protocol):
     timeout_reason: str
     """What a check that is cancelled was waiting for, for the log. Read after `run`, which may have set it."""
 
-    def run(self) -> Deferred[None]:
-        """Start a check. Fires if the service is healthy, fails with `CheckFailed` if it is not.
+    async def run(self) -> None:
+        """Check. Returns if the service is healthy, raises `CheckFailed` if it is not.
 
-        Any other exception, raised or in the Deferred, counts as a failed check as well. The Deferred is cancelled
-        after `TIMEOUT_S`, and by `CheckLoop.stop`; nothing that the check has opened may then stay open.
+        Any other exception counts as a failed check as well. What is awaited is cancelled after `TIMEOUT_S`, and by
+        `CheckLoop.stop`; nothing that the check has opened may then stay open.
         """
 
     def stop(self) -> None:
@@ -103,7 +103,7 @@ class CheckLoop:
     def _run(self) -> Deferred[None]:
         """`LoopingCall` waits for the Deferred before it runs the next check."""
         self._timed_out = False
-        self._running = maybeDeferred(self._check.run)
+        self._running = Deferred.fromCoroutine(self._check.run())
         timeout = self._clock.callLater(TIMEOUT_S, self._time_out)
         return self._running.addBoth(self._ended, timeout).addCallbacks(self._passed, self._not_passed)
 

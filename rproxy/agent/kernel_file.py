@@ -97,6 +97,14 @@ def read_file(path: str) -> bytes:
         raise UnreadableFigure(f"{path}: {error}") from None
 
 
+def read_if_there(path: str) -> bytes | None:
+    """As `read_file`; None if there is no such file."""
+    try:
+        return read_file(path)
+    except MissingFile:
+        return None
+
+
 def _open_regular(path: str) -> FileIO:
     """Raises `OSError`, or `UnreadableFigure` if it is not a regular file."""
     file = open(path, "rb", buffering=0, opener=open_nonblocking)  # noqa: SIM115

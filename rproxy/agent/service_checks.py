@@ -102,15 +102,12 @@ class ConnectCheck:
         self._has_unaccepted = False
         """Whether a connection of an earlier check may still be queued: watch that instead of adding one each time."""
 
-    def run(self) -> Deferred[None]:
-        """As `Check.run`."""
-        return Deferred.fromCoroutine(self._run())
-
     def stop(self) -> None:
         """As `Check.stop`: a cancelled check has closed its connection."""
         self._sockets.close()
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """As `Check.run`."""
         found = self._sockets.find(self._port)
         before = _queued(found)
         if self._has_unaccepted and before:
@@ -154,15 +151,12 @@ class HttpCheck:
         self._sockets = ListeningSockets(reactor.seconds)
         self._path = path
 
-    def run(self) -> Deferred[None]:
-        """As `Check.run`."""
-        return Deferred.fromCoroutine(self._run())
-
     def stop(self) -> None:
         """As `Check.stop`: a cancelled check has closed its connection."""
         self._sockets.close()
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """As `Check.run`."""
         hosts = service_addresses(self._sockets.find(self._port), self._own_addresses())
         connection = await _connect(self._reactor, hosts, self._port)
         try:
@@ -202,15 +196,12 @@ class CommandCheck:
         self.timeout_reason = f"{command}: not done"
         self._command = ShellCommand(reactor, command)
 
-    def run(self) -> Deferred[None]:
-        """As `Check.run`. Fails while processes of the previous command, though killed, are still there."""
-        return Deferred.fromCoroutine(self._run())
-
     def stop(self) -> None:
         """As `Check.stop`."""
         self._command.stop()
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """As `Check.run`. Fails while processes of the previous command, though killed, are still there."""
         try:
             await self._command.run()
         except CommandFailed as failed:

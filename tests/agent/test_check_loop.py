@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from rproxy.agent.check_loop import INTERVAL_S, TIMEOUT_S, CheckFailed, CheckLoop, Health
@@ -56,12 +56,13 @@ class Scripted:
         )
         self.service.start()
 
-    def run(self) -> Deferred[None]:
+    async def run(self) -> None:
         self.times.append(self.clock.seconds())
         if self.hangs:
             self.begun.append(Deferred())
-            return self.begun[-1]
-        return succeed(None) if self.outcome is None else fail(self.outcome)
+            await self.begun[-1]
+        elif self.outcome is not None:
+            raise self.outcome
 
     def stop(self) -> None:
         self.stopped += 1

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from rproxy.agent.agent import Agent
@@ -28,11 +28,12 @@ class Service:
         self.well: bool | None = True
         self.checks = 0
 
-    def run(self) -> Deferred[None]:
+    async def run(self) -> None:
         self.checks += 1
         if self.well is None:
-            return Deferred()
-        return succeed(None) if self.well else fail(CheckFailed("refused"))
+            await Deferred()
+        if not self.well:
+            raise CheckFailed("refused")
 
     def stop(self) -> None:
         """Nothing outlives a check."""

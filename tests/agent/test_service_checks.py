@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 import pytest_twisted  # type: ignore[import-untyped]
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from rproxy.agent.check_loop import Check, CheckFailed
@@ -40,7 +41,7 @@ async def outcome(check: Check, patience_s: float = 10.0) -> str:
     from twisted.internet import reactor
 
     clock: Any = reactor
-    running = check.run()
+    running = Deferred.fromCoroutine(check.run())
     timer = clock.callLater(patience_s, running.cancel)
     try:
         await running
@@ -246,7 +247,7 @@ async def test_an_agent_that_is_its_containers_init_keeps_no_zombie() -> None:
 
 def test_a_stop_ends_a_command() -> None:
     check = command_check("sleep 100")
-    running = check.run()
+    running = Deferred.fromCoroutine(check.run())
     assert len(children()) == 1
     running.addErrback(lambda _: None)
     running.cancel()

@@ -157,7 +157,11 @@ def test_a_service_is_checked_as_was_chosen_before_anything_is_registered(
     monkeypatch: pytest.MonkeyPatch, check: str, kind: type[ConnectCheck | HttpCheck | CommandCheck]
 ) -> None:
     running: Deferred[None] = Deferred()
-    monkeypatch.setattr(kind, "run", lambda _: running)
+
+    async def wait(_: object) -> None:
+        await running
+
+    monkeypatch.setattr(kind, "run", wait)
     bench = AgentBench(service_port=80, check=check)
     assert said_of_draining(bench) == []
     running.callback(None)
