@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from ipaddress import ip_address
 from typing import Final
 
 from twisted.web.http_headers import Headers
+
+from rproxy.net.addresses import is_ip
 
 _AUTHORITY: Final = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::[0-9]*)?")
 _SCHEMES: Final = (b"http://", b"https://")
@@ -31,17 +32,9 @@ def _is_own_authority(authority: bytes, names: Collection[str]) -> bool:
     if match is None:
         return False
     if match["six"]:
-        return _is_ip(match["six"])
+        return is_ip(match["six"])
     name = match["name"].lower().removesuffix(".")
-    return name == LOCALHOST or name in names or _is_ip(name)
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+    return name == LOCALHOST or name in names or is_ip(name)
 
 
 def _is_same_origin(origin: bytes, host: bytes) -> bool:

@@ -36,6 +36,15 @@ def written_unix(name: str | bytes | None) -> str:
     return f"@{text}" if raw.startswith(b"\0") else text or "UNIX"
 
 
+def is_ip(text: str) -> bool:
+    """Whether this is an IP address of either family, and no name."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def within(host: str, networks: Collection[Network]) -> bool:
     """Whether the IP address is of one of the networks."""
     ip = ip_address(host)

@@ -30,6 +30,10 @@ _KEPT: Final = (
     *((socket.IPPROTO_TCP, int(getattr(socket, name))) for name in ("TCP_QUICKACK",) if hasattr(socket, name)),
 )
 """Options that carriers set before they connect."""
+LOCAL_ERRORS: Final = frozenset(
+    {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EACCES, errno.EPERM}
+)
+"""Errors of a connect that are this host's own fault, not that of the host that was connected to."""
 _UNUSABLE: Final = (errno.EADDRNOTAVAIL, errno.EINVAL)
 """Errors of connect(2) that are the source address' fault: no port is left, or it cannot have a route there, as a
 loopback address has none to other hosts.

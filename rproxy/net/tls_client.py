@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address
 from typing import Any, Final
 
 from OpenSSL import SSL
@@ -13,6 +12,7 @@ from service_identity.cryptography import verify_certificate_hostname, verify_ce
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
 
+from rproxy.net.addresses import is_ip
 from rproxy.net.tls_contexts import encoded, new_context, trust, use_identity
 from rproxy.net.tls_files import Identity, read_identity
 from rproxy.net.tls_settings import SendTlsConfig, TlsFileError
@@ -63,7 +63,7 @@ class Connecting:
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803 - Twisted's name
         """Called by Twisted's TLS layer once it is connected."""
         connection = SSL.Connection(self._context)
-        if not _is_ip(self._host):  # RFC 6066, 3: addresses are not sent
+        if not is_ip(self._host):  # RFC 6066, 3: addresses are not sent
             connection.set_tlsext_host_name(self._host.encode("idna"))
         if self._verify:
             connection.set_verify(SSL.VERIFY_PEER, self._verified)
@@ -85,7 +85,7 @@ class Connecting:
 
     def _check_name(self, certificate: X509) -> None:
         """Raises `VerificationError`; for certificates that are not well formed `CertificateError`, `ValueError`."""
-        if _is_ip(self._host):
+        if is_ip(self._host):
             verify_certificate_ip_address(certificate.to_cryptography(), self._host)
         else:
             verify_certificate_hostname(certificate.to_cryptography(), self._host.encode("idna").decode())
@@ -110,11 +110,3 @@ def _client_context(config: SendTlsConfig) -> tuple[SSL.Context, Identity | None
     if config.alpn:
         context.set_alpn_protos(encoded(config.alpn))
     return context, identity
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

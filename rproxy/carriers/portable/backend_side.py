@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from rproxy.carriers.portable.client_side import ClientSide
 from rproxy.carriers.portable.outgoing_header import read_arrived
 from rproxy.carriers.portable.side import Side
-from rproxy.net.local_errors import LOCAL_ERRORS
+from rproxy.net.outgoing import LOCAL_ERRORS
 from rproxy.net.tcp_options import keep_alive, keep_urgent_in_line
 from rproxy.net.tcp_state import below_tls, is_self_connected, socket_of
 

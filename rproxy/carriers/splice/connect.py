@@ -27,7 +27,7 @@ from rproxy.carriers.splice.states import (
     WAITING,
 )
 from rproxy.carriers.splice.transfer import Transfer
-from rproxy.net.local_errors import LOCAL_ERRORS
+from rproxy.net.outgoing import LOCAL_ERRORS
 from rproxy.net.own_addresses import ephemeral_ports
 from rproxy.net.tcp_options import keep_alive
 from rproxy.net.tcp_state import is_self_connected

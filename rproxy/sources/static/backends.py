@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rproxy.net.addresses import Address, canonical_ip, written
+from rproxy.net.addresses import Address, canonical_ip, is_ip, written
 from rproxy.net.lookups import Lookups
 from rproxy.sources.static.row import INTERVAL_S, JITTER, Checks, Entry, Row
 
@@ -133,7 +133,7 @@ class StaticBackends:
         self._entries = tuple(entries)
         if not self._is_running:
             return
-        hosts = {entry.address[0] for entry in self._entries if not _is_ip(entry.address[0])}
+        hosts = {entry.address[0] for entry in self._entries if not is_ip(entry.address[0])}
         for host in self._names.keys() - hosts:
             self._names.pop(host).stop()
         new = [host for host in hosts if host not in self._names]
@@ -179,11 +179,3 @@ class StaticBackends:
             named=", ".join(map(written, added[:NAMED_MAX])),
             more=f" and {more} more" if more > 0 else "",
         )
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.net.addresses import Address, plain
-from rproxy.net.local_errors import LOCAL_ERRORS
+from rproxy.net.outgoing import LOCAL_ERRORS
 from rproxy.net.tcp_options import reset_on_close
 from rproxy.net.tcp_state import is_self_connected, rtt_ms
 from rproxy.timing.wheel import Wheel
