@@ -99,9 +99,9 @@ class Explanations:
             why = _SAYS.get(reason, reason)
             dropped_at = moment.clock(moment.unix_time(at))
             parts.append(f"the last datagram from {host} that was dropped came at {dropped_at}: {why}")
-        word = view.service.pool.words.of((host, port))
-        if word.administration is not Administration.READY:
-            parts.append(f"{_WAITS[word.administration]} when it comes, because an operator says so")
+        override = view.service.pool.overrides.of((host, port))
+        if override.administration is not Administration.READY:
+            parts.append(f"{_WAITS[override.administration]} when it comes, because an operator says so")
         others = [each.name for each in view.service.pool if each.address == host][:NEAR]
         if others:
             parts.append(f"of this host there is {', '.join(others)}")

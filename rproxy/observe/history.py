@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import attrs
 
-from rproxy.observe.pool_log import request_of, word_of
+from rproxy.observe.pool_log import override_text, request_of
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import (
     Administered,
+    AgentCheckChanged,
     AgentRestarted,
     DrainingChanged,
     Observers,
@@ -21,7 +22,6 @@ from rproxy.pool.events import (
     PoolEvent,
     Transitioned,
     Weighed,
-    WordsChanged,
 )
 from rproxy.pool.states import State, is_lapse
 
@@ -96,7 +96,7 @@ class History:
             Administered: of.administered,
             Weighed: of.weighed,
             PassedOver: of.passed_over,
-            WordsChanged: of.words_changed,
+            AgentCheckChanged: of.agent_check_changed,
         }
         return observers
 
@@ -114,7 +114,7 @@ class _ServiceHistory:
         before, after = event.before, event.after
         if is_lapse(before, after) or (before, after) == (State.REGISTERED, State.FORGOTTEN):
             return
-        self._note(event.backend, after.value, event.reason + word_of(event))
+        self._note(event.backend, after.value, event.reason + override_text(event))
 
     def restarted(self, event: AgentRestarted) -> None:
         self._note(event.backend, "restarted", "its agent was started again")
@@ -137,7 +137,7 @@ class _ServiceHistory:
             f"passed over while others are better off: {reason}" if reason else "no longer passed over",
         )
 
-    def words_changed(self, event: WordsChanged) -> None:
+    def agent_check_changed(self, event: AgentCheckChanged) -> None:
         static = event.backend.static
         if static is not None:
             self._note(event.backend, "says", f"its agent-check says: {static.said or 'ready'}")

@@ -12,6 +12,7 @@ from rproxy.net.addresses import written
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import (
     Administered,
+    AgentCheckChanged,
     AgentRestarted,
     Checked,
     DrainingChanged,
@@ -23,7 +24,6 @@ from rproxy.pool.events import (
     Reported,
     Transitioned,
     Weighed,
-    WordsChanged,
 )
 from rproxy.pool.states import Administration, State, is_lapse
 from rproxy.timing.rate_limit import RateLimit
@@ -70,7 +70,7 @@ class PoolLog:
             Administered: self.administered,
             Weighed: self.weighed,
             PassedOver: self.passed_over,
-            WordsChanged: self.words_changed,
+            AgentCheckChanged: self.agent_check_changed,
         }
         if self._trace:
             observers |= {Reported: self.reported, ProbeLost: self.lost, Checked: self.checked}
@@ -129,7 +129,7 @@ class PoolLog:
             after=transition.after.value,
             reason=transition.reason,
             by=(f"agent {written(backend.registration.agent)}" if backend.has_agent else "static")
-            + word_of(transition),
+            + override_text(transition),
             sum=_times(times),
         )
 
@@ -165,12 +165,12 @@ class PoolLog:
             "back-end {backend}: {request}{sum}", backend=backend.name, request=request_of(backend), sum=_times(times)
         )
 
-    def words_changed(self, event: WordsChanged) -> None:
+    def agent_check_changed(self, event: AgentCheckChanged) -> None:
         """A back-end's agent-check says something else than before."""
         backend = event.backend
-        self._others.say((backend.name, "says"), lambda times: self._log_words(backend, times))
+        self._others.say((backend.name, "says"), lambda times: self._log_agent_check(backend, times))
 
-    def _log_words(self, backend: Backend, times: int) -> None:
+    def _log_agent_check(self, backend: Backend, times: int) -> None:
         """Log what is said by now, if the back-end is still one without an agent."""
         if backend.static is not None:
             self.log.info(
@@ -258,7 +258,7 @@ def request_of(backend: Backend) -> str:
     return f"its agent asks for {request}"
 
 
-def word_of(transition: Transitioned) -> str:
+def override_text(transition: Transitioned) -> str:
     """The operator's drain or maint, for the end of a line; empty if there is none, or the back-end has gone."""
     administration = transition.backend.administration
     if administration is Administration.READY or transition.after in (State.DEPARTED, State.FORGOTTEN):

@@ -257,15 +257,15 @@ def shown_state(backend: Backend) -> str:
 
 def _in_state_s(backend: Backend, now: float) -> float | None:
     """Time in the state that is shown, in s; None for the first one. What an operator says is dated by the clock."""
-    word = backend.word
-    if word.since and shown_state(backend) in (MAINT, DRAINING):
-        return max(0.0, time.time() - word.since)
+    override = backend.override
+    if override.since and shown_state(backend) in (MAINT, DRAINING):
+        return max(0.0, time.time() - override.since)
     return None if backend.state_since is None else now - backend.state_since
 
 
 def shown_weight(backend: Backend) -> int:
     """The weight in force, without slow start: an operator's, else its own."""
-    return _own_weight(backend) if backend.word.weight is None else backend.word.weight
+    return _own_weight(backend) if backend.override.weight is None else backend.override.weight
 
 
 def _own_weight(backend: Backend) -> int:

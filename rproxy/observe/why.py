@@ -70,12 +70,12 @@ class Why:
         if backend.state is State.DEPARTED:
             reason = self._reason(backend, State.DEPARTED.value)
             return f"gone{_since(backend, moment)}{reason}; it stays until its last session ends"
-        administration, down = backend.word.administration, ""
+        administration, down = backend.override.administration, ""
         if not backend.is_up and not backend.usable:
             down = self._unconfirmed(backend) if backend.state is State.REGISTERED else self._down(backend, moment)
         if administration is not Administration.READY:
             what = "draining" if administration is Administration.DRAIN else "in maintenance"
-            since = f" since {moment.clock(backend.word.since)}" if backend.word.since else ""
+            since = f" since {moment.clock(backend.override.since)}" if backend.override.since else ""
             return f"{what}{since}, because an operator says so" + (f"; it is also {down}" if down else "")
         if down:
             return down

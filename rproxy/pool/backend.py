@@ -24,7 +24,7 @@ from rproxy.pool.estimators import (
     Report,
     SmoothedRtt,
 )
-from rproxy.pool.states import NO_WORD, Administration, State, Word
+from rproxy.pool.states import NO_OVERRIDE, Administration, Override, State
 from rproxy.wire.agent_check import READY, Weight
 from rproxy.wire.pdu import WEIGHT_MAX
 
@@ -194,8 +194,8 @@ class Backend:
     static: Static | None = None
     """Set if the configuration names it; None if it has an agent, which `registration` then tells of."""
     state: State = attrs.field(init=False, default=State.REGISTERED)
-    word: Word = attrs.field(init=False, default=NO_WORD)
-    """What an operator says of it; see `Words`, which keeps that longer than the row."""
+    override: Override = attrs.field(init=False, default=NO_OVERRIDE)
+    """What an operator has set; see `Overrides`, which keeps that longer than the row."""
     draining: bool = attrs.field(init=False, default=False)
     """The D bit of its agent's last answer. Without an agent: whether its agent-check says so, or a weight of 0 that
     no operator overrides.
@@ -315,12 +315,12 @@ class Backend:
         """Whether nobody keeps clients away from it: an operator, its agent, or its agent-check."""
         if self.static is not None and self.static.stopped:
             return False
-        return self.word.administration is Administration.READY and not self.draining
+        return self.override.administration is Administration.READY and not self.draining
 
     @property
     def administration(self) -> Administration:
         """Whether an operator keeps clients away from it."""
-        return self.word.administration
+        return self.override.administration
 
     @property
     def has_agent(self) -> bool:

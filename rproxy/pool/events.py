@@ -72,7 +72,7 @@ class Checked:
 
 
 @attrs.frozen
-class WordsChanged:
+class AgentCheckChanged:
     """A back-end's agent-check says something else than before, see `Static.orders`: not merely another weight."""
 
     backend: Backend
@@ -139,7 +139,7 @@ PoolEvent = (
     | DrainingChanged
     | ProbeLost
     | Checked
-    | WordsChanged
+    | AgentCheckChanged
     | Transitioned
     | EligibilityChanged
     | PanicChanged

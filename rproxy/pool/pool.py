@@ -20,13 +20,13 @@ from rproxy.pool.events import NOTHING, Events, ProbeLost
 from rproxy.pool.guard import Compare, Fallback, Guard, NotEligible
 from rproxy.pool.health import REFUSALS, SLOW_START_S, LastedS, hold_down, overdue
 from rproxy.pool.limits import Limits
+from rproxy.pool.overrides import Overrides
 from rproxy.pool.policy import Explanation, Policy
 from rproxy.pool.probes import Elsewhere, Probe, Probes
 from rproxy.pool.registrations import Registrations
 from rproxy.pool.rows import Rows
 from rproxy.pool.states import Administration, Event, State
 from rproxy.pool.static_rows import StaticRows
-from rproxy.pool.words import Words
 from rproxy.wire.pdu import ProbeResponse, Register, Unregister
 
 
@@ -60,7 +60,7 @@ class Pool:
     _registrations: Registrations = attrs.field(init=False)
     static: StaticRows = attrs.field(init=False)
     """Its back-ends without an agent."""
-    words: Words = attrs.field(init=False)
+    overrides: Overrides = attrs.field(init=False)
     _fallback: Fallback = attrs.field(init=False, factory=Fallback)
     _guard: Guard = attrs.field(init=False)
     explain: Callable[[Backend, float], Explanation] = attrs.field(init=False)
@@ -77,7 +77,7 @@ class Pool:
         self.explain, self.compare = guard.explain, guard.compare
         self._propagate = Consequences(self._probes, self._candidates, self._eligibility, guard)
         self.static = StaticRows(self._rows, self._registrations, self._propagate, guard.reported, guard.failed)
-        self.words = Words(self._rows, self._propagate, guard.reported)
+        self.overrides = Overrides(self._rows, self._propagate, guard.reported)
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._rows)
@@ -209,8 +209,8 @@ class Pool:
         return self._propagate(self._registrations.exclude(backend, reason, now), now)
 
     def administer(self, backend: Backend, administration: Administration, now: float) -> Events:
-        """See `Words.administer`."""
-        return self.words.administer((backend.address, backend.port), administration, now)
+        """See `Overrides.administer`."""
+        return self.overrides.administer((backend.address, backend.port), administration, now)
 
     def tick(self, now: float) -> Events:
         """Slow start goes on: every back-end whose next share of its weight is due by now gets it."""

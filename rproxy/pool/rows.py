@@ -15,7 +15,7 @@ from rproxy.pool.eligibility import Eligibility
 from rproxy.pool.estimators import PoolMeans
 from rproxy.pool.events import Events, Transitioned
 from rproxy.pool.health import SLOW_START_STEP_S, hold_down, reset, share_after
-from rproxy.pool.states import NO_WORD, Event, State, Word, after, is_lapse
+from rproxy.pool.states import NO_OVERRIDE, Event, Override, State, after, is_lapse
 
 _TOLERANCE_S: Final = 1e-9
 
@@ -31,8 +31,8 @@ class Rows:
     """Connects that have succeeded, to any back-end."""
     ramping: OrderedDict[str, tuple[Backend, float]] = attrs.field(init=False, factory=OrderedDict)
     """By name, the back-ends whose share slow start limits, and when each gets its next one; the earliest first."""
-    words: dict[Address, Word] = attrs.field(init=False, factory=dict)
-    """What operators say of back-ends, whether these have a row or not."""
+    overrides: dict[Address, Override] = attrs.field(init=False, factory=dict)
+    """What operators have set for back-ends, whether these have a row or not."""
     _by_key: dict[Address, Backend] = attrs.field(init=False, factory=dict)
     _means: PoolMeans = attrs.field(init=False, factory=PoolMeans)
 
@@ -49,7 +49,7 @@ class Rows:
     def add(self, key: Address, registration: Registration, static: Static | None = None) -> Backend:
         """Add an unconfirmed back-end; with `static`, one without an agent."""
         backend = self._by_key[key] = Backend(*key, registration, means=self._means, static=static)
-        backend.word = self.words.get(key, NO_WORD)
+        backend.override = self.overrides.get(key, NO_OVERRIDE)
         _weigh(backend)
         self.admission.moved(backend.address, None, _limited(backend, backend.state))
         return backend
@@ -108,14 +108,14 @@ class Rows:
             self.ramping[backend.name] = backend, due
 
     def update(self, backend: Backend) -> Events:
-        """The back-end's state, figures, registration, draining or word have changed."""
+        """The back-end's state, figures, registration, draining or override have changed."""
         _weigh(backend)
         backend.report.contribute(self._means, backend.is_up)
         return self.eligibility.update(backend, self._by_key.values())
 
 
 def _weigh(backend: Backend) -> None:
-    weight = backend.word.weight
+    weight = backend.override.weight
     backend.base_weight = backend.registration.weight if weight is None else weight
 
 

@@ -71,8 +71,8 @@ class Administration(StrEnum):
 
 
 @attrs.frozen
-class Word:
-    """What an operator says of a back-end."""
+class Override:
+    """What an operator has set for a back-end, in place of what its agent or the configuration says."""
 
     administration: Administration = Administration.READY
     weight: int | None = None
@@ -81,7 +81,7 @@ class Word:
     """When he last changed `administration`, as Unix time in s; 0 for never."""
 
 
-NO_WORD: Final = Word()
+NO_OVERRIDE: Final = Override()
 
 
 _REGISTERED, _UP, _SUSPECT, _DOWN, _DEPARTED, _FORGOTTEN = State

@@ -15,11 +15,11 @@ import attrs
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend, Registration, Static, StaticTerms
 from rproxy.pool.estimators import RTT_MEAN_GAIN, Report, SmoothedRtt
-from rproxy.pool.events import NOTHING, Checked, Events, WordsChanged
+from rproxy.pool.events import NOTHING, AgentCheckChanged, Checked, Events
 from rproxy.pool.health import FALL, RISE, miss, rises
 from rproxy.pool.registrations import Registrations
 from rproxy.pool.rows import Rows
-from rproxy.pool.states import Event, State, Word
+from rproxy.pool.states import Event, Override, State
 from rproxy.wire.agent_check import READY, UP, Reply
 
 _WEIGHT_MIN: Final = 1
@@ -139,12 +139,12 @@ class StaticRows:
             static.stopped = f"{reply.health} ({reply.description})" if reply.description else reply.health
         if static.orders == before:
             return NOTHING if static.weight == weight else self._settle(backend, static, now)
-        return (WordsChanged(backend), *self._settle(backend, static, now))
+        return (AgentCheckChanged(backend), *self._settle(backend, static, now))
 
     def _settle(self, backend: Backend, static: Static, now: float) -> Events:
-        """Its terms, or the words in force, have changed."""
+        """Its terms, or what its agent-check says, have changed."""
         weight = static.weight
-        backend.draining = drains(static, backend.word)
+        backend.draining = drains(static, backend.override)
         backend.registration = attrs.evolve(backend.registration, weight=max(weight, _WEIGHT_MIN))
         if static.stopped:
             events = self._rows.transition(backend, Event.STOPPED, now, f"its agent-check says {static.stopped}")
@@ -158,9 +158,9 @@ class StaticRows:
         return self._propagate(self._rows.transition(backend, event, now, reason), now)
 
 
-def drains(static: Static, word: Word) -> bool:
+def drains(static: Static, override: Override) -> bool:
     """Whether a back-end without an agent is to get no clients. A weight of 0 counts unless an operator sets one."""
-    return static.mode != READY or (static.weight == 0 and word.weight is None)
+    return static.mode != READY or (static.weight == 0 and override.weight is None)
 
 
 def _registration(key: Address, weight: int) -> Registration:

@@ -44,7 +44,7 @@ class SlowStart:
         return {Transitioned: self.changed, Administered: self.changed}
 
     def changed(self, event: Transitioned | Administered) -> None:
-        """A back-end's state has changed, or what an operator says of it."""
+        """A back-end's state has changed, or its override."""
         self._await(self._pool.tick_due)
 
     def stop(self) -> None:

@@ -218,7 +218,7 @@ class ProxyService(ProcessService, MultiService):
         Sessions and listeners that stay do not notice. Keys of the process that a restart has to wait for stay as they
         are. Raises `ConfigError` or `StartupError` with one line, and has changed nothing then.
         """
-        before, rows, words = self._config, self._rows(), self._steering.words()
+        before, rows, overrides = self._config, self._rows(), self._steering.overrides()
         used = in_force(before, config, monitored=self._agents_port.is_open)
         capacity = sessions_max(used, self._descriptors)
         opened = used.takes_agents and not self._agents_port.is_open
@@ -238,7 +238,7 @@ class ProxyService(ProcessService, MultiService):
         self._operators.use_tokens(used.admin_token_file)
         self._draining.timeout_s = used.drain_timeout_s
         self._move_agents(rows)
-        self._steering.move(words)
+        self._steering.move(overrides)
         self._config = used
         if not before.lets_any_host_register:
             self._warn_of_open_services()

@@ -1,4 +1,4 @@
-"""The state file as a part of the proxy: keeps the back-ends, and what operators say of them, over a restart."""
+"""The state file as a part of the proxy: keeps the back-ends, and operators' overrides, over a restart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rproxy.timing.work_queue import WorkQueue
 class StateKeeper(Part):
     """Loads the file before the reactor runs, then keeps it up to date, and writes it once more on stopping.
 
-    Starts before what adds back-ends, so that what operators said holds before any of them gets clients.
+    Starts before what adds back-ends, so that overrides hold before any of them gets clients.
     """
 
     def __init__(

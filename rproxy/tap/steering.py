@@ -19,7 +19,7 @@ from rproxy.observe.history import History
 from rproxy.observe.service_log import logger_of
 from rproxy.pool.backend import Backend
 from rproxy.pool.events import Events
-from rproxy.pool.states import NO_WORD, Administration, Word
+from rproxy.pool.states import NO_OVERRIDE, Administration, Override
 from rproxy.sessions.kills import Found, Kills
 from rproxy.sessions.shedding import PER_S_MAX, Shedding
 from rproxy.sessions.sweep import Slices
@@ -39,13 +39,13 @@ COMPARED_MAX: Final = 50
 
 @attrs.frozen
 class Said:
-    """What an operator says of a back-end of one service. `by` names the services that have a row for it."""
+    """The override of a back-end of one service. `by` names the services that have a row for it."""
 
-    word: Word
+    override: Override
     by: Set[str]
 
 
-Words = dict[tuple[str, Address], Said]
+Overrides = dict[tuple[str, Address], Said]
 """By the service's name and back-end."""
 
 
@@ -78,13 +78,13 @@ class Steering:
 
     # Reloads.
 
-    def words(self) -> Words:
-        """What operators say now, for `move`."""
-        said: Words = {}
+    def overrides(self) -> Overrides:
+        """All that are in force, for `move`."""
+        said: Overrides = {}
         having: defaultdict[Address, set[str]] = defaultdict(set)
         for service in self._services:
-            for key in service.pool.words:
-                said[service.config.name, key] = Said(service.pool.words.of(key), having[key])
+            for key in service.pool.overrides:
+                said[service.config.name, key] = Said(service.pool.overrides.of(key), having[key])
         for service in self._services if having else ():
             for backend in service.pool:
                 key = backend.address, backend.port
@@ -92,10 +92,10 @@ class Steering:
                     having[key].add(service.config.name)
         return said
 
-    def move(self, before: Words) -> None:
-        """Have words follow back-ends that belong to another service since the configuration has changed.
+    def move(self, before: Overrides) -> None:
+        """Have overrides follow back-ends that belong to another service since the configuration has changed.
 
-        `before` is what `words` returned before the change.
+        `before` is what `overrides` returned before the change.
         """
         now, services = self._clock.seconds(), {each.config.name: each for each in self._services}
         for (name, key), said in before.items():
@@ -104,9 +104,9 @@ class Steering:
                 continue
             new = [each for each in self._services.configured if each.takes(key) and each.config.name not in said.by]
             for service in new:
-                service.publisher(service.pool.words.put(key, said.word, now))
+                service.publisher(service.pool.overrides.put(key, said.override, now))
             if new and old is not None and not old.takes(key):
-                old.publisher(old.pool.words.put(key, NO_WORD, now))
+                old.publisher(old.pool.overrides.put(key, NO_OVERRIDE, now))
 
     # As a `Control`.
 
@@ -121,34 +121,34 @@ class Steering:
 
     def _administer(self, target: Target, administration: Administration) -> Deferred[None]:
         service, key = self._spoken_of(target)
-        events = service.pool.words.administer(key, administration, self._clock.seconds(), self._wall())
+        events = service.pool.overrides.administer(key, administration, self._clock.seconds(), self._wall())
         return self._said(service, key, events, administration.value)
 
     def weigh(self, target: Target, weight: int | None) -> Deferred[None]:
         service, key = self._spoken_of(target)
         if weight is not None and not 1 <= weight <= WEIGHT_MAX:
             raise Refusal(f"a weight is 1 to {WEIGHT_MAX}: drain keeps all clients away")
-        events = service.pool.words.weigh(key, weight, self._clock.seconds())
+        events = service.pool.overrides.weigh(key, weight, self._clock.seconds())
         return self._said(service, key, events, "its own weight again" if weight is None else f"weight {weight}")
 
     def _spoken_of(self, target: Target) -> tuple[ServiceWiring, Address]:
         """As `_known`. Raises `Refusal` while another process takes over: it has read the state file already."""
-        self._demand_own_words()
+        self._demand_own_overrides()
         return self._known(target)
 
-    def _demand_own_words(self, _: object = None) -> None:
-        """Raises `Refusal` if another process keeps the words."""
+    def _demand_own_overrides(self, _: object = None) -> None:
+        """Raises `Refusal` if another process keeps the overrides."""
         if self.keeper is not None and self.keeper.taken_over:
             raise Refusal("another process takes over from this one: ask again in a moment")
 
-    def _said(self, service: ServiceWiring, key: Address, events: Events, word: str) -> Deferred[None]:
+    def _said(self, service: ServiceWiring, key: Address, events: Events, text: str) -> Deferred[None]:
         if service.pool.get(*key) is None:  # no event tells of it
-            self._note(service.config.name, written(key), "word", f"{word} (by an operator); it is not there now")
+            self._note(service.config.name, written(key), "word", f"{text} (by an operator); it is not there now")
         service.publisher(events)
         if self.keeper is None:
             return succeed(None)
         saved = self.keeper.save().addTimeout(SAVE_S, self._clock, self._not_saved)
-        return saved.addCallback(self._demand_own_words)  # the other process may not know what was said
+        return saved.addCallback(self._demand_own_overrides)  # the other process may not know what was said
 
     def _not_saved(self, result: object, after_s: float) -> None:
         self.log.warn("what an operator said is in force, but not in the state file yet")
@@ -208,9 +208,9 @@ class Steering:
             raise Unknown(f"there is no service {target.service}{_near(target.service, list(services))}")
         host, _, port = target.backend.rpartition(":")
         key = host.removeprefix("[").removesuffix("]"), int(port) if port.isdecimal() and len(port) <= 5 else 0
-        words = service.pool.words
-        if written(key) != target.backend or (service.pool.get(*key) is None and key not in words):
-            names = dict.fromkeys([backend.name for backend in service.pool] + [written(key) for key in words])
+        overrides = service.pool.overrides
+        if written(key) != target.backend or (service.pool.get(*key) is None and key not in overrides):
+            names = dict.fromkeys([backend.name for backend in service.pool] + [written(key) for key in overrides])
             alike = [name for name in names if name.startswith(host) or name.endswith(f":{port}")]
             raise Unknown(f"service {target.service} has no back-end {target.backend}{_near(target.backend, alike)}")
         return service, key

@@ -107,13 +107,13 @@ def test_it_has_gone(bench: Bench) -> None:
 
 
 def test_an_operator_waits_for_it(bench: Bench) -> None:
-    bench.told.real.words.administer(("10.0.0.1", 80), Administration.MAINT, bench.told.now, bench.told.wall)
+    bench.told.real.overrides.administer(("10.0.0.1", 80), Administration.MAINT, bench.told.now, bench.told.wall)
     assert bench.text("10.0.0.1:80").endswith("; it will be in maintenance when it comes, because an operator says so")
 
 
 def test_one_that_has_gone_is_said_once_to_be_drained(bench: Bench) -> None:
     backend = bench.told.up(agent(1))
-    bench.told.real.words.administer((backend.address, 80), Administration.DRAIN, bench.told.now, bench.told.wall)
+    bench.told.real.overrides.administer((backend.address, 80), Administration.DRAIN, bench.told.now, bench.told.wall)
     bench.told.unregister((backend.address, 5555))
     text = bench.text("10.0.0.1:80")
     assert text == "gone since 12:00:00: unregistered; it will drain when it comes, because an operator says so"

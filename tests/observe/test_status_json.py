@@ -15,7 +15,7 @@ from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend, StaticTerms
 from rproxy.pool.policy import Explanation, Policy
-from rproxy.pool.states import Administration, Word
+from rproxy.pool.states import Administration, Override
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.observers import Observers
@@ -335,9 +335,9 @@ def test_one_that_an_operator_drains_does_so_since_he_said_it(monkeypatch: pytes
     pool = view.service.pool
     (backend,) = pool
     for since, shown in ((1000.0, 7.0), (1010.0, 0.0)):  # then the clock was set back
-        backend.word = Word(Administration.DRAIN, None, since)
+        backend.override = Override(Administration.DRAIN, None, since)
         assert [(row["state"], row["since"]) for row in view.rows(pool)] == [("draining", shown)]
-    backend.word = Word(Administration.READY, None, 1000.0)
+    backend.override = Override(Administration.READY, None, 1000.0)
     assert [row["since"] for row in view.rows(pool)] == [2.99]
 
 

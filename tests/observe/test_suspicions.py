@@ -332,7 +332,7 @@ class TestLostProbes:
     def test_one_in_maintenance_may_be_unable_to_answer(self) -> None:
         watched = Watched(Always(), LOST_PROBES)
         backend, other = watched.all_up(2)
-        watched.pool.words.administer((backend.address, 80), Administration.MAINT, watched.now)
+        watched.pool.overrides.administer((backend.address, 80), Administration.MAINT, watched.now)
         watched.down(backend)
 
         def meanwhile() -> None:

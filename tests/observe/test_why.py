@@ -31,7 +31,7 @@ class TestKeptAway:
         backend, _ = bench.all_up(2)
         bench.opened(backend, 3)
         bench.now += 3600
-        bench.pool.words.administer((backend.address, 80), Administration.DRAIN, bench.now, bench.wall)
+        bench.pool.overrides.administer((backend.address, 80), Administration.DRAIN, bench.now, bench.wall)
         bench.now += 10
         said = "draining since 13:00:00, because an operator says so; 3 session(s) go on"
         assert why(bench, backend) == said
@@ -40,7 +40,7 @@ class TestKeptAway:
         bench = told()
         backend, _ = bench.all_up(2)
         bench.down(backend)
-        bench.pool.words.administer((backend.address, 80), Administration.MAINT, bench.now, bench.wall)
+        bench.pool.overrides.administer((backend.address, 80), Administration.MAINT, bench.now, bench.wall)
         assert why(bench, backend).startswith(
             "in maintenance since 12:00:01, because an operator says so; it is also down"
         )
@@ -48,7 +48,7 @@ class TestKeptAway:
     def test_a_date_is_told_unless_it_is_todays(self) -> None:
         bench = told()
         backend = bench.up()
-        bench.pool.words.administer((backend.address, 80), Administration.DRAIN, bench.now, bench.wall)
+        bench.pool.overrides.administer((backend.address, 80), Administration.DRAIN, bench.now, bench.wall)
         bench.now += 86400
         assert why(bench, backend).startswith("draining since 2026-06-01 12:00:00,")
 

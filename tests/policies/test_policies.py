@@ -105,7 +105,7 @@ class TestContract:
     def test_an_operators_weight_counts_in_place_of_its_own(self, balance: Balance) -> None:
         weighed, normal = balance.all_up(2)
         for weight, ratio in ((300, 3), (None, 1)):
-            balance.pool.words.weigh((weighed.address, weighed.port), weight, balance.now)
+            balance.pool.overrides.weigh((weighed.address, weighed.port), weight, balance.now)
             served = balance.serve(2000, held=True)
             of_weighed, of_normal = shares(served, [weighed, normal])
             assert of_weighed / of_normal == pytest.approx(ratio, rel=0.15)

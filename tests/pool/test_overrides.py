@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from rproxy.pool import words
+from rproxy.pool import overrides
 from rproxy.pool.backend import Backend, StaticTerms
 from rproxy.pool.events import NOTHING, Administered, Weighed
-from rproxy.pool.states import NO_WORD, Administration, State, Word
+from rproxy.pool.states import NO_OVERRIDE, Administration, Override, State
 from rproxy.wire.agent_check import read
 from tests.fakes import UNLIMITED
 from tests.pool.driving import Driver
@@ -19,7 +19,7 @@ READY, DRAIN, MAINT = Administration
 
 
 def administered(driver: Driver, administration: Administration, at: float = 0.0) -> None:
-    driver.pool.words.administer(KEY, administration, driver.now, at)
+    driver.pool.overrides.administer(KEY, administration, driver.now, at)
 
 
 def restart(driver: Driver, backend: Backend, **fields: Any) -> None:
@@ -50,8 +50,8 @@ class TestTheRow:
         assert driver.pool.eligible == [backend]
 
     def test_a_word_may_come_before_the_row(self, driver: Driver, administration: Administration) -> None:
-        assert driver.pool.words.administer(KEY, administration, driver.now) == NOTHING
-        assert list(driver.pool.words) == [KEY]
+        assert driver.pool.overrides.administer(KEY, administration, driver.now) == NOTHING
+        assert list(driver.pool.overrides) == [KEY]
         driver.up()
         assert driver.pool.eligible == []
 
@@ -61,7 +61,7 @@ class TestTheRow:
         driver.unregister()
         administered(driver, READY)
         assert driver.pool.eligible == [driver.up(instance=2)]
-        assert len(driver.pool.words) == 0
+        assert len(driver.pool.overrides) == 0
 
     def test_one_that_is_configured_keeps_it_as_well(self, driver: Driver, administration: Administration) -> None:
         static = driver.pool.static
@@ -84,38 +84,38 @@ class TestTheRow:
 
 def test_what_an_operator_says_is_told_with_the_time_since_when(driver: Driver) -> None:
     backend = driver.up()
-    said = driver.pool.words
+    said = driver.pool.overrides
     assert said.administer(KEY, DRAIN, driver.now, 17.0)[0] == Administered(backend, DRAIN)
     assert said.administer(KEY, DRAIN, driver.now, 18.0)[0] == Administered(backend, DRAIN)
     assert said.weigh(KEY, 7, driver.now)[0] == Weighed(backend, 7)
-    assert said.of(KEY) == backend.word == Word(DRAIN, 7, since=17.0)
+    assert said.of(KEY) == backend.override == Override(DRAIN, 7, since=17.0)
     assert said.administer(KEY, READY, driver.now, 19.0)[0] == Administered(backend, READY)
     assert said.weigh(KEY, None, driver.now)[0] == Weighed(backend, None)
-    assert said.of(KEY) == backend.word == NO_WORD
+    assert said.of(KEY) == backend.override == NO_OVERRIDE
     assert list(said) == []
 
 
 class TestWeight:
     def test_the_operators_counts_and_then_its_own_again(self, driver: Driver) -> None:
         backend = driver.up(weight=300)
-        driver.pool.words.weigh(KEY, 5, driver.now)
+        driver.pool.overrides.weigh(KEY, 5, driver.now)
         assert (backend.weight, backend.registration.weight) == (5, 300)
-        driver.pool.words.weigh(KEY, None, driver.now)
+        driver.pool.overrides.weigh(KEY, None, driver.now)
         assert backend.weight == 300
 
     def test_what_its_agent_registers_meanwhile_counts_later(self, driver: Driver) -> None:
         backend = driver.up(weight=300)
-        driver.pool.words.weigh(KEY, 5, driver.now)
+        driver.pool.overrides.weigh(KEY, 5, driver.now)
         driver.register(weight=200)
         assert (backend.weight, backend.registration.weight) == (5, 200)
         restart(driver, backend, weight=50)
         assert (backend.weight, backend.registration.weight) == (5, 50)
-        driver.pool.words.weigh(KEY, None, driver.now)
+        driver.pool.overrides.weigh(KEY, None, driver.now)
         assert backend.weight == 50
 
     def test_slow_start_grants_a_share_of_it(self) -> None:
         driver = Driver(limits=UNLIMITED, slow_start_s=10)
-        driver.pool.words.weigh(KEY, 1000, driver.now)
+        driver.pool.overrides.weigh(KEY, 1000, driver.now)
         assert driver.up().weight == 100
 
     def test_an_agent_check_that_says_none_does_not_keep_clients_away_from_one_of_the_operators_weight(
@@ -127,13 +127,13 @@ class TestWeight:
         static.checked(backend, driver.now, rtt_ms=1.0)
         static.said(backend, read("0%"), driver.now)
         assert driver.pool.eligible == []
-        driver.pool.words.weigh(KEY, 5, driver.now)
+        driver.pool.overrides.weigh(KEY, 5, driver.now)
         assert (driver.pool.eligible, backend.weight) == ([backend], 5)
         static.said(backend, read("drain"), driver.now)
         assert driver.pool.eligible == []
         static.said(backend, read("ready"), driver.now)
         assert driver.pool.eligible == [backend]
-        driver.pool.words.weigh(KEY, None, driver.now)
+        driver.pool.overrides.weigh(KEY, None, driver.now)
         assert driver.pool.eligible == []
 
 
@@ -192,10 +192,10 @@ class TestMaint:
 def test_words_are_bounded_and_those_of_back_ends_that_are_there_are_kept(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(words, "WORDS_MAX", 3)
+    monkeypatch.setattr(overrides, "OVERRIDES_MAX", 3)
     driver.up()
     administered(driver, DRAIN)
-    said = driver.pool.words
+    said = driver.pool.overrides
     for number in range(2, 6):
         said.administer((f"10.0.0.{number}", 80), DRAIN, driver.now)
     assert list(said) == [KEY, ("10.0.0.4", 80), ("10.0.0.5", 80)]

@@ -17,7 +17,7 @@ from rproxy.pool.admission import Rejected
 from rproxy.pool.backend import Backend, Standing, StaticTerms
 from rproxy.pool.estimators import CPU, OTHERS
 from rproxy.pool.probes import Probe
-from rproxy.pool.states import NO_WORD, Administration, State, Word
+from rproxy.pool.states import NO_OVERRIDE, Administration, Override, State
 from rproxy.wire.agent_check import READY, read
 from tests.fakes import UNLIMITED
 from tests.pool.driving import Driver
@@ -50,7 +50,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.sessions: list[Session] = []
         self.established_ever: Counter[Backend] = Counter()
         self.each: int | None = None
-        self.words: dict[Address, Word] = {}
+        self.overrides: dict[Address, Override] = {}
         """What operators have said, whatever has become of the rows."""
 
     @property
@@ -143,20 +143,20 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(key=keys, administration=st.sampled_from(list(Administration)))
     def administer_what_may_not_be_there(self, key: Address, administration: Administration) -> None:
         self._said(key, administration=administration)
-        self.pool.words.administer(key, administration, self.driver.now)
+        self.pool.overrides.administer(key, administration, self.driver.now)
 
     @rule(key=keys, weight=st.sampled_from([None, 1, 7, 65535]))
     def weigh(self, key: Address, weight: int | None) -> None:
         self._said(key, weight=weight)
-        self.pool.words.weigh(key, weight, self.driver.now)
+        self.pool.overrides.weigh(key, weight, self.driver.now)
 
     @rule(key=keys, administration=st.sampled_from(list(Administration)), weight=st.sampled_from([None, 7]))
     def say_as_before_a_restart(self, key: Address, administration: Administration, weight: int | None) -> None:
-        self.words[key] = Word(administration, weight)
-        self.pool.words.put(key, self.words[key], self.driver.now)
+        self.overrides[key] = Override(administration, weight)
+        self.pool.overrides.put(key, self.overrides[key], self.driver.now)
 
     def _said(self, key: Address, **what: Any) -> None:
-        self.words[key] = attrs.evolve(self.words.get(key, NO_WORD), **what)
+        self.overrides[key] = attrs.evolve(self.overrides.get(key, NO_OVERRIDE), **what)
 
     @rule(key=st.tuples(st.sampled_from(["10.0.0.1", "10.0.0.9"]), st.just(80)), check=st.sampled_from(["a", "b"]))
     def configure(self, key: Address, check: str) -> None:
@@ -248,11 +248,11 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_operators_say_holds(self) -> None:
-        said = {key: word for key, word in self.words.items() if word != NO_WORD}
-        assert {key: self.pool.words.of(key) for key in self.pool.words} == said
+        said = {key: word for key, word in self.overrides.items() if word != NO_OVERRIDE}
+        assert {key: self.pool.overrides.of(key) for key in self.pool.overrides} == said
         for backend in self.pool:
-            word = said.get((backend.address, backend.port), NO_WORD)
-            assert backend.word == word
+            word = said.get((backend.address, backend.port), NO_OVERRIDE)
+            assert backend.override == word
             assert backend.base_weight == (backend.registration.weight if word.weight is None else word.weight)
             if word.administration is not Administration.READY:
                 assert (backend.usable, backend.standing) == (False, Standing.UNCOUNTED)

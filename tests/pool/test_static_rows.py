@@ -7,7 +7,7 @@ import pytest
 from rproxy.net.addresses import Address
 from rproxy.pool.admission import Refusal
 from rproxy.pool.backend import Backend, StaticTerms
-from rproxy.pool.events import Checked, EligibilityChanged, Events, WordsChanged
+from rproxy.pool.events import AgentCheckChanged, Checked, EligibilityChanged, Events
 from rproxy.pool.health import FALL, HOLD_MIN_S, REFUSALS, RISE, SLOW_START_S, is_silent
 from rproxy.pool.limits import Limits
 from rproxy.pool.states import State
@@ -185,7 +185,7 @@ class TestWords:
         driver.opened(backend)
         events = driver.say(backend, word)
         assert (backend.state, backend.draining, backend.eligible) == (State.UP, True, False)
-        assert WordsChanged(backend) in events
+        assert AgentCheckChanged(backend) in events
         assert EligibilityChanged(backend, False) in events
         assert backend.connections == 1
         driver.say(backend, "ready 100%")
@@ -262,7 +262,7 @@ class TestWords:
 
     def test_another_weight_is_no_news_for_operators(self, driver: Static) -> None:
         backend = driver.static()
-        assert WordsChanged(backend) not in driver.say(backend, "60%")
+        assert AgentCheckChanged(backend) not in driver.say(backend, "60%")
         assert backend.weight == 60
         assert driver.say(backend, "60%") == ()
 

@@ -11,11 +11,11 @@ import pytest
 from rproxy.net.addresses import Address, Network
 from rproxy.observe.publisher import Publisher
 from rproxy.pool.backend import Registration
-from rproxy.pool.states import Administration, State, Word
+from rproxy.pool.states import Administration, Override, State
 from rproxy.sources.saved.keeper import RETRY_S, STOP_S, TRIES, TRY_AGAIN_S, WRITE_EVERY_S, Keeper
+from rproxy.sources.saved.overrides import SavedOverrides
 from rproxy.sources.saved.rows import Rows, Saved, decoded
 from rproxy.sources.saved.state_file import TAKEN_OVER, StateFile, StateFileError
-from rproxy.sources.saved.words import SavedWords
 from rproxy.timing.work_queue import WorkQueue
 from rproxy.wire.pdu import ProbeRequest, Unregister
 from tests.fakes import AGENT_PORT, logged, pool_of, run, texts
@@ -33,20 +33,20 @@ class File:
     path = "/state"
     shared = False
 
-    def __init__(self, rows: Rows, words: SavedWords) -> None:
+    def __init__(self, rows: Rows, overrides: SavedOverrides) -> None:
         self.rows = rows
-        self.words = words
+        self.overrides = overrides
         self.writes = 0
         self.error = ""
 
     def read(self) -> Saved:
         self._fail()
-        return Saved(dict(self.rows), dict(self.words))
+        return Saved(dict(self.rows), dict(self.overrides))
 
     def write(self, pieces: Iterable[bytes]) -> None:
         self._fail()
         saved = decoded(b"".join(pieces))
-        self.rows, self.words = saved.rows, saved.words
+        self.rows, self.overrides = saved.rows, saved.overrides
         self.writes += 1
 
     def _fail(self) -> None:
@@ -58,7 +58,7 @@ class Keeping:
     def __init__(
         self,
         rows: Rows | None = None,
-        words: SavedWords | None = None,
+        overrides: SavedOverrides | None = None,
         *,
         allow: tuple[Network, ...] = (),
         file: StateFile | None = None,
@@ -66,7 +66,7 @@ class Keeping:
         self.bench = Bench(allow=allow)
         self.clock = self.bench.clock
         self.pools = {"web": self.bench.pool}
-        self.file = File(rows or {}, words or {})
+        self.file = File(rows or {}, overrides or {})
         """Unless another one is given."""
         self.unsaved: list[Address] = []
         self.hangs = False
@@ -423,17 +423,17 @@ def test_a_word_in_a_hand_over_is_the_new_one_s_or_refused(tmp_path: Path, *, ea
     old.start()
     if not early:
         new.keeper.load()
-    old.bench.pool.words.administer(KEY, Administration.DRAIN, 0.0)
+    old.bench.pool.overrides.administer(KEY, Administration.DRAIN, 0.0)
     saved = old.save()
     old.run(0)
     if early:
         new.keeper.load()
-    said = new.bench.pool.words.of(KEY).administration
+    said = new.bench.pool.overrides.of(KEY).administration
     assert (saved, old.keeper.taken_over, said is Administration.DRAIN) == ([None], not early, early)
     new.keeper.start()
     old.run(3 * WRITE_EVERY_S)
     new.run(3 * WRITE_EVERY_S)
-    assert StateFile(str(tmp_path / "state")).read().words.keys() == ({WEB} if early else set())
+    assert StateFile(str(tmp_path / "state")).read().overrides.keys() == ({WEB} if early else set())
 
 
 @pytest.mark.parametrize("hangs", [False, True])
@@ -466,7 +466,7 @@ def test_who_learns_on_stopping_that_it_has_been_replaced_stops_at_once() -> Non
     assert ended == [None]
 
 
-DRAIN = Word(Administration.DRAIN, since=17.0)
+DRAIN = Override(Administration.DRAIN, since=17.0)
 WEB: tuple[str, Address] = ("web", KEY)
 
 
@@ -474,16 +474,16 @@ class TestWhatOperatorsSay:
     def test_it_is_written_and_what_they_take_back_is_not(self) -> None:
         keeping = Keeping()
         keeping.start()
-        keeping.bench.pool.words.administer(KEY, Administration.DRAIN, keeping.clock.seconds(), 17.0)
+        keeping.bench.pool.overrides.administer(KEY, Administration.DRAIN, keeping.clock.seconds(), 17.0)
         keeping.run(WRITE_EVERY_S)
-        assert keeping.file.words == {WEB: DRAIN}
+        assert keeping.file.overrides == {WEB: DRAIN}
         keeping.bench.up()
         keeping.bench.receive(Unregister(80, 1))
         keeping.run(WRITE_EVERY_S)
-        assert (keeping.file.rows, keeping.file.words) == ({}, {WEB: DRAIN})
-        keeping.bench.pool.words.administer(KEY, Administration.READY, keeping.clock.seconds())
+        assert (keeping.file.rows, keeping.file.overrides) == ({}, {WEB: DRAIN})
+        keeping.bench.pool.overrides.administer(KEY, Administration.READY, keeping.clock.seconds())
         keeping.run(WRITE_EVERY_S)
-        assert keeping.file.words == {}
+        assert keeping.file.overrides == {}
 
     def test_it_holds_again_before_the_back_end_gets_clients(self) -> None:
         keeping = Keeping({KEY: KNOWN}, {WEB: DRAIN})
@@ -492,21 +492,21 @@ class TestWhatOperatorsSay:
         assert "in force as before, by an operator: web 10.0.0.1:80 drain" in texts(events)
         keeping.run(2 * RTT_S)
         (backend,) = keeping.bench.pool
-        assert (backend.state, backend.word, keeping.bench.pool.eligible) == (State.UP, DRAIN, [])
+        assert (backend.state, backend.override, keeping.bench.pool.eligible) == (State.UP, DRAIN, [])
         keeping.run(10 * WRITE_EVERY_S)
         assert keeping.file.writes == 0
 
     def test_that_of_a_service_that_there_is_no_more_is_dropped(self) -> None:
         keeping = Keeping({}, {("mail", KEY): DRAIN})
         keeping.start()
-        assert len(keeping.bench.pool.words) == 0
+        assert len(keeping.bench.pool.overrides) == 0
         keeping.bench.up()
         keeping.run(WRITE_EVERY_S)
-        assert keeping.file.words == {}
+        assert keeping.file.overrides == {}
 
     def test_one_line_names_a_few(self) -> None:
-        words = {("web", (f"10.0.0.{number}", 80)): Word(weight=number) for number in range(1, 12)}
-        keeping = Keeping({}, dict(words))
+        overrides = {("web", (f"10.0.0.{number}", 80)): Override(weight=number) for number in range(1, 12)}
+        keeping = Keeping({}, dict(overrides))
         with logged() as events:
             keeping.start()
         (line,) = texts(events)
@@ -516,11 +516,11 @@ class TestWhatOperatorsSay:
     def test_it_is_saved_at_once_where_that_is_asked_for(self) -> None:
         keeping = Keeping()
         keeping.start()
-        keeping.bench.pool.words.weigh(KEY, 7, keeping.clock.seconds())
+        keeping.bench.pool.overrides.weigh(KEY, 7, keeping.clock.seconds())
         saved = keeping.save()
         keeping.run(0.01)
         assert saved == [None]
-        assert keeping.file.words == {WEB: Word(weight=7)}
+        assert keeping.file.overrides == {WEB: Override(weight=7)}
         assert keeping.save() == [None]
         keeping.run(10 * WRITE_EVERY_S)
         assert keeping.file.writes == 1
@@ -529,37 +529,37 @@ class TestWhatOperatorsSay:
         keeping = Keeping()
         keeping.hangs = True
         keeping.start()
-        keeping.bench.pool.words.weigh(KEY, 7, keeping.clock.seconds())
+        keeping.bench.pool.overrides.weigh(KEY, 7, keeping.clock.seconds())
         first = keeping.save()
         keeping.run(0.01)
-        keeping.bench.pool.words.weigh(KEY, 8, keeping.clock.seconds())
+        keeping.bench.pool.overrides.weigh(KEY, 8, keeping.clock.seconds())
         second, third = keeping.save(), keeping.save()
         keeping.hangs = False
         keeping.hanging.pop()()
         assert (first, second) == ([None], [])
-        assert keeping.file.words == {WEB: Word(weight=7)}
+        assert keeping.file.overrides == {WEB: Override(weight=7)}
         keeping.run(0.01)
         assert (second, third) == ([None], [None])
-        assert (keeping.file.words, keeping.file.writes) == ({WEB: Word(weight=8)}, 2)
+        assert (keeping.file.overrides, keeping.file.writes) == ({WEB: Override(weight=8)}, 2)
 
     def test_a_write_that_fails_keeps_nobody_waiting(self) -> None:
         keeping = Keeping()
         keeping.start()
         keeping.file.error = "No space left on device"
-        keeping.bench.pool.words.weigh(KEY, 7, keeping.clock.seconds())
+        keeping.bench.pool.overrides.weigh(KEY, 7, keeping.clock.seconds())
         saved = keeping.save()
         keeping.run(0.01)
         assert saved == [None]
         keeping.file.error = ""
         keeping.run(RETRY_S)
-        assert keeping.file.words == {WEB: Word(weight=7)}
+        assert keeping.file.overrides == {WEB: Override(weight=7)}
 
     @pytest.mark.parametrize("hangs", [False, True])
     def test_nor_does_a_stop_or_another_process_that_writes_the_file(self, *, hangs: bool) -> None:
         keeping = Keeping()
         keeping.hangs = hangs
         keeping.start()
-        keeping.bench.pool.words.weigh(KEY, 7, keeping.clock.seconds())
+        keeping.bench.pool.overrides.weigh(KEY, 7, keeping.clock.seconds())
         saved = [keeping.save(), keeping.save()]
         keeping.run(0.01)
         ended = keeping.stop()
@@ -569,12 +569,12 @@ class TestWhatOperatorsSay:
             write()
         keeping.run(0.01)
         assert (saved, ended) == ([[None]] * 3, [None])
-        assert keeping.file.words == {WEB: Word(weight=7)}
+        assert keeping.file.overrides == {WEB: Override(weight=7)}
 
         replaced = Keeping()
         replaced.start()
         replaced.file.error = TAKEN_OVER
-        replaced.bench.pool.words.weigh(KEY, 7, replaced.clock.seconds())
+        replaced.bench.pool.overrides.weigh(KEY, 7, replaced.clock.seconds())
         saved = [replaced.save()]
         replaced.run(0.01)
         saved.append(replaced.save())

@@ -30,13 +30,13 @@ class SavingMachine(RuleBasedStateMachine):
 
     @property
     def written(self) -> int:
-        word = self.keeping.file.words.get(WEB)
+        word = self.keeping.file.overrides.get(WEB)
         return 0 if word is None or word.weight is None else word.weight
 
     @rule()
     def say(self) -> None:
         self.weight += 1
-        self.keeping.bench.pool.words.weigh(KEY, self.weight, self.keeping.clock.seconds())
+        self.keeping.bench.pool.overrides.weigh(KEY, self.weight, self.keeping.clock.seconds())
 
     @rule()
     def save(self) -> None:

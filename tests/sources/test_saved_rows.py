@@ -7,9 +7,9 @@ import attrs
 import pytest
 
 from rproxy.pool.backend import Registration
-from rproxy.pool.states import Administration, State, Word
+from rproxy.pool.states import Administration, Override, State
+from rproxy.sources.saved.overrides import SavedOverrides
 from rproxy.sources.saved.rows import Rows, RowsError, Saved, decoded, encoded, is_kept
-from rproxy.sources.saved.words import SavedWords
 from tests.fakes import confirm, pool_with, registered
 
 ROW = {
@@ -34,7 +34,7 @@ def text(rows: Rows, at_once: int = 100) -> bytes:
 
 def rows_of(data: bytes) -> Rows:
     saved = decoded(data)
-    assert saved.words == {}
+    assert saved.overrides == {}
     return saved.rows
 
 
@@ -157,10 +157,10 @@ WORD = {
     "weight": None,
     "since": 1764155534.5,
 }
-WORDS: SavedWords = {
-    ("web", ("10.0.0.1", 80)): Word(Administration.DRAIN, since=1764155534.5),
-    ("web", ("2001:db8::1", 65535)): Word(Administration.MAINT, 65535, since=1764155535.0),
-    ("mail", ("10.0.0.1", 80)): Word(weight=1),
+WORDS: SavedOverrides = {
+    ("web", ("10.0.0.1", 80)): Override(Administration.DRAIN, since=1764155534.5),
+    ("web", ("2001:db8::1", 65535)): Override(Administration.MAINT, 65535, since=1764155535.0),
+    ("mail", ("10.0.0.1", 80)): Override(weight=1),
 }
 
 
@@ -173,7 +173,7 @@ def words_document(*words: Any) -> bytes:
 def test_what_operators_say_is_read_as_it_was_written(rows: Rows, at_once: int) -> None:
     written = b"".join(encoded(Saved(rows, WORDS), at_once))
     assert decoded(written) == Saved(rows, WORDS)
-    assert decoded(words_document(WORD)).words == {("web", ("10.0.0.1", 80)): WORDS["web", ("10.0.0.1", 80)]}
+    assert decoded(words_document(WORD)).overrides == {("web", ("10.0.0.1", 80)): WORDS["web", ("10.0.0.1", 80)]}
 
 
 def test_earlier_versions_read_the_back_ends_of_a_file_with_words() -> None:

@@ -14,10 +14,10 @@ from twisted.python.failure import Failure
 from rproxy.admin.control import Refusal, Target
 from rproxy.config.model import BackendConfig
 from rproxy.net.addresses import Address
-from rproxy.pool.states import Administration, Word
+from rproxy.pool.states import Administration, Override
 from rproxy.sources.saved.keeper import Keeper
+from rproxy.sources.saved.overrides import SavedOverrides
 from rproxy.sources.saved.rows import Saved, encoded
-from rproxy.sources.saved.words import SavedWords
 from rproxy.tap.steering import SAVE_S
 from rproxy.wire.pdu import Register, Unregister
 from rproxy.wire.pdu import encode as packed
@@ -99,8 +99,8 @@ def test_that_of_a_configured_back_end_follows_it_as_well() -> None:
 
 def test_what_was_said_before_a_restart_holds_before_the_first_client(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    words: SavedWords = {("default", FIRST): Word(Administration.DRAIN, 7, 17.0)}
-    state.write_bytes(b"".join(encoded(Saved(words=words), 10)))
+    overrides: SavedOverrides = {("default", FIRST): Override(Administration.DRAIN, 7, 17.0)}
+    state.write_bytes(b"".join(encoded(Saved(overrides=overrides), 10)))
     backends = (BackendConfig(FIRST, check="none"),)
     bench = ProxyBench(listen=("8080",), backends=backends, state_file=str(state))
     bench.start()

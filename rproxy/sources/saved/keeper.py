@@ -1,4 +1,4 @@
-"""Keeps the pools' rows, and what operators say, in a file while the proxy runs; restores both when it starts."""
+"""Keeps the pools' rows, and operators' overrides, in a file while the proxy runs; restores both when it starts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from twisted.logger import Logger
 from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.pool import Pool
+from rproxy.sources.saved.overrides import SavedOverrides, described
 from rproxy.sources.saved.rows import Rows, Saved, encoded, is_kept
 from rproxy.sources.saved.state_file import TAKEN_OVER, StateFile, StateFileError
-from rproxy.sources.saved.words import SavedWords, told
 from rproxy.sources.source import Source
 from rproxy.timing.background import InBackground
 from rproxy.timing.work_queue import WorkQueue
@@ -88,7 +88,7 @@ class Restoring:
 class Keeper:
     """Writes the rows of all `pools` into `file`, at most every `WRITE_EVERY_S` seconds if they change.
 
-    A back-end of several pools is one row. Those of `unsaved` are left out. What operators say is kept by pool, which
+    A back-end of several pools is one row. Those of `unsaved` are left out. Overrides are kept by pool, which
     are by their services' names.
     """
 
@@ -144,19 +144,21 @@ class Keeper:
             self.log.warn("--state-file {path}: {error}; it is not used", path=self._file.path, error=error)
         if saved.rows:
             self.log.info("{number} back-end(s) known from {path}", number=len(saved.rows), path=self._file.path)
-        self._say_again(saved.words)
+        self._restore_overrides(saved.overrides)
         self._restoring = Restoring(saved.rows, self._source, self._clock, self._turns)
 
-    def _say_again(self, words: SavedWords) -> None:
-        """Have what operators said hold, before any back-end gets clients."""
+    def _restore_overrides(self, overrides: SavedOverrides) -> None:
+        """Have overrides hold before any back-end gets clients."""
         pools, now = self._pools(), self._clock.seconds()
-        held = {where: word for where, word in words.items() if where[0] in pools}
-        for (service, key), word in held.items():
-            pools[service].words.put(key, word, now)
+        held = {where: override for where, override in overrides.items() if where[0] in pools}
+        for (service, key), override in held.items():
+            pools[service].overrides.put(key, override, now)
         if held:
-            named = [told(service, key, word) for (service, key), word in islice(held.items(), NAMED_MAX)]
+            named = [described(service, key, override) for (service, key), override in islice(held.items(), NAMED_MAX)]
             more = f" and {len(held) - len(named)} more" if len(held) > len(named) else ""
-            self.log.info("in force as before, by an operator: {words}{more}", words=", ".join(named), more=more)
+            self.log.info(
+                "in force as before, by an operator: {overrides}{more}", overrides=", ".join(named), more=more
+            )
 
     def start(self) -> None:
         """Restore the file's rows, and keep the file up to date. Call it once the sources' ports are open."""
@@ -229,7 +231,7 @@ class Keeper:
     def _pass(self) -> Iterator[None]:
         """Write what there is if it differs from what was last written. Allocates little if nothing changed."""
         seen, pools = self._kept, self._pools()
-        said = {name: pool.words.changes for name, pool in pools.items()}
+        said = {name: pool.overrides.changes for name, pool in pools.items()}
         kept: dict[Backend, Registration] = {}
         changed = self._written is None or len(self._restoring.left) != self._left or said != self._said
         for number, backend in enumerate(list(chain.from_iterable(pools.values()))):
@@ -253,8 +255,9 @@ class Keeper:
             address = (backend.address, backend.port)
             if address not in unsaved:
                 rows[address] = registration
-        words = {(name, key): pool.words.of(key) for name, pool in self._pools().items() for key in pool.words}
-        saved = Saved(rows, words)
+        pools = self._pools().items()
+        overrides = {(name, key): pool.overrides.of(key) for name, pool in pools for key in pool.overrides}
+        saved = Saved(rows, overrides)
         pieces = []
         if saved != self._written:
             for piece in encoded(saved, ENCODED_PER_TURN):

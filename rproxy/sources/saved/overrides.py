@@ -1,34 +1,34 @@
-"""What operators say of back-ends, as the state file keeps it for the proxy's next run."""
+"""What operators have set for back-ends, as the state file keeps it for the proxy's next run."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from rproxy.net.addresses import Address, written
-from rproxy.pool.states import Administration, Word
+from rproxy.pool.states import Administration, Override
 from rproxy.sources.saved.fields import backend, whole
 from rproxy.wire.pdu import WEIGHT_MAX
 
 _LATEST: Final = 1e12
 """As Unix time in s: any clock is before."""
 
-SavedWords = dict[tuple[str, Address], Word]
+SavedOverrides = dict[tuple[str, Address], Override]
 """By the service's name and back-end."""
 
 
-def word_row(service: str, key: Address, word: Word) -> dict[str, Any]:
-    """As `word_of` reads it."""
+def override_row(service: str, key: Address, override: Override) -> dict[str, Any]:
+    """As `override_of` reads it."""
     return {
         "service": service,
         "address": key[0],
         "port": key[1],
-        "administration": word.administration.value,
-        "weight": word.weight,
-        "since": word.since,
+        "administration": override.administration.value,
+        "weight": override.weight,
+        "since": override.since,
     }
 
 
-def word_of(row: Any) -> tuple[tuple[str, Address], Word]:
+def override_of(row: Any) -> tuple[tuple[str, Address], Override]:
     """Raises `KeyError`, `TypeError` or `ValueError`."""
     service, weight, since = row["service"], row["weight"], row["since"]
     if not isinstance(service, str) or isinstance(since, bool) or not isinstance(since, int | float):
@@ -37,12 +37,12 @@ def word_of(row: Any) -> tuple[tuple[str, Address], Word]:
         raise ValueError
     if weight is not None:
         whole(weight, 1, WEIGHT_MAX)
-    return (service, backend(row)), Word(Administration(row["administration"]), weight, float(since))
+    return (service, backend(row)), Override(Administration(row["administration"]), weight, float(since))
 
 
-def told(service: str, key: Address, word: Word) -> str:
+def described(service: str, key: Address, override: Override) -> str:
     """For a log line."""
-    said = [] if word.administration is Administration.READY else [word.administration.value]
-    if word.weight is not None:
-        said.append(f"weight {word.weight}")
+    said = [] if override.administration is Administration.READY else [override.administration.value]
+    if override.weight is not None:
+        said.append(f"weight {override.weight}")
     return f"{service} {written(key)} {' '.join(said)}"

@@ -1,4 +1,4 @@
-"""What is kept for the proxy's next run, as JSON: back-ends and what operators say of them, a line each."""
+"""What is kept for the proxy's next run, as JSON: back-ends and operators' overrides, a line each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rproxy.net.addresses import Address
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.states import State
 from rproxy.sources.saved.fields import backend, whole
-from rproxy.sources.saved.words import SavedWords, word_of, word_row
+from rproxy.sources.saved.overrides import SavedOverrides, override_of, override_row
 from rproxy.wire.pdu import UINT16_MAX, UINT32_MAX, UINT64_MAX, WEIGHT_MAX
 
 VERSION: Final = 1
@@ -40,7 +40,7 @@ class Saved:
     """The contents of a state file."""
 
     rows: Rows = attrs.Factory(dict)
-    words: SavedWords = attrs.Factory(dict)
+    overrides: SavedOverrides = attrs.Factory(dict)
     """Files of earlier versions have none, and earlier versions do not read them."""
 
 
@@ -62,8 +62,8 @@ def _texts(saved: Saved) -> Iterator[str]:
         yield separator + json.dumps(_row(address, registration))
         separator = ",\n"
     separator = '\n], "words": [\n'
-    for (service, key), word in saved.words.items():
-        yield separator + json.dumps(word_row(service, key, word))
+    for (service, key), override in saved.overrides.items():
+        yield separator + json.dumps(override_row(service, key, override))
         separator = ",\n"
 
 
@@ -96,7 +96,7 @@ def decoded(text: bytes) -> Saved:
         raise RowsError("it has no back-ends")
     if not isinstance(words, list):
         raise RowsError("its operators' words make no sense")
-    return Saved(dict(_parsed("back-end", backends, _registered)), dict(_parsed("operator's word", words, word_of)))
+    return Saved(dict(_parsed("back-end", backends, _registered)), dict(_parsed("operator's word", words, override_of)))
 
 
 def _parsed(kind: str, rows: Iterable[object], parse: Callable[[Any], _Parsed]) -> Iterator[_Parsed]:
