@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from tests.parallel import (
+    pytest_collection,
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_runtest_protocol,
@@ -19,6 +20,7 @@ from tests.parallel import (
 
 __all__ = [
     "need",
+    "pytest_collection",
     "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_runtest_protocol",

@@ -2,12 +2,17 @@
 
 What is run by one worker, one after the other, is a module, or the part of it that is for one variant: it shares the
 fixtures. Tests that are marked `alone` come to their turn last, and no other test runs beside them.
+
+Python keeps its bytecode, whatever the environment says: a run starts some thousand processes, each of which would
+compile the program, and every worker would compile all tests.
 """
 
 from __future__ import annotations
 
 import fcntl
+import os
 import re
+import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -63,6 +68,19 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """The first worker compiles the tests while the others wait; they read what it has written."""
+    if not hasattr(session.config, "workerinput"):
+        return (yield)
+    with Path(__file__).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        return (yield)
+
+
 class FailuresAtOnce:
     """Names a test as soon as it fails, so that also a run that is cut short tells which."""
 
@@ -76,6 +94,8 @@ class FailuresAtOnce:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     terminal = config.pluginmanager.getplugin("terminalreporter")
     if terminal is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(FailuresAtOnce(terminal))

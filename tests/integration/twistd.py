@@ -31,7 +31,7 @@ _names = count(1)
 
 
 def environment() -> Mapping[str, str]:
-    return {**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PYTHONPATH": str(PROJECT)}
 
 
 def twistd(*arguments: str, reactor: str, prefix: Sequence[str] = (), daemon: bool = False) -> list[str]:
