@@ -68,12 +68,20 @@ WEIGHTS = st.lists(st.sampled_from([1, 50, 100, 100, 300]), min_size=1, max_size
 BY_CELLS = st.booleans()
 
 
+FEW_BITS = 8
+"""Of a cell's number, where few back-ends would have thousands of empty cells between them. Some share a cell then."""
+
+
 @contextmanager
-def found(by_cells: bool) -> Iterator[None]:
+def found(by_cells: bool, bits: int = FEW_BITS) -> Iterator[None]:
     """A client's order is found cell by cell, or by comparing all: both must find the same."""
     with pytest.MonkeyPatch.context() as patch:
         if by_cells:
             patch.setattr(affinity, "SMALL", 0)
+        patch.setattr(affinity, "CELLS", 1 << bits)
+        patch.setattr(affinity, "_MASK", (1 << bits) - 1)
+        patch.setattr(affinity, "_BITS", bits)
+        patch.setattr(affinity, "_RANGE", float(1 << 2 * bits))
         yield
 
 
@@ -138,11 +146,15 @@ class TestOrder:
         assert hosts == [2, 4, 2, 4, 2, 3, 1, 2]
 
     @EXAMPLES
-    @given(hosts=HOSTS, weights=WEIGHTS, number=st.integers(0, 60_000))
-    def test_both_ways_to_find_it_find_the_same(self, hosts: list[int], weights: list[int], number: int) -> None:
+    @given(
+        hosts=HOSTS, weights=WEIGHTS, number=st.integers(0, 60_000), bits=st.sampled_from([FEW_BITS, affinity._BITS])
+    )
+    def test_both_ways_to_find_it_find_the_same(
+        self, hosts: list[int], weights: list[int], number: int, bits: int
+    ) -> None:
         orders = []
         for by_cells in (False, True):
-            with found(by_cells):
+            with found(by_cells, bits):
                 wrapping = pool_of(hosts, weights).policy
                 assert isinstance(wrapping, Affinity)
                 orders.append([near[2].backend.name for near in wrapping._nearest(affinity._Client(client(number)[0]))])
