@@ -71,6 +71,8 @@ BY_CELLS = st.booleans()
 FEW_BITS = 8
 """Of a cell's number, where few back-ends would have thousands of empty cells between them. Some share a cell then."""
 
+BITS = st.sampled_from([FEW_BITS, affinity._BITS])
+
 
 @contextmanager
 def found(by_cells: bool, bits: int = FEW_BITS) -> Iterator[None]:
