@@ -32,9 +32,9 @@ SATURATED_VALUE: Final = 1e11
 """Added to the score of a saturated back-end: more than any sum."""
 
 _Figures = tuple[float, float, float, float, bool]
-"""The parts of the score that are constant until the next report: the sum without its TCP term, in steps; what one
-connection adds; what a session adds beyond that while slow start lasts; the host's connections that are not our
-sessions; whether means replace figures that its agent does not know.
+"""The parts of the score that are constant until the next report: the sum in steps, with the connections that are
+nobody's sessions; what one session adds; what one of ours adds beyond that while slow start lasts; the sessions of
+other proxies; whether means replace figures that its agent does not know.
 """
 
 
@@ -63,9 +63,11 @@ class ReportPolicy(Ranked):
 
     Idle back-ends whose scores differ by less than `TIE` take turns, by weight; a turn counts for no more than the
     sessions that a back-end has since got. Otherwise equal scores go to the back-end with the fewest of our sessions.
-    Connections count for a weight of 100: one of 200 carries twice as many at the same score. So does slow start's
-    share, but only after the score was cut to steps: back-ends that start together still take turns. When all are
-    saturated, the unsaturated formula tells them apart.
+    Sessions, ours and those that other proxies claim, count for a weight of 100: one of 200 carries twice as many at
+    the same score. Connections that nobody claims are the host's own: they count as they are, or else a few would keep
+    all clients from a back-end of small weight. Slow start's share scales our sessions as the weight does, but only
+    after the score was cut to steps: back-ends that start together still take turns. When all are saturated, the
+    unsaturated formula tells them apart.
     """
 
     def __init__(self, options: ReportOptions = ReportOptions()) -> None:
@@ -82,10 +84,10 @@ class ReportPolicy(Ranked):
         steps, term, starting, others, _ = figures
         counts = backend.counts
         ours = counts.pending + counts.established
-        tcp = others + ours
+        sessions = others + ours
         turn = place.turn - (term + starting) * ours
         time = self._time
-        score = int(steps + term * tcp if tcp > 0 else steps) + starting * ours
+        score = int(steps + term * sessions if sessions > 0 else steps) + starting * ours
         return (score + (turn if turn > time else time), ours * place.step)
 
     def opened(self, backend: Backend, now: float) -> None:
@@ -116,19 +118,20 @@ class ReportPolicy(Ranked):
         """See `Policy`."""
         place: _Place = self._places.get(backend) or self._new_place(backend)
         cpu, memory, loss = backend.cpu, backend.memory, _loss(backend)
-        _, term, starting, _, _ = self._figures(backend)
+        _, term, starting, others, _ = self._figures(backend)
+        sessions = max(others + backend.connections, 0)
         parts = terms(
             rtt_ms=max(backend.rtt_ms, RTT_NOISE_MS),
-            tcp=backend.tcp * WEIGHT_NORMAL / backend.base_weight,
+            tcp=_unclaimed(backend) + sessions * WEIGHT_NORMAL / backend.base_weight,
             loss=loss,
             cpu=cpu,
             memory=memory,
         )
         explained = dict(zip(TERMS, parts, strict=True))
-        sessions = backend.connections
-        explained["turn"] = max(0.0, place.turn - (term + starting) * sessions - self._time) * SCORE_RESOLUTION
+        ours = backend.connections
+        explained["turn"] = max(0.0, place.turn - (term + starting) * ours - self._time) * SCORE_RESOLUTION
         if starting:
-            explained["slow start"] = starting * sessions * SCORE_RESOLUTION
+            explained["slow start"] = starting * ours * SCORE_RESOLUTION
         if is_saturated(self._saturation, loss=loss, cpu=cpu, memory=memory):
             explained["saturated"] = SATURATED_VALUE
         return Explanation(self.value(backend, now), explained)
@@ -164,10 +167,11 @@ class ReportPolicy(Ranked):
         rtt_ms = max(backend.rtt_ms, RTT_NOISE_MS)
         if cpu is None or memory is None:
             cpu, memory = backend.cpu, backend.memory
-        steps = unsaturated(rtt_ms=rtt_ms, tcp=0, loss=loss, cpu=cpu, memory=memory) / SCORE_RESOLUTION + _ROUNDING
+        own = _unclaimed(backend)
+        steps = unsaturated(rtt_ms=rtt_ms, tcp=own, loss=loss, cpu=cpu, memory=memory) / SCORE_RESOLUTION + _ROUNDING
         if is_saturated(self._saturation, loss=loss, cpu=cpu, memory=memory):
             steps += SATURATED_VALUE / SCORE_RESOLUTION
-        others = backend.others if tcp is None else tcp - report.counted
+        others = _foreign(backend) - own
         term = TCP_TERM / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.base_weight
         return steps, term, term * (1 / backend.share - 1), others, unknown
 
@@ -178,6 +182,17 @@ class ReportPolicy(Ranked):
         steps, term, starting, others, unknown = figures
         now = self._figures(backend)
         return max(steps, now[0]), term, starting, max(others, now[3]), unknown
+
+
+def _foreign(backend: Backend) -> float:
+    """The host's connections that are not our sessions: below 0 if some of these had not been counted yet."""
+    report = backend.report
+    return backend.others if report.tcp is None else report.tcp - report.counted
+
+
+def _unclaimed(backend: Backend) -> float:
+    """Those of them that are no sessions of other proxies either."""
+    return max(0, _foreign(backend) - (backend.report.others or 0))
 
 
 def _loss(backend: Backend) -> float:

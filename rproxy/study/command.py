@@ -183,6 +183,9 @@ def _log(path: str) -> replay.Log:
         print(f"{path}: {len(log.flaws) - FLAWS_SHOWN} more lines ignored", file=sys.stderr)
     if not log.entries:
         raise OptionError(f"argument --trace: {path}: no line of it is of use")
+    if len(log.services) > 1:
+        names = ", ".join(log.services)
+        raise OptionError(f"argument --trace: {path}: services do not share back-ends: replay one alone of {names}")
     if not log.seconds <= SECONDS_MAX:
         raise OptionError(
             f"argument --trace: {path}: its sessions span {log.seconds:,.0f} s; at most {SECONDS_MAX:,.0f} are replayed"

@@ -32,5 +32,5 @@ def add_parser(commands: Any, run: Callable[[argparse.Namespace, Wrong], int]) -
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--ablation", action="store_true", help="change the report's formula in one place at a time")
     kinds.add_argument("--theory", action="store_true", help="check the simulator against queueing theory")
-    kinds.add_argument("--trace", metavar="FILE", help="replay an access log: JSON lines with time, duration, backend")
+    kinds.add_argument("--trace", metavar="FILE", help="replay an access log (JSON lines) of one service")
     parser.set_defaults(run=lambda options: run(options, parser.error))

@@ -1,5 +1,7 @@
 """Replays an access log: the same clients at the same times, under other policies.
 
+As in the program's own log, a line's time is that of the session's end.
+
 A log says how long sessions lasted beside whatever else its back-end had, not how much they asked for. So the replay
 assumes that a back-end shares itself equally among its open sessions, and that what a client asks for does not depend
 on the back-end that it got. Then the log gives each session's work, and the speeds of the back-ends; with the choices
@@ -37,11 +39,13 @@ class MalformedLine(Exception):
 
 @attrs.frozen
 class Entry:
-    """A session: when it began and how long it lasted, in s, and its back-end's name."""
+    """A session: when it began and how long it lasted, in s, and the names of its back-end and service."""
 
     time_s: float
     duration_s: float
     backend: str
+    service: str = ""
+    """Empty if the log does not say."""
 
 
 @attrs.frozen
@@ -55,6 +59,11 @@ class Log:
     def seconds(self) -> float:
         """From the first session's beginning until the last one's end; there is one entry at least."""
         return max(entry.time_s + entry.duration_s for entry in self.entries) - self.entries[0].time_s
+
+    @property
+    def services(self) -> list[str]:
+        """The names of those whose sessions it has; empty if it has none."""
+        return sorted({entry.service for entry in self.entries} - {""})
 
 
 def read_log(lines: Iterable[str]) -> Log:
@@ -83,11 +92,12 @@ def _entry(line: str) -> Entry:
     backend = next((fields[key] for key in BACKEND_KEYS if key in fields), None)
     if not isinstance(backend, str) or not backend:
         raise MalformedLine("backend is missing, or no text")
-    return Entry(time_s, duration_s, backend)
+    service = fields.get("service")
+    return Entry(time_s - duration_s, duration_s, backend, service if isinstance(service, str) else "")
 
 
 def _time_s(fields: Mapping[str, Any]) -> float:
-    """The time as a number of seconds, or as ISO 8601 has it."""
+    """The time of the session's end, which may be a number of seconds, or ISO 8601."""
     given = fields.get("time")
     if not isinstance(given, str):
         return _number(fields, "time")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import attrs
 import pytest
 
 from rproxy.policies.formula import score
@@ -179,18 +180,32 @@ class TestReport:
             balance.report(backend, after_s=rtt_s, cpu=cpu, memory=40)
         assert shares(balance.serve(600, held=False), backends) == [200, 200, 200]
 
-    def test_a_weight_scales_the_connections_and_nothing_else(self, balance: Balance) -> None:
-        """Double the weight carries double the connections at the same score."""
+    def test_a_weight_scales_the_sessions_and_nothing_else(self, balance: Balance) -> None:
+        """Double the weight carries double the sessions, of whichever proxy, at the same score."""
         strong, normal = balance.up(agent(1), weight=200), balance.up(agent(2), weight=100)
-        balance.report(strong, tcp=20)
-        balance.report(normal, tcp=12)
+        balance.report(strong, tcp=20, others=20)
+        balance.report(normal, tcp=12, others=12)
         assert balance.choose() is strong
-        balance.report(normal, tcp=8)
+        balance.report(normal, tcp=8, others=8)
         assert balance.choose() is normal
-        balance.report(normal, tcp=10, cpu=20)
+        balance.report(normal, tcp=10, others=10, cpu=20)
         assert balance.choose() is strong
-        balance.report(strong, tcp=20, cpu=32)
+        balance.report(strong, tcp=20, others=20, cpu=32)
         assert balance.choose() is normal
+
+    @pytest.mark.parametrize(("weight", "expected"), [(5, 0.024), (200, 0.5)])
+    def test_connections_of_the_hosts_own_leave_each_its_share(
+        self, balance: Balance, weight: int, expected: float
+    ) -> None:
+        """A few are on every host, such as an ssh session: multiplied by 100 / 5 they would rule one out."""
+        backends = [balance.up(agent(number), weight=each) for number, each in enumerate((100, 100, weight))]
+        for backend in backends:
+            balance.report(backend, tcp=5)
+        served = balance.serve(6000, held=False)
+        assert served.count(backends[2]) / 6000 == pytest.approx(expected, abs=0.005)
+        value, terms = attrs.astuple(balance.pool.explain(backends[2], balance.now), recurse=False)
+        assert terms["TCP"] == pytest.approx(0.15)
+        assert value == pytest.approx(sum(terms.values()), abs=SCORE_RESOLUTION)
 
     def test_a_saturated_one_says_so_and_does_not_flap(self, balance: Balance) -> None:
         backend, _ = balance.all_up(2)

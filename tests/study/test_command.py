@@ -138,6 +138,15 @@ def test_a_log_of_mixed_units_is_not_replayed_for_ever(capsys: Captured, tmp_pat
     assert message_of(capsys, "--trace", path).startswith(f"argument --trace: {path}: its sessions span inf s")
 
 
+def test_services_are_replayed_one_by_one(capsys: Captured, tmp_path: Path) -> None:
+    """They share no back-ends: a client of one cannot be given those of another."""
+    one = {"time": 1, "duration": 1, "backend": "b"}
+    path = log_of(tmp_path / "log", {**one, "service": "web"}, {**one, "service": "app"}, one)
+    assert message_of(capsys, "--trace", path) == (
+        f"argument --trace: {path}: services do not share back-ends: replay one alone of app, web"
+    )
+
+
 def test_a_byte_order_mark_is_ignored(capsys: Captured, tmp_path: Path) -> None:
     path = log_of(tmp_path / "log", "\ufeff" + json.dumps({"time": 1, "duration": 1, "backend": "b"}))
     assert main(["study", "--trace", path, "--policies", "random", "--seeds", "1", "--workers", "1"]) == 0

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
+from rproxy.observe.access_formats import json_lines
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import Policy
 from rproxy.study.agents import address_of
@@ -15,6 +16,7 @@ from rproxy.study.hosts import Host
 from rproxy.study.reference import Uninformed
 from rproxy.study.replay import Entry, Log, as_logged, read_log, scenario_of, speeds, works
 from rproxy.study.world import World
+from tests.observe.records import REFUSED, record
 
 
 def line(**fields: Any) -> str:
@@ -23,12 +25,22 @@ def line(**fields: Any) -> str:
 
 def test_a_log_is_read_in_the_order_of_its_times() -> None:
     log = read_log([line(time=7), "", line(client="10.0.0.1", bytes=[1, 2]), line(time=6.5, backend="b")])
-    assert log == Log((Entry(5.0, 1.5, "a"), Entry(6.5, 1.5, "b"), Entry(7.0, 1.5, "a")), {})
+    assert log == Log((Entry(3.5, 1.5, "a"), Entry(5.0, 1.5, "b"), Entry(5.5, 1.5, "a")), {})
+
+
+def test_the_programs_own_log_is_read_as_it_was() -> None:
+    """Its times are those of the ends; what got no back-end is left out."""
+    started = (record(started_at=20.0, duration_s=9.0), record(started_at=25.0, duration_s=0.5), record(**REFUSED))
+    log = read_log(json_lines(started, 0.0))
+    assert log.flaws == {3: "backend is missing, or no text"}
+    assert [(entry.duration_s, entry.service) for entry in log.entries] == [(9.0, "web"), (0.5, "web")]
+    assert log.entries[1].time_s - log.entries[0].time_s == pytest.approx(5.0, abs=0.002)
+    assert log.services == ["web"]
 
 
 def test_times_may_be_iso_8601_and_the_back_end_may_be_hyphenated() -> None:
     log = read_log(
-        ['{"time": "2026-11-26T00:00:10Z", "duration": 0, "back-end": "a"}', line(time="2026-11-26T00:00:00Z")]
+        ['{"time": "2026-11-26T00:00:11.5Z", "duration": 1.5, "back-end": "a"}', line(time="2026-11-26T00:00:01.5Z")]
     )
     assert log.flaws == {}
     assert log.entries[1].time_s - log.entries[0].time_s == 10
