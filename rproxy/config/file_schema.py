@@ -161,9 +161,10 @@ def _backend(given: dict[str, Any]) -> BackendConfig:
 def _backends(given: list[BackendConfig]) -> tuple[BackendConfig, ...]:
     addresses: set[Address] = set()
     for index, backend in enumerate(given):
-        if backend.address in addresses:
+        host, port = backend.address
+        if (host.lower(), port) in addresses:
             raise ConfigError("this back-end is given twice", f"[{index}].address", written(backend.address))
-        addresses.add(backend.address)
+        addresses.add((host.lower(), port))
     return tuple(given)
 
 

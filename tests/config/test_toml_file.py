@@ -349,6 +349,10 @@ def test_a_broken_table_or_key_of_the_process_is_one_line(tmp_path: Path, text: 
             '[[service.backend]]\naddress = "a:1"\n[[service.backend]]\naddress = "a:1"',
             'backend[1].address: "a:1": this back-end is given twice',
         ),
+        (
+            '[[service.backend]]\naddress = "a.test:1"\n[[service.backend]]\naddress = "A.Test:1"',
+            'backend[1].address: "A.Test:1": this back-end is given twice',
+        ),
         ("[service.backends]\nmax-connections = 0", "backends.max-connections: must be from 1 to 1000000, not 0"),
         (
             "[service.backends]\naddress = 1",

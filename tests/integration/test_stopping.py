@@ -9,12 +9,14 @@ from typing import Final
 
 import pytest
 
+from rproxy.net.addresses import written
+from tests.integration.addresses import LOOPBACK
 from tests.integration.conftest import Starter, Variant, every_transport
 from tests.integration.logs import failures
 from tests.integration.polling import PROMPT_S, READY_S, STOP_S, poll
 from tests.integration.pools import Pool
-from tests.integration.servers import echo
-from tests.integration.sockets import receive, receive_until_reset
+from tests.integration.servers import Listener, echo
+from tests.integration.sockets import connect, receive, receive_until_reset
 
 LONG_S: Final = 30.0
 QUEUED: Final = 200
@@ -66,6 +68,23 @@ def test_a_second_signal_resets_them_at_once(pool: Pool) -> None:
     assert receive_until_reset(client) == b""
     assert failures(pool.proxy.log) == []
     assert pool.proxy.errors == ""
+
+
+def test_without_any_time_they_are_reset_where_nothing_else_has_to_be_closed(start: Starter, variant: Variant) -> None:
+    """A clean end would tell clients and servers that they have got everything."""
+    file = start.folder / "rproxy.toml"
+    listener = Listener()
+    start.closing(listener.close)
+    backend = f'[[service.backend]]\naddress = "{written(listener.address)}"\ncheck = "none"\n'
+    file.write_text(f'[proxy]\ndrain-timeout = 0\n[[service]]\nlisten = "{LOOPBACK}:0"\n{backend}')
+    process = start.twistd("rproxy", "--config", str(file), *variant.options, reactor=variant.reactor)
+    port = process.logged(rf"listening for clients on {LOOPBACK}:(\d+)")
+    with connect((LOOPBACK, int(port))) as client:
+        server = listener.accept()
+        server.sendall(b"part of an answer")
+        assert receive(client, 17) == b"part of an answer"
+        assert process.stop() == -signal.SIGTERM
+        assert receive_until_reset(client) == receive_until_reset(server) == b""
 
 
 def test_without_a_session_a_stop_is_immediate(pool: Pool) -> None:

@@ -322,7 +322,7 @@ class ClientSide(Side):
     def cut(self, ending: Ending) -> None:
         self.session.ended(ending)
         for side in self._open_sides():
-            side.transport.abortConnection()
+            side.reset()
         self._stop_connecting()
 
     def _open_sides(self) -> list[Side]:

@@ -8,7 +8,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.carriers.portable.flush import Flush
-from rproxy.net.tcp_state import is_broken
+from rproxy.net.tcp_options import reset_on_close
+from rproxy.net.tcp_state import is_broken, socket_of
 from rproxy.sessions.session import Session
 from rproxy.timing.wheel import Wheel
 
@@ -48,6 +49,15 @@ class Side(Protocol):
 
     def stopProducing(self) -> None:
         """The peer's transport is lost; its `connectionLost` handles that."""
+
+    def reset(self) -> None:
+        """Reset the connection. Twisted does so in the next turn of the reactor; if the process ends before, the kernel
+        does, which would otherwise end the stream as if everything had been sent.
+        """
+        handle = socket_of(self.transport)
+        if handle is not None:
+            reset_on_close(handle)
+        self.transport.abortConnection()
 
     def readConnectionLost(self) -> None:
         """An end of stream, or a reset that the epoll reactor reports as one (see `is_broken`)."""
