@@ -41,6 +41,7 @@ from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
 from rproxy.tap.doubting import Doubting
 from rproxy.tap.draining import LOG_EVERY_S, Draining
+from rproxy.tap.garbage_collector import GarbageCollector
 from rproxy.tap.key_rotation import at_signal, rotate, use_keys
 from rproxy.tap.notify import DRAIN_MARGIN_S
 from rproxy.tap.operators import Operators, Seen
@@ -58,7 +59,6 @@ from rproxy.tap.startup import (
     process_facts,
     raise_descriptor_limit,
     sessions_max,
-    tune_garbage_collector,
     use_monotonic_time,
 )
 from rproxy.tap.state_keeper import StateKeeper
@@ -334,7 +334,7 @@ def makeService(options: ProxyOptions) -> ProxyService:
     if process is not None:
         service.access_log.is_daemon = process.is_daemon
         process.run_on(reactor, service.status_line, service.access_log.reopen)
-    tune_garbage_collector()
+        GarbageCollector(reactor).start()
     at_signal(reactor, reloading(process, service.read_again))
     at_second_stop(reactor, service.stop_at_once)
     return service

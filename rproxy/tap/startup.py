@@ -1,8 +1,7 @@
-"""Preparing the process before anything is served: clock, limits, garbage collector, errors in one line."""
+"""Preparing the process before anything is served: clock, limits, errors in one line."""
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
 import sys
@@ -100,10 +99,3 @@ def sessions_max(config: ProxyConfig, descriptors: int) -> int:
 def process_facts() -> ProcessFacts:
     """What operators are told of this process, which has just started."""
     return ProcessFacts(version("rproxy"), round(time.time(), 3), os.getpid())
-
-
-def tune_garbage_collector() -> None:
-    """Freeze start-up objects and raise the thresholds: only portable sessions form cycles."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 10, 10)

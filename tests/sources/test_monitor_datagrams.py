@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import socket
@@ -90,6 +91,26 @@ def test_what_may_not_count_is_counted_by_reason_and_changes_nothing(pdu: Pdu, s
         bench.receive(pdu, source)
     assert bench.counters == (accepted, {reason: 1})
     assert list(events) == []
+
+
+@pytest.mark.parametrize(
+    ("pdu", "source"),
+    [
+        pytest.param(Register(80, 20_000, 1), ("192.0.2.1", AGENT_PORT), id="not allowed"),
+        pytest.param(Register(80, 20_000, 2), AGENT, id="another instance"),
+        pytest.param(Unregister(80, 2), AGENT, id="wrong instance"),
+        pytest.param(Unregister(81, 1), AGENT, id="unknown"),
+        pytest.param(ProbeResponse(0, 1000, 1, 1, 1, 1), AGENT, id="answer twice"),
+        pytest.param(ProbeRequest(0, 1000), AGENT, id="probe request"),
+    ],
+)
+def test_what_is_dropped_leaves_no_work_to_the_garbage_collector(pdu: Pdu, source: Address) -> None:
+    """A flood of them would have it run all the time, while sessions wait."""
+    bench = Bench(allow=[ip_network("10.0.0.0/8")])
+    bench.up()
+    gc.collect()
+    bench.receive(pdu, source)
+    assert gc.collect() == 0
 
 
 @pytest.mark.parametrize("datagram", DROPPED)

@@ -257,12 +257,15 @@ class Monitor(DatagramProtocol):
 
 
 def _all(services: Sequence[ServiceAgents], process: Callable[[ServiceAgents], None]) -> None:
-    """Have each of these services process a PDU. Raises the first `Rejected` if all do, or if there is none."""
-    refused: list[Rejected] = []
+    """Have each of these services process a PDU. Raises `Rejected` with the first reason if all do, or there is none.
+
+    Not the exception itself, which holds this frame: a reference cycle for each datagram of a flood.
+    """
+    refusals: list[Refusal] = []
     for agents in services:
         try:
             process(agents)
         except Rejected as error:
-            refused.append(error)
-    if len(refused) == len(services):
-        raise refused[0] if refused else Rejected(Refusal.UNKNOWN)
+            refusals.append(error.refusal)
+    if len(refusals) == len(services):
+        raise Rejected(refusals[0] if refusals else Refusal.UNKNOWN)
