@@ -126,12 +126,13 @@ class Why:
         recorded = [choice for choice in self.choices.kept if choice.at >= since]
         if not recorded:
             return f"no client has come in the last {WINDOW_S:.0f} s"
-        times = sum(choice.chosen == backend.name for choice in recorded)
+        clients = {choice.session for choice in recorded}  # one that tries another, or waits, has several choices
+        given = {choice.session for choice in recorded if choice.chosen == backend.name}
         if len(recorded) == len(self.choices.kept):
             since = recorded[0].at
         lasted_s = max(1.0, moment.wall - since)
         some = " whose choice was recorded" if self.choices.unrecorded else ""
-        return f"chosen for {times} of {len(recorded)} clients{some} in the last {lasted_s:.0f} s"
+        return f"chosen for {len(given)} of {len(clients)} clients{some} in the last {lasted_s:.0f} s"
 
     def _compared(self, backend: Backend, now: float) -> str:
         own = self.pool.explain(backend, now)

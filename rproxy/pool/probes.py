@@ -216,7 +216,8 @@ class Probes:
         if probe.on_demand:
             return (self._lost_on_demand(backend, token),)
         event = miss(backend, now)
-        changed = self._rows.transition(backend, event, now, f"{health.misses} in a row lost")
+        reason = f"{health.misses} probes in a row lost" if health.misses > 1 else "its last probe was lost"
+        changed = self._rows.transition(backend, event, now, reason)
         first = health.misses == 1 and backend.is_up
         return (ProbeLost(backend, token, health.misses, counted=True, first=first), *changed)
 

@@ -57,7 +57,7 @@ def test_a_dead_service_and_a_flapping_agent_stay_out_longer_each_time_and_come_
         assert_longer_each_time(flaps.result())
     assert set(greeted) == {b"steady", b"alive"}
     assert f"{written(address)}: up -> down (3 connects in a row failed" in proxy.log
-    assert f"{written(flapping)}: suspect -> down (3 in a row lost" in proxy.log
+    assert f"{written(flapping)}: suspect -> down (3 probes in a row lost" in proxy.log
     assert failures(proxy.log) == []
 
 

@@ -10,7 +10,7 @@ from rproxy.observe.why import WINDOW_S, Moment, Why
 from rproxy.pool.backend import Backend
 from rproxy.pool.health import FALL, HOLD_MIN_S, REFUSALS, SLOW_START_S
 from rproxy.pool.states import Administration
-from tests.fakes import UNLIMITED, RaisingPolicy
+from tests.fakes import UNLIMITED, FakeLink, RaisingPolicy
 from tests.observe.explaining import Told
 from tests.policies.balancing import policy
 from tests.pool.driving import agent
@@ -118,7 +118,7 @@ class TestKeptAway:
         bench.now += HOLD_MIN_S
         bench.report(backend)
         said = why(bench, backend)
-        assert said.startswith(f"down since 12:00:01: {FALL} in a row lost")
+        assert said.startswith(f"down since 12:00:01: {FALL} probes in a row lost")
         assert said.endswith("; it comes up once 2 probes are answered in a row (1 so far)")
 
     def test_a_check_fails(self) -> None:
@@ -160,6 +160,15 @@ class TestEligible:
         assert "chosen for 0 of 1 clients in the last 60 s" in why(bench, first)
         bench.now += WINDOW_S
         assert "no client has come in the last 60 s" in why(bench, first)
+
+    def test_one_that_tries_another_back_end_is_one_client(self) -> None:
+        bench = told()
+        bench.all_up(2)
+        tried = bench.log.choose(7, FakeLink(), bench.now, (), None)
+        assert tried is not None
+        other = bench.log.choose(7, FakeLink(), bench.now, (tried,), None)
+        assert other is not None
+        assert "chosen for 1 of 1 clients in the last 1 s" in why(bench, other)
 
     def test_if_not_all_choices_are_recorded_that_is_told(self) -> None:
         bench = told()
