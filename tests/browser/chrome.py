@@ -66,8 +66,9 @@ class Chrome:
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
 
-    def prefer(self, scheme: str) -> None:
-        self._devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    def prefer(self, scheme: str, media: str = "") -> None:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._devtools("Emulation.setEmulatedMedia", media=media, features=features)
 
     def _devtools(self, command: str, **arguments: Any) -> None:
         self.driver.execute_cdp_cmd(command, arguments)

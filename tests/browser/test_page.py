@@ -196,10 +196,20 @@ def test_it_can_be_read_and_used_by_everyone(page: Chrome, pool: Pool, scheme: s
 
 
 def test_a_services_name_is_shown_at_any_width(page: Chrome) -> None:
-    for width in range(360, 1500, 60):
+    widest = "document.querySelector('#services tbody .pill').textContent = 'no back-end'"
+    fits = (
+        "[...document.querySelectorAll('#services tbody td')].slice(0, 2).every((c) => c.scrollWidth <= c.clientWidth)"
+    )
+    for width in (320, 350, *range(360, 1500, 60)):
         page.resize_to(width, 900)
-        cell = "document.querySelector('#services tbody td')"
-        assert page.run(f"return {cell}.scrollWidth <= {cell}.clientWidth"), width
+        assert page.run(f"{widest}; return {fits}"), width
+
+
+def test_it_is_printed_dark_on_light(page: Chrome) -> None:
+    page.prefer("dark", media="print")
+    channels = page.run("return getComputedStyle(document.body).color.match(/[0-9]+/g).map(Number)")
+    page.prefer("light")
+    assert max(channels) < 100
 
 
 def test_updates_move_nothing_in_the_tables(page: Chrome, pool: Pool) -> None:
