@@ -11,12 +11,12 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, Final
 
-from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, UNIXServerEndpoint, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
 from rproxy.config.endpoint_errors import check_folder, check_no_type, explained
-from rproxy.config.validators import ConfigError, host_and_port, local_address
+from rproxy.config.validators import PORT_MAX, ConfigError, host_and_port, local_address
 from rproxy.net.addresses import Address
 from rproxy.net.binding import ANY_IPV4, ANY_IPV6, Binding, bindings, wider_hosts
 from rproxy.net.endpoints import innermost
@@ -132,6 +132,7 @@ def _from_string(reactor: Any, key: str, text: str) -> IStreamServerEndpoint:
     try:
         check_folder(text)
         endpoint = _parsed(reactor, text)
+        _check_place(endpoint)
         _check_listening(endpoint)
         return endpoint
     except Exception as error:
@@ -146,6 +147,16 @@ def _parsed(reactor: Any, text: str) -> IStreamServerEndpoint:
             return long
     as_is: IStreamServerEndpoint = serverFromString(reactor, text)
     return as_is
+
+
+def _check_place(endpoint: Any) -> None:
+    """Check what Twisted's parser does not, and the kernel would reject. Raises `ValueError`."""
+    endpoint = innermost(endpoint)
+    port, path = getattr(endpoint, "_port", 0), getattr(endpoint, "_address", "")
+    if isinstance(port, int) and not 0 <= port <= PORT_MAX:
+        raise ValueError(f"port {port} is {'below 0' if port < 0 else f'above {PORT_MAX}'}")
+    if isinstance(endpoint, UNIXServerEndpoint) and not path:
+        raise ValueError("unix: lacks its path")
 
 
 def _check_listening(endpoint: Any) -> None:

@@ -27,6 +27,8 @@ Value = str | float
 
 PORT_MAX: Final = 65535
 _HOST: Final = r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]\s]+))"
+_NUMBERS: Final = r"[0-9][0-9.]*|0x[0-9a-fx.]*"
+"""Hosts that are addresses, or no names in any case."""
 _NAME: Final = r"[\w.-]+|\*"
 """Characters of a host's name, before IDNA; alone, * is every address of this host."""
 _DIGITS_MAX: Final = 20
@@ -174,13 +176,13 @@ def _host(key: str, text: str, six: str | None, host: str | None) -> str:
             raise ConfigError(f"[{six}] is not an IPv6 address", key, text) from None
         return str(address.ipv4_mapped or address)
     assert host is not None
-    if re.fullmatch(r"[0-9][0-9.]*|0x[0-9a-fx.]*", host, re.IGNORECASE):
+    if re.fullmatch(_NUMBERS, host, re.IGNORECASE):
         return ip(key, text, host)  # getaddrinfo would read 1.2.3 as 1.2.0.3
     try:
-        host.encode("idna")
+        encoded = host.encode("idna").decode()
     except UnicodeError as error:
         raise ConfigError(f"{host} is not a host name ({_idna_reason(error)})", key, text) from None
-    if not re.fullmatch(_NAME, host):
+    if not re.fullmatch(_NAME, host) or (encoded != host and re.fullmatch(_NUMBERS, encoded, re.IGNORECASE)):
         raise ConfigError("its host is not a host name", key, text)
     return host
 

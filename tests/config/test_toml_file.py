@@ -398,6 +398,10 @@ def test_a_broken_key_of_a_service_is_one_line(pem: Path, text: str, message: st
             'listen: "ssl:443:privateKey=/nonexistent.pem": /nonexistent.pem: No such',
         ),
         ('["tcp:80:nope=1"]', 'listen[0]: "tcp:80:nope=1": tcp: takes no nope='),
+        ('["tcp:99999"]', 'listen[0]: "tcp:99999": port 99999 is above 65535'),
+        ('["tcp:-1"]', 'listen[0]: "tcp:-1": port -1 is below 0'),
+        ('["unix:"]', "listen[0]: unix: lacks its path"),
+        ('["１２:80"]', 'listen[0]: "１２:80": its host is not a host name'),  # noqa: RUF001 - digits of another kind
         ("{}", "listen.address: is missing"),
         ("{ address = true }", "listen.address: must be PORT, HOST:PORT or an endpoint, not true"),
     ],

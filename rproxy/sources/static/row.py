@@ -179,7 +179,8 @@ class Row:
         """It is configured in another way now."""
         if entry.agent_port != self.entry.agent_port:
             self._cancel(self._agent)
-            self._agent, self._agent_is_silent, self._trouble = None, False, ""
+            self._agent, self._agent_is_silent = None, False
+            self._trouble = self._logged = ""
         self.entry = entry
         self._ensure()
 
@@ -190,6 +191,7 @@ class Row:
         self._cancel(self._port)
         self._cancel(self._agent)
         self._port = self._agent = None
+        self._trouble = self._logged  # a line about it that is held back says nothing
         if reason is not None and self._backend is not None:
             checks.publish(checks.pool.static.remove(self._backend, reason, checks.wheel.seconds()))
 
@@ -262,7 +264,7 @@ class Row:
             checks.throttle.say(self._key, lambda times: self._log_trouble())
 
     def _log_trouble(self) -> None:
-        if self._trouble == self._logged:
+        if self._trouble == self._logged:  # it has ended, or there is no such agent-check any more
             return
         self._logged = self._trouble
         assert self.entry.agent_port is not None

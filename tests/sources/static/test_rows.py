@@ -11,7 +11,7 @@ from rproxy.net.addresses import Address
 from rproxy.pool.health import HOLD_MIN_S
 from rproxy.pool.states import State
 from rproxy.sources.static.dial import Dial, Outcome
-from rproxy.sources.static.row import DIALS_MAX, INTERVAL_S, JITTER, LOG_EVERY_S, Dials
+from rproxy.sources.static.row import DIALS_MAX, INTERVAL_S, JITTER, LOG_EVERY_S, Dials, Entry
 from rproxy.timing.wheel import TICK_S
 from tests.fakes import logged, texts
 from tests.sources.static.bench import PASSED, REFUSED, Bench, entry
@@ -161,6 +161,26 @@ class TestAgentChecks:
         assert [text for text in texts(events) if "meaning" in text] == [
             'back-end 10.0.0.9:80: its agent-check at 10.0.0.9:9000: it says "hello", which has no meaning'
         ]
+
+    @pytest.mark.parametrize(
+        "entries",
+        [[entry(*KEY)], [entry(*KEY, check="agent-check:9001")], []],
+        ids=["without one", "another one", "without the back-end"],
+    )
+    def test_a_line_that_is_held_back_says_nothing_of_one_that_is_not_configured_any_more(
+        self, entries: list[Entry]
+    ) -> None:
+        bench = Bench(entry(*KEY, check=SAYS))
+        bench.dials.outcomes |= {KEY: PASSED, AGENT: says("hello"), (KEY[0], 9001): says("up")}
+        bench.start(INTERVAL_S)
+        bench.dials.outcomes[AGENT] = says("world")
+        bench.run(INTERVAL_S)
+        with logged() as events:
+            bench.backends.apply(entries)
+            bench.run(2 * LOG_EVERY_S)
+        assert [text for text in texts(events) if "agent-check" in text] == []
+        assert [event for event in events if "log_failure" in event] == []
+        bench.stop()
 
     def test_one_that_flaps_is_logged_at_a_bounded_rate(self) -> None:
         bench = Bench(entry(*KEY, check=SAYS))
