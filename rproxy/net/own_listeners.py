@@ -40,28 +40,23 @@ class OwnListeners:
 
     def add(self, host: str, port: int, *, ipv6_only: bool = False) -> None:
         """Add a listener of the proxy. `host` may be ``0.0.0.0`` or ``::``, or have a link's index."""
-        if host == ANY_IPV6:
-            self._wildcard_ports.add((port, True))
-        if host == ANY_IPV4 or (host == ANY_IPV6 and not ipv6_only):
-            self._wildcard_ports.add((port, False))
-        elif host != ANY_IPV6:
-            self._addresses.add((unmapped(host.partition("%")[0]), port))
+        if host in (ANY_IPV4, ANY_IPV6):
+            self._wildcard_ports |= _on_all_addresses(host, port, ipv6_only=ipv6_only)
+        else:
+            self._addresses.add(_on_one(host, port))
 
     def remove(self, host: str, port: int, *, ipv6_only: bool = False) -> None:
         """Remove a listener that was added with the same arguments."""
-        if host == ANY_IPV6:
-            self._wildcard_ports.discard((port, True))
-        if host == ANY_IPV4 or (host == ANY_IPV6 and not ipv6_only):
-            self._wildcard_ports.discard((port, False))
-        elif host != ANY_IPV6:
-            self._addresses.discard((unmapped(host.partition("%")[0]), port))
+        if host in (ANY_IPV4, ANY_IPV6):
+            self._wildcard_ports -= _on_all_addresses(host, port, ipv6_only=ipv6_only)
+        else:
+            self._addresses.discard(_on_one(host, port))
 
     def overlaps(self, host: str, port: int, *, ipv6_only: bool = False) -> bool:
         """Whether a listener that was added accepts clients of this one, too, which SO_REUSEPORT permits."""
         if host in (ANY_IPV4, ANY_IPV6):
-            families = {host == ANY_IPV6, host == ANY_IPV6 and ipv6_only}
-            taken = {":" in single for single, number in self._addresses if number == port}
-            return any(family in taken or (port, family) in self._wildcard_ports for family in families)
+            taken = self._wildcard_ports | {(number, ":" in single) for single, number in self._addresses}
+            return not taken.isdisjoint(_on_all_addresses(host, port, ipv6_only=ipv6_only))
         if "%" in host:  # the same address on another link is another one
             return (port, True) in self._wildcard_ports
         host = unmapped(host)
@@ -99,3 +94,13 @@ class OwnListeners:
             except OSError:  # no descriptor is left, say: the last known ones stand
                 return host in self._own_addresses
         return host in self._own_addresses
+
+
+def _on_all_addresses(host: str, port: int, *, ipv6_only: bool) -> set[tuple[int, bool]]:
+    """The port, for each family of which a listener on ``0.0.0.0`` or ``::`` accepts clients."""
+    return {(port, family) for family in {host == ANY_IPV6, host == ANY_IPV6 and ipv6_only}}
+
+
+def _on_one(host: str, port: int) -> Address:
+    """The address of any other listener, without a link's index."""
+    return unmapped(host.partition("%")[0]), port

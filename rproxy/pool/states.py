@@ -78,7 +78,7 @@ class Override:
     weight: int | None = None
     """In place of the one that its agent or the configuration says; None for that one."""
     since: float = 0.0
-    """When he last changed `administration`, as Unix time in s; 0 for never."""
+    """When `administration` was last changed, as Unix time in s; 0 for never."""
 
 
 NO_OVERRIDE: Final = Override()
