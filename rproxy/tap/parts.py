@@ -60,6 +60,30 @@ class Timers(Part):
             each.stop()
 
 
+class Startable(Stoppable, Protocol):
+    """Has timers from its start on."""
+
+    def start(self) -> None:
+        """Start them. Called once, when the reactor runs."""
+
+
+class Started(Part):
+    """An object that is started and stopped with the process, and does nothing else in between."""
+
+    def __init__(self, startable: Startable) -> None:
+        self._startable = startable
+
+    def startService(self) -> None:
+        """As `Part`."""
+        super().startService()
+        self._startable.start()
+
+    def stopService(self) -> None:
+        """As `Part`: the second step of a stop."""
+        super().stopService()
+        self._startable.stop()
+
+
 def closed(*ports: IListeningPort | None) -> Deferred[Any]:
     """Close these ports, ignoring None. Fires when all are closed; never fails."""
     return DeferredList([maybeDeferred(port.stopListening) for port in ports if port is not None])

@@ -25,6 +25,7 @@ from rproxy.config.validators import ConfigError
 from rproxy.net.inherited import inherited_sockets, tell_twisted
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.observe.choices import ChoiceBook
+from rproxy.observe.doubts import Doubts
 from rproxy.observe.history import History
 from rproxy.observe.status_json import Status
 from rproxy.sessions.capacity import Capacity, pipes_for
@@ -39,7 +40,6 @@ from rproxy.tap.access_log import AccessLogPart
 from rproxy.tap.agents_port import AgentsPort
 from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
-from rproxy.tap.doubting import Doubting
 from rproxy.tap.draining import LOG_EVERY_S, Draining
 from rproxy.tap.garbage_collector import GarbageCollector
 from rproxy.tap.key_rotation import at_signal, rotate, use_keys
@@ -47,7 +47,7 @@ from rproxy.tap.notify import DRAIN_MARGIN_S
 from rproxy.tap.operators import Operators, Seen
 from rproxy.tap.operators_listener import OperatorsListener
 from rproxy.tap.page import LivePage
-from rproxy.tap.parts import Part, Timers
+from rproxy.tap.parts import Part, Started, Timers
 from rproxy.tap.pidfile import own_pidfile
 from rproxy.tap.process import Process, ProcessService, process_of, reloading
 from rproxy.tap.reload import in_force, waiting
@@ -106,14 +106,14 @@ class ProxyService(ProcessService, MultiService):
         shared = Surroundings(reactor, config, self.monitor, self.carrier, self._own, self._deadlines, history, log)
         self._services = Services(config.services, shared, lambda view: self._status.removed(view))
         views = self._services.views
-        self._doubting = Doubting(reactor, config, views, self.monitor.counters, history, self._work)
-        doubts = self._doubting.doubts
-        self._status = Status(views, self.monitor.counters, self.capacity, process_facts(), doubts.documents)
+        counters, interval_s = self.monitor.counters, config.timing.probe_interval_s
+        self._doubts = Doubts(reactor, time, self._work, views, counters, history, interval_s)
+        self._status = Status(views, counters, self.capacity, process_facts(), self._doubts.documents)
         self._page = LivePage(reactor, config, self._status, history, self._work)
         slices = self.carrier.slices
         self._steering = Steering(reactor, self._services, slices, self._work, history, time)
         choices, drops = shared.choices or ChoiceBook(time), self.monitor.drop_log
-        seen = Seen(self._services, self._status, history, doubts, choices, slices, drops, lambda: log.lost)
+        seen = Seen(self._services, self._status, history, self._doubts, choices, slices, drops, lambda: log.lost)
         self._operators = Operators(reactor, config, seen, self._page, self._steering, self._work)
         self._descriptors = descriptors
         self._moving = Restoring({}, self.monitor, reactor, self._work)
@@ -144,7 +144,7 @@ class ProxyService(ProcessService, MultiService):
             services.listeners,
             services.statics,
             self._page,
-            self._doubting,
+            Started(self._doubts),
             self._admin,
             self._demo,
             services.timeouts,  # after the listeners: ending a waiting client must not admit another one

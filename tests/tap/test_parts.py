@@ -55,7 +55,7 @@ WITHOUT_STATE = [
     "ClientListeners",
     "StaticPart",
     "LivePage",
-    "Doubting",
+    "Started",
     "OperatorsListener",
     "Demo",
     "SessionTimeouts",
