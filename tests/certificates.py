@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ssl
 from collections.abc import Sequence
 from functools import cache
 from ipaddress import ip_address
@@ -52,6 +53,17 @@ class Files:
     @property
     def pair(self) -> tuple[str, str]:
         return str(self.certificate), str(self.key)
+
+    def server_context(self, client_ca: Path | None = None, alpn: str = "") -> ssl.SSLContext:
+        """For a server on Python's own TLS. Clients without a certificate of `client_ca`, if given, are refused."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*self.pair)
+        if client_ca is not None:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        if alpn:
+            context.set_alpn_protocols([alpn])
+        return context
 
     def replace(self, other: Files) -> None:
         """Put the content of `other` in place of this one's."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Generator
 from glob import glob
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -20,6 +22,7 @@ from tests.parallel import (
 
 __all__ = [
     "need",
+    "output_of",
     "pytest_collection",
     "pytest_collection_modifyitems",
     "pytest_configure",
@@ -73,6 +76,16 @@ def need(*programs: str, root: bool = False) -> list[str]:
     if lacking:
         pytest.skip(f"needs {' and '.join(lacking)}")
     return [path for path in paths.values() if path]
+
+
+def output_of(program: str, *arguments: str, folder: Path) -> str:
+    """What a program prints in `folder`, on either stream. It must succeed; see `need`."""
+    (path,) = need(program)
+    done = subprocess.run(
+        [path, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def _path(program: str) -> str | None:

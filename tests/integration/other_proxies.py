@@ -13,7 +13,8 @@ from typing import Final
 from rproxy.net.addresses import Address
 from tests.conftest import need
 from tests.integration.addresses import LOOPBACK, address_of
-from tests.integration.polling import READY_S, STOP_S, poll
+from tests.integration.polling import READY_S, poll
+from tests.integration.programs import end
 
 _STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 _HAPROXY: Final = """\
@@ -75,12 +76,7 @@ def _running(command: list[str], errors: Path, ready: Sequence[Address]) -> Iter
         poll(lambda: _accept(process, ready, errors), READY_S, f"{command[0]} accepts")
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
 
 
 def _accept(process: subprocess.Popen[bytes], addresses: Sequence[Address], errors: Path) -> bool:

@@ -8,6 +8,16 @@ from typing import Self
 from tests.integration.polling import STOP_S
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End it, by force if it takes too long, and wait for that."""
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class Program:
     """Runs until it is closed. Who derives from it starts `_process`."""
 

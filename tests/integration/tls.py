@@ -84,13 +84,7 @@ def tls_server(
     files: Files, handle: Callable[[ssl.SSLSocket], None], *, client_ca: Path | None = None, alpn: str = ""
 ) -> Server:
     """A back-end on Python's own TLS. Clients without a certificate of `client_ca`, if given, are refused."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(*files.pair)
-    if client_ca is not None:
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    if alpn:
-        context.set_alpn_protocols([alpn])
+    context = files.server_context(client_ca, alpn)
 
     def serve(connection: socket.socket) -> None:
         with suppress(OSError), context.wrap_socket(connection, server_side=True) as tls:

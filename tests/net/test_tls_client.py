@@ -38,13 +38,7 @@ def shake_hands(
     config: SendTlsConfig, host: str, files: Files, client_ca: Path | None = None, alpn: str = ""
 ) -> Outcome:
     """Of a back-end on Python's own TLS that has the certificate in `files`."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(*files.pair)
-    if client_ca is not None:
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    if alpn:
-        context.set_alpn_protocols([alpn])
+    context = files.server_context(client_ca, alpn)
     outcome = Outcome()
 
     def asked(_tls: Any, name: str | None, _own: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +18,7 @@ from rproxy.observe.service_metrics import SERVICE_FAMILIES
 from rproxy.observe.shadow_metrics import SHADOW_FAMILIES
 from rproxy.tap import prometheus
 from rproxy.tap.command import main
-from tests.conftest import need
+from tests.conftest import output_of
 
 Captured = pytest.CaptureFixture[str]
 RULE_TESTS: Final = Path(__file__).parents[1] / "data" / "alerts_test.yml"
@@ -37,12 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def promtool(folder: Path, *arguments: str) -> str:
-    (program,) = need("promtool")
-    done = subprocess.run(
-        [program, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return output_of("promtool", *arguments, folder=folder)
 
 
 def test_the_rules_are_valid(folder: Path) -> None:

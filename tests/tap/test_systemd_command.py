@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -13,7 +12,7 @@ import pytest
 
 from rproxy.tap import systemd
 from rproxy.tap.command import main
-from tests.conftest import need
+from tests.conftest import output_of
 
 Captured = pytest.CaptureFixture[str]
 EXPOSURE_MAX: Final = 2.0
@@ -29,12 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def analyze(folder: Path, *arguments: str) -> str:
-    (program,) = need("systemd-analyze")
-    done = subprocess.run(
-        [program, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return output_of("systemd-analyze", *arguments, folder=folder)
 
 
 def test_systemd_finds_nothing_wrong_with_any(folder: Path) -> None:

@@ -19,7 +19,8 @@ from tests.benchmarks.hosts.helpers import Helper
 from tests.benchmarks.peers import programs
 from tests.benchmarks.peers.programs import HAPROXY_DEFAULTS, ProgramFailed
 from tests.benchmarks.proxies import quiet
-from tests.integration.polling import READY_S, STOP_S, poll
+from tests.integration.polling import READY_S, poll
+from tests.integration.programs import end
 from tests.integration.twistd import Twistd, environment
 
 PORT: Final = 80
@@ -101,12 +102,7 @@ def _haproxy(place: Place, config: Path) -> Iterator[None]:
         poll(listens, READY_S, "haproxy listens", every_s=LOOK_S)
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
 
 
 def _listens(pid: int) -> bool:
