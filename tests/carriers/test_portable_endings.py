@@ -14,7 +14,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
 
 from rproxy.carriers.portable import client_side, flush
-from rproxy.carriers.portable.carrier import PortableCarrier
+from rproxy.carriers.portable.carrier import ClientFactory, PortableCarrier
 from rproxy.carriers.portable.handshakes import HANDSHAKE_S
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
@@ -62,7 +62,7 @@ class Bench:
         self.clients.append(record.client)
 
     def accept(self, kind: type[Stream] = Stream) -> Any:
-        protocol = self.carrier.factory(self.service, "").buildProtocol(CLIENT)
+        protocol = ClientFactory(self.carrier, self.service, "").buildProtocol(CLIENT)
         assert protocol is not None
         stream = kind(self.reactor, protocol)
         protocol.makeConnection(stream)

@@ -9,7 +9,7 @@ from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 
-from rproxy.carriers.portable.carrier import PortableCarrier
+from rproxy.carriers.portable.carrier import ClientFactory, PortableCarrier
 from rproxy.carriers.portable.handshakes import HANDSHAKE_S
 from rproxy.sessions.capacity import Capacity
 from rproxy.sessions.endings import Ending
@@ -29,7 +29,7 @@ class Bench:
         self.carrier = PortableCarrier(self.reactor, self.deadlines, Capacity(MOST, self.reactor.seconds))
 
     def client(self) -> TlsStream:
-        protocol: Any = self.carrier.factory(self.served.service, "").buildProtocol(CLIENT)
+        protocol: Any = ClientFactory(self.carrier, self.served.service, "").buildProtocol(CLIENT)
         stream = TlsStream(self.reactor, protocol)
         protocol.makeConnection(stream)
         return stream

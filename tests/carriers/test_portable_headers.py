@@ -10,6 +10,7 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 
+from rproxy.carriers.portable.carrier import ClientFactory
 from rproxy.carriers.portable.handshakes import HANDSHAKE_S
 from rproxy.carriers.portable.header_reader import HeaderFactory
 from rproxy.carriers.portable.outgoing_header import tls_of
@@ -38,7 +39,7 @@ class Accepting(Proxy):
         if networks:
             self.service.proxy_headers = ProxyHeaders([ip_network(networks)], self.reactor.seconds)
         self.service.outbound = Outbound(send_proxy=send)
-        self.factory: Any = self.carrier.factory(self.service, "")
+        self.factory: Any = ClientFactory(self.carrier, self.service, "")
 
     def built(self, peer: Any = CLIENT) -> Any:
         return HeaderFactory(self.factory, self.carrier, self.service).buildProtocol(peer)

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
 
-from rproxy.carriers.portable.carrier import PortableCarrier
+from rproxy.carriers.portable.carrier import ClientFactory, PortableCarrier
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.pool.policy import Policy
 from rproxy.sessions.capacity import Capacity
@@ -38,7 +38,7 @@ class Proxy:
         self.carrier = PortableCarrier(reactor, self.deadlines, Capacity(100, self.reactor.seconds))
 
     def client(self) -> Stream:
-        protocol: Any = self.carrier.factory(self.service, "").buildProtocol(CLIENT)
+        protocol: Any = ClientFactory(self.carrier, self.service, "").buildProtocol(CLIENT)
         stream = Stream(self.reactor, protocol)
         protocol.makeConnection(stream)
         return stream

@@ -12,7 +12,7 @@ from twisted.internet import error
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 
-from rproxy.carriers.portable.carrier import PortableCarrier
+from rproxy.carriers.portable.carrier import ClientFactory, PortableCarrier
 from rproxy.net.tls_client import ClientTls
 from rproxy.net.tls_settings import SendTlsConfig
 from rproxy.sessions.capacity import Capacity
@@ -69,7 +69,7 @@ class Bench:
         self.carrier = PortableCarrier(self.reactor, self.deadlines, Capacity(100, self.reactor.seconds))
 
     def client(self) -> Stream:
-        protocol: Any = self.carrier.factory(self.service, "").buildProtocol(CLIENT)
+        protocol: Any = ClientFactory(self.carrier, self.service, "").buildProtocol(CLIENT)
         stream = Stream(self.reactor, protocol)
         protocol.makeConnection(stream)
         return stream

@@ -80,12 +80,8 @@ class PortableCarrier:
         self._reactor = reactor
         self._without_keepalive: list[BackendSide] = []
 
-    def factory(self, service: Service, name: str, tls: Any = None) -> IProtocolFactory:
-        """A factory for the clients of one listener; `tls` is as for `Carrier.serve`."""
-        return self._below(ClientFactory(self, service, name), tls)
-
     def _below(self, clients: ClientFactory, tls: Any) -> IProtocolFactory:
-        """The factory of the layer below: that of TLS, or `clients` itself."""
+        """The factory of the layer below: that of TLS, or `clients` itself; `tls` is as for `Carrier.serve`."""
         if tls is None:
             return clients
         from twisted.protocols.tls import TLSMemoryBIOFactory  # needs pyOpenSSL
