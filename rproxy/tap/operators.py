@@ -148,7 +148,7 @@ class Operators:
         return Document(content_type, snapshots, self._work, strict=strict)
 
     def _takes_agents(self, name: str) -> bool:
-        return any(each.agents.own.takes_agents for each in self._seen.services if each.config.name == name)
+        return any(each.agents.accepts.takes_agents for each in self._seen.services if each.config.name == name)
 
     def _names(self) -> list[str]:
         return [view.service.name for view in self._seen.services.views()]

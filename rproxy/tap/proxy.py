@@ -256,7 +256,7 @@ class ProxyService(ProcessService, MultiService):
         return {(each.address, each.port): each.registration for each in backends if is_kept(each)}
 
     def _move_agents(self, rows: Rows) -> None:
-        """Have these back-ends be in the pools of those services whose own their agents are now, and in no others."""
+        """Have these back-ends be in the pools of those services that accept their agents now, and in no others."""
         self.monitor.exclude_others()
         self._moving.stop()
         self._moving = Restoring(rows, self.monitor, self._reactor, self._work)

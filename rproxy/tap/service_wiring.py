@@ -18,7 +18,7 @@ from rproxy.pool.pool import Pool
 from rproxy.pool.states import State
 from rproxy.sessions.loop_detector import LoopDetector
 from rproxy.sessions.sweep import of_service
-from rproxy.sources.agents.service_agents import Own
+from rproxy.sources.agents.service_agents import AgentFilter
 from rproxy.sources.slow_start import SlowStart
 from rproxy.tap.client_limits import ClientLimits
 from rproxy.tap.listeners import ClientListeners
@@ -54,7 +54,7 @@ class ServiceWiring:
         self._max_connections_each = config.each.max_connections
         self.pool.limit_each(self._max_connections_each, reactor.seconds())
         self.publisher = Publisher()
-        self.agents = process.monitor.add(self.pool, self.publisher, own_agents(config))
+        self.agents = process.monitor.add(self.pool, self.publisher, accepted_agents(config))
         slow_start = SlowStart(reactor, self.pool, self.publisher)
         pool_log = PoolLog(reactor, limits.confirmed, trace=trace)
         pool_log.log = logger_of(config.name, pool_log.log)
@@ -145,7 +145,7 @@ class ServiceWiring:
             self.timeouts.apply(config)
             self.served.service.chooses_by_client = config.affinity is not None
             self._limit_each(config.each.max_connections)
-            self.agents.own = own_agents(config)
+            self.agents.accepts = accepted_agents(config)
             self.is_leaving = False
             if policies is not None:
                 self.policies = policies
@@ -201,6 +201,6 @@ class ServiceWiring:
             self._process.choices.remove(self.pool)
 
 
-def own_agents(config: ServiceConfig) -> Own:
-    """Which agents a configuration gives to its service."""
-    return Own(config.service_port, config.allow, config.takes_agents)
+def accepted_agents(config: ServiceConfig) -> AgentFilter:
+    """Which agents the service of a configuration accepts."""
+    return AgentFilter(config.service_port, config.allow, config.takes_agents)

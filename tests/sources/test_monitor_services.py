@@ -19,7 +19,8 @@ from rproxy.pool.states import State
 from rproxy.sources.agents.entrance import Entrance
 from rproxy.sources.agents.monitor import Monitor, Settings
 from rproxy.sources.agents.prober import Timing
-from rproxy.sources.agents.service_agents import TOKEN_BITS, Own, ServiceAgents
+from rproxy.sources.agents.service_agents import TOKEN_BITS, ServiceAgents
+from rproxy.sources.agents.service_agents import AgentFilter as Filter
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse, Register, Unregister, encode
 from rproxy.wire.seal import Unsealed
 from tests.fakes import AGENT_PORT, Datagrams, logged, pool_of, run, texts
@@ -34,7 +35,11 @@ class Bench:
     """A monitor with one service for each of `own`."""
 
     def __init__(
-        self, *own: Own, allow: tuple[Network, ...] = (), default_port: int = 80, freshness_s: float | None = None
+        self,
+        *own: Filter,
+        allow: tuple[Network, ...] = (),
+        default_port: int = 80,
+        freshness_s: float | None = None,
     ) -> None:
         self.clock = Clock()
         tokens = count(1)
@@ -56,7 +61,7 @@ class Bench:
         """Sessions of others, as agents tell."""
         self.monitor.makeConnection(self.transport)
 
-    def add(self, own: Own, default_port: int = 80, **options: Any) -> ServiceAgents:
+    def add(self, own: Filter, default_port: int = 80, **options: Any) -> ServiceAgents:
         publish = Publisher()
         agents = self.monitor.add(pool_of(default_port=default_port, **options), publish, own)
         publish.subscribe(agents.observers())
@@ -119,20 +124,25 @@ ROW = [(HOST, 80)]
 @pytest.mark.parametrize(
     ("own", "service_port", "rows"),
     [
-        pytest.param([Own()], 8000, [[(HOST, 8000)]], id="one service takes every port"),
-        pytest.param([Own(80), Own(8000)], 80, [ROW, []], id="by port"),
-        pytest.param([Own(80), Own(8000)], 8000, [[], [(HOST, 8000)]], id="by the other port"),
-        pytest.param([Own(80, NEAR), Own(80, FAR)], 80, [ROW, []], id="by network"),
-        pytest.param([Own(80, FAR), Own(80, NEAR)], 80, [[], ROW], id="by the other network"),
-        pytest.param([Own(80), Own(80, NEAR)], 80, [ROW, ROW], id="of both"),
-        pytest.param([Own(80), Own(80)], 0, [ROW, []], id="port 0 is the first one's"),
-        pytest.param([Own(80, FAR), Own(80)], 0, [[], ROW], id="port 0 is the first one's that takes the host"),
-        pytest.param([Own(takes_agents=False), Own(80)], 0, [[], ROW], id="port 0 is the first one's that takes any"),
-        pytest.param([Own(takes_agents=False), Own(80)], 80, [[], ROW], id="not one's without agents"),
+        pytest.param([Filter()], 8000, [[(HOST, 8000)]], id="one service takes every port"),
+        pytest.param([Filter(80), Filter(8000)], 80, [ROW, []], id="by port"),
+        pytest.param([Filter(80), Filter(8000)], 8000, [[], [(HOST, 8000)]], id="by the other port"),
+        pytest.param([Filter(80, NEAR), Filter(80, FAR)], 80, [ROW, []], id="by network"),
+        pytest.param([Filter(80, FAR), Filter(80, NEAR)], 80, [[], ROW], id="by the other network"),
+        pytest.param([Filter(80), Filter(80, NEAR)], 80, [ROW, ROW], id="of both"),
+        pytest.param([Filter(80), Filter(80)], 0, [ROW, []], id="port 0 is the first one's"),
+        pytest.param([Filter(80, FAR), Filter(80)], 0, [[], ROW], id="port 0 is the first one's that takes the host"),
+        pytest.param(
+            [Filter(takes_agents=False), Filter(80)],
+            0,
+            [[], ROW],
+            id="port 0 is the first one's that takes any",
+        ),
+        pytest.param([Filter(takes_agents=False), Filter(80)], 80, [[], ROW], id="not one's without agents"),
     ],
 )
 def test_a_registration_is_of_every_service_that_takes_it(
-    own: Sequence[Own], service_port: int, rows: list[list[Address]]
+    own: Sequence[Filter], service_port: int, rows: list[list[Address]]
 ) -> None:
     bench = Bench(*own)
     assert bench.register(service_port) == rows
@@ -141,23 +151,23 @@ def test_a_registration_is_of_every_service_that_takes_it(
 
 
 def test_port_0_stands_for_the_back_end_port_of_the_service_that_takes_it() -> None:
-    bench = Bench(Own(8000), Own(80), default_port=8000)
+    bench = Bench(Filter(8000), Filter(80), default_port=8000)
     assert bench.register(0) == [[(HOST, 8000)], []]
 
 
 @pytest.mark.parametrize(
     ("own", "allow", "service_port", "reason"),
     [
-        ([Own(80), Own(8000)], (), 9000, "no-service"),
-        ([Own(80, FAR), Own(8000)], (), 80, "not-allowed"),
-        ([Own(80), Own(8000)], FAR, 80, "not-allowed"),
-        ([Own(80, takes_agents=False)], (), 80, "no-service"),
-        ([Own(80, takes_agents=False)], (), 0, "no-service"),
-        ([Own(), Own(80)], (), 9999, "own-listener"),
+        ([Filter(80), Filter(8000)], (), 9000, "no-service"),
+        ([Filter(80, FAR), Filter(8000)], (), 80, "not-allowed"),
+        ([Filter(80), Filter(8000)], FAR, 80, "not-allowed"),
+        ([Filter(80, takes_agents=False)], (), 80, "no-service"),
+        ([Filter(80, takes_agents=False)], (), 0, "no-service"),
+        ([Filter(), Filter(80)], (), 9999, "own-listener"),
     ],
 )
 def test_what_no_service_takes_is_counted_by_reason_and_changes_nothing(
-    own: Sequence[Own], allow: tuple[Network, ...], service_port: int, reason: str
+    own: Sequence[Filter], allow: tuple[Network, ...], service_port: int, reason: str
 ) -> None:
     bench = Bench(*own, allow=allow)
     assert bench.register(service_port) == [[]] * len(own)
@@ -166,7 +176,7 @@ def test_what_no_service_takes_is_counted_by_reason_and_changes_nothing(
 
 
 def test_an_agent_for_no_service_is_logged() -> None:
-    bench = Bench(Own(80), Own(8000))
+    bench = Bench(Filter(80), Filter(8000))
     with logged() as events:
         bench.register(9000)
     assert texts(events) == [f"dropped 1 datagram(s): no-service; the last one came from {HOST}"]
@@ -174,13 +184,13 @@ def test_an_agent_for_no_service_is_logged() -> None:
 
 def test_one_service_that_refuses_a_registration_keeps_it_from_no_other() -> None:
     bench = Bench()
-    bench.services = [bench.add(Own(80), limits=Limits(unconfirmed=0)), bench.add(Own(80))]
+    bench.services = [bench.add(Filter(80), limits=Limits(unconfirmed=0)), bench.add(Filter(80))]
     assert bench.register(80) == [[], ROW]
     assert (bench.dropped, bench.monitor.counters.accepted) == ({}, {"register": 1})
 
 
 def test_each_answer_counts_in_the_service_whose_probe_it_is_of() -> None:
-    bench = Bench(Own(80), Own(8000))
+    bench = Bench(Filter(80), Filter(8000))
     bench.register(80)
     bench.register(8000, ("10.1.1.8", AGENT_PORT), instance=2)
     probes = bench.answer_all()
@@ -190,7 +200,7 @@ def test_each_answer_counts_in_the_service_whose_probe_it_is_of() -> None:
 
 
 def test_a_token_of_no_service_is_unknown() -> None:
-    bench = Bench(Own(80))
+    bench = Bench(Filter(80))
     bench.register(80)
     ((probe, _),) = bench.transport.take()
     assert isinstance(probe, ProbeRequest)
@@ -199,7 +209,7 @@ def test_a_token_of_no_service_is_unknown() -> None:
 
 
 def test_one_back_end_in_two_services_is_two_rows_with_probes_of_their_own() -> None:
-    bench = Bench(Own(80), Own(80))
+    bench = Bench(Filter(80), Filter(80))
     first, second = bench.up()
     assert first is not second
     assert len(bench.run(5.5)) == 2
@@ -207,7 +217,7 @@ def test_one_back_end_in_two_services_is_two_rows_with_probes_of_their_own() -> 
 
 
 def test_its_probes_are_of_one_sequence_and_bear_the_sessions_of_all_services() -> None:
-    bench = Bench(Own(80), Own(80))
+    bench = Bench(Filter(80), Filter(80))
     first, second = bench.services
     bench.up()
     for agents, sessions in ((first, 2), (second, 3)):
@@ -218,7 +228,7 @@ def test_its_probes_are_of_one_sequence_and_bear_the_sessions_of_all_services() 
 
 
 def test_its_probes_bear_the_clients_that_wait_for_it_in_any_service() -> None:
-    bench = Bench(Own(80), Own(80))
+    bench = Bench(Filter(80), Filter(80))
     first, second = bench.services
     rows = bench.up()
     first.pool.limit_each(2, bench.clock.seconds())
@@ -232,7 +242,7 @@ def test_its_probes_bear_the_clients_that_wait_for_it_in_any_service() -> None:
 
 
 def test_to_a_service_the_sessions_of_another_one_are_others() -> None:
-    bench = Bench(Own(80), Own(80))
+    bench = Bench(Filter(80), Filter(80))
     rows = bench.up()
     for agents, sessions in zip(bench.services, (2, 3), strict=True):
         for _ in range(sessions):
@@ -243,7 +253,7 @@ def test_to_a_service_the_sessions_of_another_one_are_others() -> None:
 
 
 def test_an_agent_that_unregisters_leaves_every_service() -> None:
-    bench = Bench(Own(80), Own(80, NEAR), Own(8000))
+    bench = Bench(Filter(80), Filter(80, NEAR), Filter(8000))
     bench.up()
     bench.receive(Unregister(80, instance=1))
     assert bench.rows() == [[], [], []]
@@ -253,7 +263,7 @@ def test_an_agent_that_unregisters_leaves_every_service() -> None:
 
 
 def test_an_agent_that_does_not_know_its_port_leaves_the_service_that_it_is_in() -> None:
-    bench = Bench(Own(80), Own(80))
+    bench = Bench(Filter(80), Filter(80))
     bench.register(0)
     bench.answer_all()
     bench.receive(Unregister(0, instance=1))
@@ -262,14 +272,14 @@ def test_an_agent_that_does_not_know_its_port_leaves_the_service_that_it_is_in()
 
 
 def test_what_leads_back_here_is_excluded_from_every_service() -> None:
-    bench = Bench(Own(80), Own(80))
+    bench = Bench(Filter(80), Filter(80))
     first, _ = bench.up()
     bench.monitor.exclude(first)
     assert bench.rows() == [[], []]
 
 
 def test_restored_rows_go_to_the_services_that_take_them() -> None:
-    bench = Bench(Own(80), Own(8000), Own(80, FAR))
+    bench = Bench(Filter(80), Filter(8000), Filter(80, FAR))
     rows = [(Registration(AGENT, 1, 20.0, 100), 80), (Registration(("10.1.1.8", 5), 2, 20.0, 100), 8000)]
     for registration, port in rows:
         assert bench.monitor.is_unconfirmed(registration, port)
@@ -281,7 +291,7 @@ def test_restored_rows_go_to_the_services_that_take_them() -> None:
 
 
 def test_a_row_that_no_service_takes_is_not_restored() -> None:
-    bench = Bench(Own(8000), allow=NEAR)
+    bench = Bench(Filter(8000), allow=NEAR)
     row = (Registration(AGENT, 1, 20.0, 100), 80)
     bench.monitor.restore([row])
     assert not bench.monitor.is_unconfirmed(*row)
@@ -289,19 +299,19 @@ def test_a_row_that_no_service_takes_is_not_restored() -> None:
 
 
 def test_a_service_that_goes_leaves_no_timer_and_its_number_is_used_again() -> None:
-    bench = Bench(Own(80))
+    bench = Bench(Filter(80))
     timers = len(bench.clock.calls)
-    other = bench.add(Own(8000))
+    other = bench.add(Filter(8000))
     bench.register(8000)
     assert len(bench.clock.calls) > timers
     bench.monitor.remove(other)
     run(bench.clock, 0.6)
     assert len(bench.clock.calls) == timers
-    assert bench.add(Own(9000)).number == other.number
+    assert bench.add(Filter(9000)).number == other.number
 
 
 def test_a_service_that_leaves_keeps_its_back_ends_and_takes_no_others() -> None:
-    bench = Bench(Own(80), Own(8000))
+    bench = Bench(Filter(80), Filter(8000))
     bench.up(80)
     leaving = bench.services[0]
     leaving.is_leaving = True
@@ -312,7 +322,7 @@ def test_a_service_that_leaves_keeps_its_back_ends_and_takes_no_others() -> None
 
 
 def test_services_are_asked_in_the_order_of_the_configuration() -> None:
-    bench = Bench(Own(80), Own(80))
+    bench = Bench(Filter(80), Filter(80))
     first, second = bench.services
     bench.monitor.arrange([second, first])
     bench.register(0)
@@ -320,7 +330,7 @@ def test_services_are_asked_in_the_order_of_the_configuration() -> None:
 
 
 def test_the_budget_of_probes_on_demand_is_that_of_all_services_together() -> None:
-    def asked(*own: Own) -> int:
+    def asked(*own: Filter) -> int:
         bench = Bench(*own, freshness_s=0.1)
         bench.monitor.demand_limit.rate = 10.0
         bench.monitor.demand_limit.burst = 1
@@ -333,7 +343,7 @@ def test_the_budget_of_probes_on_demand_is_that_of_all_services_together() -> No
             bench.run(0.05)
         return bench.monitor.counters.probes["on_demand"]
 
-    alone, together = asked(Own(80)), asked(Own(80), Own(80))
+    alone, together = asked(Filter(80)), asked(Filter(80), Filter(80))
     assert 15 <= alone <= 21
     assert together <= 21
 
@@ -342,7 +352,7 @@ class TestEntrances:
     """Several UDP ports: probes leave from the one that the agent registers at."""
 
     def entered(self) -> tuple[Bench, Entrance, Datagrams]:
-        bench = Bench(Own())
+        bench = Bench(Filter())
         entrance = Entrance(bench.monitor, ("10.1.1.10", 6666))
         transport = Datagrams()
         entrance.makeConnection(transport)
@@ -376,7 +386,7 @@ class TestEntrances:
 
 
 def test_a_policy_that_counts_others_sees_the_sessions_of_the_other_service() -> None:
-    bench = Bench(Own(80), Own(80))
+    bench = Bench(Filter(80), Filter(80))
     first, _ = bench.up()
     for _ in range(6):
         bench.services[1].pool.choose(bench.clock.seconds())

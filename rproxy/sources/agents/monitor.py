@@ -27,7 +27,7 @@ from rproxy.sources.agents.drop_log import DropLog
 from rproxy.sources.agents.on_demand import budget_limit
 from rproxy.sources.agents.probe_timeouts import ProbeTimeouts
 from rproxy.sources.agents.prober import Timing
-from rproxy.sources.agents.service_agents import SERVICES_MAX, TOKEN_BITS, Own, ServiceAgents
+from rproxy.sources.agents.service_agents import SERVICES_MAX, TOKEN_BITS, AgentFilter, ServiceAgents
 from rproxy.timing.stall_detector import StallDetector
 from rproxy.timing.wheel import Wheel
 from rproxy.wire.pdu import Flaw, MalformedPdu, Pdu, ProbeRequest, ProbeResponse, Register, Unregister, decode
@@ -65,7 +65,7 @@ class Monitor(DatagramProtocol):
     """A `Source`: the agents of all services, on one UDP port or on several.
 
     A datagram passes through the envelope and `decode` to the pools that it concerns: a REGISTER to that of every
-    service whose own it is, an answer to the one whose number its token bears.
+    service that accepts it, an answer to the one whose number its token bears.
 
     `clock` must be monotonic. `token` draws unpredictable numbers of `TOKEN_BITS`, `jitter` from 0..1. `envelope` and
     `allow` may be replaced at any time.
@@ -124,13 +124,13 @@ class Monitor(DatagramProtocol):
 
     # Services.
 
-    def add(self, pool: Pool, publish: Callable[[Events], None], own: Own | None = None) -> ServiceAgents:
+    def add(self, pool: Pool, publish: Callable[[Events], None], accepts: AgentFilter | None = None) -> ServiceAgents:
         """Fill another service's pool from now on, after the others in order.
 
         The agents' timers follow the published events, so the caller subscribes them before anything else.
         """
         number = next(number for number in range(SERVICES_MAX) if number not in self._by_number)
-        agents = ServiceAgents(self, number, pool, publish, own or Own())
+        agents = ServiceAgents(self, number, pool, publish, accepts or AgentFilter())
         self._by_number[number] = agents
         self._services.append(agents)
         self.are_several = len(self._services) > 1
@@ -151,7 +151,7 @@ class Monitor(DatagramProtocol):
         self._services = [*services, *rest]
 
     def exclude_others(self) -> None:
-        """Exclude the back-ends that would not be taken any more where they are, since `allow` or an `own` has changed.
+        """Exclude the back-ends that would not be taken any more where they are, since `allow` or a filter has changed.
 
         The registration of one that another service takes now comes there with the agent's next REGISTER.
         """
@@ -199,12 +199,12 @@ class Monitor(DatagramProtocol):
             self.counters.accepted[_NAMES[type(pdu)]] += 1
 
     def _takers(self, host: str, service_port: int) -> list[ServiceAgents]:
-        """The services whose own a registration is; port 0 is only the first one's. Raises `Rejected` if none is."""
+        """The services that accept a registration; port 0 is only the first one's. Raises `Rejected` if none is."""
         if not self._is_allowed(host):
             raise Rejected(Refusal.NOT_ALLOWED)
         takers = [agents for agents in self._services if agents.takes(host, service_port)]
         if not takers:
-            on_port = any(not each.is_leaving and each.own.takes_port(service_port) for each in self._services)
+            on_port = any(not each.is_leaving and each.accepts.takes_port(service_port) for each in self._services)
             raise Rejected(Refusal.NOT_ALLOWED if on_port else Refusal.NO_SERVICE)
         if not service_port:
             return [agents for agents in takers if agents is takers[0] or agents.is_leaving]

@@ -1,4 +1,4 @@
-"""The agents of one service: which registrations are its own, and the probes of its back-ends."""
+"""The agents of one service: which registrations it accepts, and the probes of its back-ends."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ SERVICES_MAX: Final = 1 << 64 - TOKEN_BITS
 
 
 @attrs.frozen
-class Own:
-    """Which registrations are a service's own."""
+class AgentFilter:
+    """Which registrations a service accepts."""
 
     service_port: int | None = None
     """The service port that they name; None for any. Port 0 is that of the first service that takes the agent."""
     networks: tuple[Network, ...] = ()
     """Where they come from; empty for anywhere."""
     takes_agents: bool = True
-    """Whether any are."""
+    """Whether it accepts any."""
 
     def takes_port(self, service_port: int) -> bool:
-        """Whether agents that register this service port may be its own."""
+        """Whether it accepts agents that register this service port."""
         return self.takes_agents and (not service_port or self.service_port in (None, service_port))
 
     def takes_host(self, host: str) -> bool:
-        """Whether agents on this host may be its own."""
+        """Whether it accepts agents on this host."""
         return not self.networks or within(host, self.networks)
 
 
@@ -101,7 +101,7 @@ class ServiceAgents:
     log = Logger()
 
     def __init__(
-        self, monitoring: Monitoring, number: int, pool: Pool, publish: Callable[[Events], None], own: Own
+        self, monitoring: Monitoring, number: int, pool: Pool, publish: Callable[[Events], None], accepts: AgentFilter
     ) -> None:
         self.clock = monitoring.clock
         self.timing = monitoring.timing
@@ -111,7 +111,7 @@ class ServiceAgents:
         self.number = number
         self.pool = pool
         self.publish = publish
-        self.own = own
+        self.accepts = accepts
         self.is_leaving = False
         """Whether its service is no longer configured: it takes registrations of those back-ends that it has."""
         self._monitoring = monitoring
@@ -142,7 +142,7 @@ class ServiceAgents:
         """Whether the registration of an agent on `host` may be this service's."""
         if self.is_leaving:
             return self.has(host, service_port)
-        return self.own.takes_port(service_port) and self.own.takes_host(host)
+        return self.accepts.takes_port(service_port) and self.accepts.takes_host(host)
 
     def has(self, host: str, service_port: int) -> bool:
         """Whether it has a row for what an agent on `host` registers."""
