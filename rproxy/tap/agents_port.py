@@ -15,7 +15,7 @@ from rproxy.net.addresses import Address, written
 from rproxy.net.binding import ANY_IPV4, ANY_IPV6
 from rproxy.net.handover import give_to_newest
 from rproxy.net.udp_port import BoundedPort, listen_udp, udp_ports
-from rproxy.sources.agents.entrance import Entrance
+from rproxy.sources.agents.further_port import FurtherPort
 from rproxy.sources.agents.monitor import Monitor
 from rproxy.tap.parts import Part, address_of, closed
 from rproxy.tap.startup import StartupError, cannot_listen
@@ -56,7 +56,7 @@ class AgentsPort(Part):
         try:
             self._open(first, self._monitor)
             for address in others:
-                self._open(address, Entrance(self._monitor, address))
+                self._open(address, FurtherPort(self._monitor, address))
         except StartupError:
             self.close()
             raise

@@ -38,14 +38,14 @@ COMPARED_MAX: Final = 50
 
 
 @attrs.frozen
-class Said:
+class HeldOverride:
     """The override of a back-end of one service. `by` names the services that have a row for it."""
 
     override: Override
     by: Set[str]
 
 
-Overrides = dict[tuple[str, Address], Said]
+Overrides = dict[tuple[str, Address], HeldOverride]
 """By the service's name and back-end."""
 
 
@@ -84,7 +84,7 @@ class Steering:
         having: defaultdict[Address, set[str]] = defaultdict(set)
         for service in self._services:
             for key in service.pool.overrides:
-                said[service.config.name, key] = Said(service.pool.overrides.of(key), having[key])
+                said[service.config.name, key] = HeldOverride(service.pool.overrides.of(key), having[key])
         for service in self._services if having else ():
             for backend in service.pool:
                 key = backend.address, backend.port

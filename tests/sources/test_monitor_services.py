@@ -16,7 +16,7 @@ from rproxy.policies.two_choices import sessions_known
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.limits import Limits
 from rproxy.pool.states import State
-from rproxy.sources.agents.entrance import Entrance
+from rproxy.sources.agents.further_port import FurtherPort
 from rproxy.sources.agents.monitor import Monitor, Settings
 from rproxy.sources.agents.prober import Timing
 from rproxy.sources.agents.service_agents import TOKEN_BITS, ServiceAgents
@@ -351,37 +351,37 @@ def test_the_budget_of_probes_on_demand_is_that_of_all_services_together() -> No
 class TestEntrances:
     """Several UDP ports: probes leave from the one that the agent registers at."""
 
-    def entered(self) -> tuple[Bench, Entrance, Datagrams]:
+    def entered(self) -> tuple[Bench, FurtherPort, Datagrams]:
         bench = Bench(Filter())
-        entrance = Entrance(bench.monitor, ("10.1.1.10", 6666))
+        port = FurtherPort(bench.monitor, ("10.1.1.10", 6666))
         transport = Datagrams()
-        entrance.makeConnection(transport)
-        return bench, entrance, transport
+        port.makeConnection(transport)
+        return bench, port, transport
 
     def test_probes_leave_from_where_the_registration_came(self) -> None:
-        bench, entrance, transport = self.entered()
-        entrance.datagramReceived(encode(Register(80, 20_000, 1)), AGENT)
+        bench, port, transport = self.entered()
+        port.datagramReceived(encode(Register(80, 20_000, 1)), AGENT)
         assert (len(transport.take()), len(bench.transport.take())) == (1, 0)
         bench.register(80, ("10.1.1.8", AGENT_PORT), instance=2)
         run(bench.clock, 0.1)
         assert (len(transport.take()), len(bench.transport.take())) == (0, 1)
 
     def test_an_answer_may_come_by_either(self) -> None:
-        bench, entrance, transport = self.entered()
-        entrance.datagramReceived(encode(Register(80, 20_000, 1)), AGENT)
+        bench, port, transport = self.entered()
+        port.datagramReceived(encode(Register(80, 20_000, 1)), AGENT)
         ((probe, _),) = transport.take()
         assert isinstance(probe, ProbeRequest)
-        entrance.datagramReceived(encode(ProbeResponse(probe.sequence, probe.token, 1, 2, None, 3)), AGENT)
+        port.datagramReceived(encode(ProbeResponse(probe.sequence, probe.token, 1, 2, None, 3)), AGENT)
         (row,) = bench.services[0].pool
         assert (row.state, row.registration.local) == (State.UP, "@10.1.1.10:6666")
 
     def test_one_that_is_no_longer_open_is_replaced_by_the_first(self) -> None:
-        bench, entrance, transport = self.entered()
-        entrance.datagramReceived(encode(Register(80, 20_000, 1)), AGENT, "10.1.1.11")
+        bench, port, transport = self.entered()
+        port.datagramReceived(encode(Register(80, 20_000, 1)), AGENT, "10.1.1.11")
         transport.take()
         (row,) = bench.services[0].pool
         assert bench.monitor.way(row.registration.local) == (transport, "10.1.1.11")
-        entrance.doStop()
+        port.doStop()
         assert bench.monitor.way(row.registration.local) == (bench.transport, "")
 
 

@@ -100,7 +100,7 @@ class Monitor(DatagramProtocol):
         self.demand_limit = budget_limit(timing.freshness_s, timing.probe_budget)
         self.drop_log = DropLog(clock)
         self.ways: dict[str, Any] = {}
-        """The transports of further ports, see `Entrance`."""
+        """The transports of further ports, see `FurtherPort`."""
         self._services: list[ServiceAgents] = []
         """In the order in which the configuration names them; those that are leaving come last."""
         self._by_number: dict[int, ServiceAgents] = {}
@@ -223,8 +223,8 @@ class Monitor(DatagramProtocol):
 
     def way(self, local: str) -> tuple[Any, str]:
         """See `Monitoring`."""
-        host, _, entrance = local.partition("@")
-        transport = self.ways.get(entrance)
+        host, _, port = local.partition("@")
+        transport = self.ways.get(port)
         return (self.transport, "") if transport is None else (transport, host)
 
     # As a `Source`.

@@ -88,7 +88,7 @@ class Monitoring(Protocol):
     def way(self, local: str) -> tuple[Any, str]:
         """The transport and the source address to send from, for a registration that came by a further port.
 
-        `local` has the mark of that port, see `Entrance`.
+        `local` has the mark of that port, see `FurtherPort`.
         """
 
 

@@ -10,7 +10,7 @@ from rproxy.net.addresses import Address, written
 from rproxy.sources.agents.monitor import Monitor
 
 
-class Entrance(DatagramProtocol):
+class FurtherPort(DatagramProtocol):
     """Passes datagrams on to the monitor, and marks our address as this port's: `HOST@MONITOR`.
 
     An agent takes probes only from the address and port with which it registers. What is received on the monitor's own
