@@ -15,12 +15,11 @@ from twisted.web.resource import Resource
 from rproxy.admin.answers import refuse
 from rproxy.admin.channel import Request
 from rproxy.net.addresses import unmapped, written
-from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 
 CHALLENGE: Final = 'Bearer realm="rproxy"'
 """WWW-Authenticate, RFC 6750, 3."""
 WRONG: Final = f'{CHALLENGE}, error="invalid_token"'
-LOG_EVERY_S: Final = 10.0
 _ROOT: Final = 0
 
 

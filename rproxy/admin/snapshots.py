@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 from twisted.logger import Logger
 
-from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 from rproxy.timing.work_queue import WorkQueue
 
 REUSED_S: Final = 0.005
@@ -19,7 +19,6 @@ So rendering takes a tenth of a core at most, and a document of one piece is alw
 """
 OUTDATED_BYTES: Final = 32 << 20
 """Most bytes of older snapshots that are still being sent; beyond it, the oldest one is given up."""
-LOG_EVERY_S: Final = 10.0
 
 
 class Outdated(Exception):

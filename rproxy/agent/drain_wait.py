@@ -14,13 +14,13 @@ from twisted.python.failure import Failure
 from rproxy.agent.agent import Agent
 from rproxy.net.addresses import Address
 from rproxy.timing.loops import keep_looping
+from rproxy.timing.rate_limit import LOG_EVERY_S
 
 LOOK_S: Final = 0.1
 REMIND_S: Final = 1.1
 """Interval of registrations during the wait, in s. A proxy probes a draining agent as soon as it registers, and tells
 its sessions in the probe. It accepts one such registration a second.
 """
-LOG_EVERY_S: Final = 10.0
 
 
 class DrainWait:

@@ -20,13 +20,12 @@ from rproxy.pool.policy import Explanation
 from rproxy.pool.pool import Pool
 from rproxy.sessions.link import Link
 from rproxy.timing.cpu_budget import CpuBudget
-from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 
 KEPT: Final = 1000
 """Choices kept of each service."""
 CANDIDATES_MAX: Final = 64
 """Most candidates recorded where a policy ranks them: those with the lowest entries."""
-LOG_EVERY_S: Final = 10.0
 
 
 @attrs.frozen

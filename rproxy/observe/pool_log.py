@@ -26,11 +26,9 @@ from rproxy.pool.events import (
     Weighed,
 )
 from rproxy.pool.states import Administration, State, is_lapse
-from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 from rproxy.timing.throttle import Throttle
 
-LOG_EVERY_S: Final = 10.0
-"""At most one line in this time about a subject that any host can trigger."""
 HOST_BURST: Final = 100
 """Changes of state of one host's back-ends that are logged one by one before `LOG_EVERY_S` applies to that host."""
 LINES_S: Final = 1.0

@@ -10,10 +10,9 @@ from twisted.logger import Logger
 from rproxy.pool.pool import Pool
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.record import SessionRecord
-from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 from rproxy.timing.throttle import Throttle
 
-LOG_EVERY_S: Final = 10.0
 _REASONS: Final = {
     Ending.NO_BACKEND: "no back-end is up",
     Ending.UNREACHABLE: "no back-end could be connected to",

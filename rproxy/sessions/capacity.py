@@ -7,7 +7,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
-from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 
 RESERVED: Final = 40
 """Descriptors for everything but sessions and pipes: log, listeners, agents' port, operators, the reactor's own."""
@@ -16,7 +16,6 @@ PIPES_MAX: Final = 128
 _SESSIONS_PER_PIPE: Final = 8
 SESSIONS_MAX: Final = 1_000_000
 """Most sessions, even without a limit of open files."""
-LOG_EVERY_S: Final = 10.0
 
 
 def pipes_for(descriptors: int) -> int:

@@ -17,11 +17,10 @@ from twisted.logger import Logger
 from rproxy.net.addresses import Network
 from rproxy.net.networks import Networks, packed
 from rproxy.timing.frequent import Frequent
-from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 from rproxy.timing.rate_table import RateTable
 from rproxy.timing.throttle import Throttle
 
-LOG_EVERY_S: Final = 10.0
 FREQUENT_MAX: Final = 128
 """Refused clients that are counted one by one between two log lines."""
 _NETWORK_BYTES: Final = 8

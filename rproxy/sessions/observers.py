@@ -7,7 +7,7 @@ exception of one is logged, at most every `LOG_EVERY_S` seconds; the session and
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from twisted.logger import Logger
 
@@ -16,9 +16,7 @@ from rproxy.pool.backend import Backend
 from rproxy.sessions.link import Link
 from rproxy.sessions.record import SessionRecord
 from rproxy.timing.cpu_budget import CpuBudget
-from rproxy.timing.rate_limit import RateLimit
-
-LOG_EVERY_S: Final = 10.0
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 
 
 class SessionObserver(Protocol):

@@ -11,12 +11,10 @@ from twisted.logger import Logger
 from rproxy.net.addresses import Address, Network, written
 from rproxy.net.networks import Networks, packed
 from rproxy.sessions.endings import Ending
-from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 
 HEADER_S: Final = 5.0
 """For the whole header, from accept on."""
-LOG_EVERY_S: Final = 10.0
-"""Between two lines about the same ending."""
 _REASONS: Final = {
     Ending.UNTRUSTED: "is not of proxy-protocol-from",
     Ending.BAD_HEADER: "sent a bad PROXY header",

@@ -9,11 +9,9 @@ from twisted.logger import Logger
 
 from rproxy.net.addresses import written
 from rproxy.pool.backend import Backend
-from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 from rproxy.timing.throttle import Throttle
 
-LOG_EVERY_S: Final = 10.0
-"""For clients together, and for each back-end."""
 _IN_ALL_BURST: Final = 8
 
 

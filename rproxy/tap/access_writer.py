@@ -11,12 +11,10 @@ from twisted.logger import Logger
 
 from rproxy.tap.access_targets import Outcome, Target
 from rproxy.timing.background import InBackground
-from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 
 LINES_MAX: Final = 20_000
 """Most lines that wait while others are being written: some 5 MB."""
-LOG_EVERY_S: Final = 10.0
-"""How often a target that fails and works in turn is logged, in s."""
 STOP_S: Final = 2.0
 """How long the last lines may take, on stopping."""
 _FULL: Final = "it is not written fast enough"

@@ -14,7 +14,7 @@ from rproxy.agent.agent import Agent
 from rproxy.agent.agent_port import AgentPort
 from rproxy.agent.application_load import ApplicationLoad, ApplicationSampler
 from rproxy.agent.check_loop import Check
-from rproxy.agent.drain_wait import LOG_EVERY_S, DrainWait
+from rproxy.agent.drain_wait import DrainWait
 from rproxy.agent.draining import Draining
 from rproxy.agent.environment import Environment, OwnAddress
 from rproxy.agent.load_sources import AcceptQueueLoad, CommandLoad, FileLoad
@@ -34,6 +34,7 @@ from rproxy.tap.pidfile import own_pidfile
 from rproxy.tap.process import ProcessService, process_of, reloading
 from rproxy.tap.signals import at_second_stop
 from rproxy.tap.startup import cannot_listen, use_monotonic_time
+from rproxy.timing.rate_limit import LOG_EVERY_S
 
 
 class Options(AgentOptions):

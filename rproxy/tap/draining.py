@@ -10,8 +10,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rproxy.sessions.capacity import Capacity
+from rproxy.timing.rate_limit import LOG_EVERY_S
 
-LOG_EVERY_S: Final = 10.0
 POLL_S: Final = 0.05
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import attrs
 from twisted.logger import Logger
@@ -15,10 +15,7 @@ from rproxy.sessions.outbound import Source
 from rproxy.sessions.service import Service
 from rproxy.tap.parts import Part
 from rproxy.tap.startup import StartupError
-from rproxy.timing.rate_limit import RateLimit
-
-LOG_EVERY_S: Final = 10.0
-"""Between two lines about the same source."""
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 
 
 class SourceLog:

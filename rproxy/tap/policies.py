@@ -18,9 +18,8 @@ from rproxy.policies.registry import make_policy
 from rproxy.policies.report import ReportOptions
 from rproxy.policies.shadow import Shadow
 from rproxy.pool.policy import Policy
-from rproxy.timing.rate_limit import RateLimit
+from rproxy.timing.rate_limit import LOG_EVERY_S, RateLimit
 
-LOG_EVERY_S: Final = 10.0
 REPORT: Final = "report"
 """The policy that `--saturation` is for."""
 SHADOW: Final = "shadow"

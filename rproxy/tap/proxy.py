@@ -40,7 +40,7 @@ from rproxy.tap.access_log import AccessLogPart
 from rproxy.tap.agents_port import AgentsPort
 from rproxy.tap.carrier_part import CarrierPart
 from rproxy.tap.demo import Demo
-from rproxy.tap.draining import LOG_EVERY_S, Draining
+from rproxy.tap.draining import Draining
 from rproxy.tap.garbage_collector import GarbageCollector
 from rproxy.tap.key_rotation import at_signal, rotate, use_keys
 from rproxy.tap.notify import DRAIN_MARGIN_S
@@ -64,6 +64,7 @@ from rproxy.tap.startup import (
 from rproxy.tap.state_keeper import StateKeeper
 from rproxy.tap.steering import Steering
 from rproxy.tap.surroundings import Surroundings
+from rproxy.timing.rate_limit import LOG_EVERY_S
 from rproxy.timing.wheel import Wheel
 from rproxy.timing.work_queue import WorkQueue
 

@@ -9,6 +9,8 @@ from typing import Any, Final, Self
 import attrs
 
 KEYS_MAX: Final = 4096
+LOG_EVERY_S: Final = 10.0
+"""Least time between two log lines about the same thing, which anybody may cause."""
 _TOLERANCE_S: Final = 1e-9
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
-from rproxy.admin.access import LOG_EVERY_S, Access
+from rproxy.admin.access import Access
 from rproxy.admin.changes import Changes, ChangingBackends, ChangingSessions
 from rproxy.admin.channel import Channel
 from rproxy.admin.control import Refusal, Target, Unknown
 from rproxy.admin.documents import Query
 from rproxy.admin.http_server import AdminSite
+from rproxy.timing.rate_limit import LOG_EVERY_S
 from tests.admin.clients import ServerBench
 from tests.admin.test_documents import error, parsed
 from tests.fakes import logged, texts

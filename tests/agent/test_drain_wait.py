@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rproxy.agent.drain_wait import LOG_EVERY_S, REMIND_S, DrainWait
+from rproxy.agent.drain_wait import REMIND_S, DrainWait
 from rproxy.agent.echo import FORGET_S
+from rproxy.timing.rate_limit import LOG_EVERY_S
 from rproxy.wire.pdu import ProbeRequest, ProbeResponse
 from tests.agent.bench import OTHER, PROXY, Bench
 from tests.fakes import logged, run, texts

@@ -8,7 +8,8 @@ from typing import Final
 
 import attrs
 
-from rproxy.observe.pool_log import HOST_BURST, LOG_EVERY_S
+from rproxy.observe.pool_log import HOST_BURST
+from rproxy.timing.rate_limit import LOG_EVERY_S
 from rproxy.wire.pdu import Unregister
 from tests.integration.conftest import Starter
 from tests.integration.datagrams import PLAIN, REGISTER, Peer, answer

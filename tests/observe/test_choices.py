@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from rproxy.net.addresses import Address
 from rproxy.observe.choice_list import ChoiceList
-from rproxy.observe.choices import KEPT, LOG_EVERY_S, Choice, ChoiceBook, ChoiceLog
+from rproxy.observe.choices import KEPT, Choice, ChoiceBook, ChoiceLog
 from rproxy.policies.affinity import FEW, Affinity
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.policies.registry import POLICIES
@@ -21,6 +21,7 @@ from rproxy.pool.policy import Policy
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.timing.cpu_budget import SHARE, CpuBudget
+from rproxy.timing.rate_limit import LOG_EVERY_S
 from tests.fakes import CountingPolicy, FakeLink, logged, pool_with, texts
 from tests.policies.balancing import policy
 from tests.policies.choosing import NAMES, Turmoil

@@ -6,10 +6,11 @@ import re
 
 from twisted.internet.task import Clock
 
-from rproxy.observe.pool_log import HOST_BURST, LOG_EVERY_S, NAMED_MAX, PoolLog
+from rproxy.observe.pool_log import HOST_BURST, NAMED_MAX, PoolLog
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.events import DrainingChanged, PanicChanged, PassedOver, Transitioned
 from rproxy.pool.states import Event, State
+from rproxy.timing.rate_limit import LOG_EVERY_S
 from tests.fakes import logged, run, texts
 from tests.pool.driving import agent
 

@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
 from rproxy.net.addresses import Network
-from rproxy.sessions.client_gate import LOG_EVERY_S, ClientGate, ClientRules
+from rproxy.sessions.client_gate import ClientGate, ClientRules
+from rproxy.timing.rate_limit import LOG_EVERY_S
 from tests.fakes import logged, run, texts
 
 

@@ -8,10 +8,11 @@ from twisted.logger import LogLevel
 from rproxy.pool.backend import Backend
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import Link
-from rproxy.sessions.observers import LOG_EVERY_S, Observers
+from rproxy.sessions.observers import Observers
 from rproxy.sessions.record import SessionRecord
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
+from rproxy.timing.rate_limit import LOG_EVERY_S
 from tests.fakes import FakeLink, logged, pool_with, texts
 from tests.sessions.opening import taken
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from rproxy.sessions.tls_failures import LOG_EVERY_S, TlsFailures
+from rproxy.sessions.tls_failures import TlsFailures
+from rproxy.timing.rate_limit import LOG_EVERY_S
 from tests.fakes import logged, pool_with, run, texts
 
 

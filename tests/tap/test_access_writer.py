@@ -9,7 +9,8 @@ from twisted.internet.task import Clock
 
 from rproxy.tap import access_writer
 from rproxy.tap.access_targets import Outcome, Target
-from rproxy.tap.access_writer import LOG_EVERY_S, STOP_S, AccessWriter
+from rproxy.tap.access_writer import STOP_S, AccessWriter
+from rproxy.timing.rate_limit import LOG_EVERY_S
 from tests.fakes import logged, texts
 from tests.tap.services import ended
 

@@ -13,8 +13,9 @@ from rproxy.config.validators import ConfigError
 from rproxy.sessions.capacity import SESSIONS_MAX
 from rproxy.sessions.service import Service
 from rproxy.tap.client_limits import ClientLimits
-from rproxy.tap.outbound import LOG_EVERY_S, OutboundPart, SourceLog
+from rproxy.tap.outbound import OutboundPart, SourceLog
 from rproxy.tap.startup import StartupError
+from rproxy.timing.rate_limit import LOG_EVERY_S
 from tests.fakes import Stream, logged, run, texts
 from tests.tap.services import ProxyBench, ended
 

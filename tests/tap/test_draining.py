@@ -5,7 +5,8 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 
 from rproxy.sessions.capacity import Capacity
-from rproxy.tap.draining import LOG_EVERY_S, Draining
+from rproxy.tap.draining import Draining
+from rproxy.timing.rate_limit import LOG_EVERY_S
 from tests.fakes import logged, run, texts
 from tests.tap.services import ended
 
