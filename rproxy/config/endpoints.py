@@ -19,9 +19,8 @@ from rproxy.config.endpoint_errors import check_folder, check_no_type, explained
 from rproxy.config.validators import PORT_MAX, ConfigError, host_and_port, local_address
 from rproxy.net.addresses import Address
 from rproxy.net.binding import ANY_IPV4, ANY_IPV6, Binding, bindings, wider_hosts
-from rproxy.net.endpoints import innermost
+from rproxy.net.endpoints import ignore_offered_protocols, innermost
 from rproxy.net.tcp_port import BACKLOG, BindingReactor, TcpEndpoint
-from rproxy.net.tls import ignore_offered_protocols
 
 _FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
 """The families of sockets that Twisted can accept from."""

@@ -16,10 +16,10 @@ from twisted.python.failure import Failure
 from rproxy.config.endpoints import listen_endpoints
 from rproxy.config.model import ServiceConfig
 from rproxy.net.addresses import Address
+from rproxy.net.endpoints import remove_abandoned
 from rproxy.net.handover import give_to_all, give_to_previous
 from rproxy.net.own_listeners import OwnListeners
 from rproxy.net.tcp_port import TcpEndpoint, TcpPort
-from rproxy.net.unix_socket import remove_abandoned
 from rproxy.observe.service_log import logger_of
 from rproxy.sessions.service import Service
 from rproxy.tap.closing import Closing

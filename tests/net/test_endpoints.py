@@ -1,16 +1,18 @@
-"""What a killed process leaves of a Unix socket is removed, and nothing else."""
+"""Additions to Twisted's endpoints: abandoned Unix sockets are removed, protocols that clients offer are ignored."""
 
 from __future__ import annotations
 
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
+from twisted.internet import _sslverify
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.testing import MemoryReactorClock
 
-from rproxy.net.unix_socket import remove_abandoned
+from rproxy.net.endpoints import ignore_offered_protocols, remove_abandoned
 
 ANOTHER = "1"
 """Process 1, which lives."""
@@ -77,3 +79,22 @@ def test_other_endpoints_have_nothing_to_remove(tmp_path: Path, monkeypatch: pyt
     bound(tmp_path / "80", listen=False).close()
     remove_abandoned(serverFromString(MemoryReactorClock(), "tcp:80"))
     assert left(tmp_path) == ["80", "80.lock"]
+
+
+@pytest.mark.parametrize(("protocols", "calls"), [((), 0), ((b"h2",), 1)], ids=["none", "named"])
+def test_only_listeners_that_name_protocols_choose_one(
+    protocols: tuple[bytes, ...], calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(_sslverify, "setupForALPN", lambda *arguments: called.append(arguments), raising=False)
+    for _ in range(2):
+        ignore_offered_protocols()
+    set_up: Any = _sslverify.setupForALPN
+    set_up("context", protocols)
+    assert called == [("context", protocols)] * calls
+
+
+def test_where_twisted_does_it_another_way_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(_sslverify, "setupForALPN", raising=False)
+    ignore_offered_protocols()
+    assert not hasattr(_sslverify, "setupForALPN")
