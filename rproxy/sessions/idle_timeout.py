@@ -19,33 +19,19 @@ _SWEEP_MIN_S: Final = 0.02
 
 
 class IdleTimeout:
-    """Cuts sessions that made no progress for `limit_s` seconds: only half-closed ones if `half_closed`, else only the
-    others.
+    """Cuts sessions that made no progress for `limit_s` seconds, except half-closed ones.
 
-    Data that the kernel still holds for a peer counts as progress when the peer acknowledges it. For a half-closed
-    session, the limit is `reader_s` seconds while one side is alive but does not read; 0 for no limit.
+    Data that the kernel still holds for a peer counts as progress when the peer acknowledges it.
     """
 
     log = Logger()
+    _half_closed = False
+    """Which sessions it is for."""
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        slices: Slices,
-        limit_s: float,
-        *,
-        half_closed: bool,
-        reader_s: float = 0,
-        replaces: bool = False,
-    ) -> None:
+    def __init__(self, clock: IReactorTime, slices: Slices, limit_s: float, *, replaces: bool = False) -> None:
         """`replaces` is whether it follows another one, of other limits: then it does not count what that one saw."""
-        self._half_closed = half_closed
         self._interval_s = max(limit_s / SWEEPS, _SWEEP_MIN_S)
-        self._limits = {Ending.HALF_CLOSED if half_closed else Ending.IDLE: limit_s}
-        self._reader_sweeps = 0.0
-        if half_closed:
-            self._limits[Ending.IDLE] = reader_s
-            self._reader_sweeps = reader_s / self._interval_s if reader_s else math.inf
+        self._limits = {Ending.IDLE: limit_s}
         self._forgets = replaces
         self._cut: Counter[Ending] = Counter()
         """Sessions cut by the present sweep."""
@@ -71,11 +57,7 @@ class IdleTimeout:
 
     def _ending(self, session: Session) -> Ending | None:
         """How to end a session that has been idle for `limit_s`; None if it may stay for now."""
-        if not self._half_closed:
-            return Ending.IDLE
-        if session.idle_sweeps <= self._reader_sweeps and session.link.waits_for_reader():
-            return None
-        return Ending.IDLE if session.idle_sweeps > self._reader_sweeps > SWEEPS else Ending.HALF_CLOSED
+        return Ending.IDLE
 
     def _log_cut(self) -> None:
         self._forgets = False
@@ -87,3 +69,23 @@ class IdleTimeout:
                 seconds=self._limits[ending],
             )
         self._cut.clear()
+
+
+class HalfCloseTimeout(IdleTimeout):
+    """The same of half-closed sessions; while one side is alive but does not read, their limit is `reader_s` seconds,
+    0 for none.
+    """
+
+    _half_closed = True
+
+    def __init__(
+        self, clock: IReactorTime, slices: Slices, limit_s: float, reader_s: float, *, replaces: bool = False
+    ) -> None:
+        super().__init__(clock, slices, limit_s, replaces=replaces)
+        self._limits = {Ending.HALF_CLOSED: limit_s, Ending.IDLE: reader_s}
+        self._reader_sweeps = reader_s / self._interval_s if reader_s else math.inf
+
+    def _ending(self, session: Session) -> Ending | None:
+        if session.idle_sweeps <= self._reader_sweeps and session.link.waits_for_reader():
+            return None
+        return Ending.IDLE if session.idle_sweeps > self._reader_sweeps > SWEEPS else Ending.HALF_CLOSED

@@ -11,7 +11,7 @@ from rproxy.observe.service_log import logger_of
 from rproxy.pool.events import EligibilityChanged, PanicChanged, Transitioned
 from rproxy.sessions.dead_peers import DeadPeers
 from rproxy.sessions.down_timeout import DownTimeout
-from rproxy.sessions.idle_timeout import IdleTimeout
+from rproxy.sessions.idle_timeout import HalfCloseTimeout, IdleTimeout
 from rproxy.sessions.sweep import of_service
 from rproxy.tap.parts import Part
 from rproxy.tap.service import ServedPool
@@ -46,13 +46,9 @@ class SessionTimeouts(Part):
         idle_s, half_closed_s = config.idle_timeout_s, config.half_close_timeout_s
         timeouts: list[IdleTimeout] = []
         if idle_s:
-            timeouts.append(IdleTimeout(self._reactor, self._slices, idle_s, half_closed=False, replaces=replaces))
+            timeouts.append(IdleTimeout(self._reactor, self._slices, idle_s, replaces=replaces))
         if half_closed_s:
-            timeouts.append(
-                IdleTimeout(
-                    self._reactor, self._slices, half_closed_s, half_closed=True, reader_s=idle_s, replaces=replaces
-                )
-            )
+            timeouts.append(HalfCloseTimeout(self._reactor, self._slices, half_closed_s, idle_s, replaces=replaces))
         for timeout in timeouts:
             timeout.log = logger_of(config.name, timeout.log)
         return timeouts

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.sessions.endings import Ending
-from rproxy.sessions.idle_timeout import SWEEPS, IdleTimeout
+from rproxy.sessions.idle_timeout import SWEEPS, HalfCloseTimeout, IdleTimeout
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from tests.fakes import LinkedSessions, logged, pool_with, run, texts
@@ -23,7 +23,11 @@ class Bench:
         self.clock = Clock()
         self.linked = LinkedSessions(Service(pool_with(1), self.clock))
         self.links = self.linked.links
-        self.timeout = IdleTimeout(self.clock, self.linked.slices, limit_s, half_closed=half_closed, reader_s=reader_s)
+        self.timeout = (
+            HalfCloseTimeout(self.clock, self.linked.slices, limit_s, reader_s)
+            if half_closed
+            else IdleTimeout(self.clock, self.linked.slices, limit_s)
+        )
         self.timeout.start()
 
     def session(self) -> Session:
@@ -92,7 +96,7 @@ def test_each_timeout_is_for_its_own_kind_of_session(half_closed: bool) -> None:
 def test_the_time_before_a_half_close_does_not_count() -> None:
     bench = Bench(half_closed=True)
     session = bench.session()
-    idle = IdleTimeout(bench.clock, bench.linked.slices, 10 * LIMIT_S, half_closed=False)
+    idle = IdleTimeout(bench.clock, bench.linked.slices, 10 * LIMIT_S)
     idle.start()
     bench.pass_s(9 * LIMIT_S)
     session.half_close()
@@ -266,7 +270,7 @@ def test_stop_leaves_no_timer_and_may_come_first_or_twice() -> None:
     bench.timeout.stop()
     bench.pass_s(3 * LIMIT_S)
     assert bench.endings == []
-    IdleTimeout(bench.clock, bench.linked.slices, LIMIT_S, half_closed=False).stop()
+    IdleTimeout(bench.clock, bench.linked.slices, LIMIT_S).stop()
     bench.timeout.start()
     bench.pass_s(2 * LIMIT_S)
     assert bench.endings == [Ending.IDLE]
