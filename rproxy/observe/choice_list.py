@@ -42,7 +42,7 @@ class ChoiceList:
         yield from json_list(
             "choices",
             _found(logs, wanted, limit),
-            lambda found: [] if found is None else [document(*found)],
+            lambda found: [] if found is None else [_told(*found)],
             lambda: {"services": {log.name: {"kept": len(log.kept), "unrecorded": log.unrecorded} for log in logs}},
         )
 
@@ -60,22 +60,31 @@ class _Wanted:
         return self.clients is None or (choice.host is not None and within(choice.host, (self.clients,)))
 
 
-def _found(logs: list[ChoiceLog], wanted: _Wanted, limit: int) -> Iterator[tuple[str, Choice] | None]:
-    """Up to `limit` choices, the newest first, each with its service; None where many were looked at in vain."""
+def _found(logs: list[ChoiceLog], wanted: _Wanted, limit: int) -> Iterator[tuple[ChoiceLog, Choice] | None]:
+    """Up to `limit` choices, the newest first, each with its log; None where many were looked at in vain."""
     shown = 0
-    for looked, (name, choice) in enumerate(merge(*map(_newest_first, logs), key=lambda each: -each[1].id)):
+    for looked, (log, choice) in enumerate(merge(*map(_newest_first, logs), key=lambda each: -each[1].id)):
         if shown == limit:
             return
         if wanted.has(choice):
             shown += 1
-            yield name, choice
+            yield log, choice
         elif looked % LOOKED == 0:
             yield None
 
 
-def _newest_first(log: ChoiceLog) -> Iterator[tuple[str, Choice]]:
+def _newest_first(log: ChoiceLog) -> Iterator[tuple[ChoiceLog, Choice]]:
     for choice in reversed(list(log.kept)):
-        yield log.name, choice
+        yield log, choice
+
+
+def _told(log: ChoiceLog, choice: Choice) -> dict[str, Any]:
+    """Of a choice whose rule fails, which is the policy's code, all but what was compared."""
+    try:
+        return document(log.name, choice)
+    except BaseException:
+        log.cannot_tell(choice)
+        return document(log.name, attrs.evolve(choice, compared=()))
 
 
 def document(service: str, choice: Choice) -> dict[str, Any]:
@@ -104,11 +113,11 @@ def document(service: str, choice: Choice) -> dict[str, Any]:
 
 
 def _comparison(compared: Compared) -> dict[str, Any]:
-    parts = compared.rule.parts
+    parts = list(map(str, compared.rule.parts))
     rows = zip(compared.names, compared.values, compared.terms, compared.ages_s, compared.keys, strict=True)
     return {
-        "rule": compared.rule.name,
-        "given": dict(zip(compared.rule.given, map(_exact, compared.given), strict=True)),
+        "rule": str(compared.rule.name),
+        "given": dict(zip(map(str, compared.rule.given), map(_exact, compared.given), strict=True)),
         "candidates": [
             {
                 "backend": name,
@@ -120,7 +129,7 @@ def _comparison(compared: Compared) -> dict[str, Any]:
             for name, value, terms, age_s, key in rows
         ],
         "others": compared.more,
-        "others_from": compared.floor,
+        "others_from": None if compared.floor is None else list(map(_exact, compared.floor)),
     }
 
 

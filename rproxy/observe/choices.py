@@ -62,9 +62,9 @@ class Compared:
         return cls(
             rule,
             tuple(backend.name for backend in candidates),
-            comparison.given,
-            comparison.more,
-            comparison.floor,
+            tuple(map(float, comparison.given)),
+            int(comparison.more),
+            None if comparison.floor is None else tuple(map(float, comparison.floor)),
             keys,
             array("d", (explanation.value for explanation in explanations)),
             array("d", (nan if age_s is None else age_s for age_s in ages_s)),
@@ -183,7 +183,8 @@ class ChoiceLog:
         compared: tuple[Compared, ...] = ()
         try:
             compared = self._compare(now, exclude, client)
-        except Exception:
+        except BaseException:  # it may be the policy's
+            self.pool.guard.failures += 1
             self._log_failure(now)
         backend = pool.choose(now, exclude, client)
         address = link.client()
@@ -214,6 +215,13 @@ class ChoiceLog:
             compared.append(Compared.of(comparison, explanations, ages_s))
             comparison = comparison.otherwise
         return tuple(compared)
+
+    def cannot_tell(self, choice: Choice) -> None:
+        """While an exception of the policy's rule is handled: keep the choice without what the policy has compared."""
+        self.pool.guard.complain()
+        for index, each in enumerate(self.kept):
+            if each is choice:
+                self.kept[index] = attrs.evolve(choice, compared=())
 
     def _log_failure(self, now: float) -> None:
         if self._failures.admit(now):

@@ -131,6 +131,12 @@ SERVICE_FAMILIES: Final[tuple[Family[ServiceRow], ...]] = (
         _unrecorded,
     ),
     Family(
+        "rproxy_backend_policy_errors_total",
+        "counter",
+        "Exceptions that the policy has raised, and choices that it must not make.",
+        lambda row: row.service.pool.guard.failures,
+    ),
+    Family(
         "rproxy_backend_redispatch_warnings_total",
         "counter",
         "Sessions that got another back-end because a connect failed.",

@@ -141,14 +141,21 @@ class Why:
         largest = sorted(own.terms.items(), key=lambda term: -abs(term[1]))[:TERMS_MAX]
         named = ", ".join(f"{name} {term:.3g}" for name, term in own.terms.items() if (name, term) in largest)
         text = f"its value is {own.value:.4g}" + (f" ({named})" if named else "")
-        comparison = self.pool.compare(self.pool.eligible, None, (), now, CANDIDATES_MAX)
-        candidates = dict.fromkeys(islice(self.pool.eligible, CANDIDATES_MAX))
-        candidates |= dict.fromkeys(comparison.candidates if comparison is not None else ())
+        candidates = dict.fromkeys([*islice(self.pool.eligible, CANDIDATES_MAX), *self._candidates(now)])
         values = [(self.pool.explain(each, now).value, each.name) for each in candidates if each is not backend]
         value, name = min(values, default=(inf, ""))
         if not isfinite(value):
             return f"{text}, and there is no other"
         return f"{text}, and the lowest of the others {value:.4g}, on {name}"
+
+    def _candidates(self, now: float) -> list[Backend]:
+        """The back-ends that the policy would compare for a client; none if it fails to tell."""
+        comparison = self.pool.compare(self.pool.eligible, None, (), now, CANDIDATES_MAX)
+        try:
+            return [] if comparison is None else [each for each in comparison.candidates if isinstance(each, Backend)]
+        except BaseException:  # it is the policy's
+            self.pool.guard.complain()
+            return []
 
 
 def _since(backend: Backend, moment: Moment) -> str:

@@ -20,14 +20,21 @@ Compare = Callable[[Sequence[Backend], Address | None, Collection[Backend], floa
 
 @attrs.define(eq=False)
 class Guard:
-    """Calls `policy`; `complain` is called while an exception of it is being handled.
+    """Calls `policy`. What it raises is counted, and the function that was given as `complain` is called meanwhile.
 
     A policy may be third-party code: it may raise anything, SystemExit included, and return anything. (Ctrl-C raises
     nothing here: it is a signal that the reactor handles.)
     """
 
     policy: Policy
-    complain: Callable[[], None]
+    _complain: Callable[[], None]
+    failures: int = 0
+    """How often the policy has raised something, or returned what it must not."""
+
+    def complain(self) -> None:
+        """To be called while an exception of the policy is being handled."""
+        self.failures += 1
+        self._complain()
 
     def failed(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
@@ -70,7 +77,7 @@ class Guard:
         """Notify the policy that a back-end has changed, and note whether it is passed over for that."""
         reason = ""
         try:
-            reason = self.policy.reported(backend, now) or ""
+            reason = str(self.policy.reported(backend, now) or "")
         except BaseException:
             self.complain()
         if reason == backend.passed_over:

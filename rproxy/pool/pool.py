@@ -40,7 +40,7 @@ class Pool:
     """
 
     _policy: Policy
-    complain: Callable[[], None]
+    _complain: Callable[[], None]
     default_port: int = 80
     timeout_s: float = 0.5
     limits: Limits = Limits()
@@ -62,7 +62,7 @@ class Pool:
     """Its back-ends without an agent."""
     overrides: Overrides = attrs.field(init=False)
     _fallback: Fallback = attrs.field(init=False, factory=Fallback)
-    _guard: Guard = attrs.field(init=False)
+    guard: Guard = attrs.field(init=False)
     explain: Callable[[Backend, float], Explanation] = attrs.field(init=False)
     compare: Compare = attrs.field(init=False)
     """What the policy compares of a back-end, and of all, see `Guard`."""
@@ -73,7 +73,7 @@ class Pool:
         self._rows = Rows(Admission(self.limits), self._eligibility, self.slow_start_s)
         self._probes = Probes(self.timeout_s, self._rows, self._candidates)
         self._registrations = Registrations(self.default_port, self._rows, self._candidates, self._probes)
-        guard = self._guard = Guard(self._policy, self.complain)
+        guard = self.guard = Guard(self._policy, self._complain)
         self.explain, self.compare = guard.explain, guard.compare
         self._propagate = Consequences(self._probes, self._candidates, self._eligibility, guard)
         self.static = StaticRows(self._rows, self._registrations, self._propagate, guard.reported, guard.failed)
@@ -128,7 +128,7 @@ class Pool:
         registered = self._registrations.register(source, pdu, now, local)
         if not registered.changed:
             return (registered,)
-        return (registered, *self._rows.update(registered.backend), *self._guard.reported(registered.backend, now))
+        return (registered, *self._rows.update(registered.backend), *self.guard.reported(registered.backend, now))
 
     def restore(self, registration: Registration, port: int) -> Backend | None:
         """The row of a back-end that was up in an earlier run of this proxy: service `port` of that agent's host.
@@ -177,7 +177,7 @@ class Pool:
         The first event is its `Reported`. Raises `Rejected`.
         """
         backend, events = self._probes.respond(source, pdu, now, lasted_s)
-        events += self._guard.reported(backend, now)
+        events += self.guard.reported(backend, now)
         return self._propagate(events, now) if len(events) > 1 else events
 
     def lost(self, token: int, now: float) -> Events:
@@ -187,9 +187,9 @@ class Pool:
         if not isinstance(lost, ProbeLost):
             return NOTHING
         if lost.counted and lost.backend.is_up:
-            self._guard.failed(lost.backend, now)
+            self.guard.failed(lost.backend, now)
         elif lost.backend.eligible and not lost.backend.is_up:  # in a panic no answer may come that ends a `failed`
-            events += self._guard.reported(lost.backend, now)
+            events += self.guard.reported(lost.backend, now)
         return self._propagate(events, now)
 
     def check(self, backend: Backend, liveness_s: float, lasted_s: LastedS, now: float) -> Events:
@@ -216,18 +216,18 @@ class Pool:
         """Slow start goes on: every back-end whose next share of its weight is due by now gets it."""
         events = NOTHING
         while (backend := self._rows.next_ramped(now)) is not None:
-            events += self._rows.update(backend) + self._guard.reported(backend, now)
+            events += self._rows.update(backend) + self.guard.reported(backend, now)
         return events
 
     def limit_each(self, max_connections: int | None, now: float) -> Events:
         """The limit of every back-end that has none of its own. More sessions than that go on until they end."""
         self._eligibility.each = max_connections
-        return tuple(event for each in self for event in (*self._rows.update(each), *self._guard.reported(each, now)))
+        return tuple(event for each in self for event in (*self._rows.update(each), *self.guard.reported(each, now)))
 
     def replace_policy(self, policy: Policy, now: float) -> Events:
         """Choose by `policy` from now on, which is notified of every back-end, see `Policy`."""
-        self._policy = self._guard.policy = policy
-        return tuple(event for backend in self for event in self._guard.reported(backend, now))
+        self._policy = self.guard.policy = policy
+        return tuple(event for backend in self for event in self.guard.reported(backend, now))
 
     def use_default_port(self, port: int) -> None:
         """Have `port` stand in for service port 0 from now on. Back-ends keep theirs."""
@@ -245,7 +245,7 @@ class Pool:
         backend = self.would_choose(now, exclude, client)
         if backend is not None:
             if self.notes_values:
-                self.chosen_value = self._guard.value(backend, now)
+                self.chosen_value = self.guard.value(backend, now)
             counts = backend.counts
             counts.pending += 1
             if counts.pending + counts.established >= backend.limit:
@@ -256,7 +256,7 @@ class Pool:
             try:
                 self._policy.opened(backend, now)
             except BaseException:
-                self.complain()
+                self.guard.complain()
         return backend
 
     def would_choose(
@@ -270,7 +270,7 @@ class Pool:
                 return chosen
             raise NotEligible(f"the policy chose {chosen.name}, which may not get this client")
         except BaseException:
-            self.complain()
+            self.guard.complain()
             return self._fallback.choose(eligible, exclude)
 
     def connected(self, backend: Backend) -> None:
@@ -294,7 +294,7 @@ class Pool:
 
         A back-end that went down by this is tried again after its hold-down; then a single failure takes it down.
         """
-        self._guard.failed(backend, now)
+        self.guard.failed(backend, now)
         health = backend.health
         health.count_refusal()
         if health.refusals < REFUSALS or not (backend.is_up or backend.state is State.DOWN) or health.refusing:
@@ -306,7 +306,7 @@ class Pool:
 
     def unresponsive(self, backend: Backend, sessions: int, silent_s: float, now: float) -> Events:
         """None of its new sessions got a byte for `silent_s` seconds, while others' did: counts as failed connects."""
-        self._guard.failed(backend, now)
+        self.guard.failed(backend, now)
         if backend.health.refusing or not backend.is_up:
             return NOTHING
         backend.health.refusing = True
@@ -340,7 +340,7 @@ class Pool:
         try:
             self._policy.closed(backend, now, served_s)
         except BaseException:
-            self.complain()
+            self.guard.complain()
         return self._propagate(events, now) if events else NOTHING
 
     def _transition(self, backend: Backend, event: Event, now: float, reason: str) -> Events:

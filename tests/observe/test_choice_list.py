@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
+from math import inf
 from typing import Any
 
 import pytest
 
-from rproxy.observe.choice_list import LOOKED, ChoiceList
+from rproxy.net.addresses import Address
+from rproxy.observe.choice_list import LOOKED, UNKNOWN_RULE, ChoiceList
 from rproxy.observe.choices import ChoiceBook
 from rproxy.observe.parameters import BadParameter, Missing
 from rproxy.policies.affinity import Affinity
+from rproxy.pool.backend import Backend
+from rproxy.pool.comparison import Comparison, Key, Seen
 from rproxy.pool.policy import Policy
 from rproxy.timing.cpu_budget import CpuBudget
-from tests.fakes import CountingPolicy, FakeLink, RaisingPolicy, pool_with
+from tests.fakes import CountingPolicy, FakeLink, RaisingPolicy, logged, pool_with, texts
 from tests.policies.balancing import policy
 
 
@@ -141,3 +146,61 @@ def test_a_piece_has_one_choice_and_a_search_in_vain_is_in_pieces_too() -> None:
     in_vain = list(ChoiceList(book).rendered({"client": "10.1.1.1"}))
     assert len(in_vain) >= 3
     assert json.loads(b"".join(in_vain))["choices"] == []
+
+
+class Faulty(CountingPolicy):
+    """A `Rule` of its own, which raises what it is told for its second choice in `pick`, for its third one in `say`."""
+
+    name, parts, given = "faulty", ("value",), ("number",)
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.raised = error
+        self.number = 0
+
+    def compare(
+        self, eligible: Sequence[Backend], client: Address | None, exclude: Collection[Backend], now: float, most: int
+    ) -> Comparison[Backend]:
+        self.number += 1
+        return Comparison(self, list(eligible), [(0.0,)] * len(eligible), (self.number,), floor=(inf,))
+
+    def pick(self, keys: Sequence[Key], numbers: Key) -> int | None:
+        if numbers == (2,):
+            raise self.raised
+        return 0
+
+    def say(self, seen: Seen, numbers: Key, picked: int) -> str:
+        if numbers == (3,):
+            raise self.raised
+        return "why not"
+
+
+@pytest.mark.parametrize("error", [ValueError(), SystemExit()])
+def test_a_rule_that_raises_costs_what_it_compared_for_that_choice_and_is_logged_once(error: BaseException) -> None:
+    book, pool = ChoiceBook(lambda: 1234.5, lambda: 0.0, CpuBudget(1e9, 1e9)), pool_with(1, Faulty(error))
+    log = book.add("web", pool)
+    for number in range(4):
+        log.choose(number, FakeLink(), 1000.0, (), None)
+    with logged() as events:
+        for _ in range(2):
+            fourth, *failed, first = document(book)["choices"]
+    assert [(row["why"], row["rule"], row["others_from"]) for row in (fourth, first)] == [
+        ("why not", "faulty", [None])
+    ] * 2
+    lost = ("not known: the policy failed to tell what it compares", UNKNOWN_RULE, None, [])
+    assert [(row["why"], row["rule"], row["recomputed"], row["candidates"]) for row in failed] == [lost] * 2
+    assert [row["chosen"] for row in failed] == ["10.0.0.1:80"] * 2
+    assert (len(texts(events)), pool.guard.failures) == (1, 2)
+
+
+class FailsToDescribe(Faulty):
+    """What it calls the numbers of its keys raises."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
+        raise self.raised
+
+
+def test_a_rule_that_cannot_even_be_recorded_costs_no_client() -> None:
+    told = one(FailsToDescribe(SystemExit()))
+    assert (told["chosen"], told["rule"]) == ("10.0.0.1:80", UNKNOWN_RULE)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, cast
 
 import pytest
 
 from rproxy.observe.why import WINDOW_S, Moment, Why
 from rproxy.pool.backend import Backend
+from rproxy.pool.comparison import OWN_RULE, Comparison
 from rproxy.pool.health import FALL, HOLD_MIN_S, REFUSALS, SLOW_START_S
 from rproxy.pool.states import Administration
-from tests.fakes import UNLIMITED, FakeLink, RaisingPolicy
+from tests.fakes import UNLIMITED, CountingPolicy, FakeLink, RaisingPolicy
 from tests.observe.explaining import Told
 from tests.policies.balancing import policy
 from tests.pool.driving import agent
@@ -228,3 +230,13 @@ class TestEligible:
         bench = Told(RaisingPolicy("explain"))
         backend, _ = bench.all_up(2)
         assert why(bench, backend).endswith("; the policy does not tell what it compares")
+
+    @pytest.mark.parametrize("compared", [None, "nonsense", Comparison(OWN_RULE, cast(Any, [7]), [])])
+    def test_a_policy_that_compares_nonsense_is_told_beside_the_eligible_back_ends(self, compared: object) -> None:
+        class Nonsense(CountingPolicy):
+            def compare(self, *_: object) -> object:
+                return compared
+
+        bench = Told(Nonsense())
+        first, second = bench.all_up(2)
+        assert why(bench, second).endswith(f"and the lowest of the others 0, on {first.name}")

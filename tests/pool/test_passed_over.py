@@ -88,3 +88,11 @@ def test_an_explanation_that_is_none_is_logged_and_shows_nothing(
         explained = driver.pool.explain(backend, driver.now)
     assert math.isnan(explained.value)
     assert (explained.terms, len(events)) == ({}, 1)
+
+
+def test_a_reason_is_a_text_whatever_the_policy_returns() -> None:
+    policy = CountingPolicy()
+    driver = Driver(policy)
+    policy.reason = 97  # type: ignore[assignment]
+    assert passed_over(driver.report(driver.up()).events) == []
+    assert next(iter(driver.pool)).passed_over == "97"
