@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from rproxy.cli import backend_names, changes, choices, reports, status, watch
+from rproxy.cli import backend_names, changes, choices, reports, shadow, status, watch
 from rproxy.cli.client import DEFAULT_URL, Client, Failure, place_of
 from rproxy.cli.columns import STATE_STYLES
 from rproxy.cli.output import Output, discard_output
@@ -124,6 +124,13 @@ def _explain(client: Client, output: Output, options: Options) -> None:
         reports.explain(client, output, options.backend, options.service)
 
 
+def _shadow(client: Client, output: Output, options: Options) -> None:
+    if options.json:
+        reports.as_json(client, output, shadow.PATH)
+    else:
+        shadow.show(client, output, options.service)
+
+
 def _doubts(client: Client, output: Output, options: Options) -> None:
     if options.json:
         reports.as_json(client, output, reports.DOUBTS)
@@ -171,6 +178,7 @@ COMMANDS: Final[Mapping[str, Callable[[Client, Output, Options], None]]] = {
     "events": _events,
     "choices": _choices,
     "explain": _explain,
+    "shadow": _shadow,
     "doubts": _doubts,
     "drain": lambda *given: _steer("drain", *given),
     "maint": lambda *given: _steer("maint", *given),

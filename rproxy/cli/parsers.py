@@ -37,7 +37,7 @@ WEIGHT_MAX: Final = 65535
 def add_parsers(parser: argparse.ArgumentParser, commands: Any) -> None:
     """Add the subcommands to argparse's `commands`, and to `parser` and to each of them the options of them all."""
     _add_place(parser, None)
-    for add in (_status, _sessions, _events, _choices, _explain, _doubts, _steer, _weight, _kill, _shed):
+    for add in (_status, _sessions, _events, _choices, _explain, _shadow, _doubts, _steer, _weight, _kill, _shed):
         add(commands)
 
 
@@ -128,6 +128,12 @@ def _explain(commands: Any) -> None:
     parser = _parser(commands, "explain", text, description)
     parser.add_argument("backend", metavar="BACKEND", nargs="?", help=BACKEND)
     _add_service(parser)
+    _add_json(parser)
+
+
+def _shadow(commands: Any) -> None:
+    parser = _parser(commands, "shadow", "show what a second policy (--shadow) would have chosen")
+    _add_service(parser, "of one service")
     _add_json(parser)
 
 

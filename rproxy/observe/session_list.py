@@ -87,7 +87,7 @@ class SessionList:
 
     def _row(self, session: Session) -> dict[str, Any]:
         age = session.service.seconds() - session.started_at
-        up, down = session.link.carried()
+        up, down = session.link.carried() if session.is_connected else (0, 0)  # read, but not passed on
         return {
             "id": session.id,
             "service": session.service.name,

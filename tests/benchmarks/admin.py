@@ -45,6 +45,7 @@ PROBE_INTERVAL_S: Final = 60
 """Long, so that probing does not disturb the measurement."""
 WAIT_MAX_MS: Final = 5.0
 GROWTH_MAX_MB: Final = 100.0
+SECONDS_MIN: Final = 0.5
 
 
 @attrs.frozen
@@ -152,25 +153,41 @@ def outcomes(measured: dict[str, list[Round]]) -> list[Outcome]:
     return found
 
 
-def options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.admin", description=__doc__)
-    parser.add_argument("--agents", type=int, default=10_000, help="(10000)")
+def parser_of(benchmark: str, description: str | None, agents: int, seconds: float) -> argparse.ArgumentParser:
+    """With the options of a benchmark that has a `Bench`, and their defaults."""
+    parser = argparse.ArgumentParser(prog=f"python -m tests.benchmarks.{benchmark}", description=description)
+    parser.add_argument("--agents", type=int, default=agents, help="(%(default)s)")
     parser.add_argument("--carriers", nargs="+", choices=CARRIERS, default=CARRIERS, help="(both)")
-    parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS), help="(all)")
     parser.add_argument("--rounds", type=int, default=3, help="(3)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of peace, and of attack (2)")
+    parser.add_argument("--seconds", type=float, default=seconds, help="of peace, and of the others (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the agents (1)")
-    parsed = parser.parse_args(arguments)
-    if not 0 < parsed.agents <= AGENTS_MAX or parsed.rounds < 1 or parsed.seconds <= 0:
-        parser.error(f"--agents must be from 1 to {AGENTS_MAX}, --rounds and --seconds positive")
-    return parsed
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Ends the process if there is nothing to do."""
+    chosen = parser.parse_args(arguments)
+    if not 0 < chosen.agents <= AGENTS_MAX or chosen.rounds < 1 or chosen.seconds < SECONDS_MIN:
+        parser.error(f"--agents must be from 1 to {AGENTS_MAX}, --rounds at least 1, --seconds {SECONDS_MIN:g}")
+    return chosen
+
+
+def prepare() -> None:
+    """Have signals end this process with all that it has started, and let it have enough files open."""
+    raise_descriptor_limit()
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, stop)
+
+
+def options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = parser_of("admin", __doc__, agents=10_000, seconds=2.0)
+    parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS), help="(all)")
+    return parsed(parser, arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
     chosen = options(arguments)
-    raise_descriptor_limit()
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, stop)
+    prepare()
     found = []
     for carrier in chosen.carriers:
         judged = outcomes(run(carrier, chosen))

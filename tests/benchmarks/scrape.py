@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 import time
@@ -26,11 +25,8 @@ from rproxy.pool.backend import Backend, Registration
 from rproxy.sessions.endings import Ending
 from rproxy.sessions.link import NO_LINK
 from rproxy.sessions.record import SessionRecord
-from tests.benchmarks.admin import CARRIERS, WAIT_MAX_MS, Waits, running
+from tests.benchmarks.admin import WAIT_MAX_MS, Waits, parsed, parser_of, prepare, running
 from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
-from tests.benchmarks.peers.__main__ import stop
-from tests.benchmarks.peers.programs import raise_descriptor_limit
-from tests.benchmarks.scale import AGENTS_MAX
 
 SCRAPE_MAX_MS: Final = 100.0
 SESSION_MAX_US: Final = 1.0
@@ -89,23 +85,12 @@ def session_us(sessions: int = SESSIONS) -> float:
 
 
 def options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scrape", description=__doc__)
-    parser.add_argument("--agents", type=int, default=1000, help="(1000)")
-    parser.add_argument("--carriers", nargs="+", choices=CARRIERS, default=CARRIERS, help="(both)")
-    parser.add_argument("--rounds", type=int, default=3, help="(3)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of peace, and of scrapes (4)")
-    parser.add_argument("--seed", type=int, default=1, help="of the agents (1)")
-    parsed = parser.parse_args(arguments)
-    if not 0 < parsed.agents <= AGENTS_MAX or parsed.rounds < 1 or parsed.seconds < 1:
-        parser.error(f"--agents must be from 1 to {AGENTS_MAX}, --rounds and --seconds at least 1")
-    return parsed
+    return parsed(parser_of("scrape", __doc__, agents=1000, seconds=4.0), arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
     chosen = options(arguments)
-    raise_descriptor_limit()
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, stop)
+    prepare()
     cost_us = min(session_us() for _ in range(5))
     found = [at_most("counting a session, µs", ["", f"{cost_us:.2f}", ""], cost_us, SESSION_MAX_US)]
     print(f"{table(COLUMNS, found)}\n", flush=True)

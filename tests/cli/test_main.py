@@ -25,6 +25,7 @@ DOCUMENTS: Final[dict[str, Any]] = {
     "/api/sessions": {"sessions": [], "total": 0},
     "/api/events": {"events": [], "last": 0},
     "/api/doubts": {"doubts": []},
+    "/api/shadow": {"services": []},
     "/api/choices": {"choices": [], "services": {}},
     "/api/explain": {"explanations": []},
     **{f"{POST}/{do}": DONE for do in ("drain", "maint", "ready", "weight", "kill", "shed")},
@@ -65,6 +66,7 @@ GET: Final = {
     "events": "/api/events",
     "events --backend 10.1.1.1:80 --service web --limit 0": "/api/events?backend=10.1.1.1%3A80&service=web&limit=0",
     "doubts": "/api/doubts",
+    "shadow": "/api/shadow",
     "choices": "/api/choices",
     "choices --candidates --client 10.1.1.9 --limit 3": "/api/choices?client=10.1.1.9&limit=3",
     "explain": "/api/choices?limit=1",
@@ -82,7 +84,7 @@ def test_what_is_asked(proxy: FakeProxy, capsys: Captured, command: str) -> None
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "sessions", "events", "doubts", "choices", "explain", "explain 10.1.1.2:80"]
+    "command", ["status", "sessions", "events", "doubts", "shadow", "choices", "explain", "explain 10.1.1.2:80"]
 )
 def test_documents_are_printed_as_json(proxy: FakeProxy, capsys: Captured, command: str) -> None:
     assert main([*command.split(), "--json"]) == 0

@@ -187,7 +187,7 @@ def test_a_rule_that_raises_costs_what_it_compared_for_that_choice_and_is_logged
     assert [(row["why"], row["rule"], row["others_from"]) for row in (fourth, first)] == [
         ("why not", "faulty", [None])
     ] * 2
-    lost = ("not known: the policy failed to tell what it compares", UNKNOWN_RULE, None, [])
+    lost: tuple[object, ...] = ("not known: the policy failed to tell what it compares", UNKNOWN_RULE, None, [])
     assert [(row["why"], row["rule"], row["recomputed"], row["candidates"]) for row in failed] == [lost] * 2
     assert [row["chosen"] for row in failed] == ["10.0.0.1:80"] * 2
     assert (len(texts(events)), pool.guard.failures) == (1, 2)

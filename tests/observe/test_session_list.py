@@ -72,6 +72,18 @@ def test_a_session_is_shown_with_who_to_what_how_long_and_how_much() -> None:
     }
 
 
+def test_what_a_client_has_sent_before_it_is_connected_is_not_carried() -> None:
+    bench = Bench()
+    session = bench.linked.open()
+    bench.linked.links[session].up = 3
+    shown = [bench.shown()["sessions"][0]["up"]]
+    session.choose_backend()
+    shown.append(bench.shown()["sessions"][0]["up"])
+    session.connected()
+    shown.append(bench.shown()["sessions"][0]["up"])
+    assert shown == [0, 0, 3]
+
+
 def test_each_phase_has_its_word() -> None:
     bench = Bench()
     accepted, connecting, connected, half = (bench.linked.open(connected=False) for _ in range(4))
