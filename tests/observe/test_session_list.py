@@ -74,7 +74,7 @@ def test_a_session_is_shown_with_who_to_what_how_long_and_how_much() -> None:
 
 def test_what_a_client_has_sent_before_it_is_connected_is_not_carried() -> None:
     bench = Bench()
-    session = bench.linked.open()
+    session = bench.linked.open(connected=False)
     bench.linked.links[session].up = 3
     shown = [bench.shown()["sessions"][0]["up"]]
     session.choose_backend()
