@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, Final
@@ -84,7 +85,8 @@ def _rtt_ms(row: Row) -> float | None:
 
 def _backend(row: Row) -> str:
     why = row["passed_over"] or row["said"]
-    note = why or f"{row['state']} · {significant(row['score'])} · {milliseconds(_rtt_ms(row))} ms"
+    figures = f"{row['state']} · {significant(row['score'])} · {milliseconds(_rtt_ms(row))} ms"
+    note = why or (figures if row["state"] == "up" else _since_when(row))
     marked = ' data-why="yes"' if why else ""
     name = escape(written((row["address"], row["port"])))
     return f'<i class="dot"></i><b class="name">{name}</b> <span class="note"{marked}>{escape(note)}</span>'
@@ -102,6 +104,20 @@ def _pill(text: str, state: str) -> str:
 def _sessions(row: Row) -> str:
     most = f"<small>/{count(row['max_connections'])}</small>" if row["max_connections"] else ""
     return f'<span class="value">{count(row["connections"])}</span>{most}'
+
+
+def _since(row: Row) -> str:
+    """When its state has changed: the time of day, or the date if that is not today's."""
+    if row["since"] is None:
+        return "–"  # noqa: RUF001
+    now = time.time()
+    then, today = time.localtime(now - row["since"]), time.localtime(now)
+    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%Y-%m-%d", then)
+
+
+def _since_when(row: Row) -> str:
+    """Its state, and since when."""
+    return f"{row['state']}" if row["since"] is None else f"{row['state']} since {_since(row)}"
 
 
 def _bytes(row: Row) -> str:
@@ -134,6 +150,7 @@ _CELLS: Final[dict[str, Callable[[Row], str]]] = {
     "total": lambda row: count(row["total"]),
     "bytes": _bytes,
     "weight": lambda row: f"{row['weight']}",
+    "since": _since,
 }
 
 

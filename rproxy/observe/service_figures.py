@@ -1,4 +1,4 @@
-"""Histograms and counters that only `/metrics` shows: services have them where there is an operators' listener."""
+"""Histograms and counters that only operators see: services have them where there is an operators' listener."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import attrs
 
 from rproxy.observe.json_list import in_parts, json_list
-from rproxy.observe.service_figures import ServiceFigures
+from rproxy.observe.service_figures import UNSEEN, ServiceFigures
 from rproxy.observe.session_counters import SessionCounters
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import NO_EXPLANATION, Explanation
@@ -83,7 +83,7 @@ class ServiceView:
     counters: SessionCounters
     report_score: Callable[[Backend], float]
     figures: ServiceFigures = attrs.field()
-    """Only `/metrics` shows them. They stay as they are unless they observe the service."""
+    """They stay as they are unless they observe the service."""
 
     @figures.default
     def _make_figures(self) -> ServiceFigures:
@@ -98,7 +98,15 @@ class ServiceView:
         explanation, score = NO_EXPLANATION, None
         if backend.state is not State.REGISTERED:
             explanation, score = self.service.pool.explain(backend, now), self.report_score(backend)
-        return {**backend_status(backend, explanation, score, now), "service": self.service.name}
+        figures = self.figures.backends.get(backend, UNSEEN)
+        return {
+            **backend_status(backend, explanation, score, now),
+            "redispatched": figures.redispatched,
+            "checks_failed": figures.failures,
+            "downs": figures.downs,
+            "down_s": round(figures.down_s, 3),
+            "service": self.service.name,
+        }
 
     def totals(self) -> dict[str, Any]:
         """Everything about the service but its rows."""
@@ -235,6 +243,7 @@ def backend_status(
         "full": backend.usable and not backend.eligible,
         "since": _rounded(_in_state_s(backend, now)),
         "refusals": backend.health.refusals,
+        "connect_errors": backend.health.refused,
         "interval_s": backend.registration.interval_s if static is None else None,
         "check": "agent" if static is None else static.configured.check,
         "said": "" if static is None else static.said,

@@ -100,6 +100,8 @@ def test_backends_and_services_are_tables_without_scripts() -> None:
     assert [row["Back-end"].partition(":80")[0] for row in shown] == ["10.0.0.1", "[2001:db8::5]"]
     assert [row["State"] for row in shown] == ["up", "registered"]
     assert (shown[0]["CPU %"], shown[0]["Mem %"], shown[1]["CPU %"]) == ("97", "41", "–")  # noqa: RUF001
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", shown[0]["Since"])
+    assert shown[1]["Since"] == "–"  # noqa: RUF001
     heads, service = bench.tables()["services"]
     named = dict(zip(heads, service, strict=True))
     assert (named["Service"], named["State"], named["In use"]) == ("default", "serving", "1 of 2")

@@ -6,6 +6,7 @@ import random
 import re
 import resource
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
@@ -18,6 +19,7 @@ from selenium.webdriver.common.keys import Keys
 from rproxy.admin.figures import count, duration, milliseconds, percentage, significant, size
 from rproxy.agent.sampler import Load
 from rproxy.net.addresses import written
+from rproxy.wire.pdu import SIZE
 from rproxy.wire.seal import Unsealed
 from tests.benchmarks.simulator import Simulator
 from tests.browser.accessibility import faint_texts, unnamed_controls, wide_elements
@@ -34,6 +36,16 @@ MOVED_MAX: Final = 0.001
 """Cumulative layout shift: a figure that becomes one digit longer moves by less, a row or a column by much more."""
 PAINT_MS: Final = 50.0
 """Script of one update, at most."""
+HIDDEN: Final = "return ['doubts', 'doubts-link'].every((id) => document.getElementById(id).hidden)"
+"""Whether the page says that nothing looks wrong."""
+OF_VERSION_1: Final = b"\x28" + bytes(SIZE - 1)
+LOOKS_OFTEN: Final = (
+    sys.executable,
+    "-c",
+    "import sys, rproxy.observe.doubts as doubts; doubts.LOOK_EVERY_S = 0.2; _, _, code = sys.argv[1:4]; "
+    "del sys.argv[1:4]; exec(code)",
+)
+"""Runs what follows it, a Python with `-c`, as a proxy that looks for doubts five times a second."""
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +299,9 @@ def test_a_dead_one_is_shown_within_seconds(page: Chrome, pool: Pool) -> None:
     assert page.text("#tile-eligible") == "2"
     assert pool.name(1) in page.text("#events li")
     assert page.text("#events .pill") == "down"
+    page.run("arguments[0].click()", row_of(page, pool.name(1)))
+    page.until(lambda: "Went down\nonce" in page.text("#details .figures"), "its details are shown")
+    assert re.search(r"Failed checks\n[1-9]", page.text("#details .figures"))
 
 
 # Others
@@ -323,6 +338,25 @@ def test_a_proxy_that_stops_and_comes_again_is_followed(chrome: Chrome, tmp_path
         chrome.until(lambda: chrome.text("#connection") == "Live", "it is connected again", 15.0)
         chrome.until(lambda: chrome.text("#tile-known") == "of 2", "and up to date")
         chrome.until(lambda: not chrome.text("#about").endswith(pid), "about another process")
+
+
+def test_a_doubt_is_shown_while_it_lasts(chrome: Chrome, tmp_path: Path) -> None:
+    """Somebody whose datagrams are of a later version sends some, and no more once that is shown."""
+    with (
+        Proxy(tmp_path, "--demo", "1", wrapper=LOOKS_OFTEN) as proxy,
+        closing(socket.socket(type=socket.SOCK_DGRAM)) as other,
+    ):
+        chrome.open_live(f"http://{written(proxy.admin)}/")
+        assert chrome.run(HIDDEN)
+
+        def is_shown() -> bool:
+            other.sendto(OF_VERSION_1, proxy.monitor)
+            return "of another version of the protocol were dropped" in chrome.text("#doubts li")
+
+        chrome.until(is_shown, "it is shown", 15.0)
+        assert (chrome.text("#doubts-link"), chrome.run(HIDDEN)) == ("1 doubt", False)
+        chrome.until(lambda: chrome.run(HIDDEN), "it is gone", 15.0)
+        assert chrome.errors() == []
 
 
 @pytest.fixture

@@ -8,12 +8,14 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.agent.sampler import Load
+from rproxy.observe.publisher import Publisher
 from rproxy.observe.scores import ReportScore
 from rproxy.observe.session_counters import SessionCounters
 from rproxy.observe.status_json import ROWS, ProcessFacts, ServiceView, Status
 from rproxy.policies.least_connections import LeastConnectionsPolicy
 from rproxy.policies.registry import POLICIES
 from rproxy.pool.backend import Backend, StaticTerms
+from rproxy.pool.health import FALL
 from rproxy.pool.policy import Explanation, Policy
 from rproxy.pool.states import Administration, Override
 from rproxy.sessions.capacity import Capacity
@@ -32,6 +34,7 @@ FIELDS = {
     *("rtt_ms", "srtt_ms", "loss", "tcp", "cpu", "memory", "load", "others"),
     *("administration", "weight", "own_weight", "share", "interval_s", "check", "said"),
     *("connections", "max_connections", "total", "last_seen_s"),
+    *("connect_errors", "redispatched", "checks_failed", "downs", "down_s"),
     *("eligible", "full", "since", "refusals", "bytes_up", "bytes_down", "report_age"),
 }
 
@@ -94,6 +97,11 @@ def test_what_a_back_end_reports_is_shown() -> None:
         "full": False,
         "since": 2.99,
         "refusals": 0,
+        "connect_errors": 0,
+        "redispatched": 0,
+        "checks_failed": 0,
+        "downs": 0,
+        "down_s": 0.0,
         "bytes_up": 0,
         "bytes_down": 0,
         "report_age": 3.0,
@@ -128,6 +136,22 @@ def test_a_static_back_end_shows_how_it_is_checked_and_what_was_said_of_it() -> 
     pool.static.said(backend, read("100% stopped # backup"), 1.0)
     (shown,) = status(view, Counters(), CAPACITY)["backends"]
     assert (shown["state"], shown["said"], shown["weight"]) == ("down", "stopped (backup), maxconn 5", 50)
+
+
+def test_what_went_wrong_with_a_back_end_is_counted() -> None:
+    view = view_with(0)
+    pool, figures = view.service.pool, view.figures
+    pool.static.put(("10.0.0.9", 80), StaticTerms(100, "tcp"), 0.0)
+    (backend,) = pool
+    publish = Publisher()
+    publish.subscribe(figures.observers())
+    for failure in ["", "", *["refused"] * FALL, "", ""]:
+        publish(pool.static.checked(backend, 1.0, failure=failure))
+    pool.refused(backend, 2.0)
+    figures.redispatched(backend, backend)
+    (shown,) = status(view, Counters(), CAPACITY)["backends"]
+    names = ("connect_errors", "redispatched", "checks_failed", "downs", "down_s")
+    assert [shown[name] for name in names] == [1, 1, FALL, 1, 0.0]
 
 
 def test_one_that_is_not_checked_has_a_score_as_well() -> None:

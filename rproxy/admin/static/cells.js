@@ -6,6 +6,8 @@ import * as format from "./format.js";
 
 const PERCENT = { cpu: "cpu", memory: "memory", queue: "load" };
 
+/** Its state, and since when. */
+const sinceText = ({ row, since }) => row.state + (since === null ? "" : ` since ${format.timeSince(since)}`);
 const figure = (text) => ({ write: (cell, entry) => show(cell, text(entry)) });
 
 function percent(name) {
@@ -27,12 +29,13 @@ export const CELLS = {
       name.tabIndex = -1;
       return [make("i", "dot"), name, " ", make("span", "note", "")];
     },
-    write: (cell, { row, name }) => {
+    write: (cell, entry) => {
+      const { row, name } = entry;
       const [, opener, , note] = cell.childNodes;
       show(opener, name);
       const why = row.passed_over || row.said || "";
       const figures = [row.state, format.significant(row.score), `${format.milliseconds((row.srtt_ms ?? row.rtt_ms))} ms`];
-      show(note, why || figures.join(" · "));
+      show(note, why || (row.state === "up" ? figures.join(" · ") : sinceText(entry)));
       attribute(opener, "title", name);
       attribute(note, "data-why", why && "yes");
       attribute(note, "title", why);
@@ -41,13 +44,15 @@ export const CELLS = {
   service: figure(({ row }) => row.service),
   state: {
     make: () => [make("span", "pill", "")],
-    write: (cell, { row }) => {
+    write: (cell, entry) => {
+      const { row } = entry;
       const passed = row.state === "up" && row.passed_over;
       show(cell.firstChild, row.full ? "full" : row.state);
       attribute(cell.firstChild, "data-state", row.full ? "full" : passed ? "passed-over" : row.state);
-      attribute(cell.firstChild, "title", row.passed_over);
+      attribute(cell.firstChild, "title", [sinceText(entry), row.passed_over].filter(Boolean).join(": "));
     },
   },
+  since: figure(({ since }) => (since === null ? "–" : format.timeSince(since))),
   score: {
     make: () => [charts.columns(), make("span", "value", "")],
     write: (cell, { row }, table) => {

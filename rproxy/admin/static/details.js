@@ -24,11 +24,16 @@ const FIGURES = [
   ["RTT now", ({ row }) => unit(format.milliseconds(row.rtt_ms), "ms")],
   ["RTT smoothed", ({ row }) => unit(format.milliseconds(row.srtt_ms), "ms")],
   ["Loss", ({ row }) => unit(format.percentage(row.loss), "%")],
+  ["Checked by", ({ row }) => row.check || "–"],
   ["Weight", ({ row }) => String(row.weight) + (row.share < 1 ? ` × ${row.share}` : "")],
   ["In this state", (entry) => format.duration(entry.age("since"))],
+  ["Went down", ({ row }) => (row.downs === 1 ? "once" : `${format.count(row.downs)} times`)],
+  ["Time down", (entry) => format.duration(entry.downFor())],
+  ["Failed connects", ({ row }) => format.count(row.connect_errors)],
+  ["Redispatched", ({ row }) => format.count(row.redispatched)],
+  ["Failed checks", ({ row }) => format.count(row.checks_failed)],
   ["Last report", (entry) => ago(entry.age("report_age"))],
   ["Last answer", (entry) => ago(entry.age("last_seen_s"))],
-  ["Checked by", ({ row }) => row.check || "–"],
 ];
 
 const ago = (seconds) => (seconds === null ? "–" : `${format.duration(seconds)} ago`);

@@ -3,6 +3,7 @@
 const NONE = "–";
 const grouped = new Intl.NumberFormat("en-GB");
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const day = new Intl.DateTimeFormat("sv-SE"); // as 2026-11-26
 const moment = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "long" });
 
 /** A count: all digits up to 99,999, then three of them with k, M or G. */
@@ -73,6 +74,12 @@ export function duration(seconds) {
 
 /** The time of day of a Unix time. */
 export const timeOfDay = (unix) => clock.format(new Date(unix * 1000));
+
+/** The time of day of a Unix time, or its date if that is not today's. */
+export function timeSince(unix) {
+  const then = new Date(unix * 1000);
+  return then.toDateString() === new Date().toDateString() ? clock.format(then) : day.format(then);
+}
 
 /** Date, time and zone of a Unix time. */
 export const dateAndTime = (unix) => moment.format(new Date(unix * 1000));

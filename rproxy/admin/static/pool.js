@@ -4,6 +4,7 @@ import { POINTS } from "./charts.js";
 import { nameOf } from "./format.js";
 
 const RATE_MS = 10000; // rates are over as long
+const SAME_S = 2; // times of a change that differ by less are of one
 
 const keyOf = (service, name) => `${service}/${name}`;
 const empty = () => new Array(POINTS).fill(null);
@@ -32,6 +33,8 @@ class Entry {
     if (row.eligible === undefined) row.eligible = row.state === "up";
     this.row = row;
     this.takenAt = performance.now();
+    const since = row.since == null ? null : Date.now() / 1000 - row.since;
+    if (since === null || !(Math.abs(since - this.since) < SAME_S)) this.since = since; // Unix time of its state
     this.dirty = true;
     const mark = this.marks[this.marks.length - 1];
     if (mark[1] !== row.total) this.marks.push([performance.now(), row.total]);
@@ -41,6 +44,11 @@ class Entry {
   age(name) {
     const age = this.row[name];
     return age == null ? null : age + (performance.now() - this.takenAt) / 1000;
+  }
+
+  /** How long it was down so far, in s. */
+  downFor() {
+    return (this.row.down_s || 0) + (this.row.state === "down" ? this.age("since") || 0 : 0);
   }
 
   /** New sessions a second. */

@@ -50,6 +50,8 @@ export function showServices(pool) {
     };
     for (const index in texts) show(cells[index], texts[index]);
     const endings = FAILED.filter((name) => service.counters?.sessions?.[name]);
+    const all = Object.entries({ ...service.counters?.sessions, redispatched: service.counters?.redispatches });
+    attribute(cells[7], "title", all.filter(([, number]) => number).map(([name, number]) => `${name}: ${number}`).join("\n"));
     attribute(cells[8], "title", endings.map((name) => `${name}: ${service.counters.sessions[name]}`).join("\n"));
   });
 }

@@ -33,6 +33,7 @@ const ORDERS = {
   total: [({ row }) => row.total, true],
   bytes: [({ row }) => (row.bytes_up || 0) + (row.bytes_down || 0), true],
   weight: [({ row }) => row.weight, true],
+  since: [({ since }) => last(since), true],
 };
 
 export class Table {
