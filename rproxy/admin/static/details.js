@@ -27,7 +27,7 @@ const FIGURES = [
   ["Checked by", ({ row }) => row.check || "–"],
   ["Weight", ({ row }) => String(row.weight) + (row.share < 1 ? ` × ${row.share}` : "")],
   ["In this state", (entry) => format.duration(entry.age("since"))],
-  ["Went down", ({ row }) => (row.downs === 1 ? "once" : `${format.count(row.downs)} times`)],
+  ["Went down", ({ row }) => ["never", "once"][row.downs] || `${format.count(row.downs)} times`],
   ["Time down", (entry) => format.duration(entry.downFor())],
   ["Failed connects", ({ row }) => format.count(row.connect_errors)],
   ["Redispatched", ({ row }) => format.count(row.redispatched)],
