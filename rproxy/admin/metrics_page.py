@@ -93,6 +93,7 @@ class MetricsPage:
 
 
 def _service_row(view: ServiceView, doubts: Doubts) -> ServiceRow:
+    view.figures.count_ended()
     return ServiceRow(view.service, view.ended(), view.service.sessions, view.figures, doubts)
 
 

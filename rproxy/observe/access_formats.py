@@ -47,10 +47,8 @@ def json_lines(records: Sequence[SessionRecord], offset_s: float) -> list[str]:
         if backend is None or connect is None or age is None or score is None or not -inf < score < inf:
             made.append(_json_line(record, "%s.%03dZ" % (stamp, ms)))  # noqa: UP031 - truncates, as the other does
             continue
-        client, place, to = link.client_address(), _place(service, listener), backend.name
-        made.append(
-            _JSON % (stamp, ms, client, place, to, score, age, tries, queue, connect, duration, up, down, ending)
-        )
+        client, place, to, how = link.client_address(), _place(service, listener), backend.name, ending._value_
+        made.append(_JSON % (stamp, ms, client, place, to, score, age, tries, queue, connect, duration, up, down, how))
     return made
 
 
@@ -82,13 +80,15 @@ def _place(service: str, listener: str) -> str:
 
 
 _TEXT: Final = "%s.%03dZ %s %s %s %s duration=%.6f up=%d down=%d tries=%d queue=%.6g connect=%.6f"
+_AT_ONCE: Final = _TEXT.replace("queue=%.6g", "queue=0")
 _UNCONNECTED: Final = "%s.%03dZ %s %s %s %s duration=%.6f up=%d down=%d tries=%d queue=%.6g connect=-"
 
 
 def text_lines(records: Sequence[SessionRecord], offset_s: float) -> list[str]:
     """End, client, service, back-end and ending, then NAME=VALUE, separated by spaces; ``-`` for what is unknown.
 
-    The policy's value is left out: noting it would cost a session as much as its line does.
+    The policy's value is left out: noting it would cost a session as much as its line does. `_value_` of an ending is
+    used since ``%s`` of an enumeration takes 0.2 µs more.
     """
     made, begin, end, stamp, last, name = [], 0.0, 0.0, "", None, ""
     for service, _, link, backend, tries, at, queue, connect, duration, up, down, ending, _, _, _ in records:
@@ -98,13 +98,14 @@ def text_lines(records: Sequence[SessionRecord], offset_s: float) -> list[str]:
             begin, end, stamp = second - offset_s, second - offset_s + 1.0, utc(second)
         if service is not last:
             last, name = service, word(service)
-        ms, client = (ended_at - begin) * 1000, link.client_address()
+        ms, client, how = (ended_at - begin) * 1000, link.client_address(), ending._value_
         if backend is None or connect is None:
             to = "-" if backend is None else backend.name
-            line = _UNCONNECTED % (stamp, ms, client, name, to, ending, duration, up, down, tries, queue or 0)
+            line = _UNCONNECTED % (stamp, ms, client, name, to, how, duration, up, down, tries, queue)
+        elif queue:
+            line = _TEXT % (stamp, ms, client, name, backend.name, how, duration, up, down, tries, queue, connect)
         else:
-            to = backend.name
-            line = _TEXT % (stamp, ms, client, name, to, ending, duration, up, down, tries, queue or 0, connect)
+            line = _AT_ONCE % (stamp, ms, client, name, backend.name, how, duration, up, down, tries, connect)
         made.append(line)
     return made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,12 @@ TOTAL_S: Final = (0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600
 AGE_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 RTT_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
 """Upper bounds of the buckets, in s."""
+BATCH: Final = 128
+"""Sessions that are counted at a time."""
+_COUNTED: Final = itemgetter(
+    *map(SessionRecord._fields.index, ("listener", "queue_s", "connect_s", "duration_s", "report_age_s"))
+)
+"""What is counted of a record, which itself would keep the objects of its session."""
 
 
 @attrs.define
@@ -45,10 +52,15 @@ UNSEEN: Final = BackendFigures()
 
 
 class ServiceFigures:
-    """A `SessionObserver`, a `RedispatchObserver`, and an observer of the pool. `seconds` is the pool's clock."""
+    """A `SessionObserver`, a `RedispatchObserver`, and an observer of the pool. `seconds` is the pool's clock.
+
+    Figures of sessions lack up to `BATCH` of them until `count_ended` is called.
+    """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
+        self._ended: list[tuple[str, float, float | None, float, float | None]] = []
+        """Of sessions that are not counted yet."""
         self.connect = Histogram(CONNECT_S)
         """Of sessions that were connected, as are `total`."""
         self.queue = Histogram(QUEUE_S)
@@ -63,23 +75,32 @@ class ServiceFigures:
         self.backends: WeakKeyDictionary[Backend, BackendFigures] = WeakKeyDictionary()
 
     def session_ended(self, record: SessionRecord) -> None:
-        """Inline, because this is done for every session: a call for each histogram would double the time."""
-        self.listeners[record.listener] += 1
-        queue_s, connect_s, duration_s, age_s = record.queue_s, record.connect_s, record.duration_s, record.report_age_s
-        if connect_s is not None:
-            self.connect.buckets[bisect_left(CONNECT_S, connect_s)] += 1
-            self.connect.sum += connect_s
-            self.total.buckets[bisect_left(TOTAL_S, duration_s)] += 1
-            self.total.sum += duration_s
-        elif not queue_s:
-            return
-        if queue_s:
-            self.queue.add(queue_s)
-        else:
-            self.queue.buckets[0] += 1
-        if age_s is not None:
-            self.report_age.buckets[bisect_left(AGE_S, age_s)] += 1
-            self.report_age.sum += age_s
+        """As `SessionObserver`. Counting is done for many at a time: then its code is in the processor's caches."""
+        ended = self._ended
+        ended.append(_COUNTED(record))
+        if len(ended) >= BATCH:
+            self.count_ended()
+
+    def count_ended(self) -> None:
+        """Have the figures include every session that has ended, for a reader."""
+        ended, self._ended = self._ended, []
+        listeners, connect, queue, total, age = self.listeners, self.connect, self.queue, self.total, self.report_age
+        for listener, queue_s, connect_s, duration_s, age_s in ended:
+            listeners[listener] += 1
+            if connect_s is not None:
+                connect.buckets[bisect_left(CONNECT_S, connect_s)] += 1
+                connect.sum += connect_s
+                total.buckets[bisect_left(TOTAL_S, duration_s)] += 1
+                total.sum += duration_s
+            elif not queue_s:
+                continue
+            if queue_s:
+                queue.add(queue_s)
+            else:
+                queue.buckets[0] += 1
+            if age_s is not None:
+                age.buckets[bisect_left(AGE_S, age_s)] += 1
+                age.sum += age_s
 
     def redispatched(self, failed: Backend, backend: Backend) -> None:
         self._of(failed).redispatched += 1

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
+from math import inf
 from typing import Final
 
 from rproxy.pool.backend import Backend
@@ -178,7 +179,8 @@ class Session:
             observers.redispatched(failed[-1], backend)
         self.backend = backend
         if service.notes_choices:
-            self.score, self.report_age_s = service.pool.chosen_value, backend.report_age_s(now)
+            age_s = now - backend.probing.asked_at  # `Backend.report_age_s`, inlined: one call fewer for each client
+            self.score, self.report_age_s = service.pool.chosen_value, age_s if -inf < age_s < inf else None
         self.connect_deadline = deadline
         self.phase = _CONNECTING
         return backend
@@ -209,8 +211,7 @@ class Session:
 
         if not service.wait_queue.add(self, resume, failed, self.queue_s if self.waited else None):
             return False
-        self.waited = True
-        self._queued_at = service.seconds()
+        self.waited, self._queued_at = True, service.seconds()
         self.phase = _WAITING
         return True
 
@@ -292,8 +293,7 @@ class Session:
         """The session is over. Only the first call counts."""
         if self.ending is not None:
             return
-        service, backend = self.service, self.backend
-        now = service.seconds()
+        service, backend, now = self.service, self.backend, self.service.seconds()
         if self.phase is _WAITING:
             self._stop_waiting()
             service.wait_queue.leave(self)

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from rproxy.observe.histogram import Histogram
 from rproxy.observe.publisher import Publisher
-from rproxy.observe.service_figures import UNSEEN, BackendFigures, ServiceFigures
+from rproxy.observe.service_figures import BATCH, UNSEEN, BackendFigures, ServiceFigures
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.events import Checked, ProbeLost, Reported, Transitioned
 from rproxy.pool.states import Event, State
@@ -51,6 +51,7 @@ class Bench:
             age_s,
         )
         self.figures.session_ended(record)
+        self.figures.count_ended()
 
     def change(self, before: State, after: State) -> None:
         self.publish((Transitioned(self.backend, before, after, Event.ANSWERED, "so"),))
@@ -162,3 +163,17 @@ def test_nothing_is_kept_of_a_back_end_that_is_gone() -> None:
     gc.collect()
     assert gone() is None
     assert len(bench.figures.backends) == 0
+
+
+def test_sessions_are_counted_many_at_a_time_and_none_of_their_objects_is_kept_meanwhile() -> None:
+    bench, link = Bench(), FakeLink()
+    gone = weakref.ref(link)
+    record = SessionRecord("web", "80", link, None, 1, 5.0, 0.0, 0.002, 7.0, 1, 2, Ending.CLOSED)
+    for _ in range(BATCH - 1):
+        bench.figures.session_ended(record)
+    assert bench.figures.listeners == {}
+    bench.figures.session_ended(record)
+    assert bench.figures.listeners == {"80": BATCH}
+    bench.figures.session_ended(record)
+    del record, link
+    assert gone() is None
