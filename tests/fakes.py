@@ -56,7 +56,7 @@ from rproxy.wire.pdu import Pdu, ProbeResponse, Register, decode
 
 AGENT_PORT = 5555
 IDLE = Load(cpu=10, memory=20, tcp=0)
-UNLIMITED = Limits(host=10**9, registrations_each_s=math.inf, first_probes_s=1e9)
+UNLIMITED = Limits(host=10**9, registrations_per_s=math.inf, first_probes_per_s=1e9)
 """For tests that are not about the limits."""
 
 

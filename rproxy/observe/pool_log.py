@@ -31,7 +31,7 @@ from rproxy.timing.throttle import Throttle
 
 HOST_BURST: Final = 100
 """Changes of state of one host's back-ends that are logged one by one before `LOG_EVERY_S` applies to that host."""
-LINES_S: Final = 1.0
+LINES_PER_S: Final = 1.0
 """Lines a second about all hosts, after a burst of twice as many lines as there may be back-ends."""
 NAMED_MAX: Final = 8
 """Back-ends that one line names."""
@@ -45,7 +45,7 @@ class PoolLog:
     log = Logger()
 
     def __init__(self, clock: IReactorTime, backends: int, *, trace: bool) -> None:
-        in_all = RateLimit(LINES_S, 2 * backends)
+        in_all = RateLimit(LINES_PER_S, 2 * backends)
         self._trace = trace
         self._changes = Throttle(clock, RateLimit.once_in(LOG_EVERY_S, HOST_BURST), in_all)
         self._others = Throttle(clock, RateLimit.once_in(LOG_EVERY_S), in_all)

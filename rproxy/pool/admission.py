@@ -69,7 +69,7 @@ class Admission:
     _registrations: RateLimit = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._registrations = RateLimit(self.limits.registrations_each_s, REGISTRATIONS_BURST)
+        self._registrations = RateLimit(self.limits.registrations_per_s, REGISTRATIONS_BURST)
 
     @property
     def unconfirmed(self) -> int:

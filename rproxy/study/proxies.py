@@ -56,7 +56,7 @@ class Proxy:
         self.failure: BaseException | None = None
         """What the policy first raised: the pool goes on without it, and the study must not."""
         size = len(agents)
-        limits = Limits(size, size, first_probes_s=max(FIRST_PROBES_MIN_S, size))
+        limits = Limits(size, size, first_probes_per_s=max(FIRST_PROBES_MIN_S, size))
         self.pool = Pool(policy, self._complain, SERVICE_PORT, limits=limits)
         self._publish = Publisher()
         self._slow_start = SlowStart(engine, self.pool)

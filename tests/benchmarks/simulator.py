@@ -167,7 +167,7 @@ def register_all(simulator: Simulator, agents: int) -> float:
     """Register all agents; returns the seconds until all had been probed."""
     started = time.monotonic()
     simulator.start()
-    ramp_max_s = RAMP_MIN_S + 2 * agents / Limits.for_pool(agents).first_probes_s
+    ramp_max_s = RAMP_MIN_S + 2 * agents / Limits.for_pool(agents).first_probes_per_s
     simulator.run(ramp_max_s, until=lambda: not simulator.unprobed)
     ramp_s = time.monotonic() - started
     assert not simulator.unprobed, f"{simulator.unprobed} agents have not been probed after {ramp_s:.0f} s"

@@ -12,13 +12,13 @@ def test_the_limits_are_those_of_a_pool_of_1024_unless_told_otherwise() -> None:
         confirmed=1024,
         unconfirmed=256,
         host=64,
-        registrations_each_s=1,
-        first_probes_s=50,
+        registrations_per_s=1,
+        first_probes_per_s=50,
     )
 
 
 @pytest.mark.parametrize(
-    ("backends", "unconfirmed", "host", "first_probes_s"),
+    ("backends", "unconfirmed", "host", "first_probes_per_s"),
     [
         (1, 256, 64, 50),
         (1000, 256, 64, 50),
@@ -29,12 +29,12 @@ def test_the_limits_are_those_of_a_pool_of_1024_unless_told_otherwise() -> None:
     ],
 )
 def test_a_larger_pool_fills_in_the_same_time_and_a_smaller_one_is_no_slower(
-    backends: int, unconfirmed: int, host: int, first_probes_s: float
+    backends: int, unconfirmed: int, host: int, first_probes_per_s: float
 ) -> None:
     assert Limits.for_pool(backends) == Limits(
         confirmed=backends,
         unconfirmed=unconfirmed,
         host=host,
-        registrations_each_s=1,
-        first_probes_s=first_probes_s,
+        registrations_per_s=1,
+        first_probes_per_s=first_probes_per_s,
     )

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 
 from rproxy.pool.backend import Backend, Registration
 from rproxy.pool.candidates import OUTSTANDING_MAX, Candidates
-from rproxy.sources.agents.first_probes import RESTORED_S, TICK_S, FirstProbes
+from rproxy.sources.agents.first_probes import RESTORED_PER_S, TICK_S, FirstProbes
 from tests.fakes import run
 from tests.pool.driving import agent
 
@@ -193,7 +193,7 @@ def test_what_is_known_goes_first_and_takes_nobodys_turn() -> None:
     bench.add(*strangers)
     for backend in known:
         bench.first_probes.add_restored(backend, backend.registration)
-    run(bench.clock, 380 / RESTORED_S + TICK_S)
+    run(bench.clock, 380 / RESTORED_PER_S + TICK_S)
     assert set(known) <= set(bench.order)
     run(bench.clock, 1.0)
     assert [backend for backend in bench.order if backend in set(strangers)] == strangers

@@ -14,7 +14,7 @@ from rproxy.timing.rate_limit import RateLimit
 
 TICK_S: Final = 0.02
 """The shortest timer worth setting: at more than one probe in this time, several are sent together."""
-RESTORED_S: Final = 2000.0
+RESTORED_PER_S: Final = 2000.0
 """Probes of restored rows a second. Other hosts cannot cause these; the limit only keeps bursts short."""
 
 
@@ -46,7 +46,7 @@ class FirstProbes:
         self._probe = probe
         self._pool = pool
         self._limit = RateLimit(rate, max(1, round(rate * TICK_S)))
-        self._restored_limit = RateLimit(RESTORED_S, round(RESTORED_S * TICK_S))
+        self._restored_limit = RateLimit(RESTORED_PER_S, round(RESTORED_PER_S * TICK_S))
         self._restored: OrderedDict[tuple[Backend, Registration], None] = OrderedDict()
         self._call: IDelayedCall | None = None
 

@@ -116,7 +116,7 @@ class ServiceAgents:
         """Whether its service is no longer configured: it takes registrations of those back-ends that it has."""
         self._monitoring = monitoring
         self._probers = Probers(self)
-        self._first_probes = FirstProbes(self.clock, pool.limits.first_probes_s, pool, self._probe_once)
+        self._first_probes = FirstProbes(self.clock, pool.limits.first_probes_per_s, pool, self._probe_once)
         self._on_demand = OnDemand(
             self.clock,
             pool,
