@@ -47,8 +47,7 @@ from rproxy.pool.limits import Limits
 from rproxy.pool.policy import Explanation, Policy
 from rproxy.pool.pool import Pool
 from rproxy.sessions import sweep
-from rproxy.sessions.endings import Ending
-from rproxy.sessions.phases import Phase
+from rproxy.sessions.endings import Ending, Phase
 from rproxy.sessions.service import Service
 from rproxy.sessions.session import Session
 from rproxy.tap.policies import PolicyFailureLog

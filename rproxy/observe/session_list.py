@@ -12,7 +12,7 @@ import attrs
 from rproxy.net.addresses import Network
 from rproxy.observe.json_list import in_parts, json_list
 from rproxy.observe.parameters import Parameters, backend, network, service, whole
-from rproxy.sessions.phases import Phase
+from rproxy.sessions.endings import Phase
 from rproxy.sessions.session import Session
 from rproxy.sessions.sweep import Slices
 

@@ -21,9 +21,8 @@ from math import inf
 from typing import Final
 
 from rproxy.pool.backend import Backend
-from rproxy.sessions.endings import Ending
+from rproxy.sessions.endings import Ending, Phase
 from rproxy.sessions.link import NO_LINK, Link
-from rproxy.sessions.phases import Phase
 from rproxy.sessions.record import SessionRecord
 from rproxy.sessions.redispatch import EARLY_END_S, EarlyEnd, Verdict
 from rproxy.sessions.service import Service

@@ -82,14 +82,18 @@ class Drained:
             assert receive(client, 5) == b"again"
 
 
-@pytest.fixture
-def drained(pool: Pool) -> Drained:
+def to_be_drained(pool: Pool) -> Drained:
     preferred = pool.listen()
     pool.serve(greet, BUSY)
     client = pool.connect()
     drained = Drained(pool, preferred, client, preferred.accept())
     drained.assert_clients_come()
     return drained
+
+
+@pytest.fixture
+def drained(pool: Pool) -> Drained:
+    return to_be_drained(pool)
 
 
 @every_carrier

@@ -23,7 +23,7 @@ from tests.integration.polling import PROMPT_S, READY_S, in_background, poll
 from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
 from tests.integration.sockets import MB, digest, payload, receive, receive_all
-from tests.integration.test_draining import FEW, Drained, greet
+from tests.integration.test_draining import FEW, Drained, greet, to_be_drained
 from tests.integration.test_operators import ask
 from tests.integration.test_restarts import again
 
@@ -66,13 +66,7 @@ def is_reset(sock: socket.socket) -> bool:
 
 @pytest.fixture
 def drained(variant: Variant, start: Starter) -> Drained:
-    pool = start.pool(*variant.options, *BY_REPORT, *steered(start.folder))
-    preferred = pool.listen()
-    pool.serve(greet, BUSY)
-    client = pool.connect()
-    drained = Drained(pool, preferred, client, preferred.accept())
-    drained.assert_clients_come()
-    return drained
+    return to_be_drained(start.pool(*variant.options, *BY_REPORT, *steered(start.folder)))
 
 
 @every_carrier

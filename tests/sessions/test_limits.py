@@ -6,8 +6,7 @@ import pytest
 
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import Administration, State
-from rproxy.sessions.endings import Ending
-from rproxy.sessions.phases import Phase
+from rproxy.sessions.endings import Ending, Phase
 from rproxy.sessions.service import ServiceTerms
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, TRIES_MAX, Session
 from tests.fakes import logged, run, texts

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rproxy.pool.states import Administration, State
-from rproxy.sessions.endings import Ending
+from rproxy.sessions.endings import Ending, Phase
 from rproxy.sessions.link import NO_LINK
-from rproxy.sessions.phases import Phase
 from rproxy.sessions.service import ServiceTerms
 from rproxy.sessions.session import CONNECT_TIMEOUT_S, TRIES_MAX, Session
 from tests.fakes import FakeLink, confirm, logged, registered
