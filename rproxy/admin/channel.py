@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
@@ -38,6 +39,8 @@ ASTERISK: Final = b"*"
 """The target of a request that is about the server itself (RFC 9112, 3.2.4)."""
 UNREAD_BYTES: Final = 65536
 """SO_SNDBUF of each connection; the kernel doubles it."""
+_ABSOLUTE: Final = re.compile(rb"(?i)https?://(?P<authority>[^/?#]*)/?")
+"""A target with a host, which counts rather than `Host` (RFC 9112, 3.2.2); some HTTP proxies send it."""
 
 
 class Request(server.Request):
@@ -71,6 +74,9 @@ class Request(server.Request):
             self.channel.refuse(HTTPStatus.REQUEST_URI_TOO_LONG)
         else:
             self.requestHeaders.removeHeader(b"content-type")  # else Twisted would parse the body of a form
+            if absolute := _ABSOLUTE.match(path):
+                self.requestHeaders.setRawHeaders(b"host", [absolute["authority"]])
+                path = b"/" + path[absolute.end() :]
             super().requestReceived(command, path, version)
 
     def process(self) -> None:
