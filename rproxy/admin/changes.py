@@ -173,15 +173,18 @@ class ChangingBackends(_Changing):
     """`/api/backends`, and `SERVICE/ADDRESS:PORT/ACTION` below it."""
 
     def _change(self, request: Request, path: list[bytes]) -> _Change | None:
-        action = _OF_BACKENDS.get(path[-1].decode("latin-1"))
-        if action is None or len(path) != len(("service", "backend", "action")):
+        action = path[-1].decode("latin-1")
+        if action not in _OF_BACKENDS or len(path) != len(("service", "backend", "action")):
             return None
-        do, names = action
+        do, names = _OF_BACKENDS[action]
 
         def change() -> Deferred[tuple[Done, Row | None]]:
             service, backend, _ = path
             target = Target(decoded(service), canonical(decoded(backend)))
-            doing = do(self._changes, target, parameters_of(request, names))
+            parameters = parameters_of(request, names)
+            if names and not parameters and request.has_body:  # which may mean the parameter
+                raise BadParameter(f"{names[0]} must be in the query ({action}?{names[0]}=5): a body is not read")
+            doing = do(self._changes, target, parameters)
             return doing.addCallback(lambda done: (done, self._changes.row(target)))
 
         return change

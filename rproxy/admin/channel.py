@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from http import HTTPStatus
@@ -65,6 +66,11 @@ class Request(server.Request):
         elif self.channel is not None:
             self.channel.abort()
         return reason
+
+    @property
+    def has_body(self) -> bool:
+        """Whether it came with a body of at least a byte."""
+        return self.content is not None and self.content.seek(0, os.SEEK_END) > 0
 
     def parseCookies(self) -> None:
         """Does nothing: cookies are not used, and parsing thousands of them is slow."""

@@ -89,9 +89,13 @@ class Bench(ServerBench):
         channel.peer_uid = lambda: self.uid  # type: ignore[method-assign]
         return channel
 
-    def send(self, path: str, *fields: str, method: str = "POST", token: str | None = TOKEN) -> tuple[int, Any, bytes]:
+    def send(
+        self, path: str, *fields: str, method: str = "POST", token: str | None = TOKEN, sent: str = ""
+    ) -> tuple[int, Any, bytes]:
+        """With `sent` as the body."""
         given = [] if token is None else [f"Authorization: Bearer {token}"]
-        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *given, *fields, "", ""]
+        given += [f"Content-Length: {len(sent)}"] if sent else []
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *given, *fields, "", sent]
         return parsed(self.client().ask("\r\n".join(lines).encode("latin-1")))
 
     def post(self, path: str, *fields: str, **options: Any) -> tuple[int, dict[str, Any]]:
@@ -124,6 +128,19 @@ def test_a_back_end_is_changed(path: str, told: tuple[Any, ...], done: str, sess
     assert document["done"].startswith(done)
     assert bench.control.told == [told]
     assert texts(events) == [f"{document['done']}, as 192.168.1.1:54321 has asked"]
+
+
+@pytest.mark.parametrize("sent", ["value=50", '{"value": 50}', " "])
+def test_a_weight_that_is_sent_as_a_body_is_not_taken_for_none(sent: str) -> None:
+    bench = Bench()
+    status, document = bench.post(f"/api/backends/default/{BACKEND}/weight", sent=sent)
+    assert (status, document["error"], bench.control.told) == (
+        HTTPStatus.BAD_REQUEST,
+        "value must be in the query (weight?value=5): a body is not read",
+        [],
+    )
+    for path in ("weight?value=5", "drain"):
+        assert bench.post(f"/api/backends/default/{BACKEND}/{path}", sent=sent)[0] == HTTPStatus.OK
 
 
 def test_a_session_is_ended() -> None:
