@@ -28,7 +28,7 @@ MISTAKES: Final = [
     ([*PROXY, "--listen", "[fe80::1%nosuch]:80"], "[fe80::1%nosuch]:80"),
     ([*PROXY, "--listen", "tls:443"], "--listen tls:443: "),
     ([*PROXY, "--listen", "ssl:443:cert=x"], "ssl: takes no cert="),
-    ([*PROXY, "--listen", "tcp:99999"], "port must be 0-65535"),
+    ([*PROXY, "--listen", "tcp:99999"], "port 99999 is above 65535"),
     ([*PROXY, "--probe-interval", "1e-306"], "--probe-interval 1e-306: must be from 0.01 to 3600"),
     ([*PROXY, "--idle-timeout", "-5"], "--idle-timeout -5: must be 0, or from 0.01 to 2592000"),
 ]
