@@ -69,7 +69,7 @@ class Eligibility:
 
         That it is full is no event, since sessions fill back-ends and free them all the time; that it no longer is, is.
         """
-        usable = backend.standing is Standing.DOWN and self.panicking and not backend.health.refusing
+        usable = backend.standing is Standing.DOWN and self.panicking and not _refuses(backend)
         usable = usable or backend.standing is Standing.UP
         counts = backend.counts
         full = usable and counts.pending + counts.established >= backend.limit
@@ -110,3 +110,8 @@ def _standing(backend: Backend) -> Standing:
     if backend.is_up:
         return Standing.UP
     return Standing.DOWN if backend.state is State.DOWN else Standing.UNCOUNTED
+
+
+def _refuses(backend: Backend) -> bool:
+    """Whether connects to a back-end that is down fail: those of sessions have, or the last check was refused."""
+    return backend.health.refusing or (backend.static is not None and backend.static.refuses)

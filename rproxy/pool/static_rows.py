@@ -81,11 +81,13 @@ class StaticRows:
         if static is None or backend.state in (State.DEPARTED, State.FORGOTTEN):
             return NOTHING
         event, reason = self._miss(backend, now, failure) if failure else self._answer(backend, now, rtt_ms)
-        static.refuses = refused
+        refused_before, static.refuses = static.refuses, refused and bool(failure)
         backend.losses.rate = backend.means.loss  # checks are too few to tell of single packets
         events: Events = (Checked(backend, failure),)
         if event is not None:
             events += self._rows.transition(backend, event, now, reason)
+        elif static.refuses is not refused_before:
+            events += self._rows.update(backend)
         if failure and backend.is_up:
             self._failed(backend, now)
         else:

@@ -113,6 +113,18 @@ class TestChecks:
         driver.checked(backend, "no connection", times=FALL)
         assert (driver.pool.panicking, backend.eligible) == (True, True)
 
+    def test_one_whose_checks_are_refused_gets_none_then_until_one_succeeds(self) -> None:
+        driver = Static(limits=UNLIMITED, slow_start_s=0, panic_below=0.5)
+        backend = driver.static()
+        driver.checked(backend, "Connection refused", refused=True, times=FALL)
+        assert (driver.pool.panicking, backend.eligible) == (True, False)
+        driver.checked(backend, "no answer")
+        assert backend.eligible
+        driver.checked(backend, "Connection refused", refused=True)
+        assert not backend.eligible
+        driver.checked(backend, refused=True)  # it was answered, and did not fail
+        assert (backend.state, backend.eligible) == (State.DOWN, True)
+
     def test_it_starts_slowly(self) -> None:
         driver = Static(limits=UNLIMITED)
         backend = driver.static()
