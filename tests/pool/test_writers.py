@@ -31,7 +31,7 @@ FIELDS: Final = {field.name for record in RECORDS for field in attrs.fields(reco
 OTHERS_FIELDS: Final = {
     ("agent/draining.py", "agent.draining"),
     ("net/udp_port.py", "port.port"),
-    ("net/tls.py", "setattr"),
+    ("net/endpoints.py", "setattr"),
     ("carriers/portable/wrappers.py", "setattr"),
     ("sessions/first_byte.py", "watch.answered_at"),
     *(
