@@ -24,6 +24,7 @@ from tests.hosts.system import POLL_S, System, kill
 from tests.integration.keys import Keys
 from tests.integration.logs import failures
 from tests.integration.polling import READY_S, in_background, poll
+from tests.integration.stopwatch import Stopwatch
 from tests.integration.twistd import Twistd
 
 pytestmark = pytest.mark.hosts
@@ -201,9 +202,9 @@ def test_an_agent_stops_at_once_while_its_name_server_is_silent(
         agent = system.adopt(server, Twistd(tmp_path, *told, reactor=reactor, prefix=server.prefix))
         assert silent.recv(512)
         poll(lambda: catches(agent.pid, signal.SIGTERM), READY_S, "its reactor runs")
-        began = time.monotonic()
+        watch = Stopwatch()
         agent.stop(signum)
-        assert time.monotonic() - began < STOPPED_S
+        assert watch.own_s < STOPPED_S
         assert failures(agent.log) == []
         assert agent.errors == ""
 

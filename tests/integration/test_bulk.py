@@ -14,9 +14,10 @@ import pytest
 
 from rproxy.carriers.splice.pipes import KEPT
 from tests.integration.conftest import Starter, Variant, every_carrier
-from tests.integration.polling import PROMPT_S, in_background, poll
+from tests.integration.polling import PROMPT_S, in_background, poll, result
 from tests.integration.pools import Pool
 from tests.integration.sockets import MB, SMALL_BUFFER, is_readable, receive, reset, unsent, wait_for_reset
+from tests.integration.stopwatch import Stopwatch
 from tests.integration.streams import (
     Stream,
     check_all,
@@ -118,7 +119,7 @@ def test_a_reset_by_the_reader_in_full_flow_ends_the_transfer(pool: Pool, way: s
         check_some(one.reader, one.received, BEGUN)
         reset(one.reader)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            sending.result(PROMPT_S)
+            result(sending, PROMPT_S, "it ends")
 
 
 @both_ways
@@ -128,9 +129,9 @@ def test_a_transfer_goes_on_when_its_reader_does(pool: Pool, way: str) -> None:
     sending = in_background(send_stream, one.writer, size)
     while one.received.size < size:
         time.sleep(0.2)
-        started = time.monotonic()
+        watch = Stopwatch()
         check_some(one.reader, one.received, step)
-        assert time.monotonic() - started < PROMPT_S
+        assert watch.own_s < PROMPT_S
     assert check_rest(one.reader, one.received) == size
     sending.result()
 

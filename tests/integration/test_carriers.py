@@ -27,6 +27,7 @@ from tests.integration.sockets import (
     receive_until_reset,
     send_until_blocked,
 )
+from tests.integration.stopwatch import Stopwatch
 
 STOP_S: Final = 2.0
 
@@ -110,9 +111,9 @@ def test_clients_that_never_read_cost_little_memory_and_no_other_clients_time(po
     poll(blocked, 15, "the server is blocked")
     assert pool.proxy.resident() - before <= 100 * 256 * 1024
     for _ in range(10):
-        started = time.monotonic()
+        watch = Stopwatch()
         assert answer_to(pool.connect(), b"h") == b"hello"
-        assert time.monotonic() - started < PROMPT_S / 4
+        assert watch.own_s < PROMPT_S / 4
 
 
 def test_a_slow_reader_gets_everything_before_the_end_when_the_server_closes(pool: Pool) -> None:
@@ -165,11 +166,11 @@ def test_single_bytes_are_not_held_back(pool: Pool) -> None:
     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     rounds = 200
     answering = in_background(answer_in_single_bytes, server, rounds)
-    started = time.monotonic()
+    watch = Stopwatch()
     for _ in range(rounds):
         send_two_bytes(client)
         assert receive(client, 2) == b"ab"
-    assert (time.monotonic() - started) / rounds < 0.01
+    assert watch.own_s / rounds < 0.01
     answering.result()
 
 
@@ -218,9 +219,9 @@ def test_a_signal_ends_the_proxy_in_time_whatever_its_sessions_do(own_pool: Pool
     client, server = own_pool.link()
     server.sendall(b"half")
     open_sessions_of_every_kind(own_pool)
-    started = time.monotonic()
+    watch = Stopwatch()
     assert own_pool.proxy.stop(signum) == -signum
-    assert time.monotonic() - started < STOP_S
+    assert watch.own_s < STOP_S
     assert receive_until_reset(client) == b"half", "half must not look like the whole"
     assert failures(own_pool.proxy.log) == []
     assert own_pool.proxy.errors == ""
@@ -243,7 +244,7 @@ def open_sessions_of_every_kind(pool: Pool) -> None:
 
 def test_a_session_that_ends_soon_after_sigterm_ends_well(own_pool: Pool) -> None:
     client, server = own_pool.link()
-    started = time.monotonic()
+    watch = Stopwatch()
     own_pool.proxy.send_signal(signal.SIGTERM)
     poll(lambda: "Port" in own_pool.proxy.log and "Closed" in own_pool.proxy.log, PROMPT_S, "it listens no more")
     with pytest.raises(ConnectionRefusedError):
@@ -254,5 +255,5 @@ def test_a_session_that_ends_soon_after_sigterm_ends_well(own_pool: Pool) -> Non
     sending.result()
     client.close()
     assert own_pool.proxy.wait() == -signal.SIGTERM
-    assert time.monotonic() - started < 1.0
+    assert watch.own_s < 1.0
     assert failures(own_pool.proxy.log) == []

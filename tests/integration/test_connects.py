@@ -21,6 +21,7 @@ from tests.integration.sockets import (
     receive_all,
     reset,
 )
+from tests.integration.stopwatch import Stopwatch
 from tests.integration.test_carriers import answer_to, send_and_close
 
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -31,9 +32,9 @@ def test_a_client_does_not_notice_that_a_back_end_refuses(pool: Pool) -> None:
     pool.refuse()
     pool.serve(echo, BUSY)
     before = pool.proxy.status()["counters"]["redispatches"]
-    started = time.monotonic()
+    watch = Stopwatch()
     assert answer_to(pool.connect(), b"hello") == b"hello"
-    assert time.monotonic() - started < PROMPT_S / 4
+    assert watch.own_s < PROMPT_S / 4
     assert pool.proxy.status()["counters"]["redispatches"] == before + 1
 
 
@@ -42,11 +43,12 @@ def test_a_back_end_that_drops_syns_is_replaced_after_the_connect_timeout(pool: 
     pool.drop_syns()
     pool.serve(echo, BUSY)
     body = payload(1 * MB)
-    started = time.monotonic()
+    watch = Stopwatch()
     client = pool.connect()
     sending = in_background(client.sendall, body)
     first = receive(client, 1)
-    assert CONNECT_TIMEOUT_S - 0.1 < time.monotonic() - started < CONNECT_TIMEOUT_S + PROMPT_S
+    assert watch.wall_s > CONNECT_TIMEOUT_S - 0.1
+    assert watch.own_s < CONNECT_TIMEOUT_S + PROMPT_S
     assert digest(first + receive(client, len(body) - 1)) == digest(body)
     sending.result()
 
@@ -71,9 +73,9 @@ def test_without_a_back_end_the_client_is_let_go_and_the_log_says_why_once(impat
 
 def assert_let_go_and_logged_once(pool: Pool, reason: str) -> None:
     for _ in range(10):
-        started = time.monotonic()
+        watch = Stopwatch()
         assert receive_all(pool.connect()) == b""
-        assert time.monotonic() - started < PROMPT_S / 4
+        assert watch.own_s < PROMPT_S / 4
     (line,) = [line for line in pool.proxy.log.splitlines() if "turned away" in line]
     assert line.endswith(reason)
 
@@ -82,9 +84,10 @@ def test_when_all_back_ends_drop_syns_the_client_is_let_go_in_time(pool: Pool) -
     for _ in range(4):
         pool.drop_syns()
     client = pool.connect()
-    started = time.monotonic()
+    watch = Stopwatch()
     assert receive_all(client) == b""
-    assert 2 * CONNECT_TIMEOUT_S < time.monotonic() - started < CONNECT_TOTAL_S + 0.2
+    assert watch.wall_s > 2 * CONNECT_TIMEOUT_S
+    assert watch.own_s < CONNECT_TOTAL_S + 0.2
 
 
 @pytest.mark.parametrize("size", [10, 8 * MB])

@@ -21,6 +21,7 @@ from tests.integration.conftest import CARRIERS, Starter, carrier_options
 from tests.integration.keys import Keys
 from tests.integration.logs import failures
 from tests.integration.polling import READY_S, poll
+from tests.integration.stopwatch import Stopwatch
 from tests.integration.twistd import Twistd, run_twistd
 
 FLOOD: Final = 5000
@@ -59,9 +60,9 @@ def test_what_is_no_file_holds_up_no_session(start: Starter, keys: Keys, kind: s
     replace(file, kind)
     proxy.send_signal(signal.SIGUSR2)
     proxy.logged(f"(--keyring {file}: .*; the keys stay as they were)", within_s=LIVELY_S)
-    started = time.monotonic()
+    watch = Stopwatch()
     assert proxy.status()["backends"]
-    assert time.monotonic() - started < LIVELY_S
+    assert watch.own_s < LIVELY_S
 
 
 def count(process: Twistd, text: str) -> int:

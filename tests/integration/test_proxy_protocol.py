@@ -36,6 +36,7 @@ from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
 from tests.integration.servers import echo
 from tests.integration.sockets import connect, receive, receive_all, receive_until_reset, reset
+from tests.integration.stopwatch import Stopwatch
 
 pytestmark = every_carrier
 
@@ -171,10 +172,10 @@ def test_the_header_leaves_at_once_where_the_server_speaks_first(
     listener = pool.listen()
     client = pool.connect()
     server = listener.accept()
-    started = time.monotonic()
+    watch = Stopwatch()
     header = encode(version, address_of(client), pool.proxy.address)
     assert receive(server, len(header)) == header
-    assert time.monotonic() - started < 0.15, "a corked packet leaves after 0.2 s"
+    assert watch.own_s < 0.15, "a corked packet leaves after 0.2 s"
     server.sendall(b"220 ready")
     assert receive(client, 9) == b"220 ready"
     for _ in range(3):
@@ -418,12 +419,13 @@ def test_a_header_that_does_not_come_and_a_reset_within_one(proxies: Proxies, po
     pool = pools(proxies.receiving)
     pool.serve(echo)
     before = pool.proxy.sessions()
-    started = time.monotonic()
+    watch = Stopwatch()
     late = [dial(pool, data) for data in (b"", b"PROXY TCP4 192.0.2.1 ", BINARY[:20])]
     reset(dial(pool, b"PROXY "))
     for client in late:
         assert receive_until_reset(client) == b""
-    assert HEADER_S - 0.5 < time.monotonic() - started < HEADER_S + 2
+    assert watch.wall_s > HEADER_S - 0.5
+    assert watch.own_s < HEADER_S + 2
     poll(lambda: endings(pool.proxy, before) == {"header-timeout": 3, "client-gone": 1}, READY_S, "they are counted")
     assert "sent no whole PROXY header within 5 s: refused" in pool.proxy.log
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.integration.polling import PROMPT_S, in_background, poll
+from tests.integration.polling import PROMPT_S, in_background, poll, result
 from tests.integration.pools import Pool
 from tests.integration.sockets import (
     MB,
@@ -70,7 +70,7 @@ def test_a_reset_by_the_client_in_the_middle_of_an_upload_reaches_the_server(poo
     reading = in_background(receive_until_reset, server)
     client.sendall(payload(1 * MB))
     reset(client)
-    assert payload(1 * MB).startswith(reading.result(PROMPT_S))
+    assert payload(1 * MB).startswith(result(reading, PROMPT_S, "the server is reset"))
 
 
 def test_a_reset_by_the_client_reaches_a_server_that_reads_nothing(pool: Pool) -> None:

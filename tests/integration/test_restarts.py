@@ -30,6 +30,7 @@ from tests.integration.polling import PROMPT_S, READY_S, poll
 from tests.integration.proxies import Proxy
 from tests.integration.servers import Listener
 from tests.integration.sockets import MB, is_readable
+from tests.integration.stopwatch import Stopwatch
 
 SELDOM: Final = ("--interval", "300")
 KEPT_S: Final = 2.5
@@ -221,7 +222,7 @@ def test_a_thousand_rows_are_probed_within_about_a_second(start: Starter) -> Non
         "rproxy", "--listen", f"{LOOPBACK}:0", "--monitor", written(monitor), "--state-file", str(state)
     )
     simulator.run(READY_S, until=lambda: simulator.unprobed < 1024)
-    began = time.monotonic()
+    watch = Stopwatch()
     simulator.run(READY_S, until=lambda: not simulator.unprobed)
-    assert time.monotonic() - began < 3 * PROMPT_S  # half a second where nothing else runs
+    assert watch.own_s < 3 * PROMPT_S  # half a second where nothing else runs
     poll(lambda: proxy.log.count("registered -> up") == 1024, READY_S, "all are up", every_s=0.1)

@@ -28,6 +28,7 @@ from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
 from tests.integration.servers import echo
 from tests.integration.sockets import connect, digest, payload, receive, receive_all, receive_until_reset, reset
+from tests.integration.stopwatch import Stopwatch
 from tests.integration.tls import (
     client_context,
     common_name,
@@ -314,12 +315,12 @@ def test_half_open_handshakes_leave_room_for_others(start: Starter, authority: A
     path = config_file(start.folder, tls_table(authority.issue(LOOPBACK)))
     pool = start.pool("--config", str(path), "--max-connections", str(most))
     pool.serve(echo)
-    started = time.monotonic()
+    watch = Stopwatch()
     flood = [pool.keep(connect(pool.proxy.address)) for _ in range(5 * most)]
     with tls_connect(pool.proxy.address, client_context(authority)) as client:
         client.sendall(b"hello")
         assert receive(client, 5) == b"hello"
-    assert time.monotonic() - started < HANDSHAKE_S / 2
+    assert watch.own_s < HANDSHAKE_S / 2
     pool.proxy.logged("(TLS handshake failed: too many others began one meanwhile)")
     assert len(select.select(flood, [], [], 0)[0]) >= len(flood) - most // 2 - 1
 

@@ -18,6 +18,7 @@ from tests.integration.pools import Pool
 from tests.integration.proxies import Proxy
 from tests.integration.servers import Server, echo
 from tests.integration.sockets import digest, is_readable, payload, receive, receive_all, receive_until_reset, reset
+from tests.integration.stopwatch import Stopwatch
 
 SHORT_S: Final = 1.0
 LATE_S: Final = 0.3
@@ -68,11 +69,12 @@ def test_clients_wait_for_the_first_back_end_and_are_served_when_it_comes(varian
 
 def test_who_has_waited_long_enough_is_let_go_and_the_log_tells_the_sum(variant: Variant, start: Starter) -> None:
     pool = waiting_pool(start, variant, "--wait-for-backend", f"{SHORT_S}")
-    started = time.monotonic()
+    watch = Stopwatch()
     clients = [pool.connect() for _ in range(30)]
     for client in clients:
         assert receive_all(client) == b""
-    assert SHORT_S - 0.05 <= time.monotonic() - started < SHORT_S + LATE_S
+    assert watch.wall_s >= SHORT_S - 0.05
+    assert watch.own_s < SHORT_S + LATE_S
     in_place(pool, 0)
     assert pool.proxy.sessions()["no-backend"] == 30
     pool.proxy.stop()
@@ -131,10 +133,10 @@ def test_a_thousand_are_served_fast_and_spread_over_all_that_come(variant: Varia
     in_place(pool, 1200)
     servers = [Server(lambda connection: connection.sendall(b"!")) for _ in range(3)]
     agents = [FakeAgent(pool.proxy.monitor, server.address[1]) for server in servers]
-    started = time.monotonic()
+    watch = Stopwatch()
     for client in clients:
         assert receive(client, 1) == b"!"
-    assert time.monotonic() - started < 3.0
+    assert watch.own_s < 3.0
     totals = [pool.proxy.backends()[server.address]["total"] for server in servers]
     assert sum(totals) == 1200
     assert min(totals) >= 100, totals
@@ -148,9 +150,9 @@ def test_a_stop_does_not_wait_for_the_waiting(variant: Variant, start: Starter) 
     pool = waiting_pool(start, variant)
     clients = [pool.connect() for _ in range(5)]
     in_place(pool, 5)
-    started = time.monotonic()
+    watch = Stopwatch()
     assert pool.proxy.stop() == -signal.SIGTERM
-    assert time.monotonic() - started < PROMPT_S
+    assert watch.own_s < PROMPT_S
     for client in clients:
         assert receive_all(client) == b""
     assert failures(pool.proxy.log) == []
@@ -174,9 +176,9 @@ def test_the_wait_ends_where_a_back_end_asks_for_clients_again(variant: Variant,
 
 def test_a_proxy_of_which_nobody_is_to_wait_turns_away_at_once(variant: Variant, start: Starter) -> None:
     pool = waiting_pool(start, variant, "--wait-for-backend", "0")
-    started = time.monotonic()
+    watch = Stopwatch()
     assert receive_all(pool.connect()) == b""
-    assert time.monotonic() - started < LATE_S
+    assert watch.own_s < LATE_S
 
 
 def test_to_a_client_whose_bytes_are_lost_no_end_is_a_clean_one(variant: Variant, start: Starter) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from tests.integration.polling import READY_S, STOP_S, poll
+from tests.integration.stopwatch import Stopwatch, remember
 
 PROJECT: Final = Path(__file__).parents[2]
 REACTORS: Final = ("epoll", "asyncio")
@@ -27,6 +28,7 @@ _RUN_TWISTD: Final = (
     "; from twisted.scripts.twistd import run; run()"
 )
 _INSTALL_UVLOOP: Final = "import uvloop; uvloop.install(); "
+_ENDED: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _names = count(1)
 
 
@@ -106,6 +108,8 @@ class Twistd:
 
     @property
     def running(self) -> bool:
+        if self._process.returncode is None and os.waitid(os.P_PID, self.pid, _ENDED):
+            remember(self.pid)
         return self._process.poll() is None
 
     @property
@@ -131,8 +135,13 @@ class Twistd:
         self._process.send_signal(signum)
 
     def wait(self, within_s: float = STOP_S) -> int:
-        """Wait for its exit status, negative for a signal. Raises `TimeoutExpired`."""
-        return self._process.wait(within_s)
+        """Wait for its exit status, negative for a signal. Raises `TimeoutExpired`, see `Stopwatch.own_s`."""
+        watch = Stopwatch()
+        while self.running:
+            if watch.own_s >= within_s:
+                raise subprocess.TimeoutExpired(self._process.args, within_s)
+            time.sleep(0.01)
+        return self._process.wait()
 
     def stop(self, signum: signal.Signals = signal.SIGTERM, within_s: float = STOP_S) -> int:
         self.send_signal(signum)
