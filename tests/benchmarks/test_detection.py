@@ -22,6 +22,8 @@ from tests.benchmarks.detection import (
 )
 from tests.benchmarks.outcomes import Outcome, at_most, exit_status, table
 
+pytestmark = pytest.mark.no_cover
+
 
 def test_calls_run_in_the_order_of_their_times_however_they_were_moved() -> None:
     clock = VirtualTime()

@@ -26,6 +26,8 @@ from tests.fakes import UNLIMITED, CountingPolicy
 from tests.policies.balancing import Balance, policy, shares
 from tests.pool.driving import agent
 
+pytestmark = pytest.mark.no_cover
+
 EXAMPLES = settings(max_examples=25, deadline=None)
 
 

@@ -17,6 +17,8 @@ from tests.policies.balancing import Balance, policy
 from tests.policies.choosing import AFFINITY, NAMES, Turmoil
 from tests.pool.driving import agent
 
+pytestmark = pytest.mark.no_cover
+
 MOST = 64
 RANKED = [name for name in sorted(POLICIES) if isinstance(policy(name), Ranked)]
 

@@ -16,6 +16,8 @@ from rproxy.pool.backend import Backend
 from tests.policies.balancing import Balance, balance_by, policy
 from tests.pool.driving import agent
 
+pytestmark = pytest.mark.no_cover
+
 
 class TestMemory:
     """A policy keeps no more back-ends than the pool has, and a few."""

@@ -15,6 +15,8 @@ from rproxy.pool.backend import Backend, StaticTerms
 from tests.policies.balancing import Balance, policy, shares
 from tests.pool.driving import agent
 
+pytestmark = pytest.mark.no_cover
+
 REPORTS_S: Final = 0.1
 CHECKS_S: Final = 2.0
 CONNECT_MS: Final = 0.3

@@ -27,6 +27,8 @@ from tests.fakes import UNLIMITED
 from tests.policies.balancing import ABSENCES, Balance, balance_by, come_back, leave, policy, shares
 from tests.pool.driving import agent
 
+pytestmark = pytest.mark.no_cover
+
 
 class TestContract:
     def test_an_empty_table_has_nobody_to_choose(self, balance: Balance) -> None:

@@ -11,6 +11,8 @@ from rproxy.pool.policy import NO_EXPLANATION
 from tests.fakes import FakeLink
 from tests.policies.choosing import NAMES, Turmoil
 
+pytestmark = pytest.mark.no_cover
+
 CHOICES = 100_000 // len(NAMES)
 """Of each policy."""
 

@@ -22,6 +22,8 @@ from tests.policies.balancing import Balance, policy
 from tests.policies.test_policies import Machine
 from tests.pool.driving import agent
 
+pytestmark = pytest.mark.no_cover
+
 
 def no_failure() -> None:
     raise AssertionError("the shadow has failed") from None

@@ -8,6 +8,8 @@ import pytest
 
 from rproxy.study.theory import Check, checks, erlang_s, sharing_s, two_choices_s, verify, verify_ages
 
+pytestmark = pytest.mark.no_cover
+
 CHECKS: Final = {check.text: check for check in checks(clients=6_000)}
 QUICK: Final = [name for name in CHECKS if "0.9" not in name]
 """At a load of 0.9 means take long to settle."""

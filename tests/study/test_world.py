@@ -18,6 +18,8 @@ from rproxy.study.reference import AllKnowing
 from rproxy.study.scenarios import SCENARIOS, Scenario, unequal
 from rproxy.study.world import PolicyFailed, Result, World, quantile
 
+pytestmark = pytest.mark.no_cover
+
 WARM_S: Final = 15.0
 """Slow start is over."""
 
