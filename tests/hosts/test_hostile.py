@@ -79,6 +79,7 @@ def spoofed(system: System) -> Iterator[Letter]:
         yield Letter((str(SPOOFED_FIRST + number), AGENT_PORT), proxy, datagram)
 
 
+@pytest.mark.alone  # the flood takes a core, and the proxy the other
 def test_a_hundred_thousand_spoofed_registrations_cost_no_back_end_and_few_probes(
     system: System, forger: Forger
 ) -> None:

@@ -20,7 +20,7 @@ from tests.integration.logs import failures
 from tests.integration.polling import READY_S, poll
 from tests.integration.twistd import environment
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.alone]  # the replays take a core, and the proxy the other
 
 AGENTS: Final = 24
 NETWORK: Final = "10.8.0.0/24"

@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -40,10 +39,18 @@ class Environment:
         self._bin = folder / "venv" / "bin"
         self._elsewhere = folder / "empty"
         self._elsewhere.mkdir()
+        self._has_ours = False
         run(sys.executable, "-m", "venv", self._bin.parent, cwd=folder)
 
-    def pip(self, *arguments: str | Path) -> None:
-        self.run("pip", *arguments)
+    def install(self, wheel: Path) -> None:
+        """Ours, unless it is there."""
+        if not self._has_ours:
+            self.run("pip", "install", wheel)
+            self._has_ours = True
+
+    def uninstall(self) -> None:
+        self.run("pip", "uninstall", "--yes", "rproxy")
+        self._has_ours = False
 
     def run(self, program: str, *arguments: str | Path) -> str:
         return run(self._bin / program, *arguments, cwd=self._elsewhere)
@@ -89,10 +96,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 @pytest.fixture
-def installed(environment: Environment, wheel: Path) -> Iterator[Environment]:
-    environment.pip("install", wheel)
-    yield environment
-    environment.pip("uninstall", "--yes", "rproxy")
+def installed(environment: Environment, wheel: Path) -> Environment:
+    environment.install(wheel)
+    return environment
 
 
 def test_wheel_adds_one_plugin_file_to_twisted_and_replaces_none(wheel: Path) -> None:
@@ -143,16 +149,16 @@ def test_installed_script_prints_a_file_that_it_takes(installed: Environment, tm
 
 def test_after_uninstalling_twisted_works_without_our_commands(installed: Environment) -> None:
     assert installed.listed() == COMMANDS
-    installed.pip("uninstall", "--yes", "rproxy")
+    installed.uninstall()
     assert installed.listed() == set()
     installed.run("python", "-c", "import twisted.plugins, twisted.web")
 
 
 def test_editable_install_is_found_from_any_folder(environment: Environment, source: Path) -> None:
-    environment.pip("install", "--editable", source)
+    environment.run("pip", "install", "--editable", source)
     try:
         found = {folder: environment.listed(folder) for folder in (None, Path("/"), source)}
         environment.run("python", "-c", "import twisted.plugins, twisted.web")
     finally:
-        environment.pip("uninstall", "--yes", "rproxy")
+        environment.uninstall()
     assert found == dict.fromkeys(found, COMMANDS)

@@ -110,10 +110,13 @@ def test_clients_that_never_read_cost_little_memory_and_no_other_clients_time(po
         pool.connect(receive_buffer=SMALL_BUFFER).sendall(b"f")
     poll(blocked, 15, "the server is blocked")
     assert pool.proxy.resident() - before <= 100 * 256 * 1024
+    took_s = []
     for _ in range(10):
         watch = Stopwatch()
         assert answer_to(pool.connect(), b"h") == b"hello"
-        assert watch.own_s < PROMPT_S / 4
+        took_s.append(watch.own_s)
+    assert median(took_s) < PROMPT_S / 4
+    assert max(took_s) < PROMPT_S
 
 
 def test_a_slow_reader_gets_everything_before_the_end_when_the_server_closes(pool: Pool) -> None:
