@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.integration.conftest import Starter, Variant, every_carrier
 from tests.integration.polling import in_background
 from tests.integration.pools import Pool
 from tests.integration.sockets import MB, SMALL_BUFFER
+from tests.integration.stopwatch import Stopwatch
 from tests.integration.streams import Stream, check_stream, flood, send_stream
 
 pytestmark = every_carrier
@@ -98,11 +98,11 @@ def stop_reading(pool: Pool, number: int) -> None:
 
 def transfer_s(pool: Pool) -> float:
     client, server = pool.link()
-    started = time.monotonic()
+    watch = Stopwatch()
     sending = in_background(send_stream, server, BULK)
     assert check_stream(client) == BULK
     sending.result()
-    return time.monotonic() - started
+    return watch.own_s
 
 
 def test_clients_that_never_read_leave_the_user_its_pipes_and_others_their_rate(
