@@ -106,10 +106,11 @@ def test_clients_that_never_read_cost_little_memory_and_no_other_clients_time(po
     pool.serve(serve)
     assert answer_to(pool.connect(), b"h") == b"hello"
     before = pool.proxy.resident()
-    for _ in range(100):
+    number = 50  # a hundred would take the kernel to its limit of memory for TCP, where it drops others' packets, too
+    for _ in range(number):
         pool.connect(receive_buffer=SMALL_BUFFER).sendall(b"f")
     poll(blocked, 15, "the server is blocked")
-    assert pool.proxy.resident() - before <= 100 * 256 * 1024
+    assert pool.proxy.resident() - before <= number * 256 * 1024
     took_s = []
     for _ in range(10):
         watch = Stopwatch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,9 @@ pytestmark = every_carrier
 
 USER: Final = 61234
 """A user without other processes, so that nothing else counts."""
-STOPPED: Final = 200
+STOPPED: Final = 100
+SEND_BUFFER: Final = 256 * 1024
+"""Of servers of these, in bytes."""
 BULK: Final = 150 * MB
 TOLERATED: Final = 4
 """How many times longer a transfer may take: bytes that are copied, at most twice as long, and a busy machine."""
@@ -91,8 +94,12 @@ def pipes_of(pid: int) -> dict[str, int]:
 
 
 def stop_reading(pool: Pool, number: int) -> None:
-    """So many clients that never read what their servers send."""
+    """So many clients that never read what their servers send. The kernel's own buffers are kept small: gigabytes in
+    them take TCP to its limit of memory (tcp_mem), where the kernel drops packets of every connection there is.
+    """
     pairs = [pool.link(client_buffer=SMALL_BUFFER) for _ in range(number)]
+    for _, server in pairs:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     flood({server: Stream(at) for at, (_, server) in enumerate(pairs)})
 
 
