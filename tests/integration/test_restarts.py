@@ -91,7 +91,9 @@ def test_clients_are_served_within_a_second_after_a_restart(
         return {b"one", b"other"} <= words
 
     poll(both_serve, PROMPT_S, "both serve")
-    assert proxy.status()["counters"]["accepted"] == {"probe-response": 2}
+    accepted = proxy.status()["counters"]["accepted"]
+    assert accepted.keys() == {"probe-response"}, "nobody has to register again"
+    assert accepted["probe-response"] >= 2
     assert {service: row["interval_s"] for service, row in proxy.backends().items()} == dict.fromkeys(services, 300.0)
     assert [failures(process.log) for process in (proxy, *agents)] == [[]] * 3
 
