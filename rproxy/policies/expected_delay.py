@@ -43,7 +43,9 @@ class ExpectedDelayPolicy(DelayEstimates):
         seen = ours + place.foreign
         delay = idle = place.idle * place.idle_pace
         if seen >= FRACTION:
-            delay = (place.idle + seen * place.inverse_weight) * place.pace
+            delay = (place.idle + place.foreign * place.inverse_weight) * place.free_pace
+            if ours and delay < (crowded := (place.idle + seen * place.inverse_weight) * place.pace):
+                delay = crowded
             if delay < idle:
                 delay = idle
         if place.long_share:
@@ -91,7 +93,7 @@ class ExpectedDelayPolicy(DelayEstimates):
             "others' sessions": record.foreign,
             "sessions too short": record.ghosts,
             "weight": 1 / record.inverse_weight,
-            "rate": record.brake / record.pace,
+            "rate": record.brake / (record.pace if backend.connections else record.free_pace),
         }
         factors = self._brake.factors(backend, record, now)
         terms |= {f"{name} factor": factor for name, factor in zip(FACTORS, factors, strict=True) if factor != 1}

@@ -521,12 +521,15 @@ def test_no_input_leads_to_anything_but_a_finite_delay(data: st.DataObject) -> N
         assert balance.choose() is not None
 
 
+@pytest.mark.parametrize("tcp", [0, 1, 10])
 @pytest.mark.parametrize(("served_s", "pause_s"), [(0.01, 0.02), (0.002, 0.001), (0.01, 0.1), (0.01, 1.0)])
 @pytest.mark.parametrize("seed", range(8))
 def test_a_few_short_sessions_do_not_make_one_of_three_equal_hosts_the_fastest(
-    served_s: float, pause_s: float, seed: int
+    served_s: float, pause_s: float, seed: int, tcp: int
 ) -> None:
-    """One client at a time, and lengths that are exponential: the first ones of a host may be short by chance."""
+    """One client at a time, and lengths that are exponential: the first ones of a host may be short by chance. Each has
+    as many connections of others, which have just come.
+    """
     rng = Random(seed)
     balance = balance_by("expected-delay")
     backends = balance.all_up(3)
@@ -534,7 +537,7 @@ def test_a_few_short_sessions_do_not_make_one_of_three_equal_hosts_the_fastest(
         if number % 4 == 0:
             for backend in backends:
                 balance.report(
-                    backend, cpu=5 + rng.randrange(-3, 4), memory=30, tcp=0, after_s=rng.uniform(5e-4, 15e-4)
+                    backend, cpu=5 + rng.randrange(-3, 4), memory=30, tcp=tcp, after_s=rng.uniform(5e-4, 15e-4)
                 )
         chosen, lasted_s = balance.open(), rng.expovariate(1 / served_s)
         balance.now += lasted_s
