@@ -18,9 +18,6 @@ from rproxy.policies.session_lengths import FORGIVEN_S, HASTY_IN_A_ROW
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
 
-CPU_STRENGTH: Final = 1.0
-"""Added for each unit of CPU above `cpu-from`: mild, since a host of one core that works is at 100 %, and the count is
-fresher than CPU. 2 and 3 cost 3 to 6 % of p99."""
 MEMORY_STRENGTH: Final = 4.0
 """At `memory-from`, and more of it for each percentage point above: what needs memory there will wait for the disk."""
 MEMORY_HYSTERESIS: Final = 2.0
@@ -41,7 +38,7 @@ class BrakeOptions:
     """`memory_from`, `cpu_from` and `loss_from`, in percent: from where memory, CPU and lost probes count."""
 
     memory_from: float = option(95, 1, 101, "memory in percent from which a back-end is passed over; 101 is never")
-    cpu_from: float = option(50, 0, 100, "CPU in percent from which a back-end counts as slower")
+    cpu_from: float = option(10, 0, 100, "CPU of other programs in percent from which a back-end counts as slower")
     loss_from: float = option(5, 0, 100, "lost probes in percent from which a back-end counts as slower")
 
 
@@ -72,14 +69,14 @@ class Brake:
             record.reason = TOO_SHORT
 
     def factors(self, backend: Backend, record: DelayRecord, now: float) -> tuple[float, ...]:
-        """As named in `FACTORS`. What an agent does not know is taken for the pool's mean, see `PoolMeans.percent`."""
+        """As named in `FACTORS`. Memory that an agent does not know is taken for the pool's mean."""
         options = self._options
-        cpu, loss = backend.cpu, backend.losses.rate
+        loss = backend.losses.rate
         load = self._loads.mean if record.service_load is None else record.service_load
         if backend.state is State.DOWN:  # in a panic it says nothing about the host
             loss = 0.0
         return (
-            1 + CPU_STRENGTH * (cpu - options.cpu_from) / 100 if cpu > options.cpu_from else 1.0,
+            1 / record.left,
             MEMORY_STRENGTH * (1 + max(0.0, backend.memory - options.memory_from)) if record.full else 1.0,
             1 + load / LOAD_SCALE if load else 1.0,
             1 + LOSS_STRENGTH * loss if loss * 100 > options.loss_from else 1.0,

@@ -6,16 +6,33 @@ All that a steady report causes is in this module, so that it takes few calls: a
 from __future__ import annotations
 
 from abc import ABC
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 from typing import Final
 
 from rproxy.policies.brake import MEMORY_HYSTERESIS, Brake, BrakeOptions, note_failure
-from rproxy.policies.delay_record import USUAL_S, DelayRecord
-from rproxy.policies.ranked import Ranked
+from rproxy.policies.delay_record import (
+    CPU_S,
+    CROWDED,
+    EACH_MIN,
+    EACH_UNKNOWN,
+    FULL,
+    IDLE_S,
+    LEFT_MIN,
+    LEFT_STEPS,
+    OTHER_CPU_S,
+    SAMPLE_S,
+    SESSIONS_MIN,
+    SPEED_MAX,
+    SPEED_PRIOR,
+    SPEED_S,
+    USUAL_FOREIGN_S,
+    USUAL_S,
+    VACANT_MIN,
+    DelayRecord,
+)
+from rproxy.policies.delay_weights import DelayWeights
 from rproxy.policies.session_lengths import HASTY_IN_A_ROW, LOG_SHORTEST, SHORTEST_S, SessionLengths
-from rproxy.policies.weights import Weights
 from rproxy.pool.backend import Backend
-from rproxy.wire.pdu import WEIGHT_NORMAL
 
 # The rate of sessions.
 RATE_S: Final = 10.0
@@ -39,37 +56,11 @@ PRIOR_AT_FIRST: Final = 1e6
 GHOSTS_MAX: Final = 100.0
 """Of one back-end: sessions that ended too soon to be believed and still count."""
 
-# Sessions of others: other proxies, and clients that reach the back-end without one.
-IDLE_S: Final = 60.0
-"""Connections that have stayed so long are a service's own pools, and no load."""
-USUAL_FOREIGN_S: Final = 10.0
-"""Over how long the usual number is averaged."""
-
-# CPU carried forward by sessions.
-CPU_S: Final = 10.0
-"""Smoothing of CPU and of the sessions that caused it."""
-CROWDED: Final = 0.75
-"""CPU, as a fraction, from which sessions slow each other down altogether, see `DelayEstimates`."""
-FULL: Final = 1.05
-"""CPU at which a delay would be infinite, as a fraction: measurements err by some points."""
-EACH_MIN: Final = 0.001
-EACH_UNKNOWN: Final = 0.05
-"""CPU of a session, as a fraction of a host: the least, and while the pool has had less than `SESSIONS_MIN`."""
-SESSIONS_MIN: Final = 0.5
-SPEED_S: Final = 300.0
-"""Smoothing for the speed of a host, which hardly changes."""
-SPEED_PRIOR: Final = 5.0
-"""Sessions for which the pool's speed stands in."""
-SPEED_MAX: Final = 3.0
-"""Speeds are held between this and its inverse; their square root divides the delay. Exponents of 1 and 2 overshot."""
 NOTHING: Final = 1e-6
-"""A sum below this is what rounding has left."""
-
-NORMAL_FACTOR: Final = 2.0
-"""The pool's mean weight may be so many times the one that is taken for normal, or the inverse."""
+"""A number below this is what rounding has left."""
 
 
-class DelayEstimates(Ranked, ABC):
+class DelayEstimates(DelayWeights, ABC):
     """Keeps a `DelayRecord` for each back-end.
 
     The rate of a back-end is (departures + prior) / (time + prior / pool's rate). Time is that in which sessions of
@@ -82,6 +73,11 @@ class DelayEstimates(Ranked, ABC):
     Sessions of others are the host's connections that are not ours: fresher than what the other proxies said of
     theirs. What nobody claims is the base, a service's own pools; it falls at once and rises slowly.
 
+    With h the CPU of other programs, and sessions open in the part b of the time, a host of one core reports
+    h + (1 - h) * b, so h is the CPU beyond b over 1 - b, each averaged. The part 1 - h of the time counts for its rate,
+    and divides its delay. A host that is never without a session has an h of 0, as CPU tells nothing: its departures
+    tell. Sessions that wait for something else, and more cores, make h too low.
+
     CPU is carried forward after TiProxy's CPU factor (pkg/balance/factor/factor_cpu.go in pingcap/tiproxy). There, the
     count at the report is subtracted, so that one sample of CPU decides; here, counts are smoothed as CPU is: what it
     has not seen yet of the sessions is then exactly what is added.
@@ -93,7 +89,7 @@ class DelayEstimates(Ranked, ABC):
     def __init__(self, options: BrakeOptions) -> None:
         super().__init__()
         self._brake = Brake(options)
-        self._cpu_from = options.cpu_from
+        self._cpu_from = options.cpu_from / 100 if options.cpu_from < 100 else inf
         self._memory_watched = options.memory_from - MEMORY_HYSTERESIS
         self._rate = RATE_AT_FIRST
         """The pool's, in sessions/s."""
@@ -102,13 +98,10 @@ class DelayEstimates(Ranked, ABC):
         self._lengths = SessionLengths()
         self._others = 0.0
         """Sessions of others on all back-ends."""
+        self._tellers, self._taken = 0, 0.0
+        """Back-ends whose agents tell CPU, and what other programs take of them all, in hosts."""
         self._cpu = self._sessions = self._slow_cpu = self._slow_sessions = 0.0
         """CPU (in hosts) and sessions of all back-ends, smoothed over `CPU_S` and over `SPEED_S`."""
-        self._weights = Weights()
-        self._normal_weight: float = WEIGHT_NORMAL
-        """The weight of which those of back-ends are multiples."""
-        self._weighted = False
-        """Whether registered weights differ."""
 
     def opened(self, backend: Backend, now: float) -> None:
         """See `Policy`."""
@@ -200,10 +193,13 @@ class DelayEstimates(Ranked, ABC):
             record.assume_cpu(max(0.0, 1 - cpu / 100 / CROWDED), self._lengths.long_share, FULL, each)
         else:
             self._hear_cpu(record, cpu / 100, report.counted + record.told_foreign, passed_s)
+        if report.cpu is None or passed_s:
+            self._hear_other_programs(record, None if report.cpu is None else cpu / 100, passed_s)
+            left = record.left
+            record.tie = 1.0 if left == 1 else left * exp(round(-LEFT_STEPS * log(left)) / LEFT_STEPS + NOTHING)
         memory = backend.memory if report.memory is None else report.memory
         if (
-            cpu > self._cpu_from
-            or memory >= self._memory_watched
+            memory >= self._memory_watched
             or report.load is not None
             or self._brake.knows_loads
             or backend.losses.rate
@@ -212,7 +208,7 @@ class DelayEstimates(Ranked, ABC):
         ):
             self._brake.settle(backend, record, self._now)
         else:
-            record.brake, record.full, record.reason = 1.0, False, None
+            record.brake, record.full, record.reason = 1 / record.left, False, None
 
     def _hear_others(
         self, record: DelayRecord, tcp: int | None, counted: int, claimed: int | None, passed_s: float
@@ -264,6 +260,27 @@ class DelayEstimates(Ranked, ABC):
                 speed = (record.slow_sessions + SPEED_PRIOR) * usual / (record.slow_cpu + SPEED_PRIOR * usual)
                 record.inverse_speed = 1 / sqrt(min(SPEED_MAX, max(1 / SPEED_MAX, speed)))
 
+    def _hear_other_programs(self, record: DelayRecord, cpu: float | None, passed_s: float) -> None:
+        """Take in the CPU (a fraction) that a host reports `passed_s` after its last report, None if it knows none."""
+        before = record.left if record.tells_cpu else 1.0
+        if record.tells_cpu is not (cpu is not None):
+            record.tells_cpu = cpu is not None
+            self._tellers += 1 if record.tells_cpu else -1
+        if cpu is None:
+            self._taken += before - 1
+            record.left = 1 - self._taken / self._tellers if self._tellers else 1.0
+            return
+        ours = min(1.0, record.busy_s / passed_s)
+        record.busy_s = 0.0
+        busy = ours + (1 - ours) * min(1.0, record.told_foreign)
+        record.busy = busy = busy + (record.busy - busy) * exp(-passed_s / SAMPLE_S)
+        kept = exp(-passed_s / OTHER_CPU_S)
+        record.beyond = cpu - busy + (record.beyond - cpu + busy) * kept
+        record.vacant = 1 - busy + (record.vacant - 1 + busy) * kept
+        taken = record.beyond / (record.vacant + VACANT_MIN)
+        record.left = max(LEFT_MIN, (1 - taken) / (1 - self._cpu_from)) if taken > self._cpu_from else 1.0
+        self._taken += before - record.left
+
     def _settle_rate(self, record: DelayRecord, now: float) -> None:
         """Forget what is old, and take in the pool's rate."""
         passed_s = now - record.settled_at
@@ -293,27 +310,6 @@ class DelayEstimates(Ranked, ABC):
             record.idle = 1 + record.ghosts * record.inverse_weight
         record.settled_at = now
 
-    def _weigh(self, record: DelayRecord, backend: Backend, weight: float) -> None:
-        """Take in its weight, of which slow start's share is a part, and that of the pool."""
-        weights = self._weights
-        weights.replace(record.registered_weight, backend.base_weight)
-        record.registered_weight, record.weight = backend.base_weight, weight
-        weights.moved = False
-        mean, normal = weights.mean, self._normal_weight
-        if weights.differ is not self._weighted or not normal / NORMAL_FACTOR <= mean <= normal * NORMAL_FACTOR:
-            self._weighted, self._normal_weight = weights.differ, mean
-            for each in self._places.values():
-                self._settle_weight(each)
-            self._enter_all(self._places)
-        self._settle_weight(record)
-
-    def _settle_weight(self, record: DelayRecord) -> None:
-        if record.weight:
-            inverse = self._normal_weight / record.weight
-            record.inverse_weight = 1.0 if inverse == 1 else inverse  # one object for all: records are many
-            record.idle = 1 + record.ghosts * inverse if record.ghosts else 1.0
-            self._set_step(record, record.inverse_weight)
-
     def _new_place(self, backend: Backend) -> DelayRecord:
         record = DelayRecord(backend, self._now)
         record.turn = self._time
@@ -324,6 +320,9 @@ class DelayEstimates(Ranked, ABC):
 
     def _dropped(self, place: DelayRecord) -> None:
         self._others -= place.told_foreign
+        if place.tells_cpu:
+            self._tellers -= 1
+            self._taken -= 1 - place.left
         self._cpu -= place.recent_cpu
         self._sessions -= place.recent_sessions
         self._slow_cpu -= place.slow_cpu
@@ -341,6 +340,7 @@ class DelayEstimates(Ranked, ABC):
         super()._compact()
         records = list(self._places.values())
         self._others = sum(record.told_foreign for record in records)
+        self._taken = sum(1 - record.left for record in records if record.tells_cpu)
         self._cpu = sum(record.recent_cpu for record in records)
         self._sessions = sum(record.recent_sessions for record in records)
         self._slow_cpu = sum(record.slow_cpu for record in records)

@@ -34,6 +34,42 @@ _PACES: Final = [TIE**power for power in range(-7, 42, 2)]
 _IDLE_PACES: Final = [pace for pace in _PACES if pace < 1] + [1.0] + [pace for pace in _PACES if pace > 1]
 """The pace that is taken for each of them: its limit nearer to 1."""
 
+# Sessions of others: other proxies, and clients that reach the back-end without one.
+IDLE_S: Final = 60.0
+"""Connections that have stayed so long are a service's own pools, and no load."""
+USUAL_FOREIGN_S: Final = 10.0
+"""Over how long the usual number is averaged."""
+
+# CPU carried forward by sessions.
+CPU_S: Final = 5.0
+"""Smoothing of CPU and of the sessions that caused it. With 10 s and more, p99 was a tenth higher in `long-one`."""
+CROWDED: Final = 0.75
+"""CPU, as a fraction, from which sessions slow each other down altogether, see `DelayEstimates`."""
+FULL: Final = 1.05
+"""CPU at which a delay would be infinite, as a fraction: measurements err by some points."""
+EACH_MIN: Final = 0.001
+EACH_UNKNOWN: Final = 0.05
+"""CPU of a session, as a fraction of a host: the least, and while the pool has had less than `SESSIONS_MIN`."""
+SESSIONS_MIN: Final = 0.5
+SPEED_S: Final = 300.0
+"""Smoothing for the speed of a host, which hardly changes."""
+SPEED_PRIOR: Final = 5.0
+"""Sessions for which the pool's speed stands in."""
+SPEED_MAX: Final = 3.0
+"""Speeds are held between this and its inverse; their square root divides the delay. Exponents of 1 and 2 overshot."""
+
+# CPU of other programs.
+SAMPLE_S: Final = 0.5
+"""An agent measures CPU over about so long."""
+OTHER_CPU_S: Final = 1.0
+"""Smoothing of what other programs take. With 2 s, p99 was 10 % higher where the load is light."""
+VACANT_MIN: Final = 0.05
+"""Added to the part of the time without sessions: where that is short, CPU tells little of other programs."""
+LEFT_MIN: Final = 0.1
+"""Other programs are believed to leave at least this part of the CPU."""
+LEFT_STEPS: Final = 8
+"""For idle back-ends, what they leave is rounded to a power of e^(1 / this), 13 %: what differs by noise is equal."""
+
 
 class DelayRecord(Place):
     """The figures of one back-end. Those that its rank is made of are settled at its reports, and named first.
@@ -44,7 +80,10 @@ class DelayRecord(Place):
     __slots__ = (
         "apart",
         "base",
+        "beyond",
         "brake",
+        "busy",
+        "busy_s",
         "calm",
         "cpu_each",
         "cpu_room",
@@ -65,6 +104,7 @@ class DelayRecord(Place):
         "inverse_speed",
         "inverse_weight",
         "least_s",
+        "left",
         "log_length",
         "log_lengths",
         "log_rate",
@@ -87,12 +127,15 @@ class DelayRecord(Place):
         "slow_sessions",
         "spent_at",
         "spent_s",
+        "tells_cpu",
+        "tie",
         "told_at",
         "told_foreign",
         "usual_finished",
         "usual_foreign",
         "usual_pace",
         "usual_spent_s",
+        "vacant",
         "weight",
     )
 
@@ -134,6 +177,10 @@ class DelayRecord(Place):
         """How far sessions slow each other down, and how far they do not: together 1."""
         self.calm = 0.0
         """How far it is judged as if it were idle while only others have sessions on it: 1 with little CPU."""
+        self.left = 1.0
+        """The part of its CPU that other programs leave, see `DelayEstimates`."""
+        self.tie = 1.0
+        """What rounds 1 / `left` for the pace of the idle back-end: what differs by noise is equal."""
         self.pool_rate = 1.0
         """As it was at its last report, in sessions/s."""
         self.settled_at = now
@@ -146,6 +193,15 @@ class DelayRecord(Place):
         """Its time for a session relative to the pool's over `USUAL_S`, in steps; 1 where it may be equal."""
         self.log_rate = self.rate_weight = 0.0
         """Logarithm of its rate then, times its weight in the pool's; and that weight."""
+        # CPU of other programs.
+        self.tells_cpu = False
+        """Whether its last report had any."""
+        self.busy_s = 0.0
+        """Time since its last report in which sessions of ours were open."""
+        self.busy = 0.0
+        """The part of the time in which sessions were open, as the CPU that it reports shows it."""
+        self.beyond, self.vacant = 0.0, 1.0
+        """CPU beyond `busy`, and time without sessions, as fractions, smoothed over `OTHER_CPU_S`."""
         # Ends of sessions.
         self.ended = 0
         self.log_lengths = 0.0
@@ -188,21 +244,29 @@ class DelayRecord(Place):
     @property
     def aged(self) -> tuple[float, ...]:
         """What `pass_time` changes; setting it takes that back."""
-        return self.spent_s, self.spent_at, self.foreign, self.grows_at, self.pace, self.idle_pace, self.free_pace
+        paces = self.pace, self.idle_pace, self.free_pace
+        return self.spent_s, self.busy_s, self.spent_at, self.foreign, self.grows_at, *paces
 
     @aged.setter
     def aged(self, kept: tuple[float, ...]) -> None:
-        self.spent_s, self.spent_at, self.foreign, self.grows_at, self.pace, self.idle_pace, self.free_pace = kept
+        self.spent_s, self.busy_s, self.spent_at, self.foreign, self.grows_at, *paces = kept
+        self.pace, self.idle_pace, self.free_pace = paces
 
     def count_time(self, before: int, now: float) -> None:
-        """Count the time since the last call, in which `before` sessions of ours were open."""
+        """Count the time since the last call, in which `before` sessions of ours were open.
+
+        What other programs took of it is not time that the host spent on sessions.
+        """
         if before:
-            self.spent_s += (now - self.spent_at) * before * (self.shared / (before + self.foreign) + self.apart)
+            passed_s = now - self.spent_at
+            self.busy_s += passed_s
+            self.spent_s += passed_s * before * (self.shared / (before + self.foreign) + self.apart) * self.left
         self.spent_at = now
 
     def limit_growth(self, sessions: int, now: float) -> None:
         """Have the time counted once it has grown by `GROWTH` with so many sessions of ours, if not earlier."""
-        grows_at = now + GROWTH * self.spent_s / (sessions * (self.shared / (sessions + self.foreign) + self.apart))
+        growth = sessions * (self.shared / (sessions + self.foreign) + self.apart) * self.left
+        grows_at = now + GROWTH * self.spent_s / growth
         if grows_at < self.grows_at:
             self.grows_at = grows_at
 
@@ -213,7 +277,7 @@ class DelayRecord(Place):
             self.spent_s = self.least_s * finished
         pace = self.spent_s / finished * self.pool_rate
         self.pace = pace * self.brake
-        self.idle_pace = self.usual_pace * self.brake
+        self.idle_pace = self.usual_pace * self.brake * self.tie
         self.free_pace = self.pace
         if self.calm and pace:
             self.free_pace *= (self.usual_pace / pace) ** self.calm

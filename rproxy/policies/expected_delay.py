@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from rproxy.policies.brake import FACTORS
-from rproxy.policies.delay_estimates import FULL, DelayEstimates
-from rproxy.policies.delay_record import DelayRecord
+from rproxy.policies.delay_estimates import DelayEstimates
+from rproxy.policies.delay_record import FULL, DelayRecord
 from rproxy.policies.ranked import Rank
 from rproxy.pool.backend import Backend
 from rproxy.pool.policy import Explanation

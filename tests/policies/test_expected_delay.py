@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from random import Random
 
 import pytest
@@ -84,6 +85,14 @@ class TestSessions:
         before = delay(balance, busy)
         balance.now += 60
         assert delay(balance, busy) > before + 5
+
+
+def report_for(balance: Balance, seconds: float, figures: Mapping[Backend, Mapping[str, int | None]]) -> None:
+    """Each of them tells its figures every 0.1 s for that long."""
+    for _ in range(round(seconds * 10)):
+        balance.now += 0.1
+        for backend, told in figures.items():
+            balance.report(backend, after_s=0, **told)
 
 
 class TestRate:
@@ -267,7 +276,8 @@ class TestBrake:
                 balance.report(backend)
             if not figures:
                 balance.lose(balance.probe(backend))
-            balance.report(backend, **figures)
+            for _ in range(30):
+                balance.report(backend, after_s=0.1, **figures)
             delays.append(delay(balance, backend))
         assert delays[1] > delays[0]
 
@@ -301,6 +311,77 @@ class TestBrake:
         balance.down(lossy)
         assert (lossy.state, lossy.eligible) == (State.DOWN, True)
         assert delay(balance, lossy) == delay(balance, other)
+
+
+class TestOtherPrograms:
+    """CPU that no sessions account for slows down those that come."""
+
+    def half_busy(self, balance: Balance, backend: Backend, other: Backend, seconds: float) -> None:
+        """A session of ours is open in half of the time, and takes all CPU."""
+        for _ in range(round(seconds * 2)):
+            balance.open(other)
+            report_for(balance, 0.2, {backend: {"cpu": 50, "tcp": 1}})
+            balance.close(backend, served_s=0.2)
+            report_for(balance, 0.2, {backend: {"cpu": 50, "tcp": 0}})
+
+    def factor(self, balance: Balance, backend: Backend) -> float:
+        return balance.pool.explain(backend, balance.now).terms.get("CPU factor", 1.0)
+
+    def test_an_idle_host_is_as_slow_as_they_make_it(self, balance: Balance) -> None:
+        taken, free = balance.all_up(2)
+        report_for(balance, 5.0, {taken: {"cpu": 64}, free: {"cpu": 4}})
+        assert self.factor(balance, taken) == pytest.approx(0.9 / 0.36, rel=0.1)
+        assert self.factor(balance, free) == 1
+        assert set(balance.serve(20, held=False)) == {free}
+        assert shares(balance.serve(3, held=True), [taken, free]) == [1, 2]
+
+    def test_it_is_known_soon_and_forgotten_soon(self, balance: Balance) -> None:
+        backend, other = balance.all_up(2)
+        report_for(balance, 10.0, {backend: {"cpu": 5}, other: {"cpu": 5}})
+        report_for(balance, 1.0, {backend: {"cpu": 80}})
+        assert self.factor(balance, backend) > 1.5
+        report_for(balance, 2.5, {backend: {"cpu": 5}})
+        assert self.factor(balance, backend) == 1
+
+    def test_our_sessions_take_what_they_take(self, balance: Balance) -> None:
+        backend, other = balance.all_up(2)
+        self.half_busy(balance, backend, other, 10.0)
+        assert self.factor(balance, backend) == 1
+
+    def test_so_do_those_of_others(self, balance: Balance) -> None:
+        backend, _ = balance.all_up(2)
+        for _ in range(10):
+            report_for(balance, 0.3, {backend: {"cpu": 50, "tcp": 1, "others": 1}})
+            report_for(balance, 0.3, {backend: {"cpu": 50, "tcp": 0, "others": 0}})
+        assert self.factor(balance, backend) == 1
+
+    def test_of_a_host_without_a_pause_cpu_tells_nothing(self, balance: Balance) -> None:
+        backend, other = balance.all_up(2)
+        report_for(balance, 5.0, {backend: {"cpu": 80}})
+        assert self.factor(balance, backend) > 3
+        balance.open(other)
+        report_for(balance, 8.0, {backend: {"cpu": 100, "tcp": 1}})
+        assert self.factor(balance, backend) == 1
+
+    def test_noise_does_not_part_hosts_that_are_taken_alike(self, balance: Balance) -> None:
+        backends = balance.all_up(3)
+        rng, served = Random(4), []
+        for _ in range(600):
+            report_for(balance, 0.1, {each: {"cpu": rng.randrange(47, 54)} for each in backends})
+            served.append(work(balance, 0.003))
+        assert max(shares(served, backends)) <= 300
+
+    def test_one_that_tells_no_cpu_is_taken_for_average(self, balance: Balance) -> None:
+        blind, *others = balance.all_up(4)
+        report_for(balance, 5.0, {blind: {"cpu": None}, **{each: {"cpu": 60} for each in others}})
+        assert self.factor(balance, blind) == pytest.approx(self.factor(balance, others[0]), rel=0.01)
+        assert self.factor(balance, blind) > 1.8
+
+    def test_an_option_switches_it_off(self) -> None:
+        balance = Balance(make_policy("expected-delay", {"cpu-from": "100"}, Random(1)))
+        backend, _ = balance.all_up(2)
+        report_for(balance, 5.0, {backend: {"cpu": 100}})
+        assert self.factor(balance, backend) == 1
 
 
 class TestFailures:
@@ -434,6 +515,7 @@ class TestExplain:
 
     def test_its_terms_are_those_that_matter(self, balance: Balance) -> None:
         backend, other = balance.all_up(2)
+        report_for(balance, 3.0, {backend: {"cpu": 100}})
         balance.open(other)
         balance.report(backend, cpu=100, memory=97, load=20, tcp=1)
         terms = balance.pool.explain(backend, balance.now).terms
@@ -443,7 +525,7 @@ class TestExplain:
             "sessions too short": 0,
             "weight": 1,
             "rate": pytest.approx(1, abs=0.01),
-            "CPU factor": 1.5,
+            "CPU factor": pytest.approx(10, rel=0.06),
             "memory factor": 12,
             "service load factor": 3,
         }
@@ -475,6 +557,8 @@ class TestSums:
         (place,) = ranked._places.values()
         assert ranked._others == pytest.approx(place.told_foreign, abs=1e-6)
         assert ranked._cpu == pytest.approx(place.recent_cpu, abs=1e-6)
+        assert ranked._tellers == 1
+        assert ranked._taken == pytest.approx(1 - place.left, abs=1e-6)
         assert ranked._slow_sessions == pytest.approx(place.slow_sessions, abs=1e-6)
         assert (ranked._weights.mean, ranked._weights.differ) == (100, False)
         assert not ranked._brake.knows_loads
@@ -483,11 +567,12 @@ class TestSums:
         backends = balance.all_up(3)
         ranked = balance.policy
         assert isinstance(ranked, ExpectedDelayPolicy)
-        ranked._cpu = ranked._others = ranked._log_rates = 1e9
+        ranked._cpu = ranked._others = ranked._log_rates = ranked._taken = 1e9
         ranked._compact()
         assert ranked._cpu == sum(ranked._places[each].recent_cpu for each in backends)
         assert ranked._others == 0
         assert ranked._log_rates == 0
+        assert ranked._taken == 0
 
 
 FIGURE = st.none() | st.sampled_from([0, 1, 50, 99, 100])
