@@ -122,7 +122,7 @@ class ReportPolicy(Ranked):
         sessions = max(others + backend.connections, 0)
         parts = terms(
             rtt_ms=max(backend.rtt_ms, RTT_NOISE_MS),
-            tcp=_unclaimed(backend) + sessions * WEIGHT_NORMAL / backend.base_weight,
+            tcp=unclaimed(backend) + sessions * WEIGHT_NORMAL / backend.base_weight,
             loss=loss,
             cpu=cpu,
             memory=memory,
@@ -167,11 +167,11 @@ class ReportPolicy(Ranked):
         rtt_ms = max(backend.rtt_ms, RTT_NOISE_MS)
         if cpu is None or memory is None:
             cpu, memory = backend.cpu, backend.memory
-        own = _unclaimed(backend)
+        own = unclaimed(backend)
         steps = unsaturated(rtt_ms=rtt_ms, tcp=own, loss=loss, cpu=cpu, memory=memory) / SCORE_RESOLUTION + _ROUNDING
         if is_saturated(self._saturation, loss=loss, cpu=cpu, memory=memory):
             steps += SATURATED_VALUE / SCORE_RESOLUTION
-        others = _foreign(backend) - own
+        others = foreign(backend) - own
         term = TCP_TERM / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.base_weight
         return steps, term, term * (1 / backend.share - 1), others, unknown
 
@@ -184,15 +184,15 @@ class ReportPolicy(Ranked):
         return max(steps, now[0]), term, starting, max(others, now[3]), unknown
 
 
-def _foreign(backend: Backend) -> float:
+def foreign(backend: Backend) -> float:
     """The host's connections that are not our sessions: below 0 if some of these had not been counted yet."""
     report = backend.report
     return backend.others if report.tcp is None else report.tcp - report.counted
 
 
-def _unclaimed(backend: Backend) -> float:
+def unclaimed(backend: Backend) -> float:
     """Those of them that are no sessions of other proxies either."""
-    return max(0, _foreign(backend) - (backend.report.others or 0))
+    return max(0, foreign(backend) - (backend.report.others or 0))
 
 
 def _loss(backend: Backend) -> float:

@@ -10,7 +10,7 @@ import attrs
 
 from rproxy.policies.formula import SATURATION, is_saturated
 from rproxy.policies.own_options import option
-from rproxy.policies.report import RTT_NOISE_MS, SCORE_RESOLUTION, ReportPolicy
+from rproxy.policies.report import RTT_NOISE_MS, SCORE_RESOLUTION, ReportPolicy, foreign, unclaimed
 from rproxy.pool.backend import Backend
 from rproxy.pool.states import State
 from rproxy.wire.pdu import WEIGHT_NORMAL
@@ -44,8 +44,10 @@ class FormulaPolicy(ReportPolicy):
         factors, report = self._factors, backend.report
         loss = 0.0 if backend.state is State.DOWN else backend.losses.rate
         cpu, memory = backend.cpu, backend.memory
+        own = unclaimed(backend)
         total = (
             factors.rtt * max(backend.rtt.last_ms or 0.0, RTT_NOISE_MS) / 20
+            + factors.tcp * own / 10
             + factors.loss * loss / 0.01
             + factors.cpu * cpu / 10
             + factors.memory * memory / 10
@@ -55,4 +57,4 @@ class FormulaPolicy(ReportPolicy):
             steps += _SATURATED
         term = factors.tcp / 10 / SCORE_RESOLUTION * WEIGHT_NORMAL / backend.base_weight
         unknown = report.cpu is None or report.memory is None or report.tcp is None
-        return steps, term, term * (1 / backend.share - 1), backend.others, unknown
+        return steps, term, term * (1 / backend.share - 1), foreign(backend) - own, unknown
