@@ -42,6 +42,8 @@ UNREAD_BYTES: Final = 65536
 """SO_SNDBUF of each connection; the kernel doubles it."""
 _ABSOLUTE: Final = re.compile(rb"(?i)https?://(?P<authority>[^/?#]*)/?")
 """A target with a host, which counts rather than `Host` (RFC 9112, 3.2.2); some HTTP proxies send it."""
+_TARGET: Final = re.compile(rb"[!-~]+")
+_VERSIONS: Final = {b"HTTP/1.0", b"HTTP/1.1"}
 
 
 class Request(server.Request):
@@ -78,12 +80,19 @@ class Request(server.Request):
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if len(path) > TARGET_MAX:  # slow to parse as well
             self.channel.refuse(HTTPStatus.REQUEST_URI_TOO_LONG)
+        elif version not in _VERSIONS or not _TARGET.fullmatch(path) or self._has_nul():
+            self.channel.refuse(HTTPStatus.BAD_REQUEST)  # Twisted 24.3 takes these
         else:
             self.requestHeaders.removeHeader(b"content-type")  # else Twisted would parse the body of a form
             if absolute := _ABSOLUTE.match(path):
                 self.requestHeaders.setRawHeaders(b"host", [absolute["authority"]])
                 path = b"/" + path[absolute.end() :]
             super().requestReceived(command, path, version)
+
+    def _has_nul(self) -> bool:
+        """Whether a field's value has a NUL, which RFC 9110, 5.5, forbids."""
+        fields = self.requestHeaders.getAllRawHeaders()
+        return any(b"\0" in value for _, values in fields for value in values)
 
     def process(self) -> None:
         """As Twisted's, except that it does not answer what is asked of `ASTERISK` itself."""
