@@ -190,7 +190,7 @@ class DelayEstimates(DelayWeights, ABC):
         cpu = backend.cpu if report.cpu is None else report.cpu
         if report.cpu is None and backend.static is not None:
             each = max(EACH_MIN, self._cpu / self._sessions) if self._sessions > SESSIONS_MIN else EACH_UNKNOWN
-            record.assume_cpu(max(0.0, 1 - cpu / 100 / CROWDED), self._lengths.long_share, FULL, each)
+            record.assume_cpu(min(1.0, cpu / 100 / CROWDED), self._lengths.long_share, FULL, each)
         else:
             self._hear_cpu(record, cpu / 100, report.counted + record.told_foreign, passed_s)
         if report.cpu is None or passed_s:
@@ -208,7 +208,9 @@ class DelayEstimates(DelayWeights, ABC):
         ):
             self._brake.settle(backend, record, self._now)
         else:
-            record.brake, record.full, record.reason = 1 / record.left, False, None
+            left = record.left
+            record.brake = 1.0 if left == 1 else 1 / left  # one object for all: records are many
+            record.full, record.reason = False, None
 
     def _hear_others(
         self, record: DelayRecord, tcp: int | None, counted: int, claimed: int | None, passed_s: float
@@ -224,7 +226,7 @@ class DelayEstimates(DelayWeights, ABC):
             if unclaimed < 0:
                 unclaimed = 0.0
             base = unclaimed if record.base is None else record.base
-            risen = base + (unclaimed - base) * min(1.0, passed_s / IDLE_S)
+            risen = base + (unclaimed - base) * (passed_s / IDLE_S if passed_s < IDLE_S else 1)
             record.base = base = unclaimed if unclaimed < risen else risen
             foreign -= base
         elif claimed is not None:
@@ -232,7 +234,8 @@ class DelayEstimates(DelayWeights, ABC):
         else:
             foreign = max(0.0, self._others / len(self._places))
         record.told_foreign = record.foreign = foreign or 0.0
-        record.usual_foreign += (foreign - record.usual_foreign) * min(1.0, passed_s / USUAL_FOREIGN_S)
+        risen = foreign - record.usual_foreign
+        record.usual_foreign += risen * passed_s / USUAL_FOREIGN_S if passed_s < USUAL_FOREIGN_S else risen
         record.fades_s = self._lengths.scale_s
         self._others += foreign - before
 
@@ -248,8 +251,8 @@ class DelayEstimates(DelayWeights, ABC):
             self._sessions += record.recent_sessions - m
             self._slow_cpu += record.slow_cpu - slow_u
             self._slow_sessions += record.slow_sessions - slow_m
-        record.apart = max(0.0, 1 - record.recent_cpu / CROWDED)
-        record.shared = 1 - record.apart
+        shared = record.recent_cpu / CROWDED
+        record.shared = shared if shared < 1 else 1.0
         record.long_share = self._lengths.long_share
         if record.long_share:
             each = max(EACH_MIN, self._cpu / self._sessions) if self._sessions > SESSIONS_MIN else EACH_UNKNOWN
@@ -270,16 +273,17 @@ class DelayEstimates(DelayWeights, ABC):
             self._taken += before - 1
             record.left = 1 - self._taken / self._tellers if self._tellers else 1.0
             return
-        ours = min(1.0, record.busy_s / passed_s)
+        busy = 1.0
+        if record.told_foreign < 1 and record.busy_s < passed_s:
+            busy -= (1 - record.busy_s / passed_s) * (1 - record.told_foreign)
         record.busy_s = 0.0
-        busy = ours + (1 - ours) * min(1.0, record.told_foreign)
         record.busy = busy = busy + (record.busy - busy) * exp(-passed_s / SAMPLE_S)
         kept = exp(-passed_s / OTHER_CPU_S)
-        record.beyond = cpu - busy + (record.beyond - cpu + busy) * kept
-        record.vacant = 1 - busy + (record.vacant - 1 + busy) * kept
-        taken = record.beyond / (record.vacant + VACANT_MIN)
-        record.left = max(LEFT_MIN, (1 - taken) / (1 - self._cpu_from)) if taken > self._cpu_from else 1.0
-        self._taken += before - record.left
+        record.beyond = beyond = cpu - busy + (record.beyond - cpu + busy) * kept
+        record.vacant = vacant = 1 - busy + (record.vacant - 1 + busy) * kept
+        taken = beyond / (vacant + VACANT_MIN)
+        record.left = left = max(LEFT_MIN, (1 - taken) / (1 - self._cpu_from)) if taken > self._cpu_from else 1.0
+        self._taken += before - left
 
     def _settle_rate(self, record: DelayRecord, now: float) -> None:
         """Forget what is old, and take in the pool's rate."""

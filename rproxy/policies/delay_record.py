@@ -78,7 +78,6 @@ class DelayRecord(Place):
     """
 
     __slots__ = (
-        "apart",
         "base",
         "beyond",
         "brake",
@@ -173,8 +172,8 @@ class DelayRecord(Place):
         """The prior's parts of `finished` and `spent_s`."""
         self.least_s = 0.0
         """The least time that a session is believed to take."""
-        self.shared, self.apart = 1.0, 0.0
-        """How far sessions slow each other down, and how far they do not: together 1."""
+        self.shared = 1.0
+        """How far sessions slow each other down, from 0 to 1."""
         self.calm = 0.0
         """How far it is judged as if it were idle while only others have sessions on it: 1 with little CPU."""
         self.left = 1.0
@@ -260,12 +259,13 @@ class DelayRecord(Place):
         if before:
             passed_s = now - self.spent_at
             self.busy_s += passed_s
-            self.spent_s += passed_s * before * (self.shared / (before + self.foreign) + self.apart) * self.left
+            shared = self.shared
+            self.spent_s += passed_s * before * (shared / (before + self.foreign) + 1 - shared) * self.left
         self.spent_at = now
 
     def limit_growth(self, sessions: int, now: float) -> None:
         """Have the time counted once it has grown by `GROWTH` with so many sessions of ours, if not earlier."""
-        growth = sessions * (self.shared / (sessions + self.foreign) + self.apart) * self.left
+        growth = sessions * (self.shared / (sessions + self.foreign) + 1 - self.shared) * self.left
         grows_at = now + GROWTH * self.spent_s / growth
         if grows_at < self.grows_at:
             self.grows_at = grows_at
@@ -298,11 +298,11 @@ class DelayRecord(Place):
             self.limit_growth(after, now)
         self.set_pace()
 
-    def assume_cpu(self, apart: float, long_share: float, room: float, each: float) -> None:
+    def assume_cpu(self, shared: float, long_share: float, room: float, each: float) -> None:
         """Take the CPU of a host that has no agent for usual: `room` without sessions, of which each takes `each` on
         other hosts.
         """
-        self.apart, self.shared, self.long_share = apart, 1 - apart, long_share
+        self.shared, self.long_share = shared, long_share
         self.cpu_room, self.cpu_each = room, each * self.inverse_weight
 
     def settle_pace(self, finished: float, spent_s: float, kept: float, prior: float, rate: float) -> None:

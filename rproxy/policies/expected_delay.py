@@ -43,9 +43,12 @@ class ExpectedDelayPolicy(DelayEstimates):
         seen = ours + place.foreign
         delay = idle = place.idle * place.idle_pace
         if seen >= FRACTION:
-            delay = (place.idle + place.foreign * place.inverse_weight) * place.free_pace
-            if ours and delay < (crowded := (place.idle + seen * place.inverse_weight) * place.pace):
-                delay = crowded
+            if ours:
+                delay = (place.idle + seen * place.inverse_weight) * place.pace
+            if (place.calm or not ours) and delay < (
+                free := (place.idle + place.foreign * place.inverse_weight) * place.free_pace
+            ):
+                delay = free
             if delay < idle:
                 delay = idle
         if place.long_share:
