@@ -217,6 +217,16 @@ def test_a_services_name_is_shown_at_any_width(page: Chrome) -> None:
         assert page.run(f"{widest}; return {fits}"), width
 
 
+def test_a_backends_name_is_shown_at_any_width(page: Chrome) -> None:
+    """With one service, and with several, whose names have a column of their own."""
+    beyond = "(name) => name.getBoundingClientRect().right > name.closest('td').getBoundingClientRect().right"
+    cut = f"return [...document.querySelectorAll('#rows tbody .name')].filter({beyond}).map((name) => name.innerText)"
+    for width in (320, 350, 375, *range(380, 1800, 30)):
+        page.resize_to(width, 900)
+        for change in ("add", "remove"):
+            assert page.run(f"document.body.classList.{change}('one-service'); {cut}") == [], (width, change)
+
+
 def test_it_is_printed_dark_on_light(page: Chrome) -> None:
     page.prefer("dark", media="print")
     channels = page.run("return getComputedStyle(document.body).color.match(/[0-9]+/g).map(Number)")
