@@ -29,8 +29,13 @@ def mistakes(config: ProxyConfig, options: OptionValues, file: FileValues) -> It
     if file.proxy is not None:
         yield from _timing(config, options, file.proxy.keys() | options.proxy.keys())
         yield from unguarded(config)
-    if not config.takes_agents and config.demo:
+    if config.demo and not config.takes_agents:
         yield ConfigError("no service takes agents, which the demo's back-ends have", config.key("demo"))
+    elif config.demo and all(service.service_port is not None for service in config.services if service.takes_agents):
+        yield ConfigError(
+            "its back-ends have any ports; only the service of a file of one, without backend-port, takes those",
+            config.key("demo"),
+        )
     if options.shadow_options and all(service.shadow is None for service in config.services):
         yield ConfigError("is of use only with a shadow policy, which --shadow names", "--shadow-option")
     if file.services:
