@@ -85,15 +85,19 @@ def _rtt_ms(row: Row) -> float | None:
 
 def _backend(row: Row) -> str:
     why = row["passed_over"] or row["said"]
-    figures = f"{row['state']} · {significant(row['score'])} · {milliseconds(_rtt_ms(row))} ms"
+    figures = f"{_state_name(row)} · {significant(row['score'])} · {milliseconds(_rtt_ms(row))} ms"
     note = why or (figures if row["state"] == "up" else _since_when(row))
     marked = ' data-why="yes"' if why else ""
     name = escape(written((row["address"], row["port"])))
     return f'<i class="dot"></i><b class="name">{name}</b> <span class="note"{marked}>{escape(note)}</span>'
 
 
+def _state_name(row: Row) -> str:
+    return "full" if row.get("full") else str(row["state"])
+
+
 def _state(row: Row) -> str:
-    state = "full" if row.get("full") else row["state"]
+    state = _state_name(row)
     return _pill(state, state)
 
 

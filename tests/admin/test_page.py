@@ -107,6 +107,16 @@ def test_backends_and_services_are_tables_without_scripts() -> None:
     assert (named["Service"], named["State"], named["In use"]) == ("default", "serving", "1 of 2")
 
 
+def test_a_full_backend_is_called_full_in_its_row_and_in_its_note() -> None:
+    bench = Bench()
+    confirm(bench.pool, registered(bench.pool, "10.0.0.1"), token=1)
+    bench.pool.limit_each(1, 0.0)
+    bench.pool.choose(3.0)
+    heads, row = bench.tables()["rows"]
+    shown = dict(zip(heads, row, strict=True))
+    assert (shown["State"], shown["Back-end"].partition(":80")[2].partition(" ")[0]) == ("full", "full")
+
+
 def test_a_service_without_a_backend_says_so() -> None:
     assert Bench().tables()["services"][1][1] == "no back-end"
 

@@ -34,7 +34,7 @@ export const CELLS = {
       const [, opener, , note] = cell.childNodes;
       show(opener, name);
       const why = row.passed_over || row.said || "";
-      const figures = [row.state, format.significant(row.score), `${format.milliseconds((row.srtt_ms ?? row.rtt_ms))} ms`];
+      const figures = [row.full ? "full" : row.state, format.significant(row.score), `${format.milliseconds(row.srtt_ms ?? row.rtt_ms)} ms`];
       show(note, why || (row.state === "up" ? figures.join(" · ") : sinceText(entry)));
       attribute(opener, "title", name);
       attribute(note, "data-why", why && "yes");
