@@ -22,6 +22,8 @@ from rproxy.pool.rows import Rows
 from rproxy.pool.states import Event, Override, State
 from rproxy.wire.agent_check import READY, UP, Reply
 
+_UNTRIED: Final = "it is not checked"
+"""Why a back-end without checks comes up: at the start, and after its hold-down."""
 _WEIGHT_MIN: Final = 1
 """Of a registration: one whose weight is 0 drains."""
 
@@ -106,8 +108,9 @@ class StaticRows:
             backend.answered_at = now
             backend.rtt.add(rtt_ms, now)
         if risen:
-            return Event.RISEN, f"passed {RISE} checks in a row"
-        return (None if backend.state is State.UP else Event.ANSWERED), "passed a check"
+            return Event.RISEN, _UNTRIED if rtt_ms is None else f"passed {RISE} checks in a row"
+        event = None if backend.state is State.UP else Event.ANSWERED
+        return event, _UNTRIED if rtt_ms is None else "passed a check"
 
     def _miss(self, backend: Backend, now: float, failure: str) -> tuple[Event | None, str]:
         event, misses = miss(backend, now), backend.health.misses

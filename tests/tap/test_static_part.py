@@ -85,7 +85,7 @@ def test_the_lines_of_a_named_service_name_it() -> None:
     lines = texts(events)
     assert "web: static back-end(s) added: 10.0.0.1:80, 127.0.0.1:8080" in lines
     assert "web: no back-end: 127.0.0.1:8080 leads to this proxy itself" in lines
-    assert "web: back-end 10.0.0.1:80: registered -> up (passed a check; static)" in lines
+    assert "web: back-end 10.0.0.1:80: registered -> up (it is not checked; static)" in lines
 
 
 @pytest.mark.parametrize(("source", "peer"), [("127.0.0.9", "127.0.0.9"), ("client", "127.0.0.1"), (None, "127.0.0.1")])
