@@ -33,7 +33,7 @@ def mistakes(config: ProxyConfig, options: OptionValues, file: FileValues) -> It
         yield ConfigError("no service takes agents, which the demo's back-ends have", config.key("demo"))
     elif config.demo and all(service.service_port is not None for service in config.services if service.takes_agents):
         yield ConfigError(
-            "its back-ends have any ports; only the service of a file of one, without backend-port, takes those",
+            "only a service alone in the file, without backend-port, takes the demo's back-ends, whose ports vary",
             config.key("demo"),
         )
     if options.shadow_options and all(service.shadow is None for service in config.services):

@@ -247,8 +247,16 @@ def test_who_may_register_need_not_be_said_where_nobody_else_can(tmp_path: Path)
             [],
             "proxy.demo: no service takes agents",
         ),
-        ("[proxy]\ndemo = 1\n" + service("a", 80) + service("b", 81), [], "proxy.demo: its back-ends have any ports"),
-        ("[proxy]\ndemo = 1\n" + service("a", 80, "backend-port = 80"), [], "proxy.demo: its back-ends have any ports"),
+        (
+            "[proxy]\ndemo = 1\n" + service("a", 80) + service("b", 81),
+            [],
+            "proxy.demo: only a service alone in the file",
+        ),
+        (
+            "[proxy]\ndemo = 1\n" + service("a", 80, "backend-port = 80"),
+            [],
+            "proxy.demo: only a service alone in the file",
+        ),
         (
             "[proxy]\ncarrier = 'splice'\n" + service("a", 80, "send-tls = true\n" + STATIC),
             [],
