@@ -208,9 +208,8 @@ class DelayEstimates(DelayWeights, ABC):
         ):
             self._brake.settle(backend, record, self._now)
         else:
-            left = record.left
+            record.full, record.reason, left = False, None, record.left
             record.brake = 1.0 if left == 1 else 1 / left  # one object for all: records are many
-            record.full, record.reason = False, None
 
     def _hear_others(
         self, record: DelayRecord, tcp: int | None, counted: int, claimed: int | None, passed_s: float
@@ -222,9 +221,7 @@ class DelayEstimates(DelayWeights, ABC):
         before = record.told_foreign
         if tcp is not None:
             foreign = float(tcp - counted) if tcp > counted else 0.0
-            unclaimed = foreign - (claimed or 0)
-            if unclaimed < 0:
-                unclaimed = 0.0
+            unclaimed = (foreign - claimed if claimed < foreign else 0.0) if claimed else foreign
             base = unclaimed if record.base is None else record.base
             risen = base + (unclaimed - base) * (passed_s / IDLE_S if passed_s < IDLE_S else 1)
             record.base = base = unclaimed if unclaimed < risen else risen
@@ -234,8 +231,7 @@ class DelayEstimates(DelayWeights, ABC):
         else:
             foreign = max(0.0, self._others / len(self._places))
         record.told_foreign = record.foreign = foreign or 0.0
-        risen = foreign - record.usual_foreign
-        record.usual_foreign += risen * passed_s / USUAL_FOREIGN_S if passed_s < USUAL_FOREIGN_S else risen
+        record.usual_foreign += (foreign - record.usual_foreign) * min(1.0, passed_s / USUAL_FOREIGN_S)
         record.fades_s = self._lengths.scale_s
         self._others += foreign - before
 
